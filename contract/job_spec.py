@@ -1,0 +1,451 @@
+"""What a user may ask for: the body of ``POST /jobs``, with bounds and the paper's defaults.
+
+`JobSpec` is what the user wrote; `JobSpec.resolved` is the same spec with every default made
+explicit, which is what the database keeps, the API shows and the worker runs. Checks that need
+nothing but the spec itself are made here, at construction; those that need the operator's models,
+the datasets or the caller's quota are the service's.
+
+Defaults are the settings of Trajectory-Refined Distillation (arXiv 2606.08432).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic import Tag as PydanticTag
+from pydantic_core import PydanticCustomError
+
+from contract.messages import queue_name
+
+
+class Mode(StrEnum):
+    """Which distillation: METHOD's OPD, OPSD, or the trajectory-refined form of either."""
+
+    OPD = "opd"
+    OPSD = "opsd"
+    TRD = "trd"
+
+
+class Preset(StrEnum):
+    """The five variants of the paper; each fills `LossSpec`, see `PRESET_LOSSES`."""
+
+    FORWARD_KL = "forward_kl"
+    FORWARD_KL_CLIP = "forward_kl_clip"
+    REVERSE_KL = "reverse_kl"
+    REVERSE_KL_TOPK = "reverse_kl_topk"
+    TRD = "trd"
+
+
+PRESET_LOSSES: dict[Preset, dict[str, Any]] = {
+    Preset.FORWARD_KL: {"divergence": "forward_kl", "support": "full", "token_clip": 0.0, "teacher_context": "vanilla"},
+    Preset.FORWARD_KL_CLIP: {
+        "divergence": "forward_kl",
+        "support": "full",
+        "token_clip": 0.1,
+        "teacher_context": "vanilla",
+    },
+    Preset.REVERSE_KL: {"divergence": "reverse_kl", "support": "full", "token_clip": 0.0, "teacher_context": "vanilla"},
+    Preset.REVERSE_KL_TOPK: {
+        "divergence": "reverse_kl",
+        "support": "top_k",
+        "teacher_top_k": 32,
+        "token_clip": 0.0,
+        "teacher_context": "vanilla",
+    },
+    Preset.TRD: {"divergence": "forward_kl", "support": "full", "token_clip": 0.0, "teacher_context": "refine"},
+}
+"""What each preset sets in `LossSpec`; a field that the user gives beside the preset wins."""
+
+
+class _Strict(BaseModel):
+    """Unknown keys are refused; values are checked again when assigned; NaN and infinity never pass."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, str_strip_whitespace=True
+    )
+
+
+class ServedTeacher(_Strict):
+    """A teacher behind an OpenAI-compatible server that the operator configured."""
+
+    endpoint: Annotated[str, Field(min_length=1, max_length=100)]
+    """Name of the endpoint in the operator's settings, never a URL."""
+
+
+class HubDataset(_Strict):
+    """A dataset on a Hugging Face hub, by the operator's allow-list."""
+
+    hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Its id, ``owner/name``."""
+    split: Annotated[str, Field(min_length=1, max_length=100)] = "train"
+    """Which split to read."""
+    revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Commit or tag to pin; None takes the newest at the time the job starts."""
+
+
+class PathDataset(_Strict):
+    """A file or folder on the server, inside a root that the operator allows."""
+
+    path: Annotated[str, Field(min_length=1, max_length=1000)]
+    """JSONL or Parquet file, or a dataset folder."""
+
+
+class GeneratedDataset(_Strict):
+    """Problems made by a `reasoning-gym` generator."""
+
+    generator: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^\w+$")]
+    """Its name in `reasoning-gym`."""
+    size: Annotated[int, Field(ge=1, le=1_000_000)]
+    """How many problems to make."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the generator."""
+
+
+DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-z]{1,64}$")]
+
+
+def _dataset_kind(value: object) -> str:
+    """Which member of `DatasetRef` a value means, so that its errors speak of that member alone."""
+    for kind in ("hub", "generator", "path"):
+        if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
+            return f"as_{kind}"
+    return "as_path" if isinstance(value, dict) else "as_id"
+
+
+DatasetRef = Annotated[
+    Annotated[DatasetId, PydanticTag("as_id")]
+    | Annotated[HubDataset, PydanticTag("as_hub")]
+    | Annotated[PathDataset, PydanticTag("as_path")]
+    | Annotated[GeneratedDataset, PydanticTag("as_generator")],
+    Discriminator(_dataset_kind),
+]
+"""An uploaded dataset's id, or where else the rows come from."""
+
+
+def _teacher_kind(value: object) -> str:
+    return "as_endpoint" if isinstance(value, dict | ServedTeacher) else "as_model"
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=500)]
+
+TeacherRef = Annotated[
+    Annotated[ModelName, PydanticTag("as_model")] | Annotated[ServedTeacher, PydanticTag("as_endpoint")],
+    Discriminator(_teacher_kind),
+]
+"""A model as the student is named, or a served one."""
+
+
+class LossSpec(_Strict):
+    """The token loss D(teacher, student) and the context the teacher scores in."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """forward_kl is KL(teacher‖student), reverse_kl is KL(student‖teacher)."""
+    support: Literal["full", "top_k", "sampled"] = "full"
+    """Whole vocabulary, the teacher's top k tokens renormalised, or the sampled token alone (Monte-Carlo)."""
+    teacher_top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Tokens in the support when ``support`` is top_k (Fu et al. 2026, arXiv 2603.25562)."""
+    beta: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Weight of the teacher in JSD's mixture; 0 means forward KL and 1 reverse KL."""
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """Both models' logits are divided by it."""
+    token_clip: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
+    """Each token's divergence is clamped from above at this value; 0 switches the clip off."""
+    teacher_context: Literal["vanilla", "refine"] | None = None
+    """What the teacher sees while it scores; None takes refine in mode trd and vanilla elsewhere."""
+
+    @model_validator(mode="after")
+    def _supports_fit(self) -> Self:
+        if self.divergence == "jsd" and self.support != "full":
+            raise _contradiction(
+                "loss.support",
+                self.support,
+                "JSD is defined on the full vocabulary only",
+                'set loss.support to "full", or loss.divergence to "forward_kl" or "reverse_kl"',
+            )
+        if self.support == "sampled" and self.token_clip > 0:
+            raise _contradiction(
+                "loss.token_clip",
+                self.token_clip,
+                "a Monte-Carlo estimate on the sampled token has no token clip",
+                'set loss.token_clip to 0, or loss.support to "full" or "top_k"',
+            )
+        return self
+
+
+class SamplingSpec(_Strict):
+    """How the student's rollouts, and the evaluation's samples, are drawn."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """Generator; auto takes vLLM where it is installed, else transformers."""
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = 0.6
+    """Sampling temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Nucleus mass."""
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 20
+    """Sampling's top-k (not the loss's); -1 or 0 switches it off."""
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    """Problems whose solving prompt is longer are dropped and counted."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
+    """Longest rollout."""
+    thinking: bool | None = None
+    """Passed to the chat template as ``enable_thinking``; None leaves it to the template."""
+
+
+class RefineSpec(_Strict):
+    """Budgets of the refinement; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
+
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Longest refining prompt; None takes the paper's 18,432 with a teacher and 22,528 without."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
+    """Longest refined trajectory."""
+
+
+Template = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class PromptsSpec(_Strict):
+    """Templates of the user message; None takes the model folder's own, else the task's built-in ones."""
+
+    solve: Template | None = None
+    """Placeholders: {problem}."""
+    privileged: Template | None = None
+    """Placeholders: {problem}, {solution}."""
+    refine: Template | None = None
+    """Placeholders: {problem}, {attempt}."""
+    privileged_refine: Template | None = None
+    """Placeholders: {problem}, {solution}, {attempt}."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        for name, needed in _PLACEHOLDERS.items():
+            template = getattr(self, name)
+            missing = [p for p in needed if template is not None and p not in template]
+            if missing:
+                raise _contradiction(
+                    f"prompts.{name}",
+                    template if len(template) <= 60 else template[:57] + "...",
+                    f"the template lacks {' and '.join(missing)}",
+                    f"write {' and '.join(missing)} where the text belongs",
+                )
+        return self
+
+
+_PLACEHOLDERS: dict[str, tuple[str, ...]] = {
+    "solve": ("{problem}",),
+    "privileged": ("{problem}", "{solution}"),
+    "refine": ("{problem}", "{attempt}"),
+    "privileged_refine": ("{problem}", "{solution}", "{attempt}"),
+}
+
+
+class LoraSpec(_Strict):
+    """Low-rank adapters on the linear layers."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 64
+    """r."""
+    alpha: Annotated[float, Field(gt=0, le=65536)] = 128
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """On the adapter's input, while training."""
+    target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1, max_length=100)] = "auto"
+    """Names of the linear layers; auto is q, k, v, o, gate, up and down."""
+
+
+class OptimSpec(_Strict):
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 5e-6
+    """Peak learning rate."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """Trajectories in one optimizer step, over all devices and accumulation."""
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Passes over a round's trajectories."""
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Stop after so many optimizer steps in all; None goes by epochs and rounds."""
+    warmup_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Share of all steps in which the learning rate rises linearly from zero."""
+    min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """The cosine ends at this share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
+    """AdamW's decoupled decay."""
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
+    """AdamW's β₁ and β₂."""
+    max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
+    """The gradient is scaled down to this norm."""
+    micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Most tokens, padding included, in one forward pass of one device; None chooses 16,384.
+    It changes memory and speed, never the loss. One longer sequence still goes through alone."""
+
+
+class EvaluationSpec(_Strict):
+    """The student's scores on problems that training never sees."""
+
+    dataset: DatasetRef | None = None
+    """Problems to evaluate on; None holds out a share of the training problems."""
+    holdout: Annotated[float, Field(ge=0.0, le=0.9)] = 0.02
+    """Share held out when ``dataset`` is None; 0 switches evaluation off."""
+    k: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Samples a problem, for avg@k and pass@k."""
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Evaluate every so many steps too; None: before training and at its end."""
+
+
+class CheckpointsSpec(_Strict):
+    """What is kept of the run."""
+
+    every_steps: Annotated[int, Field(ge=1)] = 100
+    """A checkpoint every so many steps, and one at the end."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    """The newest so many are kept."""
+    merged: bool = True
+    """With LoRA: write the merged model beside the adapter."""
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class JobSpec(_Strict):
+    """One distillation job."""
+
+    mode: Mode
+    """opd and opsd train on the raw rollout; trd refines it first."""
+    student: ModelName
+    """Model to train: a name of GET /models, an allowed hub id or folder."""
+    teacher: TeacherRef | None = None
+    """Frozen scorer and refiner. Needed by opd, refused by opsd, optional in trd (without one the
+    student's own step-0 weights teach, shown the reference solution)."""
+    dataset: DatasetRef
+    """Problems to train on: rows of problem, answer and optional solution."""
+    task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
+    """What makes an answer right."""
+    preset: Preset | None = None
+    """One of the paper's variants; None takes trd in mode trd, else forward_kl."""
+    loss: LossSpec = LossSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    refine: RefineSpec = RefineSpec()
+    prompts: PromptsSpec = PromptsSpec()
+    lora: LoraSpec | None = LoraSpec()
+    """None is full fine-tuning."""
+    optim: OptimSpec = OptimSpec()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the training passes; auto is bf16 on a GPU and fp32 on a CPU."""
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Collections of rollouts; the problems are divided among them, each trained on before the next."""
+    samples_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Rollouts a problem."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Devices that the job needs at once."""
+    queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None
+    """Queue to wait in; None goes by the device count."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher goes first within a queue."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random in the run."""
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """For people; need not be unique."""
+    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    """To filter by."""
+    metadata: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Kept and shown, never read."""
+
+    @model_validator(mode="after")
+    def _mode_fits_teacher(self) -> Self:
+        if self.mode is Mode.OPD and self.teacher is None:
+            raise _contradiction(
+                "teacher",
+                None,
+                "mode opd distils from another model",
+                "name a teacher, or use mode opsd (the student teaches itself with the reference solution)",
+            )
+        if self.mode is Mode.OPSD and self.teacher is not None:
+            raise _contradiction(
+                "teacher",
+                self.teacher,
+                "in mode opsd the teacher is the student's own step-0 weights",
+                "leave teacher out, or use mode opd",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _preset_fits_mode(self) -> Self:
+        if self.preset is Preset.TRD and self.mode is not Mode.TRD:
+            raise _contradiction(
+                "preset",
+                "trd",
+                f"it trains on the refined trajectory, and mode {self.mode} has none",
+                'set mode to "trd", or choose another preset',
+            )
+        if self.preset not in (None, Preset.TRD) and self.mode is Mode.TRD:
+            raise _contradiction(
+                "preset",
+                str(self.preset),
+                "it trains on the raw rollout, and mode trd on the refined trajectory",
+                'set mode to "opd" or "opsd", or leave preset out and set loss',
+            )
+        if self.loss.teacher_context == "refine" and self.mode is not Mode.TRD:
+            raise _contradiction(
+                "loss.teacher_context",
+                "refine",
+                f"in mode {self.mode} the teacher would see the very rollout that it scores",
+                'set loss.teacher_context to "vanilla", or mode to "trd"',
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _resolved_loss_is_legal(self) -> Self:
+        self._resolve_loss()
+        return self
+
+    def _resolve_loss(self) -> LossSpec:
+        preset = self.resolved_preset
+        given = {name: getattr(self.loss, name) for name in self.loss.model_fields_set}
+        if given.get("teacher_context", "") is None:
+            del given["teacher_context"]
+        return LossSpec(**{**PRESET_LOSSES[preset], **given})
+
+    @property
+    def resolved_preset(self) -> Preset:
+        """The preset in force."""
+        if self.preset is not None:
+            return self.preset
+        return Preset.TRD if self.mode is Mode.TRD else Preset.FORWARD_KL
+
+    @property
+    def refines(self) -> bool:
+        """True where the student is trained on the refined trajectory y_r."""
+        return self.mode is Mode.TRD
+
+    @property
+    def is_privileged(self) -> bool:
+        """True where the student's own step-0 weights teach and see the reference solution."""
+        return self.teacher is None
+
+    def resolved(self) -> JobSpec:
+        """The same job with every default made explicit. Resolving twice changes nothing."""
+        refine = self.refine
+        if refine.max_prompt_tokens is None:
+            budget = 22_528 if self.is_privileged else 18_432
+            refine = refine.model_copy(update={"max_prompt_tokens": budget})
+        filled = self.model_copy(
+            update={
+                "preset": self.resolved_preset,
+                "loss": self._resolve_loss(),
+                "refine": refine,
+                "queue": queue_name(self.queue, self.devices),
+            }
+        )
+        return JobSpec.model_validate(filled.model_dump())
+
+
+def _contradiction(param: str, value: object, reason: str, remedy: str) -> PydanticCustomError:
+    """A cross-field error; `contract.spec_problems` reads the parameter's name from its context."""
+    shown = "null" if value is None else str(value)
+    return PydanticCustomError(
+        "contradiction",
+        "{param} = {value}: {reason}; {remedy}",
+        {"param": param, "value": shown, "reason": reason, "remedy": remedy},
+    )

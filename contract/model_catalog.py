@@ -1,0 +1,140 @@
+"""Which models may be named, and what their folders say of themselves.
+
+Reads JSON files of a model's folder and nothing more: no weights, no torch. The service asks it
+before anything is queued; the worker asks it to turn a name into a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+class ModelRefusedError(ValueError):
+    """The model may not be used, for the reason in the message."""
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One model of the operator's allow-list."""
+
+    name: str
+    """What a spec calls it."""
+    source: str
+    """A local folder, or a hub id that the worker downloads."""
+    revision: str | None = None
+    """Commit or tag of a hub id."""
+
+    @property
+    def is_local(self) -> bool:
+        """True where the model is a folder on this machine."""
+        return self.source.startswith("/")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a local folder says of its model."""
+
+    context_tokens: int | None
+    """max_position_embeddings; None where the configuration does not say."""
+    tokenizer_fingerprint: str
+    """Equal for two folders whose tokenizers agree token for token."""
+    vocabulary: dict[str, int]
+    """Token to id, added tokens included."""
+
+
+def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
+    """`TRD_MODELS`: comma-separated ``name=folder``, ``folder`` (named by its last part),
+    ``folder/*`` (every model folder in it) or ``owner/name[@revision]``. Raises ValueError."""
+    entries: dict[str, CatalogEntry] = {}
+    for item in filter(None, (part.strip() for part in setting.split(","))):
+        for entry in _parse_item(item):
+            if entry.name in entries:
+                raise ValueError(f"TRD_MODELS names {entry.name!r} twice; rename one with name=folder")
+            entries[entry.name] = entry
+    return entries
+
+
+def _parse_item(item: str) -> list[CatalogEntry]:
+    name, equals, source = item.partition("=")
+    if not equals:
+        name, source = "", item
+    if source.endswith("/*"):
+        folders = sorted(p.parent for p in Path(source[:-2]).glob("*/config.json"))
+        return [CatalogEntry(p.name, str(p.resolve())) for p in folders]
+    if source.startswith(("/", "./", "../")):
+        folder = Path(source).resolve()
+        return [CatalogEntry(name or folder.name, str(folder))]
+    hub_id, _, revision = source.partition("@")
+    if not _HUB_ID.match(hub_id):
+        raise ValueError(f"TRD_MODELS: {item!r} is neither a folder (./x or /x) nor a hub id (owner/name)")
+    return [CatalogEntry(name or hub_id, hub_id, revision or None)]
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """What the folder says; raises `ModelRefusedError` where it is no model that may be loaded."""
+    config = _read_json(folder / "config.json")
+    tokenizer = _read_json(folder / "tokenizer.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).exists() and "auto_map" in _read_json(folder / name):
+            raise ModelRefusedError(f"{name} asks for code of the model's own (auto_map), which is never run")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelRefusedError("the folder holds no *.safetensors weights; other formats are not loaded")
+    context = config.get("max_position_embeddings")
+    return ModelFacts(
+        context_tokens=context if isinstance(context, int) else None,
+        tokenizer_fingerprint=_tokenizer_fingerprint(tokenizer),
+        vocabulary=_vocabulary(tokenizer),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelRefusedError(f"{path.name} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelRefusedError(f"{path.name} is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelRefusedError(f"{path.name} is not a JSON object")
+    return document
+
+
+def _vocabulary(tokenizer: dict[str, Any]) -> dict[str, int]:
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, list):  # Unigram: a list of [token, score]
+        vocabulary = {entry[0]: position for position, entry in enumerate(vocabulary)}
+    added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    return {**vocabulary, **added}
+
+
+def _tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:
+    """Of what decides the ids of a text: padding and truncation settings do not."""
+    parts = {
+        "vocabulary": sorted(_vocabulary(tokenizer).items()),
+        "merges": tokenizer.get("model", {}).get("merges"),
+        "normalizer": tokenizer.get("normalizer"),
+        "pre_tokenizer": tokenizer.get("pre_tokenizer"),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def vocabulary_difference(student: ModelFacts, teacher: ModelFacts) -> str | None:
+    """Where the two tokenizers part, for a message; None where they agree token for token."""
+    if student.tokenizer_fingerprint == teacher.tokenizer_fingerprint:
+        return None
+    for token, token_id in sorted(student.vocabulary.items(), key=lambda item: item[1]):
+        other = teacher.vocabulary.get(token)
+        if other != token_id:
+            there = "is not in the teacher's vocabulary" if other is None else f"is {other} in the teacher's"
+            return f"token {token!r} is {token_id} in the student's vocabulary and {there}"
+    extra = len(teacher.vocabulary) - len(student.vocabulary)
+    if extra > 0:
+        return f"the teacher's vocabulary has {extra} tokens that the student's lacks"
+    return "the vocabularies agree, but the rules that split and merge text do not"

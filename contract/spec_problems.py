@@ -1,0 +1,95 @@
+"""Turn pydantic's validation errors into messages that name the field, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One thing that is wrong with a request."""
+
+    param: str
+    """Dotted path of the field, empty for the whole body."""
+    message: str
+    """Field, value and remedy, in one sentence."""
+
+
+def field_problems(error: ValidationError, model: type[BaseModel]) -> list[FieldProblem]:
+    """Every problem in `error`, in the order of the fields, one a field."""
+    problems: dict[str, FieldProblem] = {}
+    for details in error.errors(include_url=False):
+        problem = _describe(details, model)
+        problems.setdefault(problem.param, problem)
+    return list(problems.values())
+
+
+def _describe(details: ErrorDetails, model: type[BaseModel]) -> FieldProblem:
+    context = details.get("ctx", {})
+    if details["type"] == "contradiction":
+        return FieldProblem(str(context["param"]), details["msg"])
+    param = _dotted(details, model)
+    if details["type"] == "extra_forbidden":
+        return FieldProblem(param, f"{param}: unknown field{_suggestion(details['loc'], model)}")
+    if details["type"] == "missing":
+        return FieldProblem(param, f"{param}: this field is required")
+    reason = details["msg"][:1].lower() + details["msg"][1:]
+    return FieldProblem(param, f"{param or 'body'} = {_shown(details['input'])}: {reason}")
+
+
+def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:
+    """The path without the tags that pydantic adds for the members of a union."""
+    parts: list[str] = []
+    models = [model]
+    names_a_key = details["type"] in ("extra_forbidden", "missing")
+    for position, step in enumerate(details["loc"]):
+        known = [m for m in models if step in m.model_fields]
+        if known:
+            models = [n for m in known for n in _nested_models(m, str(step))]
+        is_last = position == len(details["loc"]) - 1
+        if known or isinstance(step, int) or (is_last and names_a_key):
+            parts.append(str(step))
+    return ".".join(parts)
+
+
+def _nested_models(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    return [a for a in _leaves(model.model_fields[field].annotation) if _is_model(a)]
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _leaves(argument)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    models = [model]
+    for step in location[:-1]:
+        known = [m for m in models if step in m.model_fields]
+        models = [n for m in known for n in _nested_models(m, str(step))] or models
+    names = list(dict.fromkeys(name for m in models for name in m.model_fields))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(names)}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,289 @@
+"""The database: what the service and the workers share.
+
+Tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are
+UTC with a time zone. JSON columns hold documents that nothing filters by. The schema is made by
+`migrations/`; a test holds it against these models, on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up by itself on INTEGER primary keys only."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, kept in UTC. SQLite has no time zones: what it returns is marked as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a time zone cannot be stored: {value!r}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Root of the mapped classes."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[str]: JSON()}
+
+
+class ApiKey(Base):
+    """A bearer key. The key itself is never stored, only its HMAC."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class Dataset(Base):
+    """An uploaded, validated file of problems."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    filename: Mapped[str] = mapped_column(String(255))
+    format: Mapped[str] = mapped_column(String(20))  # "jsonl"
+    num_rows: Mapped[int]
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    has_solutions: Mapped[bool]  # every row has one: what OPSD needs
+    storage_key: Mapped[str] = mapped_column(String(500))
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "owner", "id"),)
+
+
+class Job(Base):
+    """The user's durable request, its status, its lease and where its run stands."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str | None] = mapped_column(String(200))
+    mode: Mapped[str] = mapped_column(String(20))
+    spec: Mapped[dict[str, Any]]  # resolved
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    cloned_from: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+    status: Mapped[str] = mapped_column(String(20))
+    queue: Mapped[str] = mapped_column(String(100))
+    priority: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=0)  # number of the newest attempt, 0 before the first
+    num_lost: Mapped[int] = mapped_column(default=0)  # attempts in a row lost without a step of progress
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # the fence: only ever rises
+    lease_expires_at: Mapped[datetime | None]
+
+    phase: Mapped[str | None] = mapped_column(String(20))
+    phase_done: Mapped[int | None]
+    phase_total: Mapped[int | None]
+    round: Mapped[int | None]
+    num_rounds: Mapped[int | None]
+    step: Mapped[int] = mapped_column(default=0)
+    num_steps: Mapped[int | None]
+    eta_seconds: Mapped[float | None]
+    latest_metrics: Mapped[dict[str, Any]]
+    num_events: Mapped[int] = mapped_column(default=0)  # sequence of the newest event
+
+    error_code: Mapped[str | None] = mapped_column(String(50))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_retryable: Mapped[bool | None]
+    error_hint: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        UniqueConstraint("owner", "idempotency_key"),
+        Index(None, "owner", "id"),
+        Index(None, "status", "queue", "priority", "id"),
+        Index(None, "status", "lease_expires_at"),
+    )
+
+
+class JobTag(Base):
+    """A tag of a job, a row each, so that both databases filter by an index."""
+
+    __tablename__ = "job_tags"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+    __table_args__ = (Index(None, "tag", "job_id"),)
+
+
+class Attempt(Base):
+    """One try at a job by one worker."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # from 1
+    worker: Mapped[str] = mapped_column(String(200))
+    lease_token: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(20))
+    first_step: Mapped[int | None]  # the step it resumed from
+    last_step: Mapped[int | None]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    exit_code: Mapped[int | None]
+    error_code: Mapped[str | None] = mapped_column(String(50))
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+
+class JobEvent(Base):
+    """Something that happened to a job, numbered from 1 within it without a gap."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str] = mapped_column(String(50))  # status | phase | notice | evaluation | checkpoint
+    level: Mapped[str] = mapped_column(String(10))  # info | warn | error
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class MetricPoint(Base):
+    """One value of one metric at one step. A resumed run writes the steps it repeats over the old ones."""
+
+    __tablename__ = "metric_points"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float | None]  # NULL where it was not finite
+    at: Mapped[datetime]
+
+
+class Trajectory(Base):
+    """A rollout, its refinement where there is one, and what the verifier says of both."""
+
+    __tablename__ = "trajectories"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)  # within the round
+    problem_id: Mapped[str] = mapped_column(String(100))
+    sample: Mapped[int]
+    outcome: Mapped[str] = mapped_column(String(20))  # contract.trajectory_outcome.Outcome
+    prompt: Mapped[str] = mapped_column(Text)  # as rendered by the chat template
+    answer: Mapped[str] = mapped_column(Text)
+    rollout: Mapped[str] = mapped_column(Text)  # y_o
+    refined: Mapped[str | None] = mapped_column(Text)  # y_r
+    rollout_correct: Mapped[bool]
+    refined_correct: Mapped[bool | None]
+    rollout_tokens: Mapped[int]
+    refined_tokens: Mapped[int | None]
+    detail: Mapped[dict[str, Any]]  # finish reasons, verdicts' explanations, cuts
+
+    __table_args__ = (Index(None, "job_id", "outcome", "round", "position"),)
+
+
+class Evaluation(Base):
+    """The student's scores on one set of problems at one step; step 0 is the baseline."""
+
+    __tablename__ = "evaluations"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(100), primary_key=True)
+    k: Mapped[int]
+    num_problems: Mapped[int]
+    avg_at_k: Mapped[float]
+    avg_low: Mapped[float]  # 95 % interval
+    avg_high: Mapped[float]
+    pass_at_k: Mapped[float]
+    pass_low: Mapped[float]
+    pass_high: Mapped[float]
+    detail: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Checkpoint(Base):
+    """A complete checkpoint: its files are in the storage, and its manifest verified."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    attempt: Mapped[int]
+    formats: Mapped[list[str]]  # "adapter", "merged", "full"
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    storage_prefix: Mapped[str] = mapped_column(String(500))
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+
+class CheckpointFile(Base):
+    """One file of a checkpoint. A download finds it here, never by joining a client's path."""
+
+    __tablename__ = "checkpoint_files"
+
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)  # "adapter/adapter_model.safetensors"
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(800))
+
+
+class LeaderLease(Base):
+    """Who may do a job that one process at a time does, and until when. The reaper's is named reaper."""
+
+    __tablename__ = "leader_leases"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    expires_at: Mapped[datetime]

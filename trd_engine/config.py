@@ -1,0 +1,199 @@
+"""The engine's spec: one run, validated.
+
+The names are those of the service's job spec, so that a resolved job is, less its queue and tags,
+a valid spec here; paths stand where the service has ids. Everything is checked at construction.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trd_engine.errors import SpecError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class DataSource(_Strict):
+    """Where rows come from: exactly one of a path, a hub id or a generator."""
+
+    path: str | None = None
+    """JSONL or Parquet file, or a dataset folder."""
+    hub: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    generator: str | None = None
+    """Name of a `reasoning-gym` generator."""
+    size: PositiveInt = 1000
+    seed: int = 0
+    columns: dict[str, str] = {}
+    """Our field's name to the row's column, for example {"problem": "question"}."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("path", "hub", "generator") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, hub and generator, not {given or 'none'}")
+        return self
+
+
+class LossConfig(_Strict):
+    """The token loss, and the context that the teacher scores in."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    support: Literal["full", "top_k", "sampled"] = "full"
+    teacher_top_k: PositiveInt = 32
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    token_clip: Annotated[float, Field(ge=0)] = 0.0
+    teacher_context: Literal["vanilla", "refine"] = "vanilla"
+
+
+class SamplingConfig(_Strict):
+    """How rollouts and evaluation samples are drawn."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=-1)] = 20
+    max_prompt_tokens: PositiveInt = 2048
+    max_new_tokens: PositiveInt = 16384
+    thinking: bool | None = None
+
+
+class RefineConfig(_Strict):
+    """Budgets of the refinement."""
+
+    max_prompt_tokens: PositiveInt = 18432
+    max_new_tokens: PositiveInt = 16384
+
+
+class PromptsConfig(_Strict):
+    """Templates of the user message; None takes the model folder's own, else the task's."""
+
+    solve: str | None = None
+    privileged: str | None = None
+    refine: str | None = None
+    privileged_refine: str | None = None
+
+
+class LoraConfig(_Strict):
+    """Low-rank adapters."""
+
+    rank: PositiveInt = 64
+    alpha: Annotated[float, Field(gt=0)] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["auto"] | list[str] = "auto"
+
+
+class OptimConfig(_Strict):
+    """AdamW, warm-up, cosine."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    batch_size: PositiveInt = 128
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.005
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch_tokens: PositiveInt | None = None
+
+
+class EvaluationConfig(_Strict):
+    """Scores on problems that training never sees."""
+
+    dataset: DataSource | None = None
+    holdout: Annotated[float, Field(ge=0, le=0.9)] = 0.02
+    k: PositiveInt = 16
+    every_steps: PositiveInt | None = None
+
+
+class CheckpointsConfig(_Strict):
+    """What is kept."""
+
+    every_steps: PositiveInt = 100
+    keep: PositiveInt = 3
+    merged: bool = True
+
+
+class RunConfig(_Strict):
+    """One run of the engine."""
+
+    mode: Literal["opd", "opsd", "trd"]
+    student: str
+    """Folder or hub id."""
+    teacher: str | None = None
+    """Folder or hub id; None: the student's own step-0 weights, shown the reference solution."""
+    dataset: DataSource
+    task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
+    loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    refine: RefineConfig = RefineConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    lora: LoraConfig | None = LoraConfig()
+    optim: OptimConfig = OptimConfig()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    rounds: PositiveInt = 1
+    samples_per_prompt: PositiveInt = 1
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    devices: PositiveInt = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: str = "auto"
+    """torch's name of the training device; auto takes a GPU where there is one."""
+    student_name: str | None = None
+    """What to call the student in the model card; None: its folder's name."""
+    teacher_name: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode == "opd" and self.teacher is None:
+            raise ValueError("mode opd needs a teacher; name one, or use mode opsd")
+        if self.mode == "opsd" and self.teacher is not None:
+            raise ValueError("mode opsd takes no teacher; leave it out, or use mode opd")
+        if self.loss.teacher_context == "refine" and self.mode != "trd":
+            raise ValueError("loss.teacher_context refine needs mode trd: the teacher would see the text it scores")
+        return self
+
+    @property
+    def refines(self) -> bool:
+        """True where the student is trained on the refined trajectory."""
+        return self.mode == "trd"
+
+    @property
+    def is_privileged(self) -> bool:
+        """True where the student's step-0 weights teach and see the reference solution."""
+        return self.teacher is None
+
+
+def parse_config(document: dict[str, Any]) -> RunConfig:
+    """The spec in `document`; raises `SpecError` that names every wrong field and its value."""
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']} (given: {e['input']!r:.80})"
+            for e in error.errors(include_url=False)
+        ]
+        raise SpecError("; ".join(lines)) from error
+
+
+def load_config(path: Path) -> RunConfig:
+    """The spec in the JSON file at `path`; raises `SpecError`."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: not a readable JSON file: {error}") from error
+    if not isinstance(document, dict):
+        raise SpecError(f"{path}: the spec must be a JSON object, not {type(document).__name__}")
+    return parse_config(document)

@@ -1,0 +1,57 @@
+"""What a generator is to the rest of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trd_engine.types import Completion, GenerationRequest, SamplingSettings
+
+
+@dataclass(frozen=True)
+class GenerationProgress:
+    """How far a call of `Generator.generate` is."""
+
+    num_done: int
+    """Completed requests."""
+    num_requests: int
+    num_tokens: int
+    """Sampled so far in this call."""
+
+
+ProgressCallback = Callable[[GenerationProgress], None]
+"""Called at least every second or so. It may raise, for example `StopRequested`: the generator then
+aborts what is under way, stays usable, and lets the exception through."""
+
+
+class Generator(Protocol):
+    """Samples completions from one model whose weights can change between calls.
+
+    Token-in, token-out: prompts are token ids, and completions carry the ids that were sampled.
+    """
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingSettings,
+        *,
+        with_logprobs: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Completion]:
+        """One completion a request, in the order of `requests`. The same requests with the same seeds,
+        settings and weights give the same completions."""
+        ...
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with the LoRA adapter in `folder` from now on; None: with the bare model."""
+        ...
+
+    def load_weights(self, folder: Path) -> None:
+        """Answer with the full weights in the Hugging Face folder from now on, and forget cached prefixes."""
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory. The generator is not used again."""
+        ...

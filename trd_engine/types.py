@@ -1,0 +1,103 @@
+"""The small frozen objects that the engine's parts hand to one another.
+
+Token ids are the truth: a completion's `token_ids` are the very ids that were sampled, the
+end-of-turn token included where the model produced it, and they are never made from text again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the data."""
+
+    id: str
+    """Stable within the data: the row's own id, else its number."""
+    problem: str
+    answer: str
+    """What the task's verifier compares with; for code, empty: the tests are in `extra`."""
+    solution: str | None = None
+    """The reference solution y*, which OPSD's teacher sees."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What a task needs beyond that, such as tests, choices or starter code."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One completion to sample."""
+
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    """Of this request alone, so that a request's sample does not hang on its neighbours."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample; the same for all requests of a call."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    """-1 or 0: off."""
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    """Any of these ends the completion, and is part of it."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model answered."""
+
+    token_ids: tuple[int, ...]
+    """As sampled, with the end-of-turn token when `finish_reason` is stop."""
+    text: str
+    """Decoded without special tokens; for people and verifiers, never encoded again for the loss."""
+    finish_reason: Literal["stop", "length"]
+    logprobs: tuple[float, ...] | None = None
+    """Of each sampled token under the sampler's own, untempered distribution, where asked for."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a task's verifier says of one completion."""
+
+    correct: bool
+    detail: str = ""
+    """Why: the extracted answer, "no answer", "time-out", the failing test."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A rollout y_o of the student, and its refinement y_r where the mode refines."""
+
+    problem: Problem
+    sample: int
+    prompt_token_ids: tuple[int, ...]
+    """The student's solving prompt, in which both are scored."""
+    rollout: Completion
+    rollout_verdict: Verdict
+    refined: Completion | None = None
+    refined_verdict: Verdict | None = None
+    notices: tuple[str, ...] = ()
+    """What was cut, and where."""
+
+    @property
+    def target(self) -> Completion:
+        """The completion y to train on: the refined trajectory, or the rollout where there is none."""
+        return self.refined if self.refined is not None else self.rollout
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """One target trajectory between its two prompts, ready to be scored by both models."""
+
+    student_prompt_ids: tuple[int, ...]
+    teacher_prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    """The trained tokens, the same ids after either prompt."""
+    position: int
+    """Of the trajectory within its round."""
