@@ -143,6 +143,7 @@ class Job(Base):
     __table_args__ = (
         UniqueConstraint("owner", "idempotency_key"),
         Index(None, "owner", "id"),
+        Index(None, "owner", "status", "id"),
         Index(None, "status", "queue", "priority", "id"),
         Index(None, "status", "lease_expires_at"),
     )

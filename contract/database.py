@@ -1,0 +1,81 @@
+"""How both sides open the database and bound a transaction.
+
+One request or one recorded event is one transaction: open it with `Database.read` or
+`Database.write`, which commits at its end and rolls back on any exception. Queries are made
+elsewhere, in repositories, in `worker.lease` and in `worker.reaper`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import Session
+
+from contract.database_url import with_driver
+
+SQLITE_BUSY_SECONDS = 30
+"""How long a writer waits for another before it gives up with "database is locked"."""
+
+
+class Database:
+    """A pool of connections to one database, SQLite or PostgreSQL."""
+
+    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+        self.engine = _open_engine(with_driver(url), pool_size)
+        self._writing_engine = self.engine.execution_options(trd_writes=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True in embedded mode."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads. On SQLite it never waits for a writer."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write, committed when the block ends without an exception.
+
+        On SQLite it begins with BEGIN IMMEDIATE: a transaction that read first and wants to write
+        later cannot wait for its turn, and would fail at once with "database is locked".
+        """
+        with Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def dispose(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def _open_engine(url: str, pool_size: int) -> Engine:
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "pool_timeout": 30}
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
+    engine = create_engine(url, **options)
+    if engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own kind
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("trd_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
