@@ -1,0 +1,1 @@
+"""The database schema, made step by step by alembic. `contract.tables` is what the newest step leads to."""
