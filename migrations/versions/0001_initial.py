@@ -126,6 +126,7 @@ def _create_jobs() -> None:
         sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_owner_idempotency_key"),
     )
     op.create_index("ix_jobs_owner_id", "jobs", ["owner", "id"])
+    op.create_index("ix_jobs_owner_status_id", "jobs", ["owner", "status", "id"])
     op.create_index("ix_jobs_status_lease_expires_at", "jobs", ["status", "lease_expires_at"])
     op.create_index("ix_jobs_status_queue_priority_id", "jobs", ["status", "queue", "priority", "id"])
 
