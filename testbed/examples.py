@@ -1,0 +1,135 @@
+"""Training examples: a task, a kind and a recipe become token ids and a loss boundary.
+
+Owns the curriculum and the batches. Stateless: the batch of a step is a function of the
+recipe, the seed and the step, which is what makes an interrupted training resume exactly.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from testbed import task
+from testbed.recipes import Kind, Mixture, Recipe
+from testbed.task import Attempt, ErrorModel, Expression
+from testbed.tokenizer import END_ID, PROMPTS, encode, encode_prompt, fill, pieces
+
+_FULL_SIZE_SHARE = 0.85
+"""After the ramp, the share of problems of full size; shorter ones keep the steps sharp."""
+_TRUNCATED_SHARE = 0.05
+"""Share of attempts shown cut short, as rollouts at their token limit or too long ones are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of prompt and completion; the loss is on what follows ``num_context`` tokens."""
+
+    token_ids: list[int]
+    num_context: int
+
+
+def _progress(recipe: Recipe, step: int) -> float:
+    """How far the curriculum is at a step, 0..1."""
+    ramp = recipe.curriculum_share * recipe.steps
+    return 1.0 if ramp == 0 else min(1.0, step / ramp)
+
+
+def _draw_kind(recipe: Recipe, progress: float, rng: random.Random) -> Kind:
+    late, early = recipe.mixture, recipe.early_mixture
+    total_late, total_early = sum(late.values()), sum(early.values())
+    mixed: Mixture = {}
+    for kind in sorted({*late, *early}):
+        mixed[kind] = progress * late.get(kind, 0.0) / total_late
+        mixed[kind] += (1 - progress) * early.get(kind, 0.0) / total_early
+    return rng.choices(list(mixed), list(mixed.values()))[0]
+
+
+def _draw_num_operations(progress: float, rng: random.Random) -> int:
+    if progress >= 1.0 and rng.random() < _FULL_SIZE_SHARE:
+        return task.NUM_OPERATIONS
+    return rng.randint(1, min(task.NUM_OPERATIONS, 2 + int(progress * task.NUM_OPERATIONS)))
+
+
+def draw_foreign_errors(rng: random.Random) -> ErrorModel:
+    """Error rates of somebody else's attempt: from nearly faultless to hopeless."""
+    return ErrorModel(
+        gap_rate=rng.choice((0.0, 0.5, 1.0)),
+        slip_rate=rng.choice((0.0, 0.1, 0.2, 0.5)),
+        noise_rate=rng.choice((0.0, 0.05, 0.1)),
+        wait_rate=rng.choice((0.0, 0.0, 0.3)),
+    )
+
+
+def _draw_attempt(problem: Expression, rng: random.Random) -> Attempt:
+    return task.attempt(problem, draw_foreign_errors(rng), rng)
+
+
+def _draw_wrong_attempt(problem: Expression, rng: random.Random) -> Attempt:
+    """An attempt with an error in it. Some problems have nothing to slip on, so noise ends it."""
+    for _ in range(8):
+        wrong = task.work(problem, draw_foreign_errors(rng), rng)
+        if wrong.first_wrong is not None:
+            return wrong
+    while True:
+        wrong = task.work(problem, ErrorModel(noise_rate=0.5), rng)
+        if wrong.first_wrong is not None:
+            return wrong
+
+
+def _shown(text: str, rng: random.Random) -> str:
+    """The attempt as a prompt shows it: now and then cut short, with or without the notice."""
+    if rng.random() >= _TRUNCATED_SHARE:
+        return text
+    tokens = pieces(text)
+    notice = PROMPTS["truncation_notice"] if rng.random() < 0.5 else ""
+    return "".join(tokens[: rng.randrange(1, len(tokens))]) + notice
+
+
+def _wrong_start(problem: Expression, errors: ErrorModel, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Lines of a wrong start, and of what follows: on along the wrong path, or ``wait``.
+
+    Restarting is faultless; going on has the model's own errors, so that a student does
+    not learn here what it is meant not to know.
+    """
+    wrong = _draw_wrong_attempt(problem, rng)
+    assert wrong.first_wrong is not None
+    cut = rng.randrange(wrong.first_wrong + 1, len(wrong.lines))
+    start = list(wrong.lines[:cut])
+    if rng.random() < 0.5:
+        return start, [task.WAIT, *task.solution(problem).lines]
+    return start, list(task.work(Expression.parse(start[-1]), errors, rng).lines)
+
+
+def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -> Example:
+    """One example of a kind. Without a reference or an attempt the model errs as it does."""
+    separator = rng.choice(task.STYLES)
+    start: list[str] = []
+    lines = list(task.solution(problem).lines)
+    texts = {"problem": problem.text}
+    if kind in ("privileged", "privileged_prefix", "privileged_refine"):
+        texts["solution"] = task.reference(problem.text)
+    if kind in ("refine", "privileged_refine"):
+        texts["attempt"] = _shown(_draw_attempt(problem, rng).render(separator), rng)
+    if kind in ("prefix", "privileged_prefix"):
+        start, lines = _wrong_start(problem, recipe.errors, rng)
+    if kind == "solve":
+        lines = list(task.attempt(problem, recipe.errors, rng).lines)
+    template = {"prefix": "solve", "privileged_prefix": "privileged"}.get(kind, kind)
+    context = encode_prompt(fill(PROMPTS[template], **texts))
+    context += encode("".join(line + separator for line in start))
+    return Example([*context, *encode(separator.join(lines)), END_ID], len(context))
+
+
+def draw_batch(recipe: Recipe, seed: int, step: int) -> list[Example]:
+    """The examples of one step, about ``tokens_per_step`` tokens, from the training split."""
+    # Seeding with a string hashes it: neighbouring steps get unrelated streams.
+    rng = random.Random(f"{recipe.name}/{seed}/{step}")
+    progress = _progress(recipe, step)
+    batch: list[Example] = []
+    num_tokens = 0
+    while num_tokens < recipe.tokens_per_step:
+        problem = task.draw_problem(rng, "train", _draw_num_operations(progress, rng))
+        example = build(_draw_kind(recipe, progress, rng), problem, recipe, rng)
+        batch.append(example)
+        num_tokens += len(example.token_ids)
+    return batch
