@@ -107,6 +107,7 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(20))
     spec: Mapped[dict[str, Any]]  # resolved
+    requested: Mapped[dict[str, Any] | None]  # as the user wrote it: what a clone starts from
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     body_sha256: Mapped[str] = mapped_column(String(64))
     cloned_from: Mapped[str | None] = mapped_column(String(40))

@@ -93,6 +93,7 @@ def _create_jobs() -> None:
         sa.Column("name", sa.String(length=200), nullable=True),
         sa.Column("mode", sa.String(length=20), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
+        sa.Column("requested", sa.JSON(), nullable=True),
         sa.Column("idempotency_key", sa.String(length=255), nullable=True),
         sa.Column("body_sha256", sa.String(length=64), nullable=False),
         sa.Column("cloned_from", sa.String(length=40), nullable=True),
