@@ -1,0 +1,202 @@
+"""The token loss straight from hidden states: output head, divergence and gradient in one pass.
+
+`linear_divergence` is the engine's loss. Both models' logits exist for one chunk of tokens at a time; the
+student's gradient is formed in their place and multiplied out before the next chunk, and backward only
+scales what forward has found. This file owns the call: its checks, defaults and place in autograd. The
+loop is in `fused_loss_pass`, the closed forms in `fused_loss_gradient`, the meaning in `losses`.
+
+Shapes: N tokens, V vocabulary, H and G the hidden sizes of student and teacher.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trd_engine.fused_loss_pass import ChunkedPass, Gradients, LogitShape, Projection
+from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
+from trd_engine.losses import Divergence, check_token_ids
+
+__all__ = ["LinearOptions", "StatisticsRequest", "TokenStatistics", "linear_divergence"]
+
+CHUNK_BYTES_CPU = 96 * 2**20
+CHUNK_BYTES_ACCELERATOR = 2**30
+"""Both models' logits of one chunk, where the caller names no chunk size."""
+BLOCK_BYTES_CPU = 2**20
+BLOCK_BYTES_ACCELERATOR = 64 * 2**20
+"""One model's logits of one block in fp32: what a CPU's cache holds, or what keeps an accelerator busy."""
+
+
+class LinearOptions(TypedDict, total=False):
+    """The options of `linear_divergence` but for `statistics`."""
+
+    token_weights_N: Tensor | None
+    token_ids_N: Tensor | None
+    chunk_tokens: int | None
+    student_bias: Tensor | None
+    teacher_bias: Tensor | None
+    student_logit_scale: float
+    teacher_logit_scale: float
+    student_soft_cap: float | None
+    teacher_soft_cap: float | None
+
+
+@overload
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    statistics: None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    statistics: StatisticsRequest,
+    **options: Unpack[LinearOptions],
+) -> tuple[Tensor, Tensor, TokenStatistics]: ...
+
+
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    token_weights_N: Tensor | None = None,
+    token_ids_N: Tensor | None = None,
+    chunk_tokens: int | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    student_logit_scale: float = 1.0,
+    teacher_logit_scale: float = 1.0,
+    student_soft_cap: float | None = None,
+    teacher_soft_cap: float | None = None,
+    statistics: StatisticsRequest | None = None,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TokenStatistics]:
+    """Σ wᵢ Dᵢ over N positions, without ever holding [N × V] logits.
+
+    Returns (loss, per_token_N), and a `TokenStatistics` as a third where `statistics` asks for it.
+    `loss` is differentiable, once, in the student's hidden states, head and bias, whichever of them
+    require it; `per_token_N` (nats, after the clip, without the weight) is detached.
+
+    `token_weights_N` defaults to 1/N. The weights come in, and are not applied to `per_token_N` by the
+    caller, because the gradient is summed in this pass and must know them. A weight of exactly 0 takes a
+    row out of loss and gradient, whatever its values. `token_ids_N` as in `losses.token_divergence`;
+    where given, the statistics hold both models' log-probabilities of them.
+
+    Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without a cap where None.
+    `chunk_tokens` changes time
+    and memory, not values; None fits the device.
+
+    The products run in the models' dtype, or in autocast's; all else, and the sum of the head's gradient,
+    in fp32 (fp64 for fp64 inputs). Nothing waits for the device, and sums are taken in a fixed order.
+
+    Raises ValueError where shapes do not fit, and RuntimeError on a second backward.
+    """
+    num_tokens = len(student_hidden_NH)
+    _check_rows(num_tokens, teacher_hidden_NG=teacher_hidden_NG, token_weights_N=token_weights_N)
+    check_token_ids(divergence, token_ids_N, num_tokens)
+    inputs = (student_hidden_NH, student_head_VH, student_bias)
+    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    with torch.no_grad():
+        num_shared = min(len(student_head_VH), len(teacher_head_VG))
+        student_shape = LogitShape(student_logit_scale, student_soft_cap)
+        teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
+        student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
+        teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
+        one_pass = ChunkedPass(
+            student,
+            teacher,
+            divergence,
+            _weights(token_weights_N, student_hidden_NH),
+            token_ids_N,
+            statistics,
+            chunk_tokens=_chunk_tokens(student, teacher) if chunk_tokens is None else chunk_tokens,
+            block_rows=_block_rows(student),
+        )
+    with torch.no_grad(), torch.autocast(student_hidden_NH.device.type, enabled=False):
+        loss, per_token_N, filled, sums = one_pass.run(Gradients.zeros(inputs, wanted, student))
+        gradients = [
+            None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums.tensors, inputs, strict=True)
+        ]
+    del sums
+    if any(wanted):
+        loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
+    return (loss, per_token_N) if filled is None else (loss, per_token_N, filled)
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A loss whose gradients have been found together with it."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradient of linear_divergence can be taken only once: call it again")
+        # in place, and no reference is kept: autograd then takes the head's gradient over without a copy
+        return None, None, *(g if g is None else g.mul_(grad_loss) for g in gradients)
+
+
+def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape: LogitShape, num: int) -> Projection:
+    if hidden_NH.dim() != 2 or head_VH.dim() != 2 or hidden_NH.shape[1] != head_VH.shape[1]:
+        raise ValueError(
+            "hidden states [tokens, hidden] and head [vocabulary, hidden] must share the hidden size, not "
+            f"{tuple(hidden_NH.shape)} and {tuple(head_VH.shape)}"
+        )
+    if bias_V is not None and bias_V.shape != head_VH.shape[:1]:
+        raise ValueError(f"the head's bias must have shape ({len(head_VH)},), not {tuple(bias_V.shape)}")
+    device = hidden_NH.device.type
+    dtype = torch.promote_types(hidden_NH.dtype, head_VH.dtype)
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return Projection(
+        hidden_NH.detach().to(dtype),
+        head_VH.detach()[:num].to(dtype),
+        None if bias_V is None else bias_V.detach()[:num].to(dtype),
+        shape,
+    )
+
+
+def _weights(token_weights_N: Tensor | None, hidden_NH: Tensor) -> Tensor:
+    dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
+    if token_weights_N is not None:
+        return token_weights_N.detach().to(hidden_NH.device, dtype)
+    return torch.full((len(hidden_NH),), 1 / max(1, len(hidden_NH)), dtype=dtype, device=hidden_NH.device)
+
+
+def _chunk_tokens(student: Projection, teacher: Projection) -> int:
+    budget = CHUNK_BYTES_CPU if student.head_VH.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
+    bytes_per_token = len(student.head_VH) * (student.head_VH.element_size() + teacher.head_VH.element_size())
+    return max(1, budget // bytes_per_token)
+
+
+def _block_rows(student: Projection) -> int:
+    budget = BLOCK_BYTES_CPU if student.head_VH.device.type == "cpu" else BLOCK_BYTES_ACCELERATOR
+    return max(1, budget // (4 * len(student.head_VH)))
+
+
+def _check_rows(num_tokens: int, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and len(tensor) != num_tokens:
+            raise ValueError(f"{name} has {len(tensor)} rows, but student_hidden_NH has {num_tokens}")

@@ -1,0 +1,69 @@
+"""What `fused_loss` can tell of each token besides its divergence, from the logits it holds anyway.
+
+Shapes: N tokens, R the rows of one block of them, V the vocabulary, E the epistemic tokens.
+"""
+
+# ruff: noqa: N815 - fields that are tensors carry their shape in the name
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Asks `linear_divergence` for a `TokenStatistics`."""
+
+    epistemic_token_ids: Sequence[int] = ()
+    """Tokens that open a doubt ("Wait", "However"), each named once; none: the mass is 0."""
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Of both models' own, untempered distributions over the shared vocabulary; detached.
+
+    Taken at temperature 1 over the full vocabulary whatever the loss takes, so that they compare across
+    runs and with the sampler's log-probabilities. Entropies and log-probabilities are in nats.
+    """
+
+    student_entropy_N: Tensor
+    teacher_entropy_N: Tensor
+    top1_agreement_N: Tensor
+    """1 where both models' likeliest token is the same, else 0."""
+    teacher_epistemic_mass_N: Tensor
+    """The teacher's probability of the requested epistemic tokens together."""
+    student_logprob_N: Tensor | None
+    """Of the sampled `token_ids_N`; None where none were given."""
+    teacher_logprob_N: Tensor | None
+
+
+def block_statistics(
+    student_logits_RV: Tensor, teacher_logits_RV: Tensor, epistemic_ids_E: Tensor, token_ids_R: Tensor | None
+) -> TokenStatistics:
+    """The statistics of one block of rows, from untempered logits."""
+    log_p_RV, log_q_RV = student_logits_RV.log_softmax(-1), teacher_logits_RV.log_softmax(-1)
+    q_RV = log_q_RV.exp()
+    ids_R1 = None if token_ids_R is None else token_ids_R.unsqueeze(-1)
+    return TokenStatistics(
+        student_entropy_N=-(log_p_RV.exp() * log_p_RV).sum(-1),
+        teacher_entropy_N=-(q_RV * log_q_RV).sum(-1),
+        top1_agreement_N=(student_logits_RV.argmax(-1) == teacher_logits_RV.argmax(-1)).to(q_RV.dtype),
+        teacher_epistemic_mass_N=q_RV.index_select(-1, epistemic_ids_E).sum(-1),
+        student_logprob_N=None if ids_R1 is None else log_p_RV.gather(-1, ids_R1).squeeze(-1),
+        teacher_logprob_N=None if ids_R1 is None else log_q_RV.gather(-1, ids_R1).squeeze(-1),
+    )
+
+
+def concatenate(blocks: Sequence[TokenStatistics]) -> TokenStatistics:
+    """The statistics of all tokens, from those of their blocks in order."""
+    columns = {
+        field.name: None
+        if getattr(blocks[0], field.name) is None
+        else torch.cat([getattr(b, field.name) for b in blocks])
+        for field in fields(TokenStatistics)
+    }
+    return TokenStatistics(**columns)  # type: ignore[arg-type]  # the two that may be None are declared so
