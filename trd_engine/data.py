@@ -1,0 +1,110 @@
+"""The problems of a run: loaded, checked row by row, fingerprinted and split.
+
+Owns what a row means to the engine. It refuses whole data sets rather than to drop rows silently: a
+broken row is an error that names its number and field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from trd_engine.config import DataSource
+from trd_engine.data_sources.canonical import plain_json
+from trd_engine.data_sources.fields import RowError
+from trd_engine.data_sources.readers import RawRow, read_rows
+from trd_engine.data_sources.shapes import to_problem
+from trd_engine.errors import DataError
+from trd_engine.types import Problem
+
+_MAX_LISTED = 20
+"""Row errors shown at once; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Problems in their order, and what identifies them."""
+
+    problems: list[Problem]
+    fingerprint: str
+    """sha256 over the problems' canonical JSON, in order: the same however the rows are stored."""
+
+
+def load_problems(source: DataSource, task: str) -> LoadedData:
+    """All problems of `source`; raises DataError that lists up to twenty broken rows by number and field."""
+    rows = read_rows(source)
+    if not rows:
+        raise DataError(f"{_describe(source)}: no rows")
+    problems, errors = _convert(rows, task, source)
+    if errors:
+        more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
+        raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
+    return LoadedData(problems, fingerprint(problems))
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """sha256 over the canonical JSON of each problem and their order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        line = json.dumps(plain_json(asdict(problem)), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """(training, held-out) problems, each in the order given.
+
+    A problem's side hangs on a hash of its text and the seed alone: equal texts stay together, and rows
+    added later move no other. If `share` > 0 at least one text is held out and one is not; raises
+    DataError where there are no two different texts. Spaces and case do not make a text another.
+    """
+    if share <= 0:
+        return list(problems), []
+    places = {text: _place(text, seed) for text in map(_same_text, problems)}
+    if len(places) < 2:
+        raise DataError("cannot hold out problems: there are no two different ones; set evaluation.holdout to 0")
+    ordered = sorted(places, key=lambda text: places[text])
+    wanted = sum(place < share for place in places.values())
+    heldout_texts = set(ordered[: min(max(wanted, 1), len(ordered) - 1)])
+    heldout = [problem for problem in problems if _same_text(problem) in heldout_texts]
+    training = [problem for problem in problems if _same_text(problem) not in heldout_texts]
+    return training, heldout
+
+
+def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Problem], list[str]]:
+    problems: list[Problem] = []
+    errors: list[str] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        try:
+            problem = _checked(row, task, source)
+            if problem.id in seen:
+                raise RowError(f"field 'id' is {problem.id!r}, as in row {seen[problem.id]}; ids must differ")
+        except RowError as error:
+            errors.append(f"row {row.number}: {error}")
+            continue
+        seen[problem.id] = row.number
+        problems.append(problem)
+    return problems, errors
+
+
+def _checked(row: RawRow, task: str, source: DataSource) -> Problem:
+    if row.error is not None:
+        raise RowError(row.error)
+    return to_problem(row.values, row.number, task, source.columns)
+
+
+def _describe(source: DataSource) -> str:
+    return source.path or source.hub or f"generator {source.generator}"
+
+
+def _same_text(problem: Problem) -> str:
+    return " ".join(problem.problem.split()).casefold()
+
+
+def _place(text: str, seed: int) -> float:
+    """A number in [0, 1) that looks random, and is the same on every machine."""
+    digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,149 @@
+"""Raw rows from a file, a folder, the hub or a generator.
+
+Owns decoding only: what a column means is not known here. A row's number is what its error message
+names: the line of a JSONL file, else the row's place, counted from 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from trd_engine.config import DataSource
+from trd_engine.errors import DataError
+
+_PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it was read, or why it could not be."""
+
+    number: int
+    values: dict[str, Any]
+    error: str | None = None
+
+
+def read_rows(source: DataSource) -> list[RawRow]:
+    """All rows of `source`, the unreadable ones with their error; raises DataError if there is no such source."""
+    if source.generator is not None:
+        return _number(_generate(source.generator, source.size, source.seed))
+    if source.hub is not None:
+        return _number(_load_hub(source.hub, source.split, source.revision))
+    assert source.path is not None
+    return read_path(Path(source.path), source.split)
+
+
+def read_path(path: Path, split: str) -> list[RawRow]:
+    """The rows of a JSONL, JSON or Parquet file, or of one split of a dataset folder."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return _number(_load_folder(path, split))
+    if path.suffix == ".parquet" or _starts_with(path, _PARQUET_MAGIC):
+        return _number(_read_parquet(path))
+    if path.suffix == ".json":
+        return _read_json_array(path)
+    return list(_read_lines(path))
+
+
+def _number(rows: Iterable[dict[str, Any]]) -> list[RawRow]:
+    return [RawRow(number, values) for number, values in enumerate(rows, start=1)]
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _read_lines(path: Path) -> Iterator[RawRow]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield _parse_line(number, line)
+
+
+def _parse_line(number: int, line: bytes) -> RawRow:
+    try:
+        values = json.loads(line)
+    except UnicodeDecodeError as error:
+        return RawRow(number, {}, f"not UTF-8: {error.reason} at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return RawRow(number, {}, f"not valid JSON: {error}")
+    if not isinstance(values, dict):
+        return RawRow(number, {}, f"must be a JSON object, not {type(values).__name__}")
+    return RawRow(number, values)
+
+
+def _read_json_array(path: Path) -> list[RawRow]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return list(_read_lines(path))  # JSON Lines under another name
+    if isinstance(rows, dict):
+        rows = [rows]
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: must be an array of objects, not {type(rows).__name__}")
+    return [
+        RawRow(number, row) if isinstance(row, dict) else RawRow(number, {}, "must be a JSON object")
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+    return rows
+
+
+def _load_folder(path: Path, split: str) -> Iterable[dict[str, Any]]:
+    """A folder written by `save_to_disk`, or one of data files as the hub has them."""
+    import datasets  # type: ignore[import-untyped]
+
+    saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+    try:
+        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path}: not a readable dataset folder: {error}") from error
+    if isinstance(loaded, datasets.Dataset):
+        return cast(Iterable[dict[str, Any]], loaded)
+    if split not in loaded:
+        raise DataError(f"{path}: no split {split!r}; the folder has {', '.join(map(str, loaded))}")
+    return cast(Iterable[dict[str, Any]], loaded[split])
+
+
+def _load_hub(name: str, split: str, revision: str | None) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise DataError(
+            f"dataset {name}{at}, split {split!r}: could not be loaded from the hub: {error}; "
+            "check the name and the network, or give a local file as path"
+        ) from error
+    return cast(Iterable[dict[str, Any]], loaded)
+
+
+def _generate(name: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The entries of a `reasoning-gym` generator, each with what its own scorer needs to make it again."""
+    import reasoning_gym  # type: ignore[import-untyped]
+    from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
+
+    if name not in DATASETS:
+        raise DataError(f"no generator {name!r} in reasoning-gym; it has {', '.join(sorted(DATASETS))}")
+    dataset = reasoning_gym.create_dataset(name, size=size, seed=seed)
+    for index in range(size):
+        origin = {"generator": name, "size": size, "seed": seed, "index": index}
+        yield {**dataset[index], "id": f"{name}-{seed}-{index}", "generated": origin}

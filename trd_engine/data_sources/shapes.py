@@ -1,0 +1,67 @@
+"""Which of the known shapes a row has, and the problem it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trd_engine.data_sources import fields
+from trd_engine.data_sources.canonical import plain_json
+from trd_engine.data_sources.code_shapes import from_humaneval_row, from_mbpp_row, from_taco_row, from_tested_row
+from trd_engine.data_sources.fields import Row, RowError
+from trd_engine.data_sources.plain_shapes import from_chat_row, from_choice_row, from_plain_row
+from trd_engine.types import Problem
+
+Shape = Callable[[Row, str, str], Problem]
+"""(row, id, task) to a problem; raises RowError."""
+
+_CODE_SHAPES: tuple[tuple[frozenset[str], Shape], ...] = (
+    (frozenset({"tests"}), from_tested_row),
+    (frozenset({"input_output"}), from_taco_row),
+    (frozenset({"entry_point", "test"}), from_humaneval_row),
+    (frozenset({"test_list"}), from_mbpp_row),
+)
+"""The columns that give each shape away."""
+
+
+def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> Problem:
+    """The problem in a row; raises RowError. `columns` maps our field's name to the row's column."""
+    row = _renamed(row, columns)
+    row_id = fields.optional_text(row, fields.ID) or str(number)
+    problem = _shape(row, task)(row, row_id, task)
+    extra = _generated_extra(row) if "generated" in row else problem.extra
+    return dataclasses.replace(problem, extra=plain_json(dict(extra)))
+
+
+def _shape(row: Row, task: str) -> Shape:
+    there = {name for name, value in row.items() if value is not None}
+    if task == "code":
+        for columns, shape in _CODE_SHAPES:
+            if columns <= there:
+                return shape
+        raise RowError(
+            "field 'tests' is missing; task code needs tests, input_output (TACO), "
+            "entry_point and test (HumanEval) or test_list (MBPP)"
+        )
+    if "messages" in there:
+        return from_chat_row
+    if task == "choice" and there & {"choices", "options"}:
+        return from_choice_row
+    return from_plain_row
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row with mapped columns under our names, which take the place of columns so called."""
+    for field, column in columns.items():
+        if column not in row:
+            there = ", ".join(map(repr, list(row)[:12])) or "none"
+            raise RowError(f"field {field!r} is missing; columns maps it to {column!r}, the row has {there}")
+    moved = set(columns.values())
+    kept = {name: value for name, value in row.items() if name not in moved}
+    return {**kept, **{field: row[column] for field, column in columns.items()}}
+
+
+def _generated_extra(row: Row) -> dict[str, Any]:
+    entry = {name: row[name] for name in ("question", "answer", "metadata")}
+    return {"entry": entry, "generated": row["generated"]}

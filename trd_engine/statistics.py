@@ -1,0 +1,140 @@
+"""Scores of a model on a set of problems, and how sure one can be of them.
+
+Owns avg@k, pass@k and their intervals. An interval is over problems: the samples of one problem
+are not independent of one another, so they never count as separate trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAX_DRAWS_AT_ONCE = 1_000_000
+"""Bounds the bootstrap's memory at 8 MB of indices, however many problems there are."""
+
+
+class Interval(NamedTuple):
+    """Lower and upper end, both inside."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `num_problems` problems with `k` samples each came to; all shares between 0 and 1."""
+
+    k: int
+    num_problems: int
+    avg_at_k: float
+    avg_low: float
+    avg_high: float
+    pass_at_k: float
+    pass_low: float
+    pass_high: float
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that at least one of `k` samples, drawn without replacement, is correct.
+
+    The unbiased estimator 1 − C(n−c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374), in exact
+    integers and rounded once. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+    """
+    if not 0 <= num_correct <= num_samples:
+        raise ValueError(f"num_correct must be between 0 and {num_samples} samples, not {num_correct}")
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k must be between 1 and {num_samples} samples, not {k}")
+    all_draws = math.comb(num_samples, k)
+    return (all_draws - math.comb(num_samples - num_correct, k)) / all_draws
+
+
+def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
+    """Mean over problems of the share of correct samples; raises ValueError where there are none."""
+    return math.fsum(_shares(correct_PK)) / len(correct_PK)
+
+
+def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion: honest near 0 and 1 too, where the normal one has no width."""
+    if not 0 <= num_successes <= num_trials or num_trials == 0:
+        raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, not {num_successes} of {num_trials}")
+    z = NormalDist().inv_cdf(0.5 + _checked(confidence) / 2)
+    share, spread = num_successes / num_trials, z * z / num_trials
+    centre = share + spread / 2
+    half_width = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    low, high = (centre - half_width) / (1 + spread), (centre + half_width) / (1 + spread)
+    # The exact ends lie on 0, 1 or outside the share; rounding alone can put them on the wrong side.
+    return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))
+
+
+def bootstrap_interval(
+    scores_P: Sequence[float], *, seed: int = 0, num_resamples: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """Percentile interval of the mean score when problems are drawn again with replacement.
+
+    `scores_P` holds one number a problem, its share of correct samples (avg@k) or its pass@k.
+    """
+    scores = np.asarray(scores_P, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError("need one score a problem, and a problem")
+    tail = (1 - _checked(confidence)) / 2
+    low, high = np.quantile(_resampled_means(scores, seed, num_resamples), [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
+    """avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
+
+    Scores of only 0 and 1 get Wilson's interval, since a bootstrap of equal scores has no width; others
+    the bootstrap. Raises ValueError on no problem, no sample, or rows of different lengths.
+    """
+    shares = _shares(correct_PK)
+    k = len(correct_PK[0])
+    if any(len(row) != k for row in correct_PK):
+        raise ValueError(f"every problem needs the same number of samples; the first has {k}")
+    passes = [pass_at_k(k, sum(row), k) for row in correct_PK]
+    average, passing = _interval(shares, seed), _interval(passes, seed)
+    return Scores(
+        k=k,
+        num_problems=len(shares),
+        avg_at_k=math.fsum(shares) / len(shares),
+        avg_low=average.low,
+        avg_high=average.high,
+        pass_at_k=math.fsum(passes) / len(passes),
+        pass_low=passing.low,
+        pass_high=passing.high,
+    )
+
+
+def _interval(scores_P: list[float], seed: int) -> Interval:
+    if all(score in (0.0, 1.0) for score in scores_P):
+        return wilson_interval(round(sum(scores_P)), len(scores_P))
+    return bootstrap_interval(scores_P, seed=seed)
+
+
+def _shares(correct_PK: Sequence[Sequence[bool]]) -> list[float]:
+    if not correct_PK or not all(correct_PK):
+        raise ValueError("need at least one problem, and at least one sample of each")
+    return [sum(row) / len(row) for row in correct_PK]
+
+
+def _resampled_means(scores_P: NDArray[np.float64], seed: int, num_resamples: int) -> NDArray[np.float64]:
+    generator = np.random.default_rng(seed)
+    num_problems = scores_P.size
+    at_once = max(1, _MAX_DRAWS_AT_ONCE // num_problems)
+    means = []
+    for start in range(0, num_resamples, at_once):
+        size = (min(at_once, num_resamples - start), num_problems)
+        means.append(scores_P[generator.integers(num_problems, size=size)].mean(axis=1))
+    return np.concatenate(means)
+
+
+def _checked(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return confidence

@@ -1,0 +1,33 @@
+"""What makes an answer right: one module a task, behind one protocol."""
+
+from __future__ import annotations
+
+from trd_engine.errors import SpecError
+from trd_engine.tasks.onsets import epistemic_onsets
+from trd_engine.tasks.protocol import PromptTemplates, Task, fill
+
+__all__ = ["PromptTemplates", "Task", "epistemic_onsets", "fill", "load_task"]
+
+TASK_NAMES = ("math", "exact", "choice", "reasoning_gym")
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`; raises SpecError where there is none, or where this machine may not run it."""
+    # Imported here: the sandbox's and the verifiers' child processes import this package too, and stay small.
+    if name == "math":
+        from trd_engine.tasks.math import MathTask
+
+        return MathTask()
+    if name == "exact":
+        from trd_engine.tasks.exact import ExactTask
+
+        return ExactTask()
+    if name == "choice":
+        from trd_engine.tasks.choice import ChoiceTask
+
+        return ChoiceTask()
+    if name == "reasoning_gym":
+        from trd_engine.tasks.reasoning_gym import ReasoningGymTask
+
+        return ReasoningGymTask()
+    raise SpecError(f"task: no task {name!r}; there are {', '.join(TASK_NAMES)}")

@@ -1,0 +1,32 @@
+r"""Task `exact`: the answer must be the reference answer, character by character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trd_engine.tasks.boxed import last_boxed
+from trd_engine.tasks.prompts import EXACT
+from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.types import Problem, Verdict
+
+
+class ExactTask:
+    r"""Compares the content of the last ``\boxed{}``, or the whole text where there is no box at all."""
+
+    name = "exact"
+
+    @property
+    def prompts(self) -> PromptTemplates:
+        """Ask for a boxed answer."""
+        return EXACT
+
+    def verify(self, problem: Problem, completion_text: str) -> Verdict:
+        """Right where the answers are equal but for space around them."""
+        answer = last_boxed(completion_text) if "\\boxed" in completion_text else completion_text.strip()
+        if not answer:
+            return Verdict(False, "no answer")
+        return Verdict(answer == problem.answer.strip(), answer)
+
+    def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """One after the other."""
+        return [self.verify(problem, text) for problem, text in pairs]

@@ -1,0 +1,79 @@
+r"""Written forms of one mathematical answer, brought together without computing anything.
+
+Only notation: spaces, ``\left``, ``\dfrac`` for ``\frac``, Unicode for LaTeX, units in words. Equal results
+mean equal answers; different ones mean nothing yet.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_UNICODE = {
+    "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "∞": "\\infty ",
+    "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∩": "\\cap ", "∅": "\\emptyset ", "±": "\\pm ",
+    "°": "^\\circ ", "θ": "\\theta ", "∈": "\\in ", "⋅": "\\cdot ", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
+    "½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
+    "⅕": "\\frac{1}{5}", "⅙": "\\frac{1}{6}", "⅛": "\\frac{1}{8}",
+}  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9A-Za-z.]+))")
+
+_SAME_COMMAND = (
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\left(?![a-zA-Z])\s*\.?|\\right(?![a-zA-Z])\s*\.?"), ""),
+    (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le"),
+    (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge"),
+    (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
+    (re.compile(r"\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])"), ""),
+    (re.compile(r"\\(?:[,;:!> ]|q?quad(?![a-zA-Z]))|~"), " "),
+    (re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])"), ""),
+    (re.compile(r"\\(?:mathrm|mathbf|textbf|textit|operatorname|mbox|mathit|boldsymbol)(?=\s*\{)"), r"\\text"),
+    (re.compile(r"\\\$|\$"), ""),
+    (re.compile(r"(?<=\d)\{,\}(?=\d{3})"), ","),
+)
+_THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
+_UNIT_WORDS = re.compile(
+    r"(?<=[\d})])\s*\\text\s*\{\s*[A-Za-z][A-Za-z./ ]*(?:\^\{?[23]\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?\s*$"
+)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"\s+")
+_COMMAND_SPACE = re.compile(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z])")
+_LETTER = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+_MAX_NUMBER_CHARACTERS = 400
+"""Longer digit strings are left to the verifier: exact fractions of them would cost time."""
+
+
+def in_latex(answer: str) -> str:
+    """The answer with Unicode mathematics written in LaTeX."""
+    answer = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", answer)
+    answer = _ROOT.sub(lambda match: "\\sqrt{" + (match.group(1) or match.group(2)) + "}", answer)
+    for character, latex in _UNICODE.items():
+        answer = answer.replace(character, latex)
+    return answer
+
+
+def normalise(answer: str) -> str:
+    """One written form for answers that differ in notation only."""
+    answer = in_latex(answer)
+    for pattern, replacement in _SAME_COMMAND:
+        answer = pattern.sub(replacement, answer)
+    answer = _UNIT_WORDS.sub("", answer.strip().rstrip(".").rstrip())
+    answer = _TEXT.sub(r"\1", answer)
+    answer = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", answer)
+    answer = _LETTER.sub("", answer, count=1) if _LETTER.match(answer) and answer.count("=") == 1 else answer
+    # A space that ends a command is kept as a separator: \pi r is not \pir.
+    answer = _COMMAND_SPACE.sub("\x00", answer)
+    return _SPACE.sub("", answer).replace("\x00", " ")
+
+
+def as_number(normal: str) -> Fraction | None:
+    """The exact value of a plain decimal, with or without thousands separators; None for all else."""
+    if len(normal) > _MAX_NUMBER_CHARACTERS:
+        return None
+    if _THOUSANDS.fullmatch(normal):
+        normal = normal.replace(",", "")
+    return Fraction(normal) if _NUMBER.fullmatch(normal) else None

@@ -1,0 +1,70 @@
+"""Task `reasoning_gym`: each generator's own scorer decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from trd_engine.errors import DataError
+from trd_engine.tasks.boxed import last_boxed
+from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
+from trd_engine.tasks.prompts import REASONING_GYM
+from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.types import Problem, Verdict
+
+LIMIT_SECONDS = 10.0
+FULL_SCORE = 1.0 - 1e-6
+"""Scores below it are partial credit, which is not a right answer."""
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class ReasoningGymTask:
+    r"""Scores the last ``<answer>…</answer>``, else the last ``\boxed{}``, else the whole text."""
+
+    name = "reasoning_gym"
+
+    def __init__(self, pool: GuardedPool | None = None) -> None:
+        self._pool = pool or shared_pool("reasoning_gym", LIMIT_SECONDS)
+
+    @property
+    def prompts(self) -> PromptTemplates:
+        """Ask for an answer between tags: grids and programs do not fit in a box."""
+        return REASONING_GYM
+
+    def verify(self, problem: Problem, completion_text: str) -> Verdict:
+        """Right at full score only."""
+        return self.verify_many([(problem, completion_text)])[0]
+
+    def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """Verdicts in order, scored side by side."""
+        answers = [given_answer(text) for _, text in pairs]
+        requests = [_request(problem, answer) for (problem, _), answer in zip(pairs, answers, strict=True)]
+        replies = self._pool.map(requests)
+        return [
+            Verdict(False, reply.failure)
+            if reply.failure is not None
+            else Verdict(reply.value >= FULL_SCORE, f"score {reply.value:.3g}: {answer}"[:500])
+            for answer, reply in zip(answers, replies, strict=True)
+        ]
+
+
+def given_answer(text: str) -> str:
+    """What the completion puts forward as its answer."""
+    tagged = _ANSWER.findall(text)
+    if tagged:
+        return str(tagged[-1]).strip()
+    return last_boxed(text) or text.strip()
+
+
+def _request(problem: Problem, answer: str) -> dict[str, Any]:
+    entry = problem.extra.get("entry")
+    if entry is None:
+        metadata = problem.extra.get("metadata")
+        if not isinstance(metadata, dict) or "source_dataset" not in metadata:
+            raise DataError(
+                f"problem {problem.id}: task reasoning_gym needs 'metadata' with 'source_dataset'; "
+                "use a generator, or task exact"
+            )
+        entry = {"question": problem.problem, "answer": problem.answer, "metadata": metadata}
+    return {"answer": answer, "entry": entry, "generated": problem.extra.get("generated")}
