@@ -1,0 +1,77 @@
+"""What every generator checks before sampling, and makes of the sampled ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from trd_engine.errors import ContextTooLongError
+from trd_engine.generation.protocol import GenerationProgress, ProgressCallback
+from trd_engine.types import Completion, GenerationRequest, SamplingSettings
+
+
+def check_requests(
+    requests: Sequence[GenerationRequest], sampling: SamplingSettings, *, max_model_len: int | None
+) -> None:
+    """Refuse, before anything is sampled, what no generator can answer in full.
+
+    Raises `ContextTooLongError` where a prompt and the completion budget exceed `max_model_len` tokens (None:
+    no limit is known), and `ValueError` for an empty prompt.
+    """
+    for position, request in enumerate(requests):
+        num_prompt = len(request.prompt_token_ids)
+        if num_prompt == 0:
+            raise ValueError(f"request {position} has an empty prompt")
+        if max_model_len is not None and num_prompt + sampling.max_new_tokens > max_model_len:
+            raise ContextTooLongError(
+                f"request {position}: its prompt of {num_prompt} tokens and max_new_tokens {sampling.max_new_tokens} "
+                f"exceed the model's context of {max_model_len}; lower one of the two"
+            )
+
+
+def make_completion(
+    token_ids: Sequence[int],
+    stop_token_ids: Sequence[int],
+    logprobs: Sequence[float] | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Completion:
+    """The completion of the ids as sampled, the stop token included where there is one."""
+    stopped = bool(token_ids) and token_ids[-1] in stop_token_ids
+    text = tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    assert isinstance(text, str)
+    return Completion(
+        token_ids=tuple(token_ids),
+        text=text,
+        finish_reason="stop" if stopped else "length",
+        logprobs=None if logprobs is None else tuple(logprobs),
+    )
+
+
+class ProgressMeter:
+    """Counts what one call of `generate` has done, and tells the callback at most every `interval_seconds`."""
+
+    def __init__(self, callback: ProgressCallback | None, num_requests: int, interval_seconds: float = 0.5) -> None:
+        self.num_done = 0
+        self.num_tokens = 0
+        self._callback = callback
+        self._num_requests = num_requests
+        self._interval_seconds = interval_seconds
+        self._next_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """True where a report is due: counting for it may cost something."""
+        return self._callback is not None and time.monotonic() >= self._next_at
+
+    def report_if_due(self) -> None:
+        """Report unless the last report is too fresh."""
+        if self.is_due:
+            self.report()
+
+    def report(self) -> None:
+        """Report now; the callback may raise."""
+        if self._callback is not None:
+            self._next_at = time.monotonic() + self._interval_seconds
+            self._callback(GenerationProgress(self.num_done, self._num_requests, self.num_tokens))

@@ -1,0 +1,72 @@
+"""A batch of token rows under one transformers model, with its key-value cache.
+
+Legend: B rows, T prompt columns, S columns so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache, PreTrainedModel
+
+_PADDING_ID = 0  # any valid id: the mask keeps it from being seen
+
+
+class DecodingWindow:
+    """Rows of different lengths, aligned at their last token by padding on the left, that grow by a token a step."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> None:
+        num_columns = max(map(len, prompts))
+        device = model.device
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+        self._prompt_BT = torch.tensor(
+            [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        )
+        self._mask_BS = torch.tensor(
+            [[0] * (num_columns - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+        )
+        self._length_B = self._mask_BS.sum(dim=-1)
+
+    def read_prompts(self, max_step_tokens: int, after_slice: Callable[[], None]) -> torch.Tensor:
+        """Logits [B, V] of the first completion token. The prompts are read in slices of columns, each of about
+        `max_step_tokens` tokens; `after_slice` is called after each and may raise."""
+        num_rows, num_columns = self._prompt_BT.shape
+        width = max(1, max_step_tokens // num_rows)
+        position_BT = (self._mask_BS.cumsum(dim=-1) - 1).clamp(min=0)
+        for start in range(0, num_columns, width):
+            end = min(start + width, num_columns)
+            logits_BV = self._forward(self._prompt_BT[:, start:end], position_BT[:, start:end], self._mask_BS[:, :end])
+            after_slice()
+        return logits_BV
+
+    def advance(self, tokens_B: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+        """Append its token to each row in `kept` (indices into the current rows), drop the other rows, and return
+        the logits [B, V] of the next token of the kept ones."""
+        if len(kept) < tokens_B.shape[0]:
+            tokens_B = self._keep_rows(tokens_B, kept)
+        self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], dim=-1)
+        logits_BV = self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
+        self._length_B = self._length_B + 1
+        return logits_BV
+
+    def _keep_rows(self, tokens_B: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+        index = torch.tensor(kept, device=tokens_B.device)
+        self._cache.batch_select_indices(index)
+        self._mask_BS = self._mask_BS[index]
+        self._length_B = self._length_B[index]
+        return tokens_B[index]
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        output = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_BV: torch.Tensor = output.logits[:, -1]
+        return logits_BV

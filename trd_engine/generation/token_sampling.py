@@ -1,0 +1,59 @@
+"""Draws next tokens from logits, a request's draw independent of its neighbours.
+
+Legend: B rows, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from trd_engine.types import GenerationRequest, SamplingSettings
+
+
+def draw_uniforms(requests: list[GenerationRequest], num_tokens: int) -> torch.Tensor:
+    """[B, num_tokens] in [0, 1): row i comes from the seed of request i alone.
+
+    The generators are our own, on the CPU: torch's global random state is neither read nor moved.
+    """
+    rows = [
+        torch.rand(num_tokens, generator=torch.Generator().manual_seed(request.seed), dtype=torch.float64)
+        for request in requests
+    ]
+    return torch.stack(rows)
+
+
+def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
+    """[B] token ids by inverting the cumulative distribution at `uniforms_B`.
+
+    Temperature first, then top-k, then top-p on what top-k left, as vLLM does; temperature 0 takes the most
+    probable token.
+    """
+    if sampling.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    scores_BV = logits_BV.float() / sampling.temperature
+    scores_BK, ids_BK = _candidates(scores_BV, sampling)
+    cumulative_BK = scores_BK.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    num_kept_B1 = _num_kept(cumulative_BK, sampling.top_p)
+    mass_B1 = cumulative_BK.gather(-1, num_kept_B1 - 1)
+    targets_B1 = uniforms_B.to(cumulative_BK)[:, None] * mass_B1
+    picks_B1 = torch.searchsorted(cumulative_BK, targets_B1, right=True).minimum(num_kept_B1 - 1)
+    return (picks_B1 if ids_BK is None else ids_BK.gather(-1, picks_B1)).squeeze(-1)
+
+
+def _candidates(scores_BV: torch.Tensor, sampling: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores, most probable first where an order is needed, and their token ids (None: all, in order)."""
+    if 0 < sampling.top_k < scores_BV.shape[-1]:
+        top = scores_BV.topk(sampling.top_k, dim=-1)
+        return top.values, top.indices
+    if sampling.top_p < 1:
+        ordered = scores_BV.sort(dim=-1, descending=True, stable=True)
+        return ordered.values, ordered.indices
+    return scores_BV, None
+
+
+def _num_kept(cumulative_BK: torch.Tensor, top_p: float) -> torch.Tensor:
+    """[B, 1]: the length of the shortest prefix that holds at least `top_p`; all where top-p is off."""
+    if top_p >= 1:
+        return torch.full_like(cumulative_BK[:, :1], cumulative_BK.shape[-1], dtype=torch.long)
+    num_below_B1 = (cumulative_BK < top_p).sum(dim=-1, keepdim=True)
+    return (num_below_B1 + 1).clamp(max=cumulative_BK.shape[-1])

@@ -1,0 +1,106 @@
+"""vLLM inside our process: its import, its environment, and the global state that it must give back.
+
+vLLM takes the process for its own: it seeds torch's global generator, replaces `torch.set_num_threads`, exports
+variables such as LD_PRELOAD to our children and holds one distributed state for all its engines. A trainer and two
+samplers share this process, so what is global is kept or counted here.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+
+_SETTINGS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in our process: weights and progress at hand
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
+_LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS")
+"""Variables that vLLM sets for itself, and that our children or torchrun would trip over."""
+
+_num_engines = 0
+_owns_process_group = False
+
+
+def import_vllm() -> ModuleType:
+    """The module `vllm`, imported with our settings; raises `ImportError` where it is missing or broken."""
+    os.environ.update(_SETTINGS)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with _kept_environment(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module("vllm")
+        except (RuntimeError, OSError, AttributeError) as error:
+            # torchvision or torchaudio of another build than torch's
+            raise ImportError(f"vllm is installed but does not import: {error}") from error
+
+
+@contextmanager
+def engine_construction() -> Iterator[None]:
+    """Around the making of an engine: counts it, and gives back the global state that vLLM changes."""
+    global _num_engines, _owns_process_group
+    from vllm.v1.engine import core
+
+    core.cleanup_dist_env_and_memory = _after_shutdown  # type: ignore[attr-defined]
+    if _num_engines == 0:
+        _owns_process_group = not torch.distributed.is_initialized()
+    set_num_threads = torch.set_num_threads
+    _num_engines += 1  # before the engine is made: where that fails, it is shut down all the same
+    with _kept_environment(), kept_random_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_num_threads
+
+
+def _after_shutdown(shutdown_ray: bool = False) -> None:
+    """In the place of the clean-up that vLLM runs after each engine's shutdown: it would destroy the distributed
+    state under the other engines, and the process group of a trainer that was here before."""
+    global _num_engines
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    _num_engines = max(0, _num_engines - 1)
+    if _num_engines == 0 and _owns_process_group:
+        cleanup_dist_env_and_memory(shutdown_ray)
+        return
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Python's, NumPy's and torch's global random states, as they were, when the block is left."""
+    import numpy as np
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _kept_environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _LEAKED}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
