@@ -31,7 +31,7 @@ def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: S
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
     scores_BV = logits_BV.float() / sampling.temperature
-    scores_BK, ids_BK = _candidates(scores_BV, sampling)
+    scores_BK, ids_BK = _candidates(scores_BV, sampling.top_k, sampling.top_p)
     cumulative_BK = scores_BK.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     num_kept_B1 = _num_kept(cumulative_BK, sampling.top_p)
     mass_B1 = cumulative_BK.gather(-1, num_kept_B1 - 1)
@@ -40,12 +40,23 @@ def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: S
     return (picks_B1 if ids_BK is None else ids_BK.gather(-1, picks_B1)).squeeze(-1)
 
 
-def _candidates(scores_BV: torch.Tensor, sampling: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor | None]:
+def keep_nucleus(scores_BV: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """The scores [B, V] with everything outside top-k, and then outside top-p, at minus infinity."""
+    scores_BK, ids_BK = _candidates(scores_BV, top_k, top_p)
+    if ids_BK is None:
+        return scores_BV
+    cumulative_BK = scores_BK.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    is_out_BK = torch.arange(scores_BK.shape[-1], device=scores_BK.device) >= _num_kept(cumulative_BK, top_p)
+    nucleus_BV = torch.full_like(scores_BV, -torch.inf)
+    return nucleus_BV.scatter_(-1, ids_BK, scores_BK.masked_fill(is_out_BK, -torch.inf))
+
+
+def _candidates(scores_BV: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scores, most probable first where an order is needed, and their token ids (None: all, in order)."""
-    if 0 < sampling.top_k < scores_BV.shape[-1]:
-        top = scores_BV.topk(sampling.top_k, dim=-1)
+    if 0 < top_k < scores_BV.shape[-1]:
+        top = scores_BV.topk(top_k, dim=-1)
         return top.values, top.indices
-    if sampling.top_p < 1:
+    if top_p < 1:
         ordered = scores_BV.sort(dim=-1, descending=True, stable=True)
         return ordered.values, ordered.indices
     return scores_BV, None

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from trd_engine.errors import CheckpointCorruptError, SpecError
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
 from trd_engine.generation.protocol import ProgressCallback
-from trd_engine.generation.vllm_runtime import engine_construction, import_vllm, kept_random_state
+from trd_engine.generation.vllm_runtime import engine_construction, engine_use, import_vllm
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CPU_KV_CACHE_BYTES = 1 << 30
 _KV_BLOCK_TOKENS = 128
 _LORA_ON: dict[str, Any] = {"enable_lora": True, "max_loras": 1}
-_CPU_ENGINE: dict[str, Any] = {"enable_chunked_prefill": False}
-"""A prompt read in parts makes vLLM rewind the request's generator, which torch's CPU generators cannot do."""
 _CPU_STEP_TOKENS = 1_024
 """Prompt tokens that we hand to a CPU engine between two steps: a second or so for small models, so that a stop is
 obeyed soon."""
@@ -93,7 +91,7 @@ class VllmGenerator:
             disable_log_stats=True,
             use_tqdm_on_load=False,
             **(_LORA_ON | {"max_lora_rank": self._max_lora_rank} if lora_rank is not None else {}),
-            **(_CPU_ENGINE if self._on_cpu else {}),
+            **(_cpu_arguments() if self._on_cpu else {}),
         )
         with engine_construction():
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
@@ -115,7 +113,7 @@ class VllmGenerator:
         names = [str(next(self._request_ids)) for _ in requests]
         waiting = deque(zip(names, requests, strict=True))
         completions: dict[str, Completion] = {}
-        with kept_random_state():  # vLLM's sampler moves torch's global state even where requests have seeds
+        with engine_use(on_cpu=self._on_cpu):
             try:
                 while len(completions) < len(requests):
                     self._admit(waiting, sampling, with_logprobs)
@@ -182,7 +180,7 @@ class VllmGenerator:
             self._engine.add_request(
                 name,
                 {"prompt_token_ids": list(request.prompt_token_ids)},
-                _sampling_params(sampling, request.seed, with_logprobs),
+                _sampling_params(sampling, request.seed, with_logprobs, on_cpu=self._on_cpu),
                 lora_request=self._adapter,
             )
             waiting.popleft()
@@ -214,14 +212,16 @@ def _num_tokens(completions: dict[str, Completion]) -> int:
     return sum(len(completion.token_ids) for completion in completions.values())
 
 
-def _sampling_params(sampling: SamplingSettings, seed: int, with_logprobs: bool) -> SamplingParams:
+def _sampling_params(sampling: SamplingSettings, seed: int, with_logprobs: bool, *, on_cpu: bool) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    own_nucleus = on_cpu and sampling.temperature > 0
     return SamplingParams(
         temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=max(sampling.top_k, 0),
+        top_p=1.0 if own_nucleus else sampling.top_p,
+        top_k=0 if own_nucleus else max(sampling.top_k, 0),
+        extra_args={"top_k": sampling.top_k, "top_p": sampling.top_p} if own_nucleus else None,
         max_tokens=sampling.max_new_tokens,
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=True,  # what ends a completion is said by `stop_token_ids` alone
@@ -230,6 +230,16 @@ def _sampling_params(sampling: SamplingSettings, seed: int, with_logprobs: bool)
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    from trd_engine.generation.vllm_nucleus import NucleusProcessor
+
+    return {
+        # A prompt read in parts makes vLLM rewind its request's generator, which torch's CPU generators cannot do.
+        "enable_chunked_prefill": False,
+        "logits_processors": [NucleusProcessor],
+    }
 
 
 def _lora_rank_room(rank: int) -> int:

@@ -13,7 +13,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 
 import torch
@@ -56,7 +56,7 @@ def engine_construction() -> Iterator[None]:
         _owns_process_group = not torch.distributed.is_initialized()
     set_num_threads = torch.set_num_threads
     _num_engines += 1  # before the engine is made: where that fails, it is shut down all the same
-    with _kept_environment(), kept_random_state(), warnings.catch_warnings():
+    with _kept_environment(), _kept_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -80,7 +80,19 @@ def _after_shutdown(shutdown_ray: bool = False) -> None:
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
+def engine_use(*, on_cpu: bool) -> Iterator[None]:
+    """Around the steps of an engine, whose sampler moves torch's global random state even for requests with seeds.
+
+    On a CPU nothing is compiled: for log-probabilities vLLM would compile a counting kernel, which takes seconds and
+    needs a C++ compiler.
+    """
+    eager = torch.compiler.set_stance("force_eager") if on_cpu else nullcontext()
+    with _kept_random_state(), eager:
+        yield
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
     """Python's, NumPy's and torch's global random states, as they were, when the block is left."""
     import numpy as np
 
