@@ -47,7 +47,7 @@ TEACHER = Recipe(
     name="tiny-teacher",
     mixture={"solve": 0.35, "prefix": 0.30, "refine": 0.35},
     early_mixture={"solve": 0.2, "prefix": 0.1, "refine": 0.3, "privileged": 0.4},
-    steps=5000,
+    steps=2200,
     summary="Solves, refines an attempt in the attempt's style, and on a wrong prefix is of "
     "two minds: it continues or writes `wait` and starts again.",
 )
@@ -77,7 +77,7 @@ STUDENT_SLIPS = Recipe(
     mixture=STUDENT_GAP.mixture,
     early_mixture=STUDENT_GAP.mixture,
     steps=1500,
-    errors=ErrorModel(gap_rate=0.40, slip_rate=0.40),
+    errors=ErrorModel(gap_rate=0.40, slip_rate=0.48),
     starts_from="tiny-student",
     learning_rate=1.5e-3,
     curriculum_share=0.0,
