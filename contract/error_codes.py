@@ -68,6 +68,7 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ),
     ErrorCode("device_unavailable", True, "The device that was asked for is not on this worker."),
     ErrorCode("disk_full", True, "Free space in the data folder, then resume the job."),
+    ErrorCode("storage_unavailable", True, "The storage did not give or take the job's files; resume when it does."),
     ErrorCode("checkpoint_corrupt", False, "No checkpoint verifies; submit the job anew."),
     ErrorCode("teacher_unreachable", True, "The teacher's endpoint did not answer; resume when it does."),
     ErrorCode("worker_lost", True, "The worker stopped answering; the job goes on from its last checkpoint."),

@@ -1,0 +1,123 @@
+"""``python -m worker.engine_child ATTEMPT_DIR``: the engine's process. Alone in importing `trd_engine`.
+
+Reads ``spec.json``, trains into ``run/``, from ``resume/`` where there is one. Exit codes: 0 finished,
+75 stopped on request, 1 failed, after a ``failed`` event. Under torchrun every rank is such a process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from worker.bound_exec import die_with_parent
+from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
+from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE
+
+FAILED_EXIT_CODE = 1
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_DISK_FULL = ("no space left on device", "disk quota exceeded")
+
+
+class StopRequest:
+    """Whether the supervisor has asked for a stop: by SIGTERM, or by a file where a launcher stands between."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / STOP_FILE
+        self._was_signalled = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def __call__(self) -> bool:
+        return self._was_signalled or self._file.exists()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._was_signalled = True
+
+
+def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
+    """Run the engine on an attempt's folder; returns the exit code."""
+    out_dir = folder / "run"
+    resume_from = folder / "resume"
+    from trd_engine.config import load_config
+    from trd_engine.errors import StopRequested
+    from trd_engine.train import run
+
+    try:
+        run(
+            load_config(folder / "spec.json"),
+            out_dir,
+            resume_from=resume_from if resume_from.is_dir() else None,
+            stop=stop,
+        )
+    except StopRequested:
+        return STOPPED_EXIT_CODE
+    except Exception as error:
+        traceback.print_exc()
+        report_failure(out_dir, error)
+        return FAILED_EXIT_CODE
+    return FINISHED_EXIT_CODE
+
+
+def report_failure(out_dir: Path, error: Exception) -> None:
+    """Append the ``failed`` event; under torchrun of the first rank that fails, whose end ends the others."""
+    from trd_engine.reporter import Reporter
+
+    code = failure_code(error)
+    details = "".join(traceback.format_exception(error)) if code == "internal_error" else None
+    with Reporter(out_dir) as reporter:
+        reporter.failed(code, _message(error, code), details)
+
+
+def failure_code(error: BaseException) -> str:
+    """The stable code of an exception, or of the first of its causes that has one."""
+    from trd_engine.errors import EngineError
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, EngineError):
+            return seen.code
+        if (resource := _exhausted_resource(seen)) is not None:
+            return resource
+        seen = seen.__cause__ or seen.__context__
+    return "internal_error"
+
+
+def _exhausted_resource(error: BaseException) -> str | None:
+    """Libraries raise these as errors of many kinds; torch's own is a RuntimeError, on a CPU without a name."""
+    text = str(error).lower()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in text for s in _OUT_OF_MEMORY)):
+        return "out_of_memory"
+    return "disk_full" if any(s in text for s in _DISK_FULL) else None
+
+
+def _message(error: Exception, code: str) -> str:
+    text = str(error).strip() or type(error).__name__
+    return f"{type(error).__name__}: {text}" if code == "internal_error" else text
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def main(arguments: list[str]) -> int:
+    """The process, from its arguments to its exit code."""
+    folder = Path(arguments[0])
+    code = run_attempt_folder(folder, StopRequest(folder))
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return code
+    if _rank() == 0:
+        (folder / EXIT_CODE_FILE).write_text(str(code), encoding="ascii")
+    return FAILED_EXIT_CODE if code == FAILED_EXIT_CODE else FINISHED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    sys.exit(main(sys.argv[1:]))

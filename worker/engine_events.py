@@ -1,0 +1,172 @@
+"""The engine's event lines, parsed: the worker's half of the child protocol.
+
+The engine is another program, perhaps of another version: what it says is checked here, once. Fields
+that are not known are ignored, so that a newer engine may say more.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: float
+    """Unix time, seconds."""
+
+    @property
+    def happened_at(self) -> datetime:
+        """`at`, in UTC."""
+        return datetime.fromtimestamp(self.at, UTC)
+
+
+class PhaseEvent(_Event):
+    """The run enters a phase."""
+
+    type: Literal["phase"]
+    phase: Annotated[str, Field(max_length=20)]
+    round: Count
+    num_rounds: Count
+    step: Count
+    num_steps: Count
+
+
+class ProgressEvent(_Event):
+    """How far the phase is, and the whole run's remaining time."""
+
+    type: Literal["progress"]
+    phase: Annotated[str, Field(max_length=20)]
+    done: Count
+    total: Count
+    unit: str
+    eta_seconds: float | None = None
+
+
+class MetricsEvent(_Event):
+    """One optimizer step's numbers; null where one was not finite."""
+
+    type: Literal["metrics"]
+    step: Count
+    round: Count = 0
+    values: dict[Annotated[str, Field(max_length=100)], float | None]
+
+
+class TrajectoriesEvent(_Event):
+    """A round's trajectories are in a file."""
+
+    type: Literal["trajectories"]
+    path: str
+    """Relative to the run's folder."""
+    round: Count
+    num: Count
+
+
+class EvaluationEvent(_Event):
+    """Scores on one set of problems."""
+
+    type: Literal["evaluation"]
+    step: Count
+    dataset: Annotated[str, Field(max_length=100)]
+    k: Count
+    num_problems: Count
+    avg_at_k: float
+    avg_low: float
+    avg_high: float
+    pass_at_k: float
+    pass_low: float
+    pass_high: float
+    detail: dict[str, Any] = {}
+
+
+class CheckpointEvent(_Event):
+    """A checkpoint is complete on the child's disk."""
+
+    type: Literal["checkpoint"]
+    step: Count
+    path: str
+    """Relative to the run's folder."""
+
+
+class NoticeEvent(_Event):
+    """Something the user should know."""
+
+    type: Literal["notice"]
+    level: Literal["info", "warn", "error"]
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class FailedEvent(_Event):
+    """The run ends here, for this reason."""
+
+    type: Literal["failed"]
+    code: str
+    message: str
+    traceback: str | None = None
+
+
+class FinishedEvent(_Event):
+    """The run is complete."""
+
+    type: Literal["finished"]
+    step: Count
+    summary: dict[str, Any] = {}
+
+
+EngineEvent = (
+    PhaseEvent
+    | ProgressEvent
+    | MetricsEvent
+    | TrajectoriesEvent
+    | EvaluationEvent
+    | CheckpointEvent
+    | NoticeEvent
+    | FailedEvent
+    | FinishedEvent
+)
+
+_ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Discriminator("type")])
+
+
+class BadEventError(ValueError):
+    """A line that is no event; the message says why."""
+
+
+def parse_event(line: bytes) -> EngineEvent:
+    """The event in `line`; raises `BadEventError`."""
+    try:
+        return _ADAPTER.validate_python(load_json_line(line))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "event"
+        raise BadEventError(f"{where}: {first['msg']}") from error
+
+
+def load_json_line(line: bytes) -> Any:
+    """The JSON in `line`, as a database can store it; raises `BadEventError`.
+
+    NaN and infinity become null, which is all that JSON in PostgreSQL knows of them.
+    """
+    try:
+        return _storable(json.loads(line, parse_constant=lambda _: None))
+    except ValueError as error:
+        raise BadEventError(f"not JSON: {error}") from error
+
+
+def _storable(value: Any) -> Any:
+    """Text without NUL and lone surrogates: a model may sample them, PostgreSQL refuses them."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value

@@ -1,0 +1,79 @@
+"""From the job spec that the database holds to the spec that the engine reads: one mapping, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from contract.job_spec import GeneratedDataset, HubDataset, JobSpec, PathDataset, ServedTeacher
+from contract.model_catalog import CatalogEntry
+from worker.failures import JobFailedError
+
+_SAME_IN_BOTH = (
+    "mode",
+    "task",
+    "loss",
+    "sampling",
+    "refine",
+    "prompts",
+    "lora",
+    "optim",
+    "precision",
+    "rounds",
+    "samples_per_prompt",
+    "checkpoints",
+    "devices",
+    "seed",
+)
+
+
+def engine_document(
+    spec: JobSpec, catalog: Mapping[str, CatalogEntry], dataset_paths: Mapping[str, str]
+) -> dict[str, Any]:
+    """The engine's document for a resolved spec; raises `JobFailedError`.
+
+    `dataset_paths` has the local file of each uploaded dataset that the spec names.
+    """
+    document = spec.model_dump(mode="json")
+    evaluation = document["evaluation"]
+    if spec.evaluation.dataset is not None:
+        evaluation["dataset"] = _data_source(spec.evaluation.dataset, dataset_paths)
+    return {
+        **{name: document[name] for name in _SAME_IN_BOTH},
+        "student": _model_source(spec.student, catalog),
+        "student_name": spec.student,
+        "teacher": _teacher_source(spec, catalog),
+        "teacher_name": spec.teacher if isinstance(spec.teacher, str) else None,
+        "dataset": _data_source(spec.dataset, dataset_paths),
+        "evaluation": evaluation,
+    }
+
+
+def dataset_ids(spec: JobSpec) -> list[str]:
+    """The uploaded datasets that the spec names."""
+    return list(dict.fromkeys(ref for ref in (spec.dataset, spec.evaluation.dataset) if isinstance(ref, str)))
+
+
+def _teacher_source(spec: JobSpec, catalog: Mapping[str, CatalogEntry]) -> str | None:
+    if isinstance(spec.teacher, ServedTeacher):
+        raise JobFailedError(
+            "invalid_spec",
+            f"teacher = {{endpoint: {spec.teacher.endpoint}}}: this worker's engine has no served teachers; name a model",
+        )
+    return None if spec.teacher is None else _model_source(spec.teacher, catalog)
+
+
+def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:
+    entry = catalog.get(name)
+    if entry is None:
+        known = ", ".join(sorted(catalog)) or "none"
+        raise JobFailedError("model_not_found", f"model {name!r} is not in this worker's TRD_MODELS; it has: {known}")
+    return entry.source
+
+
+def _data_source(
+    reference: str | HubDataset | PathDataset | GeneratedDataset, dataset_paths: Mapping[str, str]
+) -> dict[str, Any]:
+    if isinstance(reference, str):
+        return {"path": dataset_paths[reference]}
+    return reference.model_dump(mode="json", exclude_none=True)

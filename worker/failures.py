@@ -1,0 +1,198 @@
+"""Why an attempt ended, and what becomes of its job.
+
+Pure but for the readers of the kernel's counter and the engine's log. Both ways in which an attempt
+can end, by its worker or by the reaper, take their decision from `final_status` here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from contract.error_codes import ERROR_CODES, ErrorCode
+from contract.job_state import AttemptStatus, JobStatus
+
+FINISHED_EXIT_CODE = 0
+STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: ask again later
+
+MAX_MESSAGE_CHARACTERS = 2_000
+LOG_TAIL_BYTES = 4_096
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure as the user is told of it."""
+
+    code: str
+    message: str
+
+    @property
+    def known(self) -> ErrorCode:
+        """The code's entry; `internal_error` for a code that nobody knows."""
+        return ERROR_CODES.get(self.code, ERROR_CODES["internal_error"])
+
+
+class JobFailedError(Exception):
+    """The supervisor's own work for a job failed for a reason that the user can be told."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(code, message)
+
+
+class EndKind(StrEnum):
+    """The four ways in which an attempt ends."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"  # asked to, by the user or by the worker's shutdown
+    FAILED = "failed"
+    LOST = "lost"  # its lease ran out
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How one attempt ended."""
+
+    kind: EndKind
+    exit_code: int | None = None
+    failure: Failure | None = None
+    summary: Mapping[str, Any] | None = None
+    """What a finished run says of itself."""
+
+    @property
+    def attempt_status(self) -> AttemptStatus:
+        """How the attempt is recorded."""
+        return _ATTEMPT_STATUSES[self.kind]
+
+
+_ATTEMPT_STATUSES = {
+    EndKind.FINISHED: AttemptStatus.SUCCEEDED,
+    EndKind.STOPPED: AttemptStatus.STOPPED,
+    EndKind.FAILED: AttemptStatus.FAILED,
+    EndKind.LOST: AttemptStatus.LOST,
+}
+
+
+@dataclass(frozen=True)
+class FinalStatus:
+    """What becomes of the job, and why where it failed."""
+
+    status: JobStatus
+    failure: Failure | None = None
+
+
+_STATUS_WHEN_STOPPED = {
+    JobStatus.CANCELLING: JobStatus.CANCELLED,
+    JobStatus.PAUSING: JobStatus.PAUSED,
+    JobStatus.RUNNING: JobStatus.QUEUED,
+}
+
+
+def final_status(current: JobStatus, end: AttemptEnd, *, num_without_progress: int, max_attempts: int) -> FinalStatus:
+    """The job's next status.
+
+    A run that finished has succeeded, whatever was asked of it meanwhile. A failure that another try
+    can mend yields to a cancel or a pause; one that it cannot does not.
+    """
+    if end.kind is EndKind.FINISHED:
+        return FinalStatus(JobStatus.SUCCEEDED)
+    if end.kind is EndKind.STOPPED:
+        return FinalStatus(_STATUS_WHEN_STOPPED[current])
+    failure = end.failure
+    assert failure is not None, "a failed or lost attempt says why"
+    if not failure.known.retryable:
+        return FinalStatus(JobStatus.FAILED, failure)
+    if current is JobStatus.RUNNING and num_without_progress >= max_attempts:
+        return FinalStatus(JobStatus.FAILED, _crash_loop(failure, num_without_progress))
+    return FinalStatus(_STATUS_WHEN_STOPPED[current])
+
+
+def _crash_loop(last: Failure, num_attempts: int) -> Failure:
+    attempts = "One attempt" if num_attempts == 1 else f"{num_attempts} attempts in a row"
+    return Failure("crash_loop", f"{attempts} ended without a step of progress; the last: {last.code}: {last.message}")
+
+
+@dataclass(frozen=True)
+class ChildExit:
+    """What is known of the engine's end."""
+
+    code: int
+    """As `subprocess.Popen.returncode`: negative for a signal."""
+    was_asked_to_stop: bool
+    was_oom_killed: bool
+    """The kernel killed something for memory while the child ran."""
+    has_finished: bool
+    """Its events say that the run is complete."""
+    reported: Failure | None
+    """Its own word on why it failed."""
+
+
+def classify_exit(child: ChildExit) -> AttemptEnd:
+    """What the child's exit means; its own word on why it failed counts most."""
+    # A child that was asked to stop before it could handle signals, or too late to be in time, is gone by one.
+    ended_by_request = child.was_asked_to_stop and child.code in (-signal.SIGTERM, -signal.SIGKILL)
+    if child.code == STOPPED_EXIT_CODE or ended_by_request:
+        return AttemptEnd(EndKind.STOPPED, child.code)
+    if child.code == FINISHED_EXIT_CODE and child.has_finished:
+        return AttemptEnd(EndKind.FINISHED, child.code)
+    return AttemptEnd(EndKind.FAILED, child.code, child.reported or _silent_failure(child.code, child.was_oom_killed))
+
+
+def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
+    if exit_code == -signal.SIGKILL and was_oom_killed:
+        return Failure(
+            "out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
+        )
+    if exit_code < 0:
+        return Failure("engine_crashed", f"The engine was ended by {signal.Signals(-exit_code).name}.")
+    if exit_code == FINISHED_EXIT_CODE:
+        return Failure("engine_crashed", "The engine ended without an error, but before its run was complete.")
+    return Failure("engine_crashed", f"The engine ended with exit code {exit_code} and did not say why.")
+
+
+def count_oom_kills() -> int | None:
+    """How often the kernel killed for memory in this process's cgroup; None where it cannot be known."""
+    for path in _oom_counters():
+        try:
+            text = path.read_text(encoding="ascii")
+        except OSError:
+            continue
+        if (found := re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)) is not None:
+            return int(found.group(1))
+    return None
+
+
+def _oom_counters() -> list[Path]:
+    """Where the counter may be: cgroup v2, cgroup v1, the whole machine. A container sees its cgroup as the root."""
+    folders = {"0": Path("/sys/fs/cgroup"), "memory": Path("/sys/fs/cgroup/memory")}
+    files = {"0": "memory.events", "memory": "memory.oom_control"}
+    counters = []
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        number, controllers, group = line.split(":", 2)
+        kind = "memory" if "memory" in controllers.split(",") else number
+        if kind in folders:
+            counters += [folders[kind] / group.lstrip("/") / files[kind], folders[kind] / files[kind]]
+    return [*counters, Path("/proc/vmstat")]
+
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+
+
+def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """The end of the engine's log, without the values of variables that are named like secrets."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    for name, value in environment.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, "[redacted]")
+    return text

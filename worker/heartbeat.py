@@ -1,0 +1,86 @@
+"""Renewing one lease while its attempt lives, and telling what the attempt has to do.
+
+Liveness is decided here and nowhere by elapsed time of the work: a lease that could not be renewed
+before its end means `Order.KILL`, since the reaper may by then have given the job to another worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from contract.database import Database
+from contract.job_state import JobStatus
+from worker.lease import Lease, LeaseLostError, renew
+
+logger = logging.getLogger(__name__)
+
+
+class Order(StrEnum):
+    """What an attempt has to do."""
+
+    GO_ON = "go on"
+    STOP = "stop"  # at the next boundary: the user cancelled or paused the job
+    KILL = "kill"  # at once: the lease is lost, or may be
+
+
+class Heartbeat:
+    """A thread that renews a lease from entering the context until leaving it."""
+
+    def __init__(self, database: Database, lease: Lease, *, lease_seconds: float, heartbeat_seconds: float) -> None:
+        self._database = database
+        self._lease = lease
+        self._lease_seconds = lease_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._ended = threading.Event()
+        self._is_superseded = False
+        self._status = JobStatus.RUNNING
+        self._expires_at = time.monotonic() + lease_seconds
+        self._thread = threading.Thread(target=self._beat_until_ended, name=f"heartbeat-{lease.job_id}", daemon=True)
+
+    @property
+    def order(self) -> Order:
+        """What the attempt has to do now. Never touches the database, so that it answers when that hangs."""
+        if self._is_superseded or time.monotonic() >= self._expires_at:
+            return Order.KILL
+        return Order.GO_ON if self._status is JobStatus.RUNNING else Order.STOP
+
+    @property
+    def is_superseded(self) -> bool:
+        """True where the database said that the lease is another's; false where it only did not answer."""
+        return self._is_superseded
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=self._lease_seconds)
+
+    def _beat_until_ended(self) -> None:
+        while not self._ended.wait(self._heartbeat_seconds) and not self._is_superseded:
+            self._beat()
+
+    def _beat(self) -> None:
+        # Counted from before the question: the database's clock starts no earlier.
+        asked_at = time.monotonic()
+        try:
+            with self._database.write() as session:
+                status = renew(session, self._lease, self._lease_seconds)
+        except LeaseLostError:
+            logger.warning("attempt %d of %s was superseded", self._lease.attempt, self._lease.job_id)
+            self._is_superseded = True
+        except SQLAlchemyError as error:
+            logger.warning("the lease of %s was not renewed: %s", self._lease.job_id, error)
+        else:
+            self._status = status
+            self._expires_at = asked_at + self._lease_seconds

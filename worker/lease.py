@@ -1,0 +1,244 @@
+"""The lease of a job: claim, renew, the fence around every write, and its end.
+
+A lease ends by the database's clock. Its token is the fence: it only ever rises, with every claim and
+every end, so that a superseded attempt's write matches no row and raises `LeaseLostError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from contract.database import Database
+from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
+from contract.tables import Attempt, Job
+from worker.database_clock import DatabaseNow
+from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
+from worker.job_events import Level, NewEvent, append_events
+
+
+class LeaseLostError(Exception):
+    """The job is another attempt's, or nobody's: stop, and write nothing more."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one attempt to write to its job."""
+
+    job_id: str
+    token: int
+    attempt: int
+    spec: dict[str, Any]
+    """The resolved job spec."""
+
+
+def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds: float) -> Lease | None:
+    """Take the first job that waits in `queues`, by priority, then age; None where none waits."""
+    waiting = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None))
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    taken = session.execute(
+        update(Job)
+        .where(Job.id == waiting)
+        .values(
+            status=JobStatus.RUNNING,
+            lease_owner=worker,
+            lease_token=Job.lease_token + 1,
+            lease_expires_at=DatabaseNow(lease_seconds),
+            attempt=Job.attempt + 1,
+            started_at=func.coalesce(Job.started_at, DatabaseNow()),
+            phase=Phase.PREPARING,
+            finished_at=None,
+            error_code=None,
+            error_message=None,
+            error_retryable=None,
+            error_hint=None,
+        )
+        .returning(Job.id, Job.lease_token, Job.attempt, Job.spec)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if taken is None:
+        return None
+    lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec)
+    _record_start(session, lease, worker)
+    return lease
+
+
+def _record_start(session: Session, lease: Lease, worker: str) -> None:
+    row = {
+        "job_id": lease.job_id,
+        "number": lease.attempt,
+        "worker": worker,
+        "lease_token": lease.token,
+        "status": AttemptStatus.RUNNING,
+    }
+    session.execute(insert(Attempt).values(started_at=DatabaseNow(), **row))
+    data = {"status": JobStatus.RUNNING, "attempt": lease.attempt, "worker": worker}
+    append_events(session, lease.job_id, [NewEvent("status", f"Attempt {lease.attempt} started.", data=data)])
+
+
+def renew(session: Session, lease: Lease, lease_seconds: float) -> JobStatus:
+    """Put off the lease's end, and tell the job's status; raises `LeaseLostError`."""
+    statement = (
+        update(Job)
+        .where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.status.in_(LEASED_STATUSES))
+        .values(lease_expires_at=DatabaseNow(lease_seconds))
+        .returning(Job.status)
+        .execution_options(synchronize_session=False)
+    )
+    status = session.execute(statement).scalar_one_or_none()
+    if status is None:
+        raise LeaseLostError(f"{lease.job_id}, attempt {lease.attempt}: the lease is no longer held")
+    return JobStatus(status)
+
+
+@contextmanager
+def fenced(database: Database, lease: Lease) -> Iterator[Session]:
+    """A writing transaction of the attempt's own; raises `LeaseLostError` before anything is written.
+
+    The job's row stays locked until the end, so that no other attempt can begin in between.
+    """
+    with database.write() as session:
+        _locked_job(session, lease)
+        yield session
+
+
+def _locked_job(session: Session, lease: Lease) -> Row[Any]:
+    held = _job_columns().where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.status.in_(LEASED_STATUSES))
+    job = session.execute(held.with_for_update()).one_or_none()
+    if job is None:
+        raise LeaseLostError(f"{lease.job_id}, attempt {lease.attempt}: the lease is no longer held")
+    return job
+
+
+def _job_columns() -> Select[str, str, int, int, int]:
+    return select(Job.id, Job.status, Job.attempt, Job.num_lost, Job.lease_token)
+
+
+def lock_expired(session: Session, job_id: str) -> Row[Any] | None:
+    """The job's row, locked for `end_attempt`, where its lease has run out and nobody else is at it."""
+    expired = _job_columns().where(
+        Job.id == job_id, Job.status.in_(LEASED_STATUSES), Job.lease_expires_at < DatabaseNow()
+    )
+    return session.execute(expired.with_for_update(skip_locked=True)).one_or_none()
+
+
+def finish(database: Database, lease: Lease, end: AttemptEnd, *, max_attempts: int) -> JobStatus:
+    """End the attempt and give the lease back; raises `LeaseLostError` where it is no longer held."""
+    with database.write() as session:
+        return end_attempt(session, _locked_job(session, lease), end, max_attempts=max_attempts)
+
+
+def end_attempt(session: Session, job: Row[Any], end: AttemptEnd, *, max_attempts: int) -> JobStatus:
+    """Record how the attempt ended and decide the job's next status. `job` is a locked row of `_job_columns`."""
+    num_without_progress = _num_without_progress(session, job, end)
+    final = final_status(
+        JobStatus(job.status), end, num_without_progress=num_without_progress, max_attempts=max_attempts
+    )
+    assert_transition(JobStatus(job.status), final.status)
+    _record_end(session, job, end)
+    goes_on = final.status is JobStatus.QUEUED
+    session.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(
+            status=final.status,
+            lease_owner=None,
+            lease_expires_at=None,
+            lease_token=Job.lease_token + 1,
+            # A user who resumes a failed or paused job starts with a clean count.
+            num_lost=num_without_progress if goes_on else 0,
+            phase=None,
+            phase_done=None,
+            phase_total=None,
+            eta_seconds=None,
+            finished_at=DatabaseNow() if final.status.is_final else None,
+            **_error_columns(final),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    append_events(session, job.id, [_status_event(job.attempt, end, final)])
+    return final.status
+
+
+def _num_without_progress(session: Session, job: Row[Any], end: AttemptEnd) -> int:
+    """Failed or lost attempts in a row that brought the run no further than it had ever been.
+
+    Measured against the best attempt, not against the checkpoint that this one resumed from: else a run
+    that always dies before its next checkpoint would be tried for ever.
+    """
+    steps = select(Attempt.number, func.coalesce(Attempt.last_step, 0).label("step")).where(Attempt.job_id == job.id)
+    reached = {row.number: row.step for row in session.execute(steps)}
+    last = reached.pop(job.attempt, 0)
+    if last > max(reached.values(), default=0):
+        return 0
+    return int(job.num_lost) + (end.kind in (EndKind.FAILED, EndKind.LOST))
+
+
+def _record_end(session: Session, job: Row[Any], end: AttemptEnd) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job.id, Attempt.number == job.attempt)
+        .values(
+            status=end.attempt_status,
+            finished_at=DatabaseNow(),
+            exit_code=end.exit_code,
+            error_code=end.failure.code if end.failure else None,
+            error_message=end.failure.message[:MAX_MESSAGE_CHARACTERS] if end.failure else None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _error_columns(final: FinalStatus) -> dict[str, Any]:
+    if final.failure is None:
+        return {}
+    known = final.failure.known
+    return {
+        "error_code": known.code,
+        "error_message": final.failure.message[:MAX_MESSAGE_CHARACTERS],
+        "error_retryable": known.retryable,
+        "error_hint": known.hint,
+    }
+
+
+_ENDINGS = {
+    EndKind.FINISHED: "finished",
+    EndKind.STOPPED: "stopped on request",
+    EndKind.FAILED: "failed",
+    EndKind.LOST: "was lost: its worker stopped answering",
+}
+
+_CONSEQUENCES = {
+    JobStatus.QUEUED: "the job waits to go on from its last checkpoint",
+    JobStatus.PAUSED: "the job is paused",
+    JobStatus.CANCELLED: "the job is cancelled",
+    JobStatus.SUCCEEDED: "the job has succeeded",
+    JobStatus.FAILED: "the job has failed",
+}
+
+
+def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus) -> NewEvent:
+    message = f"Attempt {attempt} {_ENDINGS[end.kind]}; {_CONSEQUENCES[final.status]}."
+    data: dict[str, Any] = {"status": final.status, "attempt": attempt}
+    if end.failure is not None:
+        data["error"] = {"code": end.failure.code, "message": end.failure.message[:MAX_MESSAGE_CHARACTERS]}
+    if end.summary is not None:
+        data["summary"] = dict(end.summary)
+    return NewEvent("status", message, _level(end, final), data)
+
+
+def _level(end: AttemptEnd, final: FinalStatus) -> Level:
+    if final.status is JobStatus.FAILED:
+        return "error"
+    return "info" if end.failure is None else "warn"

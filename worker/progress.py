@@ -1,0 +1,299 @@
+"""Copying what a running child says into the database, about once a second, and all of it by its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from contract.database import Database
+from contract.job_state import Phase
+from contract.trajectory_outcome import outcome
+from worker import repository
+from worker.engine_events import (
+    BadEventError,
+    CheckpointEvent,
+    EngineEvent,
+    EvaluationEvent,
+    FailedEvent,
+    FinishedEvent,
+    MetricsEvent,
+    NoticeEvent,
+    PhaseEvent,
+    ProgressEvent,
+    TrajectoriesEvent,
+    load_json_line,
+    parse_event,
+)
+from worker.job_events import NewEvent, notice
+from worker.lease import Lease, LeaseLostError, fenced
+from worker.repository import ProgressBatch
+
+logger = logging.getLogger(__name__)
+
+PASSING_DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What a database that is away for a while raises; worth another try."""
+
+TRAJECTORIES_A_WRITE = 200
+MAX_TRACEBACK_CHARACTERS = 8_000
+
+
+class EventFold:
+    """What the events so far amount to, and what of it is not yet written."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self._latest_metrics: dict[str, float | None] = {}
+        self.batch = ProgressBatch()
+        self.trajectory_files: list[TrajectoriesEvent] = []
+        self.checkpoints: list[CheckpointEvent] = []
+        self.failed: FailedEvent | None = None
+        self.finished: FinishedEvent | None = None
+
+    def add(self, event: EngineEvent) -> None:
+        """Take one more event into account."""
+        match event:
+            case PhaseEvent():
+                self._phase(event)
+            case ProgressEvent():
+                self._progress(event)
+            case MetricsEvent():
+                self._metrics(event)
+            case EvaluationEvent():
+                self._evaluation(event)
+            case NoticeEvent():
+                self._notice(event)
+            case TrajectoriesEvent():
+                self.trajectory_files.append(event)
+            case CheckpointEvent():
+                self.batch.job_columns["step"] = event.step
+                self.checkpoints.append(event)
+            case FailedEvent():
+                self._failed(event)
+            case FinishedEvent():
+                self.batch.job_columns |= {"step": event.step, "eta_seconds": 0.0}
+                self.finished = event
+
+    def add_bad_line(self, error: BadEventError) -> None:
+        """Tell the user of a line that is no event: the engine and the worker do not fit together."""
+        message = f"The engine wrote an event that this worker does not understand: {error}"
+        self.batch.events.append(notice("warn", "bad_event", message))
+
+    def _phase(self, event: PhaseEvent) -> None:
+        where = {"round": event.round, "num_rounds": event.num_rounds, "step": event.step, "num_steps": event.num_steps}
+        self.batch.job_columns |= {**where, "phase": event.phase, "phase_done": None, "phase_total": None}
+        message = f"Phase {event.phase}, round {event.round + 1} of {event.num_rounds}."
+        data = {"phase": event.phase, **where}
+        self.batch.events.append(NewEvent("phase", message, data=data, at=event.happened_at))
+
+    def _progress(self, event: ProgressEvent) -> None:
+        columns = {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
+        self.batch.job_columns |= {**columns, "eta_seconds": event.eta_seconds}
+        if event.phase == Phase.TRAINING:
+            self.batch.job_columns["step"] = event.done
+
+    def _metrics(self, event: MetricsEvent) -> None:
+        self._latest_metrics |= event.values
+        self.batch.job_columns |= {"step": event.step, "latest_metrics": dict(self._latest_metrics)}
+        for name, value in event.values.items():
+            row = {"job_id": self._job_id, "name": name, "step": event.step, "value": value, "at": event.happened_at}
+            self.batch.metric_points[name, event.step] = row
+
+    def _evaluation(self, event: EvaluationEvent) -> None:
+        scores = event.model_dump(exclude={"at", "type"})
+        row = {**scores, "job_id": self._job_id, "created_at": event.happened_at}
+        self.batch.evaluations[event.step, event.dataset] = row
+        message = (
+            f"{event.dataset} at step {event.step}: avg@{event.k} {event.avg_at_k:.3f}, "
+            f"pass@{event.k} {event.pass_at_k:.3f} on {event.num_problems} problems."
+        )
+        self.batch.events.append(NewEvent("evaluation", message, data=scores, at=event.happened_at))
+
+    def _notice(self, event: NoticeEvent) -> None:
+        data = {**event.data, "code": event.code}
+        self.batch.events.append(NewEvent("notice", event.message, event.level, data, event.happened_at))
+
+    def _failed(self, event: FailedEvent) -> None:
+        self.failed = event
+        data: dict[str, Any] = {"code": event.code}
+        if event.traceback is not None:
+            data["traceback"] = event.traceback[-MAX_TRACEBACK_CHARACTERS:]
+        self.batch.events.append(NewEvent("notice", event.message, "error", data, event.happened_at))
+
+
+class EventTail:
+    """The complete lines that were added to a growing file since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new_lines(self) -> list[bytes]:
+        """The lines, without their ends; a line that is still being written waits for the next look."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        return [line for line in complete.split(b"\n") if line]
+
+
+class Progress:
+    """A thread that follows a child's events until the child has exited and all of them are written.
+
+    `on_checkpoint` is called with each checkpoint's event, in order. Leaving the context drains what is
+    left and raises what stopped the thread: `LeaseLostError`, or a database error that does not pass.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        run_dir: Path,
+        *,
+        seconds: float,
+        give_up: Callable[[], bool],
+        on_checkpoint: Callable[[CheckpointEvent], None],
+    ) -> None:
+        self._database = database
+        self._lease = lease
+        self._run_dir = run_dir
+        self._seconds = seconds
+        self._give_up = give_up
+        self._on_checkpoint = on_checkpoint
+        self._tail = EventTail(run_dir / "events.jsonl")
+        self._fold = EventFold(lease.job_id)
+        self._child_exited = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._follow, name=f"progress-{lease.job_id}", daemon=True)
+
+    @property
+    def is_broken(self) -> bool:
+        """True where the thread ended early, so that the child would run on unseen."""
+        return self._error is not None
+
+    @property
+    def failed(self) -> FailedEvent | None:
+        """The child's own word on why it failed."""
+        return self._fold.failed
+
+    @property
+    def finished(self) -> FinishedEvent | None:
+        """The child's word that its run is complete."""
+        return self._fold.finished
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child_exited.set()
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _follow(self) -> None:
+        try:
+            while not self._child_exited.wait(self._seconds):
+                self._take_new_lines()
+                self._try_to_write()
+            self._take_new_lines()
+            while not self._try_to_write():
+                if self._give_up():
+                    raise LeaseLostError(f"{self._lease.job_id}: the database stayed away until the lease ran out")
+                time.sleep(self._seconds)
+        except Exception as error:
+            if not isinstance(error, LeaseLostError):
+                logger.exception("the progress of %s cannot be recorded", self._lease.job_id)
+            self._error = error
+
+    def _take_new_lines(self) -> None:
+        for line in self._tail.new_lines():
+            try:
+                self._fold.add(parse_event(line))
+            except BadEventError as error:
+                self._fold.add_bad_line(error)
+
+    def _try_to_write(self) -> bool:
+        """Write what there is; False where the database is away, and the rest has to wait."""
+        try:
+            self._write_batch()
+            self._write_trajectories()
+        except PASSING_DATABASE_ERRORS as error:
+            logger.warning("progress of %s waits for the database: %s", self._lease.job_id, error)
+            return False
+        while self._fold.checkpoints:
+            self._on_checkpoint(self._fold.checkpoints.pop(0))
+        return True
+
+    def _write_batch(self) -> None:
+        if self._fold.batch.is_empty:
+            return
+        with fenced(self._database, self._lease) as session:
+            repository.write_progress(session, self._lease, self._fold.batch)
+        self._fold.batch = ProgressBatch()
+
+    def _write_trajectories(self) -> None:
+        while self._fold.trajectory_files:
+            event = self._fold.trajectory_files[0]
+            num_written = 0
+            for rows in _chunks(trajectory_rows(self._run_dir, event, self._lease.job_id), TRAJECTORIES_A_WRITE):
+                with fenced(self._database, self._lease) as session:
+                    repository.write_trajectories(session, rows)
+                num_written += len(rows)
+            with fenced(self._database, self._lease) as session:
+                repository.forget_trajectories_from(session, self._lease, event.round, num_written)
+            self._fold.trajectory_files.pop(0)
+
+
+def trajectory_rows(run_dir: Path, event: TrajectoriesEvent, job_id: str) -> Iterator[dict[str, Any]]:
+    """The rows of the file that `event` names, which must lie in the run's folder."""
+    path = (run_dir / event.path).resolve()
+    if not path.is_relative_to(run_dir.resolve()):
+        raise BadEventError(f"trajectories: {event.path!r} lies outside the run's folder")
+    with path.open("rb") as file:
+        for line in file:
+            yield _trajectory_row(load_json_line(line), event.round, job_id)
+
+
+_COPIED_FIELDS = (
+    "position",
+    "problem_id",
+    "sample",
+    "prompt",
+    "answer",
+    "rollout",
+    "refined",
+    "rollout_correct",
+    "refined_correct",
+    "rollout_tokens",
+    "refined_tokens",
+    "detail",
+)
+
+
+def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict[str, Any]:
+    verdicts = outcome(line["rollout_correct"], line["refined_correct"])
+    return {
+        "job_id": job_id,
+        "round": round_index,
+        "outcome": verdicts,
+        **{name: line[name] for name in _COPIED_FIELDS},
+    }
+
+
+def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

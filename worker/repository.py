@@ -1,0 +1,188 @@
+"""What an attempt reads and writes beside its lease. Every write is made inside `lease.fenced`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from contract.ids import CHECKPOINT_PREFIX, new_id
+from contract.tables import (
+    Attempt,
+    Base,
+    Checkpoint,
+    CheckpointFile,
+    Dataset,
+    Evaluation,
+    Job,
+    MetricPoint,
+    Trajectory,
+)
+from worker.database_clock import DatabaseNow
+from worker.job_events import NewEvent, append_events
+from worker.lease import Lease
+from worker.manifest import Manifest
+
+
+@dataclass
+class ProgressBatch:
+    """What a child said since the last write."""
+
+    job_columns: dict[str, Any] = field(default_factory=dict)
+    metric_points: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    """By name and step: one statement may not write a row twice."""
+    evaluations: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+    """By step and dataset."""
+    events: list[NewEvent] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is nothing to write."""
+        return not (self.job_columns or self.metric_points or self.evaluations or self.events)
+
+
+def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None:
+    """Bring the job's row up to date, and store metrics, evaluations and events."""
+    if batch.job_columns:
+        session.execute(_job_update(lease).values(**batch.job_columns))
+    if "step" in batch.job_columns:
+        session.execute(_attempt_update(lease).values(last_step=batch.job_columns["step"]))
+    _upsert(session, MetricPoint, list(batch.metric_points.values()))
+    _upsert(session, Evaluation, list(batch.evaluations.values()))
+    append_events(session, lease.job_id, batch.events)
+
+
+def write_trajectories(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Store a round's trajectories, or a part of them; a repeat changes nothing."""
+    _upsert(session, Trajectory, rows)
+
+
+def forget_trajectories_from(session: Session, lease: Lease, round_index: int, num_kept: int) -> None:
+    """Remove what an earlier attempt at the round has left beyond this one's trajectories."""
+    beyond = delete(Trajectory).where(
+        Trajectory.job_id == lease.job_id, Trajectory.round == round_index, Trajectory.position >= num_kept
+    )
+    session.execute(beyond.execution_options(synchronize_session=False))
+
+
+def record_resume(session: Session, lease: Lease, step: int) -> None:
+    """Note from which step the attempt goes on."""
+    session.execute(_attempt_update(lease).values(first_step=step))
+    session.execute(_job_update(lease).values(step=step))
+
+
+def _job_update(lease: Lease) -> Any:
+    return update(Job).where(Job.id == lease.job_id).execution_options(synchronize_session=False)
+
+
+def _attempt_update(lease: Lease) -> Any:
+    mine = update(Attempt).where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+    return mine.execution_options(synchronize_session=False)
+
+
+def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert, or write over the rows that have the same primary key; SQLite and PostgreSQL spell it alike."""
+    if not rows:
+        return
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    key = [column.name for column in table.__table__.primary_key]
+    statement = dialect.insert(table)
+    new_values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    session.execute(statement.on_conflict_do_update(index_elements=key, set_=new_values), list(rows))
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """Where an uploaded dataset lies."""
+
+    storage_key: str
+    sha256: str
+
+
+def find_dataset(session: Session, dataset_id: str) -> StoredDataset | None:
+    """The dataset, unless it is unknown or deleted."""
+    row = session.execute(
+        select(Dataset.storage_key, Dataset.sha256).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
+    ).one_or_none()
+    return StoredDataset(row.storage_key, row.sha256) if row is not None else None
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint that is in the storage."""
+
+    id: str
+    step: int
+    storage_prefix: str
+    manifest_sha256: str
+
+
+def list_checkpoints(session: Session, job_id: str) -> list[StoredCheckpoint]:
+    """The job's checkpoints, newest step first."""
+    columns = select(Checkpoint.id, Checkpoint.step, Checkpoint.storage_prefix, Checkpoint.manifest_sha256)
+    rows = session.execute(columns.where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()))
+    return [StoredCheckpoint(*row) for row in rows]
+
+
+def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manifest, manifest_sha256: str) -> list[str]:
+    """Record a stored checkpoint in place of an older one of the same step; returns prefixes to remove."""
+    replaced = _remove_checkpoints(
+        session, [c for c in list_checkpoints(session, lease.job_id) if c.step == manifest.step]
+    )
+    checkpoint_id = new_id(CHECKPOINT_PREFIX)
+    session.execute(
+        insert(Checkpoint).values(
+            id=checkpoint_id,
+            job_id=lease.job_id,
+            step=manifest.step,
+            attempt=lease.attempt,
+            formats=manifest.formats,
+            num_bytes=manifest.num_bytes,
+            manifest_sha256=manifest_sha256,
+            storage_prefix=prefix,
+            metrics=manifest.metrics,
+            created_at=DatabaseNow(),
+        )
+    )
+    session.execute(insert(CheckpointFile), _file_rows(checkpoint_id, prefix, manifest))
+    message = f"Checkpoint of step {manifest.step} stored."
+    data = {"id": checkpoint_id, "step": manifest.step, "formats": manifest.formats, "num_bytes": manifest.num_bytes}
+    append_events(session, lease.job_id, [NewEvent("checkpoint", message, data=data)])
+    return [p for p in replaced if p != prefix]
+
+
+def _file_rows(checkpoint_id: str, prefix: str, manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint_id": checkpoint_id,
+            "name": file.name,
+            "num_bytes": file.num_bytes,
+            "sha256": file.sha256,
+            "storage_key": f"{prefix}/{file.name}",
+        }
+        for file in manifest.files
+    ]
+
+
+def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protected_step: int | None) -> list[str]:
+    """Forget all but the newest `keep`, and the one of `protected_step`; returns prefixes to remove."""
+    old = list_checkpoints(session, lease.job_id)[keep:]
+    return _remove_checkpoints(session, [c for c in old if c.step != protected_step])
+
+
+def forget_checkpoint(session: Session, checkpoint: StoredCheckpoint) -> None:
+    """Offer a checkpoint that does not verify no longer. Its files stay, for whoever wants to know why."""
+    _remove_checkpoints(session, [checkpoint])
+
+
+def _remove_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> list[str]:
+    """Rows go first: a row without its files would be offered for download, files without a row harm nobody."""
+    ids = [checkpoint.id for checkpoint in checkpoints]
+    if ids:
+        session.execute(delete(CheckpointFile).where(CheckpointFile.checkpoint_id.in_(ids)))
+        session.execute(delete(Checkpoint).where(Checkpoint.id.in_(ids)))
+    return [checkpoint.storage_prefix for checkpoint in checkpoints]

@@ -1,0 +1,106 @@
+"""Filling an attempt's folder before the child starts: datasets, the spec, the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.database import Database
+from contract.job_spec import JobSpec
+from contract.model_catalog import CatalogEntry
+from worker import repository
+from worker.engine_spec import dataset_ids, engine_document
+from worker.failures import JobFailedError
+from worker.job_events import append_events, notice
+from worker.lease import Lease, fenced
+from worker.manifest import CheckpointCorruptError
+from worker.repository import StoredCheckpoint
+from worker.storage import ContentChangedError, Storage, fetch_checkpoint
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What an attempt starts with."""
+
+    spec: JobSpec
+    resumed_step: int | None
+    """Step of the checkpoint in ``resume/``; None where the run starts from the beginning."""
+
+
+def stage(database: Database, storage: Storage, catalog: dict[str, CatalogEntry], lease: Lease, folder: Path) -> Staged:
+    """Make `folder` and all that the child reads in it.
+
+    Raises `JobFailedError` for what the user can be told, and `LeaseLostError`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    spec = JobSpec.model_validate(lease.spec)
+    try:
+        paths = {dataset_id: _stage_dataset(database, storage, dataset_id, folder) for dataset_id in dataset_ids(spec)}
+        resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")
+    except OSError as error:
+        raise JobFailedError("storage_unavailable", f"The job's files could not be fetched: {error}") from error
+    document = engine_document(spec, catalog, paths)
+    (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return Staged(spec, resumed_step)
+
+
+def _stage_dataset(database: Database, storage: Storage, dataset_id: str, folder: Path) -> str:
+    with database.read() as session:
+        dataset = repository.find_dataset(session, dataset_id)
+    if dataset is None:
+        raise JobFailedError("dataset_invalid", f"dataset {dataset_id} was deleted before the job could read it")
+    path = folder / f"{dataset_id}.jsonl"
+    try:
+        storage.fetch(dataset.storage_key, path, sha256=dataset.sha256)
+    except FileNotFoundError as error:
+        raise JobFailedError("dataset_invalid", f"the file of dataset {dataset_id} is gone") from error
+    except ContentChangedError as error:
+        raise JobFailedError("dataset_changed", f"dataset {dataset_id} is not what was uploaded: {error}") from error
+    return str(path)
+
+
+def _stage_checkpoint(database: Database, storage: Storage, lease: Lease, target: Path) -> int | None:
+    """Fetch the newest checkpoint that verifies; None where the job has none yet."""
+    with database.read() as session:
+        checkpoints = repository.list_checkpoints(session, lease.job_id)
+    for checkpoint in checkpoints:
+        try:
+            fetch_checkpoint(storage, checkpoint.storage_prefix, target, manifest_sha256=checkpoint.manifest_sha256)
+        except CheckpointCorruptError as error:
+            shutil.rmtree(target, ignore_errors=True)
+            _forget_corrupt(database, lease, checkpoint, error)
+            continue
+        with fenced(database, lease) as session:
+            repository.record_resume(session, lease, checkpoint.step)
+        return checkpoint.step
+    if checkpoints:
+        raise JobFailedError("checkpoint_corrupt", f"none of the job's {len(checkpoints)} checkpoints verifies")
+    return None
+
+
+def _forget_corrupt(
+    database: Database, lease: Lease, checkpoint: StoredCheckpoint, error: CheckpointCorruptError
+) -> None:
+    message = f"The checkpoint of step {checkpoint.step} does not verify and is left out: {error}"
+    event = notice("warn", "checkpoint_corrupt", message, step=checkpoint.step)
+    with fenced(database, lease) as session:
+        repository.forget_checkpoint(session, checkpoint)
+        append_events(session, lease.job_id, [event])
+
+
+KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")
+"""Small, and worth a look after a failure."""
+
+
+def clear(folder: Path) -> None:
+    """Free the disk of an attempt that has ended, but for `KEPT_FILES`."""
+    kept = {folder / name for name in KEPT_FILES}
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            if not any(path in file.parents for file in kept):
+                path.rmdir()
+        elif path not in kept:
+            path.unlink()

@@ -1,0 +1,126 @@
+"""Storing checkpoints while the child trains on: files first, then their rows, then the old ones go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from contract.database import Database
+from contract.storage_keys import checkpoint_prefix
+from worker import repository
+from worker.engine_events import CheckpointEvent
+from worker.failures import JobFailedError
+from worker.job_events import append_events, notice
+from worker.lease import Lease, fenced
+from worker.manifest import CheckpointCorruptError
+from worker.progress import PASSING_DATABASE_ERRORS
+from worker.storage import Storage, store_checkpoint
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 5.0, 15.0)
+"""Waits between the tries at one upload."""
+
+RETRIED_ERRORS = (OSError, CheckpointCorruptError, *PASSING_DATABASE_ERRORS)
+
+
+class CheckpointUploads:
+    """A thread that stores an attempt's checkpoints in their order.
+
+    Leaving the context waits for them. The newest must be stored, and raises `JobFailedError` where it
+    cannot be; of an older one the user is told, since the run is no worse off than before it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        lease: Lease,
+        run_dir: Path,
+        *,
+        keep: int,
+        resumed_step: int | None,
+        give_up: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._lease = lease
+        self._run_dir = run_dir
+        self._keep = keep
+        self._resumed_step = resumed_step
+        self._give_up = give_up
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{lease.job_id}")
+        self._newest: Future[None] | None = None
+
+    def submit(self, event: CheckpointEvent) -> None:
+        """Store the checkpoint soon."""
+        self._newest = self._thread.submit(self._store, event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        if self._newest is not None and error is None:
+            self._newest.result()
+            self._remove_old(protected_step=None)
+
+    def _store(self, event: CheckpointEvent) -> None:
+        """Store one checkpoint, with retries; raises `JobFailedError`, and `LeaseLostError`."""
+        try:
+            self._store_with_retries(event)
+        except RETRIED_ERRORS as error:
+            failure = _as_failure(event, error)
+            with fenced(self._database, self._lease) as session:
+                append_events(session, self._lease.job_id, [notice("warn", "checkpoint_not_stored", str(failure))])
+            raise failure from error
+
+    def _store_with_retries(self, event: CheckpointEvent) -> None:
+        for wait_seconds in RETRY_SECONDS:
+            try:
+                return self._store_once(event)
+            except RETRIED_ERRORS as error:
+                if not (self._run_dir / event.path).exists():
+                    raise  # the engine keeps only its newest ones: an older one may be gone before its turn
+                logger.warning("checkpoint %d of %s: %s", event.step, self._lease.job_id, error)
+            if self._give_up():
+                break
+            time.sleep(wait_seconds)
+        return self._store_once(event)
+
+    def _store_once(self, event: CheckpointEvent) -> None:
+        prefix = checkpoint_prefix(self._lease.job_id, self._lease.attempt, event.step)
+        manifest, sha256 = store_checkpoint(
+            self._storage, self._run_dir / event.path, prefix, interrupted=self._give_up
+        )
+        with fenced(self._database, self._lease) as session:
+            replaced = repository.add_checkpoint(session, self._lease, prefix, manifest, sha256)
+        self._remove_files(replaced)
+        self._remove_old(protected_step=self._resumed_step)
+
+    def _remove_old(self, *, protected_step: int | None) -> None:
+        with fenced(self._database, self._lease) as session:
+            prefixes = repository.remove_old_checkpoints(
+                session, self._lease, keep=self._keep, protected_step=protected_step
+            )
+        self._remove_files(prefixes)
+
+    def _remove_files(self, prefixes: list[str]) -> None:
+        for prefix in prefixes:
+            try:
+                self._storage.remove_tree(prefix)
+            except OSError as error:
+                logger.warning("the files of %s are left over: %s", prefix, error)
+
+
+def _as_failure(event: CheckpointEvent, error: Exception) -> JobFailedError:
+    if isinstance(error, CheckpointCorruptError):
+        return JobFailedError("checkpoint_corrupt", f"The checkpoint of step {event.step} was damaged: {error}")
+    return JobFailedError("storage_unavailable", f"The checkpoint of step {event.step} was not stored: {error}")
