@@ -15,6 +15,12 @@ from trd_engine.data_sources import fields
 from trd_engine.data_sources.fields import Row, RowError
 from trd_engine.types import Problem
 
+_NEEDED: dict[str, dict[str, type]] = {
+    "stdio": {"inputs": list, "outputs": list},
+    "call": {"entry_point": str, "inputs": list, "outputs": list},
+    "assert": {"asserts": list},
+    "check": {"entry_point": str, "test": str},
+}
 _PYTHON_FENCE = "```python\n{}\n```"
 
 
@@ -65,32 +71,44 @@ def from_mbpp_row(row: Row, row_id: str, task: str) -> Problem:
 def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
     """A row of (problem, tests), the tests in the form of this module."""
     tests = fields.parse_json(row["tests"], "tests")
-    kinds = {
-        "stdio": {"inputs", "outputs"},
-        "call": {"entry_point", "inputs", "outputs"},
-        "assert": {"asserts"},
-        "check": {"entry_point", "test"},
-    }
     kind = tests.get("kind") if isinstance(tests, dict) else None
-    if kind not in kinds:
-        raise RowError(f"field 'tests' must be an object whose kind is one of {', '.join(kinds)}, not {kind!r}")
-    if lacking := kinds[kind] - tests.keys():
-        raise RowError(f"field 'tests' of kind {kind} lacks {', '.join(sorted(lacking))}")
+    if kind not in _NEEDED:
+        raise RowError(f"field 'tests' must be an object whose kind is one of {', '.join(_NEEDED)}, not {kind!r}")
+    for name, kind_of_value in _NEEDED[kind].items():
+        if not isinstance(tests.get(name), kind_of_value):
+            raise RowError(f"field 'tests' of kind {kind} needs {name!r}, a {kind_of_value.__name__}")
+    if "inputs" in tests:
+        tests = {**tests, **_input_output(tests, "tests", kind)}
     problem = fields.text(row, "problem", fields.PROBLEM)
     return Problem(row_id, problem, "", fields.optional_text(row, fields.SOLUTION), {"tests": tests})
 
 
 def _taco_tests(given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict) or not {"inputs", "outputs"} <= given.keys():
+    if not isinstance(given, dict):
         raise RowError("field 'input_output' must have inputs and outputs")
-    inputs, outputs = given["inputs"], given["outputs"]
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
-        raise RowError("field 'input_output' must have as many outputs as inputs")
-    if not inputs:
-        raise RowError("field 'input_output' has no tests")
     if given.get("fn_name"):
-        return {"kind": "call", "entry_point": str(given["fn_name"]), "inputs": inputs, "outputs": outputs}
-    return {"kind": "stdio", "inputs": list(map(_stream, inputs)), "outputs": list(map(_stream, outputs))}
+        entry_point = str(given["fn_name"])
+        return {"kind": "call", "entry_point": entry_point, **_input_output(given, "input_output", "call")}
+    return {"kind": "stdio", **_input_output(given, "input_output", "stdio")}
+
+
+def _input_output(given: dict[str, Any], field: str, kind: str) -> dict[str, list[Any]]:
+    """Inputs and outputs, as many of one as of the other, in the one form that the task runs."""
+    inputs, outputs = given.get("inputs"), given.get("outputs")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise RowError(f"field {field!r} must have inputs and outputs")
+    if not inputs or len(inputs) != len(outputs):
+        raise RowError(f"field {field!r} must have as many outputs as inputs, and one at least")
+    if kind == "call":
+        return {"inputs": [_arguments(each, field) for each in inputs], "outputs": outputs}
+    return {"inputs": list(map(_stream, inputs)), "outputs": list(map(_stream, outputs))}
+
+
+def _arguments(given: Any, field: str) -> list[Any]:
+    """A call's arguments, which some rows keep as one JSON value a line."""
+    if isinstance(given, str):
+        return [fields.parse_json(line, field) for line in given.splitlines() if line.strip()]
+    return given if isinstance(given, list) else [given]
 
 
 def _stream(given: Any) -> str:

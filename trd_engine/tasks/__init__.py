@@ -8,7 +8,7 @@ from trd_engine.tasks.protocol import PromptTemplates, Task, fill
 
 __all__ = ["PromptTemplates", "Task", "epistemic_onsets", "fill", "load_task"]
 
-TASK_NAMES = ("math", "exact", "choice", "reasoning_gym")
+TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
 
 
 def load_task(name: str) -> Task:
@@ -26,6 +26,10 @@ def load_task(name: str) -> Task:
         from trd_engine.tasks.choice import ChoiceTask
 
         return ChoiceTask()
+    if name == "code":
+        from trd_engine.tasks.code import load_code_task
+
+        return load_code_task()
     if name == "reasoning_gym":
         from trd_engine.tasks.reasoning_gym import ReasoningGymTask
 

@@ -1,0 +1,45 @@
+"""How much a program may use."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For one case of a program: one input, or one test script."""
+
+    cpu_seconds: int = 8
+    wall_seconds: float = 10.0
+    total_seconds: float = 60.0
+    """For all cases of a program together, wall clock."""
+    memory_bytes: int = 1024 * MIB
+    """Address space; numpy alone takes some hundred MiB of it."""
+    stack_bytes: int = 64 * MIB
+    output_bytes: int = 8 * MIB
+    file_bytes: int = 16 * MIB
+    scratch_bytes: int = 64 * MIB
+    num_open_files: int = 64
+    num_threads: int = 32
+
+
+def apply_limits(limits: Limits) -> None:
+    """Put this process under the limits, soft and hard alike, so that it cannot raise them again."""
+    # SIGXCPU at the soft limit can be caught; the kernel kills at the hard one.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
+    for kind, value in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_STACK, limits.stack_bytes),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.num_open_files),
+        (resource.RLIMIT_NPROC, limits.num_threads),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
