@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trd_engine.fused_loss_pass import ChunkedPass, Gradients, LogitShape, Projection
+from trd_engine.fused_loss_pass import ChunkedPass
+from trd_engine.fused_loss_products import Gradients, LogitShape, Projection
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence, check_token_ids
 
@@ -111,33 +112,34 @@ def linear_divergence(
     num_tokens = len(student_hidden_NH)
     _check_rows(num_tokens, teacher_hidden_NG=teacher_hidden_NG, token_weights_N=token_weights_N)
     check_token_ids(divergence, token_ids_N, num_tokens)
+    num_shared = min(len(student_head_VH), len(teacher_head_VG))
+    student_shape = LogitShape(student_logit_scale, student_soft_cap)
+    teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
+    student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
+    teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
     inputs = (student_hidden_NH, student_head_VH, student_bias)
     wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
-    with torch.no_grad():
-        num_shared = min(len(student_head_VH), len(teacher_head_VG))
-        student_shape = LogitShape(student_logit_scale, student_soft_cap)
-        teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
-        student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
-        teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
-        one_pass = ChunkedPass(
-            student,
-            teacher,
-            divergence,
-            _weights(token_weights_N, student_hidden_NH),
-            token_ids_N,
-            statistics,
-            chunk_tokens=_chunk_tokens(student, teacher) if chunk_tokens is None else chunk_tokens,
-            block_rows=_block_rows(student),
-        )
-    with torch.no_grad(), torch.autocast(student_hidden_NH.device.type, enabled=False):
-        loss, per_token_N, filled, sums = one_pass.run(Gradients.zeros(inputs, wanted, student))
+    weights_N = _weights(token_weights_N, student.hidden_NH)
+    one_pass = ChunkedPass(
+        student,
+        teacher,
+        divergence,
+        weights_N,
+        masks_rows=token_weights_N is not None and _may_hold_zero(weights_N),
+        token_ids_N=token_ids_N,
+        epistemic_ids_E=None if statistics is None else _epistemic_ids(statistics, num_shared, weights_N.device),
+        chunk_tokens=_chunk_tokens(student, teacher) if chunk_tokens is None else chunk_tokens,
+        block_rows=_block_rows(student),
+    )
+    with torch.no_grad(), torch.autocast(weights_N.device.type, enabled=False):
+        sums = Gradients.zeros(inputs, wanted, student)
+        loss, per_token_N, token_statistics = one_pass.run(sums)
         gradients = [
             None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums.tensors, inputs, strict=True)
         ]
-    del sums
     if any(wanted):
         loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
-    return (loss, per_token_N) if filled is None else (loss, per_token_N, filled)
+    return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -183,6 +185,18 @@ def _weights(token_weights_N: Tensor | None, hidden_NH: Tensor) -> Tensor:
     if token_weights_N is not None:
         return token_weights_N.detach().to(hidden_NH.device, dtype)
     return torch.full((len(hidden_NH),), 1 / max(1, len(hidden_NH)), dtype=dtype, device=hidden_NH.device)
+
+
+def _may_hold_zero(weights_N: Tensor) -> bool:
+    # looked up where it costs nothing; an accelerator would have to be waited for
+    return weights_N.device.type != "cpu" or bool((weights_N == 0).any())
+
+
+def _epistemic_ids(request: StatisticsRequest, num_shared: int, device: torch.device) -> Tensor:
+    ids = list(request.epistemic_token_ids)
+    if ids and not (min(ids) >= 0 and max(ids) < num_shared):
+        raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
+    return torch.tensor(ids, dtype=torch.long, device=device)
 
 
 def _chunk_tokens(student: Projection, teacher: Projection) -> int:

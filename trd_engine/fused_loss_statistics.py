@@ -3,8 +3,6 @@
 Shapes: N tokens, R the rows of one block of them, V the vocabulary, E the epistemic tokens.
 """
 
-# ruff: noqa: N815 - fields that are tensors carry their shape in the name
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,6 +10,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from trd_engine.fused_loss_gradient import Distribution
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,24 @@ class TokenStatistics:
 
 
 def block_statistics(
-    student_logits_RV: Tensor, teacher_logits_RV: Tensor, epistemic_ids_E: Tensor, token_ids_R: Tensor | None
+    student: Distribution, teacher: Distribution, epistemic_ids_E: Tensor, token_ids_R: Tensor | None
 ) -> TokenStatistics:
-    """The statistics of one block of rows, from untempered logits."""
-    log_p_RV, log_q_RV = student_logits_RV.log_softmax(-1), teacher_logits_RV.log_softmax(-1)
-    q_RV = log_q_RV.exp()
+    """The statistics of one block of rows, from untempered distributions over the full vocabulary."""
     ids_R1 = None if token_ids_R is None else token_ids_R.unsqueeze(-1)
+    agrees_R = student.logits_RV.argmax(-1) == teacher.logits_RV.argmax(-1)
     return TokenStatistics(
-        student_entropy_N=-(log_p_RV.exp() * log_p_RV).sum(-1),
-        teacher_entropy_N=-(q_RV * log_q_RV).sum(-1),
-        top1_agreement_N=(student_logits_RV.argmax(-1) == teacher_logits_RV.argmax(-1)).to(q_RV.dtype),
-        teacher_epistemic_mass_N=q_RV.index_select(-1, epistemic_ids_E).sum(-1),
-        student_logprob_N=None if ids_R1 is None else log_p_RV.gather(-1, ids_R1).squeeze(-1),
-        teacher_logprob_N=None if ids_R1 is None else log_q_RV.gather(-1, ids_R1).squeeze(-1),
+        student_entropy_N=_entropy(student),
+        teacher_entropy_N=_entropy(teacher),
+        top1_agreement_N=agrees_R.to(teacher.probs_RV.dtype),
+        teacher_epistemic_mass_N=teacher.probs_RV.index_select(-1, epistemic_ids_E).sum(-1),
+        student_logprob_N=None if ids_R1 is None else student.logprob(ids_R1).squeeze(-1),
+        teacher_logprob_N=None if ids_R1 is None else teacher.logprob(ids_R1).squeeze(-1),
     )
+
+
+def _entropy(distribution: Distribution) -> Tensor:
+    mean_logit_R: Tensor = torch.linalg.vecdot(distribution.probs_RV, distribution.logits_RV)
+    return distribution.log_normalizer_R1.squeeze(-1) - mean_logit_R
 
 
 def concatenate(blocks: Sequence[TokenStatistics]) -> TokenStatistics:

@@ -98,12 +98,11 @@ def token_divergence(
             f"{tuple(student_logits_NV.shape)} and {tuple(teacher_logits_NV.shape)}"
         )
     num_shared = min(student_logits_NV.shape[1], teacher_logits_NV.shape[1])
-    student_NV = _tempered(student_logits_NV[:, :num_shared], divergence)
-    teacher_NV = _tempered(teacher_logits_NV[:, :num_shared].detach(), divergence)
+    student_NV, teacher_NV = student_logits_NV[:, :num_shared], teacher_logits_NV[:, :num_shared].detach()
     if divergence.support == "top_k":
         teacher_NV, top_ids_NK = teacher_NV.topk(min(divergence.teacher_top_k, num_shared), dim=-1)
         student_NV = student_NV.gather(-1, top_ids_NK)
-    log_p_NV, log_q_NV = student_NV.log_softmax(-1), teacher_NV.log_softmax(-1)
+    log_p_NV, log_q_NV = _log_probs(student_NV, divergence), _log_probs(teacher_NV, divergence)
     if divergence.support == "sampled":
         assert token_ids_N is not None
         per_token_N = _sampled(log_p_NV, log_q_NV, token_ids_N, divergence)
@@ -120,8 +119,9 @@ def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_toke
         raise ValueError(f"token_ids_N must have shape ({num_tokens},), not {tuple(token_ids_N.shape)}")
 
 
-def _tempered(logits_NV: Tensor, divergence: Divergence) -> Tensor:
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) / divergence.temperature
+def _log_probs(logits_NV: Tensor, divergence: Divergence) -> Tensor:
+    dtype = torch.promote_types(logits_NV.dtype, torch.float32)
+    return (logits_NV.to(dtype) / divergence.temperature).log_softmax(-1)
 
 
 def _summed(log_p_NV: Tensor, log_q_NV: Tensor, divergence: Divergence) -> Tensor:
