@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _NUM_CHARACTERS = 26
@@ -21,7 +22,15 @@ KEY_PREFIX = "key_"
 
 def new_id(prefix: str, *, now_seconds: float | None = None) -> str:
     """A fresh id of the kind that `prefix` names, for example ``job_01k…``."""
-    milliseconds = int((time.time() if now_seconds is None else now_seconds) * 1000)
-    number = (milliseconds << 80) | secrets.randbits(80)
+    return _encoded(prefix, time.time() if now_seconds is None else now_seconds, secrets.randbits(80))
+
+
+def first_id(prefix: str, at: datetime) -> str:
+    """The smallest id of the kind that could have been made at that time: ids of later objects are not smaller."""
+    return _encoded(prefix, max(0.0, at.timestamp()), 0)
+
+
+def _encoded(prefix: str, seconds: float, random_bits: int) -> str:
+    number = (int(seconds * 1000) << 80) | random_bits
     characters = [_ALPHABET[(number >> (5 * i)) & 31] for i in range(_NUM_CHARACTERS)]
     return prefix + "".join(reversed(characters))

@@ -106,7 +106,8 @@ ACTION_RESULTS: dict[Action, dict[JobStatus, JobStatus]] = {
     },
 }
 """What each action makes of each status. A missing entry is an illegal request (409).
-An entry onto the same status is the idempotent repeat of a request already honoured."""
+An entry onto the same status is the idempotent repeat of a request already honoured.
+``delete`` leads to no status: it removes a job that is over, see `legal_statuses`."""
 
 
 class IllegalTransitionError(Exception):
@@ -122,4 +123,10 @@ def assert_transition(current: JobStatus, new: JobStatus) -> None:
 
 def legal_statuses(action: Action) -> list[JobStatus]:
     """The statuses in which `action` may be asked for, in the order of `JobStatus`."""
-    return [status for status in JobStatus if status in ACTION_RESULTS.get(action, {})]
+    legal = FINAL_STATUSES if action is Action.DELETE else ACTION_RESULTS[action].keys()
+    return [status for status in JobStatus if status in legal]
+
+
+def legal_actions(status: JobStatus) -> list[Action]:
+    """What may be asked of a job in `status`, in the order of `Action`."""
+    return [action for action in Action if status in legal_statuses(action)]

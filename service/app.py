@@ -1,0 +1,152 @@
+"""The application: parts wired together, started and stopped. ``uvicorn service.app:app``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from contract.database import Database
+from service.api import make_router, openapi_document
+from service.auth import KeyGate, KeyScope
+from service.context import ServiceContext
+from service.db import migrate
+from service.enqueue import Doorbell
+from service.errors import InvalidRequestError, error_response
+from service.events.feed import EventFeed
+from service.keys import repository as stored_keys
+from service.keys.secret import load_pepper
+from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
+from service.logs import log_json
+from service.models.service import ModelShelf
+from service.request_envelope import RequestEnvelope
+from service.settings import Settings
+from service.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Nothing is opened or written before it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context = await run_in_threadpool(_start, settings)
+        app.state.context = context
+        async with context.feed.running():
+            with _streams_end_on_signal(context.feed.close):
+                yield
+        await run_in_threadpool(_stop, context)
+
+    app = FastAPI(
+        title="TRD service",
+        version="0.1.0",
+        summary="Distils language models: OPD, OPSD and Trajectory-Refined Distillation.",
+        lifespan=lifespan,
+        docs_url=None,  # the page would load its scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(make_router())
+    app.openapi = lambda: _remembered_openapi(app)  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_middleware(KeyGate, keys=lambda: app.state.context.keys)
+    app.add_middleware(RequestEnvelope, settings=settings)
+    return app
+
+
+def _remembered_openapi(app: FastAPI) -> dict[str, object]:
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi_document(app)
+    return app.openapi_schema
+
+
+def _start(settings: Settings) -> ServiceContext:
+    log_json()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if settings.is_embedded:
+        migrate(settings.database_url)
+    database = Database(settings.database_url)
+    keys = KeyRing(database, load_pepper(settings.key_pepper, settings.data_dir), settings.api_key)
+    if settings.api_key is None:
+        _ensure_key(settings, database, keys)
+    return ServiceContext(
+        settings=settings,
+        database=database,
+        storage=Storage(settings.storage_url),
+        doorbell=Doorbell(settings.broker_url, settings.data_dir),
+        keys=keys,
+        models=ModelShelf(settings.models),
+        feed=EventFeed(database),
+    )
+
+
+def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
+    """The first embedded start makes a key and prints it; without a key nobody can make one."""
+    if not settings.is_embedded:
+        logger.warning("TRD_API_KEY is not set: only keys that are in the database already are known")
+        return
+    with database.write() as session:
+        if stored_keys.any_key(session):
+            return
+        _, key = create_key(session, keys, owner=BOOTSTRAP_OWNER, name="first start", scopes=[KeyScope.ADMIN])
+    sys.stderr.write(f"\n  API key, shown this once: {key}\n  (lost it? start with TRD_API_KEY=…)\n\n")
+    sys.stderr.flush()
+
+
+def _stop(context: ServiceContext) -> None:
+    context.doorbell.close()
+    context.database.dispose()
+
+
+@contextmanager
+def _streams_end_on_signal(end_streams: Callable[[], None]) -> Iterator[None]:
+    """A server that is told to stop waits for its connections, and event streams do not end by themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        end_streams()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refuse(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException), "registered for nothing else"
+    return error_response(error)
+
+
+def _refuse_parameters(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), "registered for nothing else"
+    problems = []
+    for details in error.errors():
+        param = str(details["loc"][-1])
+        reason = details["msg"][:1].lower() + details["msg"][1:]
+        shown = "" if details["type"] == "missing" else f" = {str(details['input'])[:80]}"
+        problems.append({"param": param, "message": f"{param}{shown}: {reason}"})
+    first = problems[0]
+    return error_response(InvalidRequestError(first["message"], param=first["param"], errors=problems))
+
+
+app = create_app(Settings.from_environment())

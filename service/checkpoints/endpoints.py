@@ -1,0 +1,156 @@
+"""``/jobs/{id}/checkpoints``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from email.utils import format_datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from contract.tables import Checkpoint, CheckpointFile
+from service.auth import Reader, Submitter
+from service.checkpoints import repository
+from service.checkpoints.archive import Archive
+from service.checkpoints.ranges import ByteRange, requested_range
+from service.checkpoints.schemas import (
+    CheckpointView,
+    DeletedCheckpoint,
+    ManifestView,
+    checkpoint_view,
+    manifest_view,
+)
+from service.checkpoints.service import delete, get_checkpoint, get_file
+from service.context import Context, ServiceContext
+from service.errors import NotFoundError
+from service.jobs.service import get_job
+from service.pages import Page
+from service.storage import StoredFileMissingError
+
+router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
+
+Step = Annotated[str, Path(description="A step, or 'latest'.")]
+
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_BINARY: dict[str, Any] = {"content": {"application/octet-stream": _BYTES}}
+_DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: _BINARY,
+    206: {"description": "The range that was asked for.", **_BINARY},
+    304: {"description": "The client has this file: If-None-Match."},
+    416: {"description": "A range that the file does not have."},
+}
+_TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": _BYTES}}}
+
+
+@router.get("", summary="A job's checkpoints by step")
+def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[CheckpointView]:
+    """Complete ones only: each was verified against its manifest."""
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        rows = repository.all_of(session, job_id)
+    return Page(data=[checkpoint_view(row) for row in rows], has_more=False)
+
+
+@router.get("/{step}", summary="A checkpoint's manifest")
+def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -> ManifestView:
+    """Its files with their sizes and digests."""
+    with context.database.read() as session:
+        row = get_checkpoint(session, caller.owner, job_id, step)
+        return manifest_view(row, repository.files(session, row.id))
+
+
+@router.delete("/{step}", summary="Delete a checkpoint")
+def delete_checkpoint(
+    context: Context, caller: Submitter, background: BackgroundTasks, job_id: str, step: Step
+) -> DeletedCheckpoint:
+    """Refused for the one that the job would go on from."""
+    with context.database.write() as session:
+        row = delete(session, caller.owner, job_id, step)
+    background.add_task(context.storage.remove_tree, row.storage_prefix)
+    return DeletedCheckpoint(id=row.id)
+
+
+@router.head("/{step}/files/{name:path}", include_in_schema=False)
+@router.get("/{step}/files/{name:path}", response_class=Response, responses=_DOWNLOAD, summary="Download a file")
+def download_file(context: Context, caller: Reader, request: Request, job_id: str, step: Step, name: str) -> Response:
+    """Whole or one ``Range`` of it, with its sha256 as entity tag and in a header: a download that broke off
+    goes on where it stopped, and is checked at its end."""
+    with context.database.read() as session:
+        checkpoint = get_checkpoint(session, caller.owner, job_id, step)
+        file = get_file(session, checkpoint, name)
+    headers = _file_headers(checkpoint, file)
+    if headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    part = requested_range(request.headers, file.num_bytes, headers["etag"])
+    return _file_response(context, file, part, headers, is_head=request.method == "HEAD")
+
+
+def _file_headers(checkpoint: Checkpoint, file: CheckpointFile) -> dict[str, str]:
+    digest = base64.b64encode(bytes.fromhex(file.sha256)).decode()
+    return {
+        "etag": f'"{file.sha256}"',
+        "last-modified": format_datetime(checkpoint.created_at, usegmt=True),
+        "accept-ranges": "bytes",
+        "x-checksum-sha256": file.sha256,
+        "repr-digest": f"sha-256=:{digest}:",  # RFC 9530: of the whole file, whatever the range
+        "content-disposition": f'attachment; filename="{file.name.rpartition("/")[2]}"',
+        "x-content-type-options": "nosniff",
+        "cache-control": "private, no-cache",
+    }
+
+
+def _file_response(
+    context: ServiceContext, file: CheckpointFile, part: ByteRange | None, headers: dict[str, str], *, is_head: bool
+) -> Response:
+    wanted = part or ByteRange(0, file.num_bytes)
+    headers["content-length"] = str(wanted.stop - wanted.start)
+    if part is not None:
+        headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.num_bytes}"
+    status = 200 if part is None else 206
+    media_type = "application/octet-stream"
+    _require_stored(context, file)
+    if is_head:
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    content = context.storage.read(file.storage_key, wanted.start, wanted.stop)
+    return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
+
+
+@router.get("/{step}/archive", response_class=Response, responses=_TAR, summary="Download a checkpoint as a tar")
+def download_archive(
+    context: Context,
+    caller: Reader,
+    job_id: str,
+    step: Step,
+    folder: Annotated[str | None, Query(max_length=255, description="Only this folder: model, adapter, state.")] = None,
+) -> Response:
+    """All files, or one folder's, made while it is sent; with SHA256SUMS for ``sha256sum -c``."""
+    with context.database.read() as session:
+        checkpoint = get_checkpoint(session, caller.owner, job_id, step)
+        files = repository.files(session, checkpoint.id)
+    if folder is not None:
+        files = [file for file in files if file.name.startswith(f"{folder}/")]
+    if not files:
+        raise NotFoundError(f"checkpoint {checkpoint.step} has no folder {folder}", code="file_not_found")
+    for file in files:
+        _require_stored(context, file)
+    name = f"{job_id}-step-{checkpoint.step}"
+    archive = Archive(name, files, int(checkpoint.created_at.timestamp()))
+    headers = {
+        "content-length": str(archive.num_bytes),
+        "content-disposition": f'attachment; filename="{name}.tar"',
+    }
+    content: Iterator[bytes] = archive.stream(context.storage)
+    return StreamingResponse(content, headers=headers, media_type="application/x-tar")
+
+
+def _require_stored(context: ServiceContext, file: CheckpointFile) -> None:
+    """Before the answer begins: after that, it can only be cut off."""
+    try:
+        context.storage.open(file.storage_key).close()
+    except StoredFileMissingError as error:
+        raise NotFoundError(
+            f"{file.name} is listed but no longer in the storage; a newer checkpoint may have replaced it",
+            code="file_not_found",
+        ) from error

@@ -1,0 +1,47 @@
+"""One byte range of a file, by RFC 9110: what a broken download needs to go on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.errors import RangeError
+
+_SINGLE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """From `start` to before `stop`."""
+
+    start: int
+    stop: int
+
+
+def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> ByteRange | None:
+    """The part of the file that is asked for; None for all of it.
+
+    Several ranges at once, and units other than bytes, are not served: the whole file is, as the RFC
+    allows. So is a range under an ``If-Range`` that names another version. Raises `RangeError` for a range
+    that the file does not have.
+    """
+    match = _SINGLE.match(headers.get("range", "").replace(" ", ""))
+    if match is None or headers.get("if-range", etag) != etag:
+        return None
+    first, last = match.groups()
+    if not first and not last:
+        return None
+    if not first:
+        start, stop = max(0, num_bytes - int(last)), num_bytes
+    else:
+        start, stop = int(first), min(int(last) + 1, num_bytes) if last else num_bytes
+    if first and last and int(last) < int(first):
+        return None  # not a range at all
+    if start >= stop:
+        raise RangeError(
+            f"Range = {headers['range']}: the file has {num_bytes} bytes",
+            param="Range",
+            headers={"content-range": f"bytes */{num_bytes}"},
+        )
+    return ByteRange(start, stop)

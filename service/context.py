@@ -1,0 +1,39 @@
+"""The parts of one API process, wired once by `service.app` and handed to every endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from contract.database import Database
+from service.enqueue import Doorbell
+from service.events.feed import EventFeed
+from service.keys.service import KeyRing
+from service.models.service import ModelShelf
+from service.settings import Settings
+from service.storage import Storage
+
+
+@dataclass(frozen=True)
+class ServiceContext:
+    """What endpoints work with."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+    keys: KeyRing
+    models: ModelShelf
+    feed: EventFeed
+
+
+def service_context(request: Request) -> ServiceContext:
+    """A dependency."""
+    context: ServiceContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ServiceContext, Depends(service_context)]

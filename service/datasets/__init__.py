@@ -1,0 +1,1 @@
+"""Uploaded problems: received, validated row by row, stored as they came."""

@@ -1,0 +1,129 @@
+"""``/datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from contract.tables import Dataset
+from service.auth import Reader, Submitter
+from service.context import Context, ServiceContext
+from service.datasets import repository
+from service.datasets.multipart import receive_form
+from service.datasets.schemas import DatasetView, DeletedDataset, dataset_view
+from service.datasets.service import Upload, delete, get_dataset
+from service.errors import ApiError, MediaTypeError, QuotaError
+from service.pages import Limit, Page, cut
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+RAW_TYPES = frozenset({"application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines"})
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
+_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            **{media_type: {"schema": {"type": "string"}} for media_type in sorted(RAW_TYPES)},
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, a JSON object a line")
+async def upload_dataset(
+    context: Context,
+    caller: Submitter,
+    request: Request,
+    filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = "rows.jsonl",
+) -> DatasetView:
+    """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``; other fields are kept.
+    Answers may be strings or numbers. Up to 100 errors name row, field and what is wrong."""
+    row = await receive_dataset(context, caller.owner, request, filename)
+    return dataset_view(row)
+
+
+async def receive_dataset(context: ServiceContext, owner: str, request: Request, filename: str) -> Dataset:
+    """The stored and recorded dataset in the request's body, a form's file or the body itself."""
+    body = request.stream()
+    try:
+        with context.storage.staged() as staged:
+            upload = Upload(staged, context.settings.upload)
+            filename = await _read_body(request, body, upload, filename)
+            row = await upload.finish(owner, filename)
+    except ApiError:
+        await _drain(body)
+        raise
+    await run_in_threadpool(_record, context, row)
+    return row
+
+
+async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, filename: str) -> str:
+    """Feed the upload, and return the file's name."""
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise MediaTypeError("content-encoding: send the rows as they are, not compressed")
+    if media_type == "multipart/form-data":
+        form = await receive_form(content_type, body, upload.write)
+        return form.filename or filename
+    if media_type not in RAW_TYPES:
+        raise MediaTypeError(
+            f"content-type = {media_type or 'none'}: send a multipart/form-data file, or the rows as application/jsonl"
+        )
+    async for content in body:
+        await upload.write(content)
+    return filename
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    """Read what still comes: a client that is cut off while it sends never sees the answer."""
+    with suppress(ApiError):  # the limit on the body holds here too
+        async for _ in body:
+            pass
+
+
+def _record(context: ServiceContext, row: Dataset) -> None:
+    limit = context.settings.max_stored_bytes
+    with context.database.write() as session:
+        has_room = repository.num_stored_bytes(session, row.owner) + row.num_bytes <= limit
+        if has_room:
+            session.add(row)
+    if not has_room:
+        context.storage.remove(row.storage_key)
+        raise QuotaError(f"your datasets may have {limit} bytes in all; delete some first")
+
+
+@router.get("", summary="List datasets, newest first")
+def list_datasets(
+    context: Context,
+    caller: Reader,
+    after: Annotated[str | None, Query(max_length=40, description="Id of the last dataset seen.")] = None,
+    limit: Limit = 20,
+) -> Page[DatasetView]:
+    """The caller's own."""
+    with context.database.read() as session:
+        rows, has_more = cut(repository.page(session, caller.owner, after, limit), limit)
+    return Page(data=[dataset_view(row) for row in rows], has_more=has_more)
+
+
+@router.get("/{dataset_id}", summary="One dataset")
+def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetView:
+    """What it holds, and its digest."""
+    with context.database.read() as session:
+        return dataset_view(get_dataset(session, caller.owner, dataset_id))
+
+
+@router.delete("/{dataset_id}", summary="Delete a dataset that no job needs")
+def delete_dataset(context: Context, caller: Submitter, background: BackgroundTasks, dataset_id: str) -> DeletedDataset:
+    """Jobs that are over keep their results."""
+    with context.database.write() as session:
+        key = delete(session, caller.owner, dataset_id)
+    background.add_task(context.storage.remove, key)
+    return DeletedDataset(id=dataset_id)

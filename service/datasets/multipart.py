@@ -1,0 +1,128 @@
+"""The file of a multipart form, handed on while it arrives instead of spooled first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.errors import InvalidRequestError
+
+MAX_FIELD_BYTES = 10_000
+MAX_PARTS = 20
+
+Sink = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass
+class Form:
+    """What came with the file."""
+
+    filename: str | None = None
+    """None where no part was a file."""
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Part:
+    name: str = ""
+    filename: str | None = None
+    content: bytearray = field(default_factory=bytearray)
+
+
+class _Parser:
+    """Turns the parser's callbacks into parts; what belongs to the file waits in `pending`."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.form = Form()
+        self.pending: list[bytes] = []
+        self.is_complete = False
+        self._part = _Part()
+        self._num_parts = 0
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._take,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, content: bytes) -> None:
+        self._parser.write(content)
+
+    def _begin_part(self) -> None:
+        self._part = _Part()
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise InvalidRequestError(f"the form has more than {MAX_PARTS} parts", code="invalid_form")
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._header_value))
+            self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
+            if b"filename" in options:
+                self._part.filename = options[b"filename"].decode("utf-8", "replace")
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _end_headers(self) -> None:
+        if self._part.filename is None:
+            return
+        if self.form.filename is not None:
+            raise InvalidRequestError("the form has more than one file; send one at a time", code="invalid_form")
+        self.form.filename = self._part.filename
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._part.filename is not None:
+            self.pending.append(data[start:end])
+            return
+        self._part.content += data[start:end]
+        if len(self._part.content) > MAX_FIELD_BYTES:
+            raise InvalidRequestError(
+                f"{self._part.name}: a form field may have {MAX_FIELD_BYTES} bytes; the rows belong in a file part",
+                code="invalid_form",
+                param=self._part.name,
+            )
+
+    def _end_part(self) -> None:
+        if self._part.filename is None:
+            self.form.fields[self._part.name] = self._part.content.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self.is_complete = True
+
+
+async def receive_form(content_type: str, stream: AsyncIterable[bytes], sink: Sink) -> Form:
+    """Read a form to its end, its file into `sink`; raises `InvalidRequestError`."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise InvalidRequestError("content-type: multipart/form-data needs a boundary", code="invalid_form")
+    parser = _Parser(boundary)
+    try:
+        async for content in stream:
+            parser.write(content)
+            for piece in parser.pending:
+                await sink(piece)
+            parser.pending.clear()
+    except MultipartParseError as error:
+        raise InvalidRequestError(f"the form cannot be read: {error}", code="invalid_form") from error
+    if not parser.is_complete:
+        raise InvalidRequestError("the form ends before its closing boundary", code="invalid_form")
+    if parser.form.filename is None:
+        raise InvalidRequestError(
+            "file: the form holds no file; send the rows as a file part, for example curl -F file=@rows.jsonl",
+            code="invalid_form",
+            param="file",
+        )
+    return parser.form

@@ -1,0 +1,39 @@
+"""The schema: brought up to date at an embedded start, and compared with what this code expects."""
+
+from __future__ import annotations
+
+import logging
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from contract.database import Database
+from service.settings import PACKAGES_DIR
+
+logger = logging.getLogger(__name__)
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(PACKAGES_DIR / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the newest schema. Processes that start together take turns."""
+    command.upgrade(_config(url), "head")
+
+
+def expected_revision() -> str | None:
+    """The newest revision that this code comes with."""
+    return ScriptDirectory.from_config(_config("")).get_current_head()
+
+
+def current_revision(database: Database) -> str | None:
+    """The database's revision; None where it was never migrated."""
+    with database.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()

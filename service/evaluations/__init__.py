@@ -1,0 +1,1 @@
+"""The student's scores, before training and after."""

@@ -1,0 +1,23 @@
+"""``/jobs/{id}/evaluations``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.auth import Reader
+from service.context import Context
+from service.evaluations import repository
+from service.evaluations.schemas import EvaluationView, evaluation_view
+from service.jobs.service import get_job
+from service.pages import Page
+
+router = APIRouter(prefix="/jobs/{job_id}/evaluations", tags=["jobs"])
+
+
+@router.get("", summary="The student's scores over the run")
+def list_evaluations(context: Context, caller: Reader, job_id: str) -> Page[EvaluationView]:
+    """By step; all of them."""
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        rows = repository.all_of(session, job_id)
+    return Page(data=[evaluation_view(row) for row in rows], has_more=False)

@@ -1,0 +1,1 @@
+"""What happened to a job: numbered events, in pages and as a stream."""

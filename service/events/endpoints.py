@@ -1,0 +1,60 @@
+"""``/jobs/{id}/events``: pages of JSON, or a stream of server-sent events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from contract.job_state import JobStatus
+from service.auth import Reader
+from service.context import Context
+from service.errors import InvalidRequestError
+from service.events import repository
+from service.events.schemas import EventView, event_view
+from service.jobs.service import get_job
+from service.pages import Limit, Page, cut
+
+router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The job is over and its last event was seen: an EventSource stops asking."},
+}
+
+
+@router.get("", response_model=Page[EventView], responses=_STREAM, summary="What happened to a job")
+def list_events(
+    context: Context,
+    caller: Reader,
+    request: Request,
+    *,
+    job_id: str,
+    after: Annotated[int, Query(ge=0, description="Number of the last event seen.")] = 0,
+    limit: Limit = 100,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Page[EventView] | Response:
+    """Events in order. With ``accept: text/event-stream``, all from ``Last-Event-ID`` on as they come, with
+    ``progress`` in between and ``end`` at the end of the job."""
+    streams = "text/event-stream" in request.headers.get("accept", "")
+    after = max(after, _sequence(last_event_id)) if streams else after
+    with context.database.read() as session:
+        job = get_job(session, caller.owner, job_id)
+        if not streams:
+            rows, has_more = cut(repository.events_after(session, job_id, after, limit + 1), limit)
+            return Page(data=[event_view(row) for row in rows], has_more=has_more)
+    if last_event_id is not None and JobStatus(job.status).is_final and after >= job.num_events:
+        return Response(status_code=204)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(context.feed.stream(job_id, after), media_type="text/event-stream", headers=headers)
+
+
+def _sequence(last_event_id: str | None) -> int:
+    if not last_event_id:
+        return 0
+    if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 9:
+        raise InvalidRequestError(
+            f"Last-Event-ID = {last_event_id[:40]}: must be the number of an event", param="Last-Event-ID"
+        )
+    return int(last_event_id)

@@ -1,0 +1,231 @@
+"""Live events for any number of streams, from one look at the database at a time.
+
+All streams of a job share a channel: the newest events, and where the job stands. A stream is a cursor
+into it. One that is behind what the channel holds reads the database until it has caught up, so that a
+slow client, or one that comes back, misses nothing and holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from contract.database import Database
+from contract.job_state import JobStatus
+from contract.tables import JobEvent
+from service.events import repository
+from service.events.schemas import event_frame, passing_frame
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+KEEP_ALIVE_SECONDS = 15.0
+"""Proxies cut connections on which nothing comes for a minute or so."""
+BATCH = 500
+"""Events read at once."""
+MAX_HELD = 1000
+"""Newest events of a job held in memory while somebody watches it."""
+
+KEEP_ALIVE = b": still here\n\n"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An event, ready to be sent."""
+
+    sequence: int
+    content: bytes
+
+
+class Channel:
+    """The newest of one watched job."""
+
+    def __init__(self) -> None:
+        self.num_streams = 0
+        self.state: dict[str, Any] | None = None
+        """Where the job stands; None before the first look, and once the job is gone."""
+        self.is_gone = False
+        self.held_after: int | None = None
+        """All events after this number, up to the newest known, are held; None before the first look."""
+        self.frames: deque[Frame] = deque()
+        self.news = asyncio.Event()
+        """Set when something changes; the next change has an event of its own."""
+
+    @property
+    def newest(self) -> int | None:
+        """Number of the newest event known; None before the first look."""
+        return self.frames[-1].sequence if self.frames else self.held_after
+
+    def after(self, cursor: int) -> list[Frame]:
+        """The held events that follow `cursor`."""
+        return [frame for frame in self.frames if frame.sequence > cursor]
+
+    def add(self, frames: Sequence[Frame]) -> None:
+        """Hold newer events, and let the oldest go."""
+        self.frames.extend(frames)
+        while len(self.frames) > MAX_HELD:
+            self.held_after = self.frames.popleft().sequence
+
+    def tell(self) -> None:
+        """Wake the streams."""
+        self.news.set()
+        self.news = asyncio.Event()
+
+
+class EventFeed:
+    """Watches the jobs that somebody streams."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._channels: dict[str, Channel] = {}
+        self._watched = asyncio.Event()
+        self._is_closing = False
+
+    @property
+    def num_streams(self) -> int:
+        """Open streams of this process."""
+        return sum(channel.num_streams for channel in self._channels.values())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look at the database as long as the block lasts."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            self.close()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def close(self) -> None:
+        """End all streams: the process stops. Clients come back with their ``Last-Event-ID``."""
+        self._is_closing = True
+        for channel in self._channels.values():
+            channel.tell()
+
+    async def stream(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        """The job's events from number `after` on, as they come; ends with the job."""
+        cursor = after
+        last_progress: dict[str, Any] | None = None
+        with self._subscribed(job_id) as channel:
+            while not self._is_closing and not channel.is_gone:
+                news = channel.news  # taken before looking: what comes in between is not slept through
+                frames = await self._next_frames(job_id, channel, cursor)
+                for frame in frames:
+                    yield frame.content
+                    cursor = frame.sequence
+                if frames:
+                    continue
+                if channel.state is not None and channel.state != last_progress:
+                    last_progress = channel.state
+                    yield passing_frame("progress", last_progress)
+                if _is_over(channel, cursor):
+                    yield passing_frame("end", {"status": channel.state["status"] if channel.state else None})
+                    return
+                if not await _is_set_within(news, KEEP_ALIVE_SECONDS):
+                    yield KEEP_ALIVE
+
+    @contextmanager
+    def _subscribed(self, job_id: str) -> Iterator[Channel]:
+        channel = self._channels.setdefault(job_id, Channel())
+        channel.num_streams += 1
+        self._watched.set()
+        try:
+            yield channel
+        finally:
+            channel.num_streams -= 1
+            if channel.num_streams == 0:
+                del self._channels[job_id]
+
+    async def _next_frames(self, job_id: str, channel: Channel, cursor: int) -> Sequence[Frame]:
+        if channel.held_after is not None and cursor >= channel.held_after:
+            return channel.after(cursor)
+        return await run_in_threadpool(self._read_events, job_id, cursor)
+
+    def _read_events(self, job_id: str, cursor: int) -> list[Frame]:
+        with self._database.read() as session:
+            return [_frame(row) for row in repository.events_after(session, job_id, cursor, BATCH)]
+
+    async def _watch(self) -> None:
+        while True:
+            await self._watched.wait()
+            if not self._channels:
+                self._watched.clear()
+                continue
+            try:
+                await self._look()
+            except SQLAlchemyError as error:
+                logger.warning("the event feed cannot read the database, and tries again: %s", error)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look(self) -> None:
+        known = {job_id: channel.newest for job_id, channel in self._channels.items()}
+        news = await run_in_threadpool(self._read_news, known)
+        for job_id in known.keys() & self._channels.keys():
+            _update(self._channels[job_id], known[job_id], news.get(job_id))
+
+    def _read_news(self, known: dict[str, int | None]) -> dict[str, _News]:
+        job_ids = list(known)
+        news: dict[str, _News] = {}
+        with self._database.read() as session:
+            for start in range(0, len(job_ids), BATCH):
+                for row in repository.job_states(session, job_ids[start : start + BATCH]):
+                    state = row._asdict()
+                    num_events = state.pop("num_events")
+                    newest = known[row.id]
+                    events: Sequence[JobEvent] = []
+                    if newest is not None and num_events > newest:
+                        events = repository.events_after(session, row.id, newest, BATCH)
+                    news[row.id] = _News(state, num_events, [_frame(event) for event in events])
+        return news
+
+
+@dataclass(frozen=True)
+class _News:
+    state: dict[str, Any]
+    num_events: int
+    frames: list[Frame]
+
+
+def _frame(row: JobEvent) -> Frame:
+    return Frame(row.sequence, event_frame(row))
+
+
+def _update(channel: Channel, known_newest: int | None, news: _News | None) -> None:
+    if news is None:
+        channel.is_gone = True
+        channel.tell()
+        return
+    if channel.newest != known_newest:
+        return  # the channel was closed and opened again meanwhile
+    if channel.held_after is None:
+        channel.held_after = news.num_events
+    channel.add(news.frames)
+    # A status is told only once all events up to it are here: a stream that sees the end stops.
+    state = news.state if channel.newest == news.num_events else channel.state
+    if news.frames or channel.state != state:
+        channel.state = state
+        channel.tell()
+
+
+def _is_over(channel: Channel, cursor: int) -> bool:
+    if channel.state is None or channel.newest is None:
+        return False
+    return JobStatus(channel.state["status"]).is_final and cursor >= channel.newest
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""``/healthz``: the process answers. ``/readyz``: what it needs does too. ``/metrics``: figures for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from contract.job_state import JobStatus
+from service.auth import Reader
+from service.context import Context, ServiceContext
+from service.db import current_revision, expected_revision
+from service.jobs import repository
+
+router = APIRouter(tags=["operations"])
+
+BROKER_CHECK_SECONDS = 10.0
+"""How long an answer about the broker holds: asking one that is down takes seconds."""
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz", summary="Does the process answer?")
+async def healthz() -> Health:
+    """Needs no key, and asks nobody."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    response_model=dict[str, str],
+    responses={503: {"description": "A part that is needed does not work."}},
+    summary="Can requests be served?",
+)
+def readyz(context: Context, response: Response) -> dict[str, str]:
+    """Needs no key. A broker that is down does not make the service unready: workers look at the database too."""
+    database, schema = _database_state(context)
+    parts = {"database": database, "schema": schema, "storage": _storage_state(context)}
+    is_ready = all(state == "ok" for state in parts.values())
+    response.status_code = 200 if is_ready else 503
+    broker = _broker_state(context, int(time.monotonic() / BROKER_CHECK_SECONDS))
+    return {"status": "ready" if is_ready else "unready", **parts, "broker": broker}
+
+
+def _database_state(context: ServiceContext) -> tuple[str, str]:
+    try:
+        current = current_revision(context.database)
+    except SQLAlchemyError:
+        return "unreachable", "unknown"
+    expected = expected_revision()
+    if current != expected:
+        return "ok", f"is at {current or 'nothing'}, expected {expected}: run alembic upgrade head"
+    return "ok", "ok"
+
+
+def _storage_state(context: ServiceContext) -> str:
+    try:
+        context.storage.check()
+    except OSError as error:
+        return f"not writable: {error.strerror or type(error).__name__}"
+    return "ok"
+
+
+@lru_cache(maxsize=4)
+def _broker_state(context: ServiceContext, _period: int) -> str:
+    return "ok" if context.doorbell.is_reachable() else "unreachable; jobs wait until a worker looks by itself"
+
+
+@router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
+def prometheus(context: Context, caller: Reader) -> Response:
+    """Jobs by status and how long the oldest waits, over all owners."""
+    with context.database.read() as session:
+        counts = repository.num_by_status(session)
+        oldest = repository.oldest_waiting(session)
+    waiting = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
+    lines = [
+        "# HELP trd_jobs Jobs by status.",
+        "# TYPE trd_jobs gauge",
+        *(f'trd_jobs{{status="{status}"}} {counts.get(status, 0)}' for status in JobStatus),
+        "# HELP trd_oldest_queued_seconds Age of the job that waits longest.",
+        "# TYPE trd_oldest_queued_seconds gauge",
+        f"trd_oldest_queued_seconds {waiting:.3f}",
+        "# HELP trd_streams Open event streams of this process.",
+        "# TYPE trd_streams gauge",
+        f"trd_streams {context.feed.num_streams}",
+    ]
+    return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")

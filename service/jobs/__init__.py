@@ -1,0 +1,1 @@
+"""Jobs: admitted, recorded, shown, and led from status to status."""

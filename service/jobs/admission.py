@@ -1,0 +1,177 @@
+"""Whether a job can run here: all that can be known before anything is queued.
+
+Checks a spec against the operator's models, limits and allow-lists and the caller's datasets, and
+resolves it. Reads the database and JSON files of the models; writes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.database import Database
+from contract.job_spec import DatasetRef, GeneratedDataset, HubDataset, JobSpec, PathDataset, ServedTeacher
+from contract.model_catalog import vocabulary_difference
+from contract.tables import Dataset
+from service.datasets import repository as datasets
+from service.datasets.service import first_row_without_solution
+from service.errors import InvalidRequestError
+from service.jobs.budgets import contexts, fit_budgets
+from service.jobs.estimate import Estimate, estimate
+from service.models.service import ModelShelf, ShelvedModel
+from service.settings import Settings
+from service.storage import Storage
+
+ENGINE_MAX_DEVICES = 1
+"""What the engine of this version trains on at once."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A job that may be queued."""
+
+    spec: JobSpec
+    """Resolved: every default made explicit."""
+    notices: list[str]
+    """What was chosen otherwise than by default, and why."""
+    estimate: Estimate | None
+    """None where the number of problems is known only to the worker."""
+
+
+class Admissions:
+    """The checks, with what they look at."""
+
+    def __init__(self, settings: Settings, database: Database, storage: Storage, models: ModelShelf) -> None:
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._models = models
+
+    def admit(self, owner: str, spec: JobSpec) -> Admission:
+        """The job as it would run; raises `InvalidRequestError` with the field, the value and the remedy."""
+        self._check_devices(spec)
+        spec, notices = self._fit_models(spec)
+        num_problems = self._check_data("dataset", spec.dataset, owner, needs_solutions=spec.is_privileged)
+        num_evaluated = None
+        if spec.evaluation.dataset is not None:
+            num_evaluated = self._check_data("evaluation.dataset", spec.evaluation.dataset, owner)
+        resolved = spec.resolved()
+        _check_holdout(resolved, num_problems)
+        is_known = num_problems is not None and (num_evaluated is not None or spec.evaluation.dataset is None)
+        expected = estimate(resolved, num_problems, num_evaluated) if is_known and num_problems is not None else None
+        return Admission(resolved, notices, expected)
+
+    def _check_devices(self, spec: JobSpec) -> None:
+        most = min(self._settings.max_devices, ENGINE_MAX_DEVICES)
+        if spec.devices > most:
+            raise _refusal("devices", spec.devices, f"jobs here may use at most {most}", f"set devices to {most}")
+
+    def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[str]]:
+        student = self._model("student", spec.student)
+        if isinstance(spec.teacher, ServedTeacher):
+            raise self._served_teacher_refusal(spec.teacher)
+        teacher = self._model("teacher", spec.teacher) if spec.teacher is not None else None
+        if teacher is not None:
+            _check_tokenizers(student, teacher)
+        needed = contexts(spec, _context_tokens(student), _context_tokens(teacher))
+        return fit_budgets(spec, needed)
+
+    def _model(self, field: str, name: str) -> ShelvedModel:
+        model = self._models.find(name)
+        if model is None:
+            there = ", ".join(self._models.names()) or "none; the operator's TRD_MODELS is empty"
+            raise _refusal(field, name, "there is no such model here", f"there are: {there}", "model_not_found")
+        if model.refusal is not None:
+            raise _refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
+        return model
+
+    def _served_teacher_refusal(self, teacher: ServedTeacher) -> InvalidRequestError:
+        names = self._settings.teacher_endpoints
+        field, name = "teacher.endpoint", teacher.endpoint
+        if name not in names:
+            there = ", ".join(sorted(names)) or "none"
+            return _refusal(field, name, "the operator configured no such endpoint", f"there are: {there}")
+        remedy = "name a model of GET /models as the teacher"
+        return _refusal(field, name, "the engine of this version takes no served teacher", remedy)
+
+    def _check_data(self, field: str, data: DatasetRef, owner: str, *, needs_solutions: bool = False) -> int | None:
+        """The number of problems, where it can be known here."""
+        if isinstance(data, HubDataset):
+            self._check_hub(field, data)
+            return None
+        if isinstance(data, PathDataset):
+            self._check_path(field, data)
+            return None
+        if isinstance(data, GeneratedDataset):
+            _check_generator(field, data)
+            return data.size
+        return self._check_uploaded(field, data, owner, needs_solutions)
+
+    def _check_hub(self, field: str, data: HubDataset) -> None:
+        allowed = self._settings.hub_datasets
+        if data.hub not in allowed:
+            there = ", ".join(sorted(allowed)) or "none (TRD_HUB_DATASETS)"
+            raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
+
+    def _check_path(self, field: str, data: PathDataset) -> None:
+        path = Path(data.path).resolve()
+        is_inside = any(path.is_relative_to(root.resolve()) for root in self._settings.dataset_roots)
+        if not is_inside or not path.exists():
+            reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
+            raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
+
+    def _check_uploaded(self, field: str, dataset_id: str, owner: str, needs_solutions: bool) -> int:
+        with self._database.read() as session:
+            row = datasets.find(session, owner, dataset_id)
+        if row is None:
+            raise _refusal(
+                field, dataset_id, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found"
+            )
+        if needs_solutions and not row.has_solutions:
+            raise self._no_solution(field, row)
+        return row.num_rows
+
+    def _no_solution(self, field: str, row: Dataset) -> InvalidRequestError:
+        number = first_row_without_solution(self._storage, row.storage_key)
+        return _refusal(
+            field,
+            row.id,
+            f"row {number} has no solution, and a student that teaches itself is shown every row's",
+            "give each row a solution, or name a teacher",
+            "dataset_lacks_solutions",
+        )
+
+
+def _context_tokens(model: ShelvedModel | None) -> int | None:
+    return model.facts.context_tokens if model is not None and model.facts is not None else None
+
+
+def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
+    if student.facts is None or teacher.facts is None:
+        return  # on a hub: the engine compares them
+    difference = vocabulary_difference(student.facts, teacher.facts)
+    if difference is not None:
+        reason = f"its tokenizer is not that of student {student.entry.name}: {difference}"
+        raise _refusal(
+            "teacher", teacher.entry.name, reason, "name a teacher of the student's family", "tokenizer_mismatch"
+        )
+
+
+def _check_generator(field: str, data: GeneratedDataset) -> None:
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise _refusal(
+            f"{field}.generator", data.generator, "reasoning-gym is not installed here", "upload the problems instead"
+        )
+
+
+def _check_holdout(spec: JobSpec, num_problems: int | None) -> None:
+    holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
+    if holds_out and num_problems is not None and num_problems < 2:
+        reason = f"nothing is left to train on when one of {num_problems} problems is held out"
+        remedy = "set it to 0, or upload more problems"
+        raise _refusal("evaluation.holdout", spec.evaluation.holdout, reason, remedy, "no_training_data")
+
+
+def _refusal(field: str, value: object, reason: str, remedy: str, code: str | None = None) -> InvalidRequestError:
+    return InvalidRequestError(f"{field} = {value}: {reason}; {remedy}", code=code, param=field)

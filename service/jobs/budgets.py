@@ -1,0 +1,154 @@
+"""Token budgets against the models' contexts.
+
+The defaults are the paper's, made for contexts of 40,000 tokens. On a smaller context a budget that the
+user did not give is lowered to what fits, and the job says so; one that the user gave is never changed:
+where it does not fit, the job is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from contract.job_spec import JobSpec
+from service.errors import InvalidRequestError
+
+SOLVE_PROMPT = "sampling.max_prompt_tokens"
+SOLVE_NEW = "sampling.max_new_tokens"
+REFINE_PROMPT = "refine.max_prompt_tokens"
+REFINE_NEW = "refine.max_new_tokens"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A prompt and a completion that must fit one model."""
+
+    prompt: str
+    completion: str
+    model: str
+    """For messages: ``student tiny-student``."""
+    tokens: int
+
+
+def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | None) -> list[Context]:
+    """What must fit where: sampling, refining, and scoring y after the student's and the teacher's prompt.
+
+    Contexts that are not known (None) are left to the engine.
+    """
+    student = f"student {spec.student}"
+    teacher = student if spec.is_privileged else f"teacher {spec.teacher}"
+    known = {student: student_tokens, teacher: student_tokens if spec.is_privileged else teacher_tokens}
+    completion = REFINE_NEW if spec.refines else SOLVE_NEW
+    scores_with_more = spec.is_privileged or (spec.refines and spec.resolved().loss.teacher_context == "refine")
+    wanted = [
+        (SOLVE_PROMPT, SOLVE_NEW, student),
+        (SOLVE_PROMPT, completion, student),
+        (REFINE_PROMPT if scores_with_more else SOLVE_PROMPT, completion, teacher),
+    ]
+    if spec.refines:
+        wanted.append((REFINE_PROMPT, REFINE_NEW, teacher))
+    return [
+        Context(prompt, completion, model, tokens)
+        for prompt, completion, model in dict.fromkeys(wanted)
+        if (tokens := known[model]) is not None
+    ]
+
+
+def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list[str]]:
+    """The spec with the budgets that the user left open lowered to what fits, and what was lowered.
+
+    Raises `InvalidRequestError` where budgets that the user gave do not fit.
+    """
+    needed = list(needed)
+    given = _given(spec)
+    defaults = _defaults(spec)
+    budgets = {**defaults, **given}
+    if _first_broken(budgets, needed) is not None:
+        budgets = {**given, **_lowered(spec, given, defaults, needed)}
+    broken = _first_broken(budgets, needed)
+    if broken is not None:
+        raise _too_long(broken, budgets, given)
+    lowered = {field: tokens for field, tokens in budgets.items() if tokens < defaults[field] and field not in given}
+    smallest = min(needed, key=lambda context: context.tokens, default=None)
+    notices = [
+        f"{field} = {tokens}, not the default of {defaults[field]}: the context of the {smallest.model} is "
+        f"{smallest.tokens} tokens"
+        for field, tokens in lowered.items()
+        if smallest is not None
+    ]
+    return _with_budgets(spec, budgets), notices
+
+
+def _given(spec: JobSpec) -> dict[str, int]:
+    """The budgets that the user wrote."""
+    values = {
+        f"{part}.{name}": getattr(getattr(spec, part), name)
+        for part in ("sampling", "refine")
+        for name in getattr(spec, part).model_fields_set & {"max_prompt_tokens", "max_new_tokens"}
+    }
+    return {field: tokens for field, tokens in values.items() if tokens is not None}
+
+
+def _defaults(spec: JobSpec) -> dict[str, int]:
+    plain = JobSpec(mode=spec.mode, student=spec.student, teacher=spec.teacher, dataset=spec.dataset).resolved()
+    assert plain.refine.max_prompt_tokens is not None, "a resolved spec has every budget"
+    return {
+        SOLVE_PROMPT: plain.sampling.max_prompt_tokens,
+        SOLVE_NEW: plain.sampling.max_new_tokens,
+        REFINE_NEW: plain.refine.max_new_tokens,
+        REFINE_PROMPT: plain.refine.max_prompt_tokens,
+    }
+
+
+def _lowered(
+    spec: JobSpec, given: Mapping[str, int], defaults: Mapping[str, int], needed: list[Context]
+) -> dict[str, int]:
+    """Shares of the smallest context, in the paper's spirit: the refining prompt holds problem, reference
+    and a whole attempt, and the refined trajectory may be as long as the attempt."""
+    smallest = min(context.tokens for context in needed)
+    problem = min(defaults[SOLVE_PROMPT], max(1, smallest // 8))
+    reference = 2 * problem if spec.is_privileged else 0
+    attempts = 2 if spec.refines else 1  # in the context at once: y_o and y_r, or y_o alone
+    attempt = max(1, (smallest - problem - reference) // attempts)
+    shares = {SOLVE_PROMPT: problem, SOLVE_NEW: attempt, REFINE_NEW: attempt, REFINE_PROMPT: smallest}
+    chosen = dict(given)
+    for field, share in shares.items():
+        if field not in given:
+            chosen[field] = max(1, min(defaults[field], share, *_room(field, chosen, needed)))
+    return chosen
+
+
+def _room(field: str, chosen: Mapping[str, int], needed: list[Context]) -> list[int]:
+    """What each context leaves to `field` beside the budgets chosen so far."""
+    pairs = [(c.prompt, c.completion, c.tokens) for c in needed] + [(c.completion, c.prompt, c.tokens) for c in needed]
+    return [tokens - chosen[other] for name, other, tokens in pairs if name == field and other in chosen] or [2**31]
+
+
+def _first_broken(budgets: Mapping[str, int], needed: list[Context]) -> Context | None:
+    return next((c for c in needed if budgets[c.prompt] + budgets[c.completion] > c.tokens), None)
+
+
+def _too_long(broken: Context, budgets: Mapping[str, int], given: Mapping[str, int]) -> InvalidRequestError:
+    field, other = broken.completion, broken.prompt
+    if field not in given or budgets[other] >= broken.tokens:
+        field, other = other, field
+    prompt, completion = budgets[broken.prompt], budgets[broken.completion]
+    room = broken.tokens - min(budgets[other], broken.tokens - 1)
+    return InvalidRequestError(
+        f"{field} = {budgets[field]}: {broken.prompt} + {broken.completion} = {prompt} + {completion} = "
+        f"{prompt + completion} tokens, but the context of the {broken.model} is {broken.tokens}; "
+        f"lower {field} to at most {room}, or leave it out",
+        code="context_too_long",
+        param=field,
+    )
+
+
+def _with_budgets(spec: JobSpec, budgets: Mapping[str, int]) -> JobSpec:
+    sampling = {"max_prompt_tokens": budgets[SOLVE_PROMPT], "max_new_tokens": budgets[SOLVE_NEW]}
+    refine = {"max_prompt_tokens": budgets[REFINE_PROMPT], "max_new_tokens": budgets[REFINE_NEW]}
+    return spec.model_copy(
+        update={
+            "sampling": spec.sampling.model_copy(update=sampling),
+            "refine": spec.refine.model_copy(update=refine),
+        }
+    )

@@ -1,0 +1,197 @@
+"""``/jobs``."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from contract.job_spec import JobSpec, Mode
+from contract.job_state import Action, JobStatus
+from contract.tables import Job
+from service.auth import Reader, Submitter
+from service.bodies import Body, document_sha256, json_body, openapi_body, validated
+from service.context import Context, ServiceContext
+from service.jobs import repository
+from service.jobs.admission import Admissions
+from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
+from service.jobs.service import Creation, Creator, act, delete, get_job, overridden, queue_position
+from service.pages import Limit, Page, cut
+from service.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+REPLAYED = "idempotent-replayed"
+"""Header that tells a job that an earlier request made."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same request with the same key makes one job, however often it is sent.",
+    ),
+]
+RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)]
+
+
+class Overrides(BaseModel):
+    """Fields of a job spec, to be merged into the original's."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobView | DryRunView,
+    openapi_extra=openapi_body(JobSpec),
+    responses={200: {"description": "With dry_run, or where an earlier request with the key made the job."}},
+    summary="Submit a job",
+)
+def create_job(
+    context: Context,
+    caller: Submitter,
+    response: Response,
+    *,
+    body: Annotated[Body[JobSpec], Depends(json_body(JobSpec))],
+    dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+    retry_count: RetryCount = 0,
+) -> JobView | DryRunView:
+    """Checked against models, data and limits, recorded, and queued."""
+    if dry_run:
+        response.status_code = 200
+        return dry_run_view(_admissions(context).admit(caller.owner, body.value))
+    creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
+    return _create(context, response, creation, body.value, body.document)
+
+
+@router.post(
+    "/{job_id}/clone",
+    status_code=201,
+    openapi_extra=openapi_body(Overrides, is_optional=True),
+    responses={200: {"description": "Where an earlier request with the key made the job."}},
+    summary="Submit a job like another",
+)
+def clone_job(
+    context: Context,
+    caller: Submitter,
+    response: Response,
+    *,
+    job_id: str,
+    body: Annotated[Body[Overrides], Depends(json_body(Overrides, is_optional=True))],
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """The spec as the original's user wrote it, with the body's fields merged in; checked anew."""
+    with context.database.read() as session:
+        original = get_job(session, caller.owner, job_id)
+    requested = overridden(original.requested or original.spec, body.document)
+    spec = validated(JobSpec, requested)
+    sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
+    creation = Creation(caller.owner, sha256, idempotency_key, cloned_from=job_id)
+    return _create(context, response, creation, spec, requested)
+
+
+def _create(
+    context: ServiceContext, response: Response, creation: Creation, spec: JobSpec, requested: dict[str, Any]
+) -> JobView:
+    creator = Creator(context.database, _admissions(context), context.settings.max_queued_jobs)
+    job, is_new = creator.create(creation, spec, requested)
+    if is_new:
+        context.doorbell.ring(job.id, job.queue)
+    else:
+        response.status_code = 200
+        response.headers[REPLAYED] = "true"
+    return _view(context, job)
+
+
+def _admissions(context: ServiceContext) -> Admissions:
+    return Admissions(context.settings, context.database, context.storage, context.models)
+
+
+def _view(context: ServiceContext, job: Job) -> JobView:
+    with context.database.read() as session:
+        return job_view(job, queue_position(session, job))
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(
+    context: Context,
+    caller: Reader,
+    *,
+    status: Annotated[list[JobStatus], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
+    mode: Mode | None = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
+    after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
+    limit: Limit = 20,
+) -> Page[JobView]:
+    """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
+    wanted = repository.JobFilter(status, mode, tag, _datetime(created_after), _datetime(created_before))
+    with context.database.read() as session:
+        rows, has_more = cut(repository.page(session, caller.owner, wanted, after, limit), limit)
+        views = [job_view(job, queue_position(session, job)) for job in rows]
+    return Page(data=views, has_more=has_more)
+
+
+def _datetime(value: AwareDatetime | None) -> datetime | None:
+    return value
+
+
+@router.get("/{job_id}", summary="One job")
+def show_job(context: Context, caller: Reader, job_id: str) -> JobView:
+    """Where it stands, and its resolved spec."""
+    with context.database.read() as session:
+        job = get_job(session, caller.owner, job_id)
+        return job_view(job, queue_position(session, job))
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job")
+def cancel_job(context: Context, caller: Submitter, job_id: str) -> JobView:
+    """A running job stops at its next step boundary. Repeating is harmless."""
+    return _act(context, caller.owner, job_id, Action.CANCEL)
+
+
+@router.post("/{job_id}/pause", summary="Pause a job")
+def pause_job(context: Context, caller: Submitter, job_id: str) -> JobView:
+    """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
+    return _act(context, caller.owner, job_id, Action.PAUSE)
+
+
+@router.post("/{job_id}/resume", summary="Resume a job")
+def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
+    """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
+    return _act(context, caller.owner, job_id, Action.RESUME)
+
+
+def _act(context: ServiceContext, owner: str, job_id: str, action: Action) -> JobView:
+    with context.database.write() as session:
+        job = act(session, owner, job_id, action)
+    if job.status == JobStatus.QUEUED:
+        context.doorbell.ring(job.id, job.queue)
+    return _view(context, job)
+
+
+@router.delete("/{job_id}", summary="Delete a job that is over")
+def delete_job(context: Context, caller: Submitter, background: BackgroundTasks, job_id: str) -> DeletedView:
+    """Its events, metrics, trajectories and checkpoints go with it."""
+    with context.database.write() as session:
+        prefixes = delete(session, caller.owner, job_id)
+    background.add_task(_remove_files, context.storage, prefixes)
+    return DeletedView(id=job_id)
+
+
+def _remove_files(storage: Storage, prefixes: list[str]) -> None:
+    """After the answer: the database no longer knows the files, and what stays only costs space."""
+    for prefix in prefixes:
+        try:
+            storage.remove_tree(prefix)
+        except OSError:
+            logger.exception("files of a deleted checkpoint stay in the storage: %s", prefix)

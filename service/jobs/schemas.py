@@ -1,0 +1,155 @@
+"""Jobs as the API shows them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from contract.job_spec import JobSpec, Mode
+from contract.job_state import JobStatus, Phase
+from contract.tables import Job
+from service.jobs.admission import Admission
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class JobError(_View):
+    """Why a job failed."""
+
+    code: str
+    """Stable; see contract/error_codes.py."""
+    message: str | None
+    retryable: bool
+    """True where the very same job may succeed when it is resumed."""
+    hint: str | None
+
+
+class JobView(_View):
+    """A job."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    mode: Mode
+    status: JobStatus
+    queue: str
+    priority: int
+    queue_position: int | None
+    """1 is claimed next; null unless the job is queued."""
+    attempt: int
+    """Number of the newest attempt; 0 before the first."""
+    phase: Phase | None
+    phase_done: int | None
+    """Samples, sequences or steps of the phase that are done."""
+    phase_total: int | None
+    round: int | None
+    """From 0."""
+    num_rounds: int | None
+    step: int
+    """Optimizer steps done."""
+    num_steps: int | None
+    eta_seconds: float | None
+    """To the end of the whole run, as estimated by the engine."""
+    latest_metrics: dict[str, float | None]
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cloned_from: str | None
+    tags: list[str]
+    metadata: dict[str, str]
+    spec: dict[str, Any]
+    """With every default resolved."""
+
+
+class EstimateView(_View):
+    """Counts of a whole run. Token counts are upper bounds: every completion as long as its budget."""
+
+    num_problems: int
+    num_heldout: int
+    num_trajectories: int
+    num_steps: int
+    num_evaluations: int
+    max_rollout_tokens: int
+    max_refined_tokens: int
+    max_trained_tokens: int
+    max_evaluation_tokens: int
+
+
+class DryRunView(_View):
+    """What ``POST /jobs`` would make."""
+
+    object: Literal["job.dry_run"] = "job.dry_run"
+    spec: JobSpec
+    """With every default resolved."""
+    estimate: EstimateView | None
+    """Null where the number of problems is known only to the worker."""
+    notices: list[str]
+    """What was chosen otherwise than by default, and why."""
+
+
+class DeletedView(_View):
+    """What was removed."""
+
+    object: Literal["job"] = "job"
+    id: str
+    deleted: Literal[True] = True
+
+
+def job_view(job: Job, queue_position: int | None) -> JobView:
+    """A row as the API shows it."""
+    plain = {name: getattr(job, name) for name in _SAME_NAMES}
+    return JobView(
+        **plain,
+        mode=Mode(job.mode),
+        status=JobStatus(job.status),
+        phase=Phase(job.phase) if job.phase is not None else None,
+        queue_position=queue_position,
+        error=_error(job),
+        tags=job.spec.get("tags", []),
+        metadata=job.spec.get("metadata", {}),
+    )
+
+
+_SAME_NAMES = (
+    "id",
+    "name",
+    "queue",
+    "priority",
+    "attempt",
+    "phase_done",
+    "phase_total",
+    "round",
+    "num_rounds",
+    "step",
+    "num_steps",
+    "eta_seconds",
+    "latest_metrics",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "cloned_from",
+    "spec",
+)
+
+
+def _error(job: Job) -> JobError | None:
+    if job.error_code is None:
+        return None
+    return JobError(
+        code=job.error_code,
+        message=job.error_message,
+        retryable=bool(job.error_retryable),
+        hint=job.error_hint,
+    )
+
+
+def dry_run_view(admission: Admission) -> DryRunView:
+    """An admission as the API shows it."""
+    expected = EstimateView(**asdict(admission.estimate)) if admission.estimate is not None else None
+    return DryRunView(spec=admission.spec, estimate=expected, notices=admission.notices)

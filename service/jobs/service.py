@@ -1,0 +1,227 @@
+"""A job's life as far as its user leads it: made, looked at, cancelled, paused, resumed, cloned, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from contract.database import Database
+from contract.ids import JOB_PREFIX, new_id
+from contract.job_spec import JobSpec
+from contract.job_state import (
+    ACTION_RESULTS,
+    Action,
+    JobStatus,
+    assert_transition,
+    legal_actions,
+    legal_statuses,
+)
+from contract.tables import Job
+from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
+from service.events.repository import append_event
+from service.jobs import repository
+from service.jobs.admission import Admission, Admissions
+
+MAX_QUEUE_POSITION = 10_000
+"""Positions are counted so far and no further."""
+
+RETRY_WINDOW = timedelta(seconds=120)
+"""A client that retries without an idempotency key does so within this time."""
+
+
+@dataclass(frozen=True)
+class Creation:
+    """What a request to make a job says beside the spec."""
+
+    owner: str
+    body_sha256: str
+    idempotency_key: str | None = None
+    is_client_retry: bool = False
+    """True where the client says that it sent the same request before."""
+    cloned_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Creator:
+    """Makes jobs."""
+
+    database: Database
+    admissions: Admissions
+    max_open: int
+
+    def create(self, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> tuple[Job, bool]:
+        """The job, and True where it was made now; the same request again gives the job that it made.
+
+        Raises `InvalidRequestError`, also where the idempotency key came with another body, and
+        `QuotaError`.
+        """
+        with self.database.read() as session:
+            earlier = _made_before(session, creation)
+        if earlier is not None:
+            return earlier, False
+        admission = self.admissions.admit(creation.owner, spec)
+        try:
+            with self.database.write() as session:
+                return self._insert(session, creation, admission, requested)
+        except IntegrityError:  # two requests with one key at once: the other one made the job
+            with self.database.read() as session:
+                earlier = _made_before(session, creation)
+            if earlier is None:
+                raise
+            return earlier, False
+
+    def _insert(
+        self, session: Session, creation: Creation, admission: Admission, requested: dict[str, Any]
+    ) -> tuple[Job, bool]:
+        earlier = _made_before(session, creation)
+        if earlier is not None:
+            return earlier, False
+        if repository.num_open(session, creation.owner, self.max_open) >= self.max_open:
+            raise QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
+        job = _new_job(creation, admission.spec, requested)
+        repository.add(session, job, admission.spec.tags)
+        append_event(session, job.id, "status", "The job is queued.", data={"status": JobStatus.QUEUED})
+        for message in admission.notices:
+            append_event(session, job.id, "notice", message, data={"code": "budget_lowered"})
+        return job, True
+
+
+def _made_before(session: Session, creation: Creation) -> Job | None:
+    if creation.idempotency_key is None:
+        if not creation.is_client_retry:
+            return None
+        since = datetime.now(UTC) - RETRY_WINDOW
+        return repository.newest_with_body(session, creation.owner, creation.body_sha256, since)
+    job = repository.by_idempotency_key(session, creation.owner, creation.idempotency_key)
+    if job is not None and job.body_sha256 != creation.body_sha256:
+        raise InvalidRequestError(
+            f"Idempotency-Key = {creation.idempotency_key}: it came with another body before, and made {job.id}; "
+            "send a new key with a new job",
+            code="idempotency_key_reused",
+            param="Idempotency-Key",
+        )
+    return job
+
+
+def _new_job(creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Job:
+    now = datetime.now(UTC)
+    assert spec.queue is not None, "a resolved spec names its queue"
+    return Job(
+        id=new_id(JOB_PREFIX, now_seconds=now.timestamp()),
+        owner=creation.owner,
+        name=spec.name,
+        mode=spec.mode,
+        spec=spec.model_dump(mode="json"),
+        requested=requested,
+        idempotency_key=creation.idempotency_key,
+        body_sha256=creation.body_sha256,
+        cloned_from=creation.cloned_from,
+        created_at=now,
+        status=JobStatus.QUEUED,
+        queue=spec.queue,
+        priority=spec.priority,
+        attempt=0,
+        num_lost=0,
+        lease_token=0,
+        step=0,
+        latest_metrics={},
+        num_events=0,
+    )
+
+
+def get_job(session: Session, owner: str, job_id: str, *, for_update: bool = False) -> Job:
+    """The owner's job; raises `NotFoundError`, for another owner's too."""
+    job = repository.find(session, owner, job_id, for_update=for_update)
+    if job is None:
+        raise NotFoundError(f"there is no job {job_id}", code="job_not_found", param="job_id")
+    return job
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """Where a queued job stands; None in any other status."""
+    if job.status != JobStatus.QUEUED:
+        return None
+    return repository.queue_position(session, job, MAX_QUEUE_POSITION)
+
+
+_MESSAGES = {
+    JobStatus.QUEUED: "The job is queued again, and goes on from its last checkpoint where it has one.",
+    JobStatus.PAUSED: "The job is paused.",
+    JobStatus.PAUSING: "A pause was asked for; the run stops at the next step boundary.",
+    JobStatus.CANCELLED: "The job is cancelled.",
+    JobStatus.CANCELLING: "A cancellation was asked for; the run stops at the next step boundary.",
+}
+
+
+def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
+    """Do what the user asks; what was done already is done. Raises `ConflictError` with what is legal."""
+    job = get_job(session, owner, job_id, for_update=True)
+    current = JobStatus(job.status)
+    result = ACTION_RESULTS[action].get(current)
+    if result is None:
+        raise illegal_action(job, action)
+    if result is current:
+        return job
+    assert_transition(current, result)
+    job.status = result
+    if result is JobStatus.QUEUED:
+        _clear_end(job)
+    if result is JobStatus.CANCELLED:
+        job.finished_at = datetime.now(UTC)
+        job.phase = job.eta_seconds = None
+    append_event(session, job.id, "status", _MESSAGES[result], data={"status": result})
+    return job
+
+
+def _clear_end(job: Job) -> None:
+    job.finished_at = None
+    job.error_code = job.error_message = job.error_retryable = job.error_hint = None
+    job.num_lost = 0
+    job.phase = job.phase_done = job.phase_total = job.eta_seconds = None
+
+
+def illegal_action(job: Job, action: Action) -> ConflictError:
+    """The refusal of an action that the job's status does not allow."""
+    status = JobStatus(job.status)
+    legal = ", ".join(legal_statuses(action))
+    possible = ", ".join(legal_actions(status)) or "nothing"
+    return ConflictError(
+        f"{job.id} is {status}: {action} is possible when a job is {legal}; for this one, {possible}",
+        code="illegal_transition",
+        param="status",
+    )
+
+
+def delete(session: Session, owner: str, job_id: str) -> list[str]:
+    """Forget a job that is over, and return the storage prefixes to remove after the commit."""
+    job = get_job(session, owner, job_id, for_update=True)
+    if JobStatus(job.status) not in legal_statuses(Action.DELETE):
+        raise illegal_action(job, Action.DELETE)
+    job.deleted_at = datetime.now(UTC)
+    job.idempotency_key = None
+    return repository.remove_records(session, job_id)
+
+
+_WHOLE = frozenset({"dataset", "teacher"})
+"""Fields whose objects are one of several kinds: parts of two kinds make neither."""
+
+
+def overridden(requested: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a clone: what the user wrote for the original, with `overrides` merged in.
+
+    Objects merge key by key; everything else, null and references to data and teachers too, replaces
+    what was there.
+    """
+    merged = dict(requested)
+    for key, value in overrides.items():
+        before = merged.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and key not in _WHOLE:
+            merged[key] = overridden(before, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,49 @@
+"""``/keys``: for admins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from service.auth import Admin
+from service.bodies import Body, json_body, openapi_body
+from service.context import Context
+from service.errors import NotFoundError
+from service.keys import repository
+from service.keys.schemas import CreatedKey, KeyView, NewKey, key_view
+from service.keys.service import create_key
+from service.pages import Limit, Page, cut
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+
+@router.post("", status_code=201, openapi_extra=openapi_body(NewKey), summary="Make a key, shown this once")
+def create(context: Context, caller: Admin, body: Annotated[Body[NewKey], Depends(json_body(NewKey))]) -> CreatedKey:
+    """The answer alone holds the key: only its digest is kept."""
+    wanted = body.value
+    with context.database.write() as session:
+        row, key = create_key(
+            session, context.keys, owner=wanted.owner or caller.owner, name=wanted.name, scopes=wanted.scopes
+        )
+    return CreatedKey(**key_view(row).model_dump(), key=key)
+
+
+@router.get("", summary="List keys, newest first")
+def list_keys(context: Context, caller: Admin, after: str | None = None, limit: Limit = 20) -> Page[KeyView]:
+    """Keys of all owners, the revoked ones too."""
+    with context.database.read() as session:
+        rows, has_more = cut(repository.page(session, after, limit), limit)
+    return Page(data=[key_view(row) for row in rows], has_more=has_more)
+
+
+@router.delete("/{key_id}", summary="Revoke a key")
+def revoke(context: Context, caller: Admin, key_id: str) -> KeyView:
+    """From now on the key is refused; by other processes of the service within seconds."""
+    with context.database.write() as session:
+        row = repository.revoke(session, key_id, datetime.now(UTC))
+    if row is None:
+        raise NotFoundError(f"there is no key {key_id}")
+    context.keys.forget()
+    return key_view(row)

@@ -1,0 +1,37 @@
+"""Queries on ``api_keys``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from contract.tables import ApiKey
+
+
+def by_digest(session: Session, digest: str) -> ApiKey | None:
+    """The key that is not revoked."""
+    return session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+
+
+def any_key(session: Session) -> bool:
+    """True where a key was ever made."""
+    return session.scalar(select(ApiKey.id).limit(1)) is not None
+
+
+def page(session: Session, after: str | None, limit: int) -> Sequence[ApiKey]:
+    """Keys of all owners, newest first, one more than `limit`."""
+    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(ApiKey.id < after)
+    return session.scalars(query).all()
+
+
+def revoke(session: Session, key_id: str, at: datetime) -> ApiKey | None:
+    """Revoke the key, and return it; None where there is none. Repeating changes nothing."""
+    key = session.get(ApiKey, key_id)
+    if key is not None and key.revoked_at is None:
+        key.revoked_at = at
+    return key

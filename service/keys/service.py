@@ -1,0 +1,80 @@
+"""Making keys, and recognising them quickly."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from contract.database import Database
+from contract.ids import KEY_PREFIX, new_id
+from contract.tables import ApiKey
+from service.auth import Caller, KeyScope
+from service.keys import repository
+from service.keys.secret import is_well_formed, key_digest, new_key
+
+CACHE_SECONDS = 5.0
+"""How long another process may still honour a key that was revoked."""
+MAX_CACHED = 10_000
+
+BOOTSTRAP_OWNER = "admin"
+
+
+class KeyRing:
+    """Recognises keys: the bootstrap key from the settings, all others from the database."""
+
+    def __init__(self, database: Database, pepper: str, bootstrap_key: str | None) -> None:
+        self._database = database
+        self._pepper = pepper
+        self._bootstrap_digest = key_digest(bootstrap_key, pepper) if bootstrap_key is not None else None
+        self._cached: dict[str, tuple[Caller, float]] = {}
+
+    def digest(self, key: str) -> str:
+        """What the database knows the key by."""
+        return key_digest(key, self._pepper)
+
+    def find(self, key: str) -> Caller | None:
+        """Whose key it is, if it is one and is not revoked."""
+        digest = self.digest(key)
+        caller = self._bootstrap(digest) or (self._stored(digest) if is_well_formed(key) else None)
+        if caller is not None:
+            if len(self._cached) >= MAX_CACHED:
+                self._cached.clear()
+            self._cached[digest] = (caller, time.monotonic() + CACHE_SECONDS)
+        return caller
+
+    def find_cached(self, key: str) -> Caller | None:
+        """The same from memory; None where memory does not know, or no longer."""
+        caller, good_until = self._cached.get(self.digest(key), (None, 0.0))
+        return caller if time.monotonic() < good_until else None
+
+    def forget(self) -> None:
+        """Ask the database again from now on: a key was revoked."""
+        self._cached.clear()
+
+    def _bootstrap(self, digest: str) -> Caller | None:
+        if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
+            return Caller("bootstrap", BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
+        return None
+
+    def _stored(self, digest: str) -> Caller | None:
+        with self._database.read() as session:
+            row = repository.by_digest(session, digest)
+        return Caller(row.id, row.owner, frozenset(map(KeyScope, row.scopes))) if row is not None else None
+
+
+def create_key(session: Session, ring: KeyRing, *, owner: str, name: str, scopes: list[KeyScope]) -> tuple[ApiKey, str]:
+    """A new key's row, and the key itself, which nobody can learn again."""
+    key = new_key()
+    row = ApiKey(
+        id=new_id(KEY_PREFIX),
+        owner=owner,
+        name=name,
+        digest=ring.digest(key),
+        scopes=[str(scope) for scope in scopes],
+        created_at=datetime.now(UTC),
+    )
+    session.add(row)
+    return row, key

@@ -1,0 +1,1 @@
+"""A job's metrics over its steps."""

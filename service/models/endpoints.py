@@ -1,0 +1,28 @@
+"""``/models``: what a job may name."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.auth import Reader
+from service.context import Context
+from service.errors import NotFoundError
+from service.models.schemas import ModelView, model_view
+from service.pages import Page
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.get("", summary="List the models that a job may name")
+def list_models(context: Context, caller: Reader) -> Page[ModelView]:
+    """The operator's allow-list, whole: it has no pages."""
+    return Page(data=[model_view(model) for model in context.models.all()], has_more=False)
+
+
+@router.get("/{name:path}", summary="One model")
+def get_model(context: Context, caller: Reader, name: str) -> ModelView:
+    """By the name that a spec gives."""
+    model = context.models.find(name)
+    if model is None:
+        raise NotFoundError(f"there is no model {name!r}; there are: {', '.join(context.models.names())}")
+    return model_view(model)

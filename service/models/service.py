@@ -1,0 +1,72 @@
+"""The operator's allow-list, with what each model's folder says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.model_catalog import CatalogEntry, ModelFacts, ModelRefusedError, parse_catalog, read_facts
+
+_FACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class ShelvedModel:
+    """One model: its facts, or why it may not be used, or neither where it is on a hub."""
+
+    entry: CatalogEntry
+    facts: ModelFacts | None
+    refusal: str | None
+
+
+class ModelShelf:
+    """Looks models up by name. Folders are read again when their files change."""
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+        parse_catalog(setting)  # a bad setting stops the start, not a request
+        self._facts: dict[tuple[object, ...], ShelvedModel] = {}
+
+    def names(self) -> list[str]:
+        """Everything that may be named now."""
+        return list(parse_catalog(self._setting))
+
+    def all(self) -> list[ShelvedModel]:
+        """Every model, in the order of the setting."""
+        return [self._shelved(entry) for entry in parse_catalog(self._setting).values()]
+
+    def find(self, name: str) -> ShelvedModel | None:
+        """The model of that name, or with that folder or hub id as its source."""
+        entry = _find_entry(parse_catalog(self._setting), name)
+        return self._shelved(entry) if entry is not None else None
+
+    def _shelved(self, entry: CatalogEntry) -> ShelvedModel:
+        if not entry.is_local:
+            return ShelvedModel(entry, None, None)
+        folder = Path(entry.source)
+        key = (entry, *(_changed_at(folder / name) for name in _FACT_FILES))
+        if key not in self._facts:
+            self._facts = {k: v for k, v in self._facts.items() if k[0] != entry}
+            self._facts[key] = _read(entry, folder)
+        return self._facts[key]
+
+
+def _find_entry(catalog: Mapping[str, CatalogEntry], name: str) -> CatalogEntry | None:
+    if name in catalog:
+        return catalog[name]
+    return next((entry for entry in catalog.values() if entry.source == name), None)
+
+
+def _changed_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _read(entry: CatalogEntry, folder: Path) -> ShelvedModel:
+    try:
+        return ShelvedModel(entry, read_facts(folder), None)
+    except ModelRefusedError as error:
+        return ShelvedModel(entry, None, str(error))

@@ -1,0 +1,140 @@
+"""What surrounds every request: its id, the limits on its headers and body, its log line, and the last
+resort for a defect, so that a client sees our error shape whatever happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ApiError, InvalidRequestError, PayloadTooLargeError, error_content, error_response
+from service.settings import Settings
+
+logger = logging.getLogger("service.requests")
+
+REQUEST_ID = "x-request-id"
+MULTIPART_OVERHEAD_BYTES = 100_000
+"""Of boundaries and fields around a file."""
+
+_REQUEST_ID = re.compile(r"^[\w.-]{1,128}$", re.ASCII)
+_UPLOADS = frozenset({("POST", "/datasets")})
+
+
+class RequestEnvelope:
+    """Outermost of our middlewares."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send, _request_id(Headers(scope=scope)))
+        scope.setdefault("state", {})["request_id"] = answer.request_id
+        began = time.perf_counter()
+        try:
+            self._check(scope)
+            await self._app(scope, self._limited(scope, receive), answer.send)
+        except ClientDisconnect:
+            answer.status = answer.status or 499  # nobody is left to read an answer
+        except ApiError as error:
+            await answer.give(error_response(error), scope, receive)
+        except Exception:
+            logger.exception("unhandled", extra={"request_id": answer.request_id, "path": scope["path"]})
+            await answer.give(_defect(answer.request_id), scope, receive)
+        finally:
+            _log(scope, answer, time.perf_counter() - began)
+
+    def _check(self, scope: Scope) -> None:
+        num_bytes = sum(len(name) + len(value) for name, value in scope["headers"])
+        if num_bytes > self._settings.max_header_bytes:
+            raise PayloadTooLargeError(
+                f"the headers have {num_bytes} bytes; at most {self._settings.max_header_bytes} are allowed"
+            )
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            raise InvalidRequestError("the address holds a NUL character, which no name here has")
+        declared = Headers(scope=scope).get("content-length", "0")
+        limit = self._max_body(scope)
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+            raise _too_large(limit)
+
+    def _max_body(self, scope: Scope) -> int:
+        if (scope["method"], scope["path"]) in _UPLOADS:
+            return self._settings.upload.max_bytes + MULTIPART_OVERHEAD_BYTES
+        return self._settings.max_body_bytes
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        limit = self._max_body(scope)
+        num_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > limit:
+                raise _too_large(limit)
+            return message
+
+        return limited
+
+
+class _Answer:
+    """What is sent, with the request's id on it."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
+        await self._send(message)
+
+    async def give(self, response: JSONResponse, scope: Scope, receive: Receive) -> None:
+        """Answer, unless an answer has begun: that one can only be cut off, by raising."""
+        if self.status is not None:
+            raise ConnectionAbortedError("the answer had begun when the request failed")
+        await response(scope, receive, self.send)
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get(REQUEST_ID, "")
+    return given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _too_large(limit: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"the body is over the limit of {limit} bytes")
+
+
+def _defect(request_id: str) -> JSONResponse:
+    message = f"a defect of the service; its log tells more under {request_id}"
+    return JSONResponse(error_content(message, type="server_error", code="internal_error"), status_code=500)
+
+
+def _log(scope: Scope, answer: _Answer, seconds: float) -> None:
+    caller = scope["state"].get("caller")
+    logger.info(
+        "%s %s %s",
+        scope["method"],
+        scope["path"],
+        answer.status,
+        extra={
+            "request_id": answer.request_id,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": answer.status,
+            "milliseconds": round(seconds * 1000, 1),
+            "key_id": caller.key_id if caller is not None else None,
+        },
+    )

@@ -1,0 +1,1 @@
+"""What the student wrote, and what refining made of it."""

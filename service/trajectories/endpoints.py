@@ -1,0 +1,69 @@
+"""``/jobs/{id}/trajectories``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from contract.trajectory_outcome import Outcome
+from service.auth import Reader
+from service.context import Context
+from service.errors import NotFoundError
+from service.jobs.service import get_job
+from service.pages import Limit, Page, cut
+from service.trajectories import repository
+from service.trajectories.repository import TrajectoryFilter
+from service.trajectories.schemas import OutcomeCount, TrajectoryView, trajectory_view
+
+router = APIRouter(prefix="/jobs/{job_id}/trajectories", tags=["jobs"])
+
+ROUND_POSITION = r"^\d{1,9}:\d{1,9}$"
+
+
+@router.get("", summary="What the student wrote, and what refining made of it")
+def list_trajectories(
+    context: Context,
+    caller: Reader,
+    job_id: str,
+    *,
+    outcome: Annotated[list[Outcome], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
+    round: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    after: Annotated[str | None, Query(pattern=ROUND_POSITION, description="Id of the last one seen.")] = None,
+    limit: Limit = 20,
+) -> Page[TrajectoryView]:
+    """By round and position."""
+    wanted = TrajectoryFilter(job_id, outcome, round)
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        found = repository.page(session, wanted, _parsed(after) if after is not None else None, limit)
+    rows, has_more = cut(found, limit)
+    return Page(data=[trajectory_view(row) for row in rows], has_more=has_more)
+
+
+@router.get("/outcomes", summary="How many trajectories had which outcome, by round")
+def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[OutcomeCount]:
+    """For example, how many failed rollouts refining mended."""
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        counts = repository.num_by_outcome(session, job_id)
+    data = [OutcomeCount(round=r, outcome=Outcome(o), num_trajectories=n) for r, o, n in counts]
+    return Page(data=data, has_more=False)
+
+
+@router.get("/{trajectory_id}", summary="One trajectory")
+def show_trajectory(context: Context, caller: Reader, job_id: str, trajectory_id: str) -> TrajectoryView:
+    """By its ``round:position``."""
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        key = _parsed(trajectory_id)
+        row = repository.find(session, job_id, *key) if key is not None else None
+    if row is None:
+        raise NotFoundError(f"{job_id} has no trajectory {trajectory_id}")
+    return trajectory_view(row)
+
+
+def _parsed(trajectory_id: str) -> tuple[int, int] | None:
+    round, colon, position = trajectory_id.partition(":")
+    is_number = all(part.isascii() and part.isdigit() and len(part) <= 9 for part in (round, position))
+    return (int(round), int(position)) if colon and is_number else None

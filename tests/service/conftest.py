@@ -1,0 +1,91 @@
+"""The real application on a real database, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings, UploadLimits
+
+ADMIN_KEY = "an-admin-key-for-tests"
+AUTHORIZED = {"authorization": f"Bearer {ADMIN_KEY}"}
+
+MakeClient = Callable[..., TestClient]
+
+
+def write_model(folder: Path, *, context: int, tokens: str = "abc", auto_map: bool = False) -> None:
+    """A folder that looks like a model to whoever reads no weights."""
+    folder.mkdir(parents=True)
+    vocabulary = {token: position for position, token in enumerate(tokens)}
+    config: dict[str, Any] = {"max_position_embeddings": context}
+    if auto_map:
+        config["auto_map"] = {"AutoModel": "code.py"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary, "merges": []}}))
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of every kind that matters to the checks."""
+    folder = tmp_path_factory.mktemp("models")
+    write_model(folder / "small", context=1024)
+    write_model(folder / "small-teacher", context=2048)
+    write_model(folder / "large", context=40_960)
+    write_model(folder / "foreign", context=40_960, tokens="xyz")
+    write_model(folder / "needs-code", context=1024, auto_map=True)
+    return folder
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path, models_dir: Path) -> Callable[..., Settings]:
+    """Settings of a service of the test's own; keyword arguments replace some."""
+
+    def make(database_url: str, **changes: Any) -> Settings:
+        upload = UploadLimits(**changes.pop("upload", {}))
+        given: dict[str, Any] = {
+            "data_dir": tmp_path / "data",
+            "database_url": database_url,
+            "storage_url": f"file://{tmp_path / 'storage'}",
+            "is_embedded": False,
+            "api_key": ADMIN_KEY,
+            "models": f"{models_dir}/*,Org/Hub-Model@v1",
+            "upload": upload,
+        }
+        return Settings(**{**given, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_client(make_settings: Callable[..., Settings]) -> Iterator[MakeClient]:
+    """Starts applications, whose clients send the admin's key."""
+    running: list[TestClient] = []
+
+    def make(database_url: str, **changes: Any) -> TestClient:
+        client = TestClient(create_app(make_settings(database_url, **changes)), headers=AUTHORIZED)
+        client.__enter__()
+        running.append(client)
+        return client
+
+    yield make
+    for client in running:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client: MakeClient, sqlite_url: str) -> TestClient:
+    """The application on SQLite."""
+    return make_client(sqlite_url)
+
+
+@pytest.fixture
+def either_client(make_client: MakeClient, database_url: str) -> TestClient:
+    """The application, on SQLite and on PostgreSQL."""
+    return make_client(database_url)
