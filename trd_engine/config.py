@@ -107,6 +107,7 @@ class OptimConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     micro_batch_tokens: PositiveInt | None = None
+    gradient_checkpointing: bool | None = None
 
 
 class EvaluationConfig(_Strict):

@@ -80,6 +80,8 @@ class Trajectory:
     """The student's solving prompt, in which both are scored."""
     rollout: Completion
     rollout_verdict: Verdict
+    refine_prompt_token_ids: tuple[int, ...] | None = None
+    """The teacher's refining prompt, in which y_r was sampled and is scored."""
     refined: Completion | None = None
     refined_verdict: Verdict | None = None
     notices: tuple[str, ...] = ()

@@ -1,0 +1,52 @@
+"""``python -m trd_engine run spec.json --out DIR``: a run without any service."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from trd_engine.checkpoint import newest_checkpoint
+from trd_engine.config import load_config
+from trd_engine.errors import EngineError, StopRequested
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    stopping = False
+
+    def ask_to_stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        config = load_config(options.spec)
+        from trd_engine.train import run  # torch takes seconds to load; a broken spec is told at once
+
+        resume_from = newest_checkpoint(options.out) if options.resume else None
+        run(config, options.out, resume_from=resume_from, stop=lambda: stopping, prune_checkpoints=True)
+    except StopRequested:
+        print(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
+        return EXIT_STOPPED
+    except EngineError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    print(f"finished: {newest_checkpoint(options.out)}")  # noqa: T201
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trd_engine", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a distillation; its events go to DIR/events.jsonl")
+    run.add_argument("spec", type=Path, help="JSON file with the engine's spec (trd_engine.config.RunConfig)")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and checkpoints")
+    run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    return parser

@@ -1,0 +1,62 @@
+"""The student's scores on problems that training never sees: avg@k and pass@k with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trd_engine.model_card import ScoreRow
+from trd_engine.prompts import PromptBuilder
+from trd_engine.reporter import Reporter
+from trd_engine.rollouts import collect_rollouts
+from trd_engine.samplers import Samplers
+from trd_engine.statistics import summarise
+from trd_engine.tasks import Task
+from trd_engine.types import Problem
+
+
+def evaluate_student(
+    problems: Sequence[Problem],
+    *,
+    k: int,
+    dataset: str,
+    step: int,
+    samplers: Samplers,
+    prompts: PromptBuilder,
+    task: Task,
+    seed: int,
+    reporter: Reporter,
+) -> ScoreRow:
+    """Sample each problem `k` times, report the scores and return them.
+
+    The seeds of the samples do not hang on the step, so that two steps' scores are paired.
+    """
+    trajectories = collect_rollouts(
+        problems,
+        samples_per_prompt=k,
+        samplers=samplers,
+        prompts=prompts,
+        task=task,
+        seed_parts=(seed, "evaluation"),
+        reporter=reporter,
+    )
+    correct = [t.rollout_verdict.correct for t in trajectories]
+    scores = summarise([correct[start : start + k] for start in range(0, len(correct), k)])
+    lengths = [len(t.rollout.token_ids) for t in trajectories]
+    reporter.event(
+        "evaluation",
+        step=step,
+        dataset=dataset,
+        k=k,
+        num_problems=len(problems),
+        avg_at_k=scores.avg_at_k,
+        avg_low=scores.avg_low,
+        avg_high=scores.avg_high,
+        pass_at_k=scores.pass_at_k,
+        pass_low=scores.pass_low,
+        pass_high=scores.pass_high,
+        detail={
+            "mean_tokens": sum(lengths) / len(lengths),
+            "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
+        },
+    )
+    return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)

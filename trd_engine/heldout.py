@@ -1,0 +1,35 @@
+"""A fixed held-out batch, and how far the student is from the teacher on it as training goes on.
+
+The batch is sampled once, from the step-0 student: a yardstick that moves with the student would
+measure its own rollouts instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trd_engine.batching import MicroBatch
+from trd_engine.step import ScoringSetup, mean_forward_kl
+
+MAX_HELDOUT_PROBLEMS = 32
+"""Enough for a steady mean over their tokens, and seconds to score."""
+
+
+@dataclass(frozen=True)
+class HeldoutScore:
+    """One measurement on the held-out batch."""
+
+    forward_kl: float
+    """Nats a trained token."""
+    seconds_per_trajectory: float
+    """Of both models' forward passes; what the first estimate of a step's time is made from."""
+
+
+def score_heldout(setup: ScoringSetup, batches: Sequence[MicroBatch]) -> HeldoutScore:
+    """Forward KL of teacher to student on the batch."""
+    started_at = time.monotonic()
+    forward_kl = mean_forward_kl(setup, batches)
+    num_trajectories = sum(len(batch.positions) for batch in batches)
+    return HeldoutScore(forward_kl, (time.monotonic() - started_at) / num_trajectories)

@@ -1,0 +1,270 @@
+"""Setting a run up: models, tokenizers, prompts, problems and generators, each checked against the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
+from trd_engine.config import RunConfig
+from trd_engine.data import load_problems, split_holdout
+from trd_engine.errors import DataError, NoTrainingDataError
+from trd_engine.generation.choice import choose_engine
+from trd_engine.generation.protocol import Generator
+from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.lora import add_adapter
+from trd_engine.models import (
+    choose_compute_dtype,
+    choose_device,
+    end_of_turn_ids,
+    load_model,
+    load_tokenizer,
+    require_context,
+    require_same_tokenizer,
+)
+from trd_engine.prompts import PromptBuilder, choose_templates
+from trd_engine.reporter import Reporter
+from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
+from trd_engine.tasks import Task
+from trd_engine.teacher import Teacher
+from trd_engine.types import Problem, SamplingSettings
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """Both models on their device, and how their texts become tokens."""
+
+    student: PreTrainedModel | PeftModel
+    teacher: Teacher
+    tokenizer: PreTrainedTokenizerBase
+    teacher_tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    compute_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class ProblemSets:
+    """What is trained on and what is evaluated on; no problem is in both."""
+
+    train: list[Problem]
+    evaluation: list[Problem]
+    evaluation_name: str
+    fingerprint: str
+
+
+def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
+    """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
+
+    Weights that are trained are kept in fp32, and the passes run in the compute dtype. With LoRA nothing
+    of the base is trained, and it is held in the compute dtype.
+    """
+    device = choose_device(config.device)
+    compute_dtype = choose_compute_dtype(config.precision, device)
+    tokenizer = load_tokenizer(config.student)
+    teacher_tokenizer = tokenizer if config.teacher is None else load_tokenizer(config.teacher)
+    require_same_tokenizer(tokenizer, teacher_tokenizer)
+    _require_contexts(config)
+    source = config.student
+    if resume_from is not None and config.lora is None:
+        source = str(resume_from / MODEL_FOLDER)
+    dtype = torch.float32 if config.lora is None else compute_dtype
+    student: PreTrainedModel | PeftModel = load_model(source, dtype=dtype, device=device)
+    if config.lora is not None:
+        student = add_adapter(student, config.lora, seed=config.seed)
+        student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
+        if resume_from is not None:
+            restore_adapter(resume_from, student)
+    _prepare_backward(student, config, device)
+    teacher = _load_teacher(config, student, compute_dtype, device)
+    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype)
+
+
+def _prepare_backward(student: PreTrainedModel | PeftModel, config: RunConfig, device: torch.device) -> None:
+    wanted = config.optim.gradient_checkpointing
+    if wanted if wanted is not None else device.type == "cuda":
+        student.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _load_teacher(
+    config: RunConfig, student: PreTrainedModel | PeftModel, dtype: torch.dtype, device: torch.device
+) -> Teacher:
+    if config.teacher is None and isinstance(student, PeftModel):
+        return Teacher(student, shares_student=True)
+    # Full fine-tuning moves every weight: teaching itself then needs a frozen copy of step 0.
+    model = load_model(config.teacher or config.student, dtype=dtype, device=device)
+    return Teacher(model.requires_grad_(False))
+
+
+def _require_contexts(config: RunConfig) -> None:
+    """Sampling, refining, and scoring y after either prompt must each fit the model that does it."""
+    sampling, refine = config.sampling, config.refine
+    require_context(
+        "student",
+        config.student,
+        prompt_tokens=sampling.max_prompt_tokens,
+        new_tokens=sampling.max_new_tokens,
+        fields="sampling.max_prompt_tokens + sampling.max_new_tokens",
+    )
+    if not config.refines:
+        return
+    require_context(
+        "teacher" if config.teacher else "student (which teaches itself)",
+        config.teacher or config.student,
+        prompt_tokens=refine.max_prompt_tokens,
+        new_tokens=refine.max_new_tokens,
+        fields="refine.max_prompt_tokens + refine.max_new_tokens",
+    )
+    require_context(
+        "student",
+        config.student,
+        prompt_tokens=sampling.max_prompt_tokens,
+        new_tokens=refine.max_new_tokens,
+        fields="sampling.max_prompt_tokens + refine.max_new_tokens",
+    )
+
+
+def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) -> tuple[PromptBuilder, PromptBuilder]:
+    """The student's and the teacher's: each in its own chat template and with its own folder's templates."""
+    thinking = config.sampling.thinking
+    own = choose_templates(task.prompts, config.student, config.prompts)
+    theirs = choose_templates(task.prompts, config.teacher or config.student, config.prompts)
+    return (
+        PromptBuilder(models.tokenizer, own, thinking=thinking),
+        PromptBuilder(models.teacher_tokenizer, theirs, thinking=thinking),
+    )
+
+
+def load_problem_sets(
+    config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder, reporter: Reporter
+) -> ProblemSets:
+    """Load, split, and drop what does not fit its prompt budget, saying what and why.
+
+    Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
+    """
+    loaded = load_problems(config.dataset, config.task)
+    train, evaluation, name = list(loaded.problems), [], "holdout"
+    if config.evaluation.dataset is not None:
+        evaluation = list(load_problems(config.evaluation.dataset, config.task).problems)
+        name = "evaluation"
+    elif config.evaluation.holdout > 0:
+        train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
+    if config.is_privileged:
+        _require_solutions(train)
+    fits = _BudgetCheck(config, student_prompts, teacher_prompts)
+    train = fits.keep(train, reporter, "training")
+    evaluation = fits.keep(evaluation, reporter, name)
+    if not train:
+        raise NoTrainingDataError(
+            f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
+            "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
+        )
+    return ProblemSets(train, evaluation, name, loaded.fingerprint)
+
+
+def _require_solutions(problems: list[Problem]) -> None:
+    without = [problem.id for problem in problems if not problem.solution]
+    if without:
+        raise DataError(
+            f"{len(without)} problems have no reference solution, first {without[:5]}; a student that teaches itself "
+            "needs one in every row: add field 'solution', or name a teacher"
+        )
+
+
+class _BudgetCheck:
+    def __init__(self, config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder) -> None:
+        self._config = config
+        self._student_prompts = student_prompts
+        self._teacher_prompts = teacher_prompts
+
+    def keep(self, problems: list[Problem], reporter: Reporter, use: str) -> list[Problem]:
+        reasons = {problem.id: self._reason(problem) for problem in problems}
+        dropped = [(name, reason) for name, reason in reasons.items() if reason]
+        if dropped:
+            reporter.notice(
+                "warn",
+                "problems_dropped",
+                f"{len(dropped)} of {len(problems)} {use} problems were dropped: their prompt alone is over its budget",
+                problems=[{"problem_id": name, "reason": reason} for name, reason in dropped[:100]],
+                num_dropped=len(dropped),
+            )
+        return [problem for problem in problems if reasons[problem.id] is None]
+
+    def _reason(self, problem: Problem) -> str | None:
+        config = self._config
+        num_tokens = len(self._student_prompts.solve(problem))
+        if num_tokens > config.sampling.max_prompt_tokens:
+            return f"{num_tokens} prompt tokens > sampling.max_prompt_tokens = {config.sampling.max_prompt_tokens}"
+        if config.refines or config.is_privileged:
+            smallest = self._teacher_prompts.smallest(problem, refine=config.refines, privileged=config.is_privileged)
+            if smallest > config.refine.max_prompt_tokens:
+                return f"{smallest} prompt tokens > refine.max_prompt_tokens = {config.refine.max_prompt_tokens}"
+        return None
+
+
+def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, reporter: Reporter) -> Samplers:
+    """The generators, by `sampling.engine`, and how new weights reach them."""
+    stop_ids = end_of_turn_ids(config.student, models.tokenizer)
+    teacher_stop_ids = end_of_turn_ids(config.teacher or config.student, models.teacher_tokenizer)
+    common = {
+        "temperature": config.sampling.temperature,
+        "top_p": config.sampling.top_p,
+        "top_k": config.sampling.top_k,
+    }
+    student_sampling = SamplingSettings(
+        **common, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_ids
+    )
+    refine_sampling = SamplingSettings(
+        **common, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
+    )
+    sources = [config.student] if config.teacher is None else [config.student, config.teacher]
+    engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
+    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    if engine == "transformers":
+        student, teacher = _borrowed_generators(models)
+        return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling)
+    student, teacher = _vllm_generators(config, models)
+    folder = Path(config.student)
+    switch = ServedWeights(student, models.student, step0_folder=folder, sync_folder=out_dir / "sampler-weights")
+    return Samplers(student, teacher, switch, student_sampling, refine_sampling)
+
+
+def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
+    autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
+    student = TransformersGenerator(models.student, models.tokenizer, autocast_dtype=autocast)
+    teacher = TransformersGenerator(
+        models.teacher.model,
+        models.teacher_tokenizer,
+        autocast_dtype=autocast,
+        adapter_enabled=not models.teacher.shares_student,
+    )
+    return student, teacher
+
+
+def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:
+    from trd_engine.generation.vllm import VllmGenerator  # vLLM's import takes seconds, and is optional
+
+    solving = config.sampling.max_prompt_tokens + config.sampling.max_new_tokens
+    refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if config.refines else 0
+    shares_engine = config.teacher is None
+    num_engines = 2 if config.refines and not shares_engine else 1
+    common = {
+        "device": models.device.type,
+        "dtype": models.compute_dtype,
+        "seed": config.seed,
+        # Training shares the device with the samplers: each gets a part of half of it.
+        "gpu_memory_utilization": 0.5 / num_engines,
+    }
+    student = VllmGenerator(
+        Path(config.student),
+        max_model_len=max(solving, refining) if shares_engine else solving,
+        lora_rank=config.lora.rank if config.lora else None,
+        **common,
+    )
+    if num_engines == 1:
+        return student, student
+    assert config.teacher is not None
+    return student, VllmGenerator(Path(config.teacher), max_model_len=refining, **common)

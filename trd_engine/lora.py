@@ -1,0 +1,77 @@
+"""LoRA by PEFT: adapters on, adapters off, and merged weights without touching the live ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trd_engine.config import LoraConfig
+from trd_engine.errors import SpecError
+
+AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers the paper adapts, by the names that most model families give them."""
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
+    """The model with a fresh adapter in fp32, its base frozen. The adapter starts as the identity (B = 0).
+
+    Raises `SpecError` where no layer has one of the target names.
+    """
+    linear_names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    wanted = list(AUTO_TARGETS) if config.target_modules == "auto" else config.target_modules
+    targets = [name for name in wanted if name in linear_names]
+    missing = [] if config.target_modules == "auto" and targets else [n for n in wanted if n not in linear_names]
+    if missing or not targets:
+        raise SpecError(
+            f"lora.target_modules = {missing}: the student has no such linear layer; it has {sorted(linear_names)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(
+            model,
+            PeftLoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
+                lora_dropout=config.dropout,
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            ),
+            autocast_adapter_dtype=True,
+        )
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Within it, the model answers with its step-0 weights: OPSD's frozen teacher without a second copy."""
+    assert isinstance(model, PeftModel)
+    with model.disable_adapter():
+        yield
+
+
+@torch.no_grad()
+def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
+    """The base model's weights with the adapter added, under the base model's own names.
+
+    Copies only the adapted layers. PEFT's merge and unmerge in place would leave rounding errors
+    in the live weights, and a run would no longer be the same with and without a checkpoint.
+    """
+    base = model.get_base_model()
+    merged: dict[str, Tensor] = {}
+    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    for key, value in base.state_dict(keep_vars=True).items():
+        if ".lora_" in key:
+            continue
+        if ".base_layer." not in key:
+            merged[key] = value.detach()
+            continue
+        layer, _, leaf = key.partition(".base_layer.")
+        delta = adapted[layer].get_delta_weight("default") if leaf == "weight" else None
+        merged[f"{layer}.{leaf}"] = value.detach() if delta is None else (value + delta).to(value.dtype)
+    return merged

@@ -1,0 +1,80 @@
+"""The README.md of a checkpoint's model folder: where the weights come from, and how good they are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trd_engine.config import RunConfig
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One evaluation, as the card shows it."""
+
+    step: int
+    dataset: str
+    k: int
+    num_problems: int
+    avg_at_k: float
+    pass_at_k: float
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the weights."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def model_card(
+    config: RunConfig, *, step: int, num_steps: int, data_fingerprint: str, scores: Sequence[ScoreRow]
+) -> str:
+    """Markdown with the metadata block that model hubs read."""
+    student = config.student_name or config.student
+    teacher = config.teacher_name or config.teacher or "the student's own step-0 weights, shown the reference solution"
+    loss = config.loss
+    facts: list[tuple[str, Any]] = [
+        ("Student", student),
+        ("Teacher", teacher),
+        ("Mode", config.mode.upper()),
+        ("Loss", f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}"),
+        ("Weights", "full fine-tuning" if config.lora is None else f"LoRA, rank {config.lora.rank}"),
+        ("Step", f"{step} of {num_steps}"),
+        ("Seed", config.seed),
+        ("Data fingerprint", f"`{data_fingerprint}`"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    ]
+    lines = [
+        "---",
+        f"base_model: {student}",
+        "library_name: transformers",
+        "tags: [distillation, " + config.mode + "]",
+        "---",
+        "",
+        f"# {student.rstrip('/').rsplit('/', 1)[-1]}, distilled ({config.mode.upper()})",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts),
+        "",
+        *_score_table(scores),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_table(scores: Sequence[ScoreRow]) -> list[str]:
+    if not scores:
+        return ["Not evaluated."]
+    rows = [
+        f"| {s.step} | {s.dataset} ({s.num_problems}) | {s.k} | {s.avg_at_k:.3f} | {s.pass_at_k:.3f} |" for s in scores
+    ]
+    return [
+        "Step 0 is the student before training.",
+        "",
+        "| step | problems | k | avg@k | pass@k |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]

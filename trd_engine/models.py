@@ -1,0 +1,177 @@
+"""Loading models and tokenizers, and reading what the rest of the engine asks of them.
+
+Safetensors only, never code from the model's folder. Names of architectures appear nowhere: a model is
+what `AutoModelForCausalLM` makes of its configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from trd_engine.errors import (
+    ContextTooLongError,
+    DeviceUnavailableError,
+    ModelNotFoundError,
+    ModelRefusedError,
+    TokenizerMismatchError,
+)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """How hidden states become logits: ``softcap(scale · (h Wᵀ + b))``."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` means; auto is the current GPU where there is one. Raises `DeviceUnavailableError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceUnavailableError(f"device = {name}: {error}; use cpu, or a worker that has it") from error
+    return torch.device(name)
+
+
+def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the training passes: what `precision` says; auto is bf16 on a GPU and fp32 on a CPU."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The causal language model in the folder or hub id `source`, on `device`, in eval mode.
+
+    Raises `ModelNotFoundError` and `ModelRefusedError`.
+    """
+    _refuse_remote_code(source)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
+    model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
+    return model.eval()
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model in `source`; it must have a chat template. Raises as `load_model`."""
+    _refuse_remote_code(source)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelRefusedError(f"the tokenizer of {source!r} cannot be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelRefusedError(
+            f"model {source!r} has no chat template, which prompts are written in; add one to its tokenizer"
+        )
+    return tokenizer
+
+
+def _refuse_remote_code(source: str) -> None:
+    """A configuration with `auto_map` asks for code of the model's own; some loaders would run it."""
+    folder = Path(source)
+    if source.startswith(("/", ".")) and not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"model {source!r}: no such folder, or it has no config.json")
+    try:
+        config, _ = AutoConfig.from_pretrained(source, trust_remote_code=False, return_unused_kwargs=True)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"model {source!r} was not found: {error}") from error
+    if getattr(config, "auto_map", None):
+        raise ModelRefusedError(f"model {source!r} asks for code of its own (auto_map), which is never run")
+
+
+def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a completion: the tokenizer's, and those of the model's generation settings."""
+    ids: list[int] = []
+    path = Path(source) / "generation_config.json"
+    if path.is_file():
+        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        ids += listed if isinstance(listed, list) else [listed]
+    ids.append(tokenizer.eos_token_id)
+    found = tuple(dict.fromkeys(i for i in ids if i is not None))
+    if not found:
+        raise ModelRefusedError(f"model {source!r} names no end-of-turn token, so that its completions never end")
+    return found
+
+
+def require_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raise `TokenizerMismatchError`, saying where they differ, unless both give every text the same ids.
+
+    Vocabularies alone do not decide: the rules that split and merge text are compared too.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    for token, token_id in sorted(ours.items(), key=lambda item: item[1]):
+        if theirs.get(token) != token_id:
+            there = theirs.get(token, "absent")
+            raise TokenizerMismatchError(
+                f"token {token!r} is {token_id} in the student's tokenizer and {there} in the teacher's; "
+                "choose a teacher of the same family"
+            )
+    if len(theirs) > len(ours):
+        surplus = min(set(theirs) - set(ours), key=theirs.__getitem__)
+        raise TokenizerMismatchError(f"token {surplus!r} of the teacher's tokenizer is absent in the student's")
+    if _splitting_rules(student) != _splitting_rules(teacher):
+        raise TokenizerMismatchError("the vocabularies agree, but the rules that split and merge text do not")
+
+
+def _splitting_rules(tokenizer: PreTrainedTokenizerBase) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return type(tokenizer).__name__
+    document = json.loads(backend.to_str())
+    return document.get("normalizer"), document.get("pre_tokenizer"), document["model"].get("merges")
+
+
+def require_context(name: str, source: str, *, prompt_tokens: int, new_tokens: int, fields: str) -> None:
+    """Raise `ContextTooLongError` unless a prompt and a completion of these budgets fit the model's context."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and prompt_tokens + new_tokens > limit:
+        raise ContextTooLongError(
+            f"{fields} = {prompt_tokens} + {new_tokens} tokens, but the context of the {name} {source!r} "
+            f"is {limit}; lower them to {limit} in all"
+        )
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The model below its head: token ids in, final hidden states out. LoRA layers inside stay in force."""
+    causal_lm = causal_lm_of(model)
+    backbone: nn.Module = causal_lm.base_model
+    return backbone
+
+
+def causal_lm_of(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, or `model` itself."""
+    unwrap = getattr(model, "get_base_model", None)
+    causal_lm: PreTrainedModel = unwrap() if unwrap is not None else model
+    return causal_lm
+
+
+def head_of(model: nn.Module) -> OutputHead:
+    """The output head, with the scale and soft-cap of the families that have them (Cohere, Granite, Gemma 2)."""
+    causal_lm = causal_lm_of(model)
+    head = causal_lm.get_output_embeddings()
+    config = causal_lm.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)
+    divisor = getattr(config, "logits_scaling", None)
+    return OutputHead(
+        weight_VH=head.weight,
+        bias_V=getattr(head, "bias", None),
+        scale=float(scale) if scale else 1.0 / float(divisor) if divisor else 1.0,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )

@@ -1,0 +1,73 @@
+"""What a run will do, worked out before it starts: which problems in which round, and how many steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trd_engine.config import RunConfig
+from trd_engine.determinism import shuffled
+from trd_engine.types import Problem
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One collection of rollouts and the steps on it."""
+
+    problems: tuple[Problem, ...]
+    num_trajectories: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All rounds of a run."""
+
+    rounds: tuple[RoundPlan, ...]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return sum(r.num_steps for r in self.rounds)
+
+
+def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:
+    """Divide the problems, shuffled by the seed, among the rounds, as evenly as they go.
+
+    With `optim.max_steps`, steps are cut from the last rounds, and no rollout is planned that no step
+    would train on. The last batch of an epoch may be smaller than the others; none is left out.
+    """
+    order = shuffled(len(problems), config.seed, "division")
+    steps_left = config.optim.max_steps if config.optim.max_steps is not None else math.inf
+    rounds: list[RoundPlan] = []
+    for number in range(config.rounds):
+        start, stop = (len(order) * (number + i) // config.rounds for i in (0, 1))
+        planned = _plan_round([problems[i] for i in order[start:stop]], config, steps_left)
+        if planned.num_steps == 0:
+            break
+        rounds.append(planned)
+        steps_left -= planned.num_steps
+    return RunPlan(tuple(rounds))
+
+
+def _plan_round(problems: Sequence[Problem], config: RunConfig, steps_left: float) -> RoundPlan:
+    optim, samples = config.optim, config.samples_per_prompt
+    if steps_left < math.inf:
+        steps_an_epoch = math.ceil(steps_left / optim.epochs)
+        problems = problems[: math.ceil(steps_an_epoch * optim.batch_size / samples)]
+    num_trajectories = len(problems) * samples
+    num_steps = optim.epochs * math.ceil(num_trajectories / optim.batch_size)
+    return RoundPlan(tuple(problems), num_trajectories, int(min(num_steps, steps_left)))
+
+
+def batch_positions(round_plan: RoundPlan, config: RunConfig, round_index: int, round_step: int) -> list[int]:
+    """The trajectories, by position in the round, that step number `round_step` (from 0) trains on.
+
+    A pure function of its arguments: a resumed run goes on with the very batch that was next.
+    """
+    size = config.optim.batch_size
+    steps_an_epoch = math.ceil(round_plan.num_trajectories / size)
+    epoch, batch = divmod(round_step, steps_an_epoch)
+    order = shuffled(round_plan.num_trajectories, config.seed, "order", round_index, epoch)
+    return order[batch * size : (batch + 1) * size]

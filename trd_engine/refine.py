@@ -1,0 +1,74 @@
+"""The refinement: the teacher rewrites each rollout y_o into y_r, before anything is trained on it.
+
+Every rollout is refined, the right ones too: keeping only those that failed and were then mended is
+reported to hurt (arXiv 2606.08432).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trd_engine.config import RefineConfig
+from trd_engine.determinism import derive_seed
+from trd_engine.prompts import BuiltPrompt, PromptBuilder
+from trd_engine.reporter import Reporter
+from trd_engine.samplers import Samplers
+from trd_engine.tasks import Task
+from trd_engine.types import GenerationRequest, Trajectory
+
+
+def refine_rollouts(
+    trajectories: Sequence[Trajectory],
+    *,
+    config: RefineConfig,
+    privileged: bool,
+    samplers: Samplers,
+    prompts: PromptBuilder,
+    task: Task,
+    seed_parts: tuple[object, ...],
+    reporter: Reporter,
+) -> list[Trajectory]:
+    """The trajectories with their refinement and its verdict, in their order."""
+    built = [
+        prompts.refine(t.problem, t.rollout.text, privileged=privileged, max_tokens=config.max_prompt_tokens)
+        for t in trajectories
+    ]
+    _report_cuts(built, config.max_prompt_tokens, reporter)
+    requests = [
+        GenerationRequest(b.token_ids, derive_seed(*seed_parts, t.problem.id, t.sample))
+        for t, b in zip(trajectories, built, strict=True)
+    ]
+    completions = samplers.sample_teacher(requests, on_progress=reporter.generation_progress)
+    verdicts = task.verify_many([(t.problem, c.text) for t, c in zip(trajectories, completions, strict=True)])
+    return [
+        replace(
+            t,
+            refine_prompt_token_ids=b.token_ids,
+            refined=completion,
+            refined_verdict=verdict,
+            notices=(*t.notices, *_cut_notices(b)),
+        )
+        for t, b, completion, verdict in zip(trajectories, built, completions, verdicts, strict=True)
+    ]
+
+
+def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:
+    notices = []
+    if built.num_cut_attempt_tokens:
+        notices.append(f"refining prompt: the last {built.num_cut_attempt_tokens} tokens of the attempt were cut")
+    if built.num_cut_solution_tokens:
+        notices.append(f"refining prompt: the last {built.num_cut_solution_tokens} tokens of the reference were cut")
+    return tuple(notices)
+
+
+def _report_cuts(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Reporter) -> None:
+    num_cut = sum(1 for b in built if b.num_cut_attempt_tokens or b.num_cut_solution_tokens)
+    if num_cut:
+        reporter.notice(
+            "warn",
+            "prompts_cut",
+            f"{num_cut} of {len(built)} refining prompts were over refine.max_prompt_tokens = {max_tokens} and were "
+            "cut: the attempt's tail first, then the reference's",
+            num_cut=num_cut,
+        )

@@ -1,0 +1,117 @@
+"""What a run says while it goes: JSON lines in ``events.jsonl``, which the worker, or a person, follows.
+
+Owns the format of the events, their throttling, and the check for a stop request; every long loop
+of the engine passes through `Reporter.boundary` or `Reporter.progress`, and stops there when asked to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from trd_engine.errors import StopRequested
+from trd_engine.eta import EtaEstimator
+from trd_engine.generation.protocol import GenerationProgress
+
+PROGRESS_SECONDS = 1.0
+"""At most one progress event in so much time: the file stays small and the reader keeps up."""
+
+STAND_INS = {
+    "rollout": ("evaluating", "refining"),
+    "refining": ("rollout", "evaluating"),
+    "evaluating": ("rollout",),
+}
+"""Whose pace each phase borrows before it has one, see `EtaEstimator`."""
+
+
+class Reporter:
+    """Appends events to ``out_dir/events.jsonl``, one line each, flushed at once."""
+
+    def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False) -> None:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        self._file = (out_dir / "events.jsonl").open("a", encoding="utf-8")
+        self._stop = stop
+        self._phase: str | None = None
+        self._phase_started_at = time.monotonic()
+        self._last_progress_at = -math.inf
+        self.eta = EtaEstimator(STAND_INS)
+        self.seconds_by_phase: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_phase()
+        self._file.close()
+
+    def event(self, type_: str, **fields: Any) -> None:
+        """Append one event. Numbers that are not finite become null: JSON has no NaN."""
+        line = json.dumps({"type": type_, "at": time.time(), **_finite(fields)}, allow_nan=False, ensure_ascii=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def phase(self, phase: str, *, round_index: int, num_rounds: int, step: int, num_steps: int) -> None:
+        """The run is now in `phase`."""
+        self._close_phase()
+        self._phase, self._phase_started_at, self._last_progress_at = phase, time.monotonic(), -math.inf
+        self.eta.start(phase)
+        self.event("phase", phase=phase, round=round_index, num_rounds=num_rounds, step=step, num_steps=num_steps)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """`done` of `total` units of the current phase are finished; raises `StopRequested` when asked to stop."""
+        self.eta.advance(done)
+        now = time.monotonic()
+        if done >= total or now - self._last_progress_at >= PROGRESS_SECONDS:
+            self._last_progress_at = now
+            remaining = self.eta.remaining_seconds()
+            self.event("progress", phase=self._phase, done=done, total=total, unit=unit, eta_seconds=remaining)
+        self.boundary()
+
+    def generation_progress(self, progress: GenerationProgress) -> None:
+        """`progress` in the form in which generators report it."""
+        self.progress(progress.num_done, progress.num_requests, "samples")
+
+    def boundary(self) -> None:
+        """Raise `StopRequested` when the run was asked to stop."""
+        if self._stop():
+            raise StopRequested
+
+    def metrics(self, step: int, round_index: int, values: Mapping[str, float]) -> None:
+        """One optimizer step's numbers."""
+        self.event("metrics", step=step, round=round_index, values=dict(values))
+
+    def notice(self, level: str, code: str, message: str, **data: Any) -> None:
+        """Something the user should know; `level` is info, warn or error."""
+        self.event("notice", level=level, code=code, message=message, data=data)
+
+    def failed(self, code: str, message: str, traceback: str | None = None) -> None:
+        """The run ends here, for this reason."""
+        self.event("failed", code=code, message=message, traceback=traceback)
+
+    def finished(self, step: int, summary: Mapping[str, Any]) -> None:
+        """The run is complete."""
+        self._close_phase()
+        self.event("finished", step=step, summary={**summary, "seconds_by_phase": self.seconds_by_phase})
+
+    def _close_phase(self) -> None:
+        if self._phase is not None:
+            spent = time.monotonic() - self._phase_started_at
+            self.seconds_by_phase[self._phase] = self.seconds_by_phase.get(self._phase, 0.0) + spent
+        self._phase = None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

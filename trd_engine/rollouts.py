@@ -1,0 +1,37 @@
+"""Collecting a round: the student's rollouts y_o, and the verifier's word on each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trd_engine.determinism import derive_seed
+from trd_engine.prompts import PromptBuilder
+from trd_engine.reporter import Reporter
+from trd_engine.samplers import Samplers
+from trd_engine.tasks import Task
+from trd_engine.types import GenerationRequest, Problem, Trajectory
+
+
+def collect_rollouts(
+    problems: Sequence[Problem],
+    *,
+    samples_per_prompt: int,
+    samplers: Samplers,
+    prompts: PromptBuilder,
+    task: Task,
+    seed_parts: tuple[object, ...],
+    reporter: Reporter,
+) -> list[Trajectory]:
+    """`samples_per_prompt` verified rollouts of each problem, problem after problem. `seed_parts` name the
+    run and the round: the same parts give the same rollouts."""
+    pairs = [(problem, sample) for problem in problems for sample in range(samples_per_prompt)]
+    requests = [
+        GenerationRequest(prompts.solve(problem), derive_seed(*seed_parts, problem.id, sample))
+        for problem, sample in pairs
+    ]
+    completions = samplers.sample_student(requests, on_progress=reporter.generation_progress)
+    verdicts = task.verify_many([(p, c.text) for (p, _), c in zip(pairs, completions, strict=True)])
+    return [
+        Trajectory(problem, sample, request.prompt_token_ids, completion, verdict)
+        for (problem, sample), request, completion, verdict in zip(pairs, requests, completions, verdicts, strict=True)
+    ]

@@ -1,0 +1,39 @@
+"""Which tokens each model sees before the target y: the heart of OPD, OPSD and TRD.
+
+| teacher's context | another model | the student's step-0 weights |
+|---|---|---|
+| vanilla | x | x, y* |
+| refine | x, y_o | x, y*, y_o |
+
+The student's context is always x.
+"""
+
+from __future__ import annotations
+
+from trd_engine.config import RunConfig
+from trd_engine.prompts import PromptBuilder
+from trd_engine.types import TrainingSequence, Trajectory
+
+
+def training_sequence(
+    trajectory: Trajectory, position: int, config: RunConfig, teacher_prompts: PromptBuilder
+) -> TrainingSequence:
+    """The target trajectory after the student's prompt and after the teacher's.
+
+    In the refine context y_r is scored after the very prompt tokens it was sampled from.
+    """
+    return TrainingSequence(
+        student_prompt_ids=trajectory.prompt_token_ids,
+        teacher_prompt_ids=_teacher_prompt(trajectory, config, teacher_prompts),
+        completion_ids=trajectory.target.token_ids,
+        position=position,
+    )
+
+
+def _teacher_prompt(trajectory: Trajectory, config: RunConfig, prompts: PromptBuilder) -> tuple[int, ...]:
+    if config.loss.teacher_context == "refine":
+        assert trajectory.refine_prompt_token_ids is not None, "the config allows the refine context in mode trd only"
+        return trajectory.refine_prompt_token_ids
+    if config.is_privileged:
+        return prompts.privileged(trajectory.problem, max_tokens=config.refine.max_prompt_tokens).token_ids
+    return prompts.solve(trajectory.problem)

@@ -1,0 +1,378 @@
+"""One run's parts, put together, and the stages that `train.run` walks through.
+
+Owns the order in which state, files and events change within a stage; the loop itself is in `train`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS, MicroBatch, split_into_micro_batches
+from trd_engine.checkpoint import (
+    STATE_FOLDER,
+    ExportExtras,
+    begin_checkpoint,
+    checkpoint_folder,
+    commit_checkpoint,
+    prune_checkpoints,
+    write_weights,
+)
+from trd_engine.config import RunConfig
+from trd_engine.determinism import seed_everything
+from trd_engine.diagnose import epistemic_token_ids, round_metrics
+from trd_engine.errors import DataChangedError
+from trd_engine.evaluate import evaluate_student
+from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
+from trd_engine.loading import (
+    LoadedModels,
+    ProblemSets,
+    load_models,
+    load_problem_sets,
+    make_prompt_builders,
+    make_samplers,
+)
+from trd_engine.losses import Divergence
+from trd_engine.manifest import verify_manifest
+from trd_engine.model_card import model_card, versions
+from trd_engine.optim import learning_rate_at, make_optimizer, set_learning_rate
+from trd_engine.plan import RunPlan, batch_positions, plan_run
+from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
+from trd_engine.refine import refine_rollouts
+from trd_engine.reporter import Reporter
+from trd_engine.rollouts import collect_rollouts
+from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
+from trd_engine.samplers import Samplers
+from trd_engine.sequences import training_sequence
+from trd_engine.step import ScoringSetup, optimizer_step
+from trd_engine.tasks import Task, epistemic_onsets, load_task
+from trd_engine.training_state import (
+    TrainingState,
+    read_state,
+    restore_optimizer,
+    restore_random,
+    write_state,
+)
+from trd_engine.trajectory_file import read_trajectories, write_trajectories
+from trd_engine.types import Problem, Trajectory
+
+TRAJECTORIES_FILE = "trajectories.jsonl"
+HELDOUT_FILE = "heldout.jsonl"
+
+
+@dataclass
+class Session:
+    """A run under way."""
+
+    config: RunConfig
+    out_dir: Path
+    reporter: Reporter
+    models: LoadedModels
+    task: Task
+    prompts: PromptBuilder
+    teacher_prompts: PromptBuilder
+    problems: ProblemSets
+    plan: RunPlan
+    samplers: Samplers
+    setup: ScoringSetup
+    optimizer: torch.optim.Optimizer
+    state: TrainingState
+    prune: bool
+    trajectories: list[Trajectory] | None = None
+    """Of the round under way; None while they are still to be collected."""
+    heldout: list[Trajectory] = field(default_factory=list)
+    _saved_at: int = -1
+    """Step of the newest checkpoint."""
+
+    # -- stages ------------------------------------------------------------------------------------
+
+    def enter(self, phase: str) -> None:
+        """Say that the run is in `phase` now."""
+        self.reporter.phase(
+            phase,
+            round_index=self.state.round,
+            num_rounds=len(self.plan.rounds),
+            step=self.state.step,
+            num_steps=self.plan.num_steps,
+        )
+
+    @property
+    def is_round_end(self) -> bool:
+        """True after the last step of the round under way."""
+        return self.state.round_step >= self.plan.rounds[self.state.round].num_steps
+
+    def evaluate_if_due(self, step: int) -> None:
+        """Evaluate at the baseline, at the end and every `evaluation.every_steps`; once at each."""
+        every = self.config.evaluation.every_steps
+        is_due = step in (0, self.plan.num_steps) or (every is not None and step % every == 0)
+        if not self.problems.evaluation or step != self.state.step or not is_due or step in self.state.evaluated_at:
+            return
+        self.enter("evaluating")
+        row = evaluate_student(
+            self.problems.evaluation,
+            k=self.config.evaluation.k,
+            dataset=self.problems.evaluation_name,
+            step=step,
+            samplers=self.samplers,
+            prompts=self.prompts,
+            task=self.task,
+            seed=self.config.seed,
+            reporter=self.reporter,
+        )
+        self._score_heldout()
+        self.state.scores.append(row)
+        self.state.evaluated_at.append(step)
+        if not self.is_finished:
+            self.enter("training" if self.trajectories is not None else "rollout")
+
+    @property
+    def is_finished(self) -> bool:
+        """True once every planned step is taken."""
+        return self.state.step >= self.plan.num_steps
+
+    def collect_round(self) -> None:
+        """The round's trajectories: the checkpoint's where it has them, else sampled, refined and verified now."""
+        if self.trajectories is not None:
+            return
+        state, planned = self.state, self.plan.rounds[self.state.round]
+        self._probe_sampler()
+        self.trajectories = self._collect(list(planned.problems), "round", state.round, num_samples=None)
+        path = self._round_file(state.round)
+        write_trajectories(path, self.trajectories, self.prompts)
+        self.reporter.event(
+            "trajectories",
+            path=path.relative_to(self.out_dir).as_posix(),
+            round=state.round,
+            num=len(self.trajectories),
+        )
+        self.reporter.metrics(state.step, state.round, round_metrics(self.trajectories))
+
+    def train_step(self) -> None:
+        """One optimizer step on the next batch of the round."""
+        assert self.trajectories is not None
+        state, optim = self.state, self.config.optim
+        positions = batch_positions(self.plan.rounds[state.round], self.config, state.round, state.round_step)
+        micro_batches = self._micro_batches([(i, self.trajectories[i]) for i in positions])
+        learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
+        set_learning_rate(self.optimizer, learning_rate)
+        metrics = optimizer_step(self.setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm)
+        state.step += 1
+        state.round_step += 1
+        self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})
+
+    def end_round(self) -> None:
+        """Forget the round's trajectories, and let the sampler have the new weights."""
+        self.state.round += 1
+        self.state.round_step = 0
+        self.trajectories = None
+        self.samplers.sync()
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def save_if_due(self) -> None:
+        """A checkpoint every `checkpoints.every_steps` steps, and one with the first round's rollouts.
+
+        That first one has no merged model: it is the student as it came, kept for the rollouts' sake.
+        """
+        step = self.state.step
+        if step == self._saved_at or step % self.config.checkpoints.every_steps:
+            return
+        self._save(merged=self.config.checkpoints.merged and step > 0)
+
+    def save_for_resume(self) -> None:
+        """What a stopped run goes on from, unless the newest checkpoint is just that, or nothing is done yet."""
+        if self.state.step == self._saved_at or (self.state.step == 0 and self.trajectories is None):
+            return
+        self._save(merged=False)
+
+    def save_final(self) -> None:
+        """The run's result."""
+        if self._saved_at != self.state.step:
+            self._save(merged=self.config.checkpoints.merged)
+
+    def close(self) -> None:
+        """Free the generators' memory."""
+        self.samplers.close()
+
+    def _save(self, *, merged: bool) -> None:
+        state = self.state
+        self.enter("saving")
+        temporary = begin_checkpoint(self.out_dir, state.step)
+        formats = write_weights(temporary, self.models.student, self._extras(), merged=merged)
+        write_state(temporary / STATE_FOLDER, state, self.models.student, self.optimizer)
+        if self.trajectories is not None:
+            write_trajectories(temporary / STATE_FOLDER / TRAJECTORIES_FILE, self.trajectories, self.prompts)
+        if self.heldout:
+            write_trajectories(temporary / STATE_FOLDER / HELDOUT_FILE, self.heldout, self.prompts)
+        newest = state.scores[-1] if state.scores else None
+        folder = commit_checkpoint(
+            temporary,
+            self.out_dir,
+            state.step,
+            formats=formats,
+            metrics={"avg_at_k": newest.avg_at_k, "pass_at_k": newest.pass_at_k} if newest else {},
+            data_fingerprint=state.data_fingerprint,
+            seed=self.config.seed,
+            versions=versions(),
+        )
+        self._saved_at = state.step
+        self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
+        if self.prune:
+            prune_checkpoints(self.out_dir, self.config.checkpoints.keep)
+        if not self.is_finished:
+            self.enter("training")
+
+    def _extras(self) -> ExportExtras:
+        card = model_card(
+            self.config,
+            step=self.state.step,
+            num_steps=self.plan.num_steps,
+            data_fingerprint=self.state.data_fingerprint,
+            scores=self.state.scores,
+        )
+        own_prompts = Path(self.config.student) / MODEL_PROMPTS_FILE
+        return ExportExtras(self.models.tokenizer, card, own_prompts if own_prompts.is_file() else None)
+
+    # -- collecting and scoring --------------------------------------------------------------------
+
+    def _collect(
+        self, problems: list[Problem], purpose: str, number: int, *, num_samples: int | None
+    ) -> list[Trajectory]:
+        seed_parts = (self.config.seed, purpose, number)
+        self.enter("rollout")
+        trajectories = collect_rollouts(
+            problems,
+            samples_per_prompt=num_samples or self.config.samples_per_prompt,
+            samplers=self.samplers,
+            prompts=self.prompts,
+            task=self.task,
+            seed_parts=(*seed_parts, "rollout"),
+            reporter=self.reporter,
+        )
+        if not self.config.refines:
+            return trajectories
+        self.enter("refining")
+        return refine_rollouts(
+            trajectories,
+            config=self.config.refine,
+            privileged=self.config.is_privileged,
+            samplers=self.samplers,
+            prompts=self.teacher_prompts,
+            task=self.task,
+            seed_parts=(*seed_parts, "refine"),
+            reporter=self.reporter,
+        )
+
+    def _score_heldout(self) -> None:
+        """Forward KL on the fixed held-out batch, which the first call samples."""
+        if not self.heldout:
+            self.heldout = self._collect(self.problems.evaluation[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
+        score = score_heldout(self.setup, self._micro_batches(list(enumerate(self.heldout))))
+        self.reporter.metrics(self.state.step, self.state.round, {"heldout_forward_kl": score.forward_kl})
+        # A backward pass costs about twice its forward; the teacher has none, which leaves some room.
+        batch_size = min(self.config.optim.batch_size, self.plan.rounds[0].num_trajectories)
+        self.reporter.eta.assume("training", 3.0 * score.seconds_per_trajectory * batch_size)
+
+    def _micro_batches(self, numbered: list[tuple[int, Trajectory]]) -> list[MicroBatch]:
+        sequences = [
+            training_sequence(trajectory, position, self.config, self.teacher_prompts)
+            for position, trajectory in numbered
+        ]
+        max_tokens = self.config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS
+        return split_into_micro_batches(sequences, max_tokens=max_tokens, device=self.models.device)
+
+    def _probe_sampler(self) -> None:
+        problems = self.plan.rounds[self.state.round].problems[:NUM_PROBES]
+        prompts = [self.prompts.solve(problem) for problem in problems]
+        gap = measure_sampler_gap(self.samplers, self.setup, prompts, seed=self.config.seed)
+        self.reporter.metrics(self.state.step, self.state.round, {"sampler_gap": gap})
+
+    def _round_file(self, round_index: int) -> Path:
+        return self.out_dir / "rounds" / f"{round_index:04d}" / TRAJECTORIES_FILE
+
+
+def open_session(
+    config: RunConfig, out_dir: Path, reporter: Reporter, *, resume_from: Path | None, prune: bool
+) -> Session:
+    """Load and check everything, and put a resumed run back where its checkpoint was."""
+    reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
+    seed_everything(config.seed)
+    if resume_from is not None:
+        verify_manifest(resume_from)
+    task = load_task(config.task)
+    models = load_models(config, resume_from)
+    prompts, teacher_prompts = make_prompt_builders(config, models, task)
+    problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
+    plan = plan_run(problems.train, config)
+    reporter.boundary()
+    setup = ScoringSetup(
+        student=models.student,
+        teacher=models.teacher,
+        divergence=Divergence(
+            kind=config.loss.divergence,
+            support=config.loss.support,
+            teacher_top_k=config.loss.teacher_top_k,
+            beta=config.loss.beta,
+            temperature=config.loss.temperature,
+            token_clip=config.loss.token_clip,
+        ),
+        compute_dtype=models.compute_dtype,
+        epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
+    )
+    session = Session(
+        config=config,
+        out_dir=out_dir,
+        reporter=reporter,
+        models=models,
+        task=task,
+        prompts=prompts,
+        teacher_prompts=teacher_prompts,
+        problems=problems,
+        plan=plan,
+        samplers=make_samplers(config, models, out_dir, reporter),
+        setup=setup,
+        optimizer=make_optimizer(models.student, config.optim),
+        state=TrainingState(data_fingerprint=problems.fingerprint),
+        prune=prune,
+    )
+    if resume_from is not None:
+        _restore(session, resume_from)
+    _plan_eta(session)
+    return session
+
+
+def _restore(session: Session, checkpoint: Path) -> None:
+    folder = checkpoint / STATE_FOLDER
+    state = read_state(folder)
+    if state.data_fingerprint != session.problems.fingerprint:
+        raise DataChangedError(
+            f"the run started on data with fingerprint {state.data_fingerprint}, and now it is "
+            f"{session.problems.fingerprint}; a resumed run needs the same rows in the same order"
+        )
+    session.state = state
+    restore_optimizer(folder, session.models.student, session.optimizer)
+    restore_random(folder)
+    if (folder / TRAJECTORIES_FILE).exists():
+        session.trajectories = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
+    if (folder / HELDOUT_FILE).exists():
+        session.heldout = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
+    if state.step > 0:
+        session.samplers.sync()
+    # The same folder of the same run would be written again otherwise.
+    if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
+        session._saved_at = state.step
+
+
+def _plan_eta(session: Session) -> None:
+    config, state, eta = session.config, session.state, session.reporter.eta
+    num_rounds_left = session.plan.rounds[state.round + (session.trajectories is not None) :]
+    num_trajectories = sum(r.num_trajectories for r in num_rounds_left)
+    eta.plan("rollout", num_trajectories)
+    if config.refines:
+        eta.plan("refining", num_trajectories)
+    eta.plan("training", session.plan.num_steps - state.step)
+    every = config.evaluation.every_steps
+    due = {0, session.plan.num_steps, *(range(every, session.plan.num_steps, every) if every else ())}
+    eta.plan("evaluating", len(due - set(state.evaluated_at)) * len(session.problems.evaluation) * config.evaluation.k)

@@ -1,0 +1,62 @@
+"""The frozen scorer: another model, or the student's own step-0 weights.
+
+A teacher gives hidden states and a head; the loss turns them into log-probabilities a chunk at a time,
+so that no [tokens × vocabulary] is ever held.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trd_engine.batching import ScoredTokens
+from trd_engine.lora import adapter_off
+from trd_engine.models import OutputHead, backbone_of, head_of
+
+
+def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
+    """The hidden states [N, H] that predict the trained tokens, in their order."""
+    output = backbone_of(model)(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False)
+    hidden_BTH: Tensor = output.last_hidden_state
+    return hidden_BTH.flatten(0, 1).index_select(0, tokens.predicts_N)
+
+
+class Teacher:
+    """Scores completions with weights that never change, and without gradient."""
+
+    def __init__(self, model: PreTrainedModel, *, shares_student: bool = False) -> None:
+        """`model` is a model of its own or, with `shares_student`, the student's PEFT model, whose adapter
+        is switched off while it teaches."""
+        self._model = model
+        self._shares_student = shares_student
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The module, to sample refinements from."""
+        return self._model
+
+    @property
+    def shares_student(self) -> bool:
+        """True where the module is the student's own, adapter off."""
+        return self._shares_student
+
+    def head(self) -> OutputHead:
+        """Its output head."""
+        return head_of(self._model)
+
+    @torch.no_grad()
+    def hidden(self, tokens: ScoredTokens) -> Tensor:
+        """Hidden states [N, G] at the trained tokens' predicting positions."""
+        was_training = self._model.training
+        self._model.eval()  # the student's dropout, where it has one, is not the teacher's
+        try:
+            with self._weights():
+                return hidden_states(self._model, tokens)
+        finally:
+            self._model.train(was_training)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        return adapter_off(self._model) if self._shares_student else nullcontext()

@@ -1,0 +1,75 @@
+"""The loop: collect, refine, train, evaluate, save; from a spec to a better student.
+
+`run` is the engine's one entry. Everything it learns goes to the `Reporter`; everything it makes goes
+below `out_dir`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from trd_engine.config import RunConfig
+from trd_engine.errors import StopRequested
+from trd_engine.reporter import Reporter
+from trd_engine.session import Session, open_session
+
+
+def run(
+    config: RunConfig,
+    out_dir: Path,
+    *,
+    resume_from: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    prune_checkpoints: bool = False,
+) -> None:
+    """Run, or go on with, one distillation.
+
+    `resume_from`: a checkpoint folder of this run; it goes on from there exactly. `stop` is asked at every
+    boundary (a step, a batch of samples); once it answers True the run saves what it can be resumed from
+    and raises `StopRequested`. `prune_checkpoints` deletes all but the newest `checkpoints.keep`.
+
+    Raises `EngineError`, whose code and message are for the user.
+    """
+    with Reporter(out_dir, stop=stop) as reporter:
+        session = open_session(config, out_dir, reporter, resume_from=resume_from, prune=prune_checkpoints)
+        try:
+            _distil(session)
+            summary = {"scores": [asdict(row) for row in session.state.scores]}
+            reporter.finished(session.state.step, summary)
+        except StopRequested:
+            session.save_for_resume()
+            raise
+        finally:
+            session.close()
+
+
+def _distil(session: Session) -> None:
+    state, plan = session.state, session.plan
+
+    # How good is the student before anything is trained?
+    session.evaluate_if_due(0)
+
+    while state.round < len(plan.rounds):
+        # Collect: the student's rollouts, refined by the teacher where the mode does so, and verified.
+        session.collect_round()
+
+        # A checkpoint at the end of a round waits for the next round's rollouts, so that it holds them too.
+        session.save_if_due()
+
+        # Distil: a global batch a step.
+        session.enter("training")
+        while state.round_step < plan.rounds[state.round].num_steps:
+            session.train_step()
+            if not session.is_round_end:
+                session.save_if_due()
+            session.evaluate_if_due(state.step)
+            session.reporter.progress(state.step, plan.num_steps, "steps")
+
+        # The next rollouts come from the student as it is now.
+        session.end_round()
+
+    # How good is it now, and here it is.
+    session.evaluate_if_due(state.step)
+    session.save_final()

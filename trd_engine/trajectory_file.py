@@ -1,0 +1,80 @@
+"""A round's trajectories on disk: what the service shows, and what a resumed run trains on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trd_engine.prompts import PromptBuilder
+from trd_engine.types import Completion, Problem, Trajectory, Verdict
+
+
+def write_trajectories(path: Path, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> None:
+    """Write one JSON line a trajectory, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for position, trajectory in enumerate(trajectories):
+            line = _to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajectory]:
+    """The trajectories in the file, with the problems they belong to."""
+    by_id = {problem.id: problem for problem in problems}
+    with path.open(encoding="utf-8") as file:
+        return [_from_json(json.loads(line), by_id) for line in file]
+
+
+def _to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
+    refined, verdict = trajectory.refined, trajectory.refined_verdict
+    return {
+        "position": position,
+        "problem_id": trajectory.problem.id,
+        "sample": trajectory.sample,
+        "prompt": prompt,
+        "answer": trajectory.problem.answer,
+        "rollout": trajectory.rollout.text,
+        "refined": refined.text if refined else None,
+        "rollout_correct": trajectory.rollout_verdict.correct,
+        "refined_correct": verdict.correct if verdict else None,
+        "rollout_tokens": len(trajectory.rollout.token_ids),
+        "refined_tokens": len(refined.token_ids) if refined else None,
+        "detail": {
+            "rollout_finish_reason": trajectory.rollout.finish_reason,
+            "refined_finish_reason": refined.finish_reason if refined else None,
+            "rollout_verdict": trajectory.rollout_verdict.detail,
+            "refined_verdict": verdict.detail if verdict else None,
+            "notices": list(trajectory.notices),
+        },
+        "token_ids": {
+            "prompt": trajectory.prompt_token_ids,
+            "rollout": trajectory.rollout.token_ids,
+            "refine_prompt": trajectory.refine_prompt_token_ids,
+            "refined": refined.token_ids if refined else None,
+        },
+    }
+
+
+def _from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Trajectory:
+    ids, detail = line["token_ids"], line["detail"]
+    refined = ids["refined"] is not None
+    return Trajectory(
+        problem=problems[line["problem_id"]],
+        sample=line["sample"],
+        prompt_token_ids=tuple(ids["prompt"]),
+        rollout=Completion(tuple(ids["rollout"]), line["rollout"], detail["rollout_finish_reason"]),
+        rollout_verdict=Verdict(line["rollout_correct"], detail["rollout_verdict"]),
+        refine_prompt_token_ids=tuple(ids["refine_prompt"]) if refined else None,
+        refined=Completion(tuple(ids["refined"]), line["refined"], detail["refined_finish_reason"])
+        if refined
+        else None,
+        refined_verdict=Verdict(line["refined_correct"], detail["refined_verdict"]) if refined else None,
+        notices=tuple(detail["notices"]),
+    )
