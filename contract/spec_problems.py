@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -48,14 +48,16 @@ def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:
     """The path without the tags that pydantic adds for the members of a union."""
     parts: list[str] = []
     models = [model]
+    is_key = False
     names_a_key = details["type"] in ("extra_forbidden", "missing")
     for position, step in enumerate(details["loc"]):
         known = [m for m in models if step in m.model_fields]
+        is_last = position == len(details["loc"]) - 1
+        if known or is_key or isinstance(step, int) or (is_last and names_a_key):
+            parts.append(str(step))
+        is_key = any(_is_mapping(m.model_fields[str(step)].annotation) for m in known)
         if known:
             models = [n for m in known for n in _nested_models(m, str(step))]
-        is_last = position == len(details["loc"]) - 1
-        if known or isinstance(step, int) or (is_last and names_a_key):
-            parts.append(str(step))
     return ".".join(parts)
 
 
@@ -69,6 +71,10 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield annotation
     for argument in arguments:
         yield from _leaves(argument)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_mapping, get_args(annotation)))
 
 
 def _is_model(annotation: Any) -> bool:

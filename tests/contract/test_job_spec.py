@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contract.job_spec import JobSpec, Mode, Preset
+from contract.spec_problems import field_problems
+
+BASE: dict[str, Any] = {"mode": "trd", "student": "s", "teacher": "t", "dataset": "ds_1"}
+
+
+def problems(**changes: Any) -> dict[str, str]:
+    """Messages by field of a spec that must be refused."""
+    document = {key: value for key, value in {**BASE, **changes}.items() if value is not ...}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(document)
+    return {problem.param: problem.message for problem in field_problems(caught.value, JobSpec)}
+
+
+def spec(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate({**BASE, **changes})
+
+
+@pytest.mark.parametrize("mode", ["opd", "opsd", "trd"])
+def test_resolving_makes_every_default_explicit_once(mode: str) -> None:
+    given = spec(mode=mode, teacher=None if mode == "opsd" else "t")
+    resolved = given.resolved()
+    assert resolved == resolved.resolved()
+    assert resolved.preset is not None
+    assert resolved.loss.teacher_context is not None
+    assert resolved.refine.max_prompt_tokens is not None
+    assert resolved.queue == "trd-default"
+    assert JobSpec.model_validate_json(resolved.model_dump_json()) == resolved
+
+
+def test_defaults_are_the_papers() -> None:
+    resolved = spec().resolved()
+    assert (resolved.sampling.temperature, resolved.sampling.top_p, resolved.sampling.top_k) == (0.6, 0.95, 20)
+    assert (resolved.sampling.max_prompt_tokens, resolved.sampling.max_new_tokens) == (2048, 16384)
+    assert resolved.refine.max_prompt_tokens == 18432
+    assert spec(teacher=None).resolved().refine.max_prompt_tokens == 22528
+    assert resolved.lora is not None
+    assert (resolved.lora.rank, resolved.lora.alpha) == (64, 128)
+    assert (resolved.optim.learning_rate, resolved.optim.betas) == (5e-6, (0.9, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("preset", "mode", "divergence", "support", "clip", "context"),
+    [
+        ("forward_kl", "opd", "forward_kl", "full", 0.0, "vanilla"),
+        ("forward_kl_clip", "opd", "forward_kl", "full", 0.1, "vanilla"),
+        ("reverse_kl", "opsd", "reverse_kl", "full", 0.0, "vanilla"),
+        ("reverse_kl_topk", "opsd", "reverse_kl", "top_k", 0.0, "vanilla"),
+        ("trd", "trd", "forward_kl", "full", 0.0, "refine"),
+    ],
+)
+def test_a_preset_fills_the_loss(
+    preset: str, mode: str, divergence: str, support: str, clip: float, context: str
+) -> None:
+    loss = spec(preset=preset, mode=mode, teacher=None if mode == "opsd" else "t").resolved().loss
+    assert (loss.divergence, loss.support, loss.token_clip, loss.teacher_context) == (
+        divergence,
+        support,
+        clip,
+        context,
+    )
+
+
+def test_a_field_given_beside_a_preset_wins() -> None:
+    loss = spec(mode="opd", preset="forward_kl_clip", loss={"token_clip": 0.05}).resolved().loss
+    assert (loss.token_clip, loss.divergence) == (0.05, "forward_kl")
+    assert spec(loss={"teacher_context": "vanilla"}).resolved().loss.teacher_context == "vanilla"
+
+
+def test_the_preset_goes_by_the_mode() -> None:
+    assert spec().resolved_preset is Preset.TRD
+    assert spec(mode="opd").resolved_preset is Preset.FORWARD_KL
+    assert spec(teacher=None).is_privileged
+    assert spec().refines
+    assert not spec(mode=Mode.OPD).refines
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"mode": "opd", "teacher": None}, "teacher", ["teacher = null", "mode opd", "use mode opsd"]),
+        ({"mode": "opsd"}, "teacher", ["teacher = t", "own step-0 weights", "leave teacher out"]),
+        ({"mode": "opd", "preset": "trd"}, "preset", ["preset = trd", 'set mode to "trd"']),
+        ({"preset": "reverse_kl"}, "preset", ["preset = reverse_kl", "raw rollout"]),
+        (
+            {"mode": "opd", "loss": {"teacher_context": "refine"}},
+            "loss.teacher_context",
+            ["the very rollout that it scores", "vanilla"],
+        ),
+        ({"loss": {"divergence": "jsd", "support": "top_k"}}, "loss.support", ["full vocabulary only"]),
+        ({"loss": {"support": "sampled", "token_clip": 0.1}}, "loss.token_clip", ["Monte-Carlo", "token_clip to 0"]),
+        (
+            {"mode": "opd", "preset": "forward_kl_clip", "loss": {"support": "sampled"}},
+            "loss.token_clip",
+            ["0.1", "Monte-Carlo"],
+        ),
+        ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["lacks {attempt}", "write {attempt}"]),
+        ({"optim": {"learning_rate": 0}}, "optim.learning_rate", ["= 0", "greater than 0"]),
+        ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),
+        ({"loss": {"divergance": "jsd"}}, "loss.divergance", ["did you mean divergence?"]),
+        ({"student": ...}, "student", ["required"]),
+        ({"dataset": "my-rows"}, "dataset", ["my-rows", "pattern"]),
+        ({"dataset": {"generator": "gcd", "size": 0}}, "dataset.size", ["= 0", "greater than or equal to 1"]),
+        ({"dataset": {"hub": "no-owner"}}, "dataset.hub", ["no-owner"]),
+        ({"teacher": {"endpoint": ""}}, "teacher.endpoint", ["at least 1 character"]),
+        ({"tags": ["x" * 65]}, "tags.0", ["at most 64 characters"]),
+        ({"metadata": {"a": 1}}, "metadata.a", ["string"]),
+        ({"optim": {"learning_rate": float("nan")}}, "optim.learning_rate", ["finite"]),
+    ],
+)
+def test_a_refusal_names_field_value_and_remedy(changes: dict[str, Any], field: str, words: list[str]) -> None:
+    found = problems(**changes)
+    assert field in found, found
+    for word in words:
+        assert word in found[field]
+
+
+def test_every_wrong_field_is_named() -> None:
+    found = problems(rounds=0, devices=0, colour="red")
+    assert set(found) == {"rounds", "devices", "colour"}
