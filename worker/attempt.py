@@ -99,30 +99,26 @@ def _run_child(slot: Slot, lease: Lease, folder: Path, staged: Staged, heartbeat
     """Run the child to its end; on return all it said is in the database and all it saved is stored."""
     run_dir, devices = folder / "run", staged.spec.devices
     oom_kills_before = count_oom_kills()
+    uploads = CheckpointUploads(
+        slot.database,
+        slot.storage,
+        lease,
+        run_dir,
+        keep=staged.spec.checkpoints.keep,
+        resumed_step=staged.resumed_step,
+        give_up=heartbeat.has_lost,
+    )
+    progress = Progress(
+        slot.database,
+        lease,
+        run_dir,
+        seconds=slot.settings.progress_seconds,
+        give_up=heartbeat.has_lost,
+        on_checkpoint=uploads.submit,
+    )
     process = EngineProcess.start(slot.command_for(folder, devices), folder, devices=devices)
-    try:
-        with (
-            CheckpointUploads(
-                slot.database,
-                slot.storage,
-                lease,
-                run_dir,
-                keep=staged.spec.checkpoints.keep,
-                resumed_step=staged.resumed_step,
-                give_up=lambda: heartbeat.order is Order.KILL,
-            ) as uploads,
-            Progress(
-                slot.database,
-                lease,
-                run_dir,
-                seconds=slot.settings.progress_seconds,
-                give_up=lambda: heartbeat.order is Order.KILL,
-                on_checkpoint=uploads.submit,
-            ) as progress,
-        ):
-            watched = _watch(process, slot, heartbeat, progress)
-    finally:
-        process.kill()  # nothing happens where it has ended; an error of ours must not leave it running
+    with uploads, progress, process:  # left in turn: no child, then all it said, then all it saved
+        watched = _watch(process, slot, heartbeat, progress)
     end = classify_exit(
         ChildExit(
             code=watched.exit_code,

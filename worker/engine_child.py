@@ -57,7 +57,7 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         )
     except StopRequested:
         return STOPPED_EXIT_CODE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the edge of the process: every failure is reported
         traceback.print_exc()
         report_failure(out_dir, error)
         return FAILED_EXIT_CODE

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 PACKAGES_DIR = Path(__file__).resolve().parent.parent
 """The folder that holds this package and its siblings."""
@@ -49,7 +51,7 @@ class EngineProcess:
         self._is_launcher = is_launcher
 
     @classmethod
-    def start(cls, command: Sequence[str], folder: Path, *, devices: int = 1) -> EngineProcess:
+    def start(cls, command: Sequence[str], folder: Path, *, devices: int = 1) -> Self:
         """Start `command`; what it prints goes to ``engine.log`` in `folder`. Raises OSError."""
         bound = [sys.executable, "-m", "worker.bound_exec", str(os.getpid()), *command]
         with (folder / "engine.log").open("ab") as log:
@@ -74,7 +76,7 @@ class EngineProcess:
             # Before the child is reaped: after that its number may be given to another process.
             self._signal_group(signal.SIGKILL)
             self._process.wait()
-        return self._process.returncode if self._process.returncode is None else self._exit_code()
+        return None if self._process.returncode is None else self._exit_code(self._process.returncode)
 
     def ask_to_stop(self) -> None:
         """Ask for an end at the next boundary."""
@@ -88,6 +90,17 @@ class EngineProcess:
         if self._process.returncode is None:
             self._signal_group(signal.SIGKILL)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave no child behind: one that still runs is killed."""
+        if self.poll() is None:
+            self.kill()
+            self._process.wait()
+
     def _has_exited(self) -> bool:
         """True where it has ended and is not reaped yet."""
         if self._process.returncode is not None:
@@ -100,9 +113,9 @@ class EngineProcess:
         except ProcessLookupError:
             return  # nobody is left
 
-    def _exit_code(self) -> int:
+    def _exit_code(self, process_code: int) -> int:
         """torchrun turns every code into 0 or 1; rank 0 then leaves its own in a file."""
         path = self._folder / EXIT_CODE_FILE
         if self._is_launcher and path.exists():
             return int(path.read_text(encoding="ascii"))
-        return self._process.returncode
+        return process_code

@@ -58,7 +58,7 @@ def _teacher_source(spec: JobSpec, catalog: Mapping[str, CatalogEntry]) -> str |
     if isinstance(spec.teacher, ServedTeacher):
         raise JobFailedError(
             "invalid_spec",
-            f"teacher = {{endpoint: {spec.teacher.endpoint}}}: this worker's engine has no served teachers; name a model",
+            f"teacher.endpoint = {spec.teacher.endpoint}: this worker's engine has no served teachers; name a model",
         )
     return None if spec.teacher is None else _model_source(spec.teacher, catalog)
 

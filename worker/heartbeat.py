@@ -51,10 +51,9 @@ class Heartbeat:
             return Order.KILL
         return Order.GO_ON if self._status is JobStatus.RUNNING else Order.STOP
 
-    @property
-    def is_superseded(self) -> bool:
-        """True where the database said that the lease is another's; false where it only did not answer."""
-        return self._is_superseded
+    def has_lost(self) -> bool:
+        """True once nothing more may be done for the job."""
+        return self.order is Order.KILL
 
     def __enter__(self) -> Self:
         self._thread.start()

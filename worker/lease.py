@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from contract.database import Database
@@ -113,24 +113,33 @@ def fenced(database: Database, lease: Lease) -> Iterator[Session]:
         yield session
 
 
-def _locked_job(session: Session, lease: Lease) -> Row[Any]:
-    held = _job_columns().where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.status.in_(LEASED_STATUSES))
-    job = session.execute(held.with_for_update()).one_or_none()
-    if job is None:
+@dataclass(frozen=True)
+class LockedJob:
+    """A job's row that this transaction has locked, so that its attempt can be ended."""
+
+    id: str
+    status: JobStatus
+    attempt: int
+    num_lost: int
+
+
+def _locked_job(session: Session, lease: Lease) -> LockedJob:
+    held = _lock_job(session, Job.id == lease.job_id, Job.lease_token == lease.token, Job.status.in_(LEASED_STATUSES))
+    if held is None:
         raise LeaseLostError(f"{lease.job_id}, attempt {lease.attempt}: the lease is no longer held")
-    return job
+    return held
 
 
-def _job_columns() -> Select[str, str, int, int, int]:
-    return select(Job.id, Job.status, Job.attempt, Job.num_lost, Job.lease_token)
+def lock_expired(session: Session, job_id: str) -> LockedJob | None:
+    """The job, locked, where its lease has run out and nobody else is at it."""
+    has_expired = Job.lease_expires_at < DatabaseNow()
+    return _lock_job(session, Job.id == job_id, Job.status.in_(LEASED_STATUSES), has_expired, skip_locked=True)
 
 
-def lock_expired(session: Session, job_id: str) -> Row[Any] | None:
-    """The job's row, locked for `end_attempt`, where its lease has run out and nobody else is at it."""
-    expired = _job_columns().where(
-        Job.id == job_id, Job.status.in_(LEASED_STATUSES), Job.lease_expires_at < DatabaseNow()
-    )
-    return session.execute(expired.with_for_update(skip_locked=True)).one_or_none()
+def _lock_job(session: Session, *conditions: ColumnElement[bool], skip_locked: bool = False) -> LockedJob | None:
+    columns = select(Job.id, Job.status, Job.attempt, Job.num_lost).where(*conditions)
+    row = session.execute(columns.with_for_update(skip_locked=skip_locked)).one_or_none()
+    return LockedJob(row.id, JobStatus(row.status), row.attempt, row.num_lost) if row is not None else None
 
 
 def finish(database: Database, lease: Lease, end: AttemptEnd, *, max_attempts: int) -> JobStatus:
@@ -139,13 +148,11 @@ def finish(database: Database, lease: Lease, end: AttemptEnd, *, max_attempts: i
         return end_attempt(session, _locked_job(session, lease), end, max_attempts=max_attempts)
 
 
-def end_attempt(session: Session, job: Row[Any], end: AttemptEnd, *, max_attempts: int) -> JobStatus:
-    """Record how the attempt ended and decide the job's next status. `job` is a locked row of `_job_columns`."""
+def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attempts: int) -> JobStatus:
+    """Record how the attempt ended and decide the job's next status."""
     num_without_progress = _num_without_progress(session, job, end)
-    final = final_status(
-        JobStatus(job.status), end, num_without_progress=num_without_progress, max_attempts=max_attempts
-    )
-    assert_transition(JobStatus(job.status), final.status)
+    final = final_status(job.status, end, num_without_progress=num_without_progress, max_attempts=max_attempts)
+    assert_transition(job.status, final.status)
     _record_end(session, job, end)
     goes_on = final.status is JobStatus.QUEUED
     session.execute(
@@ -171,7 +178,7 @@ def end_attempt(session: Session, job: Row[Any], end: AttemptEnd, *, max_attempt
     return final.status
 
 
-def _num_without_progress(session: Session, job: Row[Any], end: AttemptEnd) -> int:
+def _num_without_progress(session: Session, job: LockedJob, end: AttemptEnd) -> int:
     """Failed or lost attempts in a row that brought the run no further than it had ever been.
 
     Measured against the best attempt, not against the checkpoint that this one resumed from: else a run
@@ -182,10 +189,10 @@ def _num_without_progress(session: Session, job: Row[Any], end: AttemptEnd) -> i
     last = reached.pop(job.attempt, 0)
     if last > max(reached.values(), default=0):
         return 0
-    return int(job.num_lost) + (end.kind in (EndKind.FAILED, EndKind.LOST))
+    return job.num_lost + (end.kind in (EndKind.FAILED, EndKind.LOST))
 
 
-def _record_end(session: Session, job: Row[Any], end: AttemptEnd) -> None:
+def _record_end(session: Session, job: LockedJob, end: AttemptEnd) -> None:
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job.id, Attempt.number == job.attempt)

@@ -36,7 +36,7 @@ class Periodic:
             try:
                 self._action()
                 self._last_error = None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the thread's edge, see the class
                 self._complain(error)
             self._stopping.wait(self._seconds)
 

@@ -47,6 +47,10 @@ class Slot:
         """Scratch of one attempt."""
         return self.settings.scratch_dir / lease.job_id / f"attempt-{lease.attempt:04d}"
 
+    def close(self) -> None:
+        """Close the connections to the database; it is opened anew where it is used again."""
+        self.database.dispose()
+
     @contextmanager
     def taken(self) -> Iterator[bool]:
         """True for whoever comes first, until the block ends; false, at once, for everybody else."""

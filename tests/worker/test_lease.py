@@ -1,0 +1,253 @@
+"""The claim is exclusive, the lease ends by the database's clock, and the fence holds."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from contract.database import Database
+from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
+from contract.messages import DEFAULT_QUEUE
+from contract.tables import Job
+from tests.worker.workbench import Workbench
+from worker.database_clock import DatabaseNow
+from worker.failures import AttemptEnd, EndKind, Failure
+from worker.job_events import NewEvent, append_events
+from worker.lease import LeaseLostError, claim, fenced, finish, lock_expired, renew
+from worker.repository import ProgressBatch, write_progress
+
+FAILED = AttemptEnd(EndKind.FAILED, 1, Failure("engine_crashed", "it fell over"))
+STOPPED = AttemptEnd(EndKind.STOPPED, 75)
+FINISHED = AttemptEnd(EndKind.FINISHED, 0, summary={"seconds_by_phase": {"training": 2.0}})
+
+
+def test_a_claim_sets_the_job_running_and_records_the_attempt(bench: Workbench) -> None:
+    job_id = bench.add_job()
+    before = datetime.now(UTC)
+    lease = bench.claim("worker-1", lease_seconds=30)
+    assert lease is not None
+    job, (attempt,) = bench.job(job_id), bench.attempts(job_id)
+    assert (lease.job_id, lease.token, lease.attempt) == (job_id, 1, 1)
+    assert lease.spec["mode"] == "opd"
+    assert (job.status, job.lease_owner, job.lease_token, job.attempt) == ("running", "worker-1", 1, 1)
+    assert job.phase == "preparing"
+    assert job.lease_expires_at is not None
+    assert abs(job.lease_expires_at - before - timedelta(seconds=30)) < timedelta(seconds=5)
+    assert (attempt.number, attempt.worker, attempt.lease_token, attempt.status) == (1, "worker-1", 1, "running")
+    (event,) = bench.events(job_id)
+    assert (event.sequence, event.type, event.data["status"]) == (1, "status", "running")
+
+
+def test_claims_go_by_priority_then_age_and_never_leave_the_queues(bench: Workbench) -> None:
+    old = bench.add_job()
+    young = bench.add_job()
+    urgent = bench.add_job(priority=5)
+    bench.add_job(queue="elsewhere", priority=100)
+    bench.add_job(status=JobStatus.PAUSED)
+    bench.add_job(deleted_at=datetime.now(UTC))
+    leases = [bench.claim() for _ in range(4)]
+    assert [lease and lease.job_id for lease in leases] == [urgent, old, young, None]
+
+
+def test_threads_never_claim_a_job_twice(bench: Workbench) -> None:
+    jobs = {bench.add_job() for _ in range(40)}
+    with ThreadPoolExecutor(8) as threads:
+        claimed = list(threads.map(lambda n: _claim_until_empty(bench.database, f"w{n}"), range(8)))
+    flat = list(itertools.chain.from_iterable(claimed))
+    assert len(flat) == len(set(flat)) == 40
+    assert set(flat) == jobs
+    assert all(len(bench.attempts(job_id)) == 1 for job_id in jobs)
+
+
+def test_processes_never_claim_a_job_twice(bench: Workbench) -> None:
+    jobs = {bench.add_job() for _ in range(30)}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(3, mp_context=spawn) as processes:
+        claimed = list(processes.map(_claim_in_process, [bench.settings.database_url] * 3))
+    flat = list(itertools.chain.from_iterable(claimed))
+    assert len(flat) == 30
+    assert set(flat) == jobs
+
+
+def _claim_in_process(database_url: str) -> list[str]:
+    database = Database(database_url)
+    try:
+        return _claim_until_empty(database, "process")
+    finally:
+        database.dispose()
+
+
+def _claim_until_empty(database: Database, worker: str) -> list[str]:
+    claimed = []
+    while True:
+        with database.write() as session:
+            lease = claim(session, queues=[DEFAULT_QUEUE], worker=worker, lease_seconds=30)
+        if lease is None:
+            return claimed
+        claimed.append(lease.job_id)
+
+
+def test_renewing_puts_off_the_end_and_tells_the_status(bench: Workbench) -> None:
+    job_id = bench.add_job()
+    lease = bench.claim(lease_seconds=1)
+    assert lease is not None
+    first_end = bench.job(job_id).lease_expires_at
+    with bench.database.write() as session:
+        assert renew(session, lease, 60) is JobStatus.RUNNING
+    renewed_end = bench.job(job_id).lease_expires_at
+    assert first_end is not None
+    assert renewed_end is not None
+    assert renewed_end - first_end > timedelta(seconds=50)
+    bench.set_job(job_id, status=JobStatus.CANCELLING)
+    with bench.database.write() as session:
+        assert renew(session, lease, 60) is JobStatus.CANCELLING
+
+
+def test_the_database_clock_is_comparable_with_stored_times(bench: Workbench) -> None:
+    bench.add_job(created_at=datetime.now(UTC) - timedelta(seconds=1.5))
+    with bench.database.read() as session:
+        ages = [session.scalar(select(Job.created_at < DatabaseNow(-seconds))) for seconds in (0.0, 1.0, 10.0)]
+    assert [bool(age) for age in ages] == [True, True, False]
+
+
+def test_a_superseded_attempt_writes_nothing(bench: Workbench) -> None:
+    stale = bench.claimed()
+    assert finish(bench.database, stale, STOPPED, max_attempts=3) is JobStatus.QUEUED
+    current = bench.claim("another")
+    assert current is not None
+    assert current.token > stale.token
+    events_before = len(bench.events(stale.job_id))
+    batch = ProgressBatch(job_columns={"step": 99}, events=[NewEvent("notice", "late")])
+    with pytest.raises(LeaseLostError), fenced(bench.database, stale) as session:
+        write_progress(session, stale, batch)
+    with pytest.raises(LeaseLostError):
+        finish(bench.database, stale, FINISHED, max_attempts=3)
+    with pytest.raises(LeaseLostError), bench.database.write() as session:
+        renew(session, stale, 30)
+    job = bench.job(stale.job_id)
+    assert (job.status, job.step, job.lease_owner) == ("running", 0, "another")
+    assert len(bench.events(stale.job_id)) == events_before
+
+
+def test_a_fenced_block_that_raises_writes_nothing(bench: Workbench) -> None:
+    lease = bench.claimed()
+
+    def write_half() -> None:
+        with fenced(bench.database, lease) as session:
+            append_events(session, lease.job_id, [NewEvent("notice", "half")])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert [event.message for event in bench.events(lease.job_id)] == ["Attempt 1 started."]
+
+
+@pytest.mark.parametrize(
+    ("current", "end", "expected"),
+    [
+        (JobStatus.RUNNING, FINISHED, JobStatus.SUCCEEDED),
+        (JobStatus.CANCELLING, FINISHED, JobStatus.SUCCEEDED),
+        (JobStatus.RUNNING, STOPPED, JobStatus.QUEUED),
+        (JobStatus.PAUSING, STOPPED, JobStatus.PAUSED),
+        (JobStatus.CANCELLING, STOPPED, JobStatus.CANCELLED),
+        (JobStatus.RUNNING, FAILED, JobStatus.QUEUED),
+        (JobStatus.PAUSING, FAILED, JobStatus.PAUSED),
+        (JobStatus.CANCELLING, FAILED, JobStatus.CANCELLED),
+    ],
+)
+def test_finishing_decides_the_jobs_status(
+    sqlite_bench: Workbench, current: JobStatus, end: AttemptEnd, expected: JobStatus
+) -> None:
+    lease = sqlite_bench.claimed()
+    sqlite_bench.set_job(lease.job_id, status=current)
+    assert finish(sqlite_bench.database, lease, end, max_attempts=3) is expected
+    assert expected in TRANSITIONS[current]
+    job, (attempt,) = sqlite_bench.job(lease.job_id), sqlite_bench.attempts(lease.job_id)
+    assert job.status == expected
+    assert (job.lease_owner, job.lease_expires_at, job.phase) == (None, None, None)
+    assert (job.finished_at is not None) == expected.is_final
+    assert attempt.status == end.attempt_status
+    assert attempt.exit_code == end.exit_code
+    assert sqlite_bench.events(lease.job_id)[-1].data["status"] == expected
+
+
+def test_a_success_keeps_the_runs_summary_in_its_event(bench: Workbench) -> None:
+    lease = bench.claimed()
+    finish(bench.database, lease, FINISHED, max_attempts=3)
+    assert bench.events(lease.job_id)[-1].data["summary"] == {"seconds_by_phase": {"training": 2.0}}
+
+
+def test_a_failure_that_cannot_be_mended_is_told_with_its_hint(bench: Workbench) -> None:
+    lease = bench.claimed()
+    end = AttemptEnd(EndKind.FAILED, 1, Failure("context_too_long", "2048 + 16384 tokens"))
+    assert finish(bench.database, lease, end, max_attempts=3) is JobStatus.FAILED
+    job = bench.job(lease.job_id)
+    assert (job.error_code, job.error_message, job.error_retryable) == (
+        "context_too_long",
+        "2048 + 16384 tokens",
+        False,
+    )
+    assert job.error_hint is not None
+    assert "max_prompt_tokens" in job.error_hint
+
+
+def test_failures_without_progress_end_in_a_crash_loop(bench: Workbench) -> None:
+    job_id = bench.add_job()
+    statuses = []
+    for _ in range(3):
+        lease = bench.claim()
+        assert lease is not None
+        statuses.append(finish(bench.database, lease, FAILED, max_attempts=3))
+    assert statuses == [JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.FAILED]
+    job = bench.job(job_id)
+    assert job.error_code == "crash_loop"
+    assert job.error_message == (
+        "3 attempts in a row ended without a step of progress; the last: engine_crashed: it fell over"
+    )
+    assert job.num_lost == 0, "a user who resumes it starts with a clean count"
+
+
+def test_a_step_of_progress_starts_the_count_anew_and_repeating_old_steps_does_not(bench: Workbench) -> None:
+    bench.add_job()
+    counts = []
+    for last_step in (0, 5, 5, 4, 6):
+        lease = bench.claim()
+        assert lease is not None
+        with fenced(bench.database, lease) as session:
+            write_progress(session, lease, ProgressBatch(job_columns={"step": last_step}))
+        finish(bench.database, lease, FAILED, max_attempts=10)
+        counts.append(bench.job(lease.job_id).num_lost)
+    assert counts == [1, 0, 1, 2, 0]
+
+
+def test_only_an_expired_lease_can_be_taken_away(bench: Workbench) -> None:
+    bench.add_job()
+    lease = bench.claim(lease_seconds=0.3)
+    assert lease is not None
+    with bench.database.write() as session:
+        assert lock_expired(session, lease.job_id) is None
+    time.sleep(0.4)
+    with bench.database.write() as session:
+        expired = lock_expired(session, lease.job_id)
+        assert expired is not None
+        assert expired.attempt == 1
+
+
+def test_events_are_numbered_without_a_gap_by_many_writers(bench: Workbench) -> None:
+    lease = bench.claimed()
+
+    def append(n: int) -> None:
+        with bench.database.write() as session:
+            append_events(session, lease.job_id, [NewEvent("notice", f"{n}a"), NewEvent("notice", f"{n}b")])
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(append, range(12)))
+    assert [event.sequence for event in bench.events(lease.job_id)] == list(range(1, 26))
+    assert bench.job(lease.job_id).num_events == 25
+    assert bench.attempts(lease.job_id)[0].status == AttemptStatus.RUNNING
