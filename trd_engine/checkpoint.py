@@ -16,11 +16,12 @@ from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trd_engine.errors import CheckpointCorruptError
 from trd_engine.lora import merged_state_dict
 from trd_engine.manifest import MANIFEST_FILE, write_manifest
+from trd_engine.models import TrainedModel, causal_lm_of
 from trd_engine.prompts import MODEL_PROMPTS_FILE
 
 STATE_FOLDER = "state"
@@ -65,7 +66,7 @@ def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -
     return folder
 
 
-def write_weights(folder: Path, model: PreTrainedModel | PeftModel, extras: ExportExtras, *, merged: bool) -> list[str]:
+def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, merged: bool) -> list[str]:
     """Write the model's folders below `folder`; returns their formats: full, or adapter and merged."""
     if not isinstance(model, PeftModel):
         model.save_pretrained(folder / MODEL_FOLDER)
@@ -75,13 +76,12 @@ def write_weights(folder: Path, model: PreTrainedModel | PeftModel, extras: Expo
     _write_extras(folder / ADAPTER_FOLDER, extras)
     if not merged:
         return ["adapter"]
-    base = model.get_base_model()
-    base.save_pretrained(folder / MODEL_FOLDER, state_dict=merged_state_dict(model))
+    causal_lm_of(model).save_pretrained(folder / MODEL_FOLDER, state_dict=merged_state_dict(model))
     _write_extras(folder / MODEL_FOLDER, extras)
     return ["adapter", "merged"]
 
 
-def write_sampler_weights(folder: Path, model: PreTrainedModel | PeftModel) -> None:
+def write_sampler_weights(folder: Path, model: TrainedModel) -> None:
     """Just the weights, for a generator to load: the adapter, or the whole model."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(str(folder))
@@ -90,9 +90,9 @@ def write_sampler_weights(folder: Path, model: PreTrainedModel | PeftModel) -> N
 def restore_adapter(folder: Path, model: PeftModel) -> None:
     """Put a checkpoint's adapter into the live model."""
     weights = load_file(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
-    result = set_peft_model_state_dict(model, weights)
-    if result.unexpected_keys:
-        raise CheckpointCorruptError(f"the adapter has layers that the student has not: {result.unexpected_keys[:3]}")
+    unexpected: list[str] = set_peft_model_state_dict(model, weights).unexpected_keys  # type: ignore[attr-defined]
+    if unexpected:
+        raise CheckpointCorruptError(f"the adapter has layers that the student has not: {unexpected[:3]}")
 
 
 def prune_checkpoints(out_dir: Path, keep: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
-from trd_engine.config import RunConfig
+from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.data import load_problems, split_holdout
 from trd_engine.errors import DataError, NoTrainingDataError
 from trd_engine.generation.choice import choose_engine
@@ -18,6 +19,7 @@ from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
 from trd_engine.lora import add_adapter
 from trd_engine.models import (
+    TrainedModel,
     choose_compute_dtype,
     choose_device,
     end_of_turn_ids,
@@ -38,7 +40,7 @@ from trd_engine.types import Problem, SamplingSettings
 class LoadedModels:
     """Both models on their device, and how their texts become tokens."""
 
-    student: PreTrainedModel | PeftModel
+    student: TrainedModel
     teacher: Teacher
     tokenizer: PreTrainedTokenizerBase
     teacher_tokenizer: PreTrainedTokenizerBase
@@ -72,26 +74,28 @@ def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
     dtype = torch.float32 if config.lora is None else compute_dtype
-    student: PreTrainedModel | PeftModel = load_model(source, dtype=dtype, device=device)
-    if config.lora is not None:
-        student = add_adapter(student, config.lora, seed=config.seed)
-        student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
-        if resume_from is not None:
-            restore_adapter(resume_from, student)
+    base = load_model(source, dtype=dtype, device=device)
+    student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
     teacher = _load_teacher(config, student, compute_dtype, device)
     return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype)
 
 
-def _prepare_backward(student: PreTrainedModel | PeftModel, config: RunConfig, device: torch.device) -> None:
+def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
+    student = add_adapter(base, lora, seed=config.seed)
+    student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
+    if resume_from is not None:
+        restore_adapter(resume_from, student)
+    return student
+
+
+def _prepare_backward(student: TrainedModel, config: RunConfig, device: torch.device) -> None:
     wanted = config.optim.gradient_checkpointing
     if wanted if wanted is not None else device.type == "cuda":
         student.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _load_teacher(
-    config: RunConfig, student: PreTrainedModel | PeftModel, dtype: torch.dtype, device: torch.device
-) -> Teacher:
+def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device) -> Teacher:
     if config.teacher is None and isinstance(student, PeftModel):
         return Teacher(student, shares_student=True)
     # Full fine-tuning moves every weight: teaching itself then needs a frozen copy of step 0.
@@ -209,16 +213,12 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
     """The generators, by `sampling.engine`, and how new weights reach them."""
     stop_ids = end_of_turn_ids(config.student, models.tokenizer)
     teacher_stop_ids = end_of_turn_ids(config.teacher or config.student, models.teacher_tokenizer)
-    common = {
-        "temperature": config.sampling.temperature,
-        "top_p": config.sampling.top_p,
-        "top_k": config.sampling.top_k,
-    }
+    sampling = config.sampling
     student_sampling = SamplingSettings(
-        **common, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_ids
+        sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, stop_ids
     )
-    refine_sampling = SamplingSettings(
-        **common, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
+    refine_sampling = replace(
+        student_sampling, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
     )
     sources = [config.student] if config.teacher is None else [config.student, config.teacher]
     engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
@@ -251,20 +251,20 @@ def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator
     refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if config.refines else 0
     shares_engine = config.teacher is None
     num_engines = 2 if config.refines and not shares_engine else 1
-    common = {
-        "device": models.device.type,
-        "dtype": models.compute_dtype,
-        "seed": config.seed,
-        # Training shares the device with the samplers: each gets a part of half of it.
-        "gpu_memory_utilization": 0.5 / num_engines,
-    }
-    student = VllmGenerator(
+    make = partial(
+        VllmGenerator,
+        device=models.device.type,
+        dtype=models.compute_dtype,
+        seed=config.seed,
+        # Training shares the device with the samplers: together they get half of it.
+        gpu_memory_utilization=0.5 / num_engines,
+    )
+    student = make(
         Path(config.student),
         max_model_len=max(solving, refining) if shares_engine else solving,
         lora_rank=config.lora.rank if config.lora else None,
-        **common,
     )
     if num_engines == 1:
         return student, student
     assert config.teacher is not None
-    return student, VllmGenerator(Path(config.teacher), max_model_len=refining, **common)
+    return student, make(Path(config.teacher), max_model_len=refining)

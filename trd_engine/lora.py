@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from trd_engine.config import LoraConfig
 from trd_engine.errors import SpecError
+from trd_engine.models import causal_lm_of
 
 AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers the paper adapts, by the names that most model families give them."""
@@ -62,7 +63,7 @@ def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
     Copies only the adapted layers. PEFT's merge and unmerge in place would leave rounding errors
     in the live weights, and a run would no longer be the same with and without a checkpoint.
     """
-    base = model.get_base_model()
+    base = causal_lm_of(model)
     merged: dict[str, Tensor] = {}
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     for key, value in base.state_dict(keep_vars=True).items():
@@ -72,6 +73,6 @@ def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
             merged[key] = value.detach()
             continue
         layer, _, leaf = key.partition(".base_layer.")
-        delta = adapted[layer].get_delta_weight("default") if leaf == "weight" else None
+        delta = adapted[layer].get_delta_weight("default") if leaf == "weight" else None  # type: ignore[attr-defined]
         merged[f"{layer}.{leaf}"] = value.detach() if delta is None else (value + delta).to(value.dtype)
     return merged

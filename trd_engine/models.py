@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +23,9 @@ from trd_engine.errors import (
     ModelRefusedError,
     TokenizerMismatchError,
 )
+
+TrainedModel = PreTrainedModel | PeftModel
+"""A student: all of its weights are trained, or those of its adapter."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreT
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -157,8 +162,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, or `model` itself."""
-    unwrap = getattr(model, "get_base_model", None)
-    causal_lm: PreTrainedModel = unwrap() if unwrap is not None else model
+    causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(causal_lm, PreTrainedModel)
     return causal_lm
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -56,7 +57,7 @@ class PromptBuilder:
     ) -> None:
         self._tokenizer = tokenizer
         self._templates = templates
-        self._template_arguments = {} if thinking is None else {"enable_thinking": thinking}
+        self._arguments: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
 
     def solve(self, problem: Problem) -> tuple[int, ...]:
         """The prompt that shows x alone."""
@@ -121,14 +122,11 @@ class PromptBuilder:
 
     def _render(self, template: str, **texts: str) -> tuple[int, ...]:
         content = fill(template, **texts)
-        encoded = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            **self._template_arguments,
+        text = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **self._arguments
         )
-        return tuple(int(i) for i in encoded["input_ids"])
+        # The template writes the special tokens itself, as chat templates do.
+        return tuple(self._tokenizer.encode(str(text), add_special_tokens=False))
 
 
 def _present(texts: Mapping[str, str | None]) -> dict[str, str]:

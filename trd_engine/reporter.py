@@ -51,6 +51,11 @@ class Reporter:
         self._close_phase()
         self._file.close()
 
+    @property
+    def current_phase(self) -> str | None:
+        """The phase that the run is in."""
+        return self._phase
+
     def event(self, type_: str, **fields: Any) -> None:
         """Append one event. Numbers that are not finite become null: JSON has no NaN."""
         line = json.dumps({"type": type_, "at": time.time(), **_finite(fields)}, allow_nan=False, ensure_ascii=False)

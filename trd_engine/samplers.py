@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from peft import PeftModel
-from transformers import PreTrainedModel
 
 from trd_engine.checkpoint import write_sampler_weights
 from trd_engine.generation.protocol import Generator, ProgressCallback
+from trd_engine.models import TrainedModel
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 
@@ -55,9 +55,7 @@ class BorrowedWeights:
 class ServedWeights:
     """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too."""
 
-    def __init__(
-        self, generator: Generator, model: PreTrainedModel | PeftModel, *, step0_folder: Path, sync_folder: Path
-    ) -> None:
+    def __init__(self, generator: Generator, model: TrainedModel, *, step0_folder: Path, sync_folder: Path) -> None:
         self._generator = generator
         self._model = model
         self._step0_folder = step0_folder

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS, MicroBatch, split_into_micro_batches
 from trd_engine.checkpoint import (
@@ -89,10 +90,12 @@ class Session:
     # -- stages ------------------------------------------------------------------------------------
 
     def enter(self, phase: str) -> None:
-        """Say that the run is in `phase` now."""
+        """Say that the run is in `phase` now, unless it is already."""
+        if self.reporter.current_phase == phase:
+            return
         self.reporter.phase(
             phase,
-            round_index=self.state.round,
+            round_index=min(self.state.round, len(self.plan.rounds) - 1),
             num_rounds=len(self.plan.rounds),
             step=self.state.step,
             num_steps=self.plan.num_steps,
@@ -299,6 +302,7 @@ def open_session(
     """Load and check everything, and put a resumed run back where its checkpoint was."""
     reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
     seed_everything(config.seed)
+    transformers_logging.disable_progress_bar()  # the run has its own progress; bars only litter the log
     if resume_from is not None:
         verify_manifest(resume_from)
     task = load_task(config.task)

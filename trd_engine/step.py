@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trd_engine.batching import MicroBatch
 from trd_engine.errors import NonFiniteError
 from trd_engine.fused_loss import linear_divergence
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence
-from trd_engine.models import head_of
+from trd_engine.models import TrainedModel, head_of
 from trd_engine.teacher import Teacher, hidden_states
 
 
@@ -24,7 +23,7 @@ from trd_engine.teacher import Teacher, hidden_states
 class ScoringSetup:
     """What turns a micro-batch into a loss; the same in every step of a run."""
 
-    student: PreTrainedModel
+    student: TrainedModel
     teacher: Teacher
     divergence: Divergence
     compute_dtype: torch.dtype
@@ -100,7 +99,7 @@ def optimizer_step(
     num_sequences = 0
     for batch in micro_batches:
         loss, divergence_N, statistics = score(setup, batch, setup.divergence, 1.0 / num_trained_tokens)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        loss.backward()
         loss_sum += loss.detach().double().cpu()
         scored.append(_keep(batch, divergence_N, statistics, num_sequences))
         num_sequences += len(batch.positions)

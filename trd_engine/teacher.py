@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trd_engine.batching import ScoredTokens
 from trd_engine.lora import adapter_off
-from trd_engine.models import OutputHead, backbone_of, head_of
+from trd_engine.models import OutputHead, TrainedModel, backbone_of, head_of
 
 
 def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
@@ -27,14 +26,14 @@ def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
 class Teacher:
     """Scores completions with weights that never change, and without gradient."""
 
-    def __init__(self, model: PreTrainedModel, *, shares_student: bool = False) -> None:
+    def __init__(self, model: TrainedModel, *, shares_student: bool = False) -> None:
         """`model` is a model of its own or, with `shares_student`, the student's PEFT model, whose adapter
         is switched off while it teaches."""
         self._model = model
         self._shares_student = shares_student
 
     @property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> TrainedModel:
         """The module, to sample refinements from."""
         return self._model
 

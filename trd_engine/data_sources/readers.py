@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trd_engine.config import DataSource
+from trd_engine.data_sources.generated import generate_rows
 from trd_engine.errors import DataError
 
 _PARQUET_MAGIC = b"PAR1"
@@ -30,7 +31,7 @@ class RawRow:
 def read_rows(source: DataSource) -> list[RawRow]:
     """All rows of `source`, the unreadable ones with their error; raises DataError if there is no such source."""
     if source.generator is not None:
-        return _number(_generate(source.generator, source.size, source.seed))
+        return _number(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:
         return _number(_load_hub(source.hub, source.split, source.revision))
     assert source.path is not None
@@ -134,16 +135,3 @@ def _load_hub(name: str, split: str, revision: str | None) -> Iterable[dict[str,
             "check the name and the network, or give a local file as path"
         ) from error
     return cast(Iterable[dict[str, Any]], loaded)
-
-
-def _generate(name: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The entries of a `reasoning-gym` generator, each with what its own scorer needs to make it again."""
-    import reasoning_gym  # type: ignore[import-untyped]
-    from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
-
-    if name not in DATASETS:
-        raise DataError(f"no generator {name!r} in reasoning-gym; it has {', '.join(sorted(DATASETS))}")
-    dataset = reasoning_gym.create_dataset(name, size=size, seed=seed)
-    for index in range(size):
-        origin = {"generator": name, "size": size, "seed": seed, "index": index}
-        yield {**dataset[index], "id": f"{name}-{seed}-{index}", "generated": origin}

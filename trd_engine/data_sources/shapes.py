@@ -29,9 +29,8 @@ def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> 
     """The problem in a row; raises RowError. `columns` maps our field's name to the row's column."""
     row = _renamed(row, columns)
     row_id = fields.optional_text(row, fields.ID) or str(number)
-    problem = _shape(row, task)(row, row_id, task)
-    extra = _generated_extra(row) if "generated" in row else problem.extra
-    return dataclasses.replace(problem, extra=plain_json(dict(extra)))
+    problem = _generated(row, row_id) if "generated" in row else _shape(row, task)(row, row_id, task)
+    return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)))
 
 
 def _shape(row: Row, task: str) -> Shape:
@@ -62,6 +61,7 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
     return {**kept, **{field: row[column] for field, column in columns.items()}}
 
 
-def _generated_extra(row: Row) -> dict[str, Any]:
+def _generated(row: Row, row_id: str) -> Problem:
+    """A generator's entry; where it has no answer, because many are right, only its own scorer can tell."""
     entry = {name: row[name] for name in ("question", "answer", "metadata")}
-    return {"entry": entry, "generated": row["generated"]}
+    return Problem(row_id, row["question"], row["answer"] or "", None, {"entry": entry, "generated": row["generated"]})

@@ -25,6 +25,14 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from trd_engine.tasks.verifier_child import main; main(sys.argv[2:])"
 )
+_ENVIRONMENT = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",  # what a library makes out of a set must be the same in every process
+}
+"""All that a child sees of the environment; no secret of ours is passed on."""
 _START_SECONDS = 120.0
 """Importing sympy takes seconds on a busy machine."""
 _MAX_WORKERS = 4
@@ -120,14 +128,23 @@ class _Worker:
         if self._process is not None and self._process.poll() is not None:
             self.stop()
         if self._process is None:
-            command = [sys.executable, "-I", "-c", _START, str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds)]
+            command = [
+                sys.executable,
+                "-P",
+                "-s",
+                "-c",
+                _START,
+                str(_PACKAGE_ROOT),
+                self._verifier,
+                str(self._limit_seconds),
+            ]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},  # no secrets of ours
+                env=_ENVIRONMENT,
                 start_new_session=True,
             )
             _receive(self._process, _START_SECONDS)  # its greeting

@@ -1,7 +1,7 @@
 """The child side of `guarded_process`: answers requests on standard input until it ends.
 
-Runs libraries that evaluate expressions out of a model's text, so it keeps limits on itself and holds
-nothing worth taking.
+Runs libraries that evaluate expressions out of a model's text, some by Python's own `eval`: it puts itself
+under the sandbox's layers, keeps limits and holds nothing worth taking.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
+
+from trd_engine.data_sources.canonical import plain_json
+from trd_engine.tasks.sandbox.confinement import confine_verifier
 
 _MAX_ADDRESS_BYTES = 4 * 2**30
 Verifier = Callable[[dict[str, Any]], Any]
@@ -47,6 +50,7 @@ def _limit_self() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_BYTES, _MAX_ADDRESS_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    confine_verifier()
 
 
 def _load(name: str) -> Verifier:
@@ -54,15 +58,17 @@ def _load(name: str) -> Verifier:
     warnings.simplefilter("ignore")
     if name == "math":
         return _load_math()
-    assert name == "reasoning_gym", name
-    return _load_reasoning_gym()
+    if name == "reasoning_gym":
+        return _load_reasoning_gym()
+    assert name == "reasoning_gym_entries", name
+    return _load_reasoning_gym_entries()
 
 
 def _answer(verify: Verifier, request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"value": verify(request)}
     except Exception as error:  # noqa: BLE001 - whatever a library throws at a model's text is a verdict
-        return {"failure": f"error: {type(error).__name__}: {error}"[:500]}
+        return {"failure": f"error: {type(error).__name__}: {error}"[:5000]}
 
 
 def _write(replies: BinaryIO, reply: dict[str, Any]) -> None:
@@ -97,6 +103,21 @@ def _load_reasoning_gym() -> Verifier:
         if made_by:
             # Made again rather than sent: an entry holds tuples and sets, which JSON would change.
             entry = datasets[key][made_by["index"]]
+            assert plain_json(entry["question"]) == request["entry"]["question"], "another version of the generator"
         return float(datasets[key].score_answer(request["answer"], entry))
 
     return score
+
+
+def _load_reasoning_gym_entries() -> Verifier:
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
+
+    def make(request: dict[str, Any]) -> list[Any]:
+        name = request["generator"]
+        if name not in DATASETS:
+            raise ValueError(f"reasoning-gym has no such generator; it has {', '.join(sorted(DATASETS))}")
+        dataset = reasoning_gym.create_dataset(name, size=request["size"], seed=request["seed"])
+        return [plain_json(dataset[index]) for index in range(request["start"], request["stop"])]
+
+    return make

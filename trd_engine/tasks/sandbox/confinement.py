@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,3 +79,20 @@ def confine_program(confinement: Confinement, scratch: str, limits: Limits) -> N
     # The kernel does not count the threads of the machine's root: it gets none.
     counted = confinement.namespaces == "root" or os.getuid() != 0
     seccomp.restrict_system_calls(allow_threads=counted)
+
+
+def confine_verifier() -> None:
+    """For a process of ours that evaluates expressions out of a model's text: whatever layers there are.
+
+    Unlike a program's, they may be missing: such text is not a program, only its parser might make it one.
+    """
+    if not sys.platform.startswith("linux") or not seccomp.is_supported():
+        return
+    with suppress(OSError):
+        kernel.forbid_new_privileges()
+        kernel.drop_capabilities()
+        kernel.hide_from_tracers()
+    with suppress(OSError):
+        landlock.restrict_files(readable_paths(), None, DEVICES)
+    with suppress(OSError):
+        seccomp.restrict_system_calls(allow_threads=False)

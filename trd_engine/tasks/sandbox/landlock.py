@@ -27,7 +27,7 @@ _SCRATCH = (
 )
 
 
-def restrict_files(readable: Iterable[str], scratch: str, devices: Iterable[str]) -> None:
+def restrict_files(readable: Iterable[str], scratch: str | None, devices: Iterable[str]) -> None:
     """Allow reading beneath `readable`, everything but links and devices beneath `scratch`, nothing elsewhere."""
     version = kernel.landlock_version()
     handled = (1 << _RIGHTS_BY_VERSION.get(version, 16)) - 1
@@ -36,7 +36,8 @@ def restrict_files(readable: Iterable[str], scratch: str, devices: Iterable[str]
         _allow(ruleset, path, (_READ_FILE | _READ_DIR) if os.path.isdir(path) else _READ_FILE)  # noqa: PTH112
     for path in devices:
         _allow(ruleset, path, _READ_FILE | _WRITE_FILE)
-    _allow(ruleset, scratch, _SCRATCH & handled)
+    if scratch is not None:
+        _allow(ruleset, scratch, _SCRATCH & handled)
     kernel.landlock_restrict(ruleset)
     os.close(ruleset)
 
