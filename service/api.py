@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
@@ -46,12 +46,13 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-def make_router() -> APIRouter:
-    """All routes."""
-    router = APIRouter(responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
-    for part in (jobs, events, metrics, trajectories, evaluations, checkpoints, datasets, models, keys, health):
-        router.include_router(part.router)
-    return router
+_PARTS = (jobs, events, metrics, trajectories, evaluations, checkpoints, datasets, models, keys, health)
+
+
+def add_routes(app: FastAPI) -> None:
+    """All of them."""
+    for part in _PARTS:
+        app.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
 
 
 def openapi_document(app: FastAPI) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from contract.database import Database
-from service.api import make_router, openapi_document
+from service.api import add_routes, openapi_document
 from service.auth import KeyGate, KeyScope
 from service.context import ServiceContext
 from service.db import migrate
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the page would load its scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(make_router())
+    add_routes(app)
     app.openapi = lambda: _remembered_openapi(app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
@@ -141,7 +141,7 @@ def _refuse_parameters(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), "registered for nothing else"
     problems = []
     for details in error.errors():
-        param = str(details["loc"][-1])
+        param = ".".join(str(part) for part in details["loc"][1:])  # after query, path or header
         reason = details["msg"][:1].lower() + details["msg"][1:]
         shown = "" if details["type"] == "missing" else f" = {str(details['input'])[:80]}"
         problems.append({"param": param, "message": f"{param}{shown}: {reason}"})

@@ -42,11 +42,10 @@ def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | No
     scores_with_more = spec.is_privileged or (spec.refines and spec.resolved().loss.teacher_context == "refine")
     wanted = [
         (SOLVE_PROMPT, SOLVE_NEW, student),
-        (SOLVE_PROMPT, completion, student),
+        *([(REFINE_PROMPT, REFINE_NEW, teacher)] if spec.refines else []),
         (REFINE_PROMPT if scores_with_more else SOLVE_PROMPT, completion, teacher),
+        (SOLVE_PROMPT, completion, student),
     ]
-    if spec.refines:
-        wanted.append((REFINE_PROMPT, REFINE_NEW, teacher))
     return [
         Context(prompt, completion, model, tokens)
         for prompt, completion, model in dict.fromkeys(wanted)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from contract.job_spec import JobSpec
+from service.jobs.estimate import Estimate, estimate
+from trd_engine.config import parse_config
+from trd_engine.plan import plan_run
+from trd_engine.types import Problem
+
+
+def spec(**changes: Any) -> JobSpec:
+    body: dict[str, Any] = {
+        "mode": "trd",
+        "student": "S",
+        "teacher": "T",
+        "dataset": "ds_1",
+        "sampling": {"max_new_tokens": 100},
+        "refine": {"max_new_tokens": 50},
+        "evaluation": {"holdout": 0.0},
+    }
+    return JobSpec.model_validate({**body, **changes}).resolved()
+
+
+PLANS: list[dict[str, Any]] = [
+    {"optim": {"batch_size": 32}},
+    {"optim": {"batch_size": 7, "epochs": 3}, "rounds": 4},
+    {"optim": {"batch_size": 32, "max_steps": 5}, "rounds": 3},
+    {"optim": {"batch_size": 16, "epochs": 2, "max_steps": 7}, "samples_per_prompt": 3, "rounds": 2},
+    {"optim": {"batch_size": 1000}, "rounds": 1000},
+]
+
+
+@pytest.mark.parametrize("changes", PLANS)
+@pytest.mark.parametrize("num_problems", [1, 10, 333])
+def test_steps_are_those_the_engine_plans(changes: dict[str, Any], num_problems: int) -> None:
+    document = {"mode": "trd", "student": "S", "teacher": "T", "dataset": {"path": "x"}, **changes}
+    problems = [Problem(str(i), str(i), "") for i in range(num_problems)]
+    plan = plan_run(problems, parse_config(document))
+    expected = estimate(spec(**changes), num_problems, None)
+    assert expected.num_steps == plan.num_steps
+    assert expected.num_trajectories == sum(r.num_trajectories for r in plan.rounds)
+
+
+def test_tokens_are_upper_bounds() -> None:
+    assert estimate(
+        spec(evaluation={"holdout": 0.1, "k": 4, "every_steps": 1}, optim={"batch_size": 10, "epochs": 2}), 100, None
+    ) == Estimate(
+        num_problems=100,
+        num_heldout=10,
+        num_trajectories=90,
+        num_steps=18,
+        num_evaluations=19,
+        max_rollout_tokens=9000,
+        max_refined_tokens=4500,
+        max_trained_tokens=2 * 90 * 50,
+        max_evaluation_tokens=10 * 19 * 4 * 100,
+    )
+
+
+def test_without_refinement_the_rollout_is_trained_on() -> None:
+    expected = estimate(spec(mode="opd"), 10, None)
+    assert expected.max_refined_tokens == 0
+    assert expected.max_trained_tokens == 1000
+    assert expected.num_evaluations == 0
+
+
+def test_problems_to_evaluate_on_may_be_others() -> None:
+    expected = estimate(spec(evaluation={"dataset": "ds_2", "k": 2}), 10, 30)
+    assert expected.num_heldout == 0
+    assert expected.max_evaluation_tokens == 30 * 2 * 2 * 100
