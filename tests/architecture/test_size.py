@@ -1,0 +1,59 @@
+"""Files and functions stay small enough to be read at once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+PACKAGES = ("contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks")
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 7
+
+
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from sorted((CHECKOUT / package).rglob("*.py"))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """That a call may give without naming them; keyword-only ones explain themselves."""
+    named = [*function.args.posonlyargs, *function.args.args]
+    return len([argument for argument in named if argument.arg not in ("self", "cls")])
+
+
+def test_files_can_be_read_at_once() -> None:
+    long = {
+        str(path.relative_to(CHECKOUT)): n
+        for path in sources()
+        if (n := len(path.read_text().splitlines())) > MAX_FILE_LINES
+    }
+    assert long == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = {
+        f"{path.relative_to(CHECKOUT)}:{function.lineno} {function.name}": lines
+        for path in sources()
+        for function in functions(path)
+        if (lines := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_calls_give_few_arguments_by_position() -> None:
+    many = {
+        f"{path.relative_to(CHECKOUT)}:{function.lineno} {function.name}": count
+        for path in sources()
+        for function in functions(path)
+        if (count := num_parameters(function)) > MAX_PARAMETERS
+    }
+    assert many == {}
