@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trd_engine.fused_loss_pass import ChunkedPass
+from trd_engine.fused_loss_pass import ChunkedPass, Tokens
 from trd_engine.fused_loss_products import Gradients, LogitShape, Projection
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence, check_token_ids
@@ -101,45 +101,44 @@ def linear_divergence(
     where given, the statistics hold both models' log-probabilities of them.
 
     Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without a cap where None.
-    `chunk_tokens` changes time
-    and memory, not values; None fits the device.
-
-    The products run in the models' dtype, or in autocast's; all else, and the sum of the head's gradient,
-    in fp32 (fp64 for fp64 inputs). Nothing waits for the device, and sums are taken in a fixed order.
+    `chunk_tokens` changes time and memory, not values; None fits the device. Products run in the models'
+    dtype, or in autocast's; all else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
+    Nothing waits for an accelerator, and sums are taken in a fixed order.
 
     Raises ValueError where shapes do not fit, and RuntimeError on a second backward.
     """
-    num_tokens = len(student_hidden_NH)
-    _check_rows(num_tokens, teacher_hidden_NG=teacher_hidden_NG, token_weights_N=token_weights_N)
-    check_token_ids(divergence, token_ids_N, num_tokens)
     num_shared = min(len(student_head_VH), len(teacher_head_VG))
     student_shape = LogitShape(student_logit_scale, student_soft_cap)
     teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
     student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
     teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
-    inputs = (student_hidden_NH, student_head_VH, student_bias)
-    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
-    weights_N = _weights(token_weights_N, student.hidden_NH)
     one_pass = ChunkedPass(
         student,
         teacher,
         divergence,
-        weights_N,
-        masks_rows=token_weights_N is not None and _may_hold_zero(weights_N),
-        token_ids_N=token_ids_N,
-        epistemic_ids_E=None if statistics is None else _epistemic_ids(statistics, num_shared, weights_N.device),
+        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
+        epistemic_ids_E=_epistemic_ids(statistics, student),
         chunk_tokens=_chunk_tokens(student, teacher) if chunk_tokens is None else chunk_tokens,
         block_rows=_block_rows(student),
     )
-    with torch.no_grad(), torch.autocast(weights_N.device.type, enabled=False):
-        sums = Gradients.zeros(inputs, wanted, student)
-        loss, per_token_N, token_statistics = one_pass.run(sums)
+    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
+
+
+def _differentiable(
+    one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor, TokenStatistics | None]:
+    """Runs the pass, and ties its loss to the student's hidden states, head and bias."""
+    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+        sums = Gradients.zeros(inputs, wanted, one_pass.student)
+        loss, per_token_N, statistics = one_pass.run(sums)
         gradients = [
             None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums.tensors, inputs, strict=True)
         ]
     if any(wanted):
         loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
-    return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
+    return loss, per_token_N, statistics
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -180,23 +179,31 @@ def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape
     )
 
 
-def _weights(token_weights_N: Tensor | None, hidden_NH: Tensor) -> Tensor:
-    dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-    if token_weights_N is not None:
-        return token_weights_N.detach().to(hidden_NH.device, dtype)
-    return torch.full((len(hidden_NH),), 1 / max(1, len(hidden_NH)), dtype=dtype, device=hidden_NH.device)
-
-
-def _may_hold_zero(weights_N: Tensor) -> bool:
+def _tokens(
+    student: Projection, teacher: Projection, divergence: Divergence, weights_N: Tensor | None, ids_N: Tensor | None
+) -> Tokens:
+    num_tokens, device = len(student.hidden_NH), student.hidden_NH.device
+    if len(teacher.hidden_NH) != num_tokens:
+        raise ValueError(f"teacher_hidden_NG has {len(teacher.hidden_NH)} rows, but student_hidden_NH {num_tokens}")
+    check_token_ids(divergence, ids_N, num_tokens)
+    dtype = torch.promote_types(student.hidden_NH.dtype, torch.float32)
+    if weights_N is None:
+        even_N = torch.full((num_tokens,), 1 / max(1, num_tokens), dtype=dtype, device=device)
+        return Tokens(even_N, ids_N, may_be_masked=False)
+    if weights_N.shape != (num_tokens,):
+        raise ValueError(f"token_weights_N must have shape ({num_tokens},), not {tuple(weights_N.shape)}")
     # looked up where it costs nothing; an accelerator would have to be waited for
-    return weights_N.device.type != "cpu" or bool((weights_N == 0).any())
+    may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
+    return Tokens(weights_N.detach().to(device, dtype), ids_N, may_be_masked)
 
 
-def _epistemic_ids(request: StatisticsRequest, num_shared: int, device: torch.device) -> Tensor:
-    ids = list(request.epistemic_token_ids)
-    if ids and not (min(ids) >= 0 and max(ids) < num_shared):
+def _epistemic_ids(request: StatisticsRequest | None, student: Projection) -> Tensor | None:
+    if request is None:
+        return None
+    ids, num_shared = list(request.epistemic_token_ids), len(student.head_VH)
+    if not all(0 <= token_id < num_shared for token_id in ids):
         raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
-    return torch.tensor(ids, dtype=torch.long, device=device)
+    return torch.tensor(ids, dtype=torch.long, device=student.head_VH.device)
 
 
 def _chunk_tokens(student: Projection, teacher: Projection) -> int:
@@ -208,9 +215,3 @@ def _chunk_tokens(student: Projection, teacher: Projection) -> int:
 def _block_rows(student: Projection) -> int:
     budget = BLOCK_BYTES_CPU if student.head_VH.device.type == "cpu" else BLOCK_BYTES_ACCELERATOR
     return max(1, budget // (4 * len(student.head_VH)))
-
-
-def _check_rows(num_tokens: int, **tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and len(tensor) != num_tokens:
-            raise ValueError(f"{name} has {len(tensor)} rows, but student_hidden_NH has {num_tokens}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from peft import PeftModel
 
@@ -34,8 +34,8 @@ class WeightSwitch(Protocol):
         """The frozen step-0 weights."""
         ...
 
-    def sync(self) -> None:
-        """The student has been trained: what it was is stale from now on."""
+    def student_changed(self) -> None:
+        """An optimizer step was taken: what is served as the student is stale from now on."""
         ...
 
 
@@ -48,47 +48,54 @@ class BorrowedWeights:
     def to_teacher(self) -> None:
         """Nothing to do."""
 
-    def sync(self) -> None:
+    def student_changed(self) -> None:
         """Nothing to do."""
 
 
 class ServedWeights:
-    """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too."""
+    """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too.
+
+    The student's weights are written and loaded when the next sample is asked for, not after every step.
+    """
 
     def __init__(self, generator: Generator, model: TrainedModel, *, step0_folder: Path, sync_folder: Path) -> None:
         self._generator = generator
         self._model = model
         self._step0_folder = step0_folder
         self._sync_folder = sync_folder
+        self._is_written = False
         self._student_is_step0 = True
-        self._serves_step0 = True
+        self._serves: Literal["step0", "student", "stale student"] = "step0"
 
     def to_student(self) -> None:
-        """Load the student as it was at the last `sync`."""
-        if self._student_is_step0 or not self._serves_step0:
+        """Serve the student as it is now."""
+        if self._student_is_step0 or self._serves == "student":
             return
-        if isinstance(self._model, PeftModel):
-            self._generator.use_adapter(self._sync_folder)
-        else:
-            self._generator.load_weights(self._sync_folder)
-        self._serves_step0 = False
+        if not self._is_written:
+            write_sampler_weights(self._sync_folder, self._model)
+            self._is_written = True
+        self._load(self._sync_folder)
+        self._serves = "student"
 
     def to_teacher(self) -> None:
-        """Load the step-0 weights back."""
-        if self._serves_step0:
+        """Serve the step-0 weights."""
+        if self._serves == "step0":
             return
-        if isinstance(self._model, PeftModel):
-            self._generator.use_adapter(None)
-        else:
-            self._generator.load_weights(self._step0_folder)
-        self._serves_step0 = True
+        self._load(None)
+        self._serves = "step0"
 
-    def sync(self) -> None:
-        """Write the student's weights where the engine will read them."""
-        write_sampler_weights(self._sync_folder, self._model)
+    def student_changed(self) -> None:
+        """See `WeightSwitch.student_changed`."""
         self._student_is_step0 = False
-        # The engine's weights, if they are the student's, are now old ones: make `to_student` load again.
-        self._serves_step0 = True
+        self._is_written = False
+        if self._serves == "student":
+            self._serves = "stale student"
+
+    def _load(self, folder: Path | None) -> None:
+        if isinstance(self._model, PeftModel):
+            self._generator.use_adapter(folder)
+        else:
+            self._generator.load_weights(folder or self._step0_folder)
 
 
 @dataclass
@@ -123,9 +130,9 @@ class Samplers:
             self.weights.to_teacher()
         return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
 
-    def sync(self) -> None:
+    def student_changed(self) -> None:
         """The student has new weights: the next rollout is to come from them."""
-        self.weights.sync()
+        self.weights.student_changed()
 
     def close(self) -> None:
         """Free the generators' memory."""

@@ -113,6 +113,7 @@ class Session:
         if not self.problems.evaluation or step != self.state.step or not is_due or step in self.state.evaluated_at:
             return
         self.enter("evaluating")
+        self._probe_sampler()
         row = evaluate_student(
             self.problems.evaluation,
             k=self.config.evaluation.k,
@@ -161,16 +162,16 @@ class Session:
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
         metrics = optimizer_step(self.setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm)
+        self.samplers.student_changed()
         state.step += 1
         state.round_step += 1
         self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})
 
     def end_round(self) -> None:
-        """Forget the round's trajectories, and let the sampler have the new weights."""
+        """Forget the round's trajectories: the next ones are the new student's."""
         self.state.round += 1
         self.state.round_step = 0
         self.trajectories = None
-        self.samplers.sync()
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -287,8 +288,7 @@ class Session:
         return split_into_micro_batches(sequences, max_tokens=max_tokens, device=self.models.device)
 
     def _probe_sampler(self) -> None:
-        problems = self.plan.rounds[self.state.round].problems[:NUM_PROBES]
-        prompts = [self.prompts.solve(problem) for problem in problems]
+        prompts = [self.prompts.solve(problem) for problem in self.problems.train[:NUM_PROBES]]
         gap = measure_sampler_gap(self.samplers, self.setup, prompts, seed=self.config.seed)
         self.reporter.metrics(self.state.step, self.state.round, {"sampler_gap": gap})
 
@@ -363,7 +363,7 @@ def _restore(session: Session, checkpoint: Path) -> None:
     if (folder / HELDOUT_FILE).exists():
         session.heldout = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
     if state.step > 0:
-        session.samplers.sync()
+        session.samplers.student_changed()
     # The same folder of the same run would be written again otherwise.
     if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
         session._saved_at = state.step

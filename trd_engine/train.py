@@ -67,7 +67,6 @@ def _distil(session: Session) -> None:
             session.evaluate_if_due(state.step)
             session.reporter.progress(state.step, plan.num_steps, "steps")
 
-        # The next rollouts come from the student as it is now.
         session.end_round()
 
     # How good is it now, and here it is.
