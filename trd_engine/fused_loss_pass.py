@@ -22,16 +22,34 @@ from trd_engine.losses import Divergence
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What is known of each token besides its hidden states."""
+
+    weights_N: Tensor
+    """In the dtype of all arithmetic between the products."""
+    ids_N: Tensor | None
+    may_be_masked: bool
+    """Some weights may be 0: such rows are kept out of every sum, even where they are not finite."""
+
+    def ids(self, rows: slice) -> Tensor | None:
+        """The sampled tokens of some rows, where given."""
+        return None if self.ids_N is None else self.ids_N[rows]
+
+    def masked(self, values_RX: Tensor, rows: slice) -> Tensor:
+        """The values of some rows, zero where the weight is; 0 · inf would not be."""
+        if not self.may_be_masked:
+            return values_RX
+        return values_RX.masked_fill((self.weights_N[rows] == 0).unsqueeze(-1), 0.0)
+
+
+@dataclass(frozen=True)
 class ChunkedPass:
     """One pass over all tokens: what goes in, and how much of it at once."""
 
     student: Projection
     teacher: Projection
     divergence: Divergence
-    token_weights_N: Tensor
-    masks_rows: bool
-    """Some weights may be 0: such rows are kept out of every sum, even where they are not finite."""
-    token_ids_N: Tensor | None
+    tokens: Tokens
     epistemic_ids_E: Tensor | None
     """None: no statistics are wanted."""
     chunk_tokens: int
@@ -39,13 +57,14 @@ class ChunkedPass:
 
     def run(self, gradients: Gradients) -> tuple[Tensor, Tensor, TokenStatistics | None]:
         """Fills `gradients`; returns Σ w D, D, and the statistics where wanted."""
-        per_token_N = torch.empty_like(self.token_weights_N)
+        weights_N = self.tokens.weights_N
+        per_token_N = torch.empty_like(weights_N)
         statistics: list[TokenStatistics] = []
         is_top_k = self.divergence.support == "top_k"
         needs_student = not is_top_k or self.epistemic_ids_E is not None
         student_CV = self.student.room(self.chunk_tokens if needs_student else 0)
         teacher_CV = self.teacher.room(self.chunk_tokens)
-        for chunk in slices(0, len(per_token_N), self.chunk_tokens):
+        for chunk in slices(0, len(weights_N), self.chunk_tokens):
             self.teacher.output(chunk, teacher_CV[: chunk.stop - chunk.start])
             if needs_student:
                 self.student.output(chunk, student_CV[: chunk.stop - chunk.start])
@@ -56,8 +75,9 @@ class ChunkedPass:
                 per_token_N[rows] = block(rows, student_RV, teacher_RV, statistics, gradients)
             if not is_top_k and gradients.any_wanted:
                 gradient_CV = student_CV[: chunk.stop - chunk.start]
-                gradients.add(chunk, gradient_CV, self.student.head_VH, self._hidden_to_sum(chunk))
-        weighted_N = (self.token_weights_N * per_token_N).masked_fill_(self.token_weights_N == 0, 0.0)
+                hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
+                gradients.add(chunk, gradient_CV, self.student.head_VH, hidden_CH)
+        weighted_N = (weights_N * per_token_N).masked_fill_(weights_N == 0, 0.0)
         return weighted_N.sum(), per_token_N, concatenate(statistics) if statistics else None
 
     def _block(
@@ -75,13 +95,12 @@ class ChunkedPass:
         if self.epistemic_ids_E is not None:
             is_own = self.divergence.temperature == 1.0
             own = (student, teacher) if is_own else _distributions(student_logits_RV, teacher_logits_RV)
-            statistics.append(block_statistics(*own, self.epistemic_ids_E, self._token_ids(rows)))
-        divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self._token_ids(rows))
+            statistics.append(block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
+        divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._weigh(divergence_R, rows)
         if gradients.any_wanted:
             self.student.shape.chain_(gradient_RV, student_logits_RV)
-            torch.mul(gradient_RV, factor_R1, out=student_RV)
-            self._mask_(student_RV, rows)
+            torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
         return divergence_R
 
     def _top_k_block(
@@ -96,7 +115,7 @@ class ChunkedPass:
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         if self.epistemic_ids_E is not None:
             own = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
-            statistics.append(block_statistics(*own, self.epistemic_ids_E, self._token_ids(rows)))
+            statistics.append(block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
         top_k = min(self.divergence.teacher_top_k, teacher_logits_RV.shape[1])
         teacher_logits_RK, ids_RK = teacher_logits_RV.topk(top_k, dim=-1)
         output_RK, head_RKH = self.student.output_at(rows, ids_RK, self._dtype)
@@ -105,38 +124,27 @@ class ChunkedPass:
         divergence_R, gradient_RK = divergence_and_gradient(student, teacher, self.divergence, None)
         divergence_R, factor_R1 = self._weigh(divergence_R, rows)
         if gradients.any_wanted:
-            self._mask_(self.student.shape.chain_(gradient_RK, student_logits_RK).mul_(factor_R1), rows)
-            gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, self._hidden_to_sum(rows))
+            self.student.shape.chain_(gradient_RK, student_logits_RK)
+            gradient_RK = self.tokens.masked(gradient_RK, rows) * factor_R1
+            hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
+            gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
         return divergence_R
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.token_weights_N.dtype
+        return self.tokens.weights_N.dtype
 
     def _tempered(self, logits_RV: Tensor) -> Distribution:
         temperature = self.divergence.temperature
         return Distribution.of(logits_RV if temperature == 1.0 else logits_RV / temperature)
 
-    def _token_ids(self, rows: slice) -> Tensor | None:
-        return None if self.token_ids_N is None else self.token_ids_N[rows]
-
     def _weigh(self, divergence_R: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """The clipped divergence, and what its gradient in the tempered logits is to be multiplied by."""
-        factor_R = self.token_weights_N[rows] / self.divergence.temperature
+        factor_R = self.tokens.weights_N[rows] / self.divergence.temperature
         if self.divergence.token_clip:
             factor_R = factor_R.masked_fill(divergence_R > self.divergence.token_clip, 0.0)
             divergence_R = divergence_R.clamp(max=self.divergence.token_clip)
         return divergence_R, factor_R.unsqueeze(-1)
-
-    def _mask_(self, gradient_RV: Tensor, rows: slice) -> None:
-        if self.masks_rows:  # 0 · inf is not 0
-            gradient_RV.masked_fill_((self.token_weights_N[rows] == 0).unsqueeze(-1), 0.0)
-
-    def _hidden_to_sum(self, rows: slice) -> Tensor:
-        hidden_CH = self.student.hidden_NH[rows]
-        if not self.masks_rows:
-            return hidden_CH
-        return hidden_CH.masked_fill((self.token_weights_N[rows] == 0).unsqueeze(-1), 0.0)
 
 
 def _distributions(student_logits_RV: Tensor, teacher_logits_RV: Tensor) -> tuple[Distribution, Distribution]:
