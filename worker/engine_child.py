@@ -49,12 +49,10 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
     from trd_engine.train import run
 
     try:
-        run(
-            load_config(folder / "spec.json"),
-            out_dir,
-            resume_from=resume_from if resume_from.is_dir() else None,
-            stop=stop,
-        )
+        config = load_config(folder / "spec.json")
+        pinned = {name: fetch_pinned(source) for name in ("student", "teacher") if (source := getattr(config, name))}
+        resumable = resume_from if resume_from.is_dir() else None
+        run(config.model_copy(update=pinned), out_dir, resume_from=resumable, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the edge of the process: every failure is reported
@@ -62,6 +60,21 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         report_failure(out_dir, error)
         return FAILED_EXIT_CODE
     return FINISHED_EXIT_CODE
+
+
+def fetch_pinned(source: str) -> str:
+    """A local folder for ``owner/name@revision``; anything else as it is. Raises `ModelNotFoundError`."""
+    from huggingface_hub import snapshot_download
+
+    from trd_engine.errors import ModelNotFoundError
+
+    hub_id, at, revision = source.rpartition("@")
+    if not at or source.startswith("/"):
+        return source
+    try:
+        return snapshot_download(hub_id, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"model {source!r} could not be fetched: {error}") from error
 
 
 def report_failure(out_dir: Path, error: Exception) -> None:

@@ -32,6 +32,7 @@ def engine_document(
 ) -> dict[str, Any]:
     """The engine's document for a resolved spec; raises `JobFailedError`.
 
+    A pinned hub model is written ``owner/name@revision``, which `worker.engine_child` makes a folder of.
     `dataset_paths` has the local file of each uploaded dataset that the spec names.
     """
     document = spec.model_dump(mode="json")
@@ -68,7 +69,7 @@ def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:
     if entry is None:
         known = ", ".join(sorted(catalog)) or "none"
         raise JobFailedError("model_not_found", f"model {name!r} is not in this worker's TRD_MODELS; it has: {known}")
-    return entry.source
+    return entry.source if entry.revision is None else f"{entry.source}@{entry.revision}"
 
 
 def _data_source(

@@ -70,13 +70,17 @@ class Storage:
             with _replacing(Path(self._path(key))) as file:
                 yield file
             return
-        # An object store shows an object when its upload is complete; `discard` aborts one that is not.
-        sink: Any = self._files.open(self._path(key), "wb", autocommit=False)
+        # An object store shows an object when its upload is complete, and `discard` aborts one that is not.
+        # Other file systems write in place: what is half there is taken away.
+        path = self._path(key)
+        sink: Any = self._files.open(path, "wb", autocommit=False)
         try:
             yield sink
             sink.close()
         except BaseException:
             sink.discard()
+            if self._files.exists(path):
+                self._files.rm_file(path)
             raise
         sink.commit()
 

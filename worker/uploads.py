@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,7 @@ class CheckpointUploads:
         self._give_up = give_up
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{lease.job_id}")
         self._newest: Future[None] | None = None
+        self._local_copy: Path | None = None
 
     def submit(self, event: CheckpointEvent) -> None:
         """Store the checkpoint soon."""
@@ -77,9 +79,10 @@ class CheckpointUploads:
         try:
             self._store_with_retries(event)
         except RETRIED_ERRORS as error:
-            failure = _as_failure(event, error)
+            message = f"The checkpoint of step {event.step} was not stored: {error}"
+            failure = JobFailedError("storage_unavailable", message)
             with fenced(self._database, self._lease) as session:
-                append_events(session, self._lease.job_id, [notice("warn", "checkpoint_not_stored", str(failure))])
+                append_events(session, self._lease.job_id, [notice("warn", "checkpoint_not_stored", message)])
             raise failure from error
 
     def _store_with_retries(self, event: CheckpointEvent) -> None:
@@ -87,8 +90,6 @@ class CheckpointUploads:
             try:
                 return self._store_once(event)
             except RETRIED_ERRORS as error:
-                if not (self._run_dir / event.path).exists():
-                    raise  # the engine keeps only its newest ones: an older one may be gone before its turn
                 logger.warning("checkpoint %d of %s: %s", event.step, self._lease.job_id, error)
             if self._give_up():
                 break
@@ -104,6 +105,13 @@ class CheckpointUploads:
             replaced = repository.add_checkpoint(session, self._lease, prefix, manifest, sha256)
         self._remove_files(replaced)
         self._remove_old(protected_step=self._resumed_step)
+        self._free_disk(self._run_dir / event.path)
+
+    def _free_disk(self, stored: Path) -> None:
+        """Of the child's own copies only the newest stays: it prunes none itself, lest one vanish in an upload."""
+        if self._local_copy not in (None, stored):
+            shutil.rmtree(self._local_copy, ignore_errors=True)
+        self._local_copy = stored
 
     def _remove_old(self, *, protected_step: int | None) -> None:
         with fenced(self._database, self._lease) as session:
@@ -118,9 +126,3 @@ class CheckpointUploads:
                 self._storage.remove_tree(prefix)
             except OSError as error:
                 logger.warning("the files of %s are left over: %s", prefix, error)
-
-
-def _as_failure(event: CheckpointEvent, error: Exception) -> JobFailedError:
-    if isinstance(error, CheckpointCorruptError):
-        return JobFailedError("checkpoint_corrupt", f"The checkpoint of step {event.step} was damaged: {error}")
-    return JobFailedError("storage_unavailable", f"The checkpoint of step {event.step} was not stored: {error}")

@@ -17,28 +17,8 @@ from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
 from tests.worker.scripted_engine import Plan
-from tests.worker.workbench import Workbench, eventually, process_exists
+from tests.worker.workbench import Workbench, ended, eventually, process_exists, running
 from worker.attempt import run_next
-from worker.slot import Slot
-
-
-@contextmanager
-def running(slot: Slot) -> Iterator[threading.Thread]:
-    """The next job's attempt, in a thread; stopped like a worker that shuts down if the test fails."""
-    thread = threading.Thread(target=run_next, args=[slot])
-    thread.start()
-    try:
-        yield thread
-    finally:
-        slot.stopping.set()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def ended(thread: threading.Thread, *, seconds: float = 20.0) -> None:
-    """Wait for the attempt's own end."""
-    thread.join(seconds)
-    assert not thread.is_alive(), "the attempt goes on"
 
 
 def test_a_run_is_recorded_in_full(bench: Workbench) -> None:
@@ -92,6 +72,14 @@ def test_only_the_newest_checkpoints_are_kept(sqlite_bench: Workbench) -> None:
     assert sqlite_bench.checkpoint_steps(job_id) == [4, 5]
     kept = [sqlite_bench.settings.data_dir / "storage" / checkpoint_prefix(job_id, 1, step) for step in range(1, 6)]
     assert [path.exists() for path in kept] == [False, False, False, True, True]
+
+
+def test_the_childs_copies_do_not_fill_the_disk(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job()
+    with running(sqlite_bench.slot(Plan(num_steps=10_000, step_seconds=0.02, checkpoint_every=3))):
+        eventually(lambda: len(sqlite_bench.checkpoint_steps(job_id)) == 3 and sqlite_bench.job(job_id).step > 15)
+        copies = list((sqlite_bench.attempt_folder(job_id) / "run" / "checkpoints").iterdir())
+        assert len(copies) <= 3, "the newest, one being stored, one being written"
 
 
 def test_nothing_waits_and_a_taken_slot_takes_nothing(sqlite_bench: Workbench) -> None:

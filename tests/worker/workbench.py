@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from contract.messages import DEFAULT_QUEUE
 from contract.storage_keys import dataset_key
 from contract.tables import Attempt, Base, Checkpoint, Dataset, Job, JobEvent
 from tests.worker.scripted_engine import Plan
+from worker.attempt import run_next
 from worker.lease import Lease, claim
 from worker.settings import WorkerSettings
 from worker.slot import Slot
@@ -50,6 +53,25 @@ def process_exists(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def running(slot: Slot) -> Iterator[threading.Thread]:
+    """The next job's attempt, in a thread; stopped like a worker that shuts down if the test fails."""
+    thread = threading.Thread(target=run_next, args=[slot])
+    thread.start()
+    try:
+        yield thread
+    finally:
+        slot.stopping.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def ended(thread: threading.Thread, *, seconds: float = 20.0) -> None:
+    """Wait for the attempt's own end."""
+    thread.join(seconds)
+    assert not thread.is_alive(), "the attempt goes on"
 
 
 class Workbench:

@@ -1,0 +1,154 @@
+"""A real Celery worker process on both brokers and both databases, and what happens to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from celery import Celery
+
+from contract.broker import broker_settings
+from contract.job_state import JobStatus
+from contract.storage_keys import checkpoint_prefix
+from tests.faults.conftest import Place
+from tests.servers import free_port
+from tests.worker.scripted_engine import Plan
+from tests.worker.workbench import eventually, process_exists
+
+ROOT = Path(__file__).parents[2]
+LONG = Plan(num_steps=10_000, step_seconds=0.02, checkpoint_every=10)
+NEVER = "600"
+"""Seconds between two looks at the database: what happens then is a message's doing."""
+
+
+def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(place: Place) -> None:
+    with place.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
+        worker.wait_until_ready()
+        job_id = place.bench.add_job()
+        place.ring(job_id, job_id, job_id, "job_that_never_was")
+        eventually(lambda: place.bench.job(job_id).status == "succeeded")
+        place.ring(job_id)
+        later = place.bench.add_job()
+        place.ring(later)
+        eventually(lambda: place.bench.job(later).status == "succeeded")
+        assert len(place.bench.attempts(job_id)) == 1
+        assert worker.terminate() == 0
+    assert "Traceback" not in worker.output()
+
+
+def test_a_lost_doorbell_is_made_up_for_by_polling(place: Place) -> None:
+    with place.worker(Plan()) as worker:
+        worker.wait_until_ready()
+        jobs = [place.bench.add_job() for _ in range(2)]
+        for job_id in jobs:
+            eventually(lambda job_id=job_id: place.bench.job(job_id).status == "succeeded")
+
+
+def test_work_goes_on_without_a_broker(with_servers: Place) -> None:
+    job_id = with_servers.bench.add_job()
+    with with_servers.worker(Plan(), BROKER_URL=f"redis://127.0.0.1:{free_port()}/0") as worker:
+        eventually(lambda: with_servers.bench.job(job_id).status == "succeeded", seconds=40)
+        assert "ready." not in worker.output()
+        later = with_servers.bench.add_job()
+        eventually(lambda: with_servers.bench.job(later).status == "succeeded")
+        assert worker.terminate() == 0
+
+
+def test_a_worker_answers_while_a_job_runs_and_leaves_messages_to_free_workers(with_servers: Place) -> None:
+    job_id = with_servers.bench.add_job()
+    app = Celery("asker", set_as_current=False)
+    app.conf.update(broker_settings(with_servers.broker_url, with_servers.bench.settings.data_dir))
+    with with_servers.worker(LONG, TRD_POLL_SECONDS=NEVER) as worker, app:
+        worker.wait_until_ready()
+        eventually(lambda: with_servers.bench.job(job_id).step >= 1)
+        replies = app.control.ping(timeout=5.0, limit=1)
+        assert [list(reply.values()) for reply in replies] == [[{"ok": "pong"}]]
+
+
+def test_cancel_reaches_the_child_through_the_database(place: Place) -> None:
+    job_id = place.bench.add_job()
+    with place.worker(LONG):
+        pid = place.bench.child_pid(job_id)
+        eventually(lambda: place.bench.job(job_id).step >= 1)
+        place.bench.set_job(job_id, status=JobStatus.CANCELLING)
+        asked_at = time.monotonic()
+        eventually(lambda: place.bench.job(job_id).status == "cancelled")
+        assert time.monotonic() - asked_at < 8
+        assert not process_exists(pid)
+
+
+def test_a_worker_that_is_shut_down_gives_its_job_to_the_next(place: Place) -> None:
+    job_id = place.bench.add_job()
+    with place.worker(LONG, "first") as first:
+        eventually(lambda: place.bench.job(job_id).step >= 3, seconds=40)
+        assert first.terminate() == 0
+    job = place.bench.job(job_id)
+    assert (job.status, job.num_lost) == ("queued", 0)
+    stored = place.bench.checkpoint_steps(job_id)[-1]
+    assert stored >= 3
+    with place.worker(Plan(num_steps=stored + 1), "second"):
+        eventually(lambda: place.bench.job(job_id).status == "succeeded", seconds=40)
+    first_attempt, second_attempt = place.bench.attempts(job_id)
+    assert (first_attempt.status, second_attempt.first_step) == ("stopped", stored)
+
+
+def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> None:
+    """Its child dies with it, the reaper of another worker finds the job, and a damaged checkpoint is passed over."""
+    job_id = place.bench.add_job()
+    with place.worker(LONG, "first") as first:
+        eventually(lambda: len(place.bench.checkpoint_steps(job_id)) == 3, seconds=40)
+        pid = place.bench.child_pid(job_id)
+        first.kill()
+        eventually(lambda: not process_exists(pid), seconds=10)
+    *_, previous, newest = place.bench.checkpoint_steps(job_id)
+    assert place.bench.job(job_id).status == "running", "nobody has noticed yet"
+    place.bench.storage.write(f"{checkpoint_prefix(job_id, 1, newest)}/state/count.json", b'{"step": 99}')
+    with place.worker(Plan(num_steps=newest + 1), "second"):
+        eventually(lambda: place.bench.job(job_id).status == "succeeded", seconds=40)
+    lost, resumed = place.bench.attempts(job_id)
+    assert (lost.status, lost.error_code) == ("lost", "worker_lost")
+    assert resumed.first_step == previous
+    assert "checkpoint_corrupt" in place.bench.codes(job_id)
+
+
+def test_two_workers_share_the_work_and_no_job(place: Place) -> None:
+    jobs = [place.bench.add_job() for _ in range(6)]
+    plan = Plan(num_steps=5, step_seconds=0.1)
+    with place.worker(plan, "first"), place.worker(plan, "second"):
+        for job_id in jobs:
+            eventually(lambda job_id=job_id: place.bench.job(job_id).status == "succeeded", seconds=60)
+    attempts = [attempt for job_id in jobs for attempt in place.bench.attempts(job_id)]
+    assert len(attempts) == 6
+    assert len({attempt.worker for attempt in attempts}) == 2
+
+
+def test_a_torn_message_does_not_end_the_worker(embedded: Place) -> None:
+    with embedded.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
+        worker.wait_until_ready()
+        messages = embedded.bench.settings.data_dir / "broker" / "messages"
+        (messages / "1_torn.trd-default.msg").write_bytes(b'{"body": "')
+        eventually(lambda: "torn message" in worker.output())
+        job_id = embedded.bench.add_job()
+        embedded.ring(job_id)
+        eventually(lambda: embedded.bench.job(job_id).status == "succeeded")
+
+
+LOADED = """
+import sys
+from worker.celery_app import app, slot
+app.loader.import_default_modules()
+assert "worker.tasks" in sys.modules
+assert slot.database.engine and slot.storage
+print(sorted(m for m in ("torch", "vllm", "transformers", "trd_engine", "fastapi") if m in sys.modules))
+"""
+
+
+def test_the_celery_process_never_loads_the_engine(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=ROOT, env={"TRD_DATA_DIR": str(tmp_path)}, capture_output=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert json.loads(result.stdout.replace(b"'", b'"')) == []

@@ -1,0 +1,118 @@
+"""Every resolved job spec becomes a spec that the engine takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from contract.job_spec import JobSpec
+from contract.model_catalog import CatalogEntry
+from trd_engine.config import RunConfig, parse_config
+from worker.engine_spec import dataset_ids, engine_document
+from worker.failures import JobFailedError
+
+CATALOG = {
+    "small": CatalogEntry("small", "/models/small"),
+    "big": CatalogEntry("big", "owner/big"),
+    "pinned": CatalogEntry("pinned", "owner/pinned", "v1.2"),
+}
+PATHS = {"ds_train": "/scratch/ds_train.jsonl", "ds_test": "/scratch/ds_test.jsonl"}
+
+
+def config_of(**spec: Any) -> RunConfig:
+    resolved = JobSpec.model_validate({"student": "small", "dataset": "ds_train", **spec}).resolved()
+    return parse_config(engine_document(resolved, CATALOG, PATHS))
+
+
+def test_names_become_places() -> None:
+    config = config_of(mode="opd", teacher="big")
+    assert (config.student, config.teacher) == ("/models/small", "owner/big")
+    assert (config.student_name, config.teacher_name) == ("small", "big")
+    assert config.dataset.path == "/scratch/ds_train.jsonl"
+    assert config.evaluation.dataset is None
+
+
+def test_a_pinned_model_stays_pinned() -> None:
+    assert config_of(mode="opd", teacher="pinned").teacher == "owner/pinned@v1.2"
+
+
+@pytest.mark.parametrize("preset", ["forward_kl", "forward_kl_clip", "reverse_kl", "reverse_kl_topk"])
+def test_each_preset_reaches_the_engine(preset: str) -> None:
+    spec = {"mode": "opsd", "preset": preset}
+    resolved = JobSpec.model_validate({"student": "small", "dataset": "ds_train", **spec}).resolved()
+    assert config_of(**spec).loss.model_dump() == resolved.loss.model_dump()
+
+
+def test_trd_scores_in_the_refine_context() -> None:
+    assert config_of(mode="trd", teacher="big").loss.teacher_context == "refine"
+    assert config_of(mode="trd").refine.max_prompt_tokens == 22_528
+
+
+def test_every_setting_of_the_user_arrives() -> None:
+    spec = {
+        "mode": "opsd",
+        "task": "exact",
+        "sampling": {
+            "engine": "transformers",
+            "temperature": 0.9,
+            "top_k": -1,
+            "max_new_tokens": 64,
+            "thinking": False,
+        },
+        "prompts": {"solve": "Solve {problem}"},
+        "lora": None,
+        "optim": {"learning_rate": 1e-3, "batch_size": 4, "max_steps": 7, "micro_batch_tokens": 512},
+        "precision": "bf16",
+        "rounds": 2,
+        "samples_per_prompt": 3,
+        "evaluation": {"holdout": 0.1, "k": 2, "every_steps": 5},
+        "checkpoints": {"every_steps": 9, "keep": 1, "merged": False},
+        "seed": 11,
+    }
+    document = config_of(**spec).model_dump()
+    for name, value in spec.items():
+        if isinstance(value, dict):
+            assert {key: document[name][key] for key in value} == value, name
+        else:
+            assert document[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ({"hub": "owner/data", "split": "test"}, {"hub": "owner/data", "split": "test"}),
+        ({"hub": "owner/data", "revision": "abc"}, {"hub": "owner/data", "split": "train", "revision": "abc"}),
+        ({"path": "/data/rows.parquet"}, {"path": "/data/rows.parquet"}),
+        ({"generator": "gsm_symbolic", "size": 50, "seed": 3}, {"generator": "gsm_symbolic", "size": 50, "seed": 3}),
+    ],
+)
+def test_data_from_elsewhere_is_named_as_the_engine_names_it(
+    reference: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    config = config_of(mode="opsd", dataset=reference, evaluation={"dataset": reference})
+    for source in (config.dataset, config.evaluation.dataset):
+        assert source is not None
+        assert source.model_dump(include=set(expected)) == expected
+
+
+def test_uploaded_datasets_are_listed_once() -> None:
+    spec = {"mode": "opsd", "student": "small", "dataset": "ds_train"}
+    assert dataset_ids(JobSpec.model_validate({**spec, "evaluation": {"dataset": "ds_test"}})) == [
+        "ds_train",
+        "ds_test",
+    ]
+    assert dataset_ids(JobSpec.model_validate({**spec, "evaluation": {"dataset": "ds_train"}})) == ["ds_train"]
+    assert dataset_ids(JobSpec.model_validate({**spec, "dataset": {"path": "/data/x.jsonl"}})) == []
+
+
+def test_a_served_teacher_is_refused_with_the_remedy() -> None:
+    with pytest.raises(JobFailedError, match="name a model") as caught:
+        config_of(mode="opd", teacher={"endpoint": "judge"})
+    assert caught.value.failure.code == "invalid_spec"
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(JobFailedError, match="it has: big, pinned, small") as caught:
+        config_of(mode="opd", teacher="absent")
+    assert caught.value.failure.code == "model_not_found"

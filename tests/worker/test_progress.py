@@ -1,0 +1,200 @@
+"""Events become rows: all of them, once, and only what is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.tables import MetricPoint, Trajectory
+from tests.worker.workbench import Workbench, eventually
+from worker.engine_events import BadEventError, CheckpointEvent, MetricsEvent, NoticeEvent, parse_event
+from worker.lease import Lease, LeaseLostError
+from worker.progress import EventTail, Progress
+
+
+def line(type_: str, **fields: Any) -> str:
+    return json.dumps({"type": type_, "at": 1_800_000_000.5, **fields}) + "\n"
+
+
+class Run:
+    """A run's folder that a test writes events into, followed by a `Progress`."""
+
+    def __init__(self, bench: Workbench, lease: Lease, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.checkpoints: list[int] = []
+        self.progress = Progress(
+            bench.database,
+            lease,
+            folder,
+            seconds=0.02,
+            give_up=lambda: False,
+            on_checkpoint=lambda event: self.checkpoints.append(event.step),
+        )
+
+    def write(self, *lines: str) -> None:
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+
+@pytest.fixture
+def lease(bench: Workbench) -> Lease:
+    return bench.claimed()
+
+
+@pytest.fixture
+def run(bench: Workbench, lease: Lease, tmp_path: Path) -> Run:
+    return Run(bench, lease, tmp_path / "run")
+
+
+def test_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(path)
+    assert tail.new_lines() == []
+    path.write_bytes(b'{"a": 1}\n{"b": "\xc3')
+    assert tail.new_lines() == [b'{"a": 1}']
+    with path.open("ab") as file:
+        file.write(b'\xa4"}\n')
+    assert tail.new_lines() == ['{"b": "ä"}'.encode()]
+    assert tail.new_lines() == []
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    event = parse_event(b'{"type": "metrics", "at": 1, "step": 1, "values": {"a": NaN, "b": Infinity, "c": 2}}')
+    assert isinstance(event, MetricsEvent)
+    assert event.values == {"a": None, "b": None, "c": 2}
+
+
+def test_text_that_no_database_takes_is_made_storable() -> None:
+    event = parse_event(line("notice", level="info", code="x", message="a\0b\ud800c", data={"k": ["\0"]}).encode())
+    assert isinstance(event, NoticeEvent)
+    assert event.message.startswith("a\N{REPLACEMENT CHARACTER}b")
+    event.message.encode()
+    assert event.data == {"k": ["\N{REPLACEMENT CHARACTER}"]}
+
+
+def test_a_newer_engine_may_say_more() -> None:
+    event = parse_event(line("checkpoint", step=3, path="checkpoints/step-00000003", colour="blue").encode())
+    assert isinstance(event, CheckpointEvent)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b"{", "not JSON"),
+        (b'{"type": "sing", "at": 1}', "sing"),
+        (b'{"type": "metrics", "at": 1, "values": {}}', "step"),
+        (b"[]", "event"),
+    ],
+)
+def test_what_is_no_event_is_refused_with_the_reason(bad: bytes, said: str) -> None:
+    with pytest.raises(BadEventError, match=said):
+        parse_event(bad)
+
+
+def test_a_bad_line_is_told_and_the_next_one_counts(bench: Workbench, lease: Lease, run: Run) -> None:
+    with run.progress:
+        run.write("{broken\n", line("metrics", step=2, values={"loss": 1.0}))
+    assert bench.job(lease.job_id).step == 2
+    assert bench.codes(lease.job_id) == ["bad_event"]
+
+
+def test_what_is_said_last_is_not_lost_and_half_a_line_is_not_taken(bench: Workbench, lease: Lease, run: Run) -> None:
+    with run.progress:
+        eventually(lambda: run.progress._thread.is_alive())
+        run.write(*[line("metrics", step=n, values={"loss": 1.0 / n}) for n in range(1, 501)])
+        run.write('{"type": "metrics", "step": 501, "val')
+    job = bench.job(lease.job_id)
+    assert (job.step, job.latest_metrics) == (500, {"loss": 0.002})
+    assert len(bench.rows(MetricPoint, lease.job_id, MetricPoint.step)) == 500
+
+
+def test_a_resumed_run_writes_over_the_steps_that_it_repeats(bench: Workbench, lease: Lease, tmp_path: Path) -> None:
+    for attempt, loss in enumerate((1.0, 2.0)):
+        run = Run(bench, lease, tmp_path / str(attempt))
+        with run.progress:
+            run.write(
+                line("metrics", step=1, values={"loss": loss}), line("metrics", step=1, values={"loss": loss + 1})
+            )
+    (point,) = bench.rows(MetricPoint, lease.job_id, MetricPoint.step)
+    assert point.value == 3.0
+
+
+def test_phases_progress_and_notices(bench: Workbench, lease: Lease, run: Run) -> None:
+    with run.progress:
+        run.write(
+            line("phase", phase="rollout", round=1, num_rounds=3, step=4, num_steps=32),
+            *[
+                line("progress", phase="rollout", done=n, total=9, unit="samples", eta_seconds=9.5 - n)
+                for n in range(10)
+            ],
+            line("notice", level="warn", code="prompt_cut", message="2 prompts were cut", data={"num": 2}),
+        )
+    job = bench.job(lease.job_id)
+    assert (job.phase, job.phase_done, job.phase_total, job.eta_seconds) == ("rollout", 9, 9, 0.5)
+    assert (job.round, job.num_rounds, job.step, job.num_steps) == (1, 3, 4, 32)
+    _, phase, notice = bench.events(lease.job_id)
+    assert (phase.type, phase.message) == ("phase", "Phase rollout, round 2 of 3.")
+    assert phase.created_at.timestamp() == 1_800_000_000.5
+    assert (notice.level, notice.data) == ("warn", {"code": "prompt_cut", "num": 2})
+
+
+def trajectories(folder: Path, num: int, refined: str = "2") -> str:
+    row = {"problem_id": "p", "sample": 0, "prompt": "q", "answer": "2", "rollout": "1", "rollout_correct": False}
+    row |= {"refined": refined, "refined_correct": True, "rollout_tokens": 1, "refined_tokens": 1, "detail": {}}
+    folder.mkdir(exist_ok=True)
+    rows = [json.dumps({**row, "position": n, "token_ids": {"prompt": [1]}}) + "\n" for n in range(num)]
+    (folder / "trajectories.jsonl").write_text("".join(rows))
+    return line("trajectories", path="trajectories.jsonl", round=0, num=num)
+
+
+def test_trajectories_are_stored_in_bulk_and_a_repeated_round_replaces_them(
+    bench: Workbench, lease: Lease, tmp_path: Path
+) -> None:
+    for attempt, (num, refined) in enumerate(((450, "first"), (430, "second"))):
+        run = Run(bench, lease, tmp_path / str(attempt))
+        with run.progress:
+            run.write(trajectories(run.folder, num, refined))
+    stored = bench.rows(Trajectory, lease.job_id, Trajectory.position)
+    assert [t.position for t in stored] == list(range(430))
+    assert {t.refined for t in stored} == {"second"}
+
+
+def test_a_file_outside_the_run_is_not_read(sqlite_bench: Workbench, tmp_path: Path) -> None:
+    lease = sqlite_bench.claimed()
+    (tmp_path / "secret").write_text("{}")
+    run = Run(sqlite_bench, lease, tmp_path / "run")
+    run.write(line("trajectories", path="../secret", round=0, num=1))
+    with pytest.raises(BadEventError, match="outside"), run.progress:
+        eventually(lambda: run.progress.is_broken)
+
+
+def test_checkpoints_are_handed_on_in_order(bench: Workbench, lease: Lease, run: Run) -> None:
+    with run.progress:
+        run.write(*[line("checkpoint", step=n, path=f"checkpoints/step-{n:08d}") for n in (2, 4, 6)])
+    assert run.checkpoints == [2, 4, 6]
+    assert bench.job(lease.job_id).step == 6
+
+
+def test_progress_of_a_superseded_attempt_stops_and_says_so(bench: Workbench, lease: Lease, run: Run) -> None:
+    bench.set_job(lease.job_id, lease_token=lease.token + 1)
+    run.write(line("metrics", step=1, values={"loss": 1.0}))
+    with pytest.raises(LeaseLostError), run.progress:
+        eventually(lambda: run.progress.is_broken)
+    assert bench.job(lease.job_id).step == 0
+
+
+def test_a_thousand_points_are_written_in_batches(bench: Workbench, lease: Lease, run: Run) -> None:
+    names = {f"metric_{n}": math.sin(n) for n in range(20)}
+    begun_at = time.monotonic()
+    with run.progress:
+        run.write(*[line("metrics", step=n, values=names) for n in range(50)])
+    assert len(bench.rows(MetricPoint, lease.job_id, MetricPoint.step)) == 1000
+    assert time.monotonic() - begun_at < 10
+    assert threading.active_count() < 30

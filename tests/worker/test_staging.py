@@ -1,0 +1,103 @@
+"""What an attempt starts with, and how it falls back to an older checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from contract.storage_keys import checkpoint_prefix, dataset_key
+from tests.worker.scripted_engine import Plan
+from tests.worker.workbench import ROWS, Workbench, eventually, running
+from worker import staging
+from worker.attempt import run_next
+from worker.failures import JobFailedError
+from worker.lease import Lease
+from worker.staging import Staged, stage
+
+DIES_AT_5 = Plan(num_steps=8, die_at_step=5)
+
+
+def staged(bench: Workbench, lease: Lease) -> Staged:
+    slot = bench.slot()
+    return stage(bench.database, bench.storage, slot.catalog(), lease, slot.attempt_folder(lease))
+
+
+def damage(bench: Workbench, job_id: str, step: int, name: str = "model/model.safetensors") -> None:
+    key = f"{checkpoint_prefix(job_id, 1, step)}/{name}"
+    bench.storage.write(key, bench.storage.read(key)[:-1] + b"?")
+
+
+def test_the_folder_has_the_spec_and_the_rows(sqlite_bench: Workbench) -> None:
+    lease = sqlite_bench.claimed()
+    result = staged(sqlite_bench, lease)
+    folder = sqlite_bench.attempt_folder(lease.job_id)
+    spec = json.loads((folder / "spec.json").read_text())
+    assert Path(spec["dataset"]["path"]).read_bytes() == ROWS
+    assert spec["student"].endswith("testbed/models/tiny-student")
+    assert result.resumed_step is None
+    assert not (folder / "resume").exists()
+
+
+def test_rows_that_are_not_what_was_uploaded_are_refused(sqlite_bench: Workbench) -> None:
+    dataset_id = sqlite_bench.add_dataset()
+    sqlite_bench.add_job(spec={"dataset": dataset_id})
+    sqlite_bench.storage.write(dataset_key(dataset_id), b"changed")
+    lease = sqlite_bench.claim()
+    assert lease is not None
+    with pytest.raises(JobFailedError) as caught:
+        staged(sqlite_bench, lease)
+    assert caught.value.failure.code == "dataset_changed"
+
+
+def test_a_model_that_this_worker_lacks_is_named(sqlite_bench: Workbench) -> None:
+    sqlite_bench.add_job(spec={"student": "not-here"})
+    lease = sqlite_bench.claim()
+    assert lease is not None
+    with pytest.raises(JobFailedError, match=r"'not-here' is not in this worker's TRD_MODELS; it has: .*tiny-student"):
+        staged(sqlite_bench, lease)
+
+
+@pytest.mark.parametrize("name", ["model/model.safetensors", "state/count.json", "manifest.json"])
+def test_a_corrupt_newest_checkpoint_gives_way_to_the_previous(bench: Workbench, name: str) -> None:
+    job_id = bench.add_job()
+    run_next(bench.slot(DIES_AT_5))
+    assert bench.checkpoint_steps(job_id) == [2, 4]
+    damage(bench, job_id, 4, name)
+    run_next(bench.slot(DIES_AT_5))
+    assert bench.job(job_id).status == "succeeded"
+    assert bench.attempts(job_id)[1].first_step == 2
+    assert "checkpoint_corrupt" in bench.codes(job_id)
+    assert bench.checkpoint_steps(job_id) == [4, 6, 8], "step 4 is the second attempt's own"
+
+
+def test_a_run_never_silently_begins_again_at_zero(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job()
+    run_next(sqlite_bench.slot(DIES_AT_5))
+    damage(sqlite_bench, job_id, 2)
+    damage(sqlite_bench, job_id, 4)
+    run_next(sqlite_bench.slot(DIES_AT_5))
+    job = sqlite_bench.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "checkpoint_corrupt")
+
+
+def test_the_checkpoint_resumed_from_outlives_the_attempt_that_needs_it(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job(spec={"checkpoints": {"keep": 1}})
+    run_next(sqlite_bench.slot(Plan(num_steps=8, die_at_step=3)))
+    assert sqlite_bench.checkpoint_steps(job_id) == [2]
+    with running(sqlite_bench.slot(Plan(num_steps=10_000, step_seconds=0.03))):
+        eventually(lambda: sqlite_bench.checkpoint_steps(job_id)[-1] >= 6)
+        assert sqlite_bench.checkpoint_steps(job_id)[0] == 2
+    assert len(sqlite_bench.checkpoint_steps(job_id)) == 1
+
+
+def test_clearing_keeps_the_small_files(tmp_path: Path) -> None:
+    for name in ("spec.json", "run/events.jsonl", "run/checkpoints/step-1/model", "resume/state/x", "rows.jsonl"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "resume")
+    staging.clear(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"spec.json", "run", "run/events.jsonl"}

@@ -1,0 +1,120 @@
+"""Files arrive whole and as they were known, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from worker.manifest import CheckpointCorruptError, parse_manifest
+from worker.storage import ContentChangedError, Storage, fetch_checkpoint, store_checkpoint
+
+PREFIX = "jobs/job_1/attempt-0001/step-00000002"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(params=["file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A local folder, and an object store that has no folders and no renaming."""
+    root = tmp_path / "storage" if request.param == "file" else Path("/") / tmp_path.name
+    return Storage(f"{request.param}://{root}")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "step-00000002"
+    files = {"state/rng.bin": b"\x00\x01", "model/model.safetensors": b"weights" * 1000}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    listed = [{"name": n, "num_bytes": len(c), "sha256": sha256(c)} for n, c in files.items()]
+    manifest = {"step": 2, "formats": ["full"], "files": listed, "metrics": {"loss": 0.5}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_checkpoint_comes_back_as_it_went(storage: Storage, checkpoint: Path, tmp_path: Path) -> None:
+    manifest, digest = store_checkpoint(storage, checkpoint, PREFIX, interrupted=never)
+    assert manifest.step == 2
+    assert manifest.num_bytes == 7002
+    target = tmp_path / "resume"
+    assert fetch_checkpoint(storage, PREFIX, target, manifest_sha256=digest) == manifest
+    for path in checkpoint.rglob("*"):
+        if path.is_file():
+            assert (target / path.relative_to(checkpoint)).read_bytes() == path.read_bytes()
+
+
+def test_no_manifest_is_stored_where_a_file_is_not_what_it_says(storage: Storage, checkpoint: Path) -> None:
+    (checkpoint / "model/model.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointCorruptError, match=r"model\.safetensors: its sha256 is"):
+        store_checkpoint(storage, checkpoint, PREFIX, interrupted=never)
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{PREFIX}/manifest.json")
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{PREFIX}/model/model.safetensors")
+
+
+def test_an_upload_can_be_given_up(storage: Storage, checkpoint: Path) -> None:
+    with pytest.raises(InterruptedError):
+        store_checkpoint(storage, checkpoint, PREFIX, interrupted=lambda: True)
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{PREFIX}/manifest.json")
+
+
+@pytest.mark.parametrize("damaged", ["model/model.safetensors", "state/rng.bin", "manifest.json"])
+def test_a_damaged_file_is_noticed(storage: Storage, checkpoint: Path, tmp_path: Path, damaged: str) -> None:
+    _, digest = store_checkpoint(storage, checkpoint, PREFIX, interrupted=never)
+    content = bytearray(storage.read(f"{PREFIX}/{damaged}"))
+    content[-2] ^= 1
+    storage.write(f"{PREFIX}/{damaged}", bytes(content))
+    with pytest.raises(CheckpointCorruptError):
+        fetch_checkpoint(storage, PREFIX, tmp_path / "resume", manifest_sha256=digest)
+
+
+def test_a_missing_file_is_noticed(storage: Storage, checkpoint: Path, tmp_path: Path) -> None:
+    _, digest = store_checkpoint(storage, checkpoint, PREFIX, interrupted=never)
+    storage.remove_tree(f"{PREFIX}/state")
+    with pytest.raises(CheckpointCorruptError):
+        fetch_checkpoint(storage, PREFIX, tmp_path / "resume", manifest_sha256=digest)
+
+
+def test_a_file_that_changed_is_never_handed_on(storage: Storage, tmp_path: Path) -> None:
+    storage.write("datasets/ds_1/rows.jsonl", b"other rows")
+    with pytest.raises(ContentChangedError, match=r"rows\.jsonl"):
+        storage.fetch("datasets/ds_1/rows.jsonl", tmp_path / "rows", sha256=sha256(b"rows"))
+
+
+def test_removing_is_safe_to_repeat(storage: Storage) -> None:
+    storage.write("a/b/c", b"1")
+    storage.remove_tree("a")
+    storage.remove_tree("a")
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/b/c")
+
+
+def test_a_local_write_that_breaks_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    storage = Storage(f"file://{tmp_path}")
+    storage.write("folder/file", b"old")
+    source = tmp_path / "source"
+    source.write_bytes(b"new")
+    with pytest.raises(ContentChangedError):
+        storage.store(source, "folder/file", sha256=sha256(b"something else"))
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+    assert storage.read("folder/file") == b"old"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "manifest.json", "a\\b"])
+def test_a_manifest_may_not_name_files_elsewhere(name: str) -> None:
+    file = {"name": name, "num_bytes": 1, "sha256": "0" * 64}
+    content = json.dumps({"step": 1, "formats": [], "files": [file]}).encode()
+    with pytest.raises(CheckpointCorruptError, match=r"files\.0\.name"):
+        parse_manifest(content)
