@@ -330,7 +330,7 @@ def test_every_kind_of_broken_row_is_named(broken: Any, message: str, tmp_path: 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"problem": "p", "answer": "1"}\n\n{"problem": "\xff", "answer": "1"}\n')
-    with pytest.raises(DataError, match="^row 3: not UTF-8"):
+    with pytest.raises(DataError, match=r"^row 3: not UTF-8"):
         load_problems(DataSource(path=str(path)), "math")
 
 

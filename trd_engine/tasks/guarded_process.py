@@ -52,9 +52,10 @@ class GuardedPool:
 
     def __init__(self, verifier: str, limit_seconds: float, num_workers: int | None = None) -> None:
         self._num_workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
+        self._workers = [_Worker(verifier, limit_seconds) for _ in range(self._num_workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
-        for _ in range(self._num_workers):
-            self._idle.put(_Worker(verifier, limit_seconds))
+        for worker in self._workers:
+            self._idle.put(worker)
 
     def call(self, request: dict[str, Any]) -> Reply:
         """The reply to one request; waits for a free worker first."""
@@ -70,6 +71,10 @@ class GuardedPool:
             return [self.call(request) for request in requests]
         with ThreadPoolExecutor(min(self._num_workers, len(requests))) as threads:
             return list(threads.map(self.call, requests))
+
+    def process_ids(self) -> list[int]:
+        """Of the children that were started; for people who look into a run."""
+        return [worker.process_id for worker in self._workers if worker.process_id is not None]
 
     def close(self) -> None:
         """End the children. Later calls start new ones."""
@@ -113,6 +118,10 @@ class _Worker:
             self.stop()
             return Reply(failure=f"error: the verifier died: {error}")
         return Reply(reply.get("value"), reply.get("failure"))
+
+    @property
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def stop(self) -> None:
         process, self._process = self._process, None

@@ -62,7 +62,7 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
     if len(answer) > _MAX_ANSWER_CHARACTERS:
         return Verdict(False, "answer too long")
     ours, theirs = normalise(reference), normalise(answer)
-    if ours == theirs:
+    if ours and ours == theirs:
         return Verdict(True, answer)
     numbers = as_number(ours), as_number(theirs)
     if None not in numbers:

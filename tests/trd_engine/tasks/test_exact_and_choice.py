@@ -1,0 +1,53 @@
+"""Tasks exact and choice."""
+
+from __future__ import annotations
+
+import pytest
+
+from trd_engine.tasks import load_task
+from trd_engine.types import Problem, Verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("abc", Verdict(True, "abc")),
+        ("  abc\n", Verdict(True, "abc")),
+        (r"I think \boxed{abc}", Verdict(True, "abc")),
+        (r"\boxed{x}, no, \boxed{abc}", Verdict(True, "abc")),
+        ("ABC", Verdict(False, "ABC")),
+        ("it is abc", Verdict(False, "it is abc")),
+        (r"abc \boxed{", Verdict(False, "no answer")),
+        ("", Verdict(False, "no answer")),
+    ],
+)
+def test_exact(text: str, verdict: Verdict) -> None:
+    assert load_task("exact").verify(Problem("1", "?", "abc"), text) == verdict
+
+
+def test_exact_does_not_take_two_digits_for_one() -> None:
+    assert not load_task("exact").verify(Problem("1", "?", "02"), r"\boxed{2}").correct
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"So \boxed{B}.", "B"),
+        (r"\boxed{\text{(B)}}", "B"),
+        (r"\boxed{b}", "B"),
+        (r"\boxed{B. green}", "B"),
+        (r"\boxed{A} … wait: \boxed{B}", "B"),
+        ("Option A is tempting, but the answer is (B).", "B"),
+        ("**Answer: B**", "B"),
+        ("thinking\n(B)", "B"),
+        ("B", "B"),
+        (r"\boxed{AB}", None),
+        (r"\boxed{B", None),
+        ("A or B, who knows", None),
+        ("the answer is a matter of taste", None),
+        ("", None),
+    ],
+)
+def test_choice(text: str, letter: str | None) -> None:
+    verdict = load_task("choice").verify(Problem("1", "?", "B"), text)
+    assert verdict == Verdict(letter == "B", letter or "no answer")
