@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from trd_engine.errors import CheckpointCorruptError, SpecError
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
 from trd_engine.generation.protocol import ProgressCallback
+from trd_engine.generation.vllm_reload import repack_tied_head
 from trd_engine.generation.vllm_runtime import engine_construction, engine_use, import_vllm
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
@@ -144,6 +145,8 @@ class VllmGenerator:
         if not any(folder.glob("*.safetensors")):
             raise CheckpointCorruptError(f"{folder} holds no safetensors weights")
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        if self._on_cpu:
+            self._engine.apply_model(repack_tied_head)
         self._engine.reset_prefix_cache()
         if self._adapter is not None:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
