@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +31,12 @@ def _missing(error: ServerMissingError) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(str(error), pytrace=False)
     pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def missing_server() -> Callable[[ServerMissingError], NoReturn]:
+    """For tests that start servers of their own: what to do where the program is not installed."""
+    return _missing
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,113 @@
+"""What docker-compose.yml says: services, order, secrets, ports, and that all it names exists."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
+
+SECRETS = {"POSTGRES_PASSWORD": "a1", "REDIS_PASSWORD": "b2", "TRD_API_KEY": "c" * 16, "TRD_KEY_PEPPER": "d" * 16}
+OURS = ("migrate", "api", "worker-cpu", "worker-gpu")
+
+
+@pytest.fixture
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = load(SECRETS)["services"]
+    return found
+
+
+def test_variables_are_filled_in_as_compose_does() -> None:
+    given = {"A": "1", "EMPTY": ""}
+    assert interpolate("${A} ${A:-2} ${B:-2} ${EMPTY:-3} ${B} $$A", given) == "1 1 2 3  $A"
+    with pytest.raises(VariableMissingError, match="B: set it"):
+        interpolate("${B:?set it}", given)
+
+
+def test_all_services_are_there(services: dict[str, dict[str, Any]]) -> None:
+    assert set(services) == {"postgres", "redis", *OURS}
+    assert services["worker-cpu"]["profiles"] == ["cpu"]
+    assert services["worker-gpu"]["profiles"] == ["gpu"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_each_secret_is_demanded(name: str) -> None:
+    with pytest.raises(VariableMissingError, match=name):
+        load({key: value for key, value in SECRETS.items() if key != name})
+
+
+def test_no_secret_is_written_down(services: dict[str, dict[str, Any]]) -> None:
+    for service in load_raw()["services"].values():
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|KEY|PEPPER|SECRET|TOKEN", variable):
+                assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), variable
+            assert not re.search(r"://[^:/@]*:(?!\$\{)[^/@]+@", str(value)), variable
+    assert [line for line in (CHECKOUT / ".env.example").read_text().splitlines() if re.match(r"\w+=.", line)] == []
+
+
+def test_the_example_environment_names_every_variable() -> None:
+    example = (CHECKOUT / ".env.example").read_text()
+    used = set(re.findall(r"\$\{(\w+)", (CHECKOUT / "docker-compose.yml").read_text()))
+    assert {name for name in used if not re.search(rf"^#?{name}=", example, re.MULTILINE)} - {"PIP_INDEX_URL"} == set()
+
+
+def test_only_the_api_is_published_and_only_here(services: dict[str, dict[str, Any]]) -> None:
+    assert services["api"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert [name for name, service in services.items() if "ports" in service] == ["api"]
+    assert [name for name, service in services.items() if "network_mode" in service] == []
+
+
+def test_everything_waits_for_the_migration(services: dict[str, dict[str, Any]]) -> None:
+    assert services["migrate"]["command"] == ["alembic", "upgrade", "head"]
+    assert services["migrate"]["restart"] == "no"
+    assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    for name in ("api", "worker-cpu", "worker-gpu"):
+        assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_every_lasting_service_has_a_health_check_and_comes_back(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        if name != "migrate":
+            assert service["healthcheck"]["test"], name
+            assert service["restart"] == "unless-stopped", name
+
+
+def test_state_is_kept_in_volumes(services: dict[str, dict[str, Any]]) -> None:
+    mounts = {(name, mount) for name, service in services.items() for mount in service.get("volumes", [])}
+    assert {mount.partition(":")[0] for _, mount in mounts} == set(load(SECRETS)["volumes"])
+    assert ("postgres", "postgres:/var/lib/postgresql/data") in mounts
+    assert ("redis", "redis:/data") in mounts
+    for name in ("api", "worker-cpu", "worker-gpu"):
+        assert (name, "storage:/data/storage") in mounts
+
+
+def test_the_gpu_worker_asks_for_gpus(services: dict[str, dict[str, Any]]) -> None:
+    (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "1", "capabilities": ["gpu"]}
+    assert services["worker-gpu"]["build"]["args"]["EXTRA"] == "gpu"
+    assert services["worker-cpu"]["build"]["args"]["EXTRA"] == "cpu"
+    assert "deploy" not in services["worker-cpu"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_an_image_is_built_from_exists_and_reaches_the_builder(
+    name: str, services: dict[str, dict[str, Any]]
+) -> None:
+    build = services[name]["build"]
+    lines = (CHECKOUT / build["dockerfile"]).read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    let_through = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied != []
+    for path in copied:
+        assert (CHECKOUT / path).exists(), path
+        assert path in let_through, f"{path} is kept from the builder by .dockerignore"
+    declared = {word.partition("=")[0] for line in lines if line.startswith("ARG ") for word in line.split()[1:2]}
+    assert set(build["args"]) == declared
+
+
+@pytest.mark.parametrize("dockerfile", ["docker/service.Dockerfile", "docker/worker.Dockerfile"])
+def test_images_do_not_run_as_root(dockerfile: str) -> None:
+    users = [line for line in (CHECKOUT / dockerfile).read_text().splitlines() if line.startswith("USER ")]
+    assert users == ["USER trd"]
