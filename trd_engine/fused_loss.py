@@ -10,6 +10,7 @@ Shapes: N tokens, V vocabulary, H and G the hidden sizes of student and teacher.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -92,8 +93,8 @@ def linear_divergence(
     """Σ wᵢ Dᵢ over N positions, without ever holding [N × V] logits.
 
     Returns (loss, per_token_N), and a `TokenStatistics` as a third where `statistics` asks for it.
-    `loss` is differentiable, once, in the student's hidden states, head and bias, whichever of them
-    require it; `per_token_N` (nats, after the clip, without the weight) is detached.
+    `loss` is differentiable in the student's hidden states, head and bias, whichever of them require it;
+    `per_token_N` (nats, after the clip, without the weight) is detached.
 
     `token_weights_N` defaults to 1/N. The weights come in, and are not applied to `per_token_N` by the
     caller, because the gradient is summed in this pass and must know them. A weight of exactly 0 takes a
@@ -105,7 +106,7 @@ def linear_divergence(
     dtype, or in autocast's; all else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
     Nothing waits for an accelerator, and sums are taken in a fixed order.
 
-    Raises ValueError where shapes do not fit, and RuntimeError on a second backward.
+    Raises ValueError where shapes do not fit.
     """
     num_shared = min(len(student_head_VH), len(teacher_head_VG))
     student_shape = LogitShape(student_logit_scale, student_soft_cap)
@@ -118,7 +119,7 @@ def linear_divergence(
         divergence,
         _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
         epistemic_ids_E=_epistemic_ids(statistics, student),
-        chunk_tokens=_chunk_tokens(student, teacher) if chunk_tokens is None else chunk_tokens,
+        chunk_tokens=_chunk_tokens(student, teacher, chunk_tokens),
         block_rows=_block_rows(student),
     )
     loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
@@ -130,7 +131,7 @@ def _differentiable(
 ) -> tuple[Tensor, Tensor, TokenStatistics | None]:
     """Runs the pass, and ties its loss to the student's hidden states, head and bias."""
     wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
-    with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(inputs[0].device.type):
         sums = Gradients.zeros(inputs, wanted, one_pass.student)
         loss, per_token_N, statistics = one_pass.run(sums)
         gradients = [
@@ -139,6 +140,17 @@ def _differentiable(
     if any(wanted):
         loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
     return loss, per_token_N, statistics
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Nothing is cast behind the pass's back: what needed casting has been cast."""
+    is_on = _autocast_dtype(device_type) is not None
+    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if is_on else None
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -152,11 +164,19 @@ class _KnownGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError("the gradient of linear_divergence can be taken only once: call it again")
+        if ctx.gradients is None:
+            raise RuntimeError("linear_divergence: for a second backward give the first retain_graph=True")
+        if _graph_is_kept():
+            return None, None, *(g if g is None else g * grad_loss for g in ctx.gradients)
         # in place, and no reference is kept: autograd then takes the head's gradient over without a copy
+        gradients, ctx.gradients = ctx.gradients, None
         return None, None, *(g if g is None else g.mul_(grad_loss) for g in gradients)
+
+
+def _graph_is_kept() -> bool:
+    # not public, but what torch's own compiled backward asks before it reuses buffers; without it, be careful
+    query = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(query())
 
 
 def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape: LogitShape, num: int) -> Projection:
@@ -167,10 +187,7 @@ def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape
         )
     if bias_V is not None and bias_V.shape != head_VH.shape[:1]:
         raise ValueError(f"the head's bias must have shape ({len(head_VH)},), not {tuple(bias_V.shape)}")
-    device = hidden_NH.device.type
-    dtype = torch.promote_types(hidden_NH.dtype, head_VH.dtype)
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = _autocast_dtype(hidden_NH.device.type) or torch.promote_types(hidden_NH.dtype, head_VH.dtype)
     return Projection(
         hidden_NH.detach().to(dtype),
         head_VH.detach()[:num].to(dtype),
@@ -206,7 +223,11 @@ def _epistemic_ids(request: StatisticsRequest | None, student: Projection) -> Te
     return torch.tensor(ids, dtype=torch.long, device=student.head_VH.device)
 
 
-def _chunk_tokens(student: Projection, teacher: Projection) -> int:
+def _chunk_tokens(student: Projection, teacher: Projection, wanted: int | None) -> int:
+    if wanted is not None:
+        if wanted < 1:
+            raise ValueError(f"chunk_tokens is {wanted}: use 1 or more, or None to fit the device")
+        return wanted
     budget = CHUNK_BYTES_CPU if student.head_VH.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
     bytes_per_token = len(student.head_VH) * (student.head_VH.element_size() + teacher.head_VH.element_size())
     return max(1, budget // bytes_per_token)

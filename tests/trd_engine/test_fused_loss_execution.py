@@ -1,0 +1,127 @@
+"""How the one-pass loss runs: what it allocates, that it waits for no device, and that it repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trd_engine.fused_loss import StatisticsRequest, linear_divergence
+from trd_engine.losses import Divergence
+
+N, H, G, V = 90, 16, 8, 2000
+CHUNK = 8
+DIVERGENCES = [
+    Divergence("forward_kl"),
+    Divergence("reverse_kl", temperature=0.7),
+    Divergence("jsd", token_clip=0.1),
+    Divergence("forward_kl", "top_k"),
+    Divergence("reverse_kl", "sampled"),
+]
+
+
+def inputs(dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "student_hidden_NH": (N, H),
+        "student_head_VH": (V, H),
+        "teacher_hidden_NG": (N, G),
+        "teacher_head_VG": (V, G),
+    }
+    tensors = {name: torch.randn(*shape, generator=generator).to(device, dtype) for name, shape in shapes.items()}
+    tensors["student_hidden_NH"].requires_grad_()
+    tensors["student_head_VH"].requires_grad_()
+    return tensors
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the most elements that any operation's result owns, but for views of `given`."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self.given:
+                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
+def test_nothing_is_larger_than_a_chunk_of_logits_or_the_head(divergence: Divergence, dtype: torch.dtype) -> None:
+    tensors, token_ids = inputs(dtype), torch.zeros(N, dtype=torch.long)
+    with LargestTensor(tensors.values()) as largest:
+        loss, _, _ = linear_divergence(
+            *tensors.values(),
+            divergence,
+            token_ids_N=token_ids,
+            chunk_tokens=CHUNK,
+            statistics=StatisticsRequest((1, 2)),
+        )
+        loss.backward()
+    assert V * H <= largest.num_elements <= max(V * H, CHUNK * V)
+    assert largest.num_elements < N * V
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
+def test_no_value_is_waited_for(divergence: Divergence) -> None:
+    """On the meta device there are no values: every read by the host is an error."""
+    tensors = inputs(device="meta")
+    loss, per_token, statistics = linear_divergence(
+        *tensors.values(),
+        divergence,
+        token_weights_N=torch.empty(N, device="meta"),
+        token_ids_N=torch.empty(N, dtype=torch.long, device="meta"),
+        chunk_tokens=CHUNK,
+        statistics=StatisticsRequest((1, 2)),
+    )
+    loss.backward()
+    assert per_token.shape == statistics.student_entropy_N.shape == (N,)
+    assert tensors["student_head_VH"].grad is not None
+    assert tensors["student_head_VH"].grad.shape == (V, H)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
+def test_two_runs_are_bitwise_equal_also_with_deterministic_kernels(divergence: Divergence) -> None:
+    runs = []
+    for deterministic in (False, False, True):
+        tensors, token_ids = inputs(), torch.arange(N)
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            loss, per_token = linear_divergence(
+                *tensors.values(), divergence, token_ids_N=token_ids, chunk_tokens=CHUNK
+            )
+            loss.backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        runs.append((loss, per_token, tensors["student_hidden_NH"].grad, tensors["student_head_VH"].grad))
+    for other in runs[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(runs[0], other, strict=True))
+
+
+def test_autograd_takes_the_gradient_of_the_head_over_without_a_copy() -> None:
+    tensors = inputs()
+    loss, _ = linear_divergence(*tensors.values(), Divergence())
+    node = loss.grad_fn
+    assert node is not None
+    address = node.gradients[1].data_ptr()
+    loss.backward()
+    assert tensors["student_head_VH"].grad is not None
+    assert tensors["student_head_VH"].grad.data_ptr() == address
+
+
+def test_a_frozen_head_costs_no_room_for_its_gradient() -> None:
+    tensors = inputs()
+    tensors["student_head_VH"].requires_grad_(False)
+    with LargestTensor(tensors.values()) as largest:
+        loss, _ = linear_divergence(*tensors.values(), Divergence(), chunk_tokens=1)
+        loss.backward()
+    assert largest.num_elements < V * H
