@@ -20,6 +20,15 @@ from contract.database_url import with_driver
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another before it gives up with "database is locked"."""
 
+_POSTGRES_TIMEOUTS = {
+    "connect_timeout": 10,  # seconds
+    # A network that swallows packets must end a statement as an error: by default it would hang for hours.
+    "keepalives_idle": 15,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
 
 class Database:
     """A pool of connections to one database, SQLite or PostgreSQL."""
@@ -57,7 +66,7 @@ class Database:
 def _open_engine(url: str, pool_size: int) -> Engine:
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "pool_timeout": 30}
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
+        return create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES_TIMEOUTS, **options)
     engine = create_engine(url, **options)
     if engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RUN_JOB_TASK = "trd.run_job"
-"""Celery task ``run_job(job_id)``: look at the database for work, starting with this job."""
+"""Celery task ``run_job(job_id)``: look at the database for work. What waits first there is run first."""
 
 DEFAULT_QUEUE = "trd-default"
 """Broker and database queue of jobs that name none."""

@@ -72,6 +72,7 @@ def run_attempt(slot: Slot, lease: Lease) -> None:
 def _ended(slot: Slot, lease: Lease, folder: Path, heartbeat: Heartbeat) -> AttemptEnd:
     """Stage and run; whatever goes wrong is how the attempt ended. Raises `LeaseLostError` alone."""
     try:
+        staging.clear_dead_attempts(slot.database, slot.settings.scratch_dir)
         staged = staging.stage(slot.database, slot.storage, slot.catalog(), lease, folder)
         if slot.stopping.is_set() or heartbeat.order is Order.STOP:
             return AttemptEnd(EndKind.STOPPED)

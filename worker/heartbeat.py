@@ -76,7 +76,6 @@ class Heartbeat:
             with self._database.write() as session:
                 status = renew(session, self._lease, self._lease_seconds)
         except LeaseLostError:
-            logger.warning("attempt %d of %s was superseded", self._lease.attempt, self._lease.job_id)
             self._is_superseded = True
         except SQLAlchemyError as error:
             logger.warning("the lease of %s was not renewed: %s", self._lease.job_id, error)

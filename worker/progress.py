@@ -88,7 +88,9 @@ class EventFold:
         self.batch.events.append(notice("warn", "bad_event", message))
 
     def _phase(self, event: PhaseEvent) -> None:
-        where = {"round": event.round, "num_rounds": event.num_rounds, "step": event.step, "num_steps": event.num_steps}
+        where = {"round": event.round, "num_rounds": event.num_rounds}
+        if event.num_steps > 0:  # 0 while the engine does not know them yet; a resumed run would seem to begin anew
+            where |= {"step": event.step, "num_steps": event.num_steps}
         self.batch.job_columns |= {**where, "phase": event.phase, "phase_done": None, "phase_total": None}
         message = f"Phase {event.phase}, round {event.round + 1} of {event.num_rounds}."
         data = {"phase": event.phase, **where}

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from contract.ids import CHECKPOINT_PREFIX, new_id
+from contract.job_state import AttemptStatus
 from contract.tables import (
     Attempt,
     Base,
@@ -93,6 +94,12 @@ def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]])
     statement = dialect.insert(table)
     new_values = {name: statement.excluded[name] for name in rows[0] if name not in key}
     session.execute(statement.on_conflict_do_update(index_elements=key, set_=new_values), list(rows))
+
+
+def running_attempts(session: Session) -> set[tuple[str, int]]:
+    """Job and number of every attempt that has not ended, on any machine."""
+    running = select(Attempt.job_id, Attempt.number).where(Attempt.status == AttemptStatus.RUNNING)
+    return {(row.job_id, row.number) for row in session.execute(running)}
 
 
 @dataclass(frozen=True)

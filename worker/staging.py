@@ -96,11 +96,22 @@ KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")
 
 
 def clear(folder: Path) -> None:
-    """Free the disk of an attempt that has ended, but for `KEPT_FILES`."""
-    kept = {folder / name for name in KEPT_FILES}
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside a folder before the folder
+    """Free the disk of an attempt that has ended, but for `KEPT_FILES`. Two may do it at once."""
+    run_dir = folder / "run"
+    kept = {run_dir, *(folder / name for name in KEPT_FILES)}
+    for path in [*folder.glob("*"), *run_dir.glob("*")]:
+        if path in kept:
+            continue
         if path.is_dir() and not path.is_symlink():
-            if not any(path in file.parents for file in kept):
-                path.rmdir()
-        elif path not in kept:
-            path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
+    """Free the disk of attempts whose workers were killed on this machine before they could do it."""
+    with database.read() as session:
+        alive = repository.running_attempts(session)
+    for folder in scratch_dir.glob("*/attempt-*"):
+        if (folder.parent.name, int(folder.name.removeprefix("attempt-"))) not in alive:
+            clear(folder)

@@ -8,13 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import redis
 from celery import Celery
 
 from contract.broker import broker_settings
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from tests.faults.conftest import Place
-from tests.servers import free_port
+from tests.servers import RedisServer, free_port
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import eventually, process_exists
 
@@ -39,6 +41,7 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(place: P
     assert "Traceback" not in worker.output()
 
 
+@pytest.mark.slow
 def test_a_lost_doorbell_is_made_up_for_by_polling(place: Place) -> None:
     with place.worker(Plan()) as worker:
         worker.wait_until_ready()
@@ -57,17 +60,28 @@ def test_work_goes_on_without_a_broker(with_servers: Place) -> None:
         assert worker.terminate() == 0
 
 
-def test_a_worker_answers_while_a_job_runs_and_leaves_messages_to_free_workers(with_servers: Place) -> None:
-    job_id = with_servers.bench.add_job()
+@pytest.mark.slow
+def test_a_worker_answers_while_a_job_runs_and_leaves_messages_to_free_workers(
+    with_servers: Place, redis_server: RedisServer
+) -> None:
     app = Celery("asker", set_as_current=False)
     app.conf.update(broker_settings(with_servers.broker_url, with_servers.bench.settings.data_dir))
-    with with_servers.worker(LONG, TRD_POLL_SECONDS=NEVER) as worker, app:
+    with (
+        with_servers.worker(LONG, TRD_POLL_SECONDS=NEVER) as worker,
+        app,
+        redis.Redis(port=redis_server.port) as client,
+    ):
         worker.wait_until_ready()
+        job_id = with_servers.bench.add_job()
+        with_servers.ring(job_id)
         eventually(lambda: with_servers.bench.job(job_id).step >= 1)
+        with_servers.ring(with_servers.bench.add_job())
         replies = app.control.ping(timeout=5.0, limit=1)
         assert [list(reply.values()) for reply in replies] == [[{"ok": "pong"}]]
+        assert client.llen("trd-default") == 1, "the second bell is there for another worker"
 
 
+@pytest.mark.slow
 def test_cancel_reaches_the_child_through_the_database(place: Place) -> None:
     job_id = place.bench.add_job()
     with place.worker(LONG):
@@ -114,6 +128,7 @@ def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> N
     assert "checkpoint_corrupt" in place.bench.codes(job_id)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_work_and_no_job(place: Place) -> None:
     jobs = [place.bench.add_job() for _ in range(6)]
     plan = Plan(num_steps=5, step_seconds=0.1)
@@ -125,6 +140,7 @@ def test_two_workers_share_the_work_and_no_job(place: Place) -> None:
     assert len({attempt.worker for attempt in attempts}) == 2
 
 
+@pytest.mark.slow
 def test_a_torn_message_does_not_end_the_worker(embedded: Place) -> None:
     with embedded.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
         worker.wait_until_ready()

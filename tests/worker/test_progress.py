@@ -145,6 +145,16 @@ def test_phases_progress_and_notices(bench: Workbench, lease: Lease, run: Run) -
     assert (notice.level, notice.data) == ("warn", {"code": "prompt_cut", "num": 2})
 
 
+def test_a_resumed_run_that_still_prepares_does_not_seem_to_begin_anew(sqlite_bench: Workbench, tmp_path: Path) -> None:
+    lease = sqlite_bench.claimed()
+    sqlite_bench.set_job(lease.job_id, step=40, num_steps=100)
+    run = Run(sqlite_bench, lease, tmp_path / "run")
+    with run.progress:
+        run.write(line("phase", phase="preparing", round=0, num_rounds=1, step=0, num_steps=0))
+    job = sqlite_bench.job(lease.job_id)
+    assert (job.phase, job.step, job.num_steps) == ("preparing", 40, 100)
+
+
 def trajectories(folder: Path, num: int, refined: str = "2") -> str:
     row = {"problem_id": "p", "sample": 0, "prompt": "q", "answer": "2", "rollout": "1", "rollout_correct": False}
     row |= {"refined": refined, "refined_correct": True, "rollout_tokens": 1, "refined_tokens": 1, "detail": {}}

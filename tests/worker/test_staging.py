@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from worker import staging
 from worker.attempt import run_next
 from worker.failures import JobFailedError
 from worker.lease import Lease
+from worker.reaper import reap
 from worker.staging import Staged, stage
 
 DIES_AT_5 = Plan(num_steps=8, die_at_step=5)
@@ -90,6 +92,19 @@ def test_the_checkpoint_resumed_from_outlives_the_attempt_that_needs_it(sqlite_b
         eventually(lambda: sqlite_bench.checkpoint_steps(job_id)[-1] >= 6)
         assert sqlite_bench.checkpoint_steps(job_id)[0] == 2
     assert len(sqlite_bench.checkpoint_steps(job_id)) == 1
+
+
+def test_what_a_killed_worker_left_is_cleared_and_a_live_attempt_is_not(sqlite_bench: Workbench) -> None:
+    alive, dead = sqlite_bench.claimed(), sqlite_bench.claimed()
+    folders = [sqlite_bench.attempt_folder(lease.job_id) for lease in (alive, dead)]
+    for folder in folders:
+        (folder / "run" / "checkpoints").mkdir(parents=True)
+        (folder / "engine.log").touch()
+    sqlite_bench.set_job(dead.job_id, lease_expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    reap(sqlite_bench.database, max_attempts=3)
+    staging.clear_dead_attempts(sqlite_bench.database, sqlite_bench.settings.scratch_dir)
+    assert [(folder / "run" / "checkpoints").exists() for folder in folders] == [True, False]
+    assert (folders[1] / "engine.log").exists()
 
 
 def test_clearing_keeps_the_small_files(tmp_path: Path) -> None:
