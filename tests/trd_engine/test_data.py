@@ -16,22 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trd_engine.rows import HUMANEVAL, MBPP, MBPP_PLUS, TACO_CALL, TACO_STDIO, load_rows, write_jsonl
 from trd_engine.config import DataSource
 from trd_engine.data import fingerprint, load_problems, split_holdout
 from trd_engine.errors import DataError
 from trd_engine.tasks import load_task
 from trd_engine.types import Problem
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def load_rows(folder: Path, *rows: Any, task: str = "math", **source: Any) -> list[Problem]:
-    path = write_jsonl(folder / "rows.jsonl", rows)
-    return load_problems(DataSource(path=str(path), **source), task).problems
-
 
 SUMS = [{"problem": f"{n} + {n} = ?", "answer": str(2 * n), "solution": f"twice {n}"} for n in range(30)]
 
@@ -129,41 +119,6 @@ def test_choice_answer_that_is_no_option_is_refused(tmp_path: Path) -> None:
 
 
 # Shapes of a programming problem
-
-TACO_STDIO = {
-    "question": "Add two numbers.",
-    "solutions": json.dumps(["a, b = map(int, input().split())\nprint(a + b)", "print(3)"]),
-    "starter_code": "",
-    "input_output": json.dumps({"inputs": ["1 2\n", ["3 4", ""]], "outputs": ["3\n", ["7"]]}),
-}
-TACO_CALL = {
-    "question": "Add two numbers.",
-    "solutions": ["class Solution:\n    def add(self, a, b):\n        return a + b"],
-    "starter_code": "class Solution:\n    def add(self, a, b):\n",
-    "input_output": {"fn_name": "add", "inputs": [[1, 2], "3\n4"], "outputs": [3, [7]]},
-}
-HUMANEVAL = {
-    "task_id": "HumanEval/0",
-    "prompt": 'def add(a, b):\n    """Add."""\n',
-    "entry_point": "add",
-    "canonical_solution": "    return a + b\n",
-    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
-}
-MBPP = {
-    "task_id": 11,
-    "text": "Write a function to add.",
-    "code": "def add(a, b):\n    return a + b",
-    "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"],
-    "test_setup_code": "import math",
-}
-MBPP_PLUS = {
-    "task_id": 11,
-    "prompt": "Write a function to add.",
-    "code": "def add(a, b):\n    return a + b",
-    "test_imports": ["import math"],
-    "test_list": ["assert add(1, 2) == 3"],
-    "test": "assert add(5, 5) == 10\nassert add(math.inf, 1) == math.inf",
-}
 
 
 def test_taco_row_keeps_its_tests_and_shows_its_starter_code(tmp_path: Path) -> None:

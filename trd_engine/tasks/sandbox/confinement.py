@@ -70,15 +70,21 @@ def give_up_privileges(confinement: Confinement) -> None:
     kernel.hide_from_tracers()
 
 
-def confine_program(confinement: Confinement, scratch: str, limits: Limits) -> None:
+def counts_threads(confinement: Confinement) -> bool:
+    """Whether the limit on threads will hold for the program; asked before `leave_machine`.
+
+    The kernel does not count what the machine's root starts, whatever it is called in a user namespace.
+    """
+    return confinement.namespaces == "root" or os.getuid() != 0
+
+
+def confine_program(confinement: Confinement, scratch: str, limits: Limits, *, allow_threads: bool) -> None:
     """The last layers, in the program's own process, right before its first line runs."""
     apply_limits(limits)
     os.chdir(scratch)
     if confinement.landlock:
         landlock.restrict_files(readable_paths(), scratch, DEVICES)
-    # The kernel does not count the threads of the machine's root: it gets none.
-    counted = confinement.namespaces == "root" or os.getuid() != 0
-    seccomp.restrict_system_calls(allow_threads=counted)
+    seccomp.restrict_system_calls(allow_threads=allow_threads)
 
 
 def confine_verifier() -> None:

@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from trd_engine.tasks.sandbox import cases, kernel
-from trd_engine.tasks.sandbox.confinement import Confinement, confine_program, give_up_privileges, leave_machine
+from trd_engine.tasks.sandbox.confinement import (
+    Confinement,
+    confine_program,
+    counts_threads,
+    give_up_privileges,
+    leave_machine,
+)
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
 from trd_engine.tasks.sandbox.limits import Limits
 
@@ -35,6 +41,7 @@ class _Jail:
     scratch: str
     deadline: float
     """Of all cases together, by the monotonic clock."""
+    allow_threads: bool
 
 
 def main() -> None:
@@ -43,6 +50,7 @@ def main() -> None:
     request = json.load(sys.stdin.buffer)
     limits = Limits(**request["limits"])
     confinement = Confinement(**request["confinement"])
+    allow_threads = counts_threads(confinement)
     scratch = leave_machine(confinement, request["root"], limits)
     warden = os.fork()
     if warden:
@@ -52,7 +60,8 @@ def main() -> None:
     give_up_privileges(confinement)
     kernel.die_with_parent()  # changing the user forgets it
     sys.path.remove(request["package_root"])
-    jail = _Jail(request["program"], confinement, limits, scratch, time.monotonic() + limits.total_seconds)
+    deadline = time.monotonic() + limits.total_seconds
+    jail = _Jail(request["program"], confinement, limits, scratch, deadline, allow_threads)
     for case in request["cases"]:
         reply = _run(jail, case)
         print(json.dumps(reply), flush=True)  # noqa: T201 - the reply channel
@@ -104,7 +113,7 @@ def _become_program(jail: _Jail, case: Mapping[str, Any], descriptors: list[int]
         for place, descriptor in enumerate(high):
             os.dup2(descriptor, place)
         os.closerange(len(descriptors), 4096)
-        confine_program(jail.confinement, jail.scratch, jail.limits)
+        confine_program(jail.confinement, jail.scratch, jail.limits, allow_threads=jail.allow_threads)
         code = cases.run_case(jail.program, case)
     except BaseException as error:  # noqa: BLE001 - a fork must never return into its parent's code
         os.write(2, f"the sandbox failed: {error}".encode()[:_ERROR_BYTES])

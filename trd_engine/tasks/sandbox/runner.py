@@ -118,8 +118,8 @@ def _attack(confinement: Confinement, program: str, arguments: Sequence[Any]) ->
 
 
 def _serve(request: bytes, limit_seconds: float) -> tuple[bytes, bytes]:
-    """Standard output and error of a sandbox; whatever it left running is killed with its group."""
-    process = subprocess.Popen(
+    """Standard output and error of a sandbox, which is killed with all its processes when it takes too long."""
+    with subprocess.Popen(
         [sys.executable, "-P", "-s", "-B", "-c", _START, _PACKAGE_ROOT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -127,14 +127,15 @@ def _serve(request: bytes, limit_seconds: float) -> tuple[bytes, bytes]:
         env=_ENVIRONMENT,
         cwd="/",
         start_new_session=True,
-    )
-    try:
-        return process.communicate(request, timeout=limit_seconds)
-    except subprocess.TimeoutExpired:
-        _kill_group(process)
-        return process.communicate()
-    finally:
-        _kill_group(process)
+    ) as process:
+        try:
+            return process.communicate(request, timeout=limit_seconds)
+        except subprocess.TimeoutExpired:
+            _kill_group(process)
+            return process.communicate()
+        except BaseException:
+            _kill_group(process)
+            raise
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
