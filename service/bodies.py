@@ -73,6 +73,10 @@ def parse_object(content: bytes) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(document).__name__}", code="invalid_json")
+    if holds_unstorable_text(content, document):
+        raise InvalidRequestError(
+            "the body holds \\u0000 or half a surrogate pair, which is no text; remove it", code="invalid_json"
+        )
     return document
 
 

@@ -31,7 +31,7 @@ def list_events(
     request: Request,
     *,
     job_id: str,
-    after: Annotated[int, Query(ge=0, description="Number of the last event seen.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Number of the last event seen.")] = 0,
     limit: Limit = 100,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | Response:

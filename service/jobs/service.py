@@ -22,6 +22,7 @@ from contract.job_state import (
     legal_statuses,
 )
 from contract.tables import Job
+from service.datasets import repository as datasets
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.events.repository import append_event
 from service.jobs import repository
@@ -168,14 +169,24 @@ def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
     if result is current:
         return job
     assert_transition(current, result)
-    job.status = result
     if result is JobStatus.QUEUED:
+        _require_datasets(session, job)
         _clear_end(job)
+    job.status = result
     if result is JobStatus.CANCELLED:
         job.finished_at = datetime.now(UTC)
         job.phase = job.eta_seconds = None
     append_event(session, job.id, "status", _MESSAGES[result], data={"status": result})
     return job
+
+
+def _require_datasets(session: Session, job: Job) -> None:
+    for dataset in (job.spec["dataset"], job.spec["evaluation"]["dataset"]):
+        if isinstance(dataset, str) and datasets.find(session, job.owner, dataset) is None:
+            raise ConflictError(
+                f"{job.id} cannot go on: its dataset {dataset} was deleted; upload it again and clone the job",
+                code="dataset_deleted",
+            )
 
 
 def _clear_end(job: Job) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -43,46 +45,48 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_settings(tmp_path: Path, models_dir: Path) -> Callable[..., Settings]:
-    """Settings of a service of the test's own; keyword arguments replace some."""
-
-    def make(database_url: str, **changes: Any) -> Settings:
-        upload = UploadLimits(**changes.pop("upload", {}))
-        given: dict[str, Any] = {
-            "data_dir": tmp_path / "data",
-            "database_url": database_url,
-            "storage_url": f"file://{tmp_path / 'storage'}",
-            "is_embedded": False,
-            "api_key": ADMIN_KEY,
-            "models": f"{models_dir}/*,Org/Hub-Model@v1",
-            "upload": upload,
-        }
-        return Settings(**{**given, **changes})
-
-    return make
+def settings_in(folder: Path, models_dir: Path, database_url: str, **changes: Any) -> Settings:
+    """Settings of a service that keeps its things in `folder`; `changes` replace some."""
+    given: dict[str, Any] = {
+        "data_dir": folder / "data",
+        "database_url": database_url,
+        "storage_url": f"file://{folder / 'storage'}",
+        "is_embedded": False,
+        "api_key": ADMIN_KEY,
+        "models": f"{models_dir}/*,Org/Hub-Model@v1",
+        "upload": UploadLimits(**changes.pop("upload", {})),
+    }
+    return Settings(**{**given, **changes})
 
 
 @pytest.fixture
-def make_client(make_settings: Callable[..., Settings]) -> Iterator[MakeClient]:
+def make_client(tmp_path: Path, models_dir: Path) -> Iterator[MakeClient]:
     """Starts applications, whose clients send the admin's key."""
-    running: list[TestClient] = []
 
     def make(database_url: str, **changes: Any) -> TestClient:
-        client = TestClient(create_app(make_settings(database_url, **changes)), headers=AUTHORIZED)
-        client.__enter__()
-        running.append(client)
-        return client
+        app = create_app(settings_in(tmp_path, models_dir, database_url, **changes))
+        return running.enter_context(TestClient(app, headers=AUTHORIZED))
 
-    yield make
-    for client in running:
-        client.__exit__(None, None, None)
+    with ExitStack() as running:
+        yield make
 
 
 @pytest.fixture
 def client(make_client: MakeClient, sqlite_url: str) -> TestClient:
     """The application on SQLite."""
     return make_client(sqlite_url)
+
+
+@pytest.fixture(scope="session")
+def shared_client(
+    tmp_path_factory: pytest.TempPathFactory, models_dir: Path, migrated_sqlite_file: Path
+) -> Iterator[TestClient]:
+    """One application for all tests of requests that are refused: they leave nothing behind."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copyfile(migrated_sqlite_file, folder / "trd.db")
+    app = create_app(settings_in(folder, models_dir, f"sqlite:///{folder / 'trd.db'}"))
+    with TestClient(app, headers=AUTHORIZED) as client:
+        yield client
 
 
 @pytest.fixture

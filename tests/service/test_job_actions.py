@@ -124,7 +124,7 @@ def test_a_deleted_job_takes_everything_with_it(either_client: TestClient, tmp_p
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/metrics", "/trajectories", "/evaluations", "/checkpoints"])
-def test_what_is_not_there_is_404(client: TestClient, path: str) -> None:
-    response = client.get(f"/jobs/job_doesnotexist{path}")
+def test_what_is_not_there_is_404(shared_client: TestClient, path: str) -> None:
+    response = shared_client.get(f"/jobs/job_doesnotexist{path}")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "job_not_found"

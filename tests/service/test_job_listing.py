@@ -100,8 +100,8 @@ def test_a_range_of_time_includes_its_beginning_only(either_client: TestClient) 
         ({"created_after": "2026-01-01T00:00:00"}, "created_after", "timezone"),
     ],
 )
-def test_a_wrong_parameter_is_named(client: TestClient, params: dict[str, str], param: str, words: str) -> None:
-    response = client.get("/jobs", params=params)
+def test_a_wrong_parameter_is_named(shared_client: TestClient, params: dict[str, str], param: str, words: str) -> None:
+    response = shared_client.get("/jobs", params=params)
     assert response.status_code == 422
     error = response.json()["error"]
     assert error["param"] == param

@@ -1,0 +1,72 @@
+"""The application in a process of its own, as an operator starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.servers import die_with_parent, free_port
+
+CHECKOUT = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def live_server(data_dir: Path, **environment: str) -> Iterator[LiveServer]:
+    """Serve on a free port until the block ends; the server's own settings are `environment`'s."""
+    port = free_port()
+    log = data_dir.with_suffix(".log")
+    env = {**os.environ, "TRD_DATA_DIR": str(data_dir), **environment}
+    command = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(port), "--log-level", "warning"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, preexec_fn=die_with_parent
+        )
+    try:
+        _wait_until_it_answers(f"http://127.0.0.1:{port}", process, log)
+        yield LiveServer(f"http://127.0.0.1:{port}", process, log)
+    finally:
+        stop(process)
+
+
+def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{url}/healthz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the server did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.05)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """As an operator stops it; killed only where that takes too long."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise

@@ -1,0 +1,126 @@
+"""Metrics, trajectories and evaluations, as the API shows what a worker wrote."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.service.records import add_evaluation, add_metrics, add_trajectory, submit
+
+
+def series(client: TestClient, job_id: str, **params: Any) -> dict[str, dict[str, Any]]:
+    response = client.get(f"/jobs/{job_id}/metrics", params=params)
+    assert response.status_code == 200, response.text
+    return {entry["name"]: entry for entry in response.json()["data"]}
+
+
+def test_metrics_are_series_over_the_steps(either_client: TestClient) -> None:
+    job_id = submit(either_client)
+    add_metrics(either_client, job_id, "loss", {step: step / 10 for step in range(1, 21)})
+    add_metrics(either_client, job_id, "grad_norm", {1: 2.0, 2: None})
+    found = series(either_client, job_id)
+    assert list(found) == ["grad_norm", "loss"]
+    assert found["loss"]["steps"] == list(range(1, 21))
+    assert found["loss"]["values"][:2] == [0.1, 0.2]
+    assert not found["loss"]["is_thinned"]
+    assert found["grad_norm"]["values"] == [2.0, None]
+    assert len(found["loss"]["at"]) == 20
+    assert list(series(either_client, job_id, names="loss")) == ["loss"]
+    part = series(either_client, job_id, names="loss,other", from_step=5, to_step=7)
+    assert part["loss"]["steps"] == [5, 6, 7]
+    assert series(either_client, job_id, from_step=100) == {}
+
+
+def test_thinning_keeps_every_stretchs_extremes(either_client: TestClient) -> None:
+    job_id = submit(either_client)
+    values: dict[int, float | None] = {step: math.sin(step / 50) for step in range(3000)}
+    values[1234], values[2345], values[777] = 99.0, -99.0, None
+    add_metrics(either_client, job_id, "loss", values)
+    thinned = series(either_client, job_id, resolution=100)["loss"]
+    assert (thinned["num_points"], thinned["is_thinned"]) == (3000, True)
+    assert 50 <= len(thinned["steps"]) <= 101
+    assert thinned["steps"] == sorted(thinned["steps"])
+    kept = dict(zip(thinned["steps"], thinned["values"], strict=True))
+    assert {1234: 99.0, 2345: -99.0, 777: None}.items() <= kept.items()
+    for start in range(0, 3000, 60):
+        stretch = [values[step] for step in range(start, start + 60)]
+        finite = [value for value in stretch if value is not None]
+        inside = [value for step, value in kept.items() if start <= step < start + 60 and value is not None]
+        assert (min(inside), max(inside)) == (min(finite), max(finite))
+
+
+def test_few_points_are_shown_whole_beside_many(client: TestClient) -> None:
+    job_id = submit(client)
+    add_metrics(client, job_id, "loss", {step: float(step) for step in range(500)})
+    add_metrics(client, job_id, "accuracy", {0: 0.1, 499: 0.9})
+    found = series(client, job_id, resolution=10)
+    assert found["accuracy"]["values"] == [0.1, 0.9]
+    assert not found["accuracy"]["is_thinned"]
+    assert len(found["loss"]["steps"]) == 10
+
+
+@pytest.mark.parametrize("params", [{"resolution": 1}, {"resolution": 10**6}, {"from_step": -1}, {"to_step": 2**31}])
+def test_metric_parameters_have_bounds(client: TestClient, params: dict[str, int]) -> None:
+    assert client.get(f"/jobs/{submit(client)}/metrics", params=params).status_code == 422
+
+
+def add_trajectories(client: TestClient) -> str:
+    job_id = submit(client)
+    for position in range(12):
+        verdicts = [(False, True), (True, False), (True, True), (False, False)][position % 4]
+        add_trajectory(client, job_id, position, verdicts=verdicts, round=position // 6)
+    return job_id
+
+
+def ids(client: TestClient, job_id: str, **params: Any) -> list[str]:
+    response = client.get(f"/jobs/{job_id}/trajectories", params=params)
+    assert response.status_code == 200, response.text
+    return [row["id"] for row in response.json()["data"]]
+
+
+def test_trajectories_are_paged_by_round_and_position(either_client: TestClient) -> None:
+    job_id = add_trajectories(either_client)
+    everything = [f"{position // 6}:{position}" for position in range(12)]
+    assert ids(either_client, job_id) == everything
+    first = either_client.get(f"/jobs/{job_id}/trajectories", params={"limit": 5}).json()
+    assert first["has_more"]
+    assert ids(either_client, job_id, limit=100, after=first["data"][-1]["id"]) == everything[5:]
+    assert ids(either_client, job_id, round=1) == everything[6:]
+
+
+def test_trajectories_are_filtered_by_outcome(either_client: TestClient) -> None:
+    job_id = add_trajectories(either_client)
+    assert ids(either_client, job_id, outcome="fail_to_pass") == ["0:0", "0:4", "1:8"]
+    both = ids(either_client, job_id, outcome=["fail_to_pass", "pass_to_fail"], round=0)
+    assert both == ["0:0", "0:1", "0:4", "0:5"]
+    counts = either_client.get(f"/jobs/{job_id}/trajectories/outcomes").json()["data"]
+    assert {"object": "outcome_count", "round": 0, "outcome": "fail_to_pass", "num_trajectories": 2} in counts
+    assert sum(count["num_trajectories"] for count in counts) == 12
+
+
+def test_a_trajectory_shows_where_rollout_and_refinement_part(client: TestClient) -> None:
+    job_id = add_trajectories(client)
+    row = client.get(f"/jobs/{job_id}/trajectories/0:0").json()
+    assert (row["rollout"], row["refined"], row["parts_at"]) == ("1 + 1 is 3", "1 + 1 is 2", 9)
+    assert (row["outcome"], row["rollout_correct"], row["refined_correct"]) == ("fail_to_pass", False, True)
+    add_trajectory(client, job_id, 50, verdicts=(True, None))
+    plain = client.get(f"/jobs/{job_id}/trajectories/0:50").json()
+    assert (plain["refined"], plain["parts_at"], plain["outcome"]) == (None, None, "right")
+    for wrong in ("0:99", "0", "a:b", "1:" + "9" * 30):
+        assert client.get(f"/jobs/{job_id}/trajectories/{wrong}").status_code == 404
+    assert client.get(f"/jobs/{job_id}/trajectories?after=0").status_code == 422
+    assert client.get(f"/jobs/{job_id}/trajectories?outcome=better").status_code == 422
+
+
+def test_evaluations_come_by_step_with_their_intervals(either_client: TestClient) -> None:
+    job_id = submit(either_client)
+    add_evaluation(either_client, job_id, 32, 0.5)
+    add_evaluation(either_client, job_id, 0, 0.2)
+    rows = either_client.get(f"/jobs/{job_id}/evaluations").json()["data"]
+    assert [row["step"] for row in rows] == [0, 32]
+    assert rows[0]["avg_at_k"] == 0.2
+    assert rows[0]["avg_low"] == pytest.approx(0.1)
+    assert (rows[0]["k"], rows[0]["num_problems"], rows[0]["dataset"]) == (4, 10, "holdout")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import threading
+
+import httpx
+from fastapi.testclient import TestClient
+
+from tests.service.records import ROWS, database_of, finish_job, job_body
+
+
+def test_many_clients_at_once_never_find_the_database_locked(either_client: TestClient) -> None:
+    body = job_body(either_client)
+    answers: list[httpx.Response] = []
+
+    def use() -> None:
+        for _ in range(4):
+            created = either_client.post("/jobs", json=body)
+            job_id = created.json()["id"]
+            answers.append(created)
+            answers.append(either_client.post(f"/jobs/{job_id}/pause"))
+            answers.append(either_client.post("/datasets", files={"file": ("r.jsonl", ROWS)}))
+            answers.append(either_client.get("/jobs"))
+            finish_job(database_of(either_client), job_id)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(answers) == 8 * 4 * 4
+    assert {answer.status_code for answer in answers} == {200, 201}
+
+
+def test_figures_for_prometheus(client: TestClient) -> None:
+    body = job_body(client)
+    ids = [client.post("/jobs", json=body).json()["id"] for _ in range(3)]
+    client.post(f"/jobs/{ids[0]}/cancel")
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    lines = response.text.splitlines()
+    assert 'trd_jobs{status="queued"} 2' in lines
+    assert 'trd_jobs{status="cancelled"} 1' in lines
+    assert 'trd_jobs{status="running"} 0' in lines
+    (age,) = [float(line.split()[1]) for line in lines if line.startswith("trd_oldest_queued_seconds")]
+    assert 0 < age < 60
