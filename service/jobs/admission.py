@@ -74,8 +74,10 @@ class Admissions:
         teacher = self._model("teacher", spec.teacher) if spec.teacher is not None else None
         if teacher is not None:
             _check_tokenizers(student, teacher)
+        # By the names that the workers know, where the spec gave a source.
+        names = {"student": student.entry.name, "teacher": teacher.entry.name if teacher is not None else None}
         needed = contexts(spec, _context_tokens(student), _context_tokens(teacher))
-        return fit_budgets(spec, needed)
+        return fit_budgets(spec.model_copy(update=names), needed)
 
     def _model(self, field: str, name: str) -> ShelvedModel:
         model = self._models.find(name)
@@ -115,8 +117,10 @@ class Admissions:
             raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
 
     def _check_path(self, field: str, data: PathDataset) -> None:
-        path = Path(data.path).resolve()
-        is_inside = any(path.is_relative_to(root.resolve()) for root in self._settings.dataset_roots)
+        path = Path(data.path).resolve()  # no link in a root leads out of all roots
+        is_inside = Path(data.path).is_absolute() and any(
+            path.is_relative_to(root.resolve()) for root in self._settings.dataset_roots
+        )
         if not is_inside or not path.exists():
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")

@@ -110,9 +110,10 @@ def _lowered(
     attempts = 2 if spec.refines else 1  # in the context at once: y_o and y_r, or y_o alone
     attempt = max(1, (smallest - problem - reference) // attempts)
     shares = {SOLVE_PROMPT: problem, SOLVE_NEW: attempt, REFINE_NEW: attempt, REFINE_PROMPT: smallest}
-    chosen = dict(given)
+    used = {field for context in needed for field in (context.prompt, context.completion)}
+    chosen = {**{field: defaults[field] for field in defaults if field not in used}, **given}
     for field, share in shares.items():
-        if field not in given:
+        if field not in chosen:
             chosen[field] = max(1, min(defaults[field], share, *_room(field, chosen, needed)))
     return chosen
 

@@ -37,6 +37,12 @@ def test_a_model_with_code_of_its_own_is_refused(client: TestClient) -> None:
     assert "auto_map" in error["message"]
 
 
+def test_a_model_named_by_its_source_is_known_to_the_workers_by_its_name(client: TestClient, models_dir: Path) -> None:
+    body = job_body(client, student=str(models_dir / "small"), teacher=str(models_dir / "small-teacher"))
+    spec = client.post("/jobs", json=body).json()["spec"]
+    assert (spec["student"], spec["teacher"]) == ("small", "small-teacher")
+
+
 def test_tokenizers_that_differ_are_refused_with_the_token(client: TestClient) -> None:
     error = refusal(client, teacher="foreign")
     assert (error["code"], error["param"]) == ("tokenizer_mismatch", "teacher")
