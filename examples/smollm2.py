@@ -86,7 +86,7 @@ def _write_model(source: Path, out: Path, dtype: str) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, quantization_config=quantization)
     config = loaded.config
     # A model that was loaded from GGUF refuses to be saved; its weights in a fresh one do not.
-    model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(out)

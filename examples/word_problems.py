@@ -21,6 +21,7 @@ from typing import Literal
 Split = Literal["train", "heldout"]
 _NUM_BUCKETS = 5
 """One of which is held out."""
+MAX_SIZE: dict[Split, int] = {"train": 20_000, "heldout": 5_000}
 
 _NAMES = (
     "Ada", "Ben", "Chloe", "Dev", "Elif", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Liam",
@@ -267,21 +268,32 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the files that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, help="JSONL file of training problems")
-    parser.add_argument("--size", type=_size, default=512, help="problems in it (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=_size_up_to(MAX_SIZE["train"]), default=512, help="problems in it (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--heldout", type=Path, help="JSONL file of held-out problems")
-    parser.add_argument("--heldout-size", type=_size, default=200, help="problems in it (default: %(default)s)")
+    parser.add_argument(
+        "--heldout-size",
+        type=_size_up_to(MAX_SIZE["heldout"]),
+        default=200,
+        help="problems in it (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     write_problems(options.out, "train", options.size, options.seed)
     if options.heldout is not None:
         write_problems(options.heldout, "heldout", options.heldout_size, options.seed)
 
 
-def _size(text: str) -> int:
-    """Each template has thousands of problems, but not without end: drawing different ones must end."""
-    size = int(text)
-    if not 1 <= size <= 20_000:
-        raise argparse.ArgumentTypeError("must be between 1 and 20000")
+def _size_up_to(limit: int) -> Callable[[str], int]:
+    """Templates have hundreds or thousands of problems a split, and drawing different ones must end."""
+
+    def size(text: str) -> int:
+        value = int(text)
+        if not 1 <= value <= limit:
+            raise argparse.ArgumentTypeError(f"must be between 1 and {limit}")
+        return value
+
     return size
 
 

@@ -1,0 +1,1 @@
+"""Programs that use the service, or the engine, as a user would."""

@@ -1,0 +1,96 @@
+"""API and worker as local processes, on a data folder of their own and a free port of the loopback."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+class ServiceDiedError(RuntimeError):
+    """A process of the service ended, or did not come up in time; the message names its log."""
+
+
+@dataclass(frozen=True)
+class LocalService:
+    """A running service."""
+
+    client: httpx.Client
+    """Talks to the API with an admin's key."""
+    data_dir: Path
+
+
+@contextmanager
+def local_service(data_dir: Path, *, settings: dict[str, str] | None = None) -> Iterator[LocalService]:
+    """Start both processes with the embedded defaults, and stop them at the end.
+
+    `settings` are more environment variables. Logs are ``api.log`` and ``worker.log`` in `data_dir`.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    port, key = _free_port(), "trd_demo_" + secrets.token_urlsafe(24)
+    environment = {**os.environ, "TRD_DATA_DIR": str(data_dir), "TRD_API_KEY": key, **(settings or {})}
+    api = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(port)]
+    worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
+    headers = {"authorization": f"Bearer {key}"}
+    with ExitStack() as stack:
+        client = stack.enter_context(
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
+        )
+        stack.enter_context(_process(api, environment, data_dir / "api.log", lambda: _is_ready(client)))
+        stack.enter_context(_process(worker, environment, data_dir / "worker.log", lambda: True))
+        yield LocalService(client, data_dir)
+
+
+@contextmanager
+def _process(
+    command: list[str], environment: dict[str, str], log: Path, is_ready: Callable[[], bool]
+) -> Iterator[None]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait_until_ready(process, is_ready, log)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not is_ready():
+        if process.poll() is not None:
+            raise ServiceDiedError(f"{process.args} ended with {process.returncode}; see {log}")
+        if time.monotonic() > deadline:
+            raise ServiceDiedError(f"{process.args} was not ready after {START_SECONDS:.0f} s; see {log}")
+        time.sleep(0.2)
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
