@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.word_problems import TEMPLATES, draw_problems, main, split_of
+from examples.word_problems import MAX_SIZE, TEMPLATES, draw_problems, main, split_of
 from trd_engine.config import DataSource
 from trd_engine.data import load_problems
 from trd_engine.tasks import load_task
@@ -54,6 +54,11 @@ def test_heldout_problems_are_in_no_training_file_of_any_seed() -> None:
         assert len(training) == 2000
         assert not training & heldout
         assert {split_of(text) for text in training} == {"train"}
+
+
+def test_largest_sizes_are_there() -> None:
+    assert len(draw_problems("train", MAX_SIZE["train"], seed=0)) == MAX_SIZE["train"]
+    assert len(draw_problems("heldout", MAX_SIZE["heldout"], seed=0)) == MAX_SIZE["heldout"]
 
 
 def test_files_are_data_that_the_engine_takes_and_verifies(tmp_path: Path) -> None:
