@@ -179,8 +179,8 @@ class SamplingSpec(_Strict):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """Generator; auto takes vLLM where it is installed, else transformers."""
-    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = 0.6
-    """Sampling temperature; 0 is greedy."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
+    """Sampling temperature; 0 is greedy, and vLLM goes no higher than 2."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     """Nucleus mass."""
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 20

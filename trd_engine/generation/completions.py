@@ -49,15 +49,18 @@ def make_completion(
     )
 
 
-class ProgressMeter:
-    """Counts what one call of `generate` has done, and tells the callback at most every `interval_seconds`."""
+REPORT_SECONDS = 0.5
+"""Between two reports of progress."""
 
-    def __init__(self, callback: ProgressCallback | None, num_requests: int, interval_seconds: float = 0.5) -> None:
+
+class ProgressMeter:
+    """Counts what one call of `generate` has done, and tells the callback at most every `REPORT_SECONDS`."""
+
+    def __init__(self, callback: ProgressCallback | None, num_requests: int) -> None:
         self.num_done = 0
         self.num_tokens = 0
         self._callback = callback
         self._num_requests = num_requests
-        self._interval_seconds = interval_seconds
         self._next_at = time.monotonic()
 
     @property
@@ -73,5 +76,5 @@ class ProgressMeter:
     def report(self) -> None:
         """Report now; the callback may raise."""
         if self._callback is not None:
-            self._next_at = time.monotonic() + self._interval_seconds
+            self._next_at = time.monotonic() + REPORT_SECONDS
             self._callback(GenerationProgress(self.num_done, self._num_requests, self.num_tokens))

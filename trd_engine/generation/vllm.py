@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's kernels are made for; a rank between two takes the room of the larger."""
+_MAX_TEMPERATURE = 2.0
 _CPU_KV_CACHE_BYTES = 1 << 30
 _KV_BLOCK_TOKENS = 128
 _LORA_ON: dict[str, Any] = {"enable_lora": True, "max_loras": 1}
@@ -109,6 +110,8 @@ class VllmGenerator:
     ) -> list[Completion]:
         """See `Generator.generate`."""
         check_requests(requests, sampling, max_model_len=self._max_model_len)
+        if sampling.temperature > _MAX_TEMPERATURE:
+            raise SpecError(f"sampling.temperature {sampling.temperature}: vLLM samples at {_MAX_TEMPERATURE} at most")
         self._engine.reset_prefix_cache()
         meter = ProgressMeter(on_progress, len(requests))
         names = [str(next(self._request_ids)) for _ in requests]
@@ -158,15 +161,18 @@ class VllmGenerator:
         gc.collect()
 
     def _load_adapter(self, folder: Path) -> LoRARequest:
+        from vllm.exceptions import VLLMError
         from vllm.lora.request import LoRARequest
 
         if self._max_lora_rank == 0:
             raise SpecError(f"cannot use the adapter {folder}: the generator was made with lora_rank None")
+        if not (folder / "adapter_config.json").is_file():  # vLLM would ask the hub for it
+            raise CheckpointCorruptError(f"{folder} holds no adapter")
         number = next(self._lora_ids)  # a fresh one: the engine keeps adapters by number
         request = LoRARequest(f"adapter-{number}", number, str(folder))
         try:
             self._engine.add_lora(request)
-        except (ValueError, OSError) as error:
+        except (VLLMError, ValueError, OSError) as error:
             raise CheckpointCorruptError(f"{folder} holds no adapter for this model: {error}") from error
         return request
 

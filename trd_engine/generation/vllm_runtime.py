@@ -27,6 +27,9 @@ _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 _LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS")
 """Variables that vLLM sets for itself, and that our children or torchrun would trip over."""
 
+_MODULES = ("vllm.engine.arg_utils", "vllm.lora.request", "vllm.v1.engine.llm_engine")
+"""What `vllm` itself imports late; here, so that the warnings of all of it are muted at one place."""
+
 _num_engines = 0
 _owns_process_group = False
 
@@ -39,6 +42,8 @@ def import_vllm() -> ModuleType:
     with _kept_environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            for name in _MODULES:
+                importlib.import_module(name)
             return importlib.import_module("vllm")
         except (RuntimeError, OSError, AttributeError) as error:
             # torchvision or torchaudio of another build than torch's
