@@ -90,10 +90,11 @@ def test_cancel_reaches_the_child_through_the_database(place: Place) -> None:
         place.bench.set_job(job_id, status=JobStatus.CANCELLING)
         asked_at = time.monotonic()
         eventually(lambda: place.bench.job(job_id).status == "cancelled")
-        assert time.monotonic() - asked_at < 8
+        assert time.monotonic() - asked_at < 15
         assert not process_exists(pid)
 
 
+@pytest.mark.parametrize("place", ["embedded", pytest.param("with_servers", marks=pytest.mark.slow)], indirect=True)
 def test_a_worker_that_is_shut_down_gives_its_job_to_the_next(place: Place) -> None:
     job_id = place.bench.add_job()
     with place.worker(LONG, "first") as first:
@@ -109,6 +110,7 @@ def test_a_worker_that_is_shut_down_gives_its_job_to_the_next(place: Place) -> N
     assert (first_attempt.status, second_attempt.first_step) == ("stopped", stored)
 
 
+@pytest.mark.parametrize("place", [pytest.param("embedded", marks=pytest.mark.slow), "with_servers"], indirect=True)
 def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> None:
     """Its child dies with it, the reaper of another worker finds the job, and a damaged checkpoint is passed over."""
     job_id = place.bench.add_job()

@@ -68,8 +68,8 @@ def test_threads_never_claim_a_job_twice(bench: Workbench) -> None:
 def test_processes_never_claim_a_job_twice(bench: Workbench) -> None:
     jobs = {bench.add_job() for _ in range(30)}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(3, mp_context=spawn) as processes:
-        claimed = list(processes.map(_claim_in_process, [bench.settings.database_url] * 3))
+    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
+        claimed = list(processes.map(_claim_in_process, [bench.settings.database_url] * 2))
     flat = list(itertools.chain.from_iterable(claimed))
     assert len(flat) == 30
     assert set(flat) == jobs

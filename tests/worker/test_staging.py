@@ -26,8 +26,8 @@ def staged(bench: Workbench, lease: Lease) -> Staged:
     return stage(bench.database, bench.storage, slot.catalog(), lease, slot.attempt_folder(lease))
 
 
-def damage(bench: Workbench, job_id: str, step: int, name: str = "model/model.safetensors") -> None:
-    key = f"{checkpoint_prefix(job_id, 1, step)}/{name}"
+def damage(bench: Workbench, job_id: str, step: int) -> None:
+    key = f"{checkpoint_prefix(job_id, 1, step)}/model/model.safetensors"
     bench.storage.write(key, bench.storage.read(key)[:-1] + b"?")
 
 
@@ -61,12 +61,11 @@ def test_a_model_that_this_worker_lacks_is_named(sqlite_bench: Workbench) -> Non
         staged(sqlite_bench, lease)
 
 
-@pytest.mark.parametrize("name", ["model/model.safetensors", "state/count.json", "manifest.json"])
-def test_a_corrupt_newest_checkpoint_gives_way_to_the_previous(bench: Workbench, name: str) -> None:
+def test_a_corrupt_newest_checkpoint_gives_way_to_the_previous(bench: Workbench) -> None:
     job_id = bench.add_job()
     run_next(bench.slot(DIES_AT_5))
     assert bench.checkpoint_steps(job_id) == [2, 4]
-    damage(bench, job_id, 4, name)
+    damage(bench, job_id, 4)
     run_next(bench.slot(DIES_AT_5))
     assert bench.job(job_id).status == "succeeded"
     assert bench.attempts(job_id)[1].first_step == 2

@@ -38,7 +38,7 @@ def scripted_command(plan: Plan) -> Callable[[Path, int], list[str]]:
     return lambda folder, _devices: [sys.executable, str(SCRIPT), str(folder), plan.to_json()]
 
 
-def eventually(is_true: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+def eventually(is_true: Callable[[], Any], *, seconds: float = 30.0) -> Any:
     """Wait until `is_true` gives something true, and return it; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := is_true()):
@@ -68,7 +68,7 @@ def running(slot: Slot) -> Iterator[threading.Thread]:
         assert not thread.is_alive()
 
 
-def ended(thread: threading.Thread, *, seconds: float = 20.0) -> None:
+def ended(thread: threading.Thread, *, seconds: float = 30.0) -> None:
     """Wait for the attempt's own end."""
     thread.join(seconds)
     assert not thread.is_alive(), "the attempt goes on"

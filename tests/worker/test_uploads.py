@@ -1,0 +1,131 @@
+"""Checkpoints are stored in order, with patience, and the newest or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.storage_keys import checkpoint_prefix
+from contract.tables import Checkpoint, CheckpointFile
+from tests.worker.workbench import Workbench
+from worker.engine_events import CheckpointEvent
+from worker.failures import JobFailedError
+from worker.lease import Lease, LeaseLostError
+from worker.uploads import CheckpointUploads
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.uploads.RETRY_SECONDS", (0.01, 0.01))
+
+
+def write_checkpoint(run_dir: Path, step: int, content: str = "weights") -> CheckpointEvent:
+    path = f"checkpoints/step-{step:08d}"
+    folder = run_dir / path
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(content)
+    file = {
+        "name": "model.safetensors",
+        "num_bytes": len(content),
+        "sha256": hashlib.sha256(content.encode()).hexdigest(),
+    }
+    manifest = {"step": step, "formats": ["full"], "files": [file], "metrics": {"loss": 0.5}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return CheckpointEvent(type="checkpoint", at=1.0, step=step, path=path)
+
+
+def uploads(bench: Workbench, lease: Lease, run_dir: Path, **options: Any) -> CheckpointUploads:
+    given = {"keep": 3, "resumed_step": None, "give_up": lambda: False, **options}
+    return CheckpointUploads(bench.database, bench.storage, lease, run_dir, **given)
+
+
+def test_each_is_recorded_and_one_local_copy_stays(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    with uploads(bench, lease, tmp_path) as stored:
+        for step in (2, 4, 6):
+            stored.submit(write_checkpoint(tmp_path, step))
+    assert bench.checkpoint_steps(lease.job_id) == [2, 4, 6]
+    newest = bench.rows(Checkpoint, lease.job_id, Checkpoint.step)[-1]
+    assert (newest.attempt, newest.formats, newest.num_bytes, newest.metrics) == (1, ["full"], 7, {"loss": 0.5})
+    assert newest.storage_prefix == checkpoint_prefix(lease.job_id, 1, 6)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
+    assert [event.data["step"] for event in bench.events(lease.job_id, "checkpoint")] == [2, 4, 6]
+
+
+def test_a_step_that_is_stored_again_replaces_its_row_and_files(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    with uploads(bench, lease, tmp_path) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2, "first"))
+    shutil.rmtree(tmp_path / "checkpoints")
+    with uploads(bench, lease, tmp_path) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2, "second"))
+    with bench.database.read() as session:
+        (file,) = session.query(CheckpointFile)
+    assert bench.storage.read(file.storage_key) == b"second"
+    assert bench.checkpoint_steps(lease.job_id) == [2]
+
+
+def test_a_newest_that_cannot_be_stored_is_a_failure_and_an_older_one_a_warning(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    lease = bench.claimed()
+    broken = write_checkpoint(tmp_path, 2)
+    (tmp_path / broken.path / "model.safetensors").write_text("torn")
+    with uploads(bench, lease, tmp_path) as stored:
+        stored.submit(broken)
+        stored.submit(write_checkpoint(tmp_path, 4))
+    assert bench.checkpoint_steps(lease.job_id) == [4]
+    assert bench.codes(lease.job_id) == ["checkpoint_not_stored"]
+    broken = write_checkpoint(tmp_path, 6)
+    (tmp_path / broken.path / "model.safetensors").unlink()
+    with (
+        pytest.raises(JobFailedError, match="step 6 was not stored") as caught,
+        uploads(bench, lease, tmp_path) as stored,
+    ):
+        stored.submit(broken)
+    assert caught.value.failure.code == "storage_unavailable"
+
+
+def test_a_storage_that_comes_back_in_time_is_waited_for(sqlite_bench: Workbench, tmp_path: Path) -> None:
+    lease = sqlite_bench.claimed()
+    in_the_way = sqlite_bench.settings.data_dir / "storage" / "jobs"
+    in_the_way.write_text("a file where the folder should be")
+    asked = threading.Event()
+
+    def mend_after_the_first_try() -> bool:
+        if asked.is_set() and in_the_way.is_file():
+            in_the_way.unlink()
+        asked.set()
+        return False
+
+    with uploads(sqlite_bench, lease, tmp_path, give_up=mend_after_the_first_try) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2))
+    assert sqlite_bench.checkpoint_steps(lease.job_id) == [2]
+    assert sqlite_bench.codes(lease.job_id) == []
+
+
+def test_a_superseded_attempt_records_no_checkpoint(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    bench.set_job(lease.job_id, lease_token=lease.token + 1)
+    with pytest.raises(LeaseLostError), uploads(bench, lease, tmp_path) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2))
+    assert bench.checkpoint_steps(lease.job_id) == []
+
+
+def test_the_step_resumed_from_is_kept_while_the_attempt_lives(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    with uploads(bench, lease, tmp_path) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2))
+    resumed = uploads(bench, lease, tmp_path, keep=1, resumed_step=2)
+    resumed._store(write_checkpoint(tmp_path, 4))
+    resumed._store(write_checkpoint(tmp_path, 6))
+    assert bench.checkpoint_steps(lease.job_id) == [2, 6]
+    with resumed:
+        resumed.submit(write_checkpoint(tmp_path, 8))
+    assert bench.checkpoint_steps(lease.job_id) == [8]
