@@ -1,4 +1,4 @@
-"""Rows of a problem and its answer: our own, DeepScaleR, GSM8K, AIME, MATH-500, chat and choice rows."""
+"""Rows of a problem and its answer: our own, DeepScaleR, GSM8K, AIME, MATH-500, chat, choice and generators'."""
 
 from __future__ import annotations
 
@@ -63,6 +63,21 @@ def from_chat_row(row: Row, row_id: str, task: str) -> Problem:
         raise RowError("field 'answer' is missing; the assistant's turn has no \\boxed{} and no '####' to take it from")
     system = spoken.get("system") or spoken.get("developer")
     return Problem(row_id, spoken["user"], answer, solution, {"system": system} if system else {})
+
+
+def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
+    """A `reasoning-gym` entry; where it has no answer, because many are right, only its own scorer can tell."""
+    question = fields.text(row, "problem", fields.PROBLEM)
+    metadata = fields.parse_json(row.get("metadata"), "metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("source_dataset"), str):
+        raise RowError(
+            "field 'metadata' must have the name of its generator as 'source_dataset'; "
+            "for answers that are compared as text, use task exact"
+        )
+    entry = {"question": question, "answer": row.get("answer"), "metadata": metadata}
+    origin = {"generated": row["generated"]} if "generated" in row else {}
+    answer = fields.optional_text(row, fields.ANSWER) or ""
+    return Problem(row_id, question, answer, None, {"entry": entry, **origin})
 
 
 def split_gsm8k(text: str) -> tuple[str, str]:

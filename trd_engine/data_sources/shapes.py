@@ -10,7 +10,7 @@ from trd_engine.data_sources import fields
 from trd_engine.data_sources.canonical import plain_json
 from trd_engine.data_sources.code_shapes import from_humaneval_row, from_mbpp_row, from_taco_row, from_tested_row
 from trd_engine.data_sources.fields import Row, RowError
-from trd_engine.data_sources.plain_shapes import from_chat_row, from_choice_row, from_plain_row
+from trd_engine.data_sources.plain_shapes import from_chat_row, from_choice_row, from_entry_row, from_plain_row
 from trd_engine.types import Problem
 
 Shape = Callable[[Row, str, str], Problem]
@@ -29,7 +29,7 @@ def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> 
     """The problem in a row; raises RowError. `columns` maps our field's name to the row's column."""
     row = _renamed(row, columns)
     row_id = fields.optional_text(row, fields.ID) or str(number)
-    problem = _generated(row, row_id) if "generated" in row else _shape(row, task)(row, row_id, task)
+    problem = _shape(row, task)(row, row_id, task)
     return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)))
 
 
@@ -43,6 +43,8 @@ def _shape(row: Row, task: str) -> Shape:
             "field 'tests' is missing; task code needs tests, input_output (TACO), "
             "entry_point and test (HumanEval) or test_list (MBPP)"
         )
+    if task == "reasoning_gym" or "generated" in there:
+        return from_entry_row
     if "messages" in there:
         return from_chat_row
     if task == "choice" and there & {"choices", "options"}:
@@ -59,9 +61,3 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
     moved = set(columns.values())
     kept = {name: value for name, value in row.items() if name not in moved}
     return {**kept, **{field: row[column] for field, column in columns.items()}}
-
-
-def _generated(row: Row, row_id: str) -> Problem:
-    """A generator's entry; where it has no answer, because many are right, only its own scorer can tell."""
-    entry = {name: row[name] for name in ("question", "answer", "metadata")}
-    return Problem(row_id, row["question"], row["answer"] or "", None, {"entry": entry, "generated": row["generated"]})

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trd_engine.errors import DataError
 from trd_engine.tasks.boxed import last_boxed
 from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
 from trd_engine.tasks.prompts import REASONING_GYM
@@ -58,13 +57,4 @@ def given_answer(text: str) -> str:
 
 
 def _request(problem: Problem, answer: str) -> dict[str, Any]:
-    entry = problem.extra.get("entry")
-    if entry is None:
-        metadata = problem.extra.get("metadata")
-        if not isinstance(metadata, dict) or "source_dataset" not in metadata:
-            raise DataError(
-                f"problem {problem.id}: task reasoning_gym needs 'metadata' with 'source_dataset'; "
-                "use a generator, or task exact"
-            )
-        entry = {"question": problem.problem, "answer": problem.answer, "metadata": metadata}
-    return {"answer": answer, "entry": entry, "generated": problem.extra.get("generated")}
+    return {"answer": answer, "entry": problem.extra["entry"], "generated": problem.extra.get("generated")}

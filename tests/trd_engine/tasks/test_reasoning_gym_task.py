@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests.trd_engine.rows import load_rows
 from trd_engine.config import DataSource
 from trd_engine.data import load_problems
 from trd_engine.errors import DataError
 from trd_engine.tasks import load_task
 from trd_engine.tasks.reasoning_gym import given_answer
-from trd_engine.types import Problem
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,21 @@ def test_expression_that_is_a_program_reaches_nothing(tmp_path: Path) -> None:
     assert task.verify(countdown, countdown.extra["entry"]["metadata"]["expression"]).correct
 
 
-def test_rows_from_a_file_are_scored_by_the_generator_they_name() -> None:
-    row = Problem("1", "q", "12", extra={"metadata": {"source_dataset": "basic_arithmetic"}})
-    assert load_task("reasoning_gym").verify(row, "<answer>12</answer>").correct
-    with pytest.raises(DataError, match="needs 'metadata' with 'source_dataset'"):
-        load_task("reasoning_gym").verify(Problem("1", "q", "12"), "12")
+def test_rows_from_a_file_are_scored_by_the_generator_they_name(tmp_path: Path) -> None:
+    row = {"question": "q", "answer": "12", "metadata": {"source_dataset": "basic_arithmetic"}}
+    kept_as_text = {**row, "metadata": json.dumps(row["metadata"])}
+    for problem in load_rows(tmp_path, row, kept_as_text, task="reasoning_gym"):
+        assert load_task("reasoning_gym").verify(problem, "<answer>12</answer>").correct
+        assert not load_task("reasoning_gym").verify(problem, "<answer>13</answer>").correct
+
+
+def test_rows_without_a_generator_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 1: field 'metadata' must have the name of its generator"):
+        load_rows(tmp_path, {"question": "q", "answer": "12"}, task="reasoning_gym")
+
+
+def test_unknown_generator_is_a_verdict(tmp_path: Path) -> None:
+    [row] = load_rows(
+        tmp_path, {"question": "q", "answer": "1", "metadata": {"source_dataset": "nothing"}}, task="reasoning_gym"
+    )
+    assert load_task("reasoning_gym").verify(row, "1").detail.startswith("error: ValueError")
