@@ -1,0 +1,67 @@
+"""Prompts: templates, budgets, and what is cut first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trd_engine.config import PromptsConfig
+from trd_engine.errors import ModelRefusedError
+from trd_engine.models import load_tokenizer
+from trd_engine.prompts import PromptBuilder, choose_templates
+from trd_engine.tasks import load_task
+from trd_engine.types import Problem
+
+STUDENT = Path(__file__).parents[2] / "testbed" / "models" / "tiny-student"
+PROBLEM = Problem("p", "12+3", "15", solution="15|\\boxed{15}")
+TASK = load_task("exact").prompts
+
+
+@pytest.fixture(scope="module")
+def builder() -> PromptBuilder:
+    templates = choose_templates(TASK, str(STUDENT), PromptsConfig())
+    return PromptBuilder(load_tokenizer(str(STUDENT)), templates)
+
+
+def test_the_models_own_templates_come_before_the_tasks_and_the_specs_before_both(tmp_path: Path) -> None:
+    own = json.loads((STUDENT / "trd_prompts.json").read_text(encoding="utf-8"))
+    assert choose_templates(TASK, str(STUDENT), PromptsConfig()).solve == own["solve"]
+    assert choose_templates(TASK, str(tmp_path), PromptsConfig()).solve == TASK.solve
+    chosen = choose_templates(TASK, str(STUDENT), PromptsConfig(solve="{problem}="))
+    assert (chosen.solve, chosen.refine) == ("{problem}=", own["refine"])
+
+
+def test_a_models_unknown_template_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trd_prompts.json").write_text('{"sovle": "{problem}"}', encoding="utf-8")
+    with pytest.raises(ModelRefusedError, match="sovle"):
+        choose_templates(TASK, str(tmp_path), PromptsConfig())
+
+
+def test_the_attempt_is_cut_before_the_reference_and_the_problem_never(builder: PromptBuilder) -> None:
+    attempt = "9" * 40
+    whole = builder.refine(PROBLEM, attempt, privileged=True, max_tokens=1000)
+    assert (whole.num_cut_attempt_tokens, whole.num_cut_solution_tokens) == (0, 0)
+    cut = builder.refine(PROBLEM, attempt, privileged=True, max_tokens=len(whole.token_ids) - 10)
+    assert cut.num_cut_attempt_tokens >= 10
+    assert cut.num_cut_solution_tokens == 0
+    text = builder.decode_prompt(cut.token_ids)
+    assert "12+3" in text
+    assert "15|\\boxed{15}" in text
+    assert "9~" in text  # the notice stands where the tail was
+    smallest = builder.smallest(PROBLEM, refine=True, privileged=True)
+    tight = builder.refine(PROBLEM, attempt, privileged=True, max_tokens=smallest)
+    assert tight.num_cut_attempt_tokens == 40
+    assert tight.num_cut_solution_tokens > 0
+    assert len(tight.token_ids) <= smallest
+
+
+def test_braces_and_placeholders_inside_texts_stay_as_they_are(tmp_path: Path) -> None:
+    shutil.copytree(STUDENT, tmp_path / "model")
+    tokenizer = load_tokenizer(str(tmp_path / "model"))
+    templates = choose_templates(TASK, str(tmp_path), PromptsConfig(solve="{problem}", refine="{problem}A{attempt}"))
+    builder = PromptBuilder(tokenizer, templates)
+    prompt = builder.refine(PROBLEM, "\\boxed{15}", privileged=False, max_tokens=1000)
+    assert "\\boxed{15}" in builder.decode_prompt(prompt.token_ids)

@@ -1,0 +1,179 @@
+"""Whole runs of the loop on the committed small models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from trd_engine.checkpoint import checkpoint_folder
+from trd_engine.config import parse_config
+from trd_engine.errors import DataChangedError, DataError, StopRequested
+from trd_engine.manifest import verify_manifest
+from trd_engine.train import run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one uninterrupted TRD run of two rounds."""
+    out = tmp_path_factory.mktemp("whole")
+    run(parse_config(spec(data, rounds=2)), out)
+    return out
+
+
+def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint_folder(out, step) / "model" / "model.safetensors")
+
+
+def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_reports_all_it_does(whole: Path) -> None:
+    assert [e["step"] for e in events(whole, "evaluation")] == [0, 4]
+    assert [e["num"] for e in events(whole, "trajectories")] == [24, 24]
+    phases = {e["phase"] for e in events(whole, "phase")}
+    assert phases == {"preparing", "rollout", "refining", "training", "evaluating", "saving"}
+    assert len(metric(whole, "loss")) == 4
+    assert metric(whole, "refined_accuracy")[0] > metric(whole, "rollout_accuracy")[0] + 0.2
+    heldout = metric(whole, "heldout_forward_kl")
+    assert heldout[-1] < heldout[0]
+    assert any(e["eta_seconds"] is not None for e in events(whole, "progress"))
+    (finished,) = events(whole, "finished")
+    assert finished["step"] == 4
+
+
+def test_the_checkpoint_is_a_model_folder_that_says_what_it_is(whole: Path) -> None:
+    folder = checkpoint_folder(whole, 4)
+    manifest = verify_manifest(folder)
+    assert manifest["formats"] == ["full"]
+    assert manifest["versions"]["torch"] == torch.__version__
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert tokenizer.chat_template
+    assert (folder / "model" / "trd_prompts.json").read_bytes() == (
+        MODELS / "tiny-student" / "trd_prompts.json"
+    ).read_bytes()
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    for fact in ("tiny-student", "tiny-teacher", "TRD", manifest["data_fingerprint"], "Seed | 0", "avg@k"):
+        assert fact in card
+    assert model.num_parameters() == AutoModelForCausalLM.from_pretrained(MODELS / "tiny-student").num_parameters()
+
+
+def test_trained_tokens_are_the_sampled_ones_with_their_end_of_turn(whole: Path) -> None:
+    """Token-in, token-out, seen on disk: what is trained on is what was sampled, in the prompt it was sampled in."""
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-student")
+    with (whole / "rounds" / "0000" / "trajectories.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows:
+        assert tokenizer.decode(row["token_ids"]["prompt"]) == row["prompt"]
+        for name in ("rollout", "refined"):
+            ids = row["token_ids"][name]
+            assert (ids[-1] == tokenizer.eos_token_id) == (row["detail"][f"{name}_finish_reason"] == "stop")
+            assert tokenizer.decode(ids, skip_special_tokens=True) == row[name]
+        assert row["rollout"] in tokenizer.decode(row["token_ids"]["refine_prompt"])
+
+
+def test_two_runs_of_one_spec_are_bitwise_equal(data: Path, whole: Path, tmp_path: Path) -> None:
+    run(parse_config(spec(data, rounds=2)), tmp_path)
+    assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
+    data: Path, whole: Path, tmp_path: Path, stop_after: int
+) -> None:
+    config = parse_config(spec(data, rounds=2))
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def stop() -> bool:
+        return len(metric(first, "loss")) >= stop_after if (first / "events.jsonl").exists() else False
+
+    with pytest.raises(StopRequested):
+        run(config, first, stop=stop)
+    run(config, second, resume_from=checkpoint_folder(first, stop_after))
+    assert_bitwise_equal(weights(second, 4), weights(whole, 4))
+
+
+def test_a_killed_run_goes_on_from_its_rollouts(data: Path, whole: Path, tmp_path: Path) -> None:
+    """The checkpoint written after the first collection holds it: nothing is sampled again."""
+    run(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, 0))
+    assert [e["round"] for e in events(tmp_path, "trajectories")] == [1]
+    assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
+
+
+def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = write_data(tmp_path / "other", train=32)
+    with pytest.raises(DataChangedError, match="fingerprint"):
+        run(parse_config(spec(other, rounds=2)), tmp_path / "out", resume_from=checkpoint_folder(whole, 4))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "forward_kl": {},
+    "forward_kl_clip": {"token_clip": 0.1},
+    "reverse_kl": {"divergence": "reverse_kl"},
+    "reverse_kl_topk": {"divergence": "reverse_kl", "support": "top_k", "teacher_top_k": 8},
+    "trd": {"teacher_context": "refine"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("teaches_itself", [False, True], ids=["opd", "opsd"])
+def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_itself: bool) -> None:
+    mode = "trd" if variant == "trd" else "opsd" if teaches_itself else "opd"
+    changes: dict[str, Any] = {"mode": mode, "loss": VARIANTS[variant], "evaluation": {"holdout": 0.0}}
+    changes["optim"] = {"learning_rate": 1e-3, "batch_size": 16, "max_steps": 2}
+    changes["lora"] = {"rank": 4, "alpha": 8} if teaches_itself else None
+    if teaches_itself:
+        changes["teacher"] = None
+    run(parse_config(spec(data, **changes)), tmp_path)
+    losses = metric(tmp_path, "loss")
+    assert len(losses) == 2
+    assert all(0 < loss < 20 for loss in losses)
+    formats = verify_manifest(checkpoint_folder(tmp_path, 2))["formats"]
+    assert formats == (["adapter", "merged"] if teaches_itself else ["full"])
+    if variant == "forward_kl_clip":
+        assert all(share > 0 for share in metric(tmp_path, "clip_share"))
+
+
+def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(data: Path, tmp_path: Path) -> None:
+    config = parse_config(spec(data, mode="opsd", teacher=None, loss={}, lora={"rank": 4, "alpha": 8, "dropout": 0.1}))
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    run(config, whole)
+
+    def stop() -> bool:
+        return (first / "events.jsonl").exists() and len(metric(first, "loss")) >= 2
+
+    with pytest.raises(StopRequested):
+        run(config, first, stop=stop)
+    run(config, second, resume_from=checkpoint_folder(first, 2))
+    assert_bitwise_equal(weights(second, 3), weights(whole, 3))
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(MODELS / "tiny-student")
+    adapted = PeftModel.from_pretrained(base, checkpoint_folder(whole, 3) / "adapter").merge_and_unload()
+    merged = AutoModelForCausalLM.from_pretrained(checkpoint_folder(whole, 3) / "model")
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_student_that_teaches_itself_needs_a_reference_in_every_row(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "12+3", "answer": "15"}\n' * 1, encoding="utf-8")
+    config = parse_config(
+        spec(tmp_path, dataset={"path": str(rows)}, mode="opsd", teacher=None, loss={}, evaluation={"holdout": 0.0})
+    )
+    with pytest.raises(DataError, match="no reference solution"):
+        run(config, tmp_path / "out")

@@ -1,0 +1,47 @@
+"""Small real runs on the committed models, for tests of the loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from testbed.make_data import main as make_data
+
+MODELS = Path(__file__).parents[2] / "testbed" / "models"
+
+
+def write_data(folder: Path, *, train: int = 48, heldout: int = 16) -> Path:
+    """Problems of the testbed; returns the folder that holds train.jsonl and heldout.jsonl."""
+    make_data(["--out", str(folder), "--train", str(train), "--heldout", str(heldout), "--seed", "0"])
+    return folder
+
+
+def spec(data: Path, **changes: Any) -> dict[str, Any]:
+    """A TRD run with another model as the teacher: 48 problems, 3 steps, a second or so each."""
+    base: dict[str, Any] = {
+        "mode": "trd",
+        "student": str(MODELS / "tiny-student"),
+        "teacher": str(MODELS / "tiny-teacher"),
+        "dataset": {"path": str(data / "train.jsonl")},
+        "task": "exact",
+        "loss": {"teacher_context": "refine"},
+        "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
+        "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
+        "lora": None,
+        "optim": {"learning_rate": 1e-3, "batch_size": 16},
+        "evaluation": {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 2},
+        "device": "cpu",
+    }
+    return {**base, **changes}
+
+
+def events(out_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """The run's events of one type, in order."""
+    lines = (out_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] == kind]
+
+
+def metric(out_dir: Path, name: str) -> list[float]:
+    """A metric's values in the order in which they were reported."""
+    return [event["values"][name] for event in events(out_dir, "metrics") if name in event["values"]]
