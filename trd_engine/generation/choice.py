@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from trd_engine.errors import SpecError
+from trd_engine.generation.vllm_runtime import import_vllm
 
 EngineName = Literal["vllm", "transformers"]
 
@@ -36,11 +37,29 @@ def _obstacle(sources: Sequence[str], device: torch.device) -> str | None:
     """What keeps vLLM from serving, None where nothing does."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
-    if device.type != "cpu":
-        return None
+    try:
+        vllm = import_vllm()
+    except ImportError as error:
+        return str(error)
+    from vllm.platforms import current_platform
+
+    if device.type != current_platform.device_type:
+        return f"the installed vLLM runs on {current_platform.device_type}, and this run on {device.type}"
+    supported = vllm.ModelRegistry.get_supported_archs()
     for source in sources:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        if head_dim not in CPU_HEAD_DIMS:
-            return f"vLLM on a CPU has no attention for heads of {head_dim} dimensions ({source})"
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        obstacle = _model_obstacle(config, supported, on_cpu=device.type == "cpu")
+        if obstacle is not None:
+            return f"{obstacle} ({source})"
+    return None
+
+
+def _model_obstacle(config: PretrainedConfig, supported: Collection[str], *, on_cpu: bool) -> str | None:
+    architectures = config.architectures or []
+    if not set(architectures) & set(supported):
+        return f"vLLM does not know {' or '.join(architectures) or 'a model without a named architecture'}"
+    text_config = config.get_text_config()
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    if on_cpu and head_dim not in CPU_HEAD_DIMS:
+        return f"vLLM on a CPU has no attention for heads of {head_dim} dimensions"
     return None

@@ -1,0 +1,73 @@
+"""Which engine samples, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, Qwen3Config
+
+from trd_engine.errors import SpecError
+from trd_engine.generation.choice import choose_engine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def small_heads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("small-heads")
+    Qwen3Config(head_dim=16, architectures=["Qwen3ForCausalLM"]).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def unknown_architecture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("unknown")
+    GPT2Config(architectures=["HomegrownForCausalLM"]).save_pretrained(folder)
+    return str(folder)
+
+
+def test_auto_takes_vllm_where_it_serves_the_models(model_folder: Path) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    assert choose_engine("auto", [str(model_folder)], device=CPU)[0] == "vllm"
+    assert choose_engine("vllm", [str(model_folder)], device=CPU)[0] == "vllm"
+
+
+def test_transformers_on_request(model_folder: Path) -> None:
+    assert choose_engine("transformers", [str(model_folder)], device=CPU)[0] == "transformers"
+
+
+def test_heads_that_vllms_cpu_attention_lacks(model_folder: Path, small_heads: str) -> None:
+    engine, reason = choose_engine("auto", [str(model_folder), small_heads], device=CPU)
+    assert engine == "transformers"
+    assert "heads of 16 dimensions" in reason
+    assert small_heads in reason
+    with pytest.raises(SpecError, match=r"sampling\.engine = vllm: .*heads of 16 dimensions.*use auto or transformers"):
+        choose_engine("vllm", [small_heads], device=CPU)
+
+
+def test_an_architecture_that_vllm_does_not_know(unknown_architecture: str) -> None:
+    engine, reason = choose_engine("auto", [unknown_architecture], device=CPU)
+    assert (engine, "does not know HomegrownForCausalLM" in reason) == ("transformers", True)
+
+
+def test_a_vllm_for_another_device(model_folder: Path) -> None:
+    engine, reason = choose_engine("auto", [str(model_folder)], device=torch.device("cuda"))
+    assert engine == "transformers"
+    assert "runs on cpu, and this run on cuda" in reason
+
+
+def test_without_vllm(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trd_engine.generation.choice.importlib.util.find_spec", lambda name: None)
+    assert choose_engine("auto", [str(model_folder)], device=CPU) == ("transformers", "vLLM is not installed")
+
+
+def test_a_vllm_that_does_not_import(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("trd_engine.generation.vllm_runtime.importlib.import_module", broken)
+    engine, reason = choose_engine("auto", [str(model_folder)], device=CPU)
+    assert engine == "transformers"
+    assert reason == "vllm is installed but does not import: operator torchvision::nms does not exist"
