@@ -24,8 +24,8 @@ from worker.failures import (
     log_tail,
 )
 from worker.heartbeat import Heartbeat, Order
-from worker.job_events import NewEvent, append_events, notice
-from worker.lease import Lease, LeaseLostError, claim, fenced, finish
+from worker.job_events import NewEvent, notice
+from worker.lease import Lease, LeaseLostError, claim, finish
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
 from worker.slot import Slot
 from worker.staging import Staged
@@ -129,8 +129,8 @@ def _run_child(slot: Slot, lease: Lease, folder: Path, staged: Staged, heartbeat
             reported=Failure(progress.failed.code, progress.failed.message) if progress.failed else None,
         )
     )
-    _tell_circumstances(slot, lease, folder, end, watched)
-    return replace(end, summary=progress.finished.summary) if progress.finished else end
+    summary = progress.finished.summary if progress.finished else None
+    return replace(end, summary=summary, circumstances=_circumstances(end, watched, folder))
 
 
 def _watch(process: EngineProcess, slot: Slot, heartbeat: Heartbeat, progress: Progress) -> _Watched:
@@ -150,21 +150,20 @@ def _watch(process: EngineProcess, slot: Slot, heartbeat: Heartbeat, progress: P
         time.sleep(WATCH_SECONDS)
     if heartbeat.order is Order.KILL:
         raise LeaseLostError("the lease was lost, or the database stayed away until it ran out")
-    return _Watched(exit_code, stop_asked_at is not None, missed_grace)
+    # A service manager that shuts down may signal the child together with this process.
+    was_asked_to_stop = stop_asked_at is not None or slot.stopping.is_set()
+    return _Watched(exit_code, was_asked_to_stop, missed_grace)
 
 
-def _tell_circumstances(slot: Slot, lease: Lease, folder: Path, end: AttemptEnd, watched: _Watched) -> None:
-    """Add the events that explain an end which the child itself did not explain."""
+def _circumstances(end: AttemptEnd, watched: _Watched, folder: Path) -> tuple[NewEvent, ...]:
+    """What explains an end that the child itself did not explain."""
     events: list[NewEvent] = []
     if watched.missed_grace:
-        message = f"The engine reached no boundary within {slot.settings.stop_grace_seconds:g} s and was killed."
-        events.append(notice("warn", "stop_grace_exceeded", message))
+        events.append(notice("warn", "stop_grace_exceeded", "The engine reached no boundary in time and was killed."))
     if end.failure is not None and end.failure.code in ("engine_crashed", "out_of_memory", "internal_error"):
         tail = log_tail(folder / "engine.log")
         events.append(notice("error", "engine_log", "The end of the engine's log.", log=tail, exit_code=end.exit_code))
-    if events:
-        with fenced(slot.database, lease) as session:
-            append_events(session, lease.job_id, events)
+    return tuple(events)
 
 
 def _finish(slot: Slot, lease: Lease, end: AttemptEnd, heartbeat: Heartbeat) -> str:

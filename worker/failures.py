@@ -17,6 +17,7 @@ from typing import Any
 
 from contract.error_codes import ERROR_CODES, ErrorCode
 from contract.job_state import AttemptStatus, JobStatus
+from worker.job_events import NewEvent
 
 FINISHED_EXIT_CODE = 0
 STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: ask again later
@@ -64,6 +65,8 @@ class AttemptEnd:
     failure: Failure | None = None
     summary: Mapping[str, Any] | None = None
     """What a finished run says of itself."""
+    circumstances: tuple[NewEvent, ...] = ()
+    """Events that explain the end, to be recorded with it."""
 
     @property
     def attempt_status(self) -> AttemptStatus:
@@ -136,8 +139,7 @@ class ChildExit:
 def classify_exit(child: ChildExit) -> AttemptEnd:
     """What the child's exit means; its own word on why it failed counts most."""
     # A child that was asked to stop before it could handle signals, or too late to be in time, is gone by one.
-    ended_by_request = child.was_asked_to_stop and child.code in (-signal.SIGTERM, -signal.SIGKILL)
-    if child.code == STOPPED_EXIT_CODE or ended_by_request:
+    if child.was_asked_to_stop and child.code in (STOPPED_EXIT_CODE, -signal.SIGTERM, -signal.SIGKILL):
         return AttemptEnd(EndKind.STOPPED, child.code)
     if child.code == FINISHED_EXIT_CODE and child.has_finished:
         return AttemptEnd(EndKind.FINISHED, child.code)
@@ -151,6 +153,8 @@ def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
         )
     if exit_code < 0:
         return Failure("engine_crashed", f"The engine was ended by {signal.Signals(-exit_code).name}.")
+    if exit_code == STOPPED_EXIT_CODE:
+        return Failure("engine_crashed", "The engine stopped, though nobody had asked it to.")
     if exit_code == FINISHED_EXIT_CODE:
         return Failure("engine_crashed", "The engine ended without an error, but before its run was complete.")
     return Failure("engine_crashed", f"The engine ended with exit code {exit_code} and did not say why.")
@@ -189,7 +193,7 @@ def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
+            text = file.read().decode("utf-8", errors="replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
     except FileNotFoundError:
         return ""
     for name, value in environment.items():

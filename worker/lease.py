@@ -174,7 +174,7 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
         )
         .execution_options(synchronize_session=False)
     )
-    append_events(session, job.id, [_status_event(job.attempt, end, final)])
+    append_events(session, job.id, [*end.circumstances, _status_event(job.attempt, end, final)])
     return final.status
 
 

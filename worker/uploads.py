@@ -72,7 +72,7 @@ class CheckpointUploads:
         self._thread.shutdown(wait=True)
         if self._newest is not None and error is None:
             self._newest.result()
-            self._remove_old(protected_step=None)
+            self._remove_the_one_resumed_from()
 
     def _store(self, event: CheckpointEvent) -> None:
         """Store one checkpoint, with retries; raises `JobFailedError`, and `LeaseLostError`."""
@@ -119,6 +119,12 @@ class CheckpointUploads:
                 session, self._lease, keep=self._keep, protected_step=protected_step
             )
         self._remove_files(prefixes)
+
+    def _remove_the_one_resumed_from(self) -> None:
+        try:
+            self._remove_old(protected_step=None)
+        except PASSING_DATABASE_ERRORS as error:
+            logger.warning("an old checkpoint of %s is left over: %s", self._lease.job_id, error)
 
     def _remove_files(self, prefixes: list[str]) -> None:
         for prefix in prefixes:

@@ -38,7 +38,7 @@ def child_exit(
     [
         (child_exit(0, has_finished=True), EndKind.FINISHED, None),
         (child_exit(0), EndKind.FAILED, "engine_crashed"),
-        (child_exit(75), EndKind.STOPPED, None),
+        (child_exit(75), EndKind.FAILED, "engine_crashed"),
         (child_exit(75, was_asked_to_stop=True), EndKind.STOPPED, None),
         (child_exit(1), EndKind.FAILED, "engine_crashed"),
         (child_exit(1, reported=Failure("non_finite_loss", "step 3")), EndKind.FAILED, "non_finite_loss"),
