@@ -53,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         version="0.1.0",
         summary="Distils language models: OPD, OPSD and Trajectory-Refined Distillation.",
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,  # the page would load its scripts from elsewhere
         redoc_url=None,
     )

@@ -103,7 +103,12 @@ def nests_deeper(content: bytes, max_depth: int) -> bool:
 def holds_unstorable_text(content: bytes, document: Any) -> bool:
     """True where some text holds NUL or half a surrogate pair, which no database takes. Only escapes can
     write them, so that a document without any is not searched."""
-    return b"\\u" in content and any(map(_is_unstorable, _texts(document)))
+    return b"\\u" in content and holds_unstorable(document)
+
+
+def holds_unstorable(document: Any) -> bool:
+    """True where some text of a parsed document, or one of its keys, is none that a database takes."""
+    return any(map(_is_unstorable, _texts(document)))
 
 
 def _texts(value: Any) -> Iterator[str]:

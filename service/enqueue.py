@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SEND_SECONDS = 2.0
 """How long one message may hold up the next."""
+CHECK_SECONDS = 10.0
+"""How long an answer about the broker holds: asking one that is down takes seconds."""
 MAX_PENDING = 1000
 """Messages that wait for a slow broker; more are dropped, the workers' own look finds their jobs."""
 
@@ -39,6 +41,8 @@ class Doorbell:
         self._celery = _producer(settings)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorbell")
         self._room = threading.BoundedSemaphore(MAX_PENDING)
+        self._was_reachable = False
+        self._check_at = 0.0
 
     def ring(self, job_id: str, queue: str) -> None:
         """Send the message soon. Never raises and never waits."""
@@ -56,7 +60,13 @@ class Doorbell:
             self._room.release()
 
     def is_reachable(self) -> bool:
-        """True where the broker takes a connection within `SEND_SECONDS`."""
+        """True where the broker takes a connection within `SEND_SECONDS`; asked every `CHECK_SECONDS` at most."""
+        if time.monotonic() >= self._check_at:
+            self._was_reachable = self._connects()
+            self._check_at = time.monotonic() + CHECK_SECONDS
+        return self._was_reachable
+
+    def _connects(self) -> bool:
         try:
             with self._celery.connection_for_write(connect_timeout=SEND_SECONDS) as connection:
                 connection.ensure_connection(max_retries=1, timeout=SEND_SECONDS)

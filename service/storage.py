@@ -43,6 +43,11 @@ class Storage:
             finally:
                 staged.discard()
 
+    def open_staged(self, staged_path: str) -> IO[bytes]:
+        """A staged file, for reading."""
+        stream: IO[bytes] = self._files.open(staged_path, "rb")
+        return stream
+
     def move_into_place(self, staged_path: str, key: str) -> None:
         """Give a staged file its key."""
         path = self._path(key)
@@ -102,12 +107,22 @@ class StagedFile:
         """Append."""
         self._stream.write(content)
 
-    def keep(self, key: str) -> None:
-        """Finish the file, on the disk too where it has one, and give it its key."""
+    def close(self) -> None:
+        """The file is complete, on the disk too where it has one. Safe to repeat."""
+        if self._stream.closed:
+            return
         self._stream.flush()
         if hasattr(self._stream, "fileno"):
             os.fsync(self._stream.fileno())
         self._stream.close()
+
+    def open(self) -> IO[bytes]:
+        """The complete file, for reading."""
+        return self._storage.open_staged(self._path)
+
+    def keep(self, key: str) -> None:
+        """Give the file its key."""
+        self.close()
         self._storage.move_into_place(self._path, key)
         self._is_kept = True
 

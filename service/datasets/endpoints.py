@@ -21,7 +21,15 @@ from service.pages import Limit, Page, cut
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
-RAW_TYPES = frozenset({"application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines"})
+RAW_TYPES = frozenset(
+    {
+        "application/jsonl",
+        "application/jsonlines",
+        "application/vnd.apache.parquet",
+        "application/x-jsonlines",
+        "application/x-ndjson",
+    }
+)
 
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
@@ -30,21 +38,22 @@ _UPLOAD: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": _FORM},
-            **{media_type: {"schema": {"type": "string"}} for media_type in sorted(RAW_TYPES)},
+            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in sorted(RAW_TYPES)},
         },
     }
 }
 
 
-@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, a JSON object a line")
+@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, as JSON Lines or Parquet")
 async def upload_dataset(
     context: Context,
     caller: Submitter,
     request: Request,
     filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = "rows.jsonl",
 ) -> DatasetView:
-    """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``; other fields are kept.
-    Answers may be strings or numbers. Up to 100 errors name row, field and what is wrong."""
+    """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
+    names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
+    what is wrong."""
     row = await receive_dataset(context, caller.owner, request, filename)
     return dataset_view(row)
 
@@ -75,7 +84,8 @@ async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Uploa
         return form.filename or filename
     if media_type not in RAW_TYPES:
         raise MediaTypeError(
-            f"content-type = {media_type or 'none'}: send a multipart/form-data file, or the rows as application/jsonl"
+            f"content-type = {media_type or 'none'}: send a multipart/form-data file, or the rows as application/jsonl "
+            "or application/vnd.apache.parquet"
         )
     async for content in body:
         await upload.write(content)

@@ -18,7 +18,7 @@ class DatasetView(BaseModel):
     object: Literal["dataset"] = "dataset"
     id: str
     filename: str
-    format: Literal["jsonl"]
+    format: Literal["jsonl", "parquet"]
     num_rows: int
     num_bytes: int
     sha256: str

@@ -137,7 +137,7 @@ class Admissions:
         return row.num_rows
 
     def _no_solution(self, field: str, row: Dataset) -> InvalidRequestError:
-        number = first_row_without_solution(self._storage, row.storage_key)
+        number = first_row_without_solution(self._storage, row)
         return _refusal(
             field,
             row.id,

@@ -40,7 +40,7 @@ class JobView(_View):
     queue: str
     priority: int
     queue_position: int | None
-    """1 is claimed next; null unless the job is queued."""
+    """1 is claimed next; counting stops at 1,000; null unless the job is queued."""
     attempt: int
     """Number of the newest attempt; 0 before the first."""
     phase: Phase | None

@@ -28,8 +28,8 @@ from service.events.repository import append_event
 from service.jobs import repository
 from service.jobs.admission import Admission, Admissions
 
-MAX_QUEUE_POSITION = 10_000
-"""Positions are counted so far and no further."""
+MAX_QUEUE_POSITION = 1_000
+"""Positions are counted so far and no further: a page of jobs asks for a hundred of them."""
 
 RETRY_WINDOW = timedelta(seconds=120)
 """A client that retries without an idempotency key does so within this time."""
