@@ -114,8 +114,8 @@ def _seconds_by_phase(client: httpx.Client, job_id: str) -> dict[str, float]:
         page = client.get(f"/jobs/{job_id}/events", params={"after": after, "limit": 100}).raise_for_status().json()
         for event in page["data"]:
             after = event["sequence"]
-            if "seconds_by_phase" in event["data"]:
-                seconds: dict[str, float] = event["data"]["seconds_by_phase"]
+            if "summary" in event["data"]:
+                seconds: dict[str, float] = event["data"]["summary"]["seconds_by_phase"]
                 return seconds
         if not page["has_more"]:
             return {}

@@ -12,6 +12,8 @@ import httpx
 
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 BAR_WIDTH = 24
+QUIET_SECONDS = 5.0
+"""A log gets a line at each new phase and then every so often; a terminal, one line that is kept up to date."""
 
 
 class JobFailedError(RuntimeError):
@@ -32,14 +34,14 @@ def submit(client: httpx.Client, spec: dict[str, Any]) -> str:
 
 def watch(client: httpx.Client, job_id: str, *, poll_seconds: float = 1.0) -> dict[str, Any]:
     """Show the job's progress until it ends; returns it. Raises `JobFailedError` unless it succeeded."""
-    last_phase = None
+    shown, shown_at = None, 0.0
     while True:
         job = _checked(client.get(f"/jobs/{job_id}"))
         if sys.stdout.isatty():
             print("\r" + _progress_line(job).ljust(100), end="", flush=True)
-        elif (job["status"], job["phase"]) != last_phase:
+        elif (job["status"], job["phase"]) != shown or time.monotonic() - shown_at > QUIET_SECONDS:
             print(_progress_line(job), flush=True)
-        last_phase = (job["status"], job["phase"])
+            shown, shown_at = (job["status"], job["phase"]), time.monotonic()
         if job["status"] in FINAL_STATUSES:
             print()
             break

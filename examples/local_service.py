@@ -76,9 +76,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], b
     deadline = time.monotonic() + START_SECONDS
     while not is_ready():
         if process.poll() is not None:
-            raise ServiceDiedError(f"{process.args} ended with {process.returncode}; see {log}")
+            raise ServiceDiedError(f"{log.stem} ended with {process.returncode}; see {log}")
         if time.monotonic() > deadline:
-            raise ServiceDiedError(f"{process.args} was not ready after {START_SECONDS:.0f} s; see {log}")
+            raise ServiceDiedError(f"{log.stem} was not ready after {START_SECONDS:.0f} s; see {log}")
         time.sleep(0.2)
 
 
