@@ -26,7 +26,7 @@ def answer_with_transformers(model: Path, problems: Sequence[str]) -> list[str]:
             [{"role": "user", "content": problem}], add_generation_prompt=True, tokenize=False
         )
         prompt = torch.tensor([tokenizer.encode(str(text), add_special_tokens=False)])
-        output = network.generate(
+        output = network.generate(  # type: ignore[misc]  # the stub of its self argument
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
         )
         new_tokens = output[0, prompt.shape[1] :].tolist()
