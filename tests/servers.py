@@ -146,8 +146,8 @@ class PostgresServer(Server):
             "synchronous_commit": "off",
             "full_page_writes": "off",
         }
-        flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
-        command = [programs / "postgres", "-D", self.folder / "data", "-p", str(self.port), *flags]
+        flags: list[str | Path] = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+        command: list[str | Path] = [programs / "postgres", "-D", self.folder / "data", "-p", str(self.port), *flags]
         self.serve(command, self._answers)
 
     def _answers(self) -> bool:
