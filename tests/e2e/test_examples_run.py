@@ -1,0 +1,43 @@
+"""The examples, run as a user runs them: their own processes, real HTTP, real training."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REAL_MODEL = ROOT / "models" / "smollm2-135m-instruct"
+
+pytestmark = pytest.mark.slow
+
+
+def run_example(module: str, *arguments: str, seconds: int) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_demo_makes_a_better_student(tmp_path: Path) -> None:
+    """avg@4 on held-out problems rises by at least 20 points, and the checkpoint answers with both libraries."""
+    output = run_example("examples.demo", "--out", str(tmp_path), seconds=850)
+    before, after = re.search(r"avg@4\s+([\d.]+)%\s+([\d.]+)%", output).groups()  # type: ignore[union-attr]
+    assert float(after) >= float(before) + 20
+    refined, rollouts = (re.search(rf"accuracy of {y}\s+([\d.]+)%", output)[1] for y in ("y_r", "y_o"))  # type: ignore[index]
+    assert float(refined) > float(rollouts)
+    assert output.count("(right)") + output.count("(wrong") == 6
+    assert "wall time, training" in output
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is missing: make models")
+def test_a_real_model_is_distilled_on_itself(tmp_path: Path) -> None:
+    """The example itself fails unless losses are finite and the held-out forward KL falls."""
+    output = run_example("examples.real_model", "--out", str(tmp_path), seconds=2300)
+    assert "trd answers:" in output
+    assert "opsd answers:" in output

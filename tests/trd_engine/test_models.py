@@ -1,0 +1,110 @@
+"""Models that may not be used, and pairs that do not belong together, are refused with what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trd_engine.tiny_runs import MODELS, spec, write_data
+from trd_engine.cli import main
+from trd_engine.config import parse_config
+from trd_engine.errors import (
+    ContextTooLongError,
+    DeviceUnavailableError,
+    EngineError,
+    ModelNotFoundError,
+    ModelRefusedError,
+    SpecError,
+    TokenizerMismatchError,
+)
+from trd_engine.models import choose_device, end_of_turn_ids, load_tokenizer
+from trd_engine.train import run
+
+
+@pytest.fixture
+def altered(tmp_path: Path) -> Path:
+    """A copy of the teacher, to be broken."""
+    return Path(shutil.copytree(MODELS / "tiny-teacher", tmp_path / "altered"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**document, **changes}), encoding="utf-8")
+
+
+def refused(tmp_path: Path, kind: type[EngineError], match: str, **changes: Any) -> None:
+    """Running the altered spec raises `kind` before anything is sampled."""
+    data = write_data(tmp_path / "data", train=8, heldout=4)
+    with pytest.raises(kind, match=match):
+        run(parse_config(spec(data, **changes)), tmp_path / "out")
+    assert '"rollout"' not in (tmp_path / "out" / "events.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_and_the_first_difference_named(
+    altered: Path, tmp_path: Path
+) -> None:
+    path = altered / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = document["model"]["vocab"]
+    vocabulary["7"], vocabulary["8"] = vocabulary["8"], vocabulary["7"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    refused(tmp_path, TokenizerMismatchError, r"token '[78]' is \d+ in the student's", teacher=str(altered))
+
+
+def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    refused(tmp_path, ModelNotFoundError, "no such folder", student=str(tmp_path / "nowhere"))
+
+
+def test_a_model_with_code_of_its_own_is_refused(altered: Path, tmp_path: Path) -> None:
+    edit(altered / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    refused(tmp_path, ModelRefusedError, "auto_map", teacher=str(altered))
+
+
+def test_a_model_without_safetensors_is_refused(altered: Path, tmp_path: Path) -> None:
+    (altered / "model.safetensors").rename(altered / "pytorch_model.bin")
+    refused(tmp_path, ModelRefusedError, "cannot be loaded", teacher=str(altered))
+
+
+def test_budgets_over_the_context_are_refused(tmp_path: Path) -> None:
+    budget = {"max_prompt_tokens": 100_000, "max_new_tokens": 96}
+    refused(tmp_path, ContextTooLongError, "refine.max_prompt_tokens", refine=budget)
+
+
+def test_lora_targets_that_the_student_has_not_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, SpecError, "wqkv.*it has.*q_proj", lora={"target_modules": ["wqkv"]})
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeviceUnavailableError, match="cuda"):
+        choose_device("cuda")
+
+
+def test_every_end_of_turn_token_counts() -> None:
+    folder = str(MODELS / "tiny-student")
+    assert end_of_turn_ids(folder, load_tokenizer(folder)) == (load_tokenizer(folder).eos_token_id,)
+
+
+def test_the_command_line_names_field_value_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.json"
+    broken = {"mode": "opd", "student": "s", "dataset": {"path": "x"}, "optim": {"batch_size": 0}}
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "invalid_spec" in error
+    assert "optim.batch_size" in error
+    path.write_text("{", encoding="utf-8")
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "not a readable JSON file" in capsys.readouterr().err
+
+
+def test_the_command_line_runs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(tmp_path / "data", train=16, heldout=4)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec(data, optim={"batch_size": 8, "learning_rate": 1e-3})), encoding="utf-8")
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "step-00000002" in capsys.readouterr().out
+    assert main(["run", str(path), "--out", str(tmp_path / "out"), "--resume"]) == 0
