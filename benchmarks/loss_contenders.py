@@ -1,0 +1,162 @@
+"""What `benchmarks.loss` compares: each takes the same inputs, and does one forward and one backward.
+
+N tokens, H hidden size, V vocabulary; all are the forward KL with a mean over tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trd_engine.fused_loss import CHUNK_BYTES_CPU, StatisticsRequest, linear_divergence
+from trd_engine.fused_loss_products import Gradients, LogitShape, Projection, slices
+from trd_engine.losses import Divergence
+
+FORWARD_KL = Divergence("forward_kl")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Last hidden states and heads of two models of one size."""
+
+    student_hidden_NH: Tensor
+    student_head_VH: Tensor
+    teacher_hidden_NH: Tensor
+    teacher_head_VH: Tensor
+
+    @classmethod
+    def random(cls, num_tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype) -> Inputs:
+        """Logits of unit size, as models have them; the same for every contender."""
+        generator = torch.Generator().manual_seed(0)
+
+        def randn(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(dtype)
+
+        scale = hidden**-0.5
+        return cls(
+            randn(num_tokens, hidden).requires_grad_(),
+            randn(vocabulary, hidden).mul_(scale).requires_grad_(),
+            randn(num_tokens, hidden),
+            randn(vocabulary, hidden).mul_(scale),
+        )
+
+    def head(self, *, frozen: bool) -> Tensor:
+        """The student's head, with or without its gradient."""
+        return self.student_head_VH.detach() if frozen else self.student_head_VH
+
+    def forget_gradients(self) -> None:
+        """As an optimizer does between steps."""
+        self.student_hidden_NH.grad = self.student_head_VH.grad = None
+
+
+Contender = Callable[[Inputs], Tensor]
+
+
+def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
+    """What one writes first: both models' logits, log_softmax, kl_div."""
+    log_p_NV = functional.log_softmax(inputs.student_hidden_NH @ inputs.head(frozen=frozen).t(), dim=-1)
+    with torch.no_grad():
+        log_q_NV = functional.log_softmax(inputs.teacher_hidden_NH @ inputs.teacher_head_VH.t(), dim=-1)
+    loss = functional.kl_div(log_p_NV, log_q_NV, reduction="batchmean", log_target=True)
+    loss.backward()
+    return loss.detach()
+
+
+def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest | None = None) -> Tensor:
+    """`trd_engine.fused_loss.linear_divergence` at its defaults."""
+    loss = linear_divergence(
+        inputs.student_hidden_NH,
+        inputs.head(frozen=frozen),
+        inputs.teacher_hidden_NH,
+        inputs.teacher_head_VH,
+        FORWARD_KL,
+        statistics=statistics,
+    )[0]
+    loss.backward()
+    return loss.detach()
+
+
+def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
+    """The floor: the matrix products that no exact loss can do without, as `ours` does them, and nothing else."""
+    with torch.no_grad():
+        student = Projection(inputs.student_hidden_NH, inputs.student_head_VH, None, LogitShape())
+        teacher = Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH, None, LogitShape())
+        leaves = (inputs.student_hidden_NH, inputs.student_head_VH, None)
+        gradients = Gradients.zeros(leaves, (True, not frozen, False), student)
+        chunk_tokens = CHUNK_BYTES_CPU // (2 * student.head_VH.nbytes // student.head_VH.shape[1])
+        student_CV, teacher_CV = student.room(chunk_tokens), teacher.room(chunk_tokens)
+        for rows in slices(0, len(student.hidden_NH), chunk_tokens):
+            num_rows = rows.stop - rows.start
+            teacher.output(rows, teacher_CV[:num_rows])
+            student.output(rows, student_CV[:num_rows])
+            gradients.add(rows, student_CV[:num_rows], student.head_VH, student.hidden_NH[rows])
+    return torch.tensor(float("nan"))
+
+
+@contextmanager
+def trl_tiles(num_tokens: int | None, num_vocabulary: int | None) -> Iterator[None]:
+    """TRL reads its tile sizes from its module; None leaves the default."""
+    from trl.kernels import chunked_divergence
+
+    before = chunked_divergence.TOKEN_CHUNK_SIZE, chunked_divergence.VOCAB_CHUNK_SIZE
+    chunked_divergence.TOKEN_CHUNK_SIZE = num_tokens or before[0]
+    chunked_divergence.VOCAB_CHUNK_SIZE = num_vocabulary or before[1]
+    try:
+        yield
+    finally:
+        chunked_divergence.TOKEN_CHUNK_SIZE, chunked_divergence.VOCAB_CHUNK_SIZE = before
+
+
+def trl(inputs: Inputs, *, tiles: tuple[int | None, int | None], frozen: bool = False) -> Tensor:
+    """TRL's chunked divergence, which computes the logits again in backward."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    with trl_tiles(*tiles):
+        per_token_N, _ = ChunkedDivergenceFunction.apply(
+            inputs.student_hidden_NH,
+            inputs.head(frozen=frozen),
+            None,
+            inputs.teacher_hidden_NH,
+            inputs.teacher_head_VH,
+            None,
+            0.0,
+        )
+        loss = per_token_N.mean()
+        loss.backward()
+    return loss.detach()
+
+
+def liger(inputs: Inputs, *, chunk_size: int, compiled: bool) -> Tensor:
+    """Liger's chunked JSD at β = 0, which it too takes as the forward KL; it has no frozen head."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss_of = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=compiled, chunk_size=chunk_size
+    )
+    labels_N = torch.zeros(len(inputs.student_hidden_NH), dtype=torch.long)
+    loss = loss_of(
+        inputs.student_hidden_NH, inputs.student_head_VH, inputs.teacher_hidden_NH, inputs.teacher_head_VH, labels_N
+    )
+    loss.backward()
+    return loss.detach()
+
+
+CONTENDERS: dict[str, Contender] = {
+    "dense": dense,
+    "ours": ours,
+    "ours, with statistics": lambda inputs: ours(inputs, statistics=StatisticsRequest((1, 2, 3))),
+    "products alone": products,
+    "TRL, default tiles": lambda inputs: trl(inputs, tiles=(None, None)),
+    "TRL, tiles 256 x 8192": lambda inputs: trl(inputs, tiles=(256, 8192)),
+    "Liger, chunk 128": lambda inputs: liger(inputs, chunk_size=128, compiled=False),
+    "Liger, default chunk, compiled": lambda inputs: liger(inputs, chunk_size=1024, compiled=True),
+    "dense, frozen head": lambda inputs: dense(inputs, frozen=True),
+    "ours, frozen head": lambda inputs: ours(inputs, frozen=True),
+    "products alone, frozen head": lambda inputs: products(inputs, frozen=True),
+    "TRL, tiles 256 x 8192, frozen head": lambda inputs: trl(inputs, tiles=(256, 8192), frozen=True),
+}

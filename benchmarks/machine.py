@@ -1,0 +1,31 @@
+"""Where and when a benchmark ran, for the head of its result table."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+
+def describe_machine(distributions: Sequence[str]) -> list[str]:
+    """Date, processor and versions, a line each."""
+    versions = ", ".join(f"{name} {version(name)}" for name in distributions)
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    return [
+        f"{today}; {_processor()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB; "
+        f"Python {platform.python_version()}, {versions}."
+    ]
+
+
+def _processor() -> str:
+    found = dict.fromkeys(("vendor_id", "cpu family", "model", "model name"), "?")
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in found:
+            found[key.strip()] = value.strip()
+    avx512 = "with" if "avx512f" in Path("/proc/cpuinfo").read_text() else "without"
+    return f"{found['model name']} (family {found['cpu family']}, model {found['model']}, {avx512} AVX-512)"
