@@ -6,6 +6,7 @@ Reads ``spec.json``, trains into ``run/``, from ``resume/`` where there is one. 
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -131,6 +132,23 @@ def main(arguments: list[str]) -> int:
     return FAILED_EXIT_CODE if code == FAILED_EXIT_CODE else FINISHED_EXIT_CODE
 
 
+class Exit:
+    """Ends the process with its code, after all other exit hooks and without the interpreter's teardown.
+
+    With torch and vLLM loaded the teardown takes up to ten seconds and saves nothing: all is on the disk.
+    """
+
+    def __init__(self) -> None:
+        self.code = FAILED_EXIT_CODE
+        atexit.register(self._leave)  # hooks run last in, first out: this one comes before any import of the engine's
+
+    def _leave(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code)
+
+
 if __name__ == "__main__":
     die_with_parent(os.getppid())
-    sys.exit(main(sys.argv[1:]))
+    process_exit = Exit()
+    process_exit.code = main(sys.argv[1:])
