@@ -37,8 +37,10 @@ class LocalService:
 def local_service(data_dir: Path, *, settings: dict[str, str] | None = None) -> Iterator[LocalService]:
     """Start both processes with the embedded defaults, and stop them at the end.
 
+    SIGTERM ends the program in order too, so that neither process is left behind.
     `settings` are more environment variables. Logs are ``api.log`` and ``worker.log`` in `data_dir`.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     data_dir.mkdir(parents=True, exist_ok=True)
     port, key = _free_port(), "trd_demo_" + secrets.token_urlsafe(24)
     environment = {**os.environ, "TRD_DATA_DIR": str(data_dir), "TRD_API_KEY": key, **(settings or {})}
