@@ -399,10 +399,12 @@ class JobSpec(_Strict):
 
     @model_validator(mode="after")
     def _resolved_loss_is_legal(self) -> Self:
-        self._resolve_loss()
+        _ = self.resolved_loss
         return self
 
-    def _resolve_loss(self) -> LossSpec:
+    @property
+    def resolved_loss(self) -> LossSpec:
+        """The loss in force: the preset's, with the fields given beside it."""
         preset = self.resolved_preset
         given = {name: getattr(self.loss, name) for name in self.loss.model_fields_set}
         if given.get("teacher_context", "") is None:
@@ -426,16 +428,20 @@ class JobSpec(_Strict):
         """True where the student's own step-0 weights teach and see the reference solution."""
         return self.teacher is None
 
+    @property
+    def default_refine_prompt_tokens(self) -> int:
+        """The paper's budget of the refining prompt: it holds the reference too where the student teaches itself."""
+        return 22_528 if self.is_privileged else 18_432
+
     def resolved(self) -> JobSpec:
         """The same job with every default made explicit. Resolving twice changes nothing."""
         refine = self.refine
         if refine.max_prompt_tokens is None:
-            budget = 22_528 if self.is_privileged else 18_432
-            refine = refine.model_copy(update={"max_prompt_tokens": budget})
+            refine = refine.model_copy(update={"max_prompt_tokens": self.default_refine_prompt_tokens})
         filled = self.model_copy(
             update={
                 "preset": self.resolved_preset,
-                "loss": self._resolve_loss(),
+                "loss": self.resolved_loss,
                 "refine": refine,
                 "queue": queue_name(self.queue, self.devices),
             }

@@ -6,7 +6,7 @@ that does not exist, is behind it too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Protocol
@@ -92,10 +92,10 @@ class KeyGate:
         return caller
 
 
-def require(scope: KeyScope) -> Callable[[Request], Caller]:
+def require(scope: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
     """A dependency: the caller, whose key must include `scope`."""
 
-    def caller(request: Request) -> Caller:
+    async def caller(request: Request) -> Caller:  # waits for nothing, and takes no thread
         found: Caller = request.state.caller
         if not found.may(scope):
             held = ", ".join(sorted(found.scopes)) or "none"

@@ -30,8 +30,8 @@ class ServiceContext:
     feed: EventFeed
 
 
-def service_context(request: Request) -> ServiceContext:
-    """A dependency."""
+async def service_context(request: Request) -> ServiceContext:
+    """A dependency. It waits for nothing: as a plain function it would cost every request a thread."""
     context: ServiceContext = request.app.state.context
     return context
 

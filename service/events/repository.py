@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, Table, insert, select, update
 from sqlalchemy.orm import Session
 
 from contract.tables import Job, JobEvent
 
-Level = Literal["info", "warn", "error"]
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event that has no number yet."""
+
+    type: Literal["status", "notice"]
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+    level: Literal["info", "warn", "error"] = "info"
 
 
-def append_event(
-    session: Session, job_id: str, type: str, message: str, *, level: Level = "info", data: dict[str, Any] | None = None
-) -> None:
-    """Number an event and store it, in the transaction of what happened."""
-    counter = update(Job).where(Job.id == job_id).values(num_events=Job.num_events + 1).returning(Job.num_events)
-    sequence = session.execute(counter.execution_options(synchronize_session=False)).scalar_one()
-    row = {"job_id": job_id, "sequence": sequence, "type": type, "level": level, "message": message}
-    session.execute(insert(JobEvent).values(**row, data=data or {}, created_at=datetime.now(UTC)))
+_EVENTS = cast(Table, JobEvent.__table__)
+
+
+def append_events(session: Session, job_id: str, *events: NewEvent) -> None:
+    """Number events and store them, in the transaction of what happened."""
+    counter = update(Job).where(Job.id == job_id).values(num_events=Job.num_events + len(events))
+    last = session.execute(counter.returning(Job.num_events).execution_options(synchronize_session=False)).scalar_one()
+    insert_events(session, job_id, last - len(events), events)
+
+
+def insert_events(session: Session, job_id: str, after: int, events: Sequence[NewEvent]) -> None:
+    """Store events under the numbers that follow `after`, which the caller has taken for them."""
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "job_id": job_id,
+            "sequence": number,
+            "type": event.type,
+            "level": event.level,
+            "message": event.message,
+            "data": event.data,
+            "created_at": now,
+        }
+        for number, event in enumerate(events, start=after + 1)
+    ]
+    session.execute(insert(_EVENTS), rows)
 
 
 def events_after(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:

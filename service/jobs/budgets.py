@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from contract.job_spec import JobSpec
+from contract.job_spec import JobSpec, RefineSpec, SamplingSpec
 from service.errors import InvalidRequestError
 
 SOLVE_PROMPT = "sampling.max_prompt_tokens"
 SOLVE_NEW = "sampling.max_new_tokens"
 REFINE_PROMPT = "refine.max_prompt_tokens"
 REFINE_NEW = "refine.max_new_tokens"
+
+_SAMPLING = SamplingSpec()
+_REFINE = RefineSpec()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | No
     teacher = student if spec.is_privileged else f"teacher {spec.teacher}"
     known = {student: student_tokens, teacher: student_tokens if spec.is_privileged else teacher_tokens}
     completion = REFINE_NEW if spec.refines else SOLVE_NEW
-    scores_with_more = spec.is_privileged or (spec.refines and spec.resolved().loss.teacher_context == "refine")
+    scores_with_more = spec.is_privileged or (spec.refines and spec.resolved_loss.teacher_context == "refine")
     wanted = [
         (SOLVE_PROMPT, SOLVE_NEW, student),
         *([(REFINE_PROMPT, REFINE_NEW, teacher)] if spec.refines else []),
@@ -89,13 +92,11 @@ def _given(spec: JobSpec) -> dict[str, int]:
 
 
 def _defaults(spec: JobSpec) -> dict[str, int]:
-    plain = JobSpec(mode=spec.mode, student=spec.student, teacher=spec.teacher, dataset=spec.dataset).resolved()
-    assert plain.refine.max_prompt_tokens is not None, "a resolved spec has every budget"
     return {
-        SOLVE_PROMPT: plain.sampling.max_prompt_tokens,
-        SOLVE_NEW: plain.sampling.max_new_tokens,
-        REFINE_NEW: plain.refine.max_new_tokens,
-        REFINE_PROMPT: plain.refine.max_prompt_tokens,
+        SOLVE_PROMPT: _SAMPLING.max_prompt_tokens,
+        SOLVE_NEW: _SAMPLING.max_new_tokens,
+        REFINE_NEW: _REFINE.max_new_tokens,
+        REFINE_PROMPT: spec.default_refine_prompt_tokens,
     }
 
 

@@ -11,7 +11,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
-from contract.tables import Job
 from service.auth import Reader, Submitter
 from service.bodies import Body, document_sha256, json_body, openapi_body, validated
 from service.context import Context, ServiceContext
@@ -102,22 +101,17 @@ def _create(
     context: ServiceContext, response: Response, creation: Creation, spec: JobSpec, requested: dict[str, Any]
 ) -> JobView:
     creator = Creator(context.database, _admissions(context), context.settings.max_queued_jobs)
-    job, is_new = creator.create(creation, spec, requested)
-    if is_new:
-        context.doorbell.ring(job.id, job.queue)
+    created = creator.create(creation, spec, requested)
+    if created.is_new:
+        context.doorbell.ring(created.job.id, created.job.queue)
     else:
         response.status_code = 200
         response.headers[REPLAYED] = "true"
-    return _view(context, job)
+    return job_view(created.job, created.queue_position)
 
 
 def _admissions(context: ServiceContext) -> Admissions:
     return Admissions(context.settings, context.database, context.storage, context.models)
-
-
-def _view(context: ServiceContext, job: Job) -> JobView:
-    with context.database.read() as session:
-        return job_view(job, queue_position(session, job))
 
 
 @router.get("", summary="List jobs, newest first")
@@ -174,9 +168,10 @@ def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
 def _act(context: ServiceContext, owner: str, job_id: str, action: Action) -> JobView:
     with context.database.write() as session:
         job = act(session, owner, job_id, action)
+        position = queue_position(session, job)
     if job.status == JobStatus.QUEUED:
         context.doorbell.ring(job.id, job.queue)
-    return _view(context, job)
+    return job_view(job, position)
 
 
 @router.delete("/{job_id}", summary="Delete a job that is over")

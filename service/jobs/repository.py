@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import cast
 
-from sqlalchemy import Select, and_, delete, func, insert, or_, select
+from sqlalchemy import Integer, ScalarSelect, Select, Table, bindparam, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from contract.ids import JOB_PREFIX, first_id
@@ -21,6 +22,7 @@ from contract.tables import (
     MetricPoint,
     Trajectory,
 )
+from service.events.repository import NewEvent, insert_events
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,30 @@ class JobFilter:
     created_before: datetime | None = None
 
 
-def add(session: Session, job: Job, tags: Collection[str]) -> None:
-    """Store a new job; raises IntegrityError where its idempotency key is taken."""
-    session.add(job)
-    session.flush()
+_JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
+
+
+def add(session: Session, job: Job, tags: Collection[str], events: Sequence[NewEvent]) -> None:
+    """Store a new job with its first events; raises IntegrityError where its idempotency key is taken.
+
+    Rows are inserted as such: the unit of work, which would find out what to insert, costs more than the
+    inserts do.
+    """
+    job.num_events = len(events)
+    values = {column.key: getattr(job, column.key) for column in _JOBS.columns}
+    session.execute(insert(_JOBS), values)
+    insert_events(session, job.id, 0, events)
     if tags:
-        session.execute(insert(JobTag), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
+        session.execute(insert(_TAGS), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
+
+
+_FIND = select(Job).where(Job.id == bindparam("job_id"), Job.owner == bindparam("owner"), Job.deleted_at.is_(None))
+_FIND_AND_LOCK = _FIND.with_for_update()
 
 
 def find(session: Session, owner: str, job_id: str, *, for_update: bool = False) -> Job | None:
     """The owner's job, locked until the transaction's end where asked for."""
-    query = select(Job).where(Job.id == job_id, Job.owner == owner, Job.deleted_at.is_(None))
-    return session.scalar(query.with_for_update() if for_update else query)
+    return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"job_id": job_id, "owner": owner})
 
 
 def by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
@@ -84,26 +98,37 @@ def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
     return query
 
 
+def _num_of(found: Select[str]) -> ScalarSelect[int]:
+    return select(func.count()).select_from(found.subquery()).scalar_subquery()
+
+
+# Statements of every request are built once: building one takes longer than running it.
+_MOST = bindparam("most", type_=Integer)
+_WAITING = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == bindparam("queue")).limit(_MOST)
+_MORE_URGENT = _WAITING.where(Job.priority > bindparam("priority"))
+_OLDER = _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("job_id"))
+_NUM_BEFORE = select(_num_of(_MORE_URGENT) + _num_of(_OLDER))
+_OPEN = [status for status in JobStatus if status not in FINAL_STATUSES]
+_NUM_OPEN = select(_num_of(select(Job.id).where(Job.owner == bindparam("owner"), Job.status.in_(_OPEN)).limit(_MOST)))
+
+
 def queue_position(session: Session, job: Job, most: int) -> int:
     """How many jobs are claimed before this one, itself included; counting stops at `most`."""
-    is_before = or_(Job.priority > job.priority, and_(Job.priority == job.priority, Job.id < job.id))
-    waiting = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == job.queue, is_before).limit(most - 1)
-    return 1 + session.execute(select(func.count()).select_from(waiting.subquery())).scalar_one()
+    values = {"queue": job.queue, "priority": job.priority, "job_id": job.id, "most": most - 1}
+    num_before: int = session.execute(_NUM_BEFORE, values).scalar_one()
+    return min(most, 1 + num_before)
 
 
 def num_open(session: Session, owner: str, most: int) -> int:
     """How many of the owner's jobs wait or run; counting stops at `most`."""
-    statuses = [status for status in JobStatus if status not in FINAL_STATUSES]
-    found = select(Job.id).where(Job.owner == owner, Job.status.in_(statuses)).limit(most)
-    return session.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+    return session.execute(_NUM_OPEN, {"owner": owner, "most": most}).scalar_one()
 
 
 def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
     """A job of the owner that is not over and names the dataset."""
-    statuses = [status for status in JobStatus if status not in FINAL_STATUSES]
     dataset = Job.spec["dataset"].as_string()
     evaluated = Job.spec["evaluation"]["dataset"].as_string()
-    query = select(Job.id).where(Job.owner == owner, Job.status.in_(statuses))
+    query = select(Job.id).where(Job.owner == owner, Job.status.in_(_OPEN))
     return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
 
 

@@ -24,7 +24,7 @@ from contract.job_state import (
 from contract.tables import Job
 from service.datasets import repository as datasets
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
-from service.events.repository import append_event
+from service.events.repository import NewEvent, append_events
 from service.jobs import repository
 from service.jobs.admission import Admission, Admissions
 
@@ -46,6 +46,21 @@ class Creation:
     """True where the client says that it sent the same request before."""
     cloned_from: str | None = None
 
+    @property
+    def may_be_repeated(self) -> bool:
+        """True where an earlier request may have made the job."""
+        return self.idempotency_key is not None or self.is_client_retry
+
+
+@dataclass(frozen=True)
+class Created:
+    """A job that was asked for."""
+
+    job: Job
+    queue_position: int | None
+    is_new: bool
+    """False where an earlier request made it."""
+
 
 @dataclass(frozen=True)
 class Creator:
@@ -55,16 +70,17 @@ class Creator:
     admissions: Admissions
     max_open: int
 
-    def create(self, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> tuple[Job, bool]:
-        """The job, and True where it was made now; the same request again gives the job that it made.
+    def create(self, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
+        """The job; the same request again gives the job that it made.
 
         Raises `InvalidRequestError`, also where the idempotency key came with another body, and
         `QuotaError`.
         """
-        with self.database.read() as session:
-            earlier = _made_before(session, creation)
-        if earlier is not None:
-            return earlier, False
+        if creation.may_be_repeated:
+            with self.database.read() as session:
+                earlier = _made_before(session, creation)
+                if earlier is not None:
+                    return _repeated(session, earlier)
         admission = self.admissions.admit(creation.owner, spec)
         try:
             with self.database.write() as session:
@@ -72,24 +88,28 @@ class Creator:
         except IntegrityError:  # two requests with one key at once: the other one made the job
             with self.database.read() as session:
                 earlier = _made_before(session, creation)
-            if earlier is None:
-                raise
-            return earlier, False
+                if earlier is None:
+                    raise
+                return _repeated(session, earlier)
 
-    def _insert(
-        self, session: Session, creation: Creation, admission: Admission, requested: dict[str, Any]
-    ) -> tuple[Job, bool]:
+    def _insert(self, session: Session, creation: Creation, admission: Admission, requested: dict[str, Any]) -> Created:
         earlier = _made_before(session, creation)
         if earlier is not None:
-            return earlier, False
+            return _repeated(session, earlier)
         if repository.num_open(session, creation.owner, self.max_open) >= self.max_open:
             raise QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
         job = _new_job(creation, admission.spec, requested)
-        repository.add(session, job, admission.spec.tags)
-        append_event(session, job.id, "status", "The job is queued.", data={"status": JobStatus.QUEUED})
-        for message in admission.notices:
-            append_event(session, job.id, "notice", message, data={"code": "budget_lowered"})
-        return job, True
+        queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
+        repository.add(session, job, admission.spec.tags, [queued, *_notices(admission)])
+        return Created(job, queue_position(session, job), is_new=True)
+
+
+def _repeated(session: Session, job: Job) -> Created:
+    return Created(job, queue_position(session, job), is_new=False)
+
+
+def _notices(admission: Admission) -> list[NewEvent]:
+    return [NewEvent("notice", message, {"code": "budget_lowered"}) for message in admission.notices]
 
 
 def _made_before(session: Session, creation: Creation) -> Job | None:
@@ -176,7 +196,7 @@ def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
     if result is JobStatus.CANCELLED:
         job.finished_at = datetime.now(UTC)
         job.phase = job.eta_seconds = None
-    append_event(session, job.id, "status", _MESSAGES[result], data={"status": result})
+    append_events(session, job.id, NewEvent("status", _MESSAGES[result], {"status": result}))
     return job
 
 

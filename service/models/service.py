@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from contract.model_catalog import CatalogEntry, ModelFacts, ModelRefusedError, parse_catalog, read_facts
 
+CATALOG_SECONDS = 2.0
 _FACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -25,20 +27,28 @@ class ModelShelf:
 
     def __init__(self, setting: str) -> None:
         self._setting = setting
-        parse_catalog(setting)  # a bad setting stops the start, not a request
+        self._catalog = parse_catalog(setting)  # a bad setting stops the start, not a request
+        self._parsed_at = time.monotonic()
         self._facts: dict[tuple[object, ...], ShelvedModel] = {}
+
+    def _entries(self) -> dict[str, CatalogEntry]:
+        """The catalogue; folders that came since are found after `CATALOG_SECONDS`."""
+        if time.monotonic() - self._parsed_at > CATALOG_SECONDS:
+            self._catalog = parse_catalog(self._setting)
+            self._parsed_at = time.monotonic()
+        return self._catalog
 
     def names(self) -> list[str]:
         """Everything that may be named now."""
-        return list(parse_catalog(self._setting))
+        return list(self._entries())
 
     def all(self) -> list[ShelvedModel]:
         """Every model, in the order of the setting."""
-        return [self._shelved(entry) for entry in parse_catalog(self._setting).values()]
+        return [self._shelved(entry) for entry in self._entries().values()]
 
     def find(self, name: str) -> ShelvedModel | None:
         """The model of that name, or with that folder or hub id as its source."""
-        entry = _find_entry(parse_catalog(self._setting), name)
+        entry = _find_entry(self._entries(), name)
         return self._shelved(entry) if entry is not None else None
 
     def _shelved(self, entry: CatalogEntry) -> ShelvedModel:

@@ -17,7 +17,7 @@ from contract.storage_keys import checkpoint_prefix
 from contract.tables import Checkpoint, CheckpointFile, Evaluation, Job, MetricPoint, Trajectory
 from contract.trajectory_outcome import outcome
 from service.context import ServiceContext
-from service.events.repository import append_event
+from service.events.repository import NewEvent, append_events
 
 ROWS = "".join(f'{{"problem": "{i} + {i}", "answer": "{2 * i}", "solution": "{2 * i}"}}\n' for i in range(1, 41))
 
@@ -57,13 +57,13 @@ def set_job(client: TestClient, job_id: str, **values: Any) -> None:
 def add_events(database: Database, job_id: str, count: int) -> None:
     for number in range(count):
         with database.write() as session:
-            append_event(session, job_id, "notice", f"number {number}", data={"number": number})
+            append_events(session, job_id, NewEvent("notice", f"number {number}", {"number": number}))
 
 
 def finish_job(database: Database, job_id: str, status: JobStatus = JobStatus.SUCCEEDED) -> None:
     with database.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(status=status, finished_at=datetime.now(UTC)))
-        append_event(session, job_id, "status", "The run is over.", data={"status": status})
+        append_events(session, job_id, NewEvent("status", "The run is over.", {"status": status}))
 
 
 def add_metrics(client: TestClient, job_id: str, name: str, values: dict[int, float | None]) -> None:
