@@ -29,6 +29,7 @@ from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
 from service.logs import log_json
 from service.models.service import ModelShelf
+from service.rate_limit import RateLimiter
 from service.request_envelope import RequestEnvelope
 from service.settings import Settings
 from service.storage import Storage
@@ -61,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: _remembered_openapi(app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    # The last one added is the outermost.
+    app.add_middleware(RateLimiter, per_minute=settings.max_requests_per_minute)
     app.add_middleware(KeyGate, keys=lambda: app.state.context.keys)
     app.add_middleware(RequestEnvelope, settings=settings)
     return app

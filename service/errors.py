@@ -10,6 +10,7 @@ ApiError                        status, stable code, message, the parameter at f
 ├── MediaTypeError              415
 ├── RangeError                  416
 ├── QuotaError                  429  the owner has enough already
+├── RateLimitError              429  the key asks too often
 └── UnavailableError            503
 
 The body is always ``{"error": {"message", "type", "param", "code"}}``, with ``errors`` beside them
@@ -130,6 +131,14 @@ class QuotaError(ApiError):
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message, param=param, headers=NO_RETRY)
+
+
+class RateLimitError(ApiError):
+    """The key asks too often: after a while the same request is answered."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
 
 
 class UnavailableError(ApiError):

@@ -65,6 +65,10 @@ class Settings(BaseModel):
     """Most jobs of one owner that wait or run at once."""
     max_stored_bytes: Limit = 50 * 2**30
     """Most bytes of uploaded datasets of one owner."""
+    max_stored_rows: Limit = 20_000_000
+    """Most rows of uploaded datasets of one owner."""
+    max_requests_per_minute: Limit = 6000
+    """Of one key, in one process."""
     max_body_bytes: Limit = 2**20
     """Of a request's JSON body."""
     max_header_bytes: Limit = 2**15
@@ -107,6 +111,8 @@ _VARIABLES = {
     "TRD_MAX_DEVICES": "max_devices",
     "TRD_MAX_QUEUED_JOBS": "max_queued_jobs",
     "TRD_MAX_STORED_BYTES": "max_stored_bytes",
+    "TRD_MAX_STORED_ROWS": "max_stored_rows",
+    "TRD_MAX_REQUESTS_PER_MINUTE": "max_requests_per_minute",
     "TRD_MAX_BODY_BYTES": "max_body_bytes",
     "TRD_MAX_HEADER_BYTES": "max_header_bytes",
 }

@@ -100,14 +100,15 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
 
 
 def _record(context: ServiceContext, row: Dataset) -> None:
-    limit = context.settings.max_stored_bytes
+    max_bytes, max_rows = context.settings.max_stored_bytes, context.settings.max_stored_rows
     with context.database.write() as session:
-        has_room = repository.num_stored_bytes(session, row.owner) + row.num_bytes <= limit
+        num_bytes, num_rows = repository.num_stored(session, row.owner)
+        has_room = num_bytes + row.num_bytes <= max_bytes and num_rows + row.num_rows <= max_rows
         if has_room:
             session.add(row)
     if not has_room:
         context.storage.remove(row.storage_key)
-        raise QuotaError(f"your datasets may have {limit} bytes in all; delete some first")
+        raise QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")
 
 
 @router.get("", summary="List datasets, newest first")

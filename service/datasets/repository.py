@@ -29,7 +29,8 @@ def page(session: Session, owner: str, after: str | None, limit: int) -> Sequenc
     return session.scalars(query.order_by(Dataset.id.desc()).limit(limit + 1)).all()
 
 
-def num_stored_bytes(session: Session, owner: str) -> int:
-    """Bytes of all datasets of the owner."""
-    query = select(func.coalesce(func.sum(Dataset.num_bytes), 0))
-    return int(session.scalar(query.where(Dataset.owner == owner, Dataset.deleted_at.is_(None))) or 0)
+def num_stored(session: Session, owner: str) -> tuple[int, int]:
+    """(bytes, rows) of all datasets of the owner."""
+    query = select(func.sum(Dataset.num_bytes), func.sum(Dataset.num_rows))
+    num_bytes, num_rows = session.execute(query.where(Dataset.owner == owner, Dataset.deleted_at.is_(None))).one()
+    return int(num_bytes or 0), int(num_rows or 0)

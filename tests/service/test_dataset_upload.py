@@ -123,6 +123,14 @@ def test_the_owners_quota_holds(make_client: MakeClient, sqlite_url: str, tmp_pa
     assert client.post("/datasets", content=ROWS, headers=JSONL).status_code == 201
 
 
+def test_the_owners_quota_of_rows_holds(make_client: MakeClient, sqlite_url: str) -> None:
+    client = make_client(sqlite_url, max_stored_rows=79)
+    upload(client)
+    response = client.post("/datasets", content=ROWS, headers=JSONL)
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert "79 rows" in response.json()["error"]["message"]
+
+
 def test_a_deleted_dataset_is_gone(either_client: TestClient, tmp_path: Path) -> None:
     dataset = upload(either_client)
     assert either_client.delete(f"/datasets/{dataset}").json() == {"object": "dataset", "id": dataset, "deleted": True}
