@@ -84,10 +84,15 @@ def _start(settings: Settings) -> ServiceContext:
     keys = KeyRing(database, load_pepper(settings.key_pepper, settings.data_dir), settings.api_key)
     if settings.api_key is None:
         _ensure_key(settings, database, keys)
+    storage = Storage(settings.storage_url)
+    try:
+        storage.remove_stale_uploads()
+    except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
+        logger.warning("the storage cannot be read: %s", error)
     return ServiceContext(
         settings=settings,
         database=database,
-        storage=Storage(settings.storage_url),
+        storage=storage,
         doorbell=Doorbell(settings.broker_url, settings.data_dir),
         keys=keys,
         models=ModelShelf(settings.models),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.database_url import DEFAULT_DATA_DIR, database_url
 
@@ -84,6 +85,11 @@ class Settings(BaseModel):
         limits: dict[str, Any] = {
             field: environment[variable] for variable, field in _UPLOAD_VARIABLES.items() if environment.get(variable)
         }
+        with _naming_variables():
+            return cls._of(given, limits, environment)
+
+    @classmethod
+    def _of(cls, given: dict[str, Any], limits: dict[str, Any], environment: Mapping[str, str]) -> Self:
         data_dir = Path(given.get("data_dir", DEFAULT_DATA_DIR)).resolve()
         given |= {"data_dir": data_dir, "database_url": database_url(environment), "upload": UploadLimits(**limits)}
         given["is_embedded"] = not environment.get("DATABASE_URL") and not environment.get("BROKER_URL")
@@ -96,6 +102,17 @@ class Settings(BaseModel):
 def _names(value: str) -> tuple[str, ...]:
     """Comma-separated items. ``name=rest`` is known here by its name alone."""
     return tuple(item.partition("=")[0].strip() for item in value.split(",") if item.strip())
+
+
+@contextmanager
+def _naming_variables() -> Iterator[None]:
+    """Say which variable is wrong, and never show its value: it may be a secret, and this is logged."""
+    try:
+        yield
+    except ValidationError as error:
+        names = {field: variable for variable, field in {**_VARIABLES, **_UPLOAD_VARIABLES}.items()}
+        problems = [f"{names.get(str(e['loc'][0]), e['loc'][0])}: {e['msg']}" for e in error.errors()]
+        raise ValueError("; ".join(problems)) from None
 
 
 _VARIABLES = {

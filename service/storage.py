@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import fsspec  # type: ignore[import-untyped]
 
 CHUNK_BYTES = 2**20
 """Of a file held in memory at a time."""
+STALE = timedelta(days=1)
+"""No upload takes longer: whoever staged the file is gone."""
 
 
 class StoredFileMissingError(Exception):
@@ -87,6 +90,17 @@ class Storage:
         """Remove all files under `prefix`; nothing happens where there are none."""
         if self._files.exists(self._path(prefix)):
             self._files.rm(self._path(prefix), recursive=True)
+
+    def remove_stale_uploads(self) -> None:
+        """Remove staged files that a process left behind when it died."""
+        folder = self._path("staging")
+        if not self._files.exists(folder):
+            return
+        oldest = datetime.now(UTC) - STALE
+        for path in self._files.ls(folder, detail=False):
+            with suppress(FileNotFoundError):  # another process's upload that ends now
+                if self._files.modified(path) < oldest:
+                    self.remove_staged(path)
 
     def check(self) -> None:
         """Raise OSError unless files can be written."""
