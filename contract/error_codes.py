@@ -71,6 +71,11 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode("storage_unavailable", True, "The storage did not give or take the job's files; resume when it does."),
     ErrorCode("checkpoint_corrupt", False, "No checkpoint verifies; submit the job anew."),
     ErrorCode("teacher_unreachable", True, "The teacher's endpoint did not answer; resume when it does."),
+    ErrorCode(
+        "teacher_refused",
+        False,
+        "The teacher's endpoint refused the request, and says why; its key, model and limits are the operator's.",
+    ),
     ErrorCode("worker_lost", True, "The worker stopped answering; the job goes on from its last checkpoint."),
     ErrorCode("crash_loop", False, "Several attempts ended without a step of progress; see the job's events."),
     ErrorCode("engine_crashed", True, "The engine ended without saying why; see the end of its log in the events."),

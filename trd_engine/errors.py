@@ -13,7 +13,8 @@ EngineError                     a stable code, a message for the user, and wheth
 ├── SamplerDriftError           sampler_drift
 ├── DeviceUnavailableError      device_unavailable
 ├── CheckpointCorruptError      checkpoint_corrupt
-└── TeacherUnreachableError     teacher_unreachable
+├── TeacherUnreachableError     teacher_unreachable
+└── TeacherRefusedError         teacher_refused
 
 `StopRequested` is no error: the run was asked to stop, and did, where it can be resumed.
 """
@@ -103,6 +104,12 @@ class TeacherUnreachableError(EngineError):
     """The teacher's endpoint did not answer in time, after its retries."""
 
     code = "teacher_unreachable"
+
+
+class TeacherRefusedError(EngineError):
+    """The teacher's endpoint refused a request, and would refuse it again."""
+
+    code = "teacher_refused"
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error: the run stopped where it can be resumed
