@@ -32,7 +32,8 @@ def main() -> None:
     folder: Path = options.out / options.variant
     shutil.rmtree(folder, ignore_errors=True)
     make_data(["--out", str(folder / "data"), "--train", str(NUM_TRAIN), "--heldout", str(NUM_HELDOUT), "--seed", "0"])
-    with local_service(folder / "service") as service:
+    # Models of 0.4M parameters: a second thread only waits for the first.
+    with local_service(folder / "service", settings={"OMP_NUM_THREADS": "1"}) as service:
         client = service.client
         print(f"API on {client.base_url}, worker beside it; logs in {service.data_dir}")
         spec = job_spec(
