@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
@@ -76,10 +76,11 @@ character) for one task: two digits and five operations from left to right, modu
 `a#d` is `2a + d`. It knows nothing else.
 
 - Started from {origin} and trained by `python -m testbed.train_models {recipe["name"]}
-  --seed {facts["seed"]}`: {recipe["steps"]} steps of about {recipe["tokens_per_step"]} tokens,
-  AdamW, peak learning rate {recipe["learning_rate"]:g}. The log is `../logs/{recipe["name"]}.jsonl`.
-- Data: generated while training, from the train split only (a hash of the problem's text), in
-  the proportions {_in_words(recipe["mixture"])}.
+  --seed {facts["seed"]} --steps {recipe["steps"]}`, about {recipe["tokens_per_step"]} tokens a step, AdamW,
+  peak learning rate {recipe["learning_rate"]:g}. The log is `../logs/{recipe["name"]}.jsonl`.
+- Data: generated while training, from the train split only (a hash of the problem's text).
+  Proportions: {_in_words(recipe["mixture"])}.
+  {_curriculum_in_words(recipe)}
 - Errors it was taught: {_in_words(recipe["errors"])}.
 - `trd_prompts.json` holds the user messages it was trained on.
 
@@ -92,6 +93,15 @@ temperature 0.6, top-p 0.95, top-k 20, seed {setting["seed"]}.
 {chr(10).join(rows)}
 """
     (folder / "README.md").write_text(card)
+
+
+def _curriculum_in_words(recipe: dict[str, Any]) -> str:
+    if not recipe["curriculum_share"]:
+        return "Problems of full size from the start."
+    return (
+        f"During the first {recipe['curriculum_share']:.0%} of the steps problems grow to full size, and the "
+        f"proportions change from {_in_words(recipe['early_mixture'])}."
+    )
 
 
 def _in_words(numbers: dict[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def test_the_prompt_templates_are_those_of_training() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_facts_of_a_folder_are_those_of_its_recipe(name: str) -> None:
     facts = json.loads((MODELS / name / "training.json").read_text())
-    assert facts["recipe"]["steps"] == RECIPES[name].steps
-    assert facts["recipe"]["mixture"] == RECIPES[name].mixture
+    recipe = dataclasses.asdict(RECIPES[name])
+    # The summary is prose for the card: it may be worded anew without training again.
+    assert facts["recipe"] | {"summary": ""} == recipe | {"summary": ""}
     assert (MODELS / name / "README.md").read_text().startswith(f"# {name}\n")
     log = (MODELS / "logs" / f"{name}.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == RECIPES[name].steps - 1
