@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+READY_SECONDS = 1.0
+"""Between two looks at whether a worker can begin."""
+
 
 class Periodic:
     """Calls `action` at once and then every `seconds`, until `stopping` is set.
@@ -16,7 +19,17 @@ class Periodic:
     would be worse than one that complains.
     """
 
-    def __init__(self, name: str, action: Callable[[], None], *, seconds: float, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        name: str,
+        action: Callable[[], None],
+        *,
+        seconds: float,
+        stopping: threading.Event,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`ready` is asked before the first call, until it says True: a worker may start before the migration."""
+        self._ready = ready
         self._action = action
         self._seconds = seconds
         self._stopping = stopping
@@ -32,6 +45,7 @@ class Periodic:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
+        self._wait_until_ready()
         while not self._stopping.is_set():
             try:
                 self._action()
@@ -39,6 +53,21 @@ class Periodic:
             except Exception as error:  # noqa: BLE001 - the thread's edge, see the class
                 self._complain(error)
             self._stopping.wait(self._seconds)
+
+    def _wait_until_ready(self) -> None:
+        has_said = False
+        while not self._stopping.is_set() and not self._is_ready():
+            if not has_said:
+                logger.info("%s waits for the database and its schema", self._thread.name)
+                has_said = True
+            self._stopping.wait(READY_SECONDS)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._ready()
+        except Exception as error:  # noqa: BLE001 - the thread's edge, see the class
+            self._complain(error)
+            return False
 
     def _complain(self, error: Exception) -> None:
         """The traceback once, then a line each time: a database may be away for hours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from worker.attempt import run_next
 from worker.periodic import Periodic
+from worker.repository import schema_exists
 from worker.slot import Slot
 
 
@@ -14,4 +15,10 @@ def make_poller(slot: Slot) -> Periodic:
         while run_next(slot):
             pass
 
-    return Periodic("poller", run_all_waiting, seconds=slot.settings.poll_seconds, stopping=slot.stopping)
+    return Periodic(
+        "poller",
+        run_all_waiting,
+        seconds=slot.settings.poll_seconds,
+        stopping=slot.stopping,
+        ready=lambda: schema_exists(slot.database),
+    )

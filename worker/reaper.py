@@ -20,6 +20,7 @@ from worker.database_clock import DatabaseNow
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import end_attempt, lock_expired
 from worker.periodic import Periodic
+from worker.repository import schema_exists
 from worker.slot import Slot
 
 logger = logging.getLogger(__name__)
@@ -110,4 +111,10 @@ class Reaper:
 def make_reaper(slot: Slot, ring: Ring) -> Periodic:
     """The worker's reaper thread."""
     reaper = Reaper(slot, ring)
-    return Periodic("reaper", reaper.turn, seconds=slot.settings.reaper_seconds, stopping=slot.stopping)
+    return Periodic(
+        "reaper",
+        reaper.turn,
+        seconds=slot.settings.reaper_seconds,
+        stopping=slot.stopping,
+        ready=lambda: schema_exists(slot.database),
+    )

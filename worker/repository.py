@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, inspect, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from contract.database import Database
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import AttemptStatus
 from contract.tables import (
@@ -27,6 +28,11 @@ from worker.database_clock import DatabaseNow
 from worker.job_events import NewEvent, append_events
 from worker.lease import Lease
 from worker.manifest import Manifest
+
+
+def schema_exists(database: Database) -> bool:
+    """True once the migrations have made the tables; on both databases they appear all at once."""
+    return inspect(database.engine).has_table(Job.__tablename__)
 
 
 @dataclass
