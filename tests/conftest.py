@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from tests.migrations.schema import upgrade
 from tests.servers import PostgresServer, RedisServer, ServerMissingError
@@ -16,6 +17,12 @@ from tests.servers import PostgresServer, RedisServer, ServerMissingError
 # Before any test imports torch or a hub client: one thread a process, and no test waits for a network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# CI tries the same examples every time, a developer's machine new ones; a slow machine is no failure.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
 @pytest.fixture(autouse=True)
