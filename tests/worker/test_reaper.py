@@ -149,10 +149,10 @@ def test_a_lost_job_is_found_and_finished_by_a_workers_own_threads(bench: Workbe
     assert bench.attempts(job_id)[2].first_step == 4
 
 
-def test_threads_outlive_a_database_that_is_not_there_yet(sqlite_bench: Workbench) -> None:
+def test_threads_outlive_a_database_that_cannot_be_opened(sqlite_bench: Workbench) -> None:
     slot = sqlite_bench.slot()
-    path = sqlite_bench.settings.data_dir / "later.db"
-    slot.settings = slot.settings.model_copy(update={"database_url": f"sqlite:///{path}"})
+    a_folder = sqlite_bench.settings.data_dir
+    slot.settings = slot.settings.model_copy(update={"database_url": f"sqlite:///{a_folder}"})
     poller = make_poller(slot)
     poller.start()
     eventually(lambda: poller._last_error is not None)
