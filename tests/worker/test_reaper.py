@@ -152,6 +152,7 @@ def test_a_lost_job_is_found_and_finished_by_a_workers_own_threads(bench: Workbe
 def test_threads_outlive_a_database_that_cannot_be_opened(sqlite_bench: Workbench) -> None:
     slot = sqlite_bench.slot()
     a_folder = sqlite_bench.settings.data_dir
+    a_folder.mkdir(parents=True, exist_ok=True)
     slot.settings = slot.settings.model_copy(update={"database_url": f"sqlite:///{a_folder}"})
     poller = make_poller(slot)
     poller.start()
