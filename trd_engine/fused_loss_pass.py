@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trd_engine.fused_loss_gradient import Distribution, divergence_and_gradient
 from trd_engine.fused_loss_products import Gradients, Projection, slices
-from trd_engine.fused_loss_statistics import TokenStatistics, block_statistics, concatenate
+from trd_engine.fused_loss_statistics import TokenStatistics, block_statistics
 from trd_engine.losses import Divergence
 
 
@@ -59,7 +59,9 @@ class ChunkedPass:
         """Fills `gradients`; returns Σ w D, D, and the statistics where wanted."""
         weights_N = self.tokens.weights_N
         per_token_N = torch.empty_like(weights_N)
-        statistics: list[TokenStatistics] = []
+        statistics = None
+        if self.epistemic_ids_E is not None:
+            statistics = TokenStatistics.empty(len(weights_N), per_token_N, with_sampled=self.tokens.ids_N is not None)
         is_top_k = self.divergence.support == "top_k"
         needs_student = not is_top_k or self.epistemic_ids_E is not None
         student_CV = self.student.room(self.chunk_tokens if needs_student else 0)
@@ -78,24 +80,24 @@ class ChunkedPass:
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
                 gradients.add(chunk, gradient_CV, self.student.head_VH, hidden_CH)
         weighted_N = (weights_N * per_token_N).masked_fill_(weights_N == 0, 0.0)
-        return weighted_N.sum(), per_token_N, concatenate(statistics) if statistics else None
+        return weighted_N.sum(), per_token_N, statistics
 
     def _block(
         self,
         rows: slice,
         student_RV: Tensor,
         teacher_RV: Tensor,
-        statistics: list[TokenStatistics],
+        statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
         """The block's divergence; its gradient takes the place of the student's output."""
         student_logits_RV = self.student.shape.apply(student_RV.to(self._dtype))
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         student, teacher = self._tempered(student_logits_RV), self._tempered(teacher_logits_RV)
-        if self.epistemic_ids_E is not None:
+        if statistics is not None and self.epistemic_ids_E is not None:
             is_own = self.divergence.temperature == 1.0
             own = (student, teacher) if is_own else _distributions(student_logits_RV, teacher_logits_RV)
-            statistics.append(block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
+            statistics.put(rows, block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._weigh(divergence_R, rows)
         if gradients.any_wanted:
@@ -108,14 +110,14 @@ class ChunkedPass:
         rows: slice,
         student_RV: Tensor,
         teacher_RV: Tensor,
-        statistics: list[TokenStatistics],
+        statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
         """The block's divergence on the teacher's top-k tokens; only their rows of the head are touched."""
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
-        if self.epistemic_ids_E is not None:
+        if statistics is not None and self.epistemic_ids_E is not None:
             own = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
-            statistics.append(block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
+            statistics.put(rows, block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
         top_k = min(self.divergence.teacher_top_k, teacher_logits_RV.shape[1])
         teacher_logits_RK, ids_RK = teacher_logits_RV.topk(top_k, dim=-1)
         output_RK, head_RKH = self.student.output_at(rows, ids_RK, self._dtype)
