@@ -194,12 +194,16 @@ class SamplingSpec(_Strict):
 
 
 class RefineSpec(_Strict):
-    """Budgets of the refinement; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
+    """The refinement; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
 
     max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Longest refining prompt; None takes the paper's 18,432 with a teacher and 22,528 without."""
     max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
     """Longest refined trajectory."""
+    keep: Literal["all", "fail_to_pass"] = "all"
+    """Which refined trajectories are trained on: all of them, as the paper does, or only those whose
+    rollout failed and whose refinement passed (an ablation: the paper reports that it hurts). The number of
+    steps stays; the kept ones are passed over again to fill them."""
 
 
 Template = Annotated[str, Field(min_length=1, max_length=100_000)]
@@ -394,6 +398,17 @@ class JobSpec(_Strict):
                 "refine",
                 f"in mode {self.mode} the teacher would see the very rollout that it scores",
                 'set loss.teacher_context to "vanilla", or mode to "trd"',
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keep_fits_mode(self) -> Self:
+        if self.refine.keep != "all" and self.mode is not Mode.TRD:
+            raise _contradiction(
+                "refine.keep",
+                self.refine.keep,
+                f"mode {self.mode} refines nothing",
+                'set mode to "trd", or leave it out',
             )
         return self
 

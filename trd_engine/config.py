@@ -70,10 +70,13 @@ class SamplingConfig(_Strict):
 
 
 class RefineConfig(_Strict):
-    """Budgets of the refinement."""
+    """The refinement: its budgets, and what of it is trained on."""
 
     max_prompt_tokens: PositiveInt = 18432
     max_new_tokens: PositiveInt = 16384
+    keep: Literal["all", "fail_to_pass"] = "all"
+    """fail_to_pass trains on refinements that pass of rollouts that failed, and on nothing else. The number
+    of steps stays as with all; the kept ones are passed over again to fill them."""
 
 
 class PromptsConfig(_Strict):
@@ -164,6 +167,8 @@ class RunConfig(_Strict):
             raise ValueError("mode opsd takes no teacher; leave it out, or use mode opd")
         if self.loss.teacher_context == "refine" and self.mode != "trd":
             raise ValueError("loss.teacher_context refine needs mode trd: the teacher would see the text it scores")
+        if self.refine.keep != "all" and self.mode != "trd":
+            raise ValueError(f"refine.keep {self.refine.keep} needs mode trd: nothing is refined in mode {self.mode}")
         return self
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from trd_engine.model_card import ScoreRow
 from trd_engine.prompts import PromptBuilder
@@ -11,7 +13,7 @@ from trd_engine.rollouts import collect_rollouts
 from trd_engine.samplers import Samplers
 from trd_engine.statistics import summarise
 from trd_engine.tasks import Task
-from trd_engine.types import Problem
+from trd_engine.types import Problem, Trajectory
 
 
 def evaluate_student(
@@ -26,7 +28,8 @@ def evaluate_student(
     seed: int,
     reporter: Reporter,
 ) -> ScoreRow:
-    """Sample each problem `k` times, report the scores and return them.
+    """Sample each problem `k` times, report the scores and return them; ``evaluations/step-….jsonl`` has
+    every answer.
 
     The seeds of the samples do not hang on the step, so that two steps' scores are paired.
     """
@@ -42,6 +45,7 @@ def evaluate_student(
     correct = [t.rollout_verdict.correct for t in trajectories]
     scores = summarise([correct[start : start + k] for start in range(0, len(correct), k)])
     lengths = [len(t.rollout.token_ids) for t in trajectories]
+    _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
     reporter.event(
         "evaluation",
         step=step,
@@ -60,3 +64,19 @@ def evaluate_student(
         },
     )
     return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
+
+
+def _write_answers(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    """One JSON line a sample, so that two runs can be compared problem by problem."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "problem_id": t.problem.id,
+            "sample": t.sample,
+            "correct": t.rollout_verdict.correct,
+            "num_tokens": len(t.rollout.token_ids),
+            "text": t.rollout.text,
+        }
+        for t in trajectories
+    ]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -61,13 +61,13 @@ def _plan_round(problems: Sequence[Problem], config: RunConfig, steps_left: floa
     return RoundPlan(tuple(problems), num_trajectories, int(min(num_steps, steps_left)))
 
 
-def batch_positions(round_plan: RoundPlan, config: RunConfig, round_index: int, round_step: int) -> list[int]:
-    """The trajectories, by position in the round, that step number `round_step` (from 0) trains on.
+def batch_positions(num_kept: int, config: RunConfig, round_index: int, round_step: int) -> list[int]:
+    """Which of the round's `num_kept` trajectories step number `round_step` (from 0) trains on.
 
+    Each is passed over once in an epoch, in an order of its own; the last batch of an epoch may be smaller.
     A pure function of its arguments: a resumed run goes on with the very batch that was next.
     """
     size = config.optim.batch_size
-    steps_an_epoch = math.ceil(round_plan.num_trajectories / size)
-    epoch, batch = divmod(round_step, steps_an_epoch)
-    order = shuffled(round_plan.num_trajectories, config.seed, "order", round_index, epoch)
+    epoch, batch = divmod(round_step, math.ceil(num_kept / size))
+    order = shuffled(num_kept, config.seed, "order", round_index, epoch)
     return order[batch * size : (batch + 1) * size]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from trd_engine.config import RefineConfig
 from trd_engine.determinism import derive_seed
+from trd_engine.errors import NoTrainingDataError
 from trd_engine.prompts import BuiltPrompt, PromptBuilder
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import Samplers
@@ -51,6 +53,26 @@ def refine_rollouts(
         )
         for t, b, completion, verdict in zip(trajectories, built, completions, verdicts, strict=True)
     ]
+
+
+def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
+    """Positions in the round of the trajectories that are trained on.
+
+    Raises `NoTrainingDataError` where `keep` leaves none.
+    """
+    if keep == "all":
+        return list(range(len(trajectories)))
+    kept = [
+        position
+        for position, t in enumerate(trajectories)
+        if t.refined_verdict is not None and t.refined_verdict.correct and not t.rollout_verdict.correct
+    ]
+    if not kept:
+        raise NoTrainingDataError(
+            f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was mended, so that "
+            'nothing is left to train on; set refine.keep to "all"'
+        )
+    return kept
 
 
 def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Reporter:
 
     def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
+        self.out_dir = out_dir
         self._file = (out_dir / "events.jsonl").open("a", encoding="utf-8")
         self._stop = stop
         self._phase: str | None = None

@@ -41,7 +41,7 @@ from trd_engine.model_card import model_card, versions
 from trd_engine.optim import learning_rate_at, make_optimizer, set_learning_rate
 from trd_engine.plan import RunPlan, batch_positions, plan_run
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
-from trd_engine.refine import refine_rollouts
+from trd_engine.refine import kept_positions, refine_rollouts
 from trd_engine.reporter import Reporter
 from trd_engine.rollouts import collect_rollouts
 from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
@@ -157,7 +157,8 @@ class Session:
         """One optimizer step on the next batch of the round."""
         assert self.trajectories is not None
         state, optim = self.state, self.config.optim
-        positions = batch_positions(self.plan.rounds[state.round], self.config, state.round, state.round_step)
+        kept = kept_positions(self.trajectories, self.config.refine.keep)
+        positions = [kept[i] for i in batch_positions(len(kept), self.config, state.round, state.round_step)]
         micro_batches = self._micro_batches([(i, self.trajectories[i]) for i in positions])
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)

@@ -101,6 +101,7 @@ def test_the_preset_goes_by_the_mode() -> None:
             "loss.token_clip",
             ["0.1", "Monte-Carlo"],
         ),
+        ({"mode": "opd", "refine": {"keep": "fail_to_pass"}}, "refine.keep", ["refines nothing", 'mode to "trd"']),
         ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["lacks {attempt}", "write {attempt}"]),
         ({"optim": {"learning_rate": 0}}, "optim.learning_rate", ["= 0", "greater than 0"]),
         ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),

@@ -55,6 +55,14 @@ def test_a_run_reports_all_it_does(whole: Path) -> None:
     assert finished["step"] == 4
 
 
+def test_every_answer_of_an_evaluation_is_kept(whole: Path) -> None:
+    lines = (whole / "evaluations" / "step-00000004.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    after = events(whole, "evaluation")[-1]
+    assert len(answers) == after["num_problems"] * after["k"] == 32
+    assert sum(answer["correct"] for answer in answers) / 32 == after["avg_at_k"]
+
+
 def test_the_checkpoint_is_a_model_folder_that_says_what_it_is(whole: Path) -> None:
     folder = checkpoint_folder(whole, 4)
     manifest = verify_manifest(folder)
