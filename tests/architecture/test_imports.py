@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-PACKAGES = ("contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks", "tests")
+PACKAGES = (
+    "client",
+    "contract",
+    "service",
+    "worker",
+    "trd_engine",
+    "migrations",
+    "testbed",
+    "examples",
+    "benchmarks",
+    "tests",
+)
 ENGINE_LIBRARIES = {"torch", "transformers", "vllm", "peft", "datasets", "trd_engine"}
 
 
@@ -50,6 +61,11 @@ def test_the_worker_does_not_load_the_web_framework(tmp_path: Path) -> None:
 def test_the_engine_loads_neither_queue_nor_database(tmp_path: Path) -> None:
     forbidden = {"contract", "service", "worker", "celery", "kombu", "sqlalchemy", "fastapi"}
     assert loaded_by("trd_engine.train", tmp_path) & forbidden == set()
+
+
+def test_the_client_loads_neither_the_service_nor_a_database(tmp_path: Path) -> None:
+    forbidden = {"service", "worker", "fastapi", "starlette", "celery", "sqlalchemy", *ENGINE_LIBRARIES}
+    assert loaded_by("client", tmp_path) & forbidden == set()
 
 
 def test_the_contract_needs_pydantic_and_sqlalchemy_only() -> None:

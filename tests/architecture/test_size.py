@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-PACKAGES = ("contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks")
+PACKAGES = ("client", "contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7

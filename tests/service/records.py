@@ -27,8 +27,12 @@ def context_of(client: TestClient) -> ServiceContext:
     return context
 
 
-def database_of(client: TestClient) -> Database:
-    return context_of(client).database
+Source = TestClient | Database
+"""The application in this process, or the database of one elsewhere."""
+
+
+def database_of(source: Source) -> Database:
+    return source if isinstance(source, Database) else context_of(source).database
 
 
 def upload(client: TestClient, rows: str = ROWS, **headers: str) -> str:
@@ -49,7 +53,7 @@ def submit(client: TestClient, **changes: Any) -> str:
     return str(response.json()["id"])
 
 
-def set_job(client: TestClient, job_id: str, **values: Any) -> None:
+def set_job(client: Source, job_id: str, **values: Any) -> None:
     with database_of(client).write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(**values))
 
@@ -66,7 +70,7 @@ def finish_job(database: Database, job_id: str, status: JobStatus = JobStatus.SU
         append_events(session, job_id, NewEvent("status", "The run is over.", {"status": status}))
 
 
-def add_metrics(client: TestClient, job_id: str, name: str, values: dict[int, float | None]) -> None:
+def add_metrics(client: Source, job_id: str, name: str, values: dict[int, float | None]) -> None:
     now = datetime.now(UTC)
     with database_of(client).write() as session:
         session.add_all(
@@ -74,7 +78,7 @@ def add_metrics(client: TestClient, job_id: str, name: str, values: dict[int, fl
         )
 
 
-def add_trajectory(client: TestClient, job_id: str, position: int, **values: Any) -> None:
+def add_trajectory(client: Source, job_id: str, position: int, **values: Any) -> None:
     right, refined_right = values.pop("verdicts", (False, True))
     row: dict[str, Any] = {
         "round": 0,
@@ -102,7 +106,7 @@ def add_trajectory(client: TestClient, job_id: str, position: int, **values: Any
         )
 
 
-def add_evaluation(client: TestClient, job_id: str, step: int, avg: float) -> None:
+def add_evaluation(client: Source, job_id: str, step: int, avg: float) -> None:
     scores = {"avg_at_k": avg, "avg_low": avg - 0.1, "avg_high": avg + 0.1}
     scores |= {name.replace("avg", "pass"): value for name, value in scores.items()}
     with database_of(client).write() as session:
@@ -120,7 +124,7 @@ def add_evaluation(client: TestClient, job_id: str, step: int, avg: float) -> No
         )
 
 
-def add_checkpoint(client: TestClient, storage_dir: Path, job_id: str, step: int, files: dict[str, bytes]) -> str:
+def add_checkpoint(client: Source, storage_dir: Path, job_id: str, step: int, files: dict[str, bytes]) -> str:
     """The id of a checkpoint whose files lie where a worker would have put them."""
     checkpoint_id = new_id(CHECKPOINT_PREFIX)
     prefix = checkpoint_prefix(job_id, 1, step)

@@ -1,0 +1,267 @@
+"""What the service answers, typed. Fields that a newer service adds are kept, and shown by ``--json``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract.job_spec import Mode
+from contract.job_state import FINAL_STATUSES, JobStatus, Phase
+from contract.trajectory_outcome import Outcome
+
+
+class Answer(BaseModel):
+    """Of which every answer is one."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+
+Item = TypeVar("Item")
+
+
+class Page(Answer, Generic[Item]):
+    """Part of a list."""
+
+    data: list[Item]
+    has_more: bool
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str | None
+    retryable: bool
+    """True where the very same job may succeed when it is resumed."""
+    hint: str | None
+
+
+class JobProgress(Answer):
+    """Where a job stands: of the job itself, and of the ``progress`` frames between its events."""
+
+    id: str
+    status: JobStatus
+    attempt: int
+    phase: Phase | None
+    phase_done: int | None
+    phase_total: int | None
+    round: int | None
+    num_rounds: int | None
+    step: int
+    num_steps: int | None
+    eta_seconds: float | None
+    latest_metrics: dict[str, float | None]
+
+    @property
+    def is_over(self) -> bool:
+        """True where nothing but a user's ``resume`` moves the job again."""
+        return self.status in FINAL_STATUSES
+
+
+class Job(JobProgress):
+    """A job."""
+
+    name: str | None
+    mode: Mode
+    queue: str
+    priority: int
+    queue_position: int | None
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cloned_from: str | None
+    tags: list[str]
+    metadata: dict[str, str]
+    spec: dict[str, Any]
+    """With every default resolved."""
+
+
+class DryRun(Answer):
+    """What a submission would make."""
+
+    spec: dict[str, Any]
+    """With every default resolved."""
+    estimate: dict[str, Any] | None
+    """Counts of a whole run; null where the number of problems is known only to the worker."""
+    notices: list[str]
+    """What was chosen otherwise than by default, and why."""
+
+
+class Deleted(Answer):
+    """What was removed."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class Event(Answer):
+    """Something that happened to a job."""
+
+    sequence: int
+    """Number within the job, from 1, without a gap."""
+    type: str
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class StreamEnd(Answer):
+    """The job is over, and so is its stream."""
+
+    status: JobStatus | None
+    """Null where the stream was asked for again after its end."""
+
+
+class MetricSeries(Answer):
+    """One metric over the steps. The lists belong together by position."""
+
+    name: str
+    num_points: int
+    is_thinned: bool
+    steps: list[int]
+    values: list[float | None]
+    """Null where the value was not finite."""
+    at: list[float]
+
+
+class Trajectory(Answer):
+    """A rollout y_o, its refinement y_r where there is one, and the verdicts on both."""
+
+    id: str
+    """``round:position``."""
+    round: int
+    position: int
+    problem_id: str
+    sample: int
+    outcome: Outcome
+    prompt: str
+    answer: str
+    rollout: str
+    refined: str | None
+    parts_at: int | None
+    rollout_correct: bool
+    refined_correct: bool | None
+    rollout_tokens: int
+    refined_tokens: int | None
+    detail: dict[str, Any]
+
+
+class OutcomeCount(Answer):
+    """How many trajectories of a round had an outcome."""
+
+    round: int
+    outcome: Outcome
+    num_trajectories: int
+
+
+class Evaluation(Answer):
+    """Scores on one set of problems at one step, with their 95 % intervals."""
+
+    step: int
+    """0 is the baseline, before training."""
+    dataset: str
+    k: int
+    num_problems: int
+    avg_at_k: float
+    avg_low: float
+    avg_high: float
+    pass_at_k: float
+    pass_low: float
+    pass_high: float
+    detail: dict[str, Any]
+    created_at: datetime
+
+
+class Checkpoint(Answer):
+    """A complete checkpoint."""
+
+    id: str
+    job_id: str
+    step: int
+    attempt: int
+    formats: list[str]
+    """adapter: a PEFT folder; merged, full: a model folder that stands alone."""
+    num_bytes: int
+    manifest_sha256: str
+    metrics: dict[str, Any]
+    created_at: datetime
+
+
+class CheckpointFile(Answer):
+    """One file of a checkpoint."""
+
+    name: str
+    num_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    url: str
+    """Path on the service."""
+
+
+class Manifest(Checkpoint):
+    """A checkpoint with all its files."""
+
+    files: list[CheckpointFile]
+    archive_url: str
+
+
+class Dataset(Answer):
+    """An uploaded, validated file of problems."""
+
+    id: str
+    filename: str
+    format: Literal["jsonl", "parquet"]
+    num_rows: int
+    num_bytes: int
+    sha256: str
+    has_solutions: bool
+    created_at: datetime
+
+
+class Key(Answer):
+    """A key, without the key."""
+
+    id: str
+    name: str
+    owner: str
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class CreatedKey(Key):
+    """The one answer that holds the key itself."""
+
+    key: str
+
+
+class Model(Answer):
+    """A model that a job may name as student or teacher."""
+
+    id: str
+    is_local: bool
+    revision: str | None
+    context_tokens: int | None
+    vocabulary_tokens: int | None
+    tokenizer_fingerprint: str | None
+    refusal: str | None
+    """Why a job that names it is refused; null where it may be used."""
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(Answer):
+    """Whether requests can be served, and the state of each part."""
+
+    status: str
+    database: str
+    schema_state: str = Field(alias="schema")
+    storage: str
+    broker: str

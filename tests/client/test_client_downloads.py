@@ -1,0 +1,169 @@
+"""Checkpoints over connections that break: whole, byte for byte, and no byte fetched twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from client import AsyncClient, Client
+from client.answers import CheckpointFile
+from client.downloads import PartialFile, wanted_files
+from client.errors import DownloadError, NotFoundError
+from tests.client.breaking_proxy import BreakingProxy
+from tests.client.conftest import RunningService
+from tests.service.conftest import ADMIN_KEY
+from tests.service.records import add_checkpoint
+
+MIB = 2**20
+FILES = {
+    "model/model.safetensors": random.Random(0).randbytes(5 * MIB + 17),
+    "model/config.json": b"{}",
+    "model/empty": b"",
+    "state/state.pt": random.Random(1).randbytes(300_000),
+}
+
+
+@pytest.fixture
+def stored(service: RunningService, job_id: str) -> str:
+    """A job with one checkpoint, at step 7."""
+    add_checkpoint(service.database, service.storage_dir, job_id, 7, FILES)
+    return job_id
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_arrives_whole(trd: Client, stored: str, tmp_path: Path) -> None:
+    counted: list[int] = []
+    manifest = trd.checkpoints.manifest(stored)
+    done = trd.checkpoints.download(manifest, tmp_path / "all", on_bytes=counted.append)
+    assert contents(tmp_path / "all") == FILES
+    assert (done.step, done.num_bytes, sum(counted)) == (7, manifest.num_bytes, manifest.num_bytes)
+    trd.checkpoints.download(manifest, tmp_path / "model", folder="model")
+    assert set(contents(tmp_path / "model")) == {"model.safetensors", "config.json", "empty"}
+    with pytest.raises(DownloadError, match="no folder adapter") as raised:
+        trd.checkpoints.download(manifest, tmp_path, folder="adapter")
+    assert raised.value.hint == "there are: model, state"
+    assert trd.checkpoints.list(stored)[0].step == 7
+
+
+def test_a_broken_connection_goes_on_at_its_last_byte(
+    through_proxy: Client, proxy: BreakingProxy, stored: str, tmp_path: Path
+) -> None:
+    manifest = through_proxy.checkpoints.manifest(stored)
+    before = proxy.num_answer_bytes
+    proxy.cut_all()
+    proxy.cut_after.extend([2 * MIB, MIB, MIB])
+    counted: list[int] = []
+    through_proxy.checkpoints.download(manifest, tmp_path, num_parallel=1, on_bytes=counted.append)
+    assert contents(tmp_path) == FILES
+    assert sum(counted) == manifest.num_bytes
+    assert proxy.num_connections >= 4
+    assert proxy.num_answer_bytes - before < manifest.num_bytes + MIB // 2, "little more than the files themselves"
+
+
+def test_a_download_that_was_given_up_goes_on_later(
+    through_proxy: Client, proxy: BreakingProxy, stored: str, tmp_path: Path
+) -> None:
+    """As after Ctrl-C, or a killed process: what is on the disk is all that the second one knows."""
+    manifest = through_proxy.checkpoints.manifest(stored, 7)
+
+    class Enough(Exception):  # noqa: N818 - not a failure
+        pass
+
+    def stop_halfway(_num_bytes: int) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 9:
+            raise Enough
+
+    num_calls = 0
+    with pytest.raises(Enough):
+        through_proxy.checkpoints.download(manifest, tmp_path, folder="model", num_parallel=1, on_bytes=stop_halfway)
+    (part,) = tmp_path.glob("model.safetensors.*.part")
+    num_there = part.stat().st_size
+    assert 0 < num_there < len(FILES["model/model.safetensors"])
+    assert not (tmp_path / "model.safetensors").exists(), "a name means that the file is whole"
+    before = proxy.num_answer_bytes
+    through_proxy.checkpoints.download(manifest, tmp_path, folder="model")
+    assert (tmp_path / "model.safetensors").read_bytes() == FILES["model/model.safetensors"]
+    assert list(tmp_path.glob("*.part")) == []
+    assert proxy.num_answer_bytes - before < len(FILES["model/model.safetensors"]) - num_there + 10_000
+    before = proxy.num_answer_bytes
+    through_proxy.checkpoints.download(manifest, tmp_path, folder="model")
+    assert proxy.num_answer_bytes == before, "all of it is there"
+
+
+def test_a_damaged_part_is_fetched_anew(trd: Client, stored: str, tmp_path: Path) -> None:
+    manifest = trd.checkpoints.manifest(stored)
+    file = next(file for file in manifest.files if file.name == "state/state.pt")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / f"state.pt.{file.sha256[:12]}.part").write_bytes(b"damaged")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_bytes(b"[]")  # as long as the right one
+    counted: list[int] = []
+    trd.checkpoints.download(manifest, tmp_path, on_bytes=counted.append)
+    assert contents(tmp_path) == FILES
+    assert sum(counted) == manifest.num_bytes
+
+
+def test_bytes_that_are_not_the_manifests_never_get_a_name(
+    trd: Client, service: RunningService, stored: str, tmp_path: Path
+) -> None:
+    (path,) = (path for path in service.storage_dir.rglob("state.pt") if stored in str(path))
+    path.write_bytes(b"x" * 300_000)
+    with pytest.raises(DownloadError, match=r"state/state.pt: its sha256 is not the manifest's"):
+        trd.checkpoints.download(trd.checkpoints.manifest(stored), tmp_path)
+    assert not (tmp_path / "state" / "state.pt").exists()
+
+
+def test_a_checkpoint_that_is_gone_is_told(trd: Client, service: RunningService, stored: str, tmp_path: Path) -> None:
+    manifest = trd.checkpoints.manifest(stored)
+    add_checkpoint(service.database, service.storage_dir, stored, 9, {"model/config.json": b"{}"})
+    trd.jobs.cancel(stored)
+    trd.checkpoints.delete(stored, 7)
+    with pytest.raises(NotFoundError):
+        trd.checkpoints.download(manifest, tmp_path)
+    assert trd.checkpoints.manifest(stored).step == 9
+
+
+def test_a_disk_that_refuses_is_told(trd: Client, stored: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DownloadError, match="cannot be written"):
+        trd.checkpoints.download(trd.checkpoints.manifest(stored), tmp_path / "file" / "target")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "model/../../x", "a\\b", "C:/x", ""])
+def test_no_name_leads_out_of_the_folder(trd: Client, stored: str, tmp_path: Path, name: str) -> None:
+    manifest = trd.checkpoints.manifest(stored)
+    file = CheckpointFile(name=name, num_bytes=1, sha256="0" * 64, url="/x")
+    with pytest.raises(DownloadError, match="outside"):
+        wanted_files(manifest.model_copy(update={"files": [file]}), tmp_path, None, None)
+
+
+def test_parts_of_two_versions_are_not_mixed(tmp_path: Path) -> None:
+    files = [CheckpointFile(name="f", num_bytes=2, sha256=digit * 64, url="/f") for digit in "01"]
+    for file in files:
+        partial = PartialFile(file, tmp_path / "f", None)
+        assert "range" not in partial.headers()
+        (tmp_path / f"f.{file.sha256[:12]}.part").write_bytes(b"x")
+        assert partial.headers()["if-range"] == f'"{file.sha256}"'
+
+
+def test_the_async_client_downloads_too(proxy: BreakingProxy, stored: str, tmp_path: Path) -> None:
+    async def use() -> None:
+        async with AsyncClient(proxy.url, ADMIN_KEY) as trd:
+            manifest = await trd.checkpoints.manifest(stored)
+            proxy.cut_all()
+            proxy.cut_after.extend([2 * MIB, 3 * MIB])
+            done = await trd.checkpoints.download(manifest, tmp_path, num_parallel=2)
+            assert done.num_bytes == manifest.num_bytes
+            with pytest.raises(DownloadError):
+                await trd.checkpoints.download(manifest, tmp_path, folder="absent")
+
+    asyncio.run(use())
+    assert contents(tmp_path) == FILES

@@ -1,0 +1,97 @@
+"""Event streams that are followed through broken connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from client import AsyncClient, Client
+from client.answers import Event, JobProgress, StreamEnd
+from client.errors import ConnectionFailedError, NotFoundError, UnexpectedAnswerError
+from client.events import StreamItem
+from tests.client.breaking_proxy import BreakingProxy
+from tests.client.conftest import RunningService
+from tests.service.conftest import ADMIN_KEY
+from tests.service.records import add_events, finish_job
+
+
+def numbers(items: Iterable[StreamItem]) -> list[int]:
+    return [item.sequence for item in items if isinstance(item, Event)]
+
+
+def test_a_stream_tells_all_and_ends(trd: Client, service: RunningService, job_id: str) -> None:
+    add_events(service.database, job_id, 5)
+    finish_job(service.database, job_id)
+    items = list(trd.events.follow(job_id))
+    assert numbers(items) == list(range(1, 8))
+    assert isinstance(items[-2], JobProgress)
+    assert items[-1] == StreamEnd(status="succeeded")
+    assert numbers(trd.events.follow(job_id, after=4)) == [5, 6, 7]
+    assert list(trd.events.follow(job_id, after=7)) == [StreamEnd(status=None)]
+
+
+def test_a_broken_stream_loses_and_repeats_nothing(
+    through_proxy: Client, proxy: BreakingProxy, service: RunningService, job_id: str
+) -> None:
+    """Cut in the headers, within an event, and from outside while nothing comes."""
+    add_events(service.database, job_id, 60)
+    proxy.cut_after.extend([100, 1500, 6000, None])
+    items: list[StreamItem] = []
+    done = threading.Event()
+
+    def listen() -> None:
+        items.extend(through_proxy.events.follow(job_id))
+        done.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    for _ in range(3):
+        time.sleep(1.0)
+        proxy.cut_all()
+        add_events(service.database, job_id, 5)
+    finish_job(service.database, job_id)
+    assert done.wait(30)
+    assert numbers(items) == list(range(1, 78))
+    assert proxy.num_connections >= 5
+    assert [item for item in items if isinstance(item, StreamEnd)] == [items[-1]]
+
+
+def test_an_async_stream_comes_back_too(proxy: BreakingProxy, service: RunningService, job_id: str) -> None:
+    async def listen() -> list[StreamItem]:
+        async with AsyncClient(proxy.url, ADMIN_KEY) as trd, contextlib.aclosing(trd.events.follow(job_id)) as items:  # type: ignore[type-var]
+            return [item async for item in items]
+
+    add_events(service.database, job_id, 30)
+    finish_job(service.database, job_id)
+    proxy.cut_after.extend([2000, 3000])
+    assert numbers(asyncio.run(listen())) == list(range(1, 33))
+    assert proxy.num_connections == 3
+
+
+def test_no_job_no_stream(trd: Client) -> None:
+    with pytest.raises(NotFoundError):
+        next(trd.events.follow("job_absent"))
+
+
+def test_patience_has_an_end(through_proxy: Client, proxy: BreakingProxy, job_id: str) -> None:
+    stream = through_proxy.events.follow(job_id, patience_seconds=1.0)
+    assert numbers([next(stream)]) == [1]
+    proxy.close()
+    with pytest.raises(ConnectionFailedError):
+        list(stream)
+
+
+def test_what_is_no_stream_is_told_at_once(trd: Client, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.events._Follower.call", lambda self: _models())
+    with pytest.raises(UnexpectedAnswerError, match="no event stream"):
+        next(trd.events.follow(job_id))
+
+
+def _models():  # type: ignore[no-untyped-def]
+    from client.operations import _MODELS
+
+    return _MODELS

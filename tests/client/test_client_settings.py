@@ -1,0 +1,89 @@
+"""Where a client asks, and with which key."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from client import Client, ClientSettings
+from client.errors import AuthenticationError, ConnectionFailedError, SettingsError, UnexpectedAnswerError
+from client.settings import LocalService
+from tests.client.conftest import RunningService
+from tests.servers import free_port
+
+
+def test_defaults_are_the_local_service_without_a_key(tmp_path: Path) -> None:
+    settings = ClientSettings.from_environment({"TRD_DATA_DIR": str(tmp_path)})
+    assert (settings.url, settings.api_key) == ("http://127.0.0.1:8000", None)
+
+
+def test_what_is_given_wins_over_the_environment_and_that_over_the_local_service(tmp_path: Path) -> None:
+    LocalService(url="http://127.0.0.1:8123", api_key="local").save(tmp_path)
+    environment = {"TRD_DATA_DIR": str(tmp_path)}
+    local = ClientSettings.from_environment(environment)
+    assert (local.url, local.api_key) == ("http://127.0.0.1:8123", "local")
+    environment |= {"TRD_URL": "https://elsewhere.example/", "TRD_API_KEY": "theirs"}
+    elsewhere = ClientSettings.from_environment(environment)
+    assert (elsewhere.url, elsewhere.api_key) == ("https://elsewhere.example", "theirs")
+    given = ClientSettings.from_environment(environment, url="http://[::1]:1", api_key="mine")
+    assert (given.url, given.api_key) == ("http://[::1]:1", "mine")
+
+
+def test_the_local_key_goes_nowhere_else(tmp_path: Path) -> None:
+    LocalService(url="http://127.0.0.1:8123", api_key="local").save(tmp_path)
+    environment = {"TRD_DATA_DIR": str(tmp_path), "TRD_URL": "http://127.0.0.1:8124"}
+    assert ClientSettings.from_environment(environment).api_key is None
+    same = ClientSettings.from_environment({**environment, "TRD_URL": "http://127.0.0.1:8123/"})
+    assert same.api_key == "local"
+
+
+def test_the_local_key_is_for_its_user_alone(tmp_path: Path) -> None:
+    path = LocalService(url="http://127.0.0.1:1", api_key="local").save(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("{")
+    assert LocalService.of(tmp_path) is None
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host?x=1"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="TRD_URL") as raised:
+        Client(url)
+    assert raised.value.hint is not None
+
+
+def test_nothing_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    settings = ClientSettings(url=f"http://127.0.0.1:{free_port()}", max_retries=0)
+    with Client(settings=settings) as client, pytest.raises(ConnectionFailedError, match="cannot be reached") as raised:
+        client.health()
+    assert raised.value.was_never_sent
+    assert "trd up" in (raised.value.hint or "")
+
+
+def test_a_missing_and_a_wrong_key_are_told_apart(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRD_DATA_DIR", str(service.data_dir))
+    for key, code in ((None, "missing_api_key"), ("trd_wrong", "invalid_api_key")):
+        with Client(service.url, key) as client:
+            assert client.health().status == "ok"
+            assert client.readiness().status == "ready"
+            with pytest.raises(AuthenticationError) as raised:
+                client.jobs.page()
+        assert (raised.value.status, raised.value.code) == (401, code)
+        assert "TRD_API_KEY" in (raised.value.hint or "")
+        assert raised.value.request_id
+
+
+def test_an_answer_of_another_form_is_told(service: RunningService) -> None:
+    with Client(service.url) as client, pytest.raises(UnexpectedAnswerError, match="status"):
+        client._transport.send(_healthz_of_another_kind())
+
+
+def _healthz_of_another_kind():  # type: ignore[no-untyped-def]
+    from client.answers import Answer
+    from client.call import Call
+
+    class Other(Answer):
+        status: int
+
+    return Call("GET", "/healthz", Other)
