@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from trd_engine.fused_loss_pass import ChunkedPass, Tokens
 from trd_engine.fused_loss_products import Gradients, LogitShape, Projection
-from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
+from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
 from trd_engine.losses import Divergence, check_token_ids
 
 __all__ = ["LinearOptions", "StatisticsRequest", "TokenStatistics", "linear_divergence"]
@@ -118,7 +118,7 @@ def linear_divergence(
         teacher,
         divergence,
         _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
-        epistemic_ids_E=_epistemic_ids(statistics, student),
+        wanted=_wanted(statistics, student),
         chunk_tokens=_chunk_tokens(student, teacher, chunk_tokens),
         block_rows=_block_rows(student),
     )
@@ -214,13 +214,17 @@ def _tokens(
     return Tokens(weights_N.detach().to(device, dtype), ids_N, may_be_masked)
 
 
-def _epistemic_ids(request: StatisticsRequest | None, student: Projection) -> Tensor | None:
+def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedStatistics | None:
     if request is None:
         return None
-    ids, num_shared = list(request.epistemic_token_ids), len(student.head_VH)
+    ids, num_shared, device = list(request.epistemic_token_ids), len(student.head_VH), student.head_VH.device
     if not all(0 <= token_id < num_shared for token_id in ids):
         raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
-    return torch.tensor(ids, dtype=torch.long, device=student.head_VH.device)
+    watched_N, num_tokens = request.watched_ids_N, len(student.hidden_NH)
+    if watched_N is not None and watched_N.shape != (num_tokens,):
+        raise ValueError(f"watched_ids_N must have shape ({num_tokens},), not {tuple(watched_N.shape)}")
+    epistemic_E = torch.tensor(ids, dtype=torch.long, device=device)
+    return WantedStatistics(epistemic_E, request.modes, None if watched_N is None else watched_N.to(device))
 
 
 def _chunk_tokens(student: Projection, teacher: Projection, wanted: int | None) -> int:

@@ -5,7 +5,7 @@ is as many of its rows as the processor's cache holds, so that the arithmetic be
 does not go to memory for its intermediate results.
 
 Shapes: N tokens, C tokens of a chunk, R rows of a block, V the shared vocabulary, K the teacher's top-k
-tokens, E the epistemic tokens.
+tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trd_engine.fused_loss_gradient import Distribution, divergence_and_gradient
 from trd_engine.fused_loss_products import Gradients, Projection, slices
-from trd_engine.fused_loss_statistics import TokenStatistics, block_statistics
+from trd_engine.fused_loss_statistics import TokenStatistics, WantedStatistics, block_statistics
 from trd_engine.losses import Divergence
 
 
@@ -50,8 +50,8 @@ class ChunkedPass:
     teacher: Projection
     divergence: Divergence
     tokens: Tokens
-    epistemic_ids_E: Tensor | None
-    """None: no statistics are wanted."""
+    wanted: WantedStatistics | None
+    """None: no statistics."""
     chunk_tokens: int
     block_rows: int
 
@@ -60,10 +60,11 @@ class ChunkedPass:
         weights_N = self.tokens.weights_N
         per_token_N = torch.empty_like(weights_N)
         statistics = None
-        if self.epistemic_ids_E is not None:
-            statistics = TokenStatistics.empty(len(weights_N), per_token_N, with_sampled=self.tokens.ids_N is not None)
+        if self.wanted is not None:
+            with_sampled = self.tokens.ids_N is not None
+            statistics = TokenStatistics.empty(len(weights_N), per_token_N, self.wanted, with_sampled=with_sampled)
         is_top_k = self.divergence.support == "top_k"
-        needs_student = not is_top_k or self.epistemic_ids_E is not None
+        needs_student = not is_top_k or self.wanted is not None
         student_CV = self.student.room(self.chunk_tokens if needs_student else 0)
         teacher_CV = self.teacher.room(self.chunk_tokens)
         for chunk in slices(0, len(weights_N), self.chunk_tokens):
@@ -94,10 +95,10 @@ class ChunkedPass:
         student_logits_RV = self.student.shape.apply(student_RV.to(self._dtype))
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         student, teacher = self._tempered(student_logits_RV), self._tempered(teacher_logits_RV)
-        if statistics is not None and self.epistemic_ids_E is not None:
+        if statistics is not None and self.wanted is not None:
             is_own = self.divergence.temperature == 1.0
             own = (student, teacher) if is_own else _distributions(student_logits_RV, teacher_logits_RV)
-            statistics.put(rows, block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
+            statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._weigh(divergence_R, rows)
         if gradients.any_wanted:
@@ -115,9 +116,9 @@ class ChunkedPass:
     ) -> Tensor:
         """The block's divergence on the teacher's top-k tokens; only their rows of the head are touched."""
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
-        if statistics is not None and self.epistemic_ids_E is not None:
+        if statistics is not None and self.wanted is not None:
             own = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
-            statistics.put(rows, block_statistics(*own, self.epistemic_ids_E, self.tokens.ids(rows)))
+            statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
         top_k = min(self.divergence.teacher_top_k, teacher_logits_RV.shape[1])
         teacher_logits_RK, ids_RK = teacher_logits_RV.topk(top_k, dim=-1)
         output_RK, head_RKH = self.student.output_at(rows, ids_RK, self._dtype)

@@ -10,6 +10,8 @@ The student's context is always x.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from trd_engine.config import RunConfig
 from trd_engine.prompts import PromptBuilder
 from trd_engine.types import TrainingSequence, Trajectory
@@ -24,14 +26,17 @@ def training_sequence(
     """
     return TrainingSequence(
         student_prompt_ids=trajectory.prompt_token_ids,
-        teacher_prompt_ids=_teacher_prompt(trajectory, config, teacher_prompts),
+        teacher_prompt_ids=teacher_prompt(trajectory, config.loss.teacher_context, config, teacher_prompts),
         completion_ids=trajectory.target.token_ids,
         position=position,
     )
 
 
-def _teacher_prompt(trajectory: Trajectory, config: RunConfig, prompts: PromptBuilder) -> tuple[int, ...]:
-    if config.loss.teacher_context == "refine":
+def teacher_prompt(
+    trajectory: Trajectory, context: Literal["vanilla", "refine"], config: RunConfig, prompts: PromptBuilder
+) -> tuple[int, ...]:
+    """What the teacher sees before the text that it scores; the refine context is of trajectories that were refined."""
+    if context == "refine":
         assert trajectory.refine_prompt_token_ids is not None, "the config allows the refine context in mode trd only"
         return trajectory.refine_prompt_token_ids
     if config.is_privileged:

@@ -23,7 +23,8 @@ from trd_engine.checkpoint import (
 )
 from trd_engine.config import RunConfig
 from trd_engine.determinism import seed_everything
-from trd_engine.diagnose import epistemic_token_ids, round_metrics
+from trd_engine.diagnosis.token_places import epistemic_token_ids
+from trd_engine.diagnosis.verdicts import round_metrics
 from trd_engine.errors import DataChangedError
 from trd_engine.evaluate import evaluate_student
 from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout

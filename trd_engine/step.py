@@ -50,9 +50,14 @@ class ScoredBatch:
 
 
 def score(
-    setup: ScoringSetup, batch: MicroBatch, divergence: Divergence, token_weight: float
+    setup: ScoringSetup,
+    batch: MicroBatch,
+    divergence: Divergence,
+    token_weight: float,
+    *,
+    statistics: StatisticsRequest | None = None,
 ) -> tuple[Tensor, Tensor, TokenStatistics]:
-    """Σ w·D over the micro-batch's tokens, each token's D, and their statistics."""
+    """Σ w·D over the micro-batch's tokens, each token's D, and their statistics (None: those of every step)."""
     with setup.autocast():
         student_hidden_NH = hidden_states(setup.student, batch.student)
         teacher_hidden_NG = setup.teacher.hidden(batch.teacher)
@@ -71,7 +76,7 @@ def score(
             teacher_logit_scale=teacher.scale,
             student_soft_cap=student.softcap,
             teacher_soft_cap=teacher.softcap,
-            statistics=StatisticsRequest(setup.epistemic_token_ids),
+            statistics=statistics or StatisticsRequest(setup.epistemic_token_ids),
         )
 
 

@@ -11,6 +11,7 @@ from trd_engine.losses import Divergence
 
 N, H, V, V_TEACHER = 23, 5, 1500, 1600
 EPISTEMIC = (3, 40, 7)
+WATCHED = torch.arange(N) * 7 % V
 DIVERGENCES = [
     Divergence("forward_kl"),
     Divergence("reverse_kl", temperature=0.7),
@@ -40,6 +41,7 @@ def expected(dtype: torch.dtype, token_ids: Tensor, scale: float = 1.0) -> dict[
     p = (scale * hidden @ head.t()).softmax(-1)
     q = (teacher_hidden @ teacher_head[:V].t()).softmax(-1)
     rows = torch.arange(N)
+    plain = [sorted((row[v] for v in range(V) if v not in EPISTEMIC), reverse=True)[:2] for row in q.tolist()]
     return {
         "student_entropy_N": -(p * p.log()).sum(-1),
         "teacher_entropy_N": -(q * q.log()).sum(-1),
@@ -47,11 +49,14 @@ def expected(dtype: torch.dtype, token_ids: Tensor, scale: float = 1.0) -> dict[
         "teacher_epistemic_mass_N": sum(q[:, token] for token in EPISTEMIC),
         "student_logprob_N": p[rows, token_ids].log(),
         "teacher_logprob_N": q[rows, token_ids].log(),
+        "teacher_path_mass_N": torch.tensor([first for first, _ in plain], dtype=torch.float64),
+        "teacher_second_path_mass_N": torch.tensor([second for _, second in plain], dtype=torch.float64),
+        "teacher_watched_mass_N": q[rows, WATCHED],
     }
 
 
 def statistics_of(divergence: Divergence, dtype: torch.dtype, token_ids: Tensor) -> TokenStatistics:
-    request = StatisticsRequest(EPISTEMIC)
+    request = StatisticsRequest(EPISTEMIC, modes=True, watched_ids_N=WATCHED)
     return linear_divergence(*tensors(dtype), divergence, token_ids_N=token_ids, chunk_tokens=6, statistics=request)[2]
 
 
@@ -89,7 +94,7 @@ def test_scale_counts_as_part_of_the_model(token_ids: Tensor) -> None:
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 def test_asking_changes_neither_loss_nor_gradient(divergence: Divergence, token_ids: Tensor) -> None:
     results = []
-    for request in (None, StatisticsRequest(EPISTEMIC)):
+    for request in (None, StatisticsRequest(EPISTEMIC, modes=True, watched_ids_N=WATCHED)):
         hidden, head, *teacher = tensors()
         hidden.requires_grad_()
         loss, per_token, *_ = linear_divergence(
@@ -103,7 +108,28 @@ def test_without_sampled_tokens_there_are_no_logprobs() -> None:
     *_, statistics = linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest())
     assert statistics.student_logprob_N is None
     assert statistics.teacher_logprob_N is None
+    assert statistics.teacher_path_mass_N is None
+    assert statistics.teacher_watched_mass_N is None
     assert torch.equal(statistics.teacher_epistemic_mass_N, torch.zeros(N, dtype=torch.float64))
+
+
+def test_likely_epistemic_tokens_are_no_path_of_their_own() -> None:
+    """Where the doubt itself is the likeliest of all, the path's masses are those of the next ones."""
+    logits = torch.full((1, 6), -3.0, dtype=torch.float64)
+    logits[0, :4] = torch.tensor([0.1, 0.5, 0.25, 0.15], dtype=torch.float64).log()
+    head, request = torch.eye(6, dtype=torch.float64), StatisticsRequest((1,), modes=True)
+    *_, statistics = linear_divergence(logits, head, logits, head, Divergence(), statistics=request)
+    assert statistics.teacher_path_mass_N is not None
+    assert statistics.teacher_second_path_mass_N is not None
+    q = logits.softmax(-1)[0]
+    torch.testing.assert_close(statistics.teacher_path_mass_N[0], q[2])
+    torch.testing.assert_close(statistics.teacher_second_path_mass_N[0], q[3])
+    torch.testing.assert_close(statistics.teacher_epistemic_mass_N[0], q[1])
+
+
+def test_watched_tokens_are_one_a_position() -> None:
+    with pytest.raises(ValueError, match="watched_ids_N must have shape"):
+        linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest(watched_ids_N=WATCHED[1:]))
 
 
 def test_no_tokens_have_empty_statistics() -> None:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from trd_engine.errors import SpecError
 from trd_engine.tasks.onsets import epistemic_onsets
-from trd_engine.tasks.protocol import PromptTemplates, Task, fill
+from trd_engine.tasks.protocol import PromptTemplates, StepwiseTask, Task, fill
+from trd_engine.tasks.steps import StepCheck, check_by_reference
 
-__all__ = ["PromptTemplates", "Task", "epistemic_onsets", "fill", "load_task"]
+__all__ = [
+    "PromptTemplates",
+    "StepCheck",
+    "StepwiseTask",
+    "Task",
+    "check_by_reference",
+    "epistemic_onsets",
+    "fill",
+    "load_task",
+]
 
 TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trd_engine.tasks.boxed import last_boxed
+from trd_engine.tasks.equalities import check_equalities
 from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
 from trd_engine.tasks.math_normal import as_number, in_latex, normalise
 from trd_engine.tasks.prompts import MATH
 from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.steps import StepCheck
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
@@ -45,6 +47,10 @@ class MathTask:
                 hard[place] = reference, answer
         settled = self._compare_all(sorted(set(hard.values())))
         return [verdict or settled[hard[place]] for place, verdict in enumerate(verdicts)]
+
+    def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
+        """By the arithmetic that the text claims itself; the reference is not looked at."""
+        return check_equalities(completion_text)
 
     def _compare_all(self, hard: list[tuple[str, str]]) -> dict[tuple[str, str], Verdict]:
         requests = [{"reference": in_latex(reference), "answer": in_latex(answer)} for reference, answer in hard]

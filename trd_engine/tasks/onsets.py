@@ -31,3 +31,11 @@ def epistemic_onsets(task: str) -> tuple[str, ...]:
     "Yet" go: they are ordinary words of the options.
     """
     return tuple(word for word in _WORDS if word not in ("No", "Yet")) if task == "choice" else _WORDS
+
+
+_LOWER = {word.lower() for word in _WORDS}
+
+
+def is_onset(text: str) -> bool:
+    """True where `text` is one of the words and nothing else, whatever its case and the marks after it."""
+    return text.strip().rstrip(".,!…").lower() in _LOWER

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from trd_engine.tasks.steps import StepCheck
 from trd_engine.types import Problem, Verdict
 
 _PLACEHOLDER = re.compile(r"\{(problem|solution|attempt)\}")
@@ -47,6 +48,15 @@ class Task(Protocol):
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """One verdict a pair, in order; side by side where that is faster."""
+        ...
+
+
+@runtime_checkable
+class StepwiseTask(Protocol):
+    """A task that can tell where a completion first goes wrong."""
+
+    def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
+        """The completion's steps and the first wrong one; None where this completion lets nothing be told."""
         ...
 
 

@@ -1,11 +1,9 @@
-"""What a round's trajectories say of prefix failure, before anything is trained on them."""
+"""What the verifier and the lengths say of a round: no model is asked."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
 
 from trd_engine.types import Trajectory
 
@@ -32,19 +30,3 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             "refined_truncated_share": sum(c.finish_reason == "length" for c in completions) / count,
         }
     return metrics
-
-
-def epistemic_token_ids(tokenizer: PreTrainedTokenizerBase, onsets: Sequence[str]) -> tuple[int, ...]:
-    """First tokens of the words that open a doubt or a correction, with and without a space before them.
-
-    A word whose first token is only a fragment ("Al" of "Alternatively") is left out: its mass would be
-    that of many other words too.
-    """
-    ids: set[int] = set()
-    unknown = tokenizer.unk_token_id
-    for onset in onsets:
-        for text in (onset, " " + onset):
-            encoded = tokenizer.encode(text, add_special_tokens=False)
-            if len(encoded) == 1 and encoded[0] != unknown:
-                ids.add(encoded[0])
-    return tuple(sorted(ids))

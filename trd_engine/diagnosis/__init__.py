@@ -1,0 +1,1 @@
+"""What a round says of prefix failure, before anything is trained on it."""

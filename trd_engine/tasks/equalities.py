@@ -1,0 +1,178 @@
+r"""The arithmetic that a text claims, ``12 + 3 × 4 = 24``, computed again, exactly.
+
+Only what cannot be misread is checked: both sides are plain numbers with + − × ÷ and brackets, and nothing else
+touches them. ``2x + 3 = 7``, ``x = 5`` and ``3 + 5 = 1 (mod 7)`` say something else, and are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from trd_engine.tasks.steps import StepCheck
+
+_TOKEN = re.compile(
+    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d.])|\d+(?:\.\d+)?|\.\d+)"
+    r"|(?P<operator>[-+*/×÷·−()]|\\times(?![a-zA-Z])|\\cdot(?![a-zA-Z])|\\div(?![a-zA-Z]))"
+    r"|(?P<equals>=)"
+    r"|(?P<space>[ \t]+|\\[()\[\]]|\\,|\$)"
+    r"|(?P<mark>[.,;:!?\n])"
+    r"|(?P<other>.)",
+    re.DOTALL,
+)
+_WRITTEN = {"×": "*", "·": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-"}
+_MODULO = re.compile(r"[\s$(\\]*[pb]?mod", re.IGNORECASE)
+MAX_SIDE_TOKENS = 60
+"""Longer sides are passed over: nobody writes them, and a model's runaway text would cost time."""
+MAX_DIGITS = 30
+
+
+@dataclass(frozen=True)
+class _Piece:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Side:
+    pieces: tuple[_Piece, ...]
+    is_clean: bool
+    """Nothing that is no arithmetic touches it."""
+
+    @property
+    def has_operator(self) -> bool:
+        return any(piece.text in "+-*/" for piece in self.pieces[1:])
+
+    @property
+    def starts_with_operator(self) -> bool:
+        """Perhaps the end of ``x - 3``, or a bullet before the text."""
+        return self.pieces[0].text in "+-*/"
+
+
+def check_equalities(text: str) -> StepCheck | None:
+    """Each checkable equality is a step; None where there is none, so that nothing can be told."""
+    starts: list[int] = []
+    first_wrong = None
+    for left, right in _equalities(text):
+        holds = _holds(left, right)
+        if holds is None:
+            continue
+        if not holds and first_wrong is None:
+            first_wrong = len(starts)
+        starts.append(left.pieces[0].start)
+    return StepCheck(tuple(starts), first_wrong) if starts else None
+
+
+def _equalities(text: str) -> Iterator[tuple[_Side, _Side]]:
+    """Neighbouring sides of every chain ``a = b = c``."""
+    chain: list[_Side] = []
+    pieces: list[_Piece] = []
+    touched = False
+    for piece in _pieces(text):
+        if piece.kind in ("number", "operator"):
+            pieces.append(piece)
+        elif piece.kind == "equals":
+            chain.append(_Side(tuple(pieces), not touched))
+            pieces, touched = [], False
+        else:
+            chain.append(_Side(tuple(pieces), not (touched or _spoils(piece, pieces, text))))
+            yield from _neighbours(chain)
+            chain, pieces = [], []
+            touched = piece.kind == "other" and text[piece.end : piece.end + 1].strip() != ""
+    chain.append(_Side(tuple(pieces), not touched))
+    yield from _neighbours(chain)
+
+
+def _spoils(piece: _Piece, before: list[_Piece], text: str) -> bool:
+    """True where what ends a side changes what the side says: ``= 3x``, ``= 1 (mod 7)``."""
+    is_attached = piece.kind == "other" and bool(before) and before[-1].end == piece.start
+    return is_attached or _MODULO.match(text, piece.start) is not None
+
+
+def _neighbours(chain: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
+    if chain[0].pieces and not chain[0].starts_with_operator:
+        yield from pairwise(chain)
+    else:
+        yield from pairwise(chain[1:])
+
+
+def _pieces(text: str) -> Iterator[_Piece]:
+    for match in _TOKEN.finditer(text):
+        kind = str(match.lastgroup)
+        if kind != "space":
+            yield _Piece(kind, _WRITTEN.get(match.group(), match.group()), match.start(), match.end())
+
+
+def _holds(left: _Side, right: _Side) -> bool | None:
+    """None where it is no equality of plain arithmetic."""
+    sides = (left, right)
+    if not all(s.is_clean and 0 < len(s.pieces) <= MAX_SIDE_TOKENS for s in sides):
+        return None
+    if not any(s.has_operator for s in sides):
+        return None
+    first, second = (_Reader(s.pieces).value() for s in sides)
+    if first is None or second is None:
+        return None
+    return first == second or abs(first - second) <= _rounding(sides, (first, second))
+
+
+def _rounding(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> Fraction:
+    """One unit in the last decimal written, where a side's exact value does not fit in so many decimals."""
+    texts = [piece.text for side in sides for piece in side.pieces]
+    unit = 10 ** max(len(text.partition(".")[2]) for text in texts)
+    return Fraction(1, unit) if any((value * unit).denominator > 1 for value in values) else Fraction(0)
+
+
+class _Reader:
+    """Reads one side by the rules of precedence; a side that breaks them has no value."""
+
+    def __init__(self, pieces: tuple[_Piece, ...]) -> None:
+        self._texts = [piece.text for piece in pieces]
+        self._place = 0
+
+    def value(self) -> Fraction | None:
+        """The exact value; None where the side is no expression, or divides by zero."""
+        try:
+            value = self._sum()
+        except (ValueError, ZeroDivisionError):
+            return None
+        return value if self._place == len(self._texts) else None
+
+    def _sum(self) -> Fraction:
+        value = self._product()
+        while (sign := self._take("+", "-")) is not None:
+            value = value + self._product() if sign == "+" else value - self._product()
+        return value
+
+    def _product(self) -> Fraction:
+        value = self._factor()
+        while (sign := self._take("*", "/")) is not None:
+            value = value * self._factor() if sign == "*" else value / self._factor()
+        return value
+
+    def _factor(self) -> Fraction:
+        if self._take("-") is not None:
+            return -self._factor()
+        if self._take("(") is not None:
+            value = self._sum()
+            if self._take(")") is None:
+                raise ValueError("a bracket is not closed")
+            return value
+        text = self._texts[self._place] if self._place < len(self._texts) else ""
+        self._place += 1
+        digits = text.replace(",", "")
+        if len(digits) > MAX_DIGITS:
+            raise ValueError("too many digits")
+        return Fraction(digits)
+
+    def _take(self, *wanted: str) -> str | None:
+        text = self._texts[self._place] if self._place < len(self._texts) else ""
+        if text not in wanted:
+            return None
+        self._place += 1
+        return text
