@@ -13,11 +13,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
-from pydantic import Tag as PydanticTag
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from contract.dataset_ref import DatasetRef
 from contract.messages import queue_name
+from contract.strict_model import StrictModel, contradiction
+from contract.teacher_spec import ModelName, TeacherRef, TeacherUpdateSpec
 
 
 class Mode(StrEnum):
@@ -59,85 +60,7 @@ PRESET_LOSSES: dict[Preset, dict[str, Any]] = {
 """What each preset sets in `LossSpec`; a field that the user gives beside the preset wins."""
 
 
-class _Strict(BaseModel):
-    """Unknown keys are refused; values are checked again when assigned; NaN and infinity never pass."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, str_strip_whitespace=True
-    )
-
-
-class ServedTeacher(_Strict):
-    """A teacher behind an OpenAI-compatible server that the operator configured."""
-
-    endpoint: Annotated[str, Field(min_length=1, max_length=100)]
-    """Name of the endpoint in the operator's settings, never a URL."""
-
-
-class HubDataset(_Strict):
-    """A dataset on a Hugging Face hub, by the operator's allow-list."""
-
-    hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
-    """Its id, ``owner/name``."""
-    split: Annotated[str, Field(min_length=1, max_length=100)] = "train"
-    """Which split to read."""
-    revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    """Commit or tag to pin; None takes the newest at the time the job starts."""
-
-
-class PathDataset(_Strict):
-    """A file or folder on the server, inside a root that the operator allows."""
-
-    path: Annotated[str, Field(min_length=1, max_length=1000)]
-    """JSONL or Parquet file, or a dataset folder."""
-
-
-class GeneratedDataset(_Strict):
-    """Problems made by a `reasoning-gym` generator."""
-
-    generator: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^\w+$")]
-    """Its name in `reasoning-gym`."""
-    size: Annotated[int, Field(ge=1, le=1_000_000)]
-    """How many problems to make."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the generator."""
-
-
-DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-z]{1,64}$")]
-
-
-def _dataset_kind(value: object) -> str:
-    """Which member of `DatasetRef` a value means, so that its errors speak of that member alone."""
-    for kind in ("hub", "generator", "path"):
-        if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
-            return f"as_{kind}"
-    return "as_path" if isinstance(value, dict) else "as_id"
-
-
-DatasetRef = Annotated[
-    Annotated[DatasetId, PydanticTag("as_id")]
-    | Annotated[HubDataset, PydanticTag("as_hub")]
-    | Annotated[PathDataset, PydanticTag("as_path")]
-    | Annotated[GeneratedDataset, PydanticTag("as_generator")],
-    Discriminator(_dataset_kind),
-]
-"""An uploaded dataset's id, or where else the rows come from."""
-
-
-def _teacher_kind(value: object) -> str:
-    return "as_endpoint" if isinstance(value, dict | ServedTeacher) else "as_model"
-
-
-ModelName = Annotated[str, Field(min_length=1, max_length=500)]
-
-TeacherRef = Annotated[
-    Annotated[ModelName, PydanticTag("as_model")] | Annotated[ServedTeacher, PydanticTag("as_endpoint")],
-    Discriminator(_teacher_kind),
-]
-"""A model as the student is named, or a served one."""
-
-
-class LossSpec(_Strict):
+class LossSpec(StrictModel):
     """The token loss D(teacher, student) and the context the teacher scores in."""
 
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
@@ -158,14 +81,14 @@ class LossSpec(_Strict):
     @model_validator(mode="after")
     def _supports_fit(self) -> Self:
         if self.divergence == "jsd" and self.support != "full":
-            raise _contradiction(
+            raise contradiction(
                 "loss.support",
                 self.support,
                 "JSD is defined on the full vocabulary only",
                 'set loss.support to "full", or loss.divergence to "forward_kl" or "reverse_kl"',
             )
         if self.support == "sampled" and self.token_clip > 0:
-            raise _contradiction(
+            raise contradiction(
                 "loss.token_clip",
                 self.token_clip,
                 "a Monte-Carlo estimate on the sampled token has no token clip",
@@ -174,7 +97,7 @@ class LossSpec(_Strict):
         return self
 
 
-class SamplingSpec(_Strict):
+class SamplingSpec(StrictModel):
     """How the student's rollouts, and the evaluation's samples, are drawn."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
@@ -193,7 +116,7 @@ class SamplingSpec(_Strict):
     """Passed to the chat template as ``enable_thinking``; None leaves it to the template."""
 
 
-class RefineSpec(_Strict):
+class RefineSpec(StrictModel):
     """The refinement; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
 
     max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -209,7 +132,7 @@ class RefineSpec(_Strict):
 Template = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
-class PromptsSpec(_Strict):
+class PromptsSpec(StrictModel):
     """Templates of the user message; None takes the model folder's own, else the task's built-in ones."""
 
     solve: Template | None = None
@@ -227,7 +150,7 @@ class PromptsSpec(_Strict):
             template = getattr(self, name)
             missing = [p for p in needed if template is not None and p not in template]
             if missing:
-                raise _contradiction(
+                raise contradiction(
                     f"prompts.{name}",
                     template if len(template) <= 60 else template[:57] + "...",
                     f"the template lacks {' and '.join(missing)}",
@@ -244,7 +167,7 @@ _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 
-class LoraSpec(_Strict):
+class LoraSpec(StrictModel):
     """Low-rank adapters on the linear layers."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -257,7 +180,7 @@ class LoraSpec(_Strict):
     """Names of the linear layers; auto is q, k, v, o, gate, up and down."""
 
 
-class OptimSpec(_Strict):
+class OptimSpec(StrictModel):
     """AdamW with warm-up and cosine decay."""
 
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 5e-6
@@ -285,7 +208,7 @@ class OptimSpec(_Strict):
     """Recompute activations in the backward pass: less memory, about a third more time. None: on a GPU."""
 
 
-class EvaluationSpec(_Strict):
+class EvaluationSpec(StrictModel):
     """The student's scores on problems that training never sees."""
 
     dataset: DatasetRef | None = None
@@ -298,7 +221,7 @@ class EvaluationSpec(_Strict):
     """Evaluate every so many steps too; None: before training and at its end."""
 
 
-class CheckpointsSpec(_Strict):
+class CheckpointsSpec(StrictModel):
     """What is kept of the run."""
 
     every_steps: Annotated[int, Field(ge=1)] = 100
@@ -312,7 +235,7 @@ class CheckpointsSpec(_Strict):
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class JobSpec(_Strict):
+class JobSpec(StrictModel):
     """One distillation job."""
 
     mode: Mode
@@ -334,6 +257,10 @@ class JobSpec(_Strict):
     prompts: PromptsSpec = PromptsSpec()
     lora: LoraSpec | None = LoraSpec()
     """None is full fine-tuning."""
+    teacher_update: TeacherUpdateSpec = TeacherUpdateSpec()
+    teacher_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of a teacher's own copy of weights: another model's, or with full fine-tuning the student's. auto is
+    that of the training passes, and fp32 for an average."""
     optim: OptimSpec = OptimSpec()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the training passes; auto is bf16 on a GPU and fp32 on a CPU."""
@@ -353,22 +280,22 @@ class JobSpec(_Strict):
     """Seed of everything random in the run."""
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """For people; need not be unique."""
-    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    tags: Annotated[list[Tag], Field(max_length=32)] = []  # noqa: RUF012 - pydantic copies it
     """To filter by."""
-    metadata: Annotated[dict[str, str], Field(max_length=32)] = {}
+    metadata: Annotated[dict[str, str], Field(max_length=32)] = {}  # noqa: RUF012 - pydantic copies it
     """Kept and shown, never read."""
 
     @model_validator(mode="after")
     def _mode_fits_teacher(self) -> Self:
         if self.mode is Mode.OPD and self.teacher is None:
-            raise _contradiction(
+            raise contradiction(
                 "teacher",
                 None,
                 "mode opd distils from another model",
                 "name a teacher, or use mode opsd (the student teaches itself with the reference solution)",
             )
         if self.mode is Mode.OPSD and self.teacher is not None:
-            raise _contradiction(
+            raise contradiction(
                 "teacher",
                 self.teacher,
                 "in mode opsd the teacher is the student's own step-0 weights",
@@ -379,21 +306,21 @@ class JobSpec(_Strict):
     @model_validator(mode="after")
     def _preset_fits_mode(self) -> Self:
         if self.preset is Preset.TRD and self.mode is not Mode.TRD:
-            raise _contradiction(
+            raise contradiction(
                 "preset",
                 "trd",
                 f"it trains on the refined trajectory, and mode {self.mode} has none",
                 'set mode to "trd", or choose another preset',
             )
         if self.preset not in (None, Preset.TRD) and self.mode is Mode.TRD:
-            raise _contradiction(
+            raise contradiction(
                 "preset",
                 str(self.preset),
                 "it trains on the raw rollout, and mode trd on the refined trajectory",
                 'set mode to "opd" or "opsd", or leave preset out and set loss',
             )
         if self.loss.teacher_context == "refine" and self.mode is not Mode.TRD:
-            raise _contradiction(
+            raise contradiction(
                 "loss.teacher_context",
                 "refine",
                 f"in mode {self.mode} the teacher would see the very rollout that it scores",
@@ -404,11 +331,34 @@ class JobSpec(_Strict):
     @model_validator(mode="after")
     def _keep_fits_mode(self) -> Self:
         if self.refine.keep != "all" and self.mode is not Mode.TRD:
-            raise _contradiction(
+            raise contradiction(
                 "refine.keep",
                 self.refine.keep,
                 f"mode {self.mode} refines nothing",
                 'set mode to "trd", or leave it out',
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_can_be_kept_so(self) -> Self:
+        kind, precision = self.teacher_update.kind, self.teacher_precision
+        if kind != "frozen" and self.teacher is not None:
+            raise contradiction(
+                "teacher_update.kind",
+                kind,
+                "only a student that teaches itself has a teacher that moves",
+                "leave teacher out, or set it to frozen",
+            )
+        if precision == "bf16" and kind == "ema":
+            raise contradiction(
+                "teacher_precision", precision, "it is too coarse for the small moves of an average", "use fp32 or auto"
+            )
+        if precision != "auto" and self.teacher is None and self.lora is not None:
+            raise contradiction(
+                "teacher_precision",
+                precision,
+                "with LoRA a student that teaches itself does it with its own base, and there is no copy",
+                "leave it out, or set lora to null",
             )
         return self
 
@@ -462,13 +412,3 @@ class JobSpec(_Strict):
             }
         )
         return JobSpec.model_validate(filled.model_dump())
-
-
-def _contradiction(param: str, value: object, reason: str, remedy: str) -> PydanticCustomError:
-    """A cross-field error; `contract.spec_problems` reads the parameter's name from its context."""
-    shown = "null" if value is None else str(value)
-    return PydanticCustomError(
-        "contradiction",
-        "{param} = {value}: {reason}; {remedy}",
-        {"param": param, "value": shown, "reason": reason, "remedy": remedy},
-    )

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from trd_engine.errors import CheckpointCorruptError
-from trd_engine.lora import merged_state_dict
+from trd_engine.lora import STUDENT_ADAPTER, merged_state_dict
 from trd_engine.manifest import MANIFEST_FILE, write_manifest
 from trd_engine.models import TrainedModel, causal_lm_of
 from trd_engine.prompts import MODEL_PROMPTS_FILE
@@ -72,7 +72,7 @@ def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, me
         model.save_pretrained(folder / MODEL_FOLDER)
         _write_extras(folder / MODEL_FOLDER, extras)
         return ["full"]
-    model.save_pretrained(str(folder / ADAPTER_FOLDER))
+    model.save_pretrained(str(folder / ADAPTER_FOLDER), selected_adapters=[STUDENT_ADAPTER])
     _write_extras(folder / ADAPTER_FOLDER, extras)
     if not merged:
         return ["adapter"]
@@ -81,10 +81,14 @@ def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, me
     return ["adapter", "merged"]
 
 
-def write_sampler_weights(folder: Path, model: TrainedModel) -> None:
-    """Just the weights, for a generator to load: the adapter, or the whole model."""
+def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
+    """Just the weights, for a generator to load: one adapter, or the whole model. Returns where they are."""
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(str(folder))
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+        return folder
+    model.save_pretrained(str(folder), selected_adapters=[adapter])
+    return folder if adapter == STUDENT_ADAPTER else folder / adapter  # as PEFT lays them out
 
 
 def restore_adapter(folder: Path, model: PeftModel) -> None:

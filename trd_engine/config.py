@@ -97,6 +97,18 @@ class LoraConfig(_Strict):
     target_modules: Literal["auto"] | list[str] = "auto"
 
 
+class TeacherUpdateConfig(_Strict):
+    """How the weights of a student that teaches itself move, once it is trained."""
+
+    kind: Literal["frozen", "ema", "periodic"] = "frozen"
+    """frozen: step 0's for good; ema: a moving average of the student's; periodic: the student's, taken over
+    every `every_steps` steps."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of kind ema, each step: teacher = decay · teacher + (1 − decay) · student."""
+    every_steps: PositiveInt = 100
+    """Of kind periodic."""
+
+
 class OptimConfig(_Strict):
     """AdamW, warm-up, cosine."""
 
@@ -145,6 +157,9 @@ class RunConfig(_Strict):
     refine: RefineConfig = RefineConfig()
     prompts: PromptsConfig = PromptsConfig()
     lora: LoraConfig | None = LoraConfig()
+    teacher_update: TeacherUpdateConfig = TeacherUpdateConfig()
+    teacher_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of a teacher's own copy of weights; auto is that of the training passes, and fp32 for an average."""
     optim: OptimConfig = OptimConfig()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     rounds: PositiveInt = 1
@@ -169,6 +184,20 @@ class RunConfig(_Strict):
             raise ValueError("loss.teacher_context refine needs mode trd: the teacher would see the text it scores")
         if self.refine.keep != "all" and self.mode != "trd":
             raise ValueError(f"refine.keep {self.refine.keep} needs mode trd: nothing is refined in mode {self.mode}")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_can_be_kept_so(self) -> Self:
+        kind = self.teacher_update.kind
+        if kind != "frozen" and self.teacher is not None:
+            raise ValueError(f"teacher_update.kind {kind} is for a student that teaches itself; leave teacher out")
+        if self.teacher_precision == "bf16" and kind == "ema":
+            raise ValueError("teacher_precision bf16 is too coarse for the small moves of an average; use fp32")
+        if self.teacher_precision != "auto" and self.teacher is None and self.lora is not None:
+            raise ValueError(
+                f"teacher_precision {self.teacher_precision}: with LoRA the teacher is the student's own base, "
+                "and has no copy; leave it out"
+            )
         return self
 
     @property

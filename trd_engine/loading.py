@@ -17,7 +17,7 @@ from trd_engine.errors import DataError, NoTrainingDataError
 from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.lora import add_adapter
+from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models import (
     TrainedModel,
     choose_compute_dtype,
@@ -33,6 +33,7 @@ from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
 from trd_engine.tasks import Task
 from trd_engine.teacher import Teacher
+from trd_engine.teacher_update import TeacherUpdate
 from trd_engine.types import Problem, SamplingSettings
 
 
@@ -46,6 +47,8 @@ class LoadedModels:
     teacher_tokenizer: PreTrainedTokenizerBase
     device: torch.device
     compute_dtype: torch.dtype
+    teacher_update: TeacherUpdate | None = None
+    """None: the teacher's weights never move."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
     teacher = _load_teacher(config, student, compute_dtype, device)
-    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype)
+    update = TeacherUpdate.of(config.teacher_update, teacher.model, student)
+    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update)
 
 
 def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
@@ -96,9 +100,16 @@ def _prepare_backward(student: TrainedModel, config: RunConfig, device: torch.de
 
 
 def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device) -> Teacher:
+    moves = config.teacher_update.kind != "frozen"
     if config.teacher is None and isinstance(student, PeftModel):
-        return Teacher(student, shares_student=True)
-    # Full fine-tuning moves every weight: teaching itself then needs a frozen copy of step 0.
+        if moves:
+            add_teacher_adapter(student)
+        return Teacher(student, shares_student=True, adapter=TEACHER_ADAPTER if moves else None)
+    if config.teacher_precision != "auto":
+        dtype = choose_compute_dtype(config.teacher_precision, device)
+    elif config.teacher_update.kind == "ema":
+        dtype = torch.float32  # an average moves by less than bf16 can tell
+    # Full fine-tuning moves every weight: teaching itself then needs a copy.
     model = load_model(config.teacher or config.student, dtype=dtype, device=device)
     return Teacher(model.requires_grad_(False))
 
@@ -228,7 +239,13 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
         return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling)
     student, teacher = _vllm_generators(config, models)
     folder = Path(config.student)
-    switch = ServedWeights(student, models.student, step0_folder=folder, sync_folder=out_dir / "sampler-weights")
+    switch = ServedWeights(
+        student,
+        models.student,
+        step0_folder=folder,
+        sync_folder=out_dir / "sampler-weights",
+        teacher=models.teacher.model,
+    )
     return Samplers(student, teacher, switch, student_sampling, refine_sampling)
 
 
@@ -239,7 +256,7 @@ def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
         models.teacher.model,
         models.teacher_tokenizer,
         autocast_dtype=autocast,
-        adapter_enabled=not models.teacher.shares_student,
+        adapter=models.teacher.adapter,
     )
     return student, teacher
 

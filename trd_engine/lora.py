@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -15,6 +16,11 @@ from transformers import PreTrainedModel
 from trd_engine.config import LoraConfig
 from trd_engine.errors import SpecError
 from trd_engine.models import causal_lm_of
+
+STUDENT_ADAPTER = "default"
+"""PEFT's own name for a model's first adapter: saved folders are then plain ones."""
+TEACHER_ADAPTER = "teacher"
+"""A second adapter on the same base: the teacher's, where it is not frozen at step 0."""
 
 AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers the paper adapts, by the names that most model families give them."""
@@ -48,12 +54,45 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
         )
 
 
+@torch.no_grad()
+def add_teacher_adapter(model: PeftModel) -> None:
+    """Give the model a second adapter, a copy of the student's as it is now, that is never trained."""
+    with torch.random.fork_rng(devices=[]):
+        model.add_adapter(TEACHER_ADAPTER, replace(model.peft_config[STUDENT_ADAPTER]))
+    model.set_adapter(STUDENT_ADAPTER)  # which also says that the other one takes no gradient
+    for teacher, student in adapter_pairs(model).values():
+        teacher.copy_(student)
+
+
+def adapter_pairs(model: PeftModel) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """By the teacher's name: its adapter's parameters, each with the student's."""
+    parameters = dict(model.named_parameters())
+    return {
+        name: (parameter, parameters[name.replace(f".{TEACHER_ADAPTER}.", f".{STUDENT_ADAPTER}.")])
+        for name, parameter in parameters.items()
+        if ".lora_" in name and f".{TEACHER_ADAPTER}." in name
+    }
+
+
 @contextmanager
-def adapter_off(model: nn.Module) -> Iterator[None]:
-    """Within it, the model answers with its step-0 weights: OPSD's frozen teacher without a second copy."""
+def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
+    """Within it, the model answers with that adapter; None: with its step-0 weights.
+
+    So a student teaches itself without a second copy.
+    """
     assert isinstance(model, PeftModel)
-    with model.disable_adapter():
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+    elif adapter == model.active_adapter:
         yield
+    else:
+        before = model.active_adapter
+        model.set_adapter(adapter, inference_mode=True)
+        try:
+            yield
+        finally:
+            model.set_adapter(before)
 
 
 @torch.no_grad()
@@ -73,6 +112,6 @@ def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
             merged[key] = value.detach()
             continue
         layer, _, leaf = key.partition(".base_layer.")
-        delta = adapted[layer].get_delta_weight("default") if leaf == "weight" else None  # type: ignore[attr-defined]
+        delta = adapted[layer].get_delta_weight(STUDENT_ADAPTER) if leaf == "weight" else None  # type: ignore[attr-defined]
         merged[f"{layer}.{leaf}"] = value.detach() if delta is None else (value + delta).to(value.dtype)
     return merged

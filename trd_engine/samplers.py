@@ -4,8 +4,8 @@ Three arrangements, chosen by the spec and hidden behind `Samplers`:
 
 - transformers: each role borrows the module that trains or scores. Nothing is copied, nothing is synced.
 - vLLM, with another model as the teacher: an engine for each.
-- vLLM, teaching itself: one engine for both roles. Its weights are switched between the step-0 weights and
-  the current ones, by the adapter with LoRA and by loading with full fine-tuning.
+- vLLM, teaching itself: one engine for both roles. Its weights are switched between the teacher's and the
+  student's, by the adapter with LoRA and by loading with full fine-tuning.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from peft import PeftModel
 
 from trd_engine.checkpoint import write_sampler_weights
 from trd_engine.generation.protocol import Generator, ProgressCallback
+from trd_engine.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.models import TrainedModel
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
@@ -31,11 +32,15 @@ class WeightSwitch(Protocol):
         ...
 
     def to_teacher(self) -> None:
-        """The frozen step-0 weights."""
+        """The newest teacher, where the student teaches itself: for a frozen one the step-0 weights."""
         ...
 
     def student_changed(self) -> None:
         """An optimizer step was taken: what is served as the student is stale from now on."""
+        ...
+
+    def teacher_changed(self) -> None:
+        """The teacher's weights moved: what is served as the teacher is stale from now on."""
         ...
 
 
@@ -51,51 +56,77 @@ class BorrowedWeights:
     def student_changed(self) -> None:
         """Nothing to do."""
 
+    def teacher_changed(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass
+class _Role:
+    """Whose weights an engine may serve, and how new they are."""
+
+    model: TrainedModel
+    adapter: str
+    folder: Path
+    """Where they are written for the engine to load."""
+    version: int = 0
+    """0: still those of step 0, which the engine has from the start."""
+    written: tuple[int, Path] | None = None
+    """The version that was written last, and where it is."""
+
+    def write(self) -> Path:
+        if self.written is None or self.written[0] != self.version:
+            self.written = self.version, write_sampler_weights(self.folder, self.model, self.adapter)
+        return self.written[1]
+
 
 class ServedWeights:
     """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too.
 
-    The student's weights are written and loaded when the next sample is asked for, not after every step.
+    A role's weights are written and loaded when its next sample is asked for, not after every step.
     """
 
-    def __init__(self, generator: Generator, model: TrainedModel, *, step0_folder: Path, sync_folder: Path) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        model: TrainedModel,
+        *,
+        step0_folder: Path,
+        sync_folder: Path,
+        teacher: TrainedModel | None = None,
+    ) -> None:
+        """`model` is the student, `teacher` the module that a student which teaches itself does it with."""
         self._generator = generator
-        self._model = model
         self._step0_folder = step0_folder
-        self._sync_folder = sync_folder
-        self._is_written = False
-        self._student_is_step0 = True
-        self._serves: Literal["step0", "student", "stale student"] = "step0"
+        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student")
+        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher")
+        self._served: tuple[_Role | None, int] = (None, 0)
 
     def to_student(self) -> None:
         """Serve the student as it is now."""
-        if self._student_is_step0 or self._serves == "student":
-            return
-        if not self._is_written:
-            write_sampler_weights(self._sync_folder, self._model)
-            self._is_written = True
-        self._load(self._sync_folder)
-        self._serves = "student"
+        self._serve(self._student)
 
     def to_teacher(self) -> None:
-        """Serve the step-0 weights."""
-        if self._serves == "step0":
-            return
-        self._load(None)
-        self._serves = "step0"
+        """Serve the teacher as it is now."""
+        self._serve(self._teacher)
 
     def student_changed(self) -> None:
         """See `WeightSwitch.student_changed`."""
-        self._student_is_step0 = False
-        self._is_written = False
-        if self._serves == "student":
-            self._serves = "stale student"
+        self._student.version += 1
 
-    def _load(self, folder: Path | None) -> None:
-        if isinstance(self._model, PeftModel):
+    def teacher_changed(self) -> None:
+        """See `WeightSwitch.teacher_changed`."""
+        self._teacher.version += 1
+
+    def _serve(self, role: _Role) -> None:
+        wanted = (role, role.version) if role.version else (None, 0)
+        if self._served[0] is wanted[0] and self._served[1] == wanted[1]:
+            return
+        folder = role.write() if role.version else None
+        if isinstance(role.model, PeftModel):
             self._generator.use_adapter(folder)
         else:
             self._generator.load_weights(folder or self._step0_folder)
+        self._served = wanted
 
 
 @dataclass
@@ -125,7 +156,7 @@ class Samplers:
     def sample_teacher(
         self, requests: Sequence[GenerationRequest], *, on_progress: ProgressCallback | None = None
     ) -> list[Completion]:
-        """One completion of the frozen teacher a request, with the refinement's budget."""
+        """One completion of the teacher a request, with the refinement's budget."""
         if self.teacher is self.student:
             self.weights.to_teacher()
         return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
@@ -133,6 +164,10 @@ class Samplers:
     def student_changed(self) -> None:
         """The student has new weights: the next rollout is to come from them."""
         self.weights.student_changed()
+
+    def teacher_changed(self) -> None:
+        """The teacher's weights moved: the next refinement is to come from them."""
+        self.weights.teacher_changed()
 
     def close(self) -> None:
         """Free the generators' memory."""

@@ -167,6 +167,8 @@ class Session:
         self.samplers.student_changed()
         state.step += 1
         state.round_step += 1
+        if self.models.teacher_update is not None and self.models.teacher_update.after_step(state.step):
+            self.samplers.teacher_changed()
         self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})
 
     def end_round(self) -> None:
@@ -208,6 +210,8 @@ class Session:
         temporary = begin_checkpoint(self.out_dir, state.step)
         formats = write_weights(temporary, self.models.student, self._extras(), merged=merged)
         write_state(temporary / STATE_FOLDER, state, self.models.student, self.optimizer)
+        if self.models.teacher_update is not None:
+            self.models.teacher_update.write(temporary / STATE_FOLDER)
         if self.trajectories is not None:
             write_trajectories(temporary / STATE_FOLDER / TRAJECTORIES_FILE, self.trajectories, self.prompts)
         if self.heldout:
@@ -366,6 +370,9 @@ def _restore(session: Session, checkpoint: Path) -> None:
         session.heldout = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
     if state.step > 0:
         session.samplers.student_changed()
+    if session.models.teacher_update is not None:
+        session.models.teacher_update.restore(folder)
+        session.samplers.teacher_changed()
     # The same folder of the same run would be written again otherwise.
     if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
         session._saved_at = state.step

@@ -1,4 +1,4 @@
-"""The frozen scorer: another model, or the student's own step-0 weights.
+"""The scorer: another model, or the student's own weights, of step 0 or of a little while ago.
 
 A teacher gives hidden states and a head; the loss turns them into log-probabilities a chunk at a time,
 so that no [tokens × vocabulary] is ever held.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trd_engine.batching import ScoredTokens
-from trd_engine.lora import adapter_off
+from trd_engine.lora import answering_with
 from trd_engine.models import OutputHead, TrainedModel, backbone_of, head_of
 
 
@@ -24,13 +24,14 @@ def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
 
 
 class Teacher:
-    """Scores completions with weights that never change, and without gradient."""
+    """Scores completions without gradient. Its weights are its own affair: `teacher_update` may move them."""
 
-    def __init__(self, model: TrainedModel, *, shares_student: bool = False) -> None:
-        """`model` is a model of its own or, with `shares_student`, the student's PEFT model, whose adapter
-        is switched off while it teaches."""
+    def __init__(self, model: TrainedModel, *, shares_student: bool = False, adapter: str | None = None) -> None:
+        """`model` is a model of its own or, with `shares_student`, the student's PEFT model, which teaches with
+        `adapter` or, where that is None, with none."""
         self._model = model
         self._shares_student = shares_student
+        self._adapter = adapter
 
     @property
     def model(self) -> TrainedModel:
@@ -39,8 +40,13 @@ class Teacher:
 
     @property
     def shares_student(self) -> bool:
-        """True where the module is the student's own, adapter off."""
+        """True where the module is the student's own, with the teacher's adapter or with none."""
         return self._shares_student
+
+    @property
+    def adapter(self) -> str | None:
+        """Its adapter in the student's module, where it shares that."""
+        return self._adapter
 
     def head(self) -> OutputHead:
         """Its output head."""
@@ -58,4 +64,4 @@ class Teacher:
             self._model.train(was_training)
 
     def _weights(self) -> AbstractContextManager[None]:
-        return adapter_off(self._model) if self._shares_student else nullcontext()
+        return answering_with(self._model, self._adapter) if self._shares_student else nullcontext()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from contract.job_spec import GeneratedDataset, HubDataset, JobSpec, PathDataset, ServedTeacher
+from contract.dataset_ref import GeneratedDataset, HubDataset, PathDataset
+from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.teacher_spec import ServedTeacher
 from worker.failures import JobFailedError
 
 _SAME_IN_BOTH = (
@@ -17,6 +19,8 @@ _SAME_IN_BOTH = (
     "refine",
     "prompts",
     "lora",
+    "teacher_update",
+    "teacher_precision",
     "optim",
     "precision",
     "rounds",

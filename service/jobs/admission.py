@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.database import Database
-from contract.job_spec import DatasetRef, GeneratedDataset, HubDataset, JobSpec, PathDataset, ServedTeacher
+from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathDataset
+from contract.job_spec import JobSpec
 from contract.model_catalog import vocabulary_difference
 from contract.tables import Dataset
+from contract.teacher_spec import ServedTeacher
 from service.datasets import repository as datasets
 from service.datasets.service import first_row_without_solution
 from service.errors import InvalidRequestError

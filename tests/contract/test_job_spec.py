@@ -102,6 +102,13 @@ def test_the_preset_goes_by_the_mode() -> None:
             ["0.1", "Monte-Carlo"],
         ),
         ({"mode": "opd", "refine": {"keep": "fail_to_pass"}}, "refine.keep", ["refines nothing", 'mode to "trd"']),
+        ({"teacher_update": {"kind": "ema"}}, "teacher_update.kind", ["= ema", "teaches itself", "leave teacher out"]),
+        (
+            {"teacher": None, "lora": None, "teacher_update": {"kind": "ema"}, "teacher_precision": "bf16"},
+            "teacher_precision",
+            ["too coarse", "use fp32"],
+        ),
+        ({"teacher": None, "teacher_precision": "bf16"}, "teacher_precision", ["there is no copy", "lora to null"]),
         ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["lacks {attempt}", "write {attempt}"]),
         ({"optim": {"learning_rate": 0}}, "optim.learning_rate", ["= 0", "greater than 0"]),
         ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),

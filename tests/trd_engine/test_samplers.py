@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from tests.trd_engine.tiny_runs import MODELS
+from trd_engine.config import LoraConfig
 from trd_engine.errors import SamplerDriftError
 from trd_engine.generation.transformers import TransformersGenerator
 from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.lora import (
+    STUDENT_ADAPTER,
+    TEACHER_ADAPTER,
+    adapter_pairs,
+    add_adapter,
+    add_teacher_adapter,
+)
 from trd_engine.losses import Divergence
 from trd_engine.models import load_model, load_tokenizer
 from trd_engine.prompts import PromptBuilder
@@ -67,6 +75,33 @@ def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
     assert samplers.sample_student(requests) != before
     assert samplers.sample_teacher(requests) == before
     assert samplers.sample_student(requests) != before
+
+
+def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[int, ...]], tmp_path: Path) -> None:
+    """Two adapters on one base: each role's greedy texts are those of the live module with its adapter."""
+    model = add_adapter(load_model(str(STUDENT), dtype=torch.float32, device=CPU), LoraConfig(rank=4, alpha=8), seed=0)
+    add_teacher_adapter(model)
+    engine = VllmGenerator(STUDENT, dtype=torch.float32, max_model_len=256, lora_rank=4)
+    switch = ServedWeights(engine, model, step0_folder=STUDENT, sync_folder=tmp_path, teacher=model)
+    greedy = replace(SAMPLING, temperature=0.0)
+    samplers = Samplers(engine, engine, switch, greedy, greedy)
+    requests = [GenerationRequest(p, i) for i, p in enumerate(prompts)]
+    step0 = samplers.sample_teacher(requests)
+    assert samplers.sample_student(requests) == step0
+    with torch.no_grad():
+        for number, (teacher, student) in enumerate(adapter_pairs(model).values()):
+            noise = torch.Generator().manual_seed(number)
+            teacher.add_(torch.randn(teacher.shape, generator=noise), alpha=0.05)
+            student.add_(torch.randn(student.shape, generator=noise), alpha=0.05)
+    samplers.student_changed()
+    samplers.teacher_changed()
+    texts = {}
+    for role, adapter in ((samplers.sample_student, STUDENT_ADAPTER), (samplers.sample_teacher, TEACHER_ADAPTER)):
+        live = TransformersGenerator(model, load_tokenizer(str(STUDENT)), adapter=adapter)
+        texts[adapter] = [c.text for c in role(requests)]
+        assert texts[adapter] == [c.text for c in live.generate(requests, greedy)]
+    assert texts[STUDENT_ADAPTER] != texts[TEACHER_ADAPTER]
+    engine.close()
 
 
 def test_a_borrowed_sampler_is_the_trainer_itself(prompts: list[tuple[int, ...]]) -> None:

@@ -62,6 +62,8 @@ def test_every_setting_of_the_user_arrives() -> None:
         },
         "prompts": {"solve": "Solve {problem}"},
         "lora": None,
+        "teacher_update": {"kind": "periodic", "every_steps": 3},
+        "teacher_precision": "bf16",
         "optim": {"learning_rate": 1e-3, "batch_size": 4, "max_steps": 7, "micro_batch_tokens": 512},
         "precision": "bf16",
         "rounds": 2,

@@ -24,6 +24,7 @@ from trd_engine.generation.completions import ProgressMeter, check_requests, mak
 from trd_engine.generation.decoding_window import DecodingWindow
 from trd_engine.generation.protocol import ProgressCallback
 from trd_engine.generation.token_sampling import draw_uniforms, sample_tokens
+from trd_engine.lora import STUDENT_ADAPTER, answering_with
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 
@@ -40,7 +41,7 @@ class TransformersGenerator:
     """Samples from a model that it borrows, with the weights that the model has at that moment.
 
     `load_weights` therefore has nothing to load. `use_adapter` matters for a `PeftModel` only: any folder means
-    the live adapter, which is the trained one, and None the bare model. The model is put in evaluation mode while
+    the live adapter, and None the bare model. The model is put in evaluation mode while
     it samples (which switches gradient checkpointing off too), and every module back in the mode it was in.
     """
 
@@ -49,21 +50,22 @@ class TransformersGenerator:
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        adapter_enabled: bool = True,
+        adapter: str | None = STUDENT_ADAPTER,
         autocast_dtype: torch.dtype | None = None,
         max_batch_tokens: int = 32_768,
         max_step_tokens: int = 1_024,
     ) -> None:
         """Borrow `model`; `tokenizer` makes the text of a completion.
 
-        `adapter_enabled`: False samples from a `PeftModel` as if it had no adapter.
+        `adapter`: which of a `PeftModel`'s adapters answers; None samples as if it had none.
         `autocast_dtype`: the trainer's, so that both compute alike; None: the weights' own.
         `max_batch_tokens`: rows × (longest prompt + max_new_tokens) of a batch; bounds the key-value cache.
         `max_step_tokens`: prompt tokens read in one forward pass; bounds the time between two progress reports.
         """
         self._model = model
         self._tokenizer = tokenizer
-        self._adapter_enabled = adapter_enabled
+        self._live_adapter = adapter
+        self._adapter = adapter
         self._autocast_dtype = autocast_dtype
         self._max_batch_tokens = max_batch_tokens
         self._max_step_tokens = max_step_tokens
@@ -81,7 +83,7 @@ class TransformersGenerator:
         check_requests(requests, sampling, max_model_len=max_model_len)
         rows = [_Row(request) for request in requests]
         meter = ProgressMeter(on_progress, len(rows))
-        with torch.no_grad(), _evaluation_mode(self._model), self._adapter(), self._autocast():
+        with torch.no_grad(), _evaluation_mode(self._model), self._answering(), self._autocast():
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
                 self._sample_batch(batch, sampling, with_logprobs, meter)
         meter.report()
@@ -94,7 +96,7 @@ class TransformersGenerator:
 
     def use_adapter(self, folder: Path | None) -> None:
         """None: the bare model; any folder: the live adapter, which has its weights already."""
-        self._adapter_enabled = folder is not None
+        self._adapter = None if folder is None else self._live_adapter
 
     def load_weights(self, folder: Path) -> None:
         """Nothing to do: the weights are the trainer's own."""
@@ -125,10 +127,8 @@ class TransformersGenerator:
                 batch = [batch[slot] for slot in kept]
                 uniforms_BN = uniforms_BN[kept]
 
-    def _adapter(self) -> AbstractContextManager[Any]:
-        if isinstance(self._model, PeftModel) and not self._adapter_enabled:
-            return self._model.disable_adapter()
-        return nullcontext()
+    def _answering(self) -> AbstractContextManager[Any]:
+        return answering_with(self._model, self._adapter) if isinstance(self._model, PeftModel) else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._autocast_dtype is None:

@@ -171,9 +171,7 @@ def test_adapter_on_and_off(
     assert ids(adapted) != bare
     expected = forward_logprobs(adapted_model, requests[0].prompt_token_ids, adapted[0].token_ids)
     assert adapted[0].logprobs == pytest.approx(expected, abs=1e-4)
-    assert (
-        ids(TransformersGenerator(adapted_model, tokenizer, adapter_enabled=False).generate(requests, SAMPLED)) == bare
-    )
+    assert ids(TransformersGenerator(adapted_model, tokenizer, adapter=None).generate(requests, SAMPLED)) == bare
     generator.use_adapter(None)
     assert ids(generator.generate(requests, SAMPLED)) == bare
     generator.use_adapter(adapter_folder)
@@ -185,7 +183,7 @@ def test_the_adapter_is_still_trained_after_sampling_without_it(
 ) -> None:
     model = PeftModel.from_pretrained(load_model(model_folder), adapter_folder, is_trainable=True)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    TransformersGenerator(model, tokenizer, adapter_enabled=False).generate(make_requests(2), SAMPLED)
+    TransformersGenerator(model, tokenizer, adapter=None).generate(make_requests(2), SAMPLED)
     assert trained
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
 

@@ -1,0 +1,60 @@
+"""Where a job's problems come from: an upload, a hub, a path on the server or a generator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Discriminator, Field
+from pydantic import Tag as PydanticTag
+
+from contract.strict_model import StrictModel
+
+
+class HubDataset(StrictModel):
+    """A dataset on a Hugging Face hub, by the operator's allow-list."""
+
+    hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Its id, ``owner/name``."""
+    split: Annotated[str, Field(min_length=1, max_length=100)] = "train"
+    """Which split to read."""
+    revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Commit or tag to pin; None takes the newest at the time the job starts."""
+
+
+class PathDataset(StrictModel):
+    """A file or folder on the server, inside a root that the operator allows."""
+
+    path: Annotated[str, Field(min_length=1, max_length=1000)]
+    """JSONL or Parquet file, or a dataset folder."""
+
+
+class GeneratedDataset(StrictModel):
+    """Problems made by a `reasoning-gym` generator."""
+
+    generator: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^\w+$")]
+    """Its name in `reasoning-gym`."""
+    size: Annotated[int, Field(ge=1, le=1_000_000)]
+    """How many problems to make."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the generator."""
+
+
+DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-z]{1,64}$")]
+
+
+def _dataset_kind(value: object) -> str:
+    """Which member of `DatasetRef` a value means, so that its errors speak of that member alone."""
+    for kind in ("hub", "generator", "path"):
+        if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
+            return f"as_{kind}"
+    return "as_path" if isinstance(value, dict) else "as_id"
+
+
+DatasetRef = Annotated[
+    Annotated[DatasetId, PydanticTag("as_id")]
+    | Annotated[HubDataset, PydanticTag("as_hub")]
+    | Annotated[PathDataset, PydanticTag("as_path")]
+    | Annotated[GeneratedDataset, PydanticTag("as_generator")],
+    Discriminator(_dataset_kind),
+]
+"""An uploaded dataset's id, or where else the rows come from."""
