@@ -21,9 +21,11 @@ from service.keys import endpoints as keys
 from service.keys.schemas import NewKey
 from service.metrics import endpoints as metrics
 from service.models import endpoints as models
+from service.openai_compat import endpoints as openai_compat
+from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.trajectories import endpoints as trajectories
 
-_BODIES: list[type[BaseModel]] = [JobSpec, jobs.Overrides, NewKey]
+_BODIES: list[type[BaseModel]] = [JobSpec, jobs.Overrides, NewKey, FineTuningRequest]
 """Read by the routes themselves, so that FastAPI does not know them."""
 
 
@@ -46,7 +48,7 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-_PARTS = (jobs, events, metrics, trajectories, evaluations, checkpoints, datasets, models, keys, health)
+_PARTS = (jobs, events, metrics, trajectories, evaluations, checkpoints, datasets, models, keys, openai_compat, health)
 
 
 def add_routes(app: FastAPI) -> None:

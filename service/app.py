@@ -22,7 +22,7 @@ from service.auth import KeyGate, KeyScope
 from service.context import ServiceContext
 from service.db import migrate
 from service.enqueue import Doorbell
-from service.errors import InvalidRequestError, error_response
+from service.errors import error_response, invalid_parameters
 from service.events.feed import EventFeed
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
@@ -148,14 +148,7 @@ def _refuse(_request: Request, error: Exception) -> JSONResponse:
 
 def _refuse_parameters(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), "registered for nothing else"
-    problems = []
-    for details in error.errors():
-        param = ".".join(str(part) for part in details["loc"][1:])  # after query, path or header
-        reason = details["msg"][:1].lower() + details["msg"][1:]
-        shown = "" if details["type"] == "missing" else f" = {str(details['input'])[:80]}"
-        problems.append({"param": param, "message": f"{param}{shown}: {reason}"})
-    first = problems[0]
-    return error_response(InvalidRequestError(first["message"], param=first["param"], errors=problems))
+    return error_response(invalid_parameters(error))
 
 
 app = create_app(Settings.from_environment())

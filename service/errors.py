@@ -2,6 +2,7 @@
 
 ApiError                        status, stable code, message, the parameter at fault
 ├── InvalidRequestError         422  a value that cannot be accepted
+│   └── BadRequestError         400  the same, under /v1
 ├── AuthenticationError         401  no key, or not one of ours
 ├── PermissionDeniedError       403  a key without the scope
 ├── NotFoundError               404  nothing there, or another owner's
@@ -20,8 +21,9 @@ where a request has several faults.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -58,6 +60,17 @@ class InvalidRequestError(ApiError):
     status = 422
     type = "invalid_request_error"
     default_code = "invalid_value"
+
+
+class BadRequestError(InvalidRequestError):
+    """A value that cannot be accepted, as the `openai` client's users know it."""
+
+    status = 400
+
+    @classmethod
+    def like(cls, error: InvalidRequestError) -> Self:
+        """The same refusal."""
+        return cls(error.message, code=error.code, param=error.param, headers=error.headers, errors=error.errors)
 
 
 class AuthenticationError(ApiError):
@@ -147,6 +160,18 @@ class UnavailableError(ApiError):
     status = 503
     type = "server_error"
     default_code = "unavailable"
+
+
+def invalid_parameters(error: RequestValidationError) -> InvalidRequestError:
+    """The refusal of what the framework found wrong with a path, a query or a header."""
+    problems = []
+    for details in error.errors():
+        param = ".".join(str(part) for part in details["loc"][1:])  # after query, path or header
+        reason = details["msg"][:1].lower() + details["msg"][1:]
+        shown = "" if details["type"] == "missing" else f" = {str(details['input'])[:80]}"
+        problems.append({"param": param, "message": f"{param}{shown}: {reason}"})
+    first = problems[0]
+    return InvalidRequestError(first["message"], param=first["param"], errors=problems)
 
 
 _FRAMEWORK_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}

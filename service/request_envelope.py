@@ -24,7 +24,7 @@ MULTIPART_OVERHEAD_BYTES = 100_000
 """Of boundaries and fields around a file."""
 
 _REQUEST_ID = re.compile(r"^[\w.-]{1,128}$", re.ASCII)
-_UPLOADS = frozenset({("POST", "/datasets")})
+_UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/v1/files")})
 
 
 class RequestEnvelope:

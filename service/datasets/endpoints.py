@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -13,11 +13,15 @@ from contract.tables import Dataset
 from service.auth import Reader, Submitter
 from service.context import Context, ServiceContext
 from service.datasets import repository
-from service.datasets.multipart import receive_form
+from service.datasets.multipart import Form, receive_form
 from service.datasets.schemas import DatasetView, DeletedDataset, dataset_view
 from service.datasets.service import Upload, delete, get_dataset
 from service.errors import ApiError, MediaTypeError, QuotaError
+from service.jobs.endpoints import RetryCount
+from service.jobs.service import RETRY_WINDOW
 from service.pages import Limit, Page, cut
+
+DEFAULT_FILENAME = "rows.jsonl"
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -49,47 +53,58 @@ async def upload_dataset(
     context: Context,
     caller: Submitter,
     request: Request,
-    filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = "rows.jsonl",
+    filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = DEFAULT_FILENAME,
+    retry_count: RetryCount = 0,
 ) -> DatasetView:
     """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
     names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
-    row = await receive_dataset(context, caller.owner, request, filename)
+    row = await receive_dataset(context, caller.owner, request, filename, is_client_retry=retry_count > 0)
     return dataset_view(row)
 
 
-async def receive_dataset(context: ServiceContext, owner: str, request: Request, filename: str) -> Dataset:
-    """The stored and recorded dataset in the request's body, a form's file or the body itself."""
+async def receive_dataset(
+    context: ServiceContext,
+    owner: str,
+    request: Request,
+    filename: str = DEFAULT_FILENAME,
+    *,
+    check_form: Callable[[Form], None] | None = None,
+    is_client_retry: bool = False,
+) -> Dataset:
+    """The stored and recorded dataset in the request's body, a form's file or the body itself.
+
+    With `check_form`, which refuses what must not stand beside the file, the body must be a form. Where the
+    client says that it sent the same request before, what that one stored is the answer.
+    """
     body = request.stream()
     try:
         with context.storage.staged() as staged:
             upload = Upload(staged, context.settings.upload)
-            filename = await _read_body(request, body, upload, filename)
-            row = await upload.finish(owner, filename)
+            form = await _read_body(request, body, upload, needs_form=check_form is not None)
+            if check_form is not None:
+                check_form(form)
+            row = await upload.finish(owner, form.filename or filename)
     except ApiError:
         await _drain(body)
         raise
-    await run_in_threadpool(_record, context, row)
-    return row
+    return await run_in_threadpool(_record, context, row, is_client_retry)
 
 
-async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, filename: str) -> str:
-    """Feed the upload, and return the file's name."""
+async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, *, needs_form: bool) -> Form:
+    """Feed the upload; a raw body is a form without a name and without fields."""
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise MediaTypeError("content-encoding: send the rows as they are, not compressed")
     if media_type == "multipart/form-data":
-        form = await receive_form(content_type, body, upload.write)
-        return form.filename or filename
-    if media_type not in RAW_TYPES:
-        raise MediaTypeError(
-            f"content-type = {media_type or 'none'}: send a multipart/form-data file, or the rows as application/jsonl "
-            "or application/vnd.apache.parquet"
-        )
+        return await receive_form(content_type, body, upload.write)
+    if needs_form or media_type not in RAW_TYPES:
+        raw = "" if needs_form else ", or the rows as application/jsonl or application/vnd.apache.parquet"
+        raise MediaTypeError(f"content-type = {media_type or 'none'}: send a multipart/form-data file{raw}")
     async for content in body:
         await upload.write(content)
-    return filename
+    return Form()
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:
@@ -99,16 +114,20 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _record(context: ServiceContext, row: Dataset) -> None:
+def _record(context: ServiceContext, row: Dataset, is_client_retry: bool) -> Dataset:
     max_bytes, max_rows = context.settings.max_stored_bytes, context.settings.max_stored_rows
     with context.database.write() as session:
+        earlier = repository.newest_like(session, row, row.created_at - RETRY_WINDOW) if is_client_retry else None
         num_bytes, num_rows = repository.num_stored(session, row.owner)
         has_room = num_bytes + row.num_bytes <= max_bytes and num_rows + row.num_rows <= max_rows
-        if has_room:
+        if earlier is None and has_room:
             session.add(row)
-    if not has_room:
-        context.storage.remove(row.storage_key)
-        raise QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")
+    if earlier is None and has_room:
+        return row
+    context.storage.remove(row.storage_key)
+    if earlier is not None:
+        return earlier
+    raise QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")
 
 
 @router.get("", summary="List datasets, newest first")

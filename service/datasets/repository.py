@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
+from contract.ids import DATASET_PREFIX, first_id
 from contract.tables import Dataset
 
 # Built once: building a statement takes longer than running it.
@@ -21,12 +23,27 @@ def find(session: Session, owner: str, dataset_id: str, *, for_update: bool = Fa
     return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"dataset_id": dataset_id, "owner": owner})
 
 
-def page(session: Session, owner: str, after: str | None, limit: int) -> Sequence[Dataset]:
-    """Datasets of the owner, newest first, one more than `limit`."""
+def page(
+    session: Session, owner: str, after: str | None, limit: int, *, oldest_first: bool = False
+) -> Sequence[Dataset]:
+    """Datasets of the owner, newest first unless asked for otherwise, one more than `limit`."""
     query = select(Dataset).where(Dataset.owner == owner, Dataset.deleted_at.is_(None))
     if after is not None:
-        query = query.where(Dataset.id < after)
-    return session.scalars(query.order_by(Dataset.id.desc()).limit(limit + 1)).all()
+        query = query.where(Dataset.id > after if oldest_first else Dataset.id < after)
+    order = Dataset.id.asc() if oldest_first else Dataset.id.desc()
+    return session.scalars(query.order_by(order).limit(limit + 1)).all()
+
+
+def newest_like(session: Session, upload: Dataset, since: datetime) -> Dataset | None:
+    """The owner's newest dataset since then with the name and the content of `upload`."""
+    recent = select(Dataset).where(
+        Dataset.owner == upload.owner,
+        Dataset.id >= first_id(DATASET_PREFIX, since),
+        Dataset.filename == upload.filename,
+        Dataset.sha256 == upload.sha256,
+        Dataset.deleted_at.is_(None),
+    )
+    return session.scalar(recent.order_by(Dataset.id.desc()).limit(1))
 
 
 def num_stored(session: Session, owner: str) -> tuple[int, int]:

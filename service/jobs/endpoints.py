@@ -11,13 +11,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
+from contract.tables import Job
 from service.auth import Reader, Submitter
 from service.bodies import Body, document_sha256, json_body, openapi_body, validated
 from service.context import Context, ServiceContext
 from service.jobs import repository
 from service.jobs.admission import Admissions
 from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
-from service.jobs.service import Creation, Creator, act, delete, get_job, overridden, queue_position
+from service.jobs.service import Created, Creation, Creator, act, delete, get_job, overridden, queue_position
 from service.pages import Limit, Page, cut
 from service.storage import Storage
 
@@ -97,14 +98,20 @@ def clone_job(
     return _create(context, response, creation, spec, requested)
 
 
-def _create(
-    context: ServiceContext, response: Response, creation: Creation, spec: JobSpec, requested: dict[str, Any]
-) -> JobView:
+def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
+    """Make the job, or find the one that an earlier request made, and tell the workers of a new one."""
     creator = Creator(context.database, _admissions(context), context.settings.max_queued_jobs)
     created = creator.create(creation, spec, requested)
     if created.is_new:
         context.doorbell.ring(created.job.id, created.job.queue)
-    else:
+    return created
+
+
+def _create(
+    context: ServiceContext, response: Response, creation: Creation, spec: JobSpec, requested: dict[str, Any]
+) -> JobView:
+    created = submit(context, creation, spec, requested)
+    if not created.is_new:
         response.status_code = 200
         response.headers[REPLAYED] = "true"
     return job_view(created.job, created.queue_position)
@@ -166,12 +173,17 @@ def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
 
 
 def _act(context: ServiceContext, owner: str, job_id: str, action: Action) -> JobView:
+    return job_view(*lead(context, owner, job_id, action))
+
+
+def lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> tuple[Job, int | None]:
+    """Do what the user asks of a job, and tell the workers where it waits again; (job, queue position)."""
     with context.database.write() as session:
         job = act(session, owner, job_id, action)
         position = queue_position(session, job)
     if job.status == JobStatus.QUEUED:
         context.doorbell.ring(job.id, job.queue)
-    return job_view(job, position)
+    return job, position
 
 
 @router.delete("/{job_id}", summary="Delete a job that is over")

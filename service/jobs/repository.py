@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -34,6 +34,9 @@ class JobFilter:
     tag: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Pairs that the job's own metadata hold, all of them. No index helps here. Keys without quotes and
+    backslashes: SQLite writes them into a path."""
 
 
 _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
@@ -95,6 +98,8 @@ def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
     if wanted.created_before is not None:
         query = query.where(Job.id < first_id(JOB_PREFIX, wanted.created_before + timedelta(milliseconds=1)))
         query = query.where(Job.created_at < wanted.created_before)
+    for key, value in wanted.metadata.items():
+        query = query.where(Job.spec["metadata"][key].as_string() == value)
     return query
 
 

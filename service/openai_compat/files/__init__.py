@@ -1,0 +1,1 @@
+"""Datasets, which the `openai` client knows as files with the purpose ``fine-tune``."""

@@ -1,0 +1,121 @@
+"""``/v1/files``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from contract.tables import Dataset
+from service.auth import Reader, Submitter
+from service.context import Context, ServiceContext
+from service.datasets import repository
+from service.datasets.endpoints import receive_dataset
+from service.datasets.multipart import Form
+from service.datasets.service import delete, get_dataset
+from service.errors import InvalidRequestError, NotFoundError
+from service.jobs.endpoints import RetryCount
+from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
+from service.openai_compat.routes import OpenAIRoute
+from service.pages import Page, cut
+from service.storage import StoredFileMissingError
+
+router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
+
+MAX_FILES = 10_000
+"""In one page: what the `openai` client's users get from OpenAI, and by default."""
+
+_FORM = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": [PURPOSE]}},
+}
+_UPLOAD: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}},
+}
+_MEDIA_TYPES = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _MEDIA_TYPES.values()}}
+}
+
+
+@router.post("", openapi_extra=_UPLOAD, summary="Upload a file of problems")
+async def create_file(context: Context, caller: Submitter, request: Request, retry_count: RetryCount = 0) -> FileObject:
+    """Purpose ``fine-tune`` alone; the rows are those of ``POST /datasets``, and so are the errors, which name
+    row and field."""
+    row = await receive_dataset(context, caller.owner, request, check_form=_check_form, is_client_retry=retry_count > 0)
+    return file_object(row)
+
+
+def _check_form(form: Form) -> None:
+    purpose = form.fields.pop("purpose", None)
+    if purpose is None:
+        raise InvalidRequestError(f"purpose: this field is required; send {PURPOSE}", param="purpose")
+    if purpose != PURPOSE:
+        raise InvalidRequestError(
+            f"purpose = {purpose[:80]}: files here are trained or evaluated on; send {PURPOSE}", param="purpose"
+        )
+    for name in form.fields:
+        param = name.partition("[")[0][:80]
+        remedy = "files here stay until they are deleted" if param == "expires_after" else "send file and purpose"
+        raise InvalidRequestError(f"{param}: unknown field; {remedy}", param=param)
+
+
+@router.get("", summary="List files")
+def list_files(
+    context: Context,
+    caller: Reader,
+    *,
+    after: Annotated[str | None, Query(max_length=40, description="Id of the last file seen.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Most files in the page.")] = MAX_FILES,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of upload.")] = "desc",
+    purpose: Annotated[str | None, Query(max_length=80)] = None,
+) -> Page[FileObject]:
+    """The caller's own."""
+    if purpose not in (None, PURPOSE):
+        return Page(data=[], has_more=False)
+    with context.database.read() as session:
+        rows = repository.page(session, caller.owner, after, limit, oldest_first=order == "asc")
+    rows, has_more = cut(rows, limit)
+    return Page(data=[file_object(row) for row in rows], has_more=has_more)
+
+
+@router.get("/{dataset_id}", summary="One file")
+def show_file(context: Context, caller: Reader, dataset_id: str) -> FileObject:
+    """Its name, size and state."""
+    with context.database.read() as session:
+        return file_object(get_dataset(session, caller.owner, dataset_id))
+
+
+@router.delete("/{dataset_id}", summary="Delete a file that no job needs")
+def delete_file(context: Context, caller: Submitter, background: BackgroundTasks, dataset_id: str) -> FileDeleted:
+    """Jobs that are over keep their results."""
+    with context.database.write() as session:
+        key = delete(session, caller.owner, dataset_id)
+    background.add_task(context.storage.remove, key)
+    return FileDeleted(id=dataset_id)
+
+
+@router.get("/{dataset_id}/content", response_class=Response, responses=_CONTENT, summary="Download a file")
+def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Response:
+    """Byte for byte as it was uploaded."""
+    with context.database.read() as session:
+        row = get_dataset(session, caller.owner, dataset_id)
+    headers = {
+        "content-length": str(row.num_bytes),
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename)}",
+        "x-checksum-sha256": row.sha256,
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(_content(context, row), headers=headers, media_type=_MEDIA_TYPES[row.format])
+
+
+def _content(context: ServiceContext, row: Dataset) -> Iterator[bytes]:
+    try:
+        context.storage.open(row.storage_key).close()  # once the answer has begun, it can only be cut off
+    except StoredFileMissingError as error:
+        raise NotFoundError(f"{row.id} is no longer in the storage", code="file_not_found") from error
+    return context.storage.read(row.storage_key, 0, row.num_bytes)

@@ -1,0 +1,1 @@
+"""Jobs, which the `openai` client knows as fine-tuning jobs."""

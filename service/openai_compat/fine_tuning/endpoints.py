@@ -1,0 +1,160 @@
+"""``/v1/fine_tuning/jobs``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy.orm import Session
+
+from contract.job_spec import JobSpec
+from contract.job_state import Action
+from contract.tables import Job
+from service.auth import Reader, Submitter
+from service.bodies import Body, json_body, openapi_body, validated
+from service.context import Context, ServiceContext
+from service.errors import InvalidRequestError
+from service.jobs import repository as jobs
+from service.jobs.endpoints import IdempotencyKey, RetryCount, lead, submit
+from service.jobs.service import Created, Creation, get_job, queue_position
+from service.openai_compat.fine_tuning import repository
+from service.openai_compat.fine_tuning.request import FineTuningRequest
+from service.openai_compat.fine_tuning.schemas import (
+    FineTuningCheckpoint,
+    FineTuningEvent,
+    FineTuningJob,
+    event_id,
+    fine_tuning_checkpoint,
+    fine_tuning_event,
+    fine_tuning_job,
+)
+from service.openai_compat.fine_tuning.translation import native_spec
+from service.openai_compat.routes import OpenAIRoute
+from service.pages import Limit, Page, cut
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
+
+After = Annotated[str | None, Query(max_length=60, description="Id of the last object seen.")]
+
+
+@router.post("", openapi_extra=openapi_body(FineTuningRequest), summary="Submit a job")
+def create_fine_tuning_job(
+    context: Context,
+    caller: Submitter,
+    *,
+    body: Annotated[Body[FineTuningRequest], Depends(json_body(FineTuningRequest))],
+    idempotency_key: IdempotencyKey = None,
+    retry_count: RetryCount = 0,
+) -> FineTuningJob:
+    """``method`` is ``{"type": "trd", "trd": {…}}``, or ``opd``, or ``opsd``; its object takes the fields of
+    ``POST /jobs``. The same request again gives the job that it made."""
+    creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
+    created = _submit(context, creation, body.value)
+    return fine_tuning_job(created.job, created.queue_position, 0)
+
+
+def _submit(context: ServiceContext, creation: Creation, request: FineTuningRequest) -> Created:
+    native = native_spec(request)
+    try:
+        spec = validated(JobSpec, native.document)
+        return submit(context, creation, spec, native.document)
+    except InvalidRequestError as error:
+        raise native.in_clients_words(error) from error
+
+
+@router.get("", summary="List jobs, newest first")
+def list_fine_tuning_jobs(
+    context: Context, caller: Reader, request: Request, after: After = None, limit: Limit = 20
+) -> Page[FineTuningJob]:
+    """All of the caller's, made here or by ``POST /jobs``. ``metadata[key]=value`` filters, several together."""
+    wanted = jobs.JobFilter(metadata=_metadata_filter(request))
+    with context.database.read() as session:
+        rows, has_more = cut(jobs.page(session, caller.owner, wanted, after, limit), limit)
+        return Page(data=_job_objects(session, rows), has_more=has_more)
+
+
+def _metadata_filter(request: Request) -> dict[str, str]:
+    wanted = {}
+    for name, value in request.query_params.multi_items():
+        if not name.startswith("metadata"):
+            continue
+        match = re.fullmatch(r'metadata\[([^"\\\]]{1,200})\]', name)
+        if match is None:
+            raise InvalidRequestError(
+                f"{name[:80]}: filter by metadata[key]=value; a key holds no quotes, backslashes and brackets",
+                param="metadata",
+            )
+        wanted[match[1]] = value
+    return wanted
+
+
+def _job_objects(session: Session, rows: Sequence[Job]) -> list[FineTuningJob]:
+    num_tokens = repository.num_trained_tokens(session, [job.id for job in rows])
+    return [fine_tuning_job(job, queue_position(session, job), num_tokens.get(job.id, 0)) for job in rows]
+
+
+@router.get("/{job_id}", summary="One job")
+def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineTuningJob:
+    """Where it stands."""
+    with context.database.read() as session:
+        (view,) = _job_objects(session, [get_job(session, caller.owner, job_id)])
+    return view
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job")
+def cancel_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
+    """A running job stops at its next step boundary. Repeating is harmless."""
+    return _lead(context, caller.owner, job_id, Action.CANCEL)
+
+
+@router.post("/{job_id}/pause", summary="Pause a job")
+def pause_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
+    """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
+    return _lead(context, caller.owner, job_id, Action.PAUSE)
+
+
+@router.post("/{job_id}/resume", summary="Resume a job")
+def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
+    """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
+    return _lead(context, caller.owner, job_id, Action.RESUME)
+
+
+def _lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> FineTuningJob:
+    lead(context, owner, job_id, action)
+    with context.database.read() as session:
+        (view,) = _job_objects(session, [get_job(session, owner, job_id)])
+    return view
+
+
+@router.get("/{job_id}/events", summary="What happened to a job, newest first")
+def list_fine_tuning_events(
+    context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
+) -> Page[FineTuningEvent]:
+    """``after`` an event come the older ones."""
+    before = _event_number(job_id, after) if after is not None else None
+    with context.database.read() as session:
+        get_job(session, caller.owner, job_id)
+        rows, has_more = cut(repository.events_before(session, job_id, before, limit), limit)
+    return Page(data=[fine_tuning_event(row) for row in rows], has_more=has_more)
+
+
+def _event_number(job_id: str, after: str) -> int:
+    number = after.rpartition(":")[2]
+    if not re.fullmatch(r"[0-9]{1,9}", number) or after != event_id(job_id, int(number)):
+        raise InvalidRequestError(f"after = {after}: must be the id of an event of {job_id[:60]}", param="after")
+    return int(number)
+
+
+@router.get("/{job_id}/checkpoints", summary="A job's checkpoints, newest first")
+def list_fine_tuning_checkpoints(
+    context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 10
+) -> Page[FineTuningCheckpoint]:
+    """Complete ones only: each was verified against its manifest."""
+    with context.database.read() as session:
+        job = get_job(session, caller.owner, job_id)
+        rows, has_more = cut(repository.checkpoints_before(session, job_id, after, limit), limit)
+        losses = repository.losses_at(session, job_id, [row.step for row in rows])
+    views = [fine_tuning_checkpoint(job, row, losses[row.step]) for row in rows]
+    return Page(data=views, has_more=has_more)

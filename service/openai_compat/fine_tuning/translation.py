@@ -1,0 +1,111 @@
+"""From the `openai` client's words to a job spec's, and refusals back again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from contract.job_spec import JobSpec, OptimSpec
+from service.errors import InvalidRequestError
+from service.openai_compat.fine_tuning.request import FineTuningRequest, Hyperparameters
+
+DEFAULT_LEARNING_RATE = OptimSpec().learning_rate
+"""What a learning rate multiplier of 1 means."""
+
+
+@dataclass
+class NativeSpec:
+    """A job spec's document, and where in the client's request each field came from."""
+
+    method: str
+    """Where a field belongs that the client did not send: ``method.trd``."""
+    document: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """Field of the spec, dotted, to field of the request."""
+
+    def put(self, name: str, value: Any, source: str) -> None:
+        """Set a field, dotted where it is inside another; raises `InvalidRequestError` where it is set already."""
+        if (earlier := self._source_of(name)) is not None:
+            raise InvalidRequestError(
+                f"{source}: {earlier} says the same; send one of the two", code="invalid_spec", param=source
+            )
+        self.sources[name] = source
+        parent, _, leaf = name.rpartition(".")
+        if not parent:
+            self.document[leaf] = value
+        elif isinstance(self.document.setdefault(parent, {}), dict):  # what is no object the spec refuses
+            self.document[parent] = {**self.document[parent], leaf: value}
+
+    def _source_of(self, name: str) -> str | None:
+        parent, _, leaf = name.rpartition(".")
+        within = self.document.get(parent) if parent else None
+        if isinstance(within, dict) and leaf in within and name not in self.sources:
+            return f"{self.sources[parent]}.{leaf}"
+        return self.sources.get(name)
+
+    def in_clients_words(self, error: InvalidRequestError) -> InvalidRequestError:
+        """The same refusal with the names that the client sent."""
+        if error.param is None or not self._is_of_the_spec(error.param):
+            return error
+        problems = [
+            {**problem, "param": self._client_param(problem["param"]), "message": self._client_message(problem)}
+            for problem in error.errors or ()
+            if problem.get("param")
+        ]
+        return InvalidRequestError(
+            self._client_message({"param": error.param, "message": error.message}),
+            code=error.code,
+            param=self._client_param(error.param),
+            errors=problems or None,
+        )
+
+    def _is_of_the_spec(self, param: str) -> bool:
+        name = param.partition(".")[0]
+        return name in JobSpec.model_fields or name in self.sources
+
+    def _client_message(self, problem: Any) -> str:
+        param, message = str(problem["param"]), str(problem["message"])
+        return self._client_param(param) + message.removeprefix(param) if message.startswith(param) else message
+
+    def _client_param(self, param: str) -> str:
+        """By the longest part of the field's path that the client sent."""
+        known, rest = param, ""
+        while known:
+            if known in self.sources:
+                return self.sources[known] + rest
+            known, _, leaf = known.rpartition(".")
+            rest = f".{leaf}{rest}"
+        return f"{self.method}.{param}"
+
+
+def native_spec(request: FineTuningRequest) -> NativeSpec:
+    """The request as a job spec; raises `InvalidRequestError` where it says one thing in two places."""
+    kind = request.method.type
+    spec = NativeSpec(method=f"method.{kind}")
+    for name, value in (request.method.fields.model_extra or {}).items():
+        spec.put(name, value, f"method.{kind}.{name}")
+    for name, value in (request.model_extra or {}).items():
+        spec.put(name, value, name)
+    sent = request.model_dump(mode="json")
+    spec.put("mode", sent["method"]["type"], "method.type")
+    spec.put("student", request.model, "model")
+    spec.put("dataset", sent["training_file"], "training_file")
+    optional = {"validation_file": "evaluation.dataset", "seed": "seed", "suffix": "name", "metadata": "metadata"}
+    for source, name in optional.items():
+        if sent[source] is not None:
+            spec.put(name, sent[source], source)
+    _put_hyperparameters(spec, request.hyperparameters, "hyperparameters")
+    _put_hyperparameters(spec, request.method.fields.hyperparameters, f"method.{kind}.hyperparameters")
+    return spec
+
+
+def _put_hyperparameters(spec: NativeSpec, given: Hyperparameters | None, source: str) -> None:
+    if given is None:
+        return
+    rate = given.learning_rate_multiplier
+    if isinstance(rate, float):
+        spec.put("optim.learning_rate", rate * DEFAULT_LEARNING_RATE, f"{source}.learning_rate_multiplier")
+    for name, path in (("batch_size", "optim.batch_size"), ("n_epochs", "optim.epochs")):
+        value = getattr(given, name)
+        if isinstance(value, int):
+            spec.put(path, value, f"{source}.{name}")

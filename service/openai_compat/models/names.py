@@ -1,0 +1,39 @@
+"""What a trained model is called: ``ft:<student>:<owner>:<suffix>:<job id>``, as OpenAI builds such names.
+
+With ``:ckpt-step-<step>`` it is one checkpoint, without it the job's newest. A name holds the job's id, so
+that it is found again without a table of names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from contract.tables import Job
+
+_MAX_SUFFIX = 64
+_NAME = re.compile(r"ft:.*:(?P<job_id>job_[0-9a-z]{26})(?::ckpt-step-(?P<step>\d{1,9}))?", re.DOTALL | re.ASCII)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """What a name says it is."""
+
+    job_id: str
+    step: int | None
+    """None: the newest checkpoint."""
+
+
+def model_name(job: Job, step: int | None = None) -> str:
+    """The name of what the job makes."""
+    suffix = re.sub(r"[^\w.-]+", "-", job.name or "")[:_MAX_SUFFIX]
+    checkpoint = "" if step is None else f":ckpt-step-{step}"
+    return f"ft:{job.spec['student']}:{job.owner}:{suffix}:{job.id}{checkpoint}"
+
+
+def parse_model_name(name: str) -> ModelReference | None:
+    """What the name refers to; None where it is not one of a trained model."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    return ModelReference(match["job_id"], int(match["step"]) if match["step"] is not None else None)
