@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.job_spec import DatasetRef, Mode, ModelName
+from contract.dataset_ref import DatasetRef
+from contract.job_spec import Mode
+from contract.teacher_spec import ModelName
 
 _TYPES = ", ".join(Mode)
 _EXAMPLE = '{"type": "trd", "trd": {"teacher": …}}'
