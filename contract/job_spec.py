@@ -221,6 +221,17 @@ class EvaluationSpec(StrictModel):
     """Evaluate every so many steps too; None: before training and at its end."""
 
 
+class DiagnosisSpec(StrictModel):
+    """What is found out of each round's trajectories before they are trained on."""
+
+    num_trajectories: Annotated[int, Field(ge=0, le=10_000)] = 64
+    """At most so many of a round are scored once more, in every context; 0 switches the diagnosis off."""
+    steps: Literal["task", "reference"] = "task"
+    """How a rollout's first wrong step is found: as the task can tell (math: by the arithmetic that the text
+    claims), or where it leaves the reference solution. The reference then has to show the one right way, a step
+    a line (or between ``;`` or ``|``)."""
+
+
 class CheckpointsSpec(StrictModel):
     """What is kept of the run."""
 
@@ -270,6 +281,7 @@ class JobSpec(StrictModel):
     """Rollouts a problem."""
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoints: CheckpointsSpec = CheckpointsSpec()
+    diagnosis: DiagnosisSpec = DiagnosisSpec()
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Devices that the job needs at once."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None

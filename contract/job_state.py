@@ -29,6 +29,7 @@ class Phase(StrEnum):
     PREPARING = "preparing"
     ROLLOUT = "rollout"
     REFINING = "refining"
+    DIAGNOSING = "diagnosing"
     TRAINING = "training"
     EVALUATING = "evaluating"
     SAVING = "saving"

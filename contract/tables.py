@@ -250,6 +250,18 @@ class Evaluation(Base):
     created_at: Mapped[datetime]
 
 
+class Diagnosis(Base):
+    """What a sample of a round's trajectories says of prefix failure, before anything was trained on them."""
+
+    __tablename__ = "diagnoses"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int]  # optimizer steps taken before the round
+    report: Mapped[dict[str, Any]]  # the engine's figures and curves, as docs/diagnosis.md describes them
+    created_at: Mapped[datetime]
+
+
 class Checkpoint(Base):
     """A complete checkpoint: its files are in the storage, and its manifest verified."""
 

@@ -14,6 +14,7 @@ from service import health
 from service.auth import PUBLIC_PATHS
 from service.checkpoints import endpoints as checkpoints
 from service.datasets import endpoints as datasets
+from service.diagnosis import endpoints as diagnosis
 from service.evaluations import endpoints as evaluations
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
@@ -48,7 +49,20 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-_PARTS = (jobs, events, metrics, trajectories, evaluations, checkpoints, datasets, models, keys, openai_compat, health)
+_PARTS = (
+    jobs,
+    events,
+    metrics,
+    trajectories,
+    diagnosis,
+    evaluations,
+    checkpoints,
+    datasets,
+    models,
+    keys,
+    openai_compat,
+    health,
+)
 
 
 def add_routes(app: FastAPI) -> None:

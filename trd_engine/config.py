@@ -134,6 +134,16 @@ class EvaluationConfig(_Strict):
     every_steps: PositiveInt | None = None
 
 
+class DiagnosisConfig(_Strict):
+    """What is found out of each round before it is trained on."""
+
+    num_trajectories: Annotated[int, Field(ge=0)] = 64
+    """At most so many of a round are scored once more, in every context; 0: none."""
+    steps: Literal["task", "reference"] = "task"
+    """How a rollout's first wrong step is found: as the task can tell (math: by the arithmetic that the text
+    claims), or where it leaves the reference solution, which then has to show the one right way, a step a line."""
+
+
 class CheckpointsConfig(_Strict):
     """What is kept."""
 
@@ -166,6 +176,7 @@ class RunConfig(_Strict):
     samples_per_prompt: PositiveInt = 1
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
     devices: PositiveInt = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: str = "auto"

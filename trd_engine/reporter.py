@@ -59,7 +59,7 @@ class Reporter:
 
     def event(self, type_: str, **fields: Any) -> None:
         """Append one event. Numbers that are not finite become null: JSON has no NaN."""
-        line = json.dumps({"type": type_, "at": time.time(), **_finite(fields)}, allow_nan=False, ensure_ascii=False)
+        line = json.dumps({"type": type_, "at": time.time(), **finite(fields)}, allow_nan=False, ensure_ascii=False)
         self._file.write(line + "\n")
         self._file.flush()
 
@@ -113,11 +113,12 @@ class Reporter:
         self._phase = None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with every number that is not finite, however deep, made None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -23,6 +23,7 @@ from trd_engine.checkpoint import (
 )
 from trd_engine.config import RunConfig
 from trd_engine.determinism import seed_everything
+from trd_engine.diagnosis.stage import RoundDiagnosis, token_kl, write_report
 from trd_engine.diagnosis.token_places import epistemic_token_ids
 from trd_engine.diagnosis.verdicts import round_metrics
 from trd_engine.errors import DataChangedError
@@ -57,10 +58,11 @@ from trd_engine.training_state import (
     restore_random,
     write_state,
 )
-from trd_engine.trajectory_file import read_trajectories, write_trajectories
+from trd_engine.trajectory_file import TokenKl, read_trajectories, write_trajectories
 from trd_engine.types import Problem, Trajectory
 
 TRAJECTORIES_FILE = "trajectories.jsonl"
+DIAGNOSIS_FILE = "diagnosis.json"
 HELDOUT_FILE = "heldout.jsonl"
 
 
@@ -79,6 +81,7 @@ class Session:
     plan: RunPlan
     samplers: Samplers
     setup: ScoringSetup
+    diagnosis: RoundDiagnosis
     optimizer: torch.optim.Optimizer
     state: TrainingState
     prune: bool
@@ -87,6 +90,8 @@ class Session:
     heldout: list[Trajectory] = field(default_factory=list)
     _saved_at: int = -1
     """Step of the newest checkpoint."""
+    _sampler_gap: float | None = None
+    """The newest one, in nats."""
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -144,8 +149,9 @@ class Session:
         state, planned = self.state, self.plan.rounds[self.state.round]
         self._probe_sampler()
         self.trajectories = self._collect(list(planned.problems), "round", state.round, num_samples=None)
-        path = self._round_file(state.round)
-        write_trajectories(path, self.trajectories, self.prompts)
+        found = self._diagnose(self.trajectories)
+        path = self._round_file(state.round, TRAJECTORIES_FILE)
+        write_trajectories(path, self.trajectories, self.prompts, token_kl=found)
         self.reporter.event(
             "trajectories",
             path=path.relative_to(self.out_dir).as_posix(),
@@ -275,6 +281,20 @@ class Session:
             reporter=self.reporter,
         )
 
+    def _diagnose(self, trajectories: list[Trajectory]) -> dict[int, TokenKl]:
+        """Report what a sample of the round says of prefix failure; its KL token by token, by position."""
+        state = self.state
+        sample = self.diagnosis.choose(trajectories, state.round)
+        if not sample:
+            return {}
+        self.enter("diagnosing")
+        examined = self.diagnosis.examine(sample)
+        report = self.diagnosis.report(examined, sampler_gap=self._sampler_gap)
+        write_report(self._round_file(state.round, DIAGNOSIS_FILE), report, round_index=state.round, step=state.step)
+        self.reporter.event("diagnosis", round=state.round, step=state.step, report=report.document())
+        self.reporter.metrics(state.step, state.round, report.metrics())
+        return token_kl(examined)
+
     def _score_heldout(self) -> None:
         """Forward KL on the fixed held-out batch, which the first call samples."""
         if not self.heldout:
@@ -296,10 +316,11 @@ class Session:
     def _probe_sampler(self) -> None:
         prompts = [self.prompts.solve(problem) for problem in self.problems.train[:NUM_PROBES]]
         gap = measure_sampler_gap(self.samplers, self.setup, prompts, seed=self.config.seed)
+        self._sampler_gap = gap
         self.reporter.metrics(self.state.step, self.state.round, {"sampler_gap": gap})
 
-    def _round_file(self, round_index: int) -> Path:
-        return self.out_dir / "rounds" / f"{round_index:04d}" / TRAJECTORIES_FILE
+    def _round_file(self, round_index: int, name: str) -> Path:
+        return self.out_dir / "rounds" / f"{round_index:04d}" / name
 
 
 def open_session(
@@ -343,6 +364,15 @@ def open_session(
         plan=plan,
         samplers=make_samplers(config, models, out_dir, reporter),
         setup=setup,
+        diagnosis=RoundDiagnosis(
+            config=config,
+            setup=setup,
+            task=task,
+            teacher_prompts=teacher_prompts,
+            tokenizer=models.tokenizer,
+            device=models.device,
+            max_tokens=config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS,
+        ),
         optimizer=make_optimizer(models.student, config.optim),
         state=TrainingState(data_fingerprint=problems.fingerprint),
         prune=prune,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,32 @@ from trd_engine.prompts import PromptBuilder
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 
-def write_trajectories(path: Path, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> None:
-    """Write one JSON line a trajectory, whole or not at all."""
+@dataclass(frozen=True)
+class TokenKl:
+    """Forward KL of each token of y_o and of y_r, nats; None where it is not finite."""
+
+    initial: tuple[float | None, ...]
+    refined: tuple[float | None, ...] | None
+
+
+def write_trajectories(
+    path: Path,
+    trajectories: Sequence[Trajectory],
+    prompts: PromptBuilder,
+    *,
+    token_kl: Mapping[int, TokenKl] | None = None,
+) -> None:
+    """Write one JSON line a trajectory, whole or not at all.
+
+    Those whose position `token_kl` holds have ``kl_per_token_initial`` and ``kl_per_token_refined`` beside the rest.
+    """
+    diagnosed = token_kl or {}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for position, trajectory in enumerate(trajectories):
             line = _to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
+            line |= _token_kl(diagnosed.get(position))
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -30,6 +50,12 @@ def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajector
     by_id = {problem.id: problem for problem in problems}
     with path.open(encoding="utf-8") as file:
         return [_from_json(json.loads(line), by_id) for line in file]
+
+
+def _token_kl(found: TokenKl | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"kl_per_token_initial": found.initial, "kl_per_token_refined": found.refined}
 
 
 def _to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
@@ -46,6 +72,7 @@ def _to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, An
         "refined_correct": verdict.correct if verdict else None,
         "rollout_tokens": len(trajectory.rollout.token_ids),
         "refined_tokens": len(refined.token_ids) if refined else None,
+        "parts_at_token": trajectory.parts_at_token,
         "detail": {
             "rollout_finish_reason": trajectory.rollout.finish_reason,
             "refined_finish_reason": refined.finish_reason if refined else None,

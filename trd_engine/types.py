@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 
@@ -91,6 +92,15 @@ class Trajectory:
     def target(self) -> Completion:
         """The completion y to train on: the refined trajectory, or the rollout where there is none."""
         return self.refined if self.refined is not None else self.rollout
+
+    @property
+    def parts_at_token(self) -> int | None:
+        """The first token at which y_o and y_r differ, which may be the shorter one's length; None without a y_r and
+        where both are the same."""
+        if self.refined is None or self.refined.token_ids == self.rollout.token_ids:
+            return None
+        pairs = zip(self.rollout.token_ids, self.refined.token_ids, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,15 @@ class TrajectoriesEvent(_Event):
     num: Count
 
 
+class DiagnosisEvent(_Event):
+    """What a sample of a round says of prefix failure, before the round's first step."""
+
+    type: Literal["diagnosis"]
+    round: Count
+    step: Count
+    report: dict[str, Any]
+
+
 class EvaluationEvent(_Event):
     """Scores on one set of problems."""
 
@@ -126,6 +135,7 @@ EngineEvent = (
     | ProgressEvent
     | MetricsEvent
     | TrajectoriesEvent
+    | DiagnosisEvent
     | EvaluationEvent
     | CheckpointEvent
     | NoticeEvent

@@ -26,6 +26,7 @@ _SAME_IN_BOTH = (
     "rounds",
     "samples_per_prompt",
     "checkpoints",
+    "diagnosis",
     "devices",
     "seed",
 )

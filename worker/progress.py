@@ -21,6 +21,7 @@ from worker import repository
 from worker.engine_events import (
     BadEventError,
     CheckpointEvent,
+    DiagnosisEvent,
     EngineEvent,
     EvaluationEvent,
     FailedEvent,
@@ -65,10 +66,8 @@ class EventFold:
                 self._phase(event)
             case ProgressEvent():
                 self._progress(event)
-            case MetricsEvent():
-                self._metrics(event)
-            case EvaluationEvent():
-                self._evaluation(event)
+            case MetricsEvent() | EvaluationEvent() | DiagnosisEvent():
+                self._figures(event)
             case NoticeEvent():
                 self._notice(event)
             case TrajectoriesEvent():
@@ -81,6 +80,16 @@ class EventFold:
             case FinishedEvent():
                 self.batch.job_columns |= {"step": event.step, "eta_seconds": 0.0}
                 self.finished = event
+
+    def _figures(self, event: MetricsEvent | EvaluationEvent | DiagnosisEvent) -> None:
+        match event:
+            case MetricsEvent():
+                self._metrics(event)
+            case EvaluationEvent():
+                self._evaluation(event)
+            case DiagnosisEvent():
+                row = {"job_id": self._job_id, "round": event.round, "step": event.step, "report": event.report}
+                self.batch.diagnoses[event.round] = {**row, "created_at": event.happened_at}
 
     def add_bad_line(self, error: BadEventError) -> None:
         """Tell the user of a line that is no event: the engine and the worker do not fit together."""

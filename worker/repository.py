@@ -19,6 +19,7 @@ from contract.tables import (
     Checkpoint,
     CheckpointFile,
     Dataset,
+    Diagnosis,
     Evaluation,
     Job,
     MetricPoint,
@@ -44,22 +45,26 @@ class ProgressBatch:
     """By name and step: one statement may not write a row twice."""
     evaluations: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     """By step and dataset."""
+    diagnoses: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """By round."""
     events: list[NewEvent] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """True where there is nothing to write."""
-        return not (self.job_columns or self.metric_points or self.evaluations or self.events)
+        rows = (self.metric_points, self.evaluations, self.diagnoses)
+        return not (self.job_columns or self.events or any(rows))
 
 
 def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None:
-    """Bring the job's row up to date, and store metrics, evaluations and events."""
+    """Bring the job's row up to date, and store metrics, evaluations, diagnoses and events."""
     if batch.job_columns:
         session.execute(_job_update(lease).values(**batch.job_columns))
     if "step" in batch.job_columns:
         session.execute(_attempt_update(lease).values(last_step=batch.job_columns["step"]))
     _upsert(session, MetricPoint, list(batch.metric_points.values()))
     _upsert(session, Evaluation, list(batch.evaluations.values()))
+    _upsert(session, Diagnosis, list(batch.diagnoses.values()))
     append_events(session, lease.job_id, batch.events)
 
 

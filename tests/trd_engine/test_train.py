@@ -45,7 +45,7 @@ def test_a_run_reports_all_it_does(whole: Path) -> None:
     assert [e["step"] for e in events(whole, "evaluation")] == [0, 4]
     assert [e["num"] for e in events(whole, "trajectories")] == [24, 24]
     phases = {e["phase"] for e in events(whole, "phase")}
-    assert phases == {"preparing", "rollout", "refining", "training", "evaluating", "saving"}
+    assert phases == {"preparing", "rollout", "refining", "diagnosing", "training", "evaluating", "saving"}
     assert len(metric(whole, "loss")) == 4
     assert metric(whole, "refined_accuracy")[0] > metric(whole, "rollout_accuracy")[0] + 0.2
     heldout = metric(whole, "heldout_forward_kl")

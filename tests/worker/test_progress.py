@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.tables import MetricPoint, Trajectory
+from contract.tables import Diagnosis, MetricPoint, Trajectory
 from tests.worker.workbench import Workbench, eventually
 from worker.engine_events import BadEventError, CheckpointEvent, MetricsEvent, NoticeEvent, parse_event
 from worker.lease import Lease, LeaseLostError
@@ -152,6 +152,19 @@ def test_a_resumed_run_that_still_prepares_does_not_seem_to_begin_anew(sqlite_be
         run.write(line("phase", phase="preparing", round=0, num_rounds=1, step=0, num_steps=0))
     job = sqlite_bench.job(lease.job_id)
     assert (job.phase, job.step, job.num_steps) == ("preparing", 40, 100)
+
+
+def test_a_rounds_diagnosis_is_stored_and_a_repeated_one_replaces_it(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    for attempt, mass in enumerate((0.01, 0.02)):
+        run = Run(bench, lease, tmp_path / str(attempt))
+        with run.progress:
+            report = {"num_trajectories": 64, "rollout": {"epistemic_mass": mass, "forward_kl": float("nan")}}
+            run.write(*[line("diagnosis", round=n, step=32 * n, report=report) for n in (0, 1)])
+    stored = bench.rows(Diagnosis, lease.job_id, Diagnosis.round)
+    assert [(row.round, row.step) for row in stored] == [(0, 0), (1, 32)]
+    assert stored[1].report["rollout"] == {"epistemic_mass": 0.02, "forward_kl": None}
+    assert bench.codes(lease.job_id) == []
 
 
 def trajectories(folder: Path, num: int, refined: str = "2") -> str:

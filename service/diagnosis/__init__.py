@@ -1,0 +1,1 @@
+"""What each round says of prefix failure."""

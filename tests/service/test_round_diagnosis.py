@@ -1,0 +1,88 @@
+"""A round's diagnosis: what the engine reported is what the API shows, field by field."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from contract.tables import Diagnosis
+from service.diagnosis.schemas import DiagnosisReport
+from tests.service.records import database_of, submit
+from trd_engine.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
+from trd_engine.diagnosis.report import make_report
+from trd_engine.diagnosis.scoring import ScoredCompletion
+
+
+def engine_report(*, refined: bool = True) -> dict[str, Any]:
+    """A report as the engine itself makes it, of figures drawn at random."""
+    generator = np.random.default_rng(2)
+    names = ScoredCompletion.__dataclass_fields__
+    rollout, mended = (
+        ScoredCompletion(**{name: generator.uniform(0, 1, 20).astype(np.float32) for name in names}) for _ in range(2)
+    )
+    diagnosed = DiagnosedRollout(
+        position=0,
+        rollout_correct=False,
+        refined_correct=True if refined else None,
+        rollout=rollout,
+        refined=mended if refined else None,
+        refined_vanilla=mended if refined else None,
+        steps=TokenSteps((0, 5, 10), 1) if refined else None,
+        parts_at=6 if refined else None,
+    )
+    return make_report([diagnosed], token_clip=0.0, sampler_gap=1e-6).document()
+
+
+def add_diagnosis(client: TestClient, job_id: str, round_index: int, report: dict[str, Any]) -> None:
+    with database_of(client).write() as session:
+        row = Diagnosis(job_id=job_id, round=round_index, step=8 * round_index, report=report)
+        row.created_at = datetime.now(UTC)
+        session.add(row)
+
+
+def test_the_engines_report_is_shown_whole(either_client: TestClient) -> None:
+    job_id, report = submit(either_client), engine_report()
+    assert report["first_wrong_step"]["num_wrong"] == report["parting"]["num_mended"] == 1
+    add_diagnosis(either_client, job_id, 0, report)
+    (shown,) = either_client.get(f"/jobs/{job_id}/diagnosis").json()["data"]
+    assert (shown["object"], shown["round"], shown["step"]) == ("diagnosis", 0, 0)
+    assert shown["report"] == report
+
+
+def test_what_could_not_be_told_is_null(client: TestClient) -> None:
+    job_id, report = submit(client), engine_report(refined=False)
+    report["rollout"]["forward_kl"] = None
+    add_diagnosis(client, job_id, 0, report)
+    (shown,) = client.get(f"/jobs/{job_id}/diagnosis").json()["data"]
+    assert shown["report"] == report
+    assert (shown["report"]["refined"], shown["report"]["first_wrong_step"]) == (None, None)
+
+
+def test_rounds_come_in_order_and_in_pages(either_client: TestClient) -> None:
+    job_id, report = submit(either_client), engine_report()
+    for round_index in (2, 0, 1):
+        add_diagnosis(either_client, job_id, round_index, report)
+    add_diagnosis(either_client, submit(either_client), 7, report)
+
+    def rounds(**params: int) -> tuple[list[int], bool]:
+        page = either_client.get(f"/jobs/{job_id}/diagnosis", params=params).json()
+        return [row["round"] for row in page["data"]], page["has_more"]
+
+    assert rounds() == ([0, 1, 2], False)
+    assert rounds(limit=2) == ([0, 1], True)
+    assert rounds(after=1) == ([2], False)
+
+
+def test_another_job_or_a_bad_page_is_refused(client: TestClient) -> None:
+    assert client.get("/jobs/job_0000000000000000000000000a/diagnosis").status_code == 404
+    assert client.get(f"/jobs/{submit(client)}/diagnosis", params={"after": -1}).status_code == 422
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "epistemic_mass", "bimodal_share", "clip_share", "clipped_kl_share"])
+def test_the_document_says_what_the_figures_mean(name: str) -> None:
+    figures = DiagnosisReport.model_json_schema()["$defs"]["ContextFigures"]["properties"]
+    assert figures[name]["description"]
