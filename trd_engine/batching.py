@@ -1,12 +1,13 @@
 """From trajectories to micro-batches: what is scored with what, in which forward pass.
 
-Shapes: B sequences, T positions (padded), N trained tokens of the micro-batch in a row.
+Sequences are packed end to end, without padding. Shapes: T positions of a row, N trained tokens of the
+micro-batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,17 +15,20 @@ from torch import Tensor
 from trd_engine.types import TrainingSequence
 
 DEFAULT_MICRO_BATCH_TOKENS = 16_384
-"""Padded tokens of one forward pass where the spec does not say."""
+"""Tokens of one forward pass where the spec does not say."""
 
 
 @dataclass(frozen=True)
 class ScoredTokens:
-    """One model's view of a micro-batch: its own prompts before the same completions."""
+    """One model's view of a micro-batch: its own prompts before the same completions, in one row."""
 
-    input_ids_BT: Tensor
-    attention_mask_BT: Tensor
+    input_ids_1T: Tensor
+    position_ids_1T: Tensor
+    """From 0 in each sequence."""
+    lengths: tuple[int, ...]
+    """Of the sequences in the row, prompt and completion; they sum to T."""
     predicts_N: Tensor
-    """Index into the flattened B·T positions whose hidden state predicts each trained token."""
+    """The position in the row whose hidden state predicts each trained token."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class MicroBatch:
     token_ids_N: Tensor
     """The trained tokens: the sampled completion ids, sequence after sequence."""
     sequence_N: Tensor
-    """Which sequence (0 … B−1) each trained token belongs to."""
+    """Which sequence (0, 1, …) each trained token belongs to."""
     positions: tuple[int, ...]
     """Of the trajectories in their round, to name a bad batch by."""
 
@@ -47,29 +51,60 @@ class MicroBatch:
 
     @property
     def num_input_tokens(self) -> int:
-        """Tokens that both models read, padding included."""
-        return self.student.input_ids_BT.numel() + self.teacher.input_ids_BT.numel()
+        """Tokens that both models read."""
+        return self.student.input_ids_1T.numel() + self.teacher.input_ids_1T.numel()
+
+
+@dataclass
+class _Row:
+    """Sequences that share a micro-batch, and what they take of the budget in either view."""
+
+    sequences: list[TrainingSequence] = field(default_factory=list)
+    num_student_tokens: int = 0
+    num_teacher_tokens: int = 0
+
+    def has_room(self, sequence: TrainingSequence, max_tokens: int) -> bool:
+        return (
+            self.num_student_tokens + _student_tokens(sequence) <= max_tokens
+            and self.num_teacher_tokens + _teacher_tokens(sequence) <= max_tokens
+        )
+
+    def add(self, sequence: TrainingSequence) -> None:
+        self.sequences.append(sequence)
+        self.num_student_tokens += _student_tokens(sequence)
+        self.num_teacher_tokens += _teacher_tokens(sequence)
 
 
 def split_into_micro_batches(
     sequences: Sequence[TrainingSequence], *, max_tokens: int, device: torch.device
 ) -> list[MicroBatch]:
-    """All of `sequences`, alike lengths together so that little is padded, at most `max_tokens` padded
-    tokens each (one longer sequence goes alone). Deterministic. Which sequences share a micro-batch
-    does not change the step: losses are weighted by the tokens of the whole step."""
-    ordered = sorted(sequences, key=lambda s: (_longest(s), s.position))
-    groups: list[list[TrainingSequence]] = []
-    for sequence in ordered:
-        if groups and _longest(sequence) * (len(groups[-1]) + 1) <= max_tokens:
-            groups[-1].append(sequence)
-        else:
-            groups.append([sequence])
-    return [_collate(group, device) for group in groups]
+    """All of `sequences`, packed in rows of at most `max_tokens` tokens for the student and for the teacher
+    each (one longer sequence goes alone).
+
+    Longest first into the first row with room, so that few rows are needed; the same sequences in another
+    order give the same rows. Which sequences share a row does not change the step: losses are weighted by
+    the tokens of the whole step.
+    """
+    rows: list[_Row] = []
+    for sequence in sorted(sequences, key=lambda s: (-_longest(s), s.position)):
+        row = next((row for row in rows if row.has_room(sequence, max_tokens)), None)
+        if row is None:
+            row = _Row()
+            rows.append(row)
+        row.add(sequence)
+    return [_collate(row.sequences, device) for row in rows]
+
+
+def _student_tokens(sequence: TrainingSequence) -> int:
+    return len(sequence.student_prompt_ids) + len(sequence.completion_ids)
+
+
+def _teacher_tokens(sequence: TrainingSequence) -> int:
+    return len(sequence.teacher_prompt_ids) + len(sequence.completion_ids)
 
 
 def _longest(sequence: TrainingSequence) -> int:
-    prompt = max(len(sequence.student_prompt_ids), len(sequence.teacher_prompt_ids))
-    return prompt + len(sequence.completion_ids)
+    return max(_student_tokens(sequence), _teacher_tokens(sequence))
 
 
 def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBatch:
@@ -87,14 +122,22 @@ def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBa
 def _score_after(
     prompts: Sequence[tuple[int, ...]], group: Sequence[TrainingSequence], device: torch.device
 ) -> ScoredTokens:
-    rows = [[*prompt, *s.completion_ids] for prompt, s in zip(prompts, group, strict=True)]
-    width = max(map(len, rows))
-    # Right padding, with any valid id: nothing attends to it and no loss is taken there.
-    input_ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    attention_mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    texts = [(*prompt, *s.completion_ids) for prompt, s in zip(prompts, group, strict=True)]
+    # Equal lengths side by side: attention takes them as one batch.
+    layout = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    starts, num_tokens = [0] * len(texts), 0
+    for number in layout:
+        starts[number] = num_tokens
+        num_tokens += len(texts[number])
     predicts = [
-        number * width + len(prompt) - 1 + offset
-        for number, (prompt, s) in enumerate(zip(prompts, group, strict=True))
+        start + len(prompt) - 1 + offset
+        for start, prompt, s in zip(starts, prompts, group, strict=True)
         for offset in range(len(s.completion_ids))
     ]
-    return ScoredTokens(input_ids_BT, attention_mask_BT, torch.tensor(predicts, device=device))
+    lengths = tuple(len(texts[number]) for number in layout)
+    return ScoredTokens(
+        input_ids_1T=torch.tensor([[token for number in layout for token in texts[number]]], device=device),
+        position_ids_1T=torch.tensor([[place for length in lengths for place in range(length)]], device=device),
+        lengths=lengths,
+        predicts_N=torch.tensor(predicts, device=device),
+    )

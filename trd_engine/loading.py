@@ -28,6 +28,7 @@ from trd_engine.models import (
     require_context,
     require_same_tokenizer,
 )
+from trd_engine.packing import packing_notice
 from trd_engine.prompts import PromptBuilder, choose_templates
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
@@ -112,6 +113,13 @@ def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, 
     # Full fine-tuning moves every weight: teaching itself then needs a copy.
     model = load_model(config.teacher or config.student, dtype=dtype, device=device)
     return Teacher(model.requires_grad_(False))
+
+
+def report_packing(models: LoadedModels, reporter: Reporter) -> None:
+    """Try how each model reads packed rows, and say where it costs speed."""
+    for role, model in {"student": models.student, "teacher": models.teacher.model}.items():
+        if notice := packing_notice(role, model):
+            reporter.notice("info", "packing_fallback", notice)
 
 
 def _require_contexts(config: RunConfig) -> None:

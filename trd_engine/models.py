@@ -157,6 +157,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """The model below its head: token ids in, final hidden states out. LoRA layers inside stay in force."""
     causal_lm = causal_lm_of(model)
     backbone: nn.Module = causal_lm.base_model
+    if backbone is causal_lm:  # a class whose prefix names no part of it, such as Llama 4's
+        backbone = next(part for part in causal_lm.children() if isinstance(part, PreTrainedModel))
     return backbone
 
 

@@ -36,6 +36,7 @@ from trd_engine.loading import (
     load_problem_sets,
     make_prompt_builders,
     make_samplers,
+    report_packing,
 )
 from trd_engine.losses import Divergence
 from trd_engine.manifest import verify_manifest
@@ -334,6 +335,7 @@ def open_session(
         verify_manifest(resume_from)
     task = load_task(config.task)
     models = load_models(config, resume_from)
+    report_packing(models, reporter)
     prompts, teacher_prompts = make_prompt_builders(config, models, task)
     problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
     plan = plan_run(problems.train, config)

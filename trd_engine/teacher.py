@@ -13,14 +13,14 @@ from torch import Tensor
 
 from trd_engine.batching import ScoredTokens
 from trd_engine.lora import answering_with
-from trd_engine.models import OutputHead, TrainedModel, backbone_of, head_of
+from trd_engine.models import OutputHead, TrainedModel, head_of
+from trd_engine.packing import read_row
 
 
 def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
     """The hidden states [N, H] that predict the trained tokens, in their order."""
-    output = backbone_of(model)(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False)
-    hidden_BTH: Tensor = output.last_hidden_state
-    return hidden_BTH.flatten(0, 1).index_select(0, tokens.predicts_N)
+    hidden_TH = read_row(model, tokens.input_ids_1T, tokens.position_ids_1T, tokens.lengths)
+    return hidden_TH.index_select(0, tokens.predicts_N)
 
 
 class Teacher:
