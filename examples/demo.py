@@ -45,6 +45,7 @@ def main() -> None:
         job_id = job_client.submit(client, spec)
         job_client.watch(client, job_id)
         _print_scores(client, job_id)
+        _print_diagnosis(client, job_id)
         num_bytes = job_client.download(client, job_id, "model", folder / "checkpoint")
         print(f"\ndownloaded {num_bytes:,} bytes to {folder / 'checkpoint'}; every sha256 is the manifest's")
     _use_checkpoint(folder / "checkpoint", folder / "data" / "heldout.jsonl")
@@ -64,6 +65,7 @@ def job_spec(variant: str, dataset: str, heldout: str) -> dict[str, Any]:
         "lora": None,
         "optim": {"learning_rate": 1e-3, "batch_size": 32},
         "evaluation": {"dataset": heldout, "k": 4},
+        "diagnosis": {"steps": "reference"},  # each problem of this data is worked in one way only
         "name": f"demo {variant}",
         "tags": ["demo"],
     }
@@ -86,6 +88,16 @@ def _print_scores(client: httpx.Client, job_id: str) -> None:
         print(f"{label:<28}{100 * share:>9.1f}%")
     for phase, seconds in _seconds_by_phase(client, job_id).items():
         print(f"{'wall time, ' + phase:<28}{seconds:>8.1f} s")
+
+
+def _print_diagnosis(client: httpx.Client, job_id: str) -> None:
+    """Prefix failure in figures: `docs/diagnosis.md` explains them."""
+    report = client.get(f"/jobs/{job_id}/diagnosis").raise_for_status().json()["data"][0]["report"]
+    wrong = report["first_wrong_step"]
+    kl = " / ".join(f"{wrong[part]['forward_kl'] or 0.0:.2f}" for part in ("before", "within", "after"))
+    print(f"KL per token of y_o, before / within / after its first wrong step   {kl}")
+    masses = [report[view] and f"{1000 * report[view]['epistemic_mass']:.1f} ‰" for view in ("rollout", "refined")]
+    print(f"the teacher's mass on 'wait', along y_o and along y_r               {masses[0]}, {masses[1] or 'none'}")
 
 
 def _verifier_accuracies(client: httpx.Client, job_id: str) -> dict[str, float]:
