@@ -31,6 +31,9 @@ class LocalService:
     client: httpx.Client
     """Talks to the API with an admin's key."""
     data_dir: Path
+    url: str
+    key: str
+    """An admin's."""
 
 
 @contextmanager
@@ -46,14 +49,12 @@ def local_service(data_dir: Path, *, settings: dict[str, str] | None = None) -> 
     environment = {**os.environ, "TRD_DATA_DIR": str(data_dir), "TRD_API_KEY": key, **(settings or {})}
     api = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(port)]
     worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
-    headers = {"authorization": f"Bearer {key}"}
+    url, headers = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"}
     with ExitStack() as stack:
-        client = stack.enter_context(
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
-        )
+        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False))
         stack.enter_context(_process(api, environment, data_dir / "api.log", lambda: _is_ready(client)))
         stack.enter_context(_process(worker, environment, data_dir / "worker.log", lambda: True))
-        yield LocalService(client, data_dir)
+        yield LocalService(client, data_dir, url, key)
 
 
 @contextmanager

@@ -35,6 +35,21 @@ def test_the_demo_makes_a_better_student(tmp_path: Path) -> None:
     assert "wall time, training" in output
 
 
+@pytest.mark.timeout(600)
+def test_the_openai_client_distils(tmp_path: Path) -> None:
+    """The unmodified package: a bad row named, a job to its end, every checkpoint and the model's files."""
+    output = run_example("examples.openai_client", "--out", str(tmp_path / "out"), seconds=550)
+    assert "dataset_invalid" in output
+    assert "row 257: answer: this field is required" in output
+    assert re.findall(r"^checkpoint of step (\d+): loss [\d.]+, ft:tiny-student:", output, re.MULTILINE) == [
+        "8",
+        "6",
+        "3",
+    ]
+    assert re.search(r"^ft:tiny-student:admin:example:job_\w+, trained on [1-9][\d,]+ tokens", output, re.MULTILINE)
+    assert re.search(r"[1-9][\d,]* bytes  /jobs/job_\w+/checkpoints/8/files/model/model.safetensors", output)
+
+
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(
     not os.environ.get("CI") and not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is missing: make models"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from contract.dataset_ref import DatasetRef
 from contract.job_spec import Mode
+from contract.strict_model import contradiction
 from contract.teacher_spec import ModelName
 
 _TYPES = ", ".join(Mode)
@@ -51,14 +51,16 @@ class Method(_Words):
     @classmethod
     def _is_known(cls, value: object) -> object:
         if value not in tuple(Mode):
-            raise _refusal("method.type", value, "this service distils", f"choose one of {_TYPES}")
+            raise contradiction("method.type", str(value)[:80], "this service distils", f"choose one of {_TYPES}")
         return value
 
     @model_validator(mode="after")
     def _fields_fit_type(self) -> Self:
         for name in Mode:
             if name is not self.type and getattr(self, name) is not None:
-                raise _refusal(f"method.{name}", "{…}", f"the type is {self.type}", f"put its fields in {self.type}")
+                raise contradiction(
+                    f"method.{name}", "{…}", f"the type is {self.type}", f"put its fields in {self.type}"
+                )
         return self
 
     @property
@@ -93,23 +95,14 @@ class FineTuningRequest(BaseModel):
     def _names_a_method(cls, document: Any) -> Any:
         if isinstance(document, dict) and document.get("method") is None:
             reason = "OpenAI's default is supervised, and this service distils"
-            raise _refusal("method", "null", reason, f"send {_EXAMPLE}; the types are {_TYPES}")
+            raise contradiction("method", None, reason, f"send {_EXAMPLE}; the types are {_TYPES}")
         return document
 
     @field_validator("integrations")
     @classmethod
     def _has_none(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         if value:
-            kind = value[0].get("type")
+            kind = str(value[0].get("type"))[:80]
             remedy = "leave it out, and read GET /jobs/{id}/metrics"
-            raise _refusal("integrations", kind, "this service reports to no tracker", remedy)
+            raise contradiction("integrations", kind, "this service reports to no tracker", remedy)
         return value
-
-
-def _refusal(param: str, value: object, reason: str, remedy: str) -> PydanticCustomError:
-    """`contract.spec_problems` reads the parameter's name from the context."""
-    return PydanticCustomError(
-        "contradiction",
-        "{param} = {value}: {reason}; {remedy}",
-        {"param": param, "value": str(value)[:80], "reason": reason, "remedy": remedy},
-    )
