@@ -217,6 +217,9 @@ class EvaluationSpec(StrictModel):
     """Share held out when ``dataset`` is None; 0 switches evaluation off."""
     k: Annotated[int, Field(ge=1, le=1024)] = 16
     """Samples a problem, for avg@k and pass@k."""
+    num_probe_samples: Annotated[int, Field(ge=0, le=100)] = 4
+    """The first sample of so many problems is kept word for word at each evaluation, always of the same problems,
+    to read how the student's answers change; 0 keeps none."""
     every_steps: Annotated[int, Field(ge=1)] | None = None
     """Evaluate every so many steps too; None: before training and at its end."""
 

@@ -262,6 +262,21 @@ class Diagnosis(Base):
     created_at: Mapped[datetime]
 
 
+class ProbeSample(Base):
+    """What the student answers to one of a few fixed problems at one evaluation, word for word."""
+
+    __tablename__ = "probe_samples"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)  # of the problem, the same at every step
+    problem_id: Mapped[str] = mapped_column(String(100))
+    prompt: Mapped[str] = mapped_column(Text)  # as rendered by the chat template
+    completion: Mapped[str] = mapped_column(Text)
+    correct: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
 class Checkpoint(Base):
     """A complete checkpoint: its files are in the storage, and its manifest verified."""
 

@@ -24,6 +24,7 @@ from service.metrics import endpoints as metrics
 from service.models import endpoints as models
 from service.openai_compat import endpoints as openai_compat
 from service.openai_compat.fine_tuning.request import FineTuningRequest
+from service.probe_samples import endpoints as probe_samples
 from service.trajectories import endpoints as trajectories
 
 _BODIES: list[type[BaseModel]] = [JobSpec, jobs.Overrides, NewKey, FineTuningRequest]
@@ -56,6 +57,7 @@ _PARTS = (
     trajectories,
     diagnosis,
     evaluations,
+    probe_samples,
     checkpoints,
     datasets,
     models,

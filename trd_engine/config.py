@@ -131,6 +131,8 @@ class EvaluationConfig(_Strict):
     dataset: DataSource | None = None
     holdout: Annotated[float, Field(ge=0, le=0.9)] = 0.02
     k: PositiveInt = 16
+    num_probe_samples: Annotated[int, Field(ge=0)] = 4
+    """The first sample of so many problems is reported word for word at each evaluation; 0: none."""
     every_steps: PositiveInt | None = None
 
 

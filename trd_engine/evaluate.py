@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trd_engine.model_card import ScoreRow
 from trd_engine.prompts import PromptBuilder
@@ -27,9 +28,10 @@ def evaluate_student(
     task: Task,
     seed: int,
     reporter: Reporter,
+    num_probe_samples: int = 0,
 ) -> ScoreRow:
     """Sample each problem `k` times, report the scores and return them; ``evaluations/step-….jsonl`` has
-    every answer.
+    every answer, and an event the first one of each of the first `num_probe_samples` problems.
 
     The seeds of the samples do not hang on the step, so that two steps' scores are paired.
     """
@@ -63,7 +65,19 @@ def evaluate_student(
             "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
         },
     )
+    if num_probe_samples:
+        probes = trajectories[: num_probe_samples * k : k]
+        reporter.event("probe_samples", step=step, samples=[_probe_sample(t, prompts) for t in probes])
     return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
+
+
+def _probe_sample(trajectory: Trajectory, prompts: PromptBuilder) -> dict[str, Any]:
+    return {
+        "problem_id": trajectory.problem.id,
+        "prompt": prompts.decode_prompt(trajectory.prompt_token_ids),
+        "completion": trajectory.rollout.text,
+        "correct": trajectory.rollout_verdict.correct,
+    }
 
 
 def _write_answers(path: Path, trajectories: Sequence[Trajectory]) -> None:

@@ -131,6 +131,7 @@ class Session:
             task=self.task,
             seed=self.config.seed,
             reporter=self.reporter,
+            num_probe_samples=self.config.evaluation.num_probe_samples,
         )
         self._score_heldout()
         self.state.scores.append(row)

@@ -94,6 +94,25 @@ class EvaluationEvent(_Event):
     detail: dict[str, Any] = {}
 
 
+class ProbeSample(BaseModel):
+    """One fixed problem, and what the student answers now."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    problem_id: Annotated[str, Field(max_length=100)]
+    prompt: str
+    completion: str
+    correct: bool
+
+
+class ProbeSamplesEvent(_Event):
+    """Answers to the same few problems at every evaluation."""
+
+    type: Literal["probe_samples"]
+    step: Count
+    samples: list[ProbeSample]
+
+
 class CheckpointEvent(_Event):
     """A checkpoint is complete on the child's disk."""
 
@@ -137,6 +156,7 @@ EngineEvent = (
     | TrajectoriesEvent
     | DiagnosisEvent
     | EvaluationEvent
+    | ProbeSamplesEvent
     | CheckpointEvent
     | NoticeEvent
     | FailedEvent

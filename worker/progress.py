@@ -29,6 +29,7 @@ from worker.engine_events import (
     MetricsEvent,
     NoticeEvent,
     PhaseEvent,
+    ProbeSamplesEvent,
     ProgressEvent,
     TrajectoriesEvent,
     load_json_line,
@@ -66,7 +67,7 @@ class EventFold:
                 self._phase(event)
             case ProgressEvent():
                 self._progress(event)
-            case MetricsEvent() | EvaluationEvent() | DiagnosisEvent():
+            case MetricsEvent() | EvaluationEvent() | DiagnosisEvent() | ProbeSamplesEvent():
                 self._figures(event)
             case NoticeEvent():
                 self._notice(event)
@@ -81,7 +82,7 @@ class EventFold:
                 self.batch.job_columns |= {"step": event.step, "eta_seconds": 0.0}
                 self.finished = event
 
-    def _figures(self, event: MetricsEvent | EvaluationEvent | DiagnosisEvent) -> None:
+    def _figures(self, event: MetricsEvent | EvaluationEvent | DiagnosisEvent | ProbeSamplesEvent) -> None:
         match event:
             case MetricsEvent():
                 self._metrics(event)
@@ -90,6 +91,11 @@ class EventFold:
             case DiagnosisEvent():
                 row = {"job_id": self._job_id, "round": event.round, "step": event.step, "report": event.report}
                 self.batch.diagnoses[event.round] = {**row, "created_at": event.happened_at}
+            case ProbeSamplesEvent():
+                for position, sample in enumerate(event.samples):
+                    key = {"job_id": self._job_id, "step": event.step, "position": position}
+                    row = {**key, **sample.model_dump(), "created_at": event.happened_at}
+                    self.batch.probe_samples[event.step, position] = row
 
     def add_bad_line(self, error: BadEventError) -> None:
         """Tell the user of a line that is no event: the engine and the worker do not fit together."""

@@ -23,6 +23,7 @@ from contract.tables import (
     Evaluation,
     Job,
     MetricPoint,
+    ProbeSample,
     Trajectory,
 )
 from worker.database_clock import DatabaseNow
@@ -47,17 +48,19 @@ class ProgressBatch:
     """By step and dataset."""
     diagnoses: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By round."""
+    probe_samples: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """By step and position."""
     events: list[NewEvent] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """True where there is nothing to write."""
-        rows = (self.metric_points, self.evaluations, self.diagnoses)
+        rows = (self.metric_points, self.evaluations, self.diagnoses, self.probe_samples)
         return not (self.job_columns or self.events or any(rows))
 
 
 def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None:
-    """Bring the job's row up to date, and store metrics, evaluations, diagnoses and events."""
+    """Bring the job's row up to date, and store metrics, evaluations, diagnoses, samples and events."""
     if batch.job_columns:
         session.execute(_job_update(lease).values(**batch.job_columns))
     if "step" in batch.job_columns:
@@ -65,6 +68,7 @@ def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None
     _upsert(session, MetricPoint, list(batch.metric_points.values()))
     _upsert(session, Evaluation, list(batch.evaluations.values()))
     _upsert(session, Diagnosis, list(batch.diagnoses.values()))
+    _upsert(session, ProbeSample, list(batch.probe_samples.values()))
     append_events(session, lease.job_id, batch.events)
 
 

@@ -63,6 +63,19 @@ def test_every_answer_of_an_evaluation_is_kept(whole: Path) -> None:
     assert sum(answer["correct"] for answer in answers) / 32 == after["avg_at_k"]
 
 
+def test_the_same_few_problems_are_answered_at_each_evaluation(whole: Path) -> None:
+    first, last = events(whole, "probe_samples")
+    assert (first["step"], last["step"]) == (0, 4)
+    assert [s["problem_id"] for s in first["samples"]] == [s["problem_id"] for s in last["samples"]]
+    assert [s["prompt"] for s in first["samples"]] == [s["prompt"] for s in last["samples"]]
+    assert len(first["samples"]) == 4
+    for event in (first, last):
+        path = whole / "evaluations" / f"step-{event['step']:08d}.jsonl"
+        answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [(a["problem_id"], a["text"], a["correct"]) for a in answers if a["sample"] == 0][:4]
+        assert [(s["problem_id"], s["completion"], s["correct"]) for s in event["samples"]] == kept
+
+
 def test_the_checkpoint_is_a_model_folder_that_says_what_it_is(whole: Path) -> None:
     folder = checkpoint_folder(whole, 4)
     manifest = verify_manifest(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.tables import Diagnosis, MetricPoint, Trajectory
+from contract.tables import Diagnosis, MetricPoint, ProbeSample, Trajectory
 from tests.worker.workbench import Workbench, eventually
 from worker.engine_events import BadEventError, CheckpointEvent, MetricsEvent, NoticeEvent, parse_event
 from worker.lease import Lease, LeaseLostError
@@ -164,6 +164,26 @@ def test_a_rounds_diagnosis_is_stored_and_a_repeated_one_replaces_it(bench: Work
     stored = bench.rows(Diagnosis, lease.job_id, Diagnosis.round)
     assert [(row.round, row.step) for row in stored] == [(0, 0), (1, 32)]
     assert stored[1].report["rollout"] == {"epistemic_mass": 0.02, "forward_kl": None}
+    assert bench.codes(lease.job_id) == []
+
+
+def test_answers_to_fixed_problems_are_stored_by_step(bench: Workbench, tmp_path: Path) -> None:
+    lease = bench.claimed()
+    for attempt, word in enumerate(("first", "second")):
+        run = Run(bench, lease, tmp_path / str(attempt))
+        with run.progress:
+            samples = [
+                {"problem_id": f"p{n}", "prompt": "1+1=", "completion": f"{word}\0", "correct": True} for n in (0, 1)
+            ]
+            run.write(*[line("probe_samples", step=step, samples=samples) for step in (0, 32)])
+    stored = bench.rows(ProbeSample, lease.job_id, ProbeSample.step)
+    assert sorted((row.step, row.position, row.problem_id) for row in stored) == [
+        (0, 0, "p0"),
+        (0, 1, "p1"),
+        (32, 0, "p0"),
+        (32, 1, "p1"),
+    ]
+    assert {row.completion for row in stored} == {"second\N{REPLACEMENT CHARACTER}"}
     assert bench.codes(lease.job_id) == []
 
 

@@ -1,0 +1,1 @@
+"""What the student answers to a few fixed problems over its run."""
