@@ -127,6 +127,14 @@ def test_likely_epistemic_tokens_are_no_path_of_their_own() -> None:
     torch.testing.assert_close(statistics.teacher_epistemic_mass_N[0], q[1])
 
 
+def test_where_no_token_is_epistemic_the_paths_are_the_two_likeliest() -> None:
+    *_, statistics = linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest(modes=True))
+    _, _, hidden, head = tensors()
+    first, second = (hidden @ head[:V].t()).softmax(-1).topk(2).values.unbind(-1)
+    torch.testing.assert_close(statistics.teacher_path_mass_N, first)
+    torch.testing.assert_close(statistics.teacher_second_path_mass_N, second)
+
+
 def test_watched_tokens_are_one_a_position() -> None:
     with pytest.raises(ValueError, match="watched_ids_N must have shape"):
         linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest(watched_ids_N=WATCHED[1:]))

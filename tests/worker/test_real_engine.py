@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from contract.job_state import JobStatus
-from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
+from contract.tables import CheckpointFile, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
 from testbed.make_data import main as make_data
 from tests.worker.workbench import Workbench, ended, eventually, running
 from worker.attempt import run_next
@@ -29,7 +29,8 @@ def spec(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
         "lora": None,
         "optim": {"learning_rate": 1e-3, "batch_size": 8},
-        "evaluation": {"holdout": 0.2, "k": 2},
+        "evaluation": {"holdout": 0.2, "k": 2, "num_probe_samples": 2},
+        "diagnosis": {"num_trajectories": 16, "steps": "reference"},
         "checkpoints": {"every_steps": 2},
         **changes,
     }
@@ -53,6 +54,12 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(sqlite_benc
     assert sqlite_bench.rows(Trajectory, job_id, Trajectory.position)[0].refined is not None
     steps = {point.step for point in sqlite_bench.rows(MetricPoint, job_id, MetricPoint.step) if point.name == "loss"}
     assert steps == set(range(1, job.step + 1))
+    (diagnosis,) = sqlite_bench.rows(Diagnosis, job_id, Diagnosis.round)
+    assert (diagnosis.round, diagnosis.step) == (0, 0)
+    assert diagnosis.report["first_wrong_step"]["num_checked"] == diagnosis.report["num_trajectories"] == 16
+    probes = sqlite_bench.rows(ProbeSample, job_id, ProbeSample.step)
+    assert {(p.step, p.position) for p in probes} == {(s, n) for s in (0, job.step) for n in (0, 1)}
+    assert "bad_event" not in sqlite_bench.codes(job_id)
     assert "seconds_by_phase" in sqlite_bench.events(job_id)[-1].data["summary"]
     with sqlite_bench.database.read() as session:
         files = {file.name: file.storage_key for file in session.query(CheckpointFile)}
