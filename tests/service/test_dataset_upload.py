@@ -131,6 +131,17 @@ def test_the_owners_quota_of_rows_holds(make_client: MakeClient, sqlite_url: str
     assert "79 rows" in response.json()["error"]["message"]
 
 
+def test_a_client_that_says_it_retries_stores_one_dataset(either_client: TestClient, tmp_path: Path) -> None:
+    address, retry = "/datasets?filename=mine.jsonl", {**JSONL, "x-stainless-retry-count": "1"}
+    first = either_client.post(address, content=ROWS, headers=JSONL).json()
+    assert either_client.post(address, content=ROWS, headers=retry).json() == first
+    assert len(stored(tmp_path)) == 1
+    other_name = either_client.post("/datasets?filename=other.jsonl", content=ROWS, headers=retry).json()
+    other_rows = either_client.post(address, content=ROWS + ROWS, headers=retry).json()
+    meant = either_client.post(address, content=ROWS, headers=JSONL).json()
+    assert len({row["id"] for row in (first, other_name, other_rows, meant)}) == 4
+
+
 def test_a_deleted_dataset_is_gone(either_client: TestClient, tmp_path: Path) -> None:
     dataset = upload(either_client)
     assert either_client.delete(f"/datasets/{dataset}").json() == {"object": "dataset", "id": dataset, "deleted": True}

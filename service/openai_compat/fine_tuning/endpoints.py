@@ -6,18 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
-from contract.job_state import Action
+from contract.job_state import Action, JobStatus
 from contract.tables import Job
 from service.auth import Reader, Submitter
 from service.bodies import Body, json_body, openapi_body, validated
 from service.context import Context, ServiceContext
 from service.errors import InvalidRequestError
 from service.jobs import repository as jobs
-from service.jobs.endpoints import IdempotencyKey, RetryCount, lead, submit
+from service.jobs.endpoints import REPLAYED, IdempotencyKey, RetryCount, lead, submit
 from service.jobs.service import Created, Creation, get_job, queue_position
 from service.openai_compat.fine_tuning import repository
 from service.openai_compat.fine_tuning.request import FineTuningRequest
@@ -43,6 +43,7 @@ After = Annotated[str | None, Query(max_length=60, description="Id of the last o
 def create_fine_tuning_job(
     context: Context,
     caller: Submitter,
+    response: Response,
     *,
     body: Annotated[Body[FineTuningRequest], Depends(json_body(FineTuningRequest))],
     idempotency_key: IdempotencyKey = None,
@@ -52,7 +53,9 @@ def create_fine_tuning_job(
     ``POST /jobs``. The same request again gives the job that it made."""
     creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
     created = _submit(context, creation, body.value)
-    return fine_tuning_job(created.job, created.queue_position, 0)
+    if not created.is_new:
+        response.headers[REPLAYED] = "true"
+    return _job_object(context, created.job, created.queue_position)
 
 
 def _submit(context: ServiceContext, creation: Creation, request: FineTuningRequest) -> Created:
@@ -91,8 +94,15 @@ def _metadata_filter(request: Request) -> dict[str, str]:
 
 
 def _job_objects(session: Session, rows: Sequence[Job]) -> list[FineTuningJob]:
-    num_tokens = repository.num_trained_tokens(session, [job.id for job in rows])
+    num_tokens = repository.num_trained_tokens(session, [job.id for job in rows if JobStatus(job.status).is_final])
     return [fine_tuning_job(job, queue_position(session, job), num_tokens.get(job.id, 0)) for job in rows]
+
+
+def _job_object(context: ServiceContext, job: Job, position: int | None) -> FineTuningJob:
+    """Of a job that a transaction has just led somewhere: its position is as that one saw it."""
+    with context.database.read() as session:
+        num_tokens = repository.num_trained_tokens(session, [job.id]).get(job.id, 0)
+    return fine_tuning_job(job, position, num_tokens)
 
 
 @router.get("/{job_id}", summary="One job")
@@ -106,26 +116,19 @@ def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineT
 @router.post("/{job_id}/cancel", summary="Cancel a job")
 def cancel_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job stops at its next step boundary. Repeating is harmless."""
-    return _lead(context, caller.owner, job_id, Action.CANCEL)
+    return _job_object(context, *lead(context, caller.owner, job_id, Action.CANCEL))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job")
 def pause_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
-    return _lead(context, caller.owner, job_id, Action.PAUSE)
+    return _job_object(context, *lead(context, caller.owner, job_id, Action.PAUSE))
 
 
 @router.post("/{job_id}/resume", summary="Resume a job")
 def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
-    return _lead(context, caller.owner, job_id, Action.RESUME)
-
-
-def _lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> FineTuningJob:
-    lead(context, owner, job_id, action)
-    with context.database.read() as session:
-        (view,) = _job_objects(session, [get_job(session, owner, job_id)])
-    return view
+    return _job_object(context, *lead(context, caller.owner, job_id, Action.RESUME))
 
 
 @router.get("/{job_id}/events", summary="What happened to a job, newest first")

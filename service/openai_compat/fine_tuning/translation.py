@@ -23,25 +23,27 @@ class NativeSpec:
     sources: dict[str, str] = field(default_factory=dict)
     """Field of the spec, dotted, to field of the request."""
 
-    def put(self, name: str, value: Any, source: str) -> None:
-        """Set a field, dotted where it is inside another; raises `InvalidRequestError` where it is set already."""
-        if (earlier := self._source_of(name)) is not None:
+    def put(self, name: str, value: Any, source: str, *, inside: str | None = None) -> None:
+        """Set a field, `inside` another where that is given; raises `InvalidRequestError` where it is set already."""
+        path = name if inside is None else f"{inside}.{name}"
+        if (earlier := self._source_of(name, inside)) is not None:
             raise InvalidRequestError(
                 f"{source}: {earlier} says the same; send one of the two", code="invalid_spec", param=source
             )
-        self.sources[name] = source
-        parent, _, leaf = name.rpartition(".")
-        if not parent:
-            self.document[leaf] = value
-        elif isinstance(self.document.setdefault(parent, {}), dict):  # what is no object the spec refuses
-            self.document[parent] = {**self.document[parent], leaf: value}
+        self.sources[path] = source
+        if inside is None:
+            self.document[name] = value
+        elif isinstance(self.document.setdefault(inside, {}), dict):  # what is no object the spec refuses
+            self.document[inside] = {**self.document[inside], name: value}
 
-    def _source_of(self, name: str) -> str | None:
-        parent, _, leaf = name.rpartition(".")
-        within = self.document.get(parent) if parent else None
-        if isinstance(within, dict) and leaf in within and name not in self.sources:
-            return f"{self.sources[parent]}.{leaf}"
-        return self.sources.get(name)
+    def _source_of(self, name: str, inside: str | None) -> str | None:
+        """Where the field was sent already, by itself or within its whole object."""
+        if inside is None:
+            return self.sources.get(name)
+        if (alone := self.sources.get(f"{inside}.{name}")) is not None:
+            return alone
+        around = self.document.get(inside)
+        return f"{self.sources[inside]}.{name}" if isinstance(around, dict) and name in around else None
 
     def in_clients_words(self, error: InvalidRequestError) -> InvalidRequestError:
         """The same refusal with the names that the client sent."""
@@ -90,8 +92,9 @@ def native_spec(request: FineTuningRequest) -> NativeSpec:
     spec.put("mode", sent["method"]["type"], "method.type")
     spec.put("student", request.model, "model")
     spec.put("dataset", sent["training_file"], "training_file")
-    optional = {"validation_file": "evaluation.dataset", "seed": "seed", "suffix": "name", "metadata": "metadata"}
-    for source, name in optional.items():
+    if request.validation_file is not None:
+        spec.put("dataset", sent["validation_file"], "validation_file", inside="evaluation")
+    for source, name in (("seed", "seed"), ("suffix", "name"), ("metadata", "metadata")):
         if sent[source] is not None:
             spec.put(name, sent[source], source)
     _put_hyperparameters(spec, request.hyperparameters, "hyperparameters")
@@ -104,8 +107,9 @@ def _put_hyperparameters(spec: NativeSpec, given: Hyperparameters | None, source
         return
     rate = given.learning_rate_multiplier
     if isinstance(rate, float):
-        spec.put("optim.learning_rate", rate * DEFAULT_LEARNING_RATE, f"{source}.learning_rate_multiplier")
-    for name, path in (("batch_size", "optim.batch_size"), ("n_epochs", "optim.epochs")):
-        value = getattr(given, name)
+        learning_rate = rate * DEFAULT_LEARNING_RATE
+        spec.put("learning_rate", learning_rate, f"{source}.learning_rate_multiplier", inside="optim")
+    for word, name in (("batch_size", "batch_size"), ("n_epochs", "epochs")):
+        value = getattr(given, word)
         if isinstance(value, int):
-            spec.put(path, value, f"{source}.{name}")
+            spec.put(name, value, f"{source}.{word}", inside="optim")

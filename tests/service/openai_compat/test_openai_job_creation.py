@@ -128,6 +128,8 @@ def test_a_student_may_teach_itself(openai: OpenAI) -> None:
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", "reports to no tracker"),
         ({"extra_body": {"devices": 8}}, "devices", "devices = 8: jobs here may use at most 1"),
         ({"extra_body": {"n_epochs": 2}}, "n_epochs", "n_epochs: unknown field"),
+        ({"extra_body": {"optim.epochs": 2}}, "optim.epochs", "optim.epochs: unknown field"),
+        ({"method": "trd"}, "method", 'method = "trd": input should be an object'),
     ],
 )
 def test_a_refusal_names_what_the_client_sent(

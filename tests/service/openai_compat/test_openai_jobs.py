@@ -8,11 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
-from openai import BadRequestError, ConflictError, NotFoundError, OpenAI, PermissionDeniedError
+from openai import (
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    OpenAI,
+    PermissionDeniedError,
+    RateLimitError,
+)
 
 from contract.job_state import JobStatus
 from service.openai_compat.fine_tuning.schemas import STATUSES
-from tests.service.openai_compat.conftest import Service
+from tests.service.conftest import MakeClient
+from tests.service.openai_compat.conftest import Service, serving
 from tests.service.openai_compat.sdk_calls import create_job, native_of, upload_file
 from tests.service.records import (
     ROWS,
@@ -73,6 +82,7 @@ def test_a_succeeded_job_names_its_model_and_counts_its_tokens(service: Service,
     finish_job(database_of(service.native), job.id)
     done = openai.fine_tuning.jobs.retrieve(job.id)
     assert (done.status, done.trained_tokens) == ("succeeded", 1500)
+    assert done.native["status"] == "succeeded", "as the README reads it"  # type: ignore[attr-defined]
     assert done.fine_tuned_model == f"ft:small:admin:My-run-:{job.id}"
 
 
@@ -228,6 +238,23 @@ def test_a_reading_key_reads_and_no_more(service: Service) -> None:
         with pytest.raises(PermissionDeniedError) as refused:
             call()
         assert refused.value.code == "insufficient_scope"
+
+
+def test_a_key_that_is_not_known_is_an_authentication_error(service: Service) -> None:
+    with pytest.raises(AuthenticationError) as refused:
+        service.openai(api_key="trd_wrong").fine_tuning.jobs.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(make_client: MakeClient, sqlite_url: str) -> None:
+    with serving(make_client(sqlite_url, max_requests_per_minute=2)) as service:
+        openai = service.openai()
+        openai.models.list()
+        openai.models.list()
+        with pytest.raises(RateLimitError) as refused:
+            openai.models.list()
+        assert refused.value.code == "rate_limit_exceeded"
+        assert int(refused.value.response.headers["retry-after"]) >= 1
 
 
 def test_the_clients_other_calls_are_not_found(service: Service) -> None:

@@ -91,6 +91,12 @@ def test_an_idempotency_key_is_honoured(either_service: Service) -> None:
     first = create_job(openai, training_file=file_id, extra_headers=key)
     again = create_job(openai, training_file=file_id, extra_headers=key)
     assert again == first
+    openai.fine_tuning.jobs.cancel(first.id)
+    raw = openai.fine_tuning.jobs.with_raw_response
+    method: Any = {"type": "trd", "trd": {"teacher": "small-teacher"}}
+    replayed = raw.create(model="small", training_file=file_id, method=method, extra_headers=key)
+    assert replayed.headers["idempotent-replayed"] == "true"
+    assert (replayed.parse().id, replayed.parse().status) == (first.id, "cancelled")
     with pytest.raises(BadRequestError) as refused:
         create_job(openai, training_file=file_id, seed=1, extra_headers=key)
     assert (refused.value.code, refused.value.param) == ("idempotency_key_reused", "Idempotency-Key")
