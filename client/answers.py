@@ -158,6 +158,17 @@ class OutcomeCount(Answer):
     num_trajectories: int
 
 
+class Diagnosis(Answer):
+    """What a sample of a round's trajectories says of prefix failure, before anything was trained on it."""
+
+    round: int
+    step: int
+    """Optimizer steps taken before the round."""
+    report: dict[str, Any]
+    """The engine's figures; ``docs/diagnosis.md`` has the formulas. Null where one was not finite."""
+    created_at: datetime
+
+
 class Evaluation(Answer):
     """Scores on one set of problems at one step, with their 95 % intervals."""
 
@@ -265,3 +276,8 @@ class Readiness(Answer):
     schema_state: str = Field(alias="schema")
     storage: str
     broker: str
+
+    @property
+    def is_ready(self) -> bool:
+        """True where requests can be served."""
+        return self.status == "ready"

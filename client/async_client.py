@@ -11,7 +11,7 @@ from client.datasets import AsyncDatasets
 from client.events import AsyncEvents
 from client.jobs import AsyncJobs
 from client.operations import HEALTH, READINESS, AsyncKeys, AsyncModels
-from client.run_records import AsyncEvaluations, AsyncMetrics, AsyncTrajectories
+from client.run_records import AsyncDiagnoses, AsyncEvaluations, AsyncMetrics, AsyncTrajectories
 from client.settings import ClientSettings
 from client.transport import AsyncTransport
 
@@ -34,6 +34,7 @@ class AsyncClient:
         self.metrics = AsyncMetrics(self._transport)
         self.trajectories = AsyncTrajectories(self._transport)
         self.evaluations = AsyncEvaluations(self._transport)
+        self.diagnoses = AsyncDiagnoses(self._transport)
         self.checkpoints = AsyncCheckpoints(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.models = AsyncModels(self._transport)
@@ -49,7 +50,7 @@ class AsyncClient:
         return await self._transport.send(HEALTH)
 
     async def readiness(self) -> Readiness:
-        """Can requests be served? Needs no key; raises `ServerError` where they cannot."""
+        """Can requests be served, and if not, why? Needs no key."""
         return await self._transport.send(READINESS)
 
     async def close(self) -> None:

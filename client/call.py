@@ -58,6 +58,8 @@ class Call(Generic[AnswerT]):
     body: Body | None = None
     is_repeatable: bool = True
     """True where doing it twice does no more than doing it once."""
+    answered_with: frozenset[int] = frozenset()
+    """Statuses besides 2xx that come with the typed answer."""
     read_seconds: float | None = None
     """Longest wait for the answer; None takes the settings'."""
 
@@ -80,7 +82,8 @@ def part(value: str) -> str:
 
 def read_answer(call: Call[AnswerT], response: httpx.Response) -> AnswerT:
     """The typed answer; raises `ApiError` for a refusal and `UnexpectedAnswerError` for anything else."""
-    require_success(response)
+    if response.status_code not in call.answered_with:
+        require_success(response)
     try:
         return call.answer.model_validate_json(response.content)
     except ValidationError as error:
@@ -131,7 +134,10 @@ def telling_failures(url: str) -> Iterator[None]:
         raise _failed(TimedOutError(f"{url} did not answer in time ({type(error).__name__})"), error) from error
     except httpx.TransportError as error:
         reason = str(error) or type(error).__name__
-        failure = ConnectionFailedError(f"{url} cannot be reached: {reason}", hint=_UNREACHABLE)
+        if isinstance(error, _NEVER_SENT):
+            failure = ConnectionFailedError(f"{url} cannot be reached: {reason}", hint=_UNREACHABLE)
+        else:
+            failure = ConnectionFailedError(f"the connection to {url} broke: {reason}")
         raise _failed(failure, error) from error
     except httpx.InvalidURL as error:
         raise TrdError(f"the request has no valid address: {error}") from error

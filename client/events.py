@@ -60,8 +60,10 @@ class _Follower:
         return not self.is_over
 
     def read(self, frame: ServerSentEvent) -> StreamItem | None:
-        """What a frame tells; None where it was seen already."""
+        """What a frame tells; None where that is nothing, or was seen already."""
         self._num_failures = 0
+        if not frame.data:
+            return None  # a keep-alive comment: the decoder makes an empty frame of it
         item = _parsed(frame)
         if isinstance(item, Event):
             if item.sequence <= self._after:

@@ -11,7 +11,7 @@ from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
 
 HEALTH = Call("GET", "/healthz", Health)
-READINESS = Call("GET", "/readyz", Readiness, is_repeatable=False)  # a 503 is the answer
+READINESS = Call("GET", "/readyz", Readiness, answered_with=frozenset({503}))
 
 
 def _create_key(name: str, owner: str | None, scopes: Sequence[str]) -> Call[CreatedKey]:

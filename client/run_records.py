@@ -1,10 +1,10 @@
-"""What a run wrote down: ``/jobs/{id}/metrics``, ``…/trajectories`` and ``…/evaluations``."""
+"""What a run wrote down: ``/jobs/{id}/metrics``, ``…/trajectories``, ``…/evaluations`` and ``…/diagnosis``."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from client.answers import Evaluation, MetricSeries, OutcomeCount, Page, Trajectory
+from client.answers import Diagnosis, Evaluation, MetricSeries, OutcomeCount, Page, Trajectory
 from client.call import Call, part
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
@@ -35,6 +35,11 @@ def _trajectory(job_id: str, trajectory_id: str) -> Call[Trajectory]:
 
 def _outcomes(job_id: str) -> Call[Page[OutcomeCount]]:
     return Call("GET", f"/jobs/{part(job_id)}/trajectories/outcomes", Page[OutcomeCount])
+
+
+def _diagnoses(job_id: str, after: Cursor, limit: int) -> Call[Page[Diagnosis]]:
+    params = {"after": after, "limit": limit}
+    return Call("GET", f"/jobs/{part(job_id)}/diagnosis", Page[Diagnosis], params=params)
 
 
 def _evaluations(job_id: str) -> Call[Page[Evaluation]]:
@@ -175,3 +180,35 @@ class AsyncEvaluations:
     async def list(self, job_id: str) -> Sequence[Evaluation]:
         """By step; the first is the baseline."""
         return (await self._transport.send(_evaluations(job_id))).data
+
+
+class Diagnoses:
+    """What each round says of prefix failure."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, job_id: str, *, num_wanted: int | None = None) -> Iterator[Diagnosis]:
+        """By round; none where the job has its diagnosis switched off."""
+        limit = page_size(num_wanted)
+        return walk(
+            lambda after: self._transport.send(_diagnoses(job_id, after, limit)),
+            lambda row: row.round,
+            num_wanted=num_wanted,
+        )
+
+
+class AsyncDiagnoses:
+    """As `Diagnoses`."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    def list(self, job_id: str, *, num_wanted: int | None = None) -> AsyncIterator[Diagnosis]:
+        """By round; none where the job has its diagnosis switched off."""
+        limit = page_size(num_wanted)
+        return walk_async(
+            lambda after: self._transport.send(_diagnoses(job_id, after, limit)),
+            lambda row: row.round,
+            num_wanted=num_wanted,
+        )

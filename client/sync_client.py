@@ -11,7 +11,7 @@ from client.datasets import Datasets
 from client.events import Events
 from client.jobs import Jobs
 from client.operations import HEALTH, READINESS, Keys, Models
-from client.run_records import Evaluations, Metrics, Trajectories
+from client.run_records import Diagnoses, Evaluations, Metrics, Trajectories
 from client.settings import ClientSettings
 from client.transport import Transport
 
@@ -34,6 +34,7 @@ class Client:
         self.metrics = Metrics(self._transport)
         self.trajectories = Trajectories(self._transport)
         self.evaluations = Evaluations(self._transport)
+        self.diagnoses = Diagnoses(self._transport)
         self.checkpoints = Checkpoints(self._transport)
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)
@@ -49,7 +50,7 @@ class Client:
         return self._transport.send(HEALTH)
 
     def readiness(self) -> Readiness:
-        """Can requests be served? Needs no key; raises `ServerError` where they cannot."""
+        """Can requests be served, and if not, why? Needs no key."""
         return self._transport.send(READINESS)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md ./
 RUN pip install --constraint constraints.txt --editable .
 
+COPY client client
 COPY contract contract
 COPY service service
 COPY migrations migrations

@@ -1,4 +1,4 @@
-"""``python -m trd_engine run spec.json --out DIR``: a run without any service."""
+"""``python -m trd_engine run spec.json --out DIR``: a run without any service; ``… chat FOLDER``: talk to its model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; returns the exit code."""
     options = _parser().parse_args(arguments)
+    return _chat(options.folder) if options.command == "chat" else _run(options)
+
+
+def _chat(folder: Path) -> int:
+    from trd_engine import chat  # torch takes seconds to load
+
+    return chat.main(folder)
+
+
+def _run(options: argparse.Namespace) -> int:
     stopping = False
 
     def ask_to_stop(*_: object) -> None:
@@ -49,4 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path, help="JSON file with the engine's spec (trd_engine.config.RunConfig)")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and checkpoints")
     run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
+    chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
     return parser

@@ -16,7 +16,7 @@ from client.datasets import _page as page_datasets
 from client.events import _page as page_events
 from client.jobs import _CALLS
 from client.operations import _MODELS, HEALTH, READINESS, _create_key, _keys, _model, _revoke_key
-from client.run_records import _evaluations, _metrics, _outcomes, _trajectories, _trajectory
+from client.run_records import _diagnoses, _evaluations, _metrics, _outcomes, _trajectories, _trajectory
 from service.app import create_app
 from service.settings import Settings
 
@@ -33,6 +33,7 @@ CALLS = [
     _trajectory("x", "0:0"),
     _outcomes("x"),
     _evaluations("x"),
+    _diagnoses("x", None, 1),
     _list("x"),
     _manifest("x", 1),
     _delete("x", 1),
@@ -56,6 +57,7 @@ ANSWERS = {
     "TrajectoryView": answers.Trajectory,
     "OutcomeCount": answers.OutcomeCount,
     "EvaluationView": answers.Evaluation,
+    "DiagnosisView": answers.Diagnosis,
     "CheckpointView": answers.Checkpoint,
     "ManifestView": answers.Manifest,
     "CheckpointFileView": answers.CheckpointFile,

@@ -24,6 +24,7 @@ ROOMS = (
     "metrics",
     "trajectories",
     "evaluations",
+    "diagnoses",
     "checkpoints",
     "datasets",
     "models",
@@ -178,6 +179,7 @@ def test_the_async_client_does_the_same(service: RunningService, rows_file: Path
             assert [event.sequence async for event in trd.events.list(job.id)] == [1, 2]
             assert await trd.metrics.list(job.id) == []
             assert await trd.evaluations.list(job.id) == []
+            assert [row async for row in trd.diagnoses.list(job.id)] == []
             assert await trd.trajectories.outcomes(job.id) == []
             assert [row async for row in trd.trajectories.list(job.id)] == []
             assert {model.id for model in await trd.models.list()} >= {"small"}

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from client import AsyncClient, Client
 from client.answers import Event, JobProgress, StreamEnd
 from client.errors import ConnectionFailedError, NotFoundError, UnexpectedAnswerError
 from client.events import StreamItem
+from service.app import create_app
 from tests.client.breaking_proxy import BreakingProxy
-from tests.client.conftest import RunningService
-from tests.service.conftest import ADMIN_KEY
+from tests.client.conftest import RunningService, spec_of
+from tests.servers import free_port
+from tests.service.conftest import ADMIN_KEY, settings_in, write_model
 from tests.service.records import add_events, finish_job
 
 
@@ -70,6 +76,40 @@ def test_an_async_stream_comes_back_too(proxy: BreakingProxy, service: RunningSe
     proxy.cut_after.extend([2000, 3000])
     assert numbers(asyncio.run(listen())) == list(range(1, 33))
     assert proxy.num_connections == 3
+
+
+def test_a_long_silence_is_no_event(
+    tmp_path: Path, migrated_sqlite_file: Path, monkeypatch: pytest.MonkeyPatch, rows_file: Path
+) -> None:
+    """The service's keep-alive comments, sped up in a server in this process."""
+    monkeypatch.setattr("service.events.feed.KEEP_ALIVE_SECONDS", 0.2)
+    write_model(tmp_path / "models" / "small", context=40_960)
+    shutil.copyfile(migrated_sqlite_file, tmp_path / "trd.db")
+    settings = settings_in(tmp_path, tmp_path / "models", f"sqlite:///{tmp_path / 'trd.db'}")
+    with serving(create_app(settings)) as url, Client(url, ADMIN_KEY) as trd:
+        spec = {**spec_of(trd.datasets.upload(rows_file).id), "teacher": "small"}
+        stream = trd.events.follow(trd.jobs.create(spec).id)
+        assert isinstance(next(stream), Event)
+        job = next(stream)
+        assert isinstance(job, JobProgress)
+        threading.Timer(1.5, trd.jobs.cancel, [job.id]).start()
+        assert [type(item) for item in stream] == [Event, JobProgress, StreamEnd]
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The application on a free port, in a thread."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def test_no_job_no_stream(trd: Client) -> None:

@@ -5,36 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from contract.tables import Diagnosis
 from service.diagnosis.schemas import DiagnosisReport
+from tests.service.engine_reports import engine_report
 from tests.service.records import database_of, submit
-from trd_engine.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
-from trd_engine.diagnosis.report import make_report
-from trd_engine.diagnosis.scoring import ScoredCompletion
-
-
-def engine_report(*, refined: bool = True) -> dict[str, Any]:
-    """A report as the engine itself makes it, of figures drawn at random."""
-    generator = np.random.default_rng(2)
-    names = ScoredCompletion.__dataclass_fields__
-    rollout, mended = (
-        ScoredCompletion(**{name: generator.uniform(0, 1, 20).astype(np.float32) for name in names}) for _ in range(2)
-    )
-    diagnosed = DiagnosedRollout(
-        position=0,
-        rollout_correct=False,
-        refined_correct=True if refined else None,
-        rollout=rollout,
-        refined=mended if refined else None,
-        refined_vanilla=mended if refined else None,
-        steps=TokenSteps((0, 5, 10), 1) if refined else None,
-        parts_at=6 if refined else None,
-    )
-    return make_report([diagnosed], token_clip=0.0, sampler_gap=1e-6).document()
 
 
 def add_diagnosis(client: TestClient, job_id: str, round_index: int, report: dict[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""``trd datasets``: the problems that jobs train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from client import Client, TrdError
+from client.answers import Dataset
+from client.cli.output import JsonFlag, age, answers, facts, moment, print_json, remark, say, size, table
+from client.cli.transfer import byte_bar
+
+app = typer.Typer(help="Upload, list, show and delete datasets.", no_args_is_help=True)
+
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.", show_default=False)]
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(help="JSON Lines, or Parquet by its suffix.", show_default=False)],
+    as_json: JsonFlag = False,
+) -> None:
+    """Upload problems: rows of problem, answer and, where there is one, solution."""
+    with Client() as trd:
+        made = upload_file(trd, file, is_quiet=as_json)
+    if as_json:
+        print_json(made)
+    else:
+        say(made.id)
+
+
+def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> Dataset:
+    """Upload with a progress bar; raises `InvalidRequestError` that names rows and fields."""
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        raise TrdError(f"{path} cannot be read: {error.strerror}") from error
+    with byte_bar(path.name, num_bytes, is_quiet=is_quiet) as on_bytes:
+        made = trd.datasets.upload(path, on_bytes=on_bytes)
+    if not is_quiet:
+        solutions = "with solutions" if made.has_solutions else "not all with solutions"
+        remark(f"{path.name}: {made.num_rows} rows, {solutions}, {size(made.num_bytes)}")
+    return made
+
+
+@app.command("list")
+def list_datasets(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to list.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """List datasets, newest first."""
+    with Client() as trd:
+        found = list(trd.datasets.list(num_wanted=limit))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no datasets; `trd datasets upload FILE` makes one")
+        return
+    rows = table("dataset", "file", "format", "#rows", "#size", "solutions", "uploaded")
+    for row in found:
+        has = "yes" if row.has_solutions else "no"
+        rows.add_row(
+            row.id, Text(row.filename), row.format, str(row.num_rows), size(row.num_bytes), has, age(row.created_at)
+        )
+    answers().print(rows)
+
+
+@app.command()
+def show(dataset: DatasetArgument, as_json: JsonFlag = False) -> None:
+    """Show a dataset."""
+    with Client() as trd:
+        found = trd.datasets.get(dataset)
+    if as_json:
+        print_json(found)
+        return
+    answers().print(
+        facts(
+            [
+                ("dataset", found.id),
+                ("file", found.filename),
+                ("format", found.format),
+                ("rows", str(found.num_rows)),
+                ("solutions", "in every row" if found.has_solutions else "not in every row"),
+                ("size", size(found.num_bytes)),
+                ("sha256", found.sha256),
+                ("uploaded", moment(found.created_at)),
+            ]
+        )
+    )
+
+
+@app.command()
+def delete(
+    dataset: DatasetArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete a dataset that no open job needs."""
+    if not yes and not as_json:
+        typer.confirm(f"delete {dataset}?", abort=True)
+    with Client() as trd:
+        done = trd.datasets.delete(dataset)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.id} is deleted")

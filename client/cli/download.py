@@ -1,0 +1,74 @@
+"""``trd download``: a checkpoint's files, in parallel, verified, from where the last try broke off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client import Client
+from client.answers import Manifest
+from client.checkpoints import LATEST, NUM_PARALLEL
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.output import JsonFlag, print_json, remark, say, size
+from client.cli.transfer import byte_bar
+from client.downloads import Download
+
+EXIT_INTERRUPTED = 130
+SERVED_FOLDERS = ("model", "adapter")
+"""What a model is loaded from, the better one first."""
+
+
+def download(
+    job: JobArgument,
+    step: Annotated[str, typer.Option(help="Which checkpoint: a step, or 'latest'.")] = LATEST,
+    folder: Annotated[
+        str | None,
+        typer.Option(help="Which of its folders: model, adapter or state; by default model, else adapter."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All folders, also what resuming needs.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; by default ./JOB-step-N.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Files at once.")] = NUM_PARALLEL,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a checkpoint. The same command again goes on where it broke off."""
+    with Client() as trd:
+        manifest = trd.checkpoints.manifest(job_id_of(trd, job), step)
+        if not everything and folder is None:
+            folder = served_folder(manifest)
+        target = out if out is not None else Path(f"{manifest.job_id}-step-{manifest.step}")
+        done = fetch(trd, manifest, target, None if everything else folder, parallel=parallel, is_quiet=as_json)
+    if as_json:
+        document = {"job_id": manifest.job_id, "step": done.step, "folder": str(done.folder)}
+        files = [str(path) for path in done.files]
+        print_json({"object": "download", **document, "num_bytes": done.num_bytes, "files": files})
+        return
+    say(str(done.folder))
+    remark(f"{len(done.files)} files, {size(done.num_bytes)}; every sha256 is the manifest's")
+
+
+def served_folder(manifest: Manifest) -> str | None:
+    """The folder that a model is loaded from; None where there is neither."""
+    there = {file.name.partition("/")[0] for file in manifest.files}
+    return next((name for name in SERVED_FOLDERS if name in there), None)
+
+
+def fetch(
+    trd: Client,
+    manifest: Manifest,
+    target: Path,
+    folder: str | None,
+    *,
+    parallel: int = NUM_PARALLEL,
+    is_quiet: bool = False,
+) -> Download:
+    """Download with a progress bar; Ctrl-C leaves what is there for the next time."""
+    prefix = f"{folder}/" if folder is not None else ""
+    total = sum(file.num_bytes for file in manifest.files if file.name.startswith(prefix))
+    try:
+        with byte_bar(f"step {manifest.step}", total, is_quiet=is_quiet) as on_bytes:
+            return trd.checkpoints.download(manifest, target, folder=folder, num_parallel=parallel, on_bytes=on_bytes)
+    except KeyboardInterrupt:
+        remark("stopped; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -1,0 +1,103 @@
+"""``trd``: runs the command, and turns what goes wrong into one line, a hint, and an exit code.
+
+0 done · 1 something else failed · 2 the command was written wrongly · 3 the job failed or was cancelled ·
+4 there is no such thing · 5 the service refused the request · 6 no key, or one that may not · 7 nothing answers ·
+130 Ctrl-C
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from client.cli.output import remarks
+from client.errors import (
+    ApiError,
+    AuthenticationError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    JobFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    SettingsError,
+    TooManyError,
+    TrdError,
+)
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+MAX_ERRORS_SHOWN = 20
+
+_EXIT_CODES: tuple[tuple[type[TrdError], int], ...] = (
+    (JobFailedError, 3),
+    (NotFoundError, 4),
+    (InvalidRequestError, 5),
+    (ConflictError, 5),
+    (TooManyError, 5),
+    (AuthenticationError, 6),
+    (PermissionDeniedError, 6),
+    (SettingsError, 6),
+    (ConnectionFailedError, 7),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from client.cli.app import app
+
+    try:
+        app(arguments, prog_name="trd")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except TrdError as error:
+        (_tell_json if "--json" in arguments else _tell)(error)
+        return exit_code(error)
+    return 0
+
+
+def exit_code(error: TrdError) -> int:
+    """What scripts branch on."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_FAILED)
+
+
+def _tell(error: TrdError) -> None:
+    console = remarks()
+    console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    if isinstance(error, ApiError):
+        for fault in error.errors[:MAX_ERRORS_SHOWN] if len(error.errors) > 1 else []:
+            console.print(f"  - {escape(_fault(fault))}", soft_wrap=True)
+        if len(error.errors) > MAX_ERRORS_SHOWN:
+            console.print(f"  … and {len(error.errors) - MAX_ERRORS_SHOWN} more", style="dim")
+        if error.status >= 500 and error.request_id is not None:
+            console.print(f"request: {escape(error.request_id)}", style="dim")
+    if error.hint is not None:
+        console.print(f"hint: {escape(error.hint)}", soft_wrap=True, style="yellow")
+
+
+def _fault(fault: dict[str, object]) -> str:
+    where = f"row {fault['row']}: " if "row" in fault else ""
+    return f"{where}{fault.get('message', '')}"
+
+
+def _tell_json(error: TrdError) -> None:
+    document: dict[str, object] = {"message": error.message, "hint": error.hint, "exit_code": exit_code(error)}
+    if isinstance(error, ApiError):
+        refusal = error.refusal
+        document |= {
+            "status": refusal.status,
+            "type": refusal.type,
+            "code": refusal.code,
+            "param": refusal.param,
+            "request_id": refusal.request_id,
+            "errors": refusal.errors,
+        }
+    elif isinstance(error, JobFailedError):
+        document["code"] = error.code
+    sys.stderr.write(json.dumps({"error": document}, ensure_ascii=False) + "\n")

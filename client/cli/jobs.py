@@ -1,0 +1,195 @@
+"""``trd jobs``, ``show``, ``cancel``, ``pause``, ``resume``, ``delete``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from client import Client
+from client.answers import Evaluation, Job
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.output import (
+    JsonFlag,
+    age,
+    answers,
+    duration,
+    facts,
+    moment,
+    number,
+    percent,
+    plain,
+    print_json,
+    say,
+    size,
+    status_text,
+    table,
+)
+from client.jobs import JobFilter
+from contract.job_spec import Mode
+from contract.job_state import JobStatus
+
+
+def list_jobs(
+    status: Annotated[list[JobStatus] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Only this mode.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most jobs to list.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """List jobs, newest first."""
+    wanted = JobFilter(status=status or (), mode=mode, tag=tag)
+    with Client() as trd:
+        found = list(trd.jobs.list(wanted, num_wanted=limit))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no jobs; `trd submit SPEC` makes one")
+        return
+    rows = table("job", "name", "mode", "status", "#step", "loss", "created")
+    for job in found:
+        loss = job.latest_metrics.get("loss")
+        rows.add_row(
+            job.id, Text(job.name or ""), job.mode, _status(job), _step(job), number(loss), age(job.created_at)
+        )
+    answers().print(rows)
+
+
+def _status(job: Job) -> Text:
+    text = status_text(job.status)
+    if job.queue_position is not None:
+        text.append(f" (number {job.queue_position})", style="dim")
+    elif job.phase is not None:
+        text.append(f" {job.phase}", style="dim")
+    return text
+
+
+def _step(job: Job) -> str:
+    return f"{job.step}/{job.num_steps}" if job.num_steps is not None else "—"
+
+
+def show(
+    job: JobArgument,
+    spec: Annotated[bool, typer.Option("--spec", help="Also the spec, every default resolved.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a job: where it stands, what it scores, which checkpoints it has."""
+    with Client() as trd:
+        found = trd.jobs.get(job_id_of(trd, job))
+        scores = trd.evaluations.list(found.id)
+        checkpoints = trd.checkpoints.list(found.id)
+    if as_json:
+        lists = {"evaluations": [plain(row) for row in scores], "checkpoints": [plain(row) for row in checkpoints]}
+        print_json({**plain(found), **lists})
+        return
+    console = answers()
+    console.print(facts(_job_facts(found)))
+    if scores:
+        console.print()
+        console.print(evaluation_table(scores))
+    if checkpoints:
+        console.print()
+        rows = table("#step", "formats", "#size", "stored", title="Checkpoints")
+        for row in checkpoints:
+            rows.add_row(str(row.step), ", ".join(row.formats), size(row.num_bytes), moment(row.created_at))
+        console.print(rows)
+    if spec:
+        console.print()
+        console.print_json(json.dumps(found.spec))
+
+
+def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
+    error = job.error
+    progress = f"{job.phase_done} of {job.phase_total}" if job.phase_total else None
+    return [
+        ("job", job.id),
+        ("name", job.name),
+        ("status", _status(job)),
+        ("error", f"{error.code}: {error.message}" if error is not None else None),
+        ("hint", error.hint if error is not None else None),
+        ("mode", f"{job.mode}, preset {job.spec.get('preset')}"),
+        ("student", str(job.spec["student"])),
+        ("teacher", str(job.spec.get("teacher") or "the student's own step-0 weights, shown the solution")),
+        ("phase", f"{job.phase} {progress or ''}".strip() if job.phase is not None else None),
+        ("step", _step(job)),
+        ("round", f"{job.round + 1} of {job.num_rounds}" if job.round is not None and job.num_rounds else None),
+        ("left", f"about {duration(job.eta_seconds)}" if job.eta_seconds is not None else None),
+        ("loss", number(job.latest_metrics["loss"]) if "loss" in job.latest_metrics else None),
+        ("attempt", str(job.attempt) if job.attempt else None),
+        ("queue", f"{job.queue}, priority {job.priority}"),
+        ("created", moment(job.created_at)),
+        ("started", moment(job.started_at)),
+        ("finished", moment(job.finished_at)),
+        ("took", duration(_seconds(job)) if job.started_at is not None and job.finished_at is not None else None),
+        ("cloned from", job.cloned_from),
+        ("tags", ", ".join(job.tags)),
+        ("metadata", ", ".join(f"{key}={value}" for key, value in job.metadata.items())),
+    ]
+
+
+def _seconds(job: Job) -> float:
+    assert job.started_at is not None, "asked for jobs that are over"
+    assert job.finished_at is not None, "asked for jobs that are over"
+    return (job.finished_at - job.started_at).total_seconds()
+
+
+def evaluation_table(scores: Sequence[Evaluation]) -> Table:
+    """Scores with their 95 % intervals."""
+    rows = table("#step", "problems", "#avg@k", "95 %", "#pass@k", "95 %", title="Evaluations")
+    for row in scores:
+        rows.add_row(
+            str(row.step),
+            f"{row.dataset} ({row.num_problems}), k = {row.k}",
+            percent(row.avg_at_k),
+            f"{100 * row.avg_low:.1f} … {100 * row.avg_high:.1f}",
+            percent(row.pass_at_k),
+            f"{100 * row.pass_low:.1f} … {100 * row.pass_high:.1f}",
+        )
+    return rows
+
+
+def cancel(job: JobArgument, as_json: JsonFlag = False) -> None:
+    """Cancel a job; a running one stops at its next step boundary."""
+    with Client() as trd:
+        _told(trd.jobs.cancel(job_id_of(trd, job)), as_json)
+
+
+def pause(job: JobArgument, as_json: JsonFlag = False) -> None:
+    """Pause a job; a running one writes a checkpoint and gives its device back."""
+    with Client() as trd:
+        _told(trd.jobs.pause(job_id_of(trd, job)), as_json)
+
+
+def resume(job: JobArgument, as_json: JsonFlag = False) -> None:
+    """Resume a paused, failed or cancelled job; it goes on from its last checkpoint."""
+    with Client() as trd:
+        _told(trd.jobs.resume(job_id_of(trd, job)), as_json)
+
+
+def _told(job: Job, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    else:
+        answers().print(Text(f"{job.id} is ").append_text(status_text(job.status)))
+
+
+def delete(
+    job: JobArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete a job that is over, with its metrics, trajectories and checkpoints."""
+    with Client() as trd:
+        job_id = job_id_of(trd, job)
+        if not yes and not as_json:
+            typer.confirm(f"delete {job_id} and everything it made?", abort=True)
+        done = trd.jobs.delete(job_id)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.id} is deleted")

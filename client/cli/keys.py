@@ -1,0 +1,77 @@
+"""``trd keys``: who may use the service. For admins."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from client import Client
+from client.cli.output import JsonFlag, answers, moment, print_json, remark, say, table
+
+app = typer.Typer(help="Create, list and revoke keys (admins).", no_args_is_help=True)
+
+
+class Scope(StrEnum):
+    """What a key may do; each includes those before it."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="For people.", show_default=False)],
+    owner: Annotated[
+        str | None, typer.Option(help="Who sees what is made with it; by default you.", show_default=False)
+    ] = None,
+    scope: Annotated[Scope, typer.Option(help="read: look; submit: also make and change; admin: also keys.")] = (
+        Scope.SUBMIT
+    ),
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a key. It is shown this once."""
+    with Client() as trd:
+        made = trd.keys.create(name, owner=owner, scopes=[scope])
+    if as_json:
+        print_json(made)
+        return
+    say(made.key)
+    remark(f"{made.id}, {scope}, of {made.owner}; it is not shown again")
+
+
+@app.command("list")
+def list_keys(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to list.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """List keys of all owners, newest first."""
+    with Client() as trd:
+        found = list(trd.keys.list(num_wanted=limit))
+    if as_json:
+        print_json(found)
+        return
+    rows = table("key", "name", "owner", "scopes", "created", "revoked")
+    for key in found:
+        revoked = moment(key.revoked_at) or ""
+        rows.add_row(
+            key.id, Text(key.name), key.owner, ", ".join(key.scopes), moment(key.created_at), Text(revoked, style="red")
+        )
+    answers().print(rows)
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="KEY_ID", help="Its id, key_…, not the key.", show_default=False)],
+    as_json: JsonFlag = False,
+) -> None:
+    """Revoke a key: from now on it is refused."""
+    with Client() as trd:
+        done = trd.keys.revoke(key)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.id} ({done.name}) is revoked")

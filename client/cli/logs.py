@@ -1,0 +1,68 @@
+"""``trd logs``: what happened to a job."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from client import Client
+from client.answers import Event
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.live_view import event_text
+from client.cli.output import JsonFlag, answers, print_json
+
+EXIT_INTERRUPTED = 130
+
+
+class Level(StrEnum):
+    """How grave an event is."""
+
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+def logs(
+    job: JobArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
+    level: Annotated[Level, typer.Option(help="At least as grave as this.")] = Level.INFO,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many there are now.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a job's events. With --json and --follow, one JSON object a line."""
+    levels = list(Level)[list(Level).index(level) :]
+    with Client() as trd:
+        job_id = job_id_of(trd, job)
+        past = deque((event for event in trd.events.list(job_id) if event.level in levels), maxlen=tail)
+        if as_json and not follow:
+            print_json(list(past))
+            return
+        for event in past:
+            _print(event, as_json)
+        if follow:
+            newest = past[-1].sequence if past else 0
+            _follow(trd, job_id, newest, levels, as_json)
+
+
+def _follow(trd: Client, job_id: str, after: int, levels: list[Level], as_json: bool) -> None:
+    try:
+        for item in trd.events.follow(job_id, after=after):
+            if isinstance(item, Event) and item.level in levels:
+                _print(item, as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _print(event: Event, as_json: bool) -> None:
+    if as_json:
+        print_json(event, is_line=True)
+        sys.stdout.flush()
+        return
+    answers().print(event_text(event), soft_wrap=True)
+    traceback = event.data.get("traceback") or event.data.get("log")
+    if isinstance(traceback, str):
+        answers().print(traceback, markup=False, style="dim", soft_wrap=True)

@@ -1,0 +1,44 @@
+"""``trd models`` and ``trd status``: what is there to work with."""
+
+from __future__ import annotations
+
+import typer
+from rich.text import Text
+
+from client import Client
+from client.cli.output import JsonFlag, answers, facts, plain, print_json, table
+
+
+def models(as_json: JsonFlag = False) -> None:
+    """List the models that a job may name as student or teacher."""
+    with Client() as trd:
+        found = trd.models.list()
+    if as_json:
+        print_json(found)
+        return
+    rows = table("model", "from", "#context", "#vocabulary", "")
+    for model in found:
+        source = "a folder of the service" if model.is_local else f"hub {model.revision or ''}".strip()
+        context, vocabulary = _count(model.context_tokens), _count(model.vocabulary_tokens)
+        rows.add_row(model.id, source, context, vocabulary, Text(model.refusal or "", style="red"))
+    answers().print(rows)
+
+
+def _count(number: int | None) -> str:
+    return str(number) if number is not None else "—"
+
+
+def status(as_json: JsonFlag = False) -> None:
+    """Does the service answer, and is everything there that it needs? Exit code 1 where it is not."""
+    with Client() as trd:
+        url, has_key = trd.settings.url, trd.settings.api_key is not None
+        ready = trd.readiness()
+        if has_key and ready.is_ready:
+            trd.jobs.page(limit=1)  # raises where the key is not known
+    if as_json:
+        print_json({"url": url, "has_key": has_key, **plain(ready)})
+    else:
+        key = "accepted" if has_key and ready.is_ready else "not tried" if has_key else "none: set TRD_API_KEY"
+        answers().print(facts([("url", url), ("key", key), *((k, str(v)) for k, v in plain(ready).items())]))
+    if not ready.is_ready:
+        raise typer.Exit(1)

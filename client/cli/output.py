@@ -1,0 +1,140 @@
+"""Where a command's words go: answers to the standard output, remarks to the standard error, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 160
+"""Columns where the output is no terminal."""
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def answers() -> Console:
+    """The standard output."""
+    return _console(is_stderr=False)
+
+
+def remarks() -> Console:
+    """The standard error."""
+    return _console(is_stderr=True)
+
+
+def _console(*, is_stderr: bool) -> Console:
+    console = Console(stderr=is_stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def say(text: str) -> None:
+    """A line on the standard output, whole however long it is, with nothing in it taken for markup."""
+    answers().print(text, markup=False, soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """A line on the standard error."""
+    remarks().print(text, markup=False, soft_wrap=True, style="dim")
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_line: bool = False) -> None:
+    """One JSON document; a sequence is a list as the service gives it. `is_line`: on one line, for streams."""
+    document: Any = value
+    if isinstance(value, BaseModel):
+        document = plain(value)
+    elif not isinstance(value, dict):
+        document = {"object": "list", "data": [plain(item) for item in value], "has_more": False}
+    text = json.dumps(document, ensure_ascii=False, indent=None if is_line else 2)
+    answers().out(text, highlight=False)
+
+
+def plain(value: BaseModel) -> dict[str, Any]:
+    """An answer as JSON has it."""
+    return value.model_dump(mode="json", by_alias=True)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; columns whose name begins with ``#`` hold numbers."""
+    made = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
+    for column in columns:
+        is_number = column.startswith("#")
+        made.add_column(column.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
+    return made
+
+
+def facts(rows: Iterable[tuple[str, str | Text | None]]) -> Table:
+    """Names and values under one another; those without a value are left out."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value is not None and str(value):
+            made.add_row(name, value if isinstance(value, Text) else Text(value))
+    return made
+
+
+_STATUS_STYLES = {
+    "queued": "cyan",
+    "running": "blue",
+    "pausing": "yellow",
+    "paused": "yellow",
+    "cancelling": "yellow",
+    "succeeded": "green",
+    "failed": "bold red",
+    "cancelled": "magenta",
+}
+
+
+def status_text(status: str) -> Text:
+    """A job's status in its colour."""
+    return Text(status, style=_STATUS_STYLES.get(status, ""))
+
+
+def moment(at: datetime | None) -> str | None:
+    """A time in the reader's zone, to the second."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at is not None else None
+
+
+def age(at: datetime) -> str:
+    """How long ago, roughly."""
+    return duration((datetime.now(UTC) - at).total_seconds()) + " ago"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 4 h``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def size(num_bytes: float) -> str:
+    """``512 B``, ``3.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def number(value: float | None) -> str:
+    """A metric's value, to four digits."""
+    return "—" if value is None else f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """``62.3 %``."""
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,74 @@
+"""Programs that a command starts, and stops in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.errors import TrdError
+
+STOP_SECONDS = 60.0
+"""A worker lets the engine finish its step and write a checkpoint."""
+TAIL_CHARACTERS = 600
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """``python -m module …`` with this Python."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+class ChildProcess:
+    """One program with its log. It has a session of its own: Ctrl-C in the terminal reaches it through us alone, and
+    only once. Where we are killed, the kernel kills it."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._name = name
+        self._command = python_command("worker.bound_exec", str(os.getpid()), *command)
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """True between its start and its end."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it; what it says goes to the end of its log."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def require_running(self) -> None:
+        """Raise `TrdError` with the end of the log if it has ended."""
+        if self._process is None or self._process.poll() is None:
+            return
+        tail = self.log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARACTERS:].strip()
+        lines = "\n".join(f"  {line}" for line in tail.splitlines()[-6:])
+        raise TrdError(
+            f"the {self._name} ended with exit code {self._process.returncode}\n{lines}", hint=f"its log is {self.log}"
+        )
+
+    def ask_to_stop(self) -> None:
+        """As a service manager does."""
+        assert self._process is not None, "asked of what was started"
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Until it has ended; killed where that takes too long."""
+        assert self._process is not None, "asked of what was started"
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,96 @@
+"""A job's spec as a person writes it: a YAML or JSON file, and ``key.path=value`` on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.errors import TrdError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as JSON's users expect it: ``1e-3`` is a number, and ``on``, ``no`` and dates are words."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+
+
+_RESOLVERS = (
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("tag:yaml.org,2002:float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+)
+for _tag, _pattern, _first in _RESOLVERS:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document, of which every JSON document is one. Raises `yaml.YAMLError`."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The spec in a file; ``-`` reads the standard input. Raises `TrdError` that says where it is wrong."""
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise TrdError(f"{name} cannot be read: {reason}") from error
+    try:
+        document = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise TrdError(f"{name}: {where}{error.problem or error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise TrdError(f"{name}: {error}") from error
+    if not isinstance(document, dict):
+        raise TrdError(f"{name}: a spec is a mapping of fields", hint="it begins like: mode: trd")
+    return document
+
+
+def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """``optim.learning_rate=1e-4`` and the like as nested fields; values are YAML. Raises `TrdError`."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise TrdError(f"{setting}: is no key.path=value", hint="write it like optim.learning_rate=1e-4")
+        try:
+            parsed = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise TrdError(f"{setting}: the value is no YAML: {getattr(error, 'problem', error)}") from error
+        overrides = merged(overrides, _nested(keys, parsed))
+    return overrides
+
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `overrides`: mappings merge key by key, everything else replaces."""
+    result = dict(base)
+    for key, value in overrides.items():
+        before = result.get(key)
+        result[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
+
+
+def flattened(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their path, ``optim.learning_rate``."""
+    flat: dict[str, Any] = {}
+    for key, value in spec.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,112 @@
+"""``trd submit`` and ``trd clone``: new jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from client import Client
+from client.answers import DryRun, Job
+from client.cli.datasets import upload_file
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.output import JsonFlag, answers, facts, print_json, remark, say
+from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
+from client.cli.watch import follow
+from client.errors import TrdError
+from contract.ids import DATASET_PREFIX
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="Set a field; may be repeated.")
+]
+WatchFlag = Annotated[bool, typer.Option("--watch", "-w", help="Follow the job to its end.")]
+KeyOption = Annotated[
+    str | None, typer.Option(help="The same submission with the same key makes one job, however often it is sent.")
+]
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML or JSON file; '-' reads the standard input.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Id of a dataset, or a file to upload first.", show_default=False)
+    ] = None,
+    settings: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, resolve and estimate; make nothing.")] = False,
+    watch: WatchFlag = False,
+    idempotency_key: KeyOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit a job.
+
+    Exit codes with --watch: 0 where it succeeded, 3 where it failed or was cancelled.
+    """
+    document = merged(read_spec(spec), parse_overrides(settings or []))
+    with Client() as trd:
+        if dataset is not None:
+            document["dataset"] = _dataset_id(trd, dataset, is_quiet=as_json)
+        if dry_run:
+            _show_dry_run(trd.jobs.dry_run(document), as_json)
+            return
+        job = trd.jobs.create(document, idempotency_key=idempotency_key)
+        _report(trd, job, watch, as_json)
+
+
+def clone(
+    job: JobArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Fields that differ.", show_default=False),
+    ] = None,
+    watch: WatchFlag = False,
+    idempotency_key: KeyOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit a job like another: trd clone JOB optim.learning_rate=1e-4 name=slower"""
+    changes = parse_overrides(overrides or [])
+    with Client() as trd:
+        made = trd.jobs.clone(job_id_of(trd, job), changes, idempotency_key=idempotency_key)
+        _report(trd, made, watch, as_json)
+
+
+def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
+    if Path(dataset).is_file():
+        return upload_file(trd, Path(dataset), is_quiet=is_quiet).id
+    if not dataset.startswith(DATASET_PREFIX):
+        raise TrdError(f"--dataset {dataset}: is neither a file here nor a dataset's id")
+    return dataset
+
+
+def _report(trd: Client, job: Job, watch: bool, as_json: bool) -> None:
+    if watch:
+        follow(trd, job.id, as_json=as_json)
+    elif as_json:
+        print_json(job)
+    else:
+        say(job.id)
+        position = f", number {job.queue_position} in the queue" if job.queue_position is not None else ""
+        remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
+
+
+def _show_dry_run(told: DryRun, as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+        return
+    console = answers()
+    console.print(facts((path, _shown(value)) for path, value in flattened(told.spec).items()))
+    for notice in told.notices:
+        console.print(Text(f"! {notice}", style="yellow"))
+    console.print()
+    if told.estimate is None:
+        console.print("the number of problems is known only once the job runs: no estimate")
+    else:
+        counts = flattened(told.estimate).items()
+        console.print(facts((name.replace("_", " "), _shown(value)) for name, value in counts))
+    console.print("nothing was made: it was a dry run", style="dim")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)

@@ -1,0 +1,89 @@
+"""``trd trajectories``: what the student wrote beside what the teacher made of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from client import Client
+from client.answers import OutcomeCount, Trajectory
+from client.cli.difference import side_by_side
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.output import JsonFlag, answers, plain, print_json, say
+from contract.trajectory_outcome import Outcome
+
+MAX_PROMPT_CHARACTERS = 600
+
+_RIGHT = {True: ("right", "green"), False: ("wrong", "red"), None: ("not judged", "dim")}
+
+
+def trajectories(
+    job: JobArgument,
+    trajectory: Annotated[
+        str | None, typer.Argument(metavar="[ROUND:POSITION]", help="Only this one.", show_default=False)
+    ] = None,
+    outcome: Annotated[list[Outcome] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    round: Annotated[int | None, typer.Option(min=1, help="Only this round, from 1.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to show.")] = 5,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show rollouts y_o and refined trajectories y_r side by side: red went, green is new."""
+    with Client() as trd:
+        job_id = job_id_of(trd, job)
+        if trajectory is not None:
+            found = [trd.trajectories.get(job_id, trajectory)]
+        else:
+            index = round - 1 if round is not None else None
+            found = list(trd.trajectories.list(job_id, outcome or (), round=index, num_wanted=limit))
+        counts = trd.trajectories.outcomes(job_id)
+    if as_json:
+        lists = {"object": "list", "data": [plain(row) for row in found], "outcomes": [plain(row) for row in counts]}
+        print_json(lists)
+        return
+    if not found:
+        say("no such trajectories" if counts else "no trajectories yet: they come with the first round's end")
+    console = answers()
+    for one in found:
+        _show(console, one)
+    if counts:
+        say(_totals(counts))
+
+
+def _totals(counts: Sequence[OutcomeCount]) -> str:
+    by_outcome: Counter[str] = Counter()
+    for count in counts:
+        by_outcome[count.outcome] += count.num_trajectories
+    return f"{by_outcome.total()} in all: " + ", ".join(f"{number} {name}" for name, number in by_outcome.most_common())
+
+
+def _show(console: Console, one: Trajectory) -> None:
+    prompt = one.prompt
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        prompt = prompt[:MAX_PROMPT_CHARACTERS] + f" … ({len(one.prompt)} characters)"
+    console.print(Text(f"{one.id}  {one.outcome}", style="bold"))
+    console.print(Text(prompt.strip(), style="cyan"))
+    console.print(Text(f"answer: {one.answer}", style="dim"))
+    sides = Table(box=box.SIMPLE, expand=True, show_edge=False)
+    rollout = _heading("y_o, the rollout", one.rollout_correct, one.rollout_tokens)
+    if one.refined is None:
+        sides.add_column(rollout, overflow="fold")
+        sides.add_row(Text(one.rollout))
+    else:
+        left, right = side_by_side(one.rollout, one.refined)
+        sides.add_column(rollout, ratio=1, overflow="fold")
+        sides.add_column(_heading("y_r, refined", one.refined_correct, one.refined_tokens), ratio=1, overflow="fold")
+        sides.add_row(left, right)
+    console.print(sides)
+    console.print()
+
+
+def _heading(title: str, is_right: bool | None, num_tokens: int | None) -> Text:
+    word, style = _RIGHT[is_right]
+    return Text(f"{title}: ").append(word, style=style).append(f", {num_tokens} tokens", style="dim")

@@ -1,0 +1,169 @@
+"""``trd up``: the API and a worker on this machine, with the embedded defaults, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.text import Text
+
+from client import Client, ClientSettings, TrdError
+from client.cli.output import JsonFlag, answers, print_json, remark
+from client.cli.processes import ChildProcess, python_command
+from client.settings import LocalService
+from contract.database_url import DEFAULT_DATA_DIR
+
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+LOOK_SECONDS = 0.2
+NOT_EMBEDDED = ("DATABASE_URL", "BROKER_URL", "STORAGE_URL")
+
+
+class _Stopping(Exception):  # noqa: N818 - no failure
+    """Somebody asked for the end."""
+
+
+def up(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the API listens; 0 takes a free port.")] = 8000,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="TRD_DATA_DIR", help="Keeps everything: database, datasets, checkpoints, logs.")
+    ] = Path(DEFAULT_DATA_DIR),
+    as_json: JsonFlag = False,
+) -> None:
+    """Start the API and a worker here, and stop them on Ctrl-C.
+
+    Other commands in the same folder find both by themselves. A job that runs when they are stopped goes on when
+    they are started again.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    _require_none_running(data_dir)
+    service = LocalService(url=f"http://{HOST}:{_checked_port(port)}", api_key=_api_key(data_dir, os.environ))
+    environment = _environment(data_dir, service.api_key)
+    port_flags = ["--host", HOST, "--port", service.url.rpartition(":")[2]]
+    api_command = python_command("uvicorn", "service.app:app", *port_flags)
+    worker_command = python_command("celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO")
+    api = ChildProcess("API", api_command, environment, data_dir / "api.log")
+    worker = ChildProcess("worker", worker_command, environment, data_dir / "worker.log")
+    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        _run(api, worker, service, data_dir, as_json=as_json)
+    except _Stopping:
+        pass
+    finally:
+        for number in handlers:
+            signal.signal(number, signal.SIG_IGN)  # the end is under way
+        _end([worker, api])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_dir: Path, *, as_json: bool) -> None:
+    api.start()
+    _wait_until_ready(api, service)
+    service.save(data_dir)
+    worker.start()
+    if as_json:
+        print_json({"object": "local_service", **service.model_dump(), "data_dir": str(data_dir)}, is_line=True)
+        answers().file.flush()
+    else:
+        _greet(service, data_dir)
+    while True:
+        for process in (api, worker):
+            process.require_running()
+        time.sleep(LOOK_SECONDS)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stopping
+
+
+def _end(processes: list[ChildProcess]) -> None:
+    running = [process for process in processes if process.is_running]
+    if running:
+        remark("stopping; a job that runs is kept at its last checkpoint")
+    for process in running:
+        process.ask_to_stop()
+    for process in running:
+        process.wait()
+
+
+def _require_none_running(data_dir: Path) -> None:
+    local = LocalService.of(data_dir)
+    if local is None:
+        return
+    settings = ClientSettings(url=local.url, api_key=local.api_key, max_retries=0, connect_seconds=1, read_seconds=5)
+    with Client(settings=settings) as trd:
+        try:
+            trd.jobs.page(limit=1)  # with this folder's key: another folder's service would refuse it
+        except TrdError:
+            return
+    raise TrdError(
+        f"a service on {data_dir} runs already, at {local.url}", hint="stop it first, or take another --data-dir"
+    )
+
+
+def _checked_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise TrdError(
+                f"port {port} of {HOST} cannot be had: {error.strerror}", hint="`trd up --port 0` takes a free one"
+            ) from error
+        free: int = probe.getsockname()[1]
+        return free
+
+
+def _api_key(data_dir: Path, environment: Mapping[str, str]) -> str:
+    """The configured key, else the one of the last start here, else a new one."""
+    local = LocalService.of(data_dir)
+    known = environment.get("TRD_API_KEY") or (local.api_key if local is not None else None)
+    return known or f"trd_local_{secrets.token_urlsafe(24)}"
+
+
+def _environment(data_dir: Path, api_key: str) -> dict[str, str]:
+    left_out = [name for name in NOT_EMBEDDED if os.environ.get(name)]
+    if left_out:
+        remark(f"{', '.join(left_out)}: left out; `trd up` keeps everything in {data_dir}")
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_EMBEDDED}
+    return {**kept, "TRD_DATA_DIR": str(data_dir.resolve()), "TRD_API_KEY": api_key}
+
+
+def _wait_until_ready(api: ChildProcess, service: LocalService) -> None:
+    settings = ClientSettings(url=service.url, max_retries=0, connect_seconds=1, read_seconds=5)
+    deadline = time.monotonic() + START_SECONDS
+    with Client(settings=settings) as trd:
+        while not _is_ready(trd):
+            api.require_running()
+            if time.monotonic() > deadline:
+                raise TrdError(f"the API was not ready after {START_SECONDS:.0f} s", hint=f"its log is {api.log}")
+            time.sleep(LOOK_SECONDS)
+
+
+def _is_ready(trd: Client) -> bool:
+    try:
+        return trd.readiness().is_ready
+    except TrdError:
+        return False
+
+
+def _greet(service: LocalService, data_dir: Path) -> None:
+    text = Text.assemble(
+        ("URL   ", "dim"), (service.url, "bold"), "\n",
+        ("key   ", "dim"), (service.api_key, "bold"), "\n",
+        ("data  ", "dim"), f"{data_dir}  (logs: api.log, worker.log)", "\n\n",
+        ("In this folder, in another terminal: ", "dim"), "trd models", ", ", "trd submit SPEC --watch …", "\n",
+        ("Elsewhere: ", "dim"), f"export TRD_URL={service.url} TRD_API_KEY=…", "\n",
+        ("Ctrl-C stops both.", "dim"),
+    )  # fmt: skip
+    answers().print(Panel(text, title="TRD service", expand=False))

@@ -1,0 +1,97 @@
+"""``trd watch``: a job as it runs, live in a terminal, line by line in a log, as JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from client import Client
+from client.answers import Event, Job, JobProgress
+from client.cli.job_argument import JobArgument, job_id_of
+from client.cli.jobs import evaluation_table
+from client.cli.live_view import LiveView, LossCurve, event_text
+from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
+from client.events import StreamItem
+from client.jobs import require_succeeded
+
+EXIT_INTERRUPTED = 130
+
+
+def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
+    """Follow a job to its end. Ctrl-C leaves it running.
+
+    Exit codes: 0 where it succeeded, 3 where it failed or was cancelled.
+    """
+    with Client() as trd:
+        follow(trd, job_id_of(trd, job), as_json=as_json)
+
+
+def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
+    """Show the job until it is over; raises `JobFailedError` unless it succeeded."""
+    try:
+        items = trd.events.follow(job_id)
+        if as_json:
+            _print_lines_of_json(items)
+        elif answers().is_terminal:
+            _show_live(trd, trd.jobs.get(job_id), items)
+        else:
+            _print_lines(items)
+        _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
+    except KeyboardInterrupt:
+        remark(f"the job goes on; come back with: trd watch {job_id}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _print_lines_of_json(items: Iterator[StreamItem]) -> None:
+    for item in items:
+        if isinstance(item, Event):
+            print_json(item, is_line=True)
+        elif isinstance(item, JobProgress):
+            print_json({"object": "job.progress", **plain(item)}, is_line=True)
+        sys.stdout.flush()
+
+
+def _show_live(trd: Client, job: Job, items: Iterator[StreamItem]) -> None:
+    view = LiveView(job, LossCurve(trd, job.id))
+    console = answers()
+    with Live(view, console=console, refresh_per_second=5, transient=True) as live:
+        for item in items:
+            if isinstance(item, Event) and item.type != "phase":
+                live.console.print(event_text(item))
+            view.take(item)
+
+
+def _print_lines(items: Iterator[StreamItem]) -> None:
+    """One line an event, and one where the job has moved on a step since the last."""
+    console, last_step = answers(), 0
+    for item in items:
+        if isinstance(item, Event):
+            console.print(event_text(item), soft_wrap=True)
+        elif isinstance(item, JobProgress) and item.step > last_step:
+            last_step = item.step
+            console.print(_step_line(item), soft_wrap=True)
+
+
+def _step_line(progress: JobProgress) -> Text:
+    parts = [f"step {progress.step} of {progress.num_steps or '?'}"]
+    if "loss" in progress.latest_metrics:
+        parts.append(f"loss {number(progress.latest_metrics['loss'])}")
+    if progress.eta_seconds is not None:
+        parts.append(f"about {duration(progress.eta_seconds)} left")
+    return Text("          " + ", ".join(parts))
+
+
+def _conclude(trd: Client, job: Job, *, as_json: bool) -> None:
+    if as_json:
+        print_json(job, is_line=True)
+    else:
+        scores = trd.evaluations.list(job.id)
+        if scores:
+            answers().print(evaluation_table(scores))
+        if trd.checkpoints.list(job.id):
+            remark(f"its newest checkpoint: trd download {job.id}, or try it at once: trd try {job.id}")
+    require_succeeded(job)

@@ -1,0 +1,112 @@
+"""Files up and down, keys, models, the state of the service."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from client import Client
+from client.cli.job_argument import _complete
+from tests.client.breaking_proxy import BreakingProxy
+from tests.client.cli.conftest import Run
+from tests.client.conftest import RunningService
+from tests.service.records import add_checkpoint
+
+WEIGHTS = random.Random(3).randbytes(3_000_000)
+FILES = {"model/model.safetensors": WEIGHTS, "model/config.json": b"{}", "state/state.pt": b"state"}
+
+
+def test_datasets_are_uploaded_listed_shown_and_deleted(run: Run, rows_file: Path) -> None:
+    made = run("datasets", "upload", str(rows_file))
+    dataset = made.out.strip()
+    assert "40 rows, with solutions" in made.err
+    assert dataset in run("datasets", "list").out
+    assert run("datasets", "list", "-n", "1", "--json").json["data"][0]["id"] == dataset
+    shown = run("datasets", "show", dataset, "--json").json
+    assert shown["sha256"] in run("datasets", "show", dataset).out
+    assert run("datasets", "delete", dataset, "-y").out.strip() == f"{dataset} is deleted"
+    assert run("datasets", "show", dataset).code == 4
+    assert run("datasets", "upload", "absent.jsonl").code == 1
+
+
+def test_bad_rows_are_named(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"problem": "1", "answer": "1"}\n{"problem": "2"}\n{"answer": "3"}\nnot json\n')
+    done = run("datasets", "upload", str(path))
+    assert done.code == 5
+    assert [line[4:11] for line in done.err.splitlines() if line.startswith("  - ")] == [
+        "row 2: ",
+        "row 3: ",
+        "row 4: ",
+    ]
+    told = json.loads(run("datasets", "upload", str(path), "--json").err)["error"]
+    assert [fault["row"] for fault in told["errors"]] == [2, 3, 4]
+
+
+def test_a_checkpoint_is_downloaded_again_from_where_it_broke_off(
+    run: Run,
+    service: RunningService,
+    proxy: BreakingProxy,
+    job_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_checkpoint(service.database, service.storage_dir, job_id, 4, FILES)
+    monkeypatch.setenv("TRD_URL", proxy.url)
+    monkeypatch.setattr("client.checkpoints.MAX_FAILURES", 0)
+    proxy.cut_after.append(1_000_000)
+    broken = run("download", job_id, "--parallel", "1")
+    assert broken.code == 7
+    assert not (tmp_path / f"{job_id}-step-4" / "model.safetensors").exists()
+    before = proxy.num_answer_bytes
+    done = run("download", job_id)
+    assert done.code == 0, done.err
+    folder = tmp_path / done.out.strip()
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
+    assert proxy.num_answer_bytes - before < 2_100_000
+    whole = run("download", job_id, "--all", "--step", "4", "-o", "whole", "--json").json
+    assert (whole["num_bytes"], len(whole["files"])) == (sum(map(len, FILES.values())), 3)
+    assert (tmp_path / "whole" / "state" / "state.pt").read_bytes() == b"state"
+    assert run("download", job_id, "--folder", "adapter").code == 1
+    assert run("download", job_id, "--step", "5").code == 4
+
+
+def test_keys_are_made_listed_and_revoked(run: Run, service: RunningService) -> None:
+    made = run("keys", "create", "a reader", "--scope", "read", "--owner", "someone", "--json").json
+    with Client(service.url, made["key"]) as reader:
+        assert list(reader.jobs.list()) == []
+    assert run("keys", "create", "plain").out.startswith("trd_")
+    assert made["id"] in run("keys", "list").out
+    assert "is revoked" in run("keys", "revoke", made["id"]).out
+    revoked = {row["id"]: row["revoked_at"] for row in run("keys", "list", "--json").json["data"]}
+    assert revoked[made["id"]] is not None
+    assert run("keys", "revoke", "key_absent").code == 4
+
+
+def test_models_and_the_state_of_the_service(run: Run, service: RunningService) -> None:
+    assert "small-teacher" in run("models").out
+    assert {row["id"] for row in run("models", "--json").json["data"]} == {"small", "small-teacher"}
+    assert run("status", "--json").json["database"] == "ok"
+    assert "accepted" in run("status").out
+    staging = service.storage_dir / "staging"
+    staging.rename(staging.with_name("away"))
+    staging.write_text("in the way")
+    unready = run("status")
+    staging.unlink()
+    staging.with_name("away").rename(staging)
+    assert unready.code == 1
+    assert "not writable" in unready.out
+
+
+def test_the_shell_completes_job_ids(run: Run, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _complete("la") == [("latest", "the newest job")]
+    assert job_id in [candidate for candidate, _ in _complete("job_")]
+    assert _complete(job_id)[0][1].startswith("queued")
+    script = run("--show-completion", "bash")
+    assert script.code in (0, 2)  # 2 where no shell is found out
+    monkeypatch.setenv("TRD_URL", "http://127.0.0.1:1")
+    assert _complete("job_") == []

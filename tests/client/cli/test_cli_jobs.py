@@ -1,0 +1,168 @@
+"""Jobs from the command line: submitted, listed, shown, led, with exit codes that scripts branch on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from client import Client
+from client.jobs import JobFilter
+from contract.job_state import JobStatus
+from tests.client.cli.conftest import Run
+from tests.client.conftest import RunningService, spec_of
+from tests.servers import free_port
+from tests.service.records import add_checkpoint, add_evaluation, finish_job, set_job
+
+SPEC = """
+mode: trd
+student: small
+teacher: small-teacher
+optim: {learning_rate: 1e-3, batch_size: 4}
+name: "2026-11-24"
+"""
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def test_a_spec_is_submitted_with_a_file_of_problems(run: Run, trd: Client, spec_file: str, rows_file: Path) -> None:
+    done = run("submit", spec_file, "--dataset", str(rows_file), "--set", "optim.epochs=3", "-s", "tags=[cli, yaml]")
+    assert done.code == 0, done.err
+    job = trd.jobs.get(done.out.strip())
+    assert (job.name, job.tags, job.status) == ("2026-11-24", ["cli", "yaml"], JobStatus.QUEUED)
+    optim = job.spec["optim"]
+    assert (optim["learning_rate"], optim["batch_size"], optim["epochs"]) == (0.001, 4, 3)
+    assert "40 rows" in done.err
+    assert f"trd watch {job.id}" in done.err
+
+
+def test_a_spec_may_be_json_or_come_from_a_pipe(run: Run, trd: Client, tmp_path: Path, rows_file: Path) -> None:
+    dataset = trd.datasets.upload(rows_file).id
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(spec_of(dataset)))
+    from_file = run("submit", str(path), "--json", "--idempotency-key", "from the shell")
+    assert from_file.json["status"] == "queued"
+    again = run("submit", "-", "--json", "--idempotency-key", "from the shell", stdin=path.read_text())
+    assert again.json["id"] == from_file.json["id"]
+
+
+def test_a_dry_run_shows_and_makes_nothing(run: Run, trd: Client, spec_file: str, rows_file: Path) -> None:
+    dataset = trd.datasets.upload(rows_file).id
+    shown = run("submit", spec_file, "--dataset", dataset, "--dry-run", "--set", "tags=[cli-dry]")
+    assert shown.code == 0
+    assert [line.split() for line in shown.out.splitlines() if line.startswith("optim.batch_size")] == [
+        ["optim.batch_size", "4"]
+    ]
+    assert "num problems" in shown.out
+    assert "max rollout tokens" in shown.out
+    told = run("submit", spec_file, "--dataset", dataset, "--dry-run", "--json").json
+    assert told["estimate"]["num_problems"] == 40
+    assert list(trd.jobs.list(JobFilter(tag="cli-dry"))) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        ("mode: [", (), "line 1, column"),
+        ("- mode", (), "a spec is a mapping"),
+        (SPEC, ("--set", "optim"), "no key.path=value"),
+        (SPEC, ("--set", "optim.x=["), "no YAML"),
+        (SPEC, ("--dataset", "absent.jsonl"), "neither a file here nor a dataset's id"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_told(
+    run: Run, tmp_path: Path, content: str, arguments: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(content)
+    done = run("submit", str(path), *arguments)
+    assert done.code == 1
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_all_faults_of_a_spec_are_listed(run: Run, spec_file: str) -> None:
+    done = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "-s", "optim.lr=1")
+    assert done.code == 5
+    assert done.err.count("  - ") == 2
+    assert "optim.lr: unknown field" in done.err
+    told = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "--json")
+    assert json.loads(told.err)["error"]["param"] == "optim.epochs"
+    assert told.out == ""
+
+
+def test_jobs_are_listed_and_filtered(run: Run, trd: Client, rows_file: Path) -> None:
+    spec = {**spec_of(trd.datasets.upload(rows_file).id), "tags": ["cli-list"]}
+    made = [trd.jobs.create({**spec, "name": name}) for name in ("one", "two")]
+    trd.jobs.pause(made[0].id)
+    listed = run("jobs", "--tag", "cli-list").out
+    assert listed.index("two") < listed.index("one")
+    assert all(job.id in listed for job in made)
+    assert [row["id"] for row in run("jobs", "--tag", "cli-list", "--status", "paused", "--json").json["data"]] == [
+        made[0].id
+    ]
+    assert len(run("jobs", "--tag", "cli-list", "-n", "1", "--json").json["data"]) == 1
+    assert "trd submit" in run("jobs", "--tag", "nobody-has-it").out
+    assert run("show", "latest", "--json").json["id"] == made[1].id
+
+
+def test_a_job_is_shown_whole(run: Run, trd: Client, service: RunningService, job_id: str) -> None:
+    add_evaluation(service.database, job_id, 0, 0.25)
+    add_checkpoint(service.database, service.storage_dir, job_id, 7, {"model/x": b"12345"})
+    set_job(service.database, job_id, error_code="disk_full", error_message="full", error_hint="free some space")
+    finish_job(service.database, job_id, JobStatus.FAILED)
+    shown = run("show", job_id, "--spec")
+    for words in ("failed", "disk_full: full", "free some space", "25.0 %", "15.0 … 35.0", "5 B", '"weight_decay"'):
+        assert words in shown.out, words
+    told = run("show", job_id, "--json").json
+    assert (told["evaluations"][0]["avg_at_k"], told["checkpoints"][0]["step"]) == (0.25, 7)
+
+
+def test_a_job_is_led_through_its_life(run: Run, job_id: str) -> None:
+    for command, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        assert run(command, job_id).out.strip() == f"{job_id} is {status}"
+        assert run(command, job_id, "--json").json["status"] == status
+    refused = run("pause", job_id)
+    assert (refused.code, "resume, delete" in refused.err) == (5, True)
+    cloned = run("clone", job_id, "optim.learning_rate=1e-4", "name=slower", "--json").json
+    assert (cloned["cloned_from"], cloned["name"]) == (job_id, "slower")
+    assert cloned["spec"]["optim"]["learning_rate"] == 1e-4
+    assert run("delete", job_id).code == 1, "asked, and nobody answered"
+    assert run("show", job_id).code == 0
+    assert run("delete", job_id, "--yes").out.strip() == f"{job_id} is deleted"
+    assert run("show", job_id).code == 4
+
+
+def test_exit_codes_tell_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("show", "job_absent").code == 4
+    assert "`trd jobs` lists yours" in run("show", "nonsense").err
+    assert run("show").code == 2
+    assert run("no-such-command").code == 2
+    told = run("show", "job_absent", "--json")
+    assert json.loads(told.err)["error"] | {"message": "", "request_id": ""} == {
+        "message": "",
+        "hint": "`trd jobs` lists yours",
+        "exit_code": 4,
+        "status": 404,
+        "type": "invalid_request_error",
+        "code": "job_not_found",
+        "param": "job_id",
+        "request_id": "",
+        "errors": [],
+    }
+    monkeypatch.setenv("TRD_API_KEY", "not-a-key-of-this-service")
+    refused = run("jobs")
+    assert (refused.code, refused.out) == (6, "")
+    assert "hint: set TRD_API_KEY" in refused.err
+    monkeypatch.setenv("TRD_URL", f"http://127.0.0.1:{free_port()}")
+    unreachable = run("jobs")
+    assert unreachable.code == 7
+    assert "trd up" in unreachable.err
+    monkeypatch.setenv("TRD_URL", "nonsense")
+    assert run("jobs").code == 6
