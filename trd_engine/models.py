@@ -169,6 +169,12 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     return causal_lm
 
 
+def context_of(model: nn.Module) -> int | None:
+    """Tokens that the model can read at once; None where its configuration names no limit."""
+    limit: int | None = getattr(causal_lm_of(model).config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
 def head_of(model: nn.Module) -> OutputHead:
     """The output head, with the scale and soft-cap of the families that have them (Cohere, Granite, Gemma 2)."""
     causal_lm = causal_lm_of(model)

@@ -21,6 +21,7 @@ from trd_engine.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
 from trd_engine.diagnosis.report import RoundReport, make_report
 from trd_engine.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
 from trd_engine.diagnosis.token_places import token_at, token_ends
+from trd_engine.models import context_of
 from trd_engine.prompts import PromptBuilder
 from trd_engine.reporter import finite
 from trd_engine.sequences import teacher_prompt
@@ -50,10 +51,14 @@ class RoundDiagnosis:
     """Of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
-        """The round's sample, none where the diagnosis is off."""
+        """The round's sample, none where the diagnosis is off.
+
+        A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
+        for that, and a model need not be able to.
+        """
         size = self.config.diagnosis.num_trajectories
         chosen = choose_sample(len(trajectories), size, seed=self.config.seed, round_index=round_index)
-        return [(i, trajectories[i]) for i in chosen if trajectories[i].rollout.token_ids]
+        return [(i, trajectories[i]) for i in chosen if self._can_be_scored(trajectories[i])]
 
     def examine(self, sample: Numbered) -> list[DiagnosedRollout]:
         """Score the trajectories in every context that they have."""
@@ -74,6 +79,12 @@ class RoundDiagnosis:
             )
             for i, t in sample
         ]
+
+    def _can_be_scored(self, trajectory: Trajectory) -> bool:
+        limit = context_of(self.setup.teacher.model)
+        prompt = teacher_prompt(trajectory, "vanilla", self.config, self.teacher_prompts)
+        num_tokens = len(trajectory.rollout.token_ids)
+        return num_tokens > 0 and (limit is None or len(prompt) + num_tokens <= limit)
 
     def report(self, examined: Sequence[DiagnosedRollout], *, sampler_gap: float | None) -> RoundReport:
         """What the whole sample says."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,24 @@ def test_a_run_is_bitwise_the_same_without_it(data: Path, whole: Path, tmp_path:
     assert events(tmp_path, "diagnosis") == []
     assert not (tmp_path / "rounds" / "0000" / "diagnosis.json").exists()
     assert all("kl_per_token_initial" not in line for line in lines(tmp_path))
+
+
+def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> None:
+    """The student may write more than the teacher, which reads cut attempts only, can hold."""
+    rng, rows = random.Random(0), tmp_path / "rows.jsonl"
+    problems = [testbed.draw_problem(rng, "train", num_operations).text for num_operations in (2, 3, 4, 5) * 4]
+    rows.write_text("".join(json.dumps({"problem": p, "answer": testbed.answer(p)}) + "\n" for p in problems))
+    folder = tmp_path / "short-teacher"
+    shutil.copytree(MODELS / "tiny-teacher", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
+    changes: dict[str, Any] = {"teacher": str(folder), "refine": {"max_prompt_tokens": 32, "max_new_tokens": 18}}
+    changes |= {"evaluation": {"holdout": 0.0}, "loss": {}, "dataset": {"path": str(rows)}}
+    run(parse_config(spec(tmp_path, **changes)), tmp_path / "out")
+    found = lines(tmp_path / "out")
+    fits = [len(line["token_ids"]["prompt"]) + line["rollout_tokens"] <= 50 for line in found]
+    assert ["kl_per_token_initial" in line for line in found] == fits
+    assert 0 < sum(fits) < len(fits)
 
 
 def test_a_student_that_teaches_itself_with_dropout_and_rounds(data: Path, tmp_path: Path) -> None:
