@@ -19,6 +19,7 @@ from contract.dataset_ref import DatasetRef
 from contract.messages import queue_name
 from contract.strict_model import StrictModel, contradiction
 from contract.teacher_spec import ModelName, TeacherRef, TeacherUpdateSpec
+from contract.token_weights_spec import TokenWeightsSpec
 
 
 class Mode(StrEnum):
@@ -77,6 +78,11 @@ class LossSpec(StrictModel):
     """Each token's divergence is clamped from above at this value; 0 switches the clip off."""
     teacher_context: Literal["vanilla", "refine"] | None = None
     """What the teacher sees while it scores; None takes refine in mode trd and vanilla elsewhere."""
+    token_weights: TokenWeightsSpec = TokenWeightsSpec()
+    """Masks and weights on the tokens' losses."""
+    reverse_after: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Train with forward KL for this share of the steps, and with reverse KL after it (PACED, arXiv 2603.11178);
+    None: with ``divergence`` throughout."""
 
     @model_validator(mode="after")
     def _supports_fit(self) -> Self:
@@ -93,6 +99,13 @@ class LossSpec(StrictModel):
                 self.token_clip,
                 "a Monte-Carlo estimate on the sampled token has no token clip",
                 'set loss.token_clip to 0, or loss.support to "full" or "top_k"',
+            )
+        if self.reverse_after is not None and self.divergence != "forward_kl":
+            raise contradiction(
+                "loss.reverse_after",
+                self.reverse_after,
+                f"the schedule goes from forward to reverse KL, and loss.divergence is {self.divergence}",
+                'set loss.divergence to "forward_kl", or leave loss.reverse_after out',
             )
         return self
 
@@ -374,6 +387,17 @@ class JobSpec(StrictModel):
                 precision,
                 "with LoRA a student that teaches itself does it with its own base, and there is no copy",
                 "leave it out, or set lora to null",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pass_rates_can_be_told(self) -> Self:
+        if self.loss.token_weights.pass_rate and self.samples_per_prompt < 2:
+            raise contradiction(
+                "loss.token_weights.pass_rate",
+                True,
+                "from one rollout a problem's pass rate is 0 or 1, and p (1 − p) is 0 in either case",
+                "set samples_per_prompt to 2 or more",
             )
         return self
 

@@ -41,6 +41,10 @@ class MicroBatch:
     """The trained tokens: the sampled completion ids, sequence after sequence."""
     sequence_N: Tensor
     """Which sequence (0, 1, …) each trained token belongs to."""
+    weight_N: Tensor
+    """Each trained token's weight from its trajectory, fp32."""
+    tokens_by_sequence: tuple[int, ...]
+    """Trained tokens of each sequence; they sum to N."""
     positions: tuple[int, ...]
     """Of the trajectories in their round, to name a bad batch by."""
 
@@ -115,6 +119,8 @@ def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBa
         teacher=_score_after([s.teacher_prompt_ids for s in group], group, device),
         token_ids_N=torch.tensor(token_ids, device=device),
         sequence_N=torch.tensor(owners, device=device),
+        weight_N=torch.tensor([s.weight for s in group for _ in s.completion_ids], device=device),
+        tokens_by_sequence=tuple(len(s.completion_ids) for s in group),
         positions=tuple(s.position for s in group),
     )
 

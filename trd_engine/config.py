@@ -45,6 +45,29 @@ class DataSource(_Strict):
         return self
 
 
+class TokenWeightsConfig(_Strict):
+    """Which tokens of the target the loss is taken on, and how much each counts; see `trd_engine.token_weights`."""
+
+    skip_special_tokens: bool = False
+    skip_first_tokens: Annotated[int, Field(ge=0)] = 0
+    prefix_tokens: PositiveInt | None = None
+    entropy_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    entropy_score: Literal["entropy", "soft_or"] = "entropy"
+    drift_gamma: Annotated[float, Field(ge=0)] = 0.0
+    pass_rate: bool = False
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.prefix_tokens is not None and self.skip_first_tokens >= self.prefix_tokens:
+            raise ValueError(
+                f"skip_first_tokens {self.skip_first_tokens} leaves nothing of prefix_tokens {self.prefix_tokens}; "
+                "lower the one or raise the other"
+            )
+        if self.entropy_score != "entropy" and self.entropy_share is None:
+            raise ValueError(f"entropy_score {self.entropy_score} ranks tokens for entropy_share; give that too")
+        return self
+
+
 class LossConfig(_Strict):
     """The token loss, and the context that the teacher scores in."""
 
@@ -55,6 +78,15 @@ class LossConfig(_Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     token_clip: Annotated[float, Field(ge=0)] = 0.0
     teacher_context: Literal["vanilla", "refine"] = "vanilla"
+    token_weights: TokenWeightsConfig = TokenWeightsConfig()
+    reverse_after: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of all steps after which forward KL gives way to reverse KL."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.reverse_after is not None and self.divergence != "forward_kl":
+            raise ValueError(f"reverse_after needs divergence forward_kl to start from, not {self.divergence}")
+        return self
 
 
 class SamplingConfig(_Strict):
@@ -193,6 +225,10 @@ class RunConfig(_Strict):
             raise ValueError("mode opd needs a teacher; name one, or use mode opsd")
         if self.mode == "opsd" and self.teacher is not None:
             raise ValueError("mode opsd takes no teacher; leave it out, or use mode opd")
+        if self.loss.token_weights.pass_rate and self.samples_per_prompt < 2:
+            raise ValueError(
+                "loss.token_weights.pass_rate needs samples_per_prompt of 2 or more: p (1 − p) of one is 0"
+            )
         if self.loss.teacher_context == "refine" and self.mode != "trd":
             raise ValueError("loss.teacher_context refine needs mode trd: the teacher would see the text it scores")
         if self.refine.keep != "all" and self.mode != "trd":

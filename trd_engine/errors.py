@@ -21,6 +21,11 @@ EngineError                     a stable code, a message for the user, and wheth
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trd_engine.non_finite import NonFiniteEvidence
+
 
 class EngineError(Exception):
     """A failure that the user can be told about: `code` is stable, the message names value and remedy."""
@@ -80,6 +85,11 @@ class NonFiniteError(EngineError):
     """A loss or a gradient is not finite; raised before the update."""
 
     code = "non_finite_loss"
+
+    def __init__(self, message: str, evidence: NonFiniteEvidence | None = None) -> None:
+        """`evidence`: what to look at, until it is saved."""
+        super().__init__(message)
+        self.evidence = evidence
 
 
 class SamplerDriftError(EngineError):

@@ -18,9 +18,9 @@ from trd_engine.types import TrainingSequence, Trajectory
 
 
 def training_sequence(
-    trajectory: Trajectory, position: int, config: RunConfig, teacher_prompts: PromptBuilder
+    trajectory: Trajectory, position: int, config: RunConfig, teacher_prompts: PromptBuilder, *, weight: float = 1.0
 ) -> TrainingSequence:
-    """The target trajectory after the student's prompt and after the teacher's.
+    """The target trajectory after the student's prompt and after the teacher's; `weight` is each token's.
 
     In the refine context y_r is scored after the very prompt tokens it was sampled from.
     """
@@ -29,6 +29,7 @@ def training_sequence(
         teacher_prompt_ids=teacher_prompt(trajectory, config.loss.teacher_context, config, teacher_prompts),
         completion_ids=trajectory.target.token_ids,
         position=position,
+        weight=weight,
     )
 
 

@@ -5,7 +5,7 @@ Owns the order in which state, files and events change within a stage; the loop 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from trd_engine.determinism import seed_everything
 from trd_engine.diagnosis.stage import RoundDiagnosis, token_kl, write_report
 from trd_engine.diagnosis.token_places import epistemic_token_ids
 from trd_engine.diagnosis.verdicts import round_metrics
-from trd_engine.errors import DataChangedError
+from trd_engine.errors import DataChangedError, NonFiniteError
 from trd_engine.evaluate import evaluate_student
 from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
 from trd_engine.loading import (
@@ -38,9 +38,11 @@ from trd_engine.loading import (
     make_samplers,
     report_packing,
 )
+from trd_engine.loss_schedule import divergence_at
 from trd_engine.losses import Divergence
 from trd_engine.manifest import verify_manifest
 from trd_engine.model_card import model_card, versions
+from trd_engine.non_finite import save_evidence
 from trd_engine.optim import learning_rate_at, make_optimizer, set_learning_rate
 from trd_engine.plan import RunPlan, batch_positions, plan_run
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
@@ -52,6 +54,7 @@ from trd_engine.samplers import Samplers
 from trd_engine.sequences import training_sequence
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.tasks import Task, epistemic_onsets, load_task
+from trd_engine.token_weights import make_weigher, problem_weights
 from trd_engine.training_state import (
     TrainingState,
     read_state,
@@ -168,16 +171,40 @@ class Session:
         state, optim = self.state, self.config.optim
         kept = kept_positions(self.trajectories, self.config.refine.keep)
         positions = [kept[i] for i in batch_positions(len(kept), self.config, state.round, state.round_step)]
-        micro_batches = self._micro_batches([(i, self.trajectories[i]) for i in positions])
+        weights = problem_weights(self.trajectories) if self.config.loss.token_weights.pass_rate else None
+        micro_batches = self._micro_batches([(i, self.trajectories[i]) for i in positions], weights)
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
-        metrics = optimizer_step(self.setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm)
+        setup = replace(self.setup, divergence=self._divergence(state.step + 1))
+        try:
+            metrics = optimizer_step(setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm)
+        except NonFiniteError as error:
+            raise self._with_evidence(error, learning_rate) from error
         self.samplers.student_changed()
         state.step += 1
         state.round_step += 1
         if self.models.teacher_update is not None and self.models.teacher_update.after_step(state.step):
             self.samplers.teacher_changed()
         self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})
+
+    def _divergence(self, step: int) -> Divergence:
+        return divergence_at(self.setup.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)
+
+    def _with_evidence(self, error: NonFiniteError, learning_rate: float) -> NonFiniteError:
+        """The same error once its evidence is saved, and naming where."""
+        assert error.evidence is not None
+        assert self.trajectories is not None
+        state, step = self.state, self.state.step + 1
+        facts = {
+            "round": state.round,
+            "seed": self.config.seed,
+            "learning_rate": learning_rate,
+            "divergence": asdict(self._divergence(step)),
+            "compute_dtype": str(self.setup.compute_dtype),
+            "versions": versions(),
+        }
+        folder = save_evidence(self.out_dir, error.evidence, self.trajectories, self.prompts, step=step, facts=facts)
+        return NonFiniteError(f"{error}; see {folder.relative_to(self.out_dir).as_posix()} in the run's folder")
 
     def end_round(self) -> None:
         """Forget the round's trajectories: the next ones are the new student's."""
@@ -307,9 +334,18 @@ class Session:
         batch_size = min(self.config.optim.batch_size, self.plan.rounds[0].num_trajectories)
         self.reporter.eta.assume("training", 3.0 * score.seconds_per_trajectory * batch_size)
 
-    def _micro_batches(self, numbered: list[tuple[int, Trajectory]]) -> list[MicroBatch]:
+    def _micro_batches(
+        self, numbered: list[tuple[int, Trajectory]], weights: list[float] | None = None
+    ) -> list[MicroBatch]:
+        """`weights` are by the trajectory's number; None: 1 each."""
         sequences = [
-            training_sequence(trajectory, position, self.config, self.teacher_prompts)
+            training_sequence(
+                trajectory,
+                position,
+                self.config,
+                self.teacher_prompts,
+                weight=1.0 if weights is None else weights[position],
+            )
             for position, trajectory in numbered
         ]
         max_tokens = self.config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS
@@ -354,6 +390,7 @@ def open_session(
         ),
         compute_dtype=models.compute_dtype,
         epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
+        weigher=make_weigher(config.loss.token_weights, models.tokenizer.all_special_ids),
     )
     session = Session(
         config=config,

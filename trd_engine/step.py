@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trd_engine.batching import MicroBatch
 from trd_engine.errors import NonFiniteError
@@ -16,7 +18,9 @@ from trd_engine.fused_loss import linear_divergence
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence
 from trd_engine.models import TrainedModel, head_of
+from trd_engine.non_finite import gather_evidence
 from trd_engine.teacher import Teacher, hidden_states
+from trd_engine.token_weights import TokenFigures, TokenWeigher
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class ScoringSetup:
     divergence: Divergence
     compute_dtype: torch.dtype
     epistemic_token_ids: tuple[int, ...]
+    weigher: TokenWeigher | None = None
+    """None: every token of a batch weighs the same."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in the compute dtype, where that is not the weights' own fp32."""
@@ -40,6 +46,8 @@ class ScoredBatch:
     """Per-token figures of a step, N trained tokens in a row; detached."""
 
     divergence_N: Tensor
+    weight_N: Tensor
+    """As the weigher gave it, before any normalisation; 1 without a weigher."""
     sequence_N: Tensor
     """Numbered through the whole step."""
     student_logprob_N: Tensor
@@ -49,6 +57,10 @@ class ScoredBatch:
     epistemic_mass_N: Tensor
 
 
+Weigh = Callable[[MicroBatch, TokenFigures | None], Tensor]
+"""Weights [N] of a micro-batch's tokens, from what the models say of them where the weigher needs it."""
+
+
 def score(
     setup: ScoringSetup,
     batch: MicroBatch,
@@ -56,28 +68,52 @@ def score(
     token_weight: float,
     *,
     statistics: StatisticsRequest | None = None,
+    weigh: Weigh | None = None,
 ) -> tuple[Tensor, Tensor, TokenStatistics]:
-    """Σ w·D over the micro-batch's tokens, each token's D, and their statistics (None: those of every step)."""
+    """Σ w·D over the micro-batch's tokens, each token's D, and their statistics (None: those of every step).
+
+    w is `token_weight`, times what `weigh` gives. Weights must be known before the pass that takes the gradient; those
+    that need figures are preceded by a pass over both heads alone, without gradient: the hidden states are used twice.
+    """
     with setup.autocast():
         student_hidden_NH = hidden_states(setup.student, batch.student)
         teacher_hidden_NG = setup.teacher.hidden(batch.teacher)
         student, teacher = head_of(setup.student), setup.teacher.head()
-        return linear_divergence(
-            student_hidden_NH,
-            student.weight_VH,
-            teacher_hidden_NG,
-            teacher.weight_VH,
-            divergence,
-            token_weights_N=torch.full((batch.num_trained_tokens,), token_weight, device=batch.token_ids_N.device),
-            token_ids_N=batch.token_ids_N,
-            student_bias=student.bias_V,
-            teacher_bias=teacher.bias_V,
-            student_logit_scale=student.scale,
-            teacher_logit_scale=teacher.scale,
-            student_soft_cap=student.softcap,
-            teacher_soft_cap=teacher.softcap,
-            statistics=statistics or StatisticsRequest(setup.epistemic_token_ids),
-        )
+
+        def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
+            return linear_divergence(
+                hidden_NH,
+                student.weight_VH,
+                teacher_hidden_NG,
+                teacher.weight_VH,
+                divergence,
+                token_weights_N=weights_N,
+                token_ids_N=batch.token_ids_N,
+                student_bias=student.bias_V,
+                teacher_bias=teacher.bias_V,
+                student_logit_scale=student.scale,
+                teacher_logit_scale=teacher.scale,
+                student_soft_cap=student.softcap,
+                teacher_soft_cap=teacher.softcap,
+                statistics=statistics or StatisticsRequest(setup.epistemic_token_ids),
+            )
+
+        weights_N = torch.full((batch.num_trained_tokens,), token_weight, device=batch.token_ids_N.device)
+        if weigh is not None:
+            figures = None
+            if setup.weigher is not None and setup.weigher.needs_figures:
+                with torch.no_grad():
+                    figures = _figures(*pass_over(student_hidden_NH.detach(), torch.zeros_like(weights_N))[1:])
+            weights_N = weights_N * weigh(batch, figures)
+        return pass_over(student_hidden_NH, weights_N)
+
+
+def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
+    assert statistics.student_logprob_N is not None
+    assert statistics.teacher_logprob_N is not None
+    return TokenFigures(
+        statistics.student_entropy_N, divergence_N, statistics.student_logprob_N, statistics.teacher_logprob_N
+    )
 
 
 def optimizer_step(
@@ -90,7 +126,8 @@ def optimizer_step(
     """Train on one global batch; the step's metrics.
 
     Every token weighs 1/N with N the trained tokens of the *whole* batch. A mean of micro-batch means
-    would weigh a token by how its batch happened to be split.
+    would weigh a token by how its batch happened to be split. With a weigher it weighs w/Σw, the sum over the whole
+    batch too; a batch whose tokens all weigh nothing takes no update.
 
     Raises `NonFiniteError`, before the update and with the weights as they were, where loss or gradient
     is not finite.
@@ -99,22 +136,30 @@ def optimizer_step(
     num_trained_tokens = sum(batch.num_trained_tokens for batch in micro_batches)
     setup.student.train()
     optimizer.zero_grad(set_to_none=True)
-    loss_sum = torch.zeros((), dtype=torch.float64)
+    loss_sum = 0.0
     scored: list[ScoredBatch] = []
     num_sequences = 0
     for batch in micro_batches:
-        loss, divergence_N, statistics = score(setup, batch, setup.divergence, 1.0 / num_trained_tokens)
+        loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
         loss.backward()
-        loss_sum += loss.detach().double().cpu()
-        scored.append(_keep(batch, divergence_N, statistics, num_sequences))
+        loss_sum += float(loss.detach().double())
+        scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
         num_sequences += len(batch.positions)
     trainable = [p for p in setup.student.parameters() if p.grad is not None]
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm))
-    _require_finite(float(loss_sum), grad_norm, micro_batches)
-    optimizer.step()
+    total_weight = sum(float(s.weight_N.double().sum()) for s in scored)
+    if setup.weigher is not None and total_weight > 0:
+        # Σw is known only now; the gradient is linear in the weights.
+        loss_sum *= _rescale(trainable, num_trained_tokens / total_weight)
+    total_norm = get_total_norm([p.grad for p in trainable if p.grad is not None])
+    grad_norm = float(total_norm)
+    # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
+    _require_finite(loss_sum, grad_norm, micro_batches, scored, setup.student)
+    clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
+    if total_weight > 0:
+        optimizer.step()
     seconds = time.monotonic() - started_at
     return {
-        "loss": float(loss_sum),
+        "loss": loss_sum,
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "trained_tokens": num_trained_tokens,
@@ -123,12 +168,31 @@ def optimizer_step(
     }
 
 
-def _keep(batch: MicroBatch, divergence_N: Tensor, statistics: TokenStatistics, first_sequence: int) -> ScoredBatch:
+def _rescale(parameters: Sequence[torch.nn.Parameter], factor: float) -> float:
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.mul_(factor)
+    return factor
+
+
+def _score_to_train(setup: ScoringSetup, batch: MicroBatch, token_weight: float) -> tuple[Tensor, ScoredBatch]:
+    """The micro-batch's part of the loss, and its figures, numbered from its own first sequence."""
+    given: list[Tensor] = []
+
+    def weigh(batch: MicroBatch, figures: TokenFigures | None) -> Tensor:
+        assert setup.weigher is not None
+        given.append(setup.weigher(batch, figures))
+        return given[-1]
+
+    loss, divergence_N, statistics = score(
+        setup, batch, setup.divergence, token_weight, weigh=weigh if setup.weigher is not None else None
+    )
     assert statistics.student_logprob_N is not None
     assert statistics.teacher_logprob_N is not None
-    return ScoredBatch(
+    return loss, ScoredBatch(
         divergence_N,
-        batch.sequence_N + first_sequence,
+        given[0] if given else torch.ones_like(divergence_N, dtype=torch.float32),
+        batch.sequence_N,
         statistics.student_logprob_N,
         statistics.teacher_logprob_N,
         statistics.student_entropy_N,
@@ -137,14 +201,26 @@ def _keep(batch: MicroBatch, divergence_N: Tensor, statistics: TokenStatistics, 
     )
 
 
-def _require_finite(loss: float, grad_norm: float, micro_batches: Sequence[MicroBatch]) -> None:
-    if torch.isfinite(torch.tensor([loss, grad_norm])).all():
+def _require_finite(
+    loss: float,
+    grad_norm: float,
+    micro_batches: Sequence[MicroBatch],
+    scored: Sequence[ScoredBatch],
+    student: TrainedModel,
+) -> None:
+    if math.isfinite(loss) and math.isfinite(grad_norm):
         return
-    positions = sorted(position for batch in micro_batches for position in batch.positions)
+    figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]
+    evidence = gather_evidence(loss, grad_norm, micro_batches, figures, student)
     raise NonFiniteError(
         f"loss = {loss}, gradient norm = {grad_norm}: the step was not taken and the weights are as before it; "
-        f"trajectories of the batch, by position in the round: {positions}"
+        f"trajectories of the batch, by position in the round: {list(evidence.positions)}",
+        evidence,
     )
+
+
+_LOOKED_AT = ("divergence", "weight", "student_logprob", "teacher_logprob", "student_entropy")
+"""Figures of a token that are saved where one of them is not finite."""
 
 
 def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence) -> dict[str, float]:
@@ -173,6 +249,7 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence) -> dict
         "student_entropy": mean("student_entropy_N"),
         "top1_agreement": mean("top1_agreement_N"),
         "epistemic_mass": mean("epistemic_mass_N"),
+        "kept_token_share": float((torch.cat([s.weight_N for s in scored]) > 0).float().mean()),
     }
     if divergence.token_clip:
         metrics["clip_share"] = float((divergence_N >= divergence.token_clip).float().mean())

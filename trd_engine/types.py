@@ -113,3 +113,5 @@ class TrainingSequence:
     """The trained tokens, the same ids after either prompt."""
     position: int
     """Of the trajectory within its round."""
+    weight: float = 1.0
+    """Of each of its tokens, before any weight that differs within it."""

@@ -133,3 +133,26 @@ def test_a_refusal_names_field_value_and_remedy(changes: dict[str, Any], field: 
 def test_every_wrong_field_is_named() -> None:
     found = problems(rounds=0, devices=0, colour="red")
     assert set(found) == {"rounds", "devices", "colour"}
+
+
+def test_weights_on_the_token_loss_are_checked() -> None:
+    def weights(**changes: Any) -> dict[str, Any]:
+        return {"loss": {"token_weights": changes}}
+
+    assert (
+        "nothing is left"
+        in problems(**weights(prefix_tokens=5, skip_first_tokens=5))["loss.token_weights.skip_first_tokens"]
+    )
+    assert "no share is given" in problems(**weights(entropy_score="soft_or"))["loss.token_weights.entropy_score"]
+    assert "samples_per_prompt" in problems(**weights(pass_rate=True))["loss.token_weights.pass_rate"]
+    assert "loss.token_weights.entropy_share" in problems(**weights(entropy_share=1.0))
+    assert "loss.token_weights.unknown" in problems(**weights(unknown=1))
+    kept = spec(preset="trd", samples_per_prompt=4, **weights(pass_rate=True, drift_gamma=0.5)).resolved().loss
+    assert (kept.teacher_context, kept.token_weights.pass_rate, kept.token_weights.drift_gamma) == ("refine", True, 0.5)
+
+
+@pytest.mark.parametrize("changes", [{"preset": "reverse_kl"}, {"loss": {"divergence": "jsd"}}])
+def test_a_schedule_starts_from_forward_kl(changes: dict[str, Any]) -> None:
+    loss = {**changes.get("loss", {}), "reverse_after": 0.5}
+    assert "forward to reverse" in problems(**{"mode": "opd", **changes, "loss": loss})["loss.reverse_after"]
+    assert spec(mode="opd", loss={"reverse_after": 0.5}).resolved().loss.reverse_after == 0.5

@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from trd_engine.batching import MicroBatch, split_into_micro_batches
+from tests.trd_engine.step_batches import CPU, gradient_after, load, make_setup, sequences
+from trd_engine.batching import split_into_micro_batches
 from trd_engine.errors import NonFiniteError
-from trd_engine.losses import Divergence
-from trd_engine.step import ScoringSetup, optimizer_step
-from trd_engine.teacher import Teacher
-from trd_engine.types import TrainingSequence
-
-MODELS = Path(__file__).parents[2] / "testbed" / "models"
-CPU = torch.device("cpu")
-
-
-def load(name: str) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(MODELS / name)
-    return model
-
-
-def sequences() -> list[TrainingSequence]:
-    """Eight, of uneven lengths, the teacher's prompts longer than the student's."""
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, 20, (count,), generator=generator).tolist())
-
-    return [TrainingSequence(ids(5 + i), ids(11 + 2 * i), ids(4 + 3 * (i % 4)), i) for i in range(8)]
-
-
-def make_setup(student: PreTrainedModel, divergence: Divergence | None = None) -> ScoringSetup:
-    teacher = Teacher(load("tiny-teacher").requires_grad_(False))
-    return ScoringSetup(student, teacher, divergence or Divergence(), torch.float32, ())
-
-
-def gradient_after(micro_batches: list[MicroBatch]) -> tuple[float, torch.Tensor]:
-    student = load("tiny-student")
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
-    metrics = optimizer_step(make_setup(student), micro_batches, optimizer, max_grad_norm=1e9)
-    return metrics["loss"], torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+from trd_engine.step import optimizer_step
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 100, 10_000])

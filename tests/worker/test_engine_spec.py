@@ -61,6 +61,18 @@ def test_every_setting_of_the_user_arrives() -> None:
             "thinking": False,
         },
         "prompts": {"solve": "Solve {problem}"},
+        "loss": {
+            "reverse_after": 0.5,
+            "token_weights": {
+                "skip_special_tokens": True,
+                "skip_first_tokens": 1,
+                "prefix_tokens": 9,
+                "entropy_share": 0.5,
+                "entropy_score": "soft_or",
+                "drift_gamma": 0.5,
+                "pass_rate": True,
+            },
+        },
         "lora": None,
         "teacher_update": {"kind": "periodic", "every_steps": 3},
         "teacher_precision": "bf16",
