@@ -158,6 +158,21 @@ class OutcomeCount(Answer):
     num_trajectories: int
 
 
+class ProbeSample(Answer):
+    """What the student answers to one of a few fixed problems at one evaluation."""
+
+    id: str
+    """``step:position``."""
+    step: int
+    position: int
+    """Of the problem: the same one at every step."""
+    problem_id: str
+    prompt: str
+    completion: str
+    correct: bool
+    created_at: datetime
+
+
 class Diagnosis(Answer):
     """What a sample of a round's trajectories says of prefix failure, before anything was trained on it."""
 

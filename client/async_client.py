@@ -11,6 +11,7 @@ from client.datasets import AsyncDatasets
 from client.events import AsyncEvents
 from client.jobs import AsyncJobs
 from client.operations import HEALTH, READINESS, AsyncKeys, AsyncModels
+from client.probe_samples import AsyncProbeSamples
 from client.run_records import AsyncDiagnoses, AsyncEvaluations, AsyncMetrics, AsyncTrajectories
 from client.settings import ClientSettings
 from client.transport import AsyncTransport
@@ -35,6 +36,7 @@ class AsyncClient:
         self.trajectories = AsyncTrajectories(self._transport)
         self.evaluations = AsyncEvaluations(self._transport)
         self.diagnoses = AsyncDiagnoses(self._transport)
+        self.probe_samples = AsyncProbeSamples(self._transport)
         self.checkpoints = AsyncCheckpoints(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.models = AsyncModels(self._transport)

@@ -11,6 +11,7 @@ from client.datasets import Datasets
 from client.events import Events
 from client.jobs import Jobs
 from client.operations import HEALTH, READINESS, Keys, Models
+from client.probe_samples import ProbeSamples
 from client.run_records import Diagnoses, Evaluations, Metrics, Trajectories
 from client.settings import ClientSettings
 from client.transport import Transport
@@ -35,6 +36,7 @@ class Client:
         self.trajectories = Trajectories(self._transport)
         self.evaluations = Evaluations(self._transport)
         self.diagnoses = Diagnoses(self._transport)
+        self.probe_samples = ProbeSamples(self._transport)
         self.checkpoints = Checkpoints(self._transport)
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)

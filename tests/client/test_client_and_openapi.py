@@ -16,6 +16,7 @@ from client.datasets import _page as page_datasets
 from client.events import _page as page_events
 from client.jobs import _CALLS
 from client.operations import _MODELS, HEALTH, READINESS, _create_key, _keys, _model, _revoke_key
+from client.probe_samples import _page as page_probe_samples
 from client.run_records import _diagnoses, _evaluations, _metrics, _outcomes, _trajectories, _trajectory
 from service.app import create_app
 from service.settings import Settings
@@ -34,6 +35,7 @@ CALLS = [
     _outcomes("x"),
     _evaluations("x"),
     _diagnoses("x", None, 1),
+    page_probe_samples("x", None, None, 1),
     _list("x"),
     _manifest("x", 1),
     _delete("x", 1),
@@ -58,6 +60,7 @@ ANSWERS = {
     "OutcomeCount": answers.OutcomeCount,
     "EvaluationView": answers.Evaluation,
     "DiagnosisView": answers.Diagnosis,
+    "ProbeSampleView": answers.ProbeSample,
     "CheckpointView": answers.Checkpoint,
     "ManifestView": answers.Manifest,
     "CheckpointFileView": answers.CheckpointFile,

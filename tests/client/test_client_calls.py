@@ -25,6 +25,7 @@ ROOMS = (
     "trajectories",
     "evaluations",
     "diagnoses",
+    "probe_samples",
     "checkpoints",
     "datasets",
     "models",
@@ -180,6 +181,7 @@ def test_the_async_client_does_the_same(service: RunningService, rows_file: Path
             assert await trd.metrics.list(job.id) == []
             assert await trd.evaluations.list(job.id) == []
             assert [row async for row in trd.diagnoses.list(job.id)] == []
+            assert [row async for row in trd.probe_samples.list(job.id)] == []
             assert await trd.trajectories.outcomes(job.id) == []
             assert [row async for row in trd.trajectories.list(job.id)] == []
             assert {model.id for model in await trd.models.list()} >= {"small"}

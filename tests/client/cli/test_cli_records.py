@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from client import Client
 from contract.job_state import JobStatus
-from contract.tables import Diagnosis
+from contract.tables import Diagnosis, ProbeSample
 from service.events.repository import NewEvent, append_events
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
@@ -88,6 +88,19 @@ def test_a_diagnosis_is_shown_by_round(run: Run, service: RunningService, job_id
     assert f"{1000 * report['refined']['epistemic_mass']:.2f}" in lines[1]
     assert "1 of 1 rollouts have a wrong step" in shown.err
     assert [row["round"] for row in run("diagnosis", job_id, "--json").json["data"]] == [0, 1]
+
+
+def test_the_answers_to_fixed_problems_are_shown_by_problem(run: Run, service: RunningService, job_id: str) -> None:
+    assert "no samples yet" in run("samples", job_id).out
+    with service.database.write() as session:
+        for step, position in ((0, 0), (0, 1), (9, 0), (9, 1)):
+            texts = {"problem_id": str(position), "prompt": f"problem {position}", "completion": f"[{step}]"}
+            row = ProbeSample(job_id=job_id, step=step, position=position, correct=step > 0, **texts)
+            row.created_at = datetime.now(UTC)
+            session.add(row)
+    lines = [line.split() for line in run("samples", job_id).out.splitlines() if line]
+    assert lines[:4] == [["problem", "0"], ["step", "completion"], ["0", "wrong", "[0]"], ["9", "right", "[9]"]]
+    assert [row["id"] for row in run("samples", job_id, "--step", "9", "--json").json["data"]] == ["9:0", "9:1"]
 
 
 def test_two_jobs_are_compared(run: Run, trd: Client, service: RunningService, job_id: str) -> None:
