@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trd_engine.config import RunConfig
+from trd_engine.config import LossConfig, RunConfig
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
@@ -40,7 +40,11 @@ def model_card(
         ("Student", student),
         ("Teacher", teacher),
         ("Mode", config.mode.upper()),
-        ("Loss", f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}"),
+        (
+            "Loss",
+            f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}" + _schedule(loss),
+        ),
+        ("Token weights", _changed(loss.token_weights.model_dump(exclude_defaults=True))),
         ("Weights", "full fine-tuning" if config.lora is None else f"LoRA, rank {config.lora.rank}"),
         ("Step", f"{step} of {num_steps}"),
         ("Seed", config.seed),
@@ -63,6 +67,14 @@ def model_card(
         *_score_table(scores),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _schedule(loss: LossConfig) -> str:
+    return "" if loss.reverse_after is None else f", reverse KL after {loss.reverse_after:g} of the steps"
+
+
+def _changed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
 
 
 def _score_table(scores: Sequence[ScoreRow]) -> list[str]:

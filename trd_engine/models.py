@@ -7,6 +7,8 @@ what `AutoModelForCausalLM` makes of its configuration.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,18 @@ def backbone_of(model: nn.Module) -> nn.Module:
     if backbone is causal_lm:  # a class whose prefix names no part of it, such as Llama 4's
         backbone = next(part for part in causal_lm.children() if isinstance(part, PreTrainedModel))
     return backbone
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every module, and its own mode again for each afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True  # not .train(): that would switch the children too
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:

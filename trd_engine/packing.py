@@ -12,8 +12,7 @@ Names of architectures appear nowhere. Shapes: T tokens of a row, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trd_engine.models import backbone_of, causal_lm_of
+from trd_engine.models import backbone_of, causal_lm_of, evaluation_mode
 from trd_engine.packed_attention import NAME, Segments, packed_row
 
 PackingKind = Literal["attention", "mask", "single"]
@@ -101,7 +100,7 @@ def _choose(model: PreTrainedModel) -> Packing:
     vocabulary = model.config.get_text_config().vocab_size
     ids_1T = (torch.arange(sum(_PROBE_LENGTHS), device=model.device) * 7 % vocabulary).unsqueeze(0)
     positions_1T = torch.cat([torch.arange(n, device=model.device) for n in _PROBE_LENGTHS]).unsqueeze(0)
-    with _evaluation_mode(model), torch.autocast(model.device.type, enabled=False):
+    with evaluation_mode(model), torch.autocast(model.device.type, enabled=False):
         model.set_attn_implementation("eager")  # the reference: the architecture's own code
         expected_TH = _read(model, "single", ids_1T, positions_1T, _PROBE_LENGTHS)
         for packing in _candidates(model, own):
@@ -134,14 +133,3 @@ def _agree(found_TH: Tensor, expected_TH: Tensor) -> bool:
     num_off = int((difference_T > _MAX_DIFFERENCE.get(found_TH.dtype, _MAX_DIFFERENCE_HALF)).sum())
     # In half precision a mixture of experts may send a token elsewhere by rounding alone.
     return bool(found_TH.isfinite().all()) and num_off <= (0 if is_exact else 1)
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

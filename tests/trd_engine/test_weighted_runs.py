@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
+from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import parse_config
 from trd_engine.errors import SpecError
 from trd_engine.train import run
@@ -44,6 +45,8 @@ def test_a_run_keeps_the_tokens_it_is_asked_to(name: str, data: Path, tmp_path: 
     assert all(least <= share <= most for share in shares)
     assert all(value > 0 for value in metric(tmp_path, "loss"))
     assert events(tmp_path, "finished")
+    card = (checkpoint_folder(tmp_path, 2) / "model" / "README.md").read_text(encoding="utf-8")
+    assert all(f"{field} {value}" in card for field, value in weights.items())
 
 
 def test_problems_that_are_always_or_never_solved_are_not_trained_on(data: Path, tmp_path: Path) -> None:

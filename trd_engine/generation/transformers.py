@@ -11,7 +11,7 @@ Legend: B rows still running, N new tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trd_engine.generation.decoding_window import DecodingWindow
 from trd_engine.generation.protocol import ProgressCallback
 from trd_engine.generation.token_sampling import draw_uniforms, sample_tokens
 from trd_engine.lora import STUDENT_ADAPTER, answering_with
+from trd_engine.models import evaluation_mode
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 
@@ -83,7 +84,7 @@ class TransformersGenerator:
         check_requests(requests, sampling, max_model_len=max_model_len)
         rows = [_Row(request) for request in requests]
         meter = ProgressMeter(on_progress, len(rows))
-        with torch.no_grad(), _evaluation_mode(self._model), self._answering(), self._autocast():
+        with torch.no_grad(), evaluation_mode(self._model), self._answering(), self._autocast():
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
                 self._sample_batch(batch, sampling, with_logprobs, meter)
         meter.report()
@@ -134,18 +135,6 @@ class TransformersGenerator:
         if self._autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self._model.device.type, dtype=self._autocast_dtype)
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module, and its own mode again for each afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True  # not .train(): that would switch the children too
 
 
 def _batches(rows: list[_Row], max_new_tokens: int, max_batch_tokens: int) -> Iterator[list[_Row]]:
