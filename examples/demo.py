@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from examples import job_client
+from client import Client
+from client.cli.watch import show_progress
+from client.jobs import require_succeeded
 from examples.local_service import local_service
 from testbed.make_data import main as make_data
 
@@ -35,19 +35,18 @@ def main() -> None:
     # Models of 0.4M parameters: a second thread only waits for the first.
     with local_service(folder / "service", settings={"OMP_NUM_THREADS": "1"}) as service:
         client = service.client
-        print(f"API on {client.base_url}, worker beside it; logs in {service.data_dir}")
-        spec = job_spec(
-            options.variant,
-            job_client.upload(client, folder / "data" / "train.jsonl"),
-            job_client.upload(client, folder / "data" / "heldout.jsonl"),
-        )
+        print(f"API on {service.url}, worker beside it; logs in {service.data_dir}")
+        train, heldout = (client.datasets.upload(folder / "data" / f"{name}.jsonl").id for name in ("train", "heldout"))
+        spec = job_spec(options.variant, train, heldout)
         print("POST /jobs", json.dumps(spec))
-        job_id = job_client.submit(client, spec)
-        job_client.watch(client, job_id)
+        job_id = client.jobs.create(spec).id
+        show_progress(client, job_id)
+        require_succeeded(client.jobs.get(job_id))
         _print_scores(client, job_id)
         _print_diagnosis(client, job_id)
-        num_bytes = job_client.download(client, job_id, "model", folder / "checkpoint")
-        print(f"\ndownloaded {num_bytes:,} bytes to {folder / 'checkpoint'}; every sha256 is the manifest's")
+        manifest = client.checkpoints.manifest(job_id)
+        done = client.checkpoints.download(manifest, folder / "checkpoint", folder="model")
+        print(f"\ndownloaded {done.num_bytes:,} bytes to {done.folder}; every sha256 is the manifest's")
     _use_checkpoint(folder / "checkpoint", folder / "data" / "heldout.jsonl")
     print(f"\ndone in {time.monotonic() - began:.0f} s")
 
@@ -76,23 +75,26 @@ def job_spec(variant: str, dataset: str, heldout: str) -> dict[str, Any]:
     return spec
 
 
-def _print_scores(client: httpx.Client, job_id: str) -> None:
-    rows = job_client.evaluations(client, job_id)
+def _print_scores(client: Client, job_id: str) -> None:
+    rows = client.evaluations.list(job_id)
     before, after = rows[0], rows[-1]
-    print(f"\n{'held-out problems: ' + str(after['num_problems']):<28}{'before':>10}{'after':>10}")
-    for name, low, high in (("avg_at_k", "avg_low", "avg_high"), ("pass_at_k", "pass_low", "pass_high")):
-        label = name.replace("_at_k", f"@{after['k']}")
-        interval = f"   95 % interval after: {100 * after[low]:.1f} … {100 * after[high]:.1f}"
-        print(f"{label:<28}{100 * before[name]:>9.1f}%{100 * after[name]:>9.1f}%{interval}")
+    print(f"\n{'held-out problems: ' + str(after.num_problems):<28}{'before':>10}{'after':>10}")
+    for name in ("avg", "pass"):
+        first, last, low, high = (
+            100 * getattr(row, f"{name}_{field}")
+            for row, field in ((before, "at_k"), (after, "at_k"), (after, "low"), (after, "high"))
+        )
+        label = f"{name}@{after.k}"
+        print(f"{label:<28}{first:>9.1f}%{last:>9.1f}%   95 % interval after: {low:.1f} … {high:.1f}")
     for label, share in _verifier_accuracies(client, job_id).items():
         print(f"{label:<28}{100 * share:>9.1f}%")
     for phase, seconds in _seconds_by_phase(client, job_id).items():
         print(f"{'wall time, ' + phase:<28}{seconds:>8.1f} s")
 
 
-def _print_diagnosis(client: httpx.Client, job_id: str) -> None:
+def _print_diagnosis(client: Client, job_id: str) -> None:
     """Prefix failure in figures: `docs/diagnosis.md` explains them."""
-    report = client.get(f"/jobs/{job_id}/diagnosis").raise_for_status().json()["data"][0]["report"]
+    report = next(client.diagnoses.list(job_id)).report
     wrong = report["first_wrong_step"]
     kl = " / ".join(f"{wrong[part]['forward_kl'] or 0.0:.2f}" for part in ("before", "within", "after"))
     print(f"KL per token of y_o, before / within / after its first wrong step   {kl}")
@@ -100,38 +102,24 @@ def _print_diagnosis(client: httpx.Client, job_id: str) -> None:
     print(f"the teacher's mass on 'wait', along y_o and along y_r               {masses[0]}, {masses[1] or 'none'}")
 
 
-def _verifier_accuracies(client: httpx.Client, job_id: str) -> dict[str, float]:
-    """Shares of right rollouts y_o and refined trajectories y_r, over all pages of the trajectories."""
+def _verifier_accuracies(client: Client, job_id: str) -> dict[str, float]:
+    """Shares of right rollouts y_o and refined trajectories y_r."""
     counts: Counter[str] = Counter()
-    after = None
-    while True:
-        parameters = {"limit": "100"} | ({"after": after} if after else {})
-        page = client.get(f"/jobs/{job_id}/trajectories", params=parameters).raise_for_status().json()
-        for row in page["data"]:
-            counts["all"] += 1
-            counts["y_o"] += row["rollout_correct"]
-            counts["y_r"] += row["refined_correct"] or False
-            counts["refined"] += row["refined_correct"] is not None
-        if not page["has_more"]:
-            break
-        after = page["data"][-1]["id"]
+    for row in client.trajectories.list(job_id):
+        counts["all"] += 1
+        counts["y_o"] += row.rollout_correct
+        counts["y_r"] += row.refined_correct or False
+        counts["refined"] += row.refined_correct is not None
     shares = {"verifier accuracy of y_o": counts["y_o"] / counts["all"]}
     if counts["refined"]:
         shares["verifier accuracy of y_r"] = counts["y_r"] / counts["refined"]
     return shares
 
 
-def _seconds_by_phase(client: httpx.Client, job_id: str) -> dict[str, float]:
-    after = 0
-    while True:
-        page = client.get(f"/jobs/{job_id}/events", params={"after": after, "limit": 100}).raise_for_status().json()
-        for event in page["data"]:
-            after = event["sequence"]
-            if "summary" in event["data"]:
-                seconds: dict[str, float] = event["data"]["summary"]["seconds_by_phase"]
-                return seconds
-        if not page["has_more"]:
-            return {}
+def _seconds_by_phase(client: Client, job_id: str) -> dict[str, float]:
+    summary = next(event.data["summary"] for event in client.events.list(job_id) if "summary" in event.data)
+    seconds: dict[str, float] = summary["seconds_by_phase"]
+    return seconds
 
 
 def _use_checkpoint(model: Path, problems: Path) -> None:

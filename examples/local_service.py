@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+from client import Client, ClientSettings, TrdError
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -28,8 +28,8 @@ class ServiceDiedError(RuntimeError):
 class LocalService:
     """A running service."""
 
-    client: httpx.Client
-    """Talks to the API with an admin's key."""
+    client: Client
+    """With an admin's key."""
     data_dir: Path
     url: str
     key: str
@@ -49,9 +49,9 @@ def local_service(data_dir: Path, *, settings: dict[str, str] | None = None) -> 
     environment = {**os.environ, "TRD_DATA_DIR": str(data_dir), "TRD_API_KEY": key, **(settings or {})}
     api = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(port)]
     worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
-    url, headers = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"}
+    url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
-        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False))
+        client = stack.enter_context(Client(settings=ClientSettings(url=url, api_key=key)))
         stack.enter_context(_process(api, environment, data_dir / "api.log", lambda: _is_ready(client)))
         stack.enter_context(_process(worker, environment, data_dir / "worker.log", lambda: True))
         yield LocalService(client, data_dir, url, key)
@@ -85,10 +85,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], b
         time.sleep(0.2)
 
 
-def _is_ready(client: httpx.Client) -> bool:
+def _is_ready(client: Client) -> bool:
     try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
+        return client.readiness().is_ready
+    except TrdError:
         return False
 
 

@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from examples import job_client
+from client import Client
+from client.cli.watch import show_progress
+from client.jobs import require_succeeded
 from examples.answer import answer_with_transformers
 from examples.local_service import local_service
 from examples.word_problems import main as make_problems
@@ -36,13 +36,14 @@ def main() -> None:
     settings = {"TRD_MODELS": f"{MODEL_NAME}={options.model.resolve()}"}
     with local_service(options.out / "service", settings=settings) as service:
         client = service.client
-        datasets = {name: job_client.upload(client, path) for name, path in (("train", train), ("heldout", heldout))}
+        datasets = [client.datasets.upload(path).id for path in (train, heldout)]
         for mode in options.modes:
-            job_id = job_client.submit(client, job_spec(mode, datasets["train"], datasets["heldout"]))
-            job_client.watch(client, job_id)
+            job_id = client.jobs.create(job_spec(mode, *datasets)).id
+            show_progress(client, job_id)
+            require_succeeded(client.jobs.get(job_id))
             _check_metrics(client, job_id)
             target = options.out / mode
-            job_client.download(client, job_id, "model", target)
+            client.checkpoints.download(client.checkpoints.manifest(job_id), target, folder="model")
             print(mode, "answers:", answer_with_transformers(target, ["What is 2 + 2?"])[0][:200])
 
 
@@ -63,20 +64,20 @@ def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
     }
 
 
-def _check_metrics(client: httpx.Client, job_id: str) -> None:
+def _check_metrics(client: Client, job_id: str) -> None:
     """Finite losses, and a student nearer to its teacher on the fixed held-out batch than it began."""
     losses = _values(client, job_id, "loss")
     forward_kl = _values(client, job_id, "heldout_forward_kl")
     print("loss", [round(loss, 3) for loss in losses], "held-out forward KL", [round(x, 4) for x in forward_kl])
     if len(losses) < NUM_STEPS or not all(math.isfinite(loss) for loss in losses):
-        raise job_client.JobFailedError(f"{job_id}: the losses are {losses}")
+        raise RuntimeError(f"{job_id}: the losses are {losses}")
     if not forward_kl[-1] < forward_kl[0]:
-        raise job_client.JobFailedError(f"{job_id}: held-out forward KL went from {forward_kl[0]} to {forward_kl[-1]}")
+        raise RuntimeError(f"{job_id}: held-out forward KL went from {forward_kl[0]} to {forward_kl[-1]}")
 
 
-def _values(client: httpx.Client, job_id: str, name: str) -> list[float]:
-    answer = client.get(f"/jobs/{job_id}/metrics", params={"names": name}).raise_for_status().json()
-    return [value for series in answer["data"] for value in series["values"]]
+def _values(client: Client, job_id: str, name: str) -> list[float]:
+    (series,) = client.metrics.list(job_id, [name])
+    return [value if value is not None else math.nan for value in series.values]
 
 
 def _parser() -> argparse.ArgumentParser:

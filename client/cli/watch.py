@@ -31,19 +31,25 @@ def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
 
 
 def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
-    """Show the job until it is over; raises `JobFailedError` unless it succeeded."""
+    """Show the job until it is over, and what came of it; raises `JobFailedError` unless it succeeded."""
     try:
-        items = trd.events.follow(job_id)
         if as_json:
-            _print_lines_of_json(items)
-        elif answers().is_terminal:
-            _show_live(trd, trd.jobs.get(job_id), items)
+            _print_lines_of_json(trd.events.follow(job_id))
         else:
-            _print_lines(items)
+            show_progress(trd, job_id)
         _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
     except KeyboardInterrupt:
         remark(f"the job goes on; come back with: trd watch {job_id}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def show_progress(trd: Client, job_id: str) -> None:
+    """Show the job until it is over: a picture in a terminal, lines elsewhere."""
+    items = trd.events.follow(job_id)
+    if answers().is_terminal:
+        _show_live(trd, trd.jobs.get(job_id), items)
+    else:
+        _print_lines(items)
 
 
 def _print_lines_of_json(items: Iterator[StreamItem]) -> None:
