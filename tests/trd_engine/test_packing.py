@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from trd_engine.models import backbone_of
+from tests.trd_engine.tiny_runs import MODELS, events
+from trd_engine.loading import LoadedModels, report_packing
+from trd_engine.models import backbone_of, load_tokenizer
 from trd_engine.packed_attention import NAME
 from trd_engine.packing import packing_notice, packing_of, read_row
+from trd_engine.reporter import Reporter
+from trd_engine.teacher import Teacher
 
 LENGTHS = (3, 17, 17, 30, 1, 30)
 SHAPE = {
@@ -196,3 +201,20 @@ def test_the_choice_leaves_modes_and_randomness_alone() -> None:
     packing_of(model)
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_says_which_model_is_read_slowly(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(MODELS / "tiny-student"))
+    models = LoadedModels(
+        student=make_model("llama"),
+        teacher=Teacher(make_model("bloom", OTHERWISE["bloom"][1])),
+        tokenizer=tokenizer,
+        teacher_tokenizer=tokenizer,
+        device=torch.device("cpu"),
+        compute_dtype=torch.float32,
+    )
+    with Reporter(tmp_path) as reporter:
+        report_packing(models, reporter)
+    (notice,) = events(tmp_path, "notice")
+    assert notice["code"] == "packing_fallback"
+    assert notice["message"].startswith("the teacher's architecture BloomForCausalLM")
