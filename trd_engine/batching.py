@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trd_engine.served_scores import TokenScores
 from trd_engine.types import TrainingSequence
 
 DEFAULT_MICRO_BATCH_TOKENS = 16_384
@@ -47,11 +48,18 @@ class MicroBatch:
     """Trained tokens of each sequence; they sum to N."""
     positions: tuple[int, ...]
     """Of the trajectories in their round, to name a bad batch by."""
+    scores: TokenScores | None = None
+    """A served teacher's, of the N trained tokens, where it gave them."""
 
     @property
     def num_trained_tokens(self) -> int:
         """N."""
         return int(self.token_ids_N.numel())
+
+    @property
+    def num_student_tokens(self) -> int:
+        """Tokens that the student reads."""
+        return self.student.input_ids_1T.numel()
 
     @property
     def num_input_tokens(self) -> int:
@@ -114,6 +122,7 @@ def _longest(sequence: TrainingSequence) -> int:
 def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBatch:
     token_ids = [token for s in group for token in s.completion_ids]
     owners = [number for number, s in enumerate(group) for _ in s.completion_ids]
+    scores = [s.scores for s in group if s.scores is not None]
     return MicroBatch(
         student=_score_after([s.student_prompt_ids for s in group], group, device),
         teacher=_score_after([s.teacher_prompt_ids for s in group], group, device),
@@ -122,6 +131,7 @@ def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBa
         weight_N=torch.tensor([s.weight for s in group for _ in s.completion_ids], device=device),
         tokens_by_sequence=tuple(len(s.completion_ids) for s in group),
         positions=tuple(s.position for s in group),
+        scores=TokenScores.concatenated(scores, device) if scores else None,
     )
 
 

@@ -68,10 +68,32 @@ class TokenWeightsConfig(_Strict):
         return self
 
 
+class ServedTeacherConfig(_Strict):
+    """A teacher behind an OpenAI-compatible server. Holds no secret, only the name of the variable that does."""
+
+    endpoint: str
+    """What messages call it."""
+    base_url: str
+    """Up to and with the version, as in `https://teacher.example/v1`."""
+    model: str
+    """As the server names it."""
+    api: Literal["openai", "vllm"] = "openai"
+    """openai: refines by text alone; vllm: tells token ids and log-probabilities too."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key."""
+    network: Literal["public", "private", "loopback"] = "public"
+    """Where its address may lie, see `generation.endpoint_address`."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """For one answer, to its last byte."""
+    max_tries: PositiveInt = 6
+    max_concurrency: PositiveInt = 16
+
+
 class LossConfig(_Strict):
     """The token loss, and the context that the teacher scores in."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "cross_entropy"] = "forward_kl"
+    """cross_entropy: −log p of the refined trajectory's own tokens, for a served teacher that does not score."""
     support: Literal["full", "top_k", "sampled"] = "full"
     teacher_top_k: PositiveInt = 32
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -192,8 +214,8 @@ class RunConfig(_Strict):
     mode: Literal["opd", "opsd", "trd"]
     student: str
     """Folder or hub id."""
-    teacher: str | None = None
-    """Folder or hub id; None: the student's own step-0 weights, shown the reference solution."""
+    teacher: str | ServedTeacherConfig | None = None
+    """Folder or hub id, or a served one; None: the student's own weights, shown the reference solution."""
     dataset: DataSource
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
     loss: LossConfig = LossConfig()
@@ -248,6 +270,36 @@ class RunConfig(_Strict):
                 "and has no copy; leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _served_teacher_can_give_the_loss(self) -> Self:
+        loss, served = self.loss, self.served_teacher
+        if loss.divergence == "cross_entropy":
+            if served is None or self.mode != "trd":
+                raise ValueError("loss.divergence cross_entropy is for a served teacher in mode trd; use forward_kl")
+            if loss.support != "full" or loss.temperature != 1.0:
+                raise ValueError("loss.divergence cross_entropy has no support and no temperature; leave them out")
+            if loss.token_weights.drift_gamma or loss.token_weights.entropy_score != "entropy":
+                raise ValueError("loss.token_weights weighs by the teacher's log-probabilities, and there are none")
+        elif served is not None and served.api != "vllm":
+            remedy = "cross_entropy" if self.mode == "trd" else "mode trd with loss.divergence cross_entropy"
+            raise ValueError(f"teacher endpoint {served.endpoint} gives no log-probabilities; use {remedy}")
+        elif served is not None and loss.support != "top_k":
+            raise ValueError(f"loss.support {loss.support}: a served teacher scores a few tokens a position; use top_k")
+        if served is not None and self.teacher_precision != "auto":
+            raise ValueError(f"teacher_precision {self.teacher_precision}: a served teacher's is its server's affair")
+        return self
+
+    @property
+    def served_teacher(self) -> ServedTeacherConfig | None:
+        """The teacher, where it is a served one."""
+        return self.teacher if isinstance(self.teacher, ServedTeacherConfig) else None
+
+    @property
+    def teacher_folder(self) -> str:
+        """Folder or hub id whose tokenizer and templates write the teacher's prompts; a served one borrows the
+        student's, with which its tokenizer agrees."""
+        return self.teacher if isinstance(self.teacher, str) else self.student
 
     @property
     def refines(self) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trd_engine.fused_loss_pass import ChunkedPass, Tokens
-from trd_engine.fused_loss_products import Gradients, LogitShape, Projection
+from trd_engine.fused_loss_products import Gradients, LogitShape, LogitSource, Projection
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
 from trd_engine.losses import Divergence, check_token_ids
 
@@ -126,6 +126,38 @@ def linear_divergence(
     return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
 
 
+def scored_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher: LogitSource,
+    divergence: Divergence,
+    *,
+    statistics: StatisticsRequest,
+    token_ids_N: Tensor,
+    token_weights_N: Tensor | None = None,
+    student_bias: Tensor | None = None,
+    student_shape: LogitShape | None = None,
+) -> tuple[Tensor, Tensor, TokenStatistics]:
+    """`linear_divergence` with a teacher whose logits over the student's vocabulary are there, and no hidden states.
+
+    Raises ValueError where shapes do not fit.
+    """
+    shape = student_shape or LogitShape()
+    student = _projection(student_hidden_NH, student_head_VH, student_bias, shape, len(student_head_VH))
+    one_pass = ChunkedPass(
+        student,
+        teacher,
+        divergence,
+        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
+        wanted=_wanted(statistics, student),
+        chunk_tokens=_chunk_tokens(student, teacher, None),
+        block_rows=_block_rows(student),
+    )
+    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    assert token_statistics is not None
+    return loss, per_token_N, token_statistics
+
+
 def _differentiable(
     one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
 ) -> tuple[Tensor, Tensor, TokenStatistics | None]:
@@ -197,11 +229,11 @@ def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape
 
 
 def _tokens(
-    student: Projection, teacher: Projection, divergence: Divergence, weights_N: Tensor | None, ids_N: Tensor | None
+    student: Projection, teacher: LogitSource, divergence: Divergence, weights_N: Tensor | None, ids_N: Tensor | None
 ) -> Tokens:
     num_tokens, device = len(student.hidden_NH), student.hidden_NH.device
-    if len(teacher.hidden_NH) != num_tokens:
-        raise ValueError(f"teacher_hidden_NG has {len(teacher.hidden_NH)} rows, but student_hidden_NH {num_tokens}")
+    if teacher.num_tokens != num_tokens:
+        raise ValueError(f"teacher_hidden_NG has {teacher.num_tokens} rows, but student_hidden_NH {num_tokens}")
     check_token_ids(divergence, ids_N, num_tokens)
     dtype = torch.promote_types(student.hidden_NH.dtype, torch.float32)
     if weights_N is None:
@@ -227,13 +259,13 @@ def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedSta
     return WantedStatistics(epistemic_E, request.modes, None if watched_N is None else watched_N.to(device))
 
 
-def _chunk_tokens(student: Projection, teacher: Projection, wanted: int | None) -> int:
+def _chunk_tokens(student: Projection, teacher: LogitSource, wanted: int | None) -> int:
     if wanted is not None:
         if wanted < 1:
             raise ValueError(f"chunk_tokens is {wanted}: use 1 or more, or None to fit the device")
         return wanted
     budget = CHUNK_BYTES_CPU if student.head_VH.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
-    bytes_per_token = len(student.head_VH) * (student.head_VH.element_size() + teacher.head_VH.element_size())
+    bytes_per_token = len(student.head_VH) * (student.bytes_per_logit + teacher.bytes_per_logit)
     return max(1, budget // bytes_per_token)
 
 

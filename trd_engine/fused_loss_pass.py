@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trd_engine.fused_loss_gradient import Distribution, divergence_and_gradient
-from trd_engine.fused_loss_products import Gradients, Projection, slices
+from trd_engine.fused_loss_products import Gradients, LogitSource, Projection, slices
 from trd_engine.fused_loss_statistics import TokenStatistics, WantedStatistics, block_statistics
 from trd_engine.losses import Divergence
 
@@ -47,7 +47,7 @@ class ChunkedPass:
     """One pass over all tokens: what goes in, and how much of it at once."""
 
     student: Projection
-    teacher: Projection
+    teacher: LogitSource
     divergence: Divergence
     tokens: Tokens
     wanted: WantedStatistics | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,33 @@ class LogitShape:
         return gradient_RV if self.scale == 1.0 else gradient_RV.mul_(self.scale)
 
 
+class LogitSource(Protocol):
+    """Where a teacher's logits over the shared vocabulary come from, some rows at a time."""
+
+    @property
+    def shape(self) -> LogitShape:
+        """What is still to be done to `output`."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def bytes_per_logit(self) -> int:
+        """Of the buffer that `room` makes."""
+        ...
+
+    def room(self, max_rows: int) -> Tensor:
+        """A buffer for the output of at most `max_rows` tokens."""
+        ...
+
+    def output(self, rows: slice, out_CV: Tensor) -> None:
+        """Writes the output, before scale and cap, of some rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Projection:
     """One model's last step: hidden states, and the head cut to the shared vocabulary, in one dtype."""
@@ -51,6 +79,16 @@ class Projection:
     head_VH: Tensor
     bias_V: Tensor | None
     shape: LogitShape
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.hidden_NH)
+
+    @property
+    def bytes_per_logit(self) -> int:
+        """Of the buffer that `room` makes."""
+        return self.head_VH.element_size()
 
     def room(self, max_rows: int) -> Tensor:
         """A buffer for the output of at most `max_rows` tokens."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trd_engine.batching import MicroBatch
-from trd_engine.step import ScoringSetup, mean_forward_kl
+from trd_engine.step import ScoringSetup, mean_yardstick
 
 MAX_HELDOUT_PROBLEMS = 32
 """Enough for a steady mean over their tokens, and seconds to score."""
@@ -21,15 +21,15 @@ MAX_HELDOUT_PROBLEMS = 32
 class HeldoutScore:
     """One measurement on the held-out batch."""
 
-    forward_kl: float
-    """Nats a trained token."""
+    divergence: float
+    """`ScoringSetup.yardstick`, nats a trained token."""
     seconds_per_trajectory: float
     """Of both models' forward passes; what the first estimate of a step's time is made from."""
 
 
 def score_heldout(setup: ScoringSetup, batches: Sequence[MicroBatch]) -> HeldoutScore:
-    """Forward KL of teacher to student on the batch."""
+    """The student's distance from the teacher on the batch."""
     started_at = time.monotonic()
-    forward_kl = mean_forward_kl(setup, batches)
+    divergence = mean_yardstick(setup, batches)
     num_trajectories = sum(len(batch.positions) for batch in batches)
-    return HeldoutScore(forward_kl, (time.monotonic() - started_at) / num_trajectories)
+    return HeldoutScore(divergence, (time.monotonic() - started_at) / num_trajectories)

@@ -26,15 +26,16 @@ from trd_engine.models import (
     load_model,
     load_tokenizer,
     require_context,
-    require_same_tokenizer,
 )
 from trd_engine.packing import packing_notice
 from trd_engine.prompts import PromptBuilder, choose_templates
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
+from trd_engine.served_teacher import ServedTeacher
 from trd_engine.tasks import Task
 from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
+from trd_engine.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
 from trd_engine.types import Problem, SamplingSettings
 
 
@@ -43,13 +44,15 @@ class LoadedModels:
     """Both models on their device, and how their texts become tokens."""
 
     student: TrainedModel
-    teacher: Teacher
+    teacher: Teacher | None
+    """None: it is served."""
     tokenizer: PreTrainedTokenizerBase
     teacher_tokenizer: PreTrainedTokenizerBase
     device: torch.device
     compute_dtype: torch.dtype
     teacher_update: TeacherUpdate | None = None
     """None: the teacher's weights never move."""
+    served_teacher: ServedTeacher | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,14 @@ def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
     device = choose_device(config.device)
     compute_dtype = choose_compute_dtype(config.precision, device)
     tokenizer = load_tokenizer(config.student)
-    teacher_tokenizer = tokenizer if config.teacher is None else load_tokenizer(config.teacher)
-    require_same_tokenizer(tokenizer, teacher_tokenizer)
+    teacher_tokenizer = tokenizer
+    if isinstance(config.teacher, str):
+        teacher_tokenizer = load_tokenizer(config.teacher)
+        _require_agreement(config, tokenizer, teacher_tokenizer)
     _require_contexts(config)
+    served = None
+    if config.served_teacher is not None:
+        served = ServedTeacher(config, tokenizer, end_of_turn_ids=end_of_turn_ids(config.student, tokenizer))
     source = config.student
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
@@ -81,9 +89,19 @@ def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
     base = load_model(source, dtype=dtype, device=device)
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
-    teacher = _load_teacher(config, student, compute_dtype, device)
-    update = TeacherUpdate.of(config.teacher_update, teacher.model, student)
-    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update)
+    teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
+    update = TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None
+    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served)
+
+
+def _require_agreement(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    require_same_tokenizer(tokenizer, teacher_tokenizer)
+    if config.refines:
+        teacher_ids = end_of_turn_ids(config.teacher_folder, teacher_tokenizer)
+        names = [str(token) for token in teacher_tokenizer.convert_ids_to_tokens(list(teacher_ids))]
+        require_same_end_of_turn(end_of_turn_ids(config.student, tokenizer), teacher_ids, names)
 
 
 def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
@@ -111,13 +129,14 @@ def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, 
     elif config.teacher_update.kind == "ema":
         dtype = torch.float32  # an average moves by less than bf16 can tell
     # Full fine-tuning moves every weight: teaching itself then needs a copy.
-    model = load_model(config.teacher or config.student, dtype=dtype, device=device)
+    model = load_model(config.teacher_folder, dtype=dtype, device=device)
     return Teacher(model.requires_grad_(False))
 
 
 def report_packing(models: LoadedModels, reporter: Reporter) -> None:
     """Try how each model reads packed rows, and say where it costs speed."""
-    for role, model in {"student": models.student, "teacher": models.teacher.model}.items():
+    roles = {"student": models.student} | ({"teacher": models.teacher.model} if models.teacher else {})
+    for role, model in roles.items():
         if notice := packing_notice(role, model):
             reporter.notice("info", "packing_fallback", notice)
 
@@ -134,13 +153,14 @@ def _require_contexts(config: RunConfig) -> None:
     )
     if not config.refines:
         return
-    require_context(
-        "teacher" if config.teacher else "student (which teaches itself)",
-        config.teacher or config.student,
-        prompt_tokens=refine.max_prompt_tokens,
-        new_tokens=refine.max_new_tokens,
-        fields="refine.max_prompt_tokens + refine.max_new_tokens",
-    )
+    if config.served_teacher is None:
+        require_context(
+            "teacher" if config.teacher else "student (which teaches itself)",
+            config.teacher_folder,
+            prompt_tokens=refine.max_prompt_tokens,
+            new_tokens=refine.max_new_tokens,
+            fields="refine.max_prompt_tokens + refine.max_new_tokens",
+        )
     require_context(
         "student",
         config.student,
@@ -154,7 +174,7 @@ def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) ->
     """The student's and the teacher's: each in its own chat template and with its own folder's templates."""
     thinking = config.sampling.thinking
     own = choose_templates(task.prompts, config.student, config.prompts)
-    theirs = choose_templates(task.prompts, config.teacher or config.student, config.prompts)
+    theirs = choose_templates(task.prompts, config.teacher_folder, config.prompts)
     return (
         PromptBuilder(models.tokenizer, own, thinking=thinking),
         PromptBuilder(models.teacher_tokenizer, theirs, thinking=thinking),
@@ -231,7 +251,7 @@ class _BudgetCheck:
 def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, reporter: Reporter) -> Samplers:
     """The generators, by `sampling.engine`, and how new weights reach them."""
     stop_ids = end_of_turn_ids(config.student, models.tokenizer)
-    teacher_stop_ids = end_of_turn_ids(config.teacher or config.student, models.teacher_tokenizer)
+    teacher_stop_ids = end_of_turn_ids(config.teacher_folder, models.teacher_tokenizer)
     sampling = config.sampling
     student_sampling = SamplingSettings(
         sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, stop_ids
@@ -239,12 +259,13 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
     refine_sampling = replace(
         student_sampling, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
     )
-    sources = [config.student] if config.teacher is None else [config.student, config.teacher]
+    sources = list(dict.fromkeys([config.student, config.teacher_folder]))
     engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
     reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    served = models.served_teacher.client if models.served_teacher is not None else None
     if engine == "transformers":
         student, teacher = _borrowed_generators(models)
-        return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling)
+        return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
     student, teacher = _vllm_generators(config, models)
     folder = Path(config.student)
     switch = ServedWeights(
@@ -252,14 +273,17 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
         models.student,
         step0_folder=folder,
         sync_folder=out_dir / "sampler-weights",
-        teacher=models.teacher.model,
+        teacher=models.teacher.model if models.teacher is not None else None,
     )
-    return Samplers(student, teacher, switch, student_sampling, refine_sampling)
+    return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)
 
 
 def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
+    """The student's and the teacher's; one for both where the teacher is served, and never asked."""
     autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
     student = TransformersGenerator(models.student, models.tokenizer, autocast_dtype=autocast)
+    if models.teacher is None:
+        return student, student
     teacher = TransformersGenerator(
         models.teacher.model,
         models.teacher_tokenizer,
@@ -273,9 +297,10 @@ def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator
     from trd_engine.generation.vllm import VllmGenerator  # vLLM's import takes seconds, and is optional
 
     solving = config.sampling.max_prompt_tokens + config.sampling.max_new_tokens
-    refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if config.refines else 0
+    refines_here = config.refines and config.served_teacher is None
+    refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if refines_here else 0
     shares_engine = config.teacher is None
-    num_engines = 2 if config.refines and not shares_engine else 1
+    num_engines = 2 if refines_here and not shares_engine else 1
     make = partial(
         VllmGenerator,
         device=models.device.type,
@@ -291,5 +316,4 @@ def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator
     )
     if num_engines == 1:
         return student, student
-    assert config.teacher is not None
-    return student, make(Path(config.teacher), max_model_len=refining)
+    return student, make(Path(config.teacher_folder), max_model_len=refining)

@@ -1,10 +1,26 @@
-"""How the loss itself changes over a run."""
+"""What the spec's loss is to the engine, and how it changes over a run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from trd_engine.config import LossConfig
 from trd_engine.losses import Divergence
+
+
+def divergence_of(loss: LossConfig, served_top_k: int | None) -> Divergence:
+    """The spec's divergence; `served_top_k` is how many tokens a served teacher scores, where it does.
+
+    The cross-entropy is the forward KL from a teacher that is sure of the target's tokens.
+    """
+    return Divergence(
+        kind="forward_kl" if loss.divergence == "cross_entropy" else loss.divergence,
+        support=loss.support,
+        teacher_top_k=served_top_k or loss.teacher_top_k,
+        beta=loss.beta,
+        temperature=loss.temperature,
+        token_clip=loss.token_clip,
+    )
 
 
 def divergence_at(divergence: Divergence, reverse_after: float | None, step: int, num_steps: int) -> Divergence:

@@ -34,7 +34,7 @@ def model_card(
 ) -> str:
     """Markdown with the metadata block that model hubs read."""
     student = config.student_name or config.student
-    teacher = config.teacher_name or config.teacher or "the student's own step-0 weights, shown the reference solution"
+    teacher = config.teacher_name or _teacher(config)
     loss = config.loss
     facts: list[tuple[str, Any]] = [
         ("Student", student),
@@ -75,6 +75,19 @@ def _schedule(loss: LossConfig) -> str:
 
 def _changed(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
+
+
+def _teacher(config: RunConfig) -> str:
+    if config.served_teacher is not None:
+        return f"{config.served_teacher.model}, served by endpoint {config.served_teacher.endpoint}"
+    if config.teacher is not None:
+        return config.teacher_folder
+    own = {
+        "frozen": "the student's own step-0 weights",
+        "ema": "a moving average of the student's own weights",
+        "periodic": "the student's own weights of a little earlier",
+    }
+    return f"{own[config.teacher_update.kind]}, shown the reference solution"
 
 
 def _score_table(scores: Sequence[ScoreRow]) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,7 +22,6 @@ from trd_engine.errors import (
     DeviceUnavailableError,
     ModelNotFoundError,
     ModelRefusedError,
-    TokenizerMismatchError,
 )
 
 TrainedModel = PreTrainedModel | PeftModel
@@ -114,34 +112,6 @@ def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[in
     if not found:
         raise ModelRefusedError(f"model {source!r} names no end-of-turn token, so that its completions never end")
     return found
-
-
-def require_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raise `TokenizerMismatchError`, saying where they differ, unless both give every text the same ids.
-
-    Vocabularies alone do not decide: the rules that split and merge text are compared too.
-    """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    for token, token_id in sorted(ours.items(), key=lambda item: item[1]):
-        if theirs.get(token) != token_id:
-            there = theirs.get(token, "absent")
-            raise TokenizerMismatchError(
-                f"token {token!r} is {token_id} in the student's tokenizer and {there} in the teacher's; "
-                "choose a teacher of the same family"
-            )
-    if len(theirs) > len(ours):
-        surplus = min(set(theirs) - set(ours), key=theirs.__getitem__)
-        raise TokenizerMismatchError(f"token {surplus!r} of the teacher's tokenizer is absent in the student's")
-    if _splitting_rules(student) != _splitting_rules(teacher):
-        raise TokenizerMismatchError("the vocabularies agree, but the rules that split and merge text do not")
-
-
-def _splitting_rules(tokenizer: PreTrainedTokenizerBase) -> Any:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return type(tokenizer).__name__
-    document = json.loads(backend.to_str())
-    return document.get("normalizer"), document.get("pre_tokenizer"), document["model"].get("merges")
 
 
 def require_context(name: str, source: str, *, prompt_tokens: int, new_tokens: int, fields: str) -> None:

@@ -47,6 +47,8 @@ class BuiltPrompt:
     token_ids: tuple[int, ...]
     num_cut_attempt_tokens: int = 0
     num_cut_solution_tokens: int = 0
+    message: str = ""
+    """The user's turn alone, for a server that writes its own template around it."""
 
 
 class PromptBuilder:
@@ -62,6 +64,10 @@ class PromptBuilder:
     def solve(self, problem: Problem) -> tuple[int, ...]:
         """The prompt that shows x alone."""
         return self._render(self._templates.solve, problem=problem.problem)
+
+    def solve_message(self, problem: Problem) -> str:
+        """The user's turn of `solve`, without the chat template."""
+        return fill(self._templates.solve, problem=problem.problem)
 
     def privileged(self, problem: Problem, *, max_tokens: int) -> BuiltPrompt:
         """The prompt that shows x and the reference solution y*, cut to `max_tokens`."""
@@ -98,7 +104,8 @@ class PromptBuilder:
             if len(token_ids) <= max_tokens or not text:
                 continue
             token_ids, cut[part] = self._shorten(template, problem, texts, part, text, token_ids, max_tokens)
-        return BuiltPrompt(token_ids, cut["attempt"], cut["solution"])
+        message = fill(template, problem=problem.problem, **_present(texts))
+        return BuiltPrompt(token_ids, cut["attempt"], cut["solution"], message)
 
     def _shorten(
         self,

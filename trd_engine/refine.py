@@ -17,7 +17,7 @@ from trd_engine.prompts import BuiltPrompt, PromptBuilder
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import Samplers
 from trd_engine.tasks import Task
-from trd_engine.types import GenerationRequest, Trajectory
+from trd_engine.types import Trajectory
 
 
 def refine_rollouts(
@@ -37,16 +37,13 @@ def refine_rollouts(
         for t in trajectories
     ]
     _report_cuts(built, config.max_prompt_tokens, reporter)
-    requests = [
-        GenerationRequest(b.token_ids, derive_seed(*seed_parts, t.problem.id, t.sample))
-        for t, b in zip(trajectories, built, strict=True)
-    ]
-    completions = samplers.sample_teacher(requests, on_progress=reporter.generation_progress)
+    seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t in trajectories]
+    completions = samplers.refine(built, seeds, on_progress=reporter.generation_progress)
     verdicts = task.verify_many([(t.problem, c.text) for t, c in zip(trajectories, completions, strict=True)])
     return [
         replace(
             t,
-            refine_prompt_token_ids=b.token_ids,
+            refine_prompt_token_ids=completion.prompt_token_ids or b.token_ids,
             refined=completion,
             refined_verdict=verdict,
             notices=(*t.notices, *_cut_notices(b)),

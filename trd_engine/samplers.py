@@ -1,9 +1,10 @@
 """Who samples what: the student's rollouts, the teacher's refinements, and how new weights reach a sampler.
 
-Three arrangements, chosen by the spec and hidden behind `Samplers`:
+Four arrangements, chosen by the spec and hidden behind `Samplers`:
 
 - transformers: each role borrows the module that trains or scores. Nothing is copied, nothing is synced.
 - vLLM, with another model as the teacher: an engine for each.
+- a served teacher refines by text, whatever samples the student.
 - vLLM, teaching itself: one engine for both roles. Its weights are switched between the teacher's and the
   student's, by the adapter with LoRA and by loading with full fine-tuning.
 """
@@ -18,9 +19,11 @@ from typing import Protocol
 from peft import PeftModel
 
 from trd_engine.checkpoint import write_sampler_weights
+from trd_engine.generation.openai_compatible import EndpointTeacher, TextRequest
 from trd_engine.generation.protocol import Generator, ProgressCallback
 from trd_engine.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.models import TrainedModel
+from trd_engine.prompts import BuiltPrompt
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 
@@ -139,6 +142,8 @@ class Samplers:
     weights: WeightSwitch
     student_sampling: SamplingSettings
     refine_sampling: SamplingSettings
+    served_teacher: EndpointTeacher | None = None
+    """Refines in the place of `teacher`, where there is one."""
 
     def sample_student(
         self,
@@ -160,6 +165,17 @@ class Samplers:
         if self.teacher is self.student:
             self.weights.to_teacher()
         return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
+
+    def refine(
+        self, prompts: Sequence[BuiltPrompt], seeds: Sequence[int], *, on_progress: ProgressCallback | None = None
+    ) -> list[Completion]:
+        """The teacher's answer to each refining prompt; a served one is given the user's turn alone."""
+        pairs = list(zip(prompts, seeds, strict=True))
+        if self.served_teacher is not None:
+            texts = [TextRequest(prompt.message, seed) for prompt, seed in pairs]
+            return self.served_teacher.complete(texts, self.refine_sampling, on_progress=on_progress)
+        requests = [GenerationRequest(prompt.token_ids, seed) for prompt, seed in pairs]
+        return self.sample_teacher(requests, on_progress=on_progress)
 
     def student_changed(self) -> None:
         """The student has new weights: the next rollout is to come from them."""

@@ -22,14 +22,20 @@ def training_sequence(
 ) -> TrainingSequence:
     """The target trajectory after the student's prompt and after the teacher's; `weight` is each token's.
 
-    In the refine context y_r is scored after the very prompt tokens it was sampled from.
+    In the refine context y_r is scored after the very prompt tokens it was sampled from. A served teacher reads
+    nothing here: what it says comes along.
     """
+    if config.served_teacher is not None:
+        seen_by_teacher = trajectory.prompt_token_ids
+    else:
+        seen_by_teacher = teacher_prompt(trajectory, config.loss.teacher_context, config, teacher_prompts)
     return TrainingSequence(
         student_prompt_ids=trajectory.prompt_token_ids,
-        teacher_prompt_ids=teacher_prompt(trajectory, config.loss.teacher_context, config, teacher_prompts),
+        teacher_prompt_ids=seen_by_teacher,
         completion_ids=trajectory.target.token_ids,
         position=position,
         weight=weight,
+        scores=trajectory.scores,
     )
 
 

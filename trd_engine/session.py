@@ -38,7 +38,7 @@ from trd_engine.loading import (
     make_samplers,
     report_packing,
 )
-from trd_engine.loss_schedule import divergence_at
+from trd_engine.loss_schedule import divergence_at, divergence_of
 from trd_engine.losses import Divergence
 from trd_engine.manifest import verify_manifest
 from trd_engine.model_card import model_card, versions
@@ -52,6 +52,7 @@ from trd_engine.rollouts import collect_rollouts
 from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
 from trd_engine.samplers import Samplers
 from trd_engine.sequences import training_sequence
+from trd_engine.served_scores import with_stored_scores, write_scores
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.tasks import Task, epistemic_onsets, load_task
 from trd_engine.token_weights import make_weigher, problem_weights
@@ -68,6 +69,8 @@ from trd_engine.types import Problem, Trajectory
 TRAJECTORIES_FILE = "trajectories.jsonl"
 DIAGNOSIS_FILE = "diagnosis.json"
 HELDOUT_FILE = "heldout.jsonl"
+SCORES_FILE = "teacher_scores.safetensors"
+HELDOUT_SCORES_FILE = "heldout_teacher_scores.safetensors"
 
 
 @dataclass
@@ -249,8 +252,10 @@ class Session:
             self.models.teacher_update.write(temporary / STATE_FOLDER)
         if self.trajectories is not None:
             write_trajectories(temporary / STATE_FOLDER / TRAJECTORIES_FILE, self.trajectories, self.prompts)
+            write_scores(temporary / STATE_FOLDER / SCORES_FILE, self.trajectories)
         if self.heldout:
             write_trajectories(temporary / STATE_FOLDER / HELDOUT_FILE, self.heldout, self.prompts)
+            write_scores(temporary / STATE_FOLDER / HELDOUT_SCORES_FILE, self.heldout)
         newest = state.scores[-1] if state.scores else None
         folder = commit_checkpoint(
             temporary,
@@ -296,19 +301,21 @@ class Session:
             seed_parts=(*seed_parts, "rollout"),
             reporter=self.reporter,
         )
-        if not self.config.refines:
-            return trajectories
-        self.enter("refining")
-        return refine_rollouts(
-            trajectories,
-            config=self.config.refine,
-            privileged=self.config.is_privileged,
-            samplers=self.samplers,
-            prompts=self.teacher_prompts,
-            task=self.task,
-            seed_parts=(*seed_parts, "refine"),
-            reporter=self.reporter,
-        )
+        if self.config.refines:
+            self.enter("refining")
+            trajectories = refine_rollouts(
+                trajectories,
+                config=self.config.refine,
+                privileged=self.config.is_privileged,
+                samplers=self.samplers,
+                prompts=self.teacher_prompts,
+                task=self.task,
+                seed_parts=(*seed_parts, "refine"),
+                reporter=self.reporter,
+            )
+        if self.models.served_teacher is not None:
+            trajectories = self.models.served_teacher.score(trajectories, self.teacher_prompts, self.reporter)
+        return trajectories
 
     def _diagnose(self, trajectories: list[Trajectory]) -> dict[int, TokenKl]:
         """Report what a sample of the round says of prefix failure; its KL token by token, by position."""
@@ -325,11 +332,12 @@ class Session:
         return token_kl(examined)
 
     def _score_heldout(self) -> None:
-        """Forward KL on the fixed held-out batch, which the first call samples."""
+        """The student's distance from the teacher on the fixed held-out batch, which the first call samples."""
         if not self.heldout:
             self.heldout = self._collect(self.problems.evaluation[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
         score = score_heldout(self.setup, self._micro_batches(list(enumerate(self.heldout))))
-        self.reporter.metrics(self.state.step, self.state.round, {"heldout_forward_kl": score.forward_kl})
+        measured = {f"heldout_{self.setup.yardstick_name}": score.divergence}
+        self.reporter.metrics(self.state.step, self.state.round, measured)
         # A backward pass costs about twice its forward; the teacher has none, which leaves some room.
         batch_size = min(self.config.optim.batch_size, self.plan.rounds[0].num_trajectories)
         self.reporter.eta.assume("training", 3.0 * score.seconds_per_trajectory * batch_size)
@@ -373,6 +381,8 @@ def open_session(
     task = load_task(config.task)
     models = load_models(config, resume_from)
     report_packing(models, reporter)
+    if models.served_teacher is not None:
+        models.served_teacher.report(reporter)
     prompts, teacher_prompts = make_prompt_builders(config, models, task)
     problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
     plan = plan_run(problems.train, config)
@@ -380,17 +390,11 @@ def open_session(
     setup = ScoringSetup(
         student=models.student,
         teacher=models.teacher,
-        divergence=Divergence(
-            kind=config.loss.divergence,
-            support=config.loss.support,
-            teacher_top_k=config.loss.teacher_top_k,
-            beta=config.loss.beta,
-            temperature=config.loss.temperature,
-            token_clip=config.loss.token_clip,
-        ),
+        divergence=divergence_of(config.loss, models.served_teacher.top_k if models.served_teacher else None),
         compute_dtype=models.compute_dtype,
         epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
         weigher=make_weigher(config.loss.token_weights, models.tokenizer.all_special_ids),
+        is_cross_entropy=config.loss.divergence == "cross_entropy",
     )
     session = Session(
         config=config,
@@ -435,9 +439,11 @@ def _restore(session: Session, checkpoint: Path) -> None:
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
     if (folder / TRAJECTORIES_FILE).exists():
-        session.trajectories = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
+        read = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
+        session.trajectories = with_stored_scores(folder / SCORES_FILE, read)
     if (folder / HELDOUT_FILE).exists():
-        session.heldout = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
+        read = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
+        session.heldout = with_stored_scores(folder / HELDOUT_SCORES_FILE, read)
     if state.step > 0:
         session.samplers.student_changed()
     if session.models.teacher_update is not None:

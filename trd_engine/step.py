@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -14,11 +14,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trd_engine.batching import MicroBatch
 from trd_engine.errors import NonFiniteError
-from trd_engine.fused_loss import linear_divergence
+from trd_engine.fused_loss import linear_divergence, scored_divergence
+from trd_engine.fused_loss_products import LogitShape
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence
 from trd_engine.models import TrainedModel, head_of
 from trd_engine.non_finite import gather_evidence
+from trd_engine.served_scores import ServedLogits
 from trd_engine.teacher import Teacher, hidden_states
 from trd_engine.token_weights import TokenFigures, TokenWeigher
 
@@ -28,12 +30,29 @@ class ScoringSetup:
     """What turns a micro-batch into a loss; the same in every step of a run."""
 
     student: TrainedModel
-    teacher: Teacher
+    teacher: Teacher | None
+    """None: a served one, whose scores come with the batch; without them the loss is the cross-entropy."""
     divergence: Divergence
     compute_dtype: torch.dtype
     epistemic_token_ids: tuple[int, ...]
     weigher: TokenWeigher | None = None
     """None: every token of a batch weighs the same."""
+    is_cross_entropy: bool = False
+    """The batches have no scores: a metric must not pass for a divergence, nor tell of the teacher."""
+
+    @property
+    def yardstick(self) -> Divergence:
+        """The same for every variant's run: forward KL at temperature 1, over all that the teacher tells."""
+        if self.teacher is not None or self.is_cross_entropy:
+            return Divergence()
+        return Divergence(support="top_k", teacher_top_k=self.divergence.teacher_top_k)
+
+    @property
+    def yardstick_name(self) -> str:
+        """What `yardstick` measures."""
+        if self.is_cross_entropy:
+            return "cross_entropy"
+        return "forward_kl" if self.teacher is not None else "top_k_forward_kl"
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in the compute dtype, where that is not the weights' own fp32."""
@@ -75,29 +94,10 @@ def score(
     w is `token_weight`, times what `weigh` gives. Weights must be known before the pass that takes the gradient; those
     that need figures are preceded by a pass over both heads alone, without gradient: the hidden states are used twice.
     """
+    request = statistics or StatisticsRequest(setup.epistemic_token_ids)
     with setup.autocast():
         student_hidden_NH = hidden_states(setup.student, batch.student)
-        teacher_hidden_NG = setup.teacher.hidden(batch.teacher)
-        student, teacher = head_of(setup.student), setup.teacher.head()
-
-        def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
-            return linear_divergence(
-                hidden_NH,
-                student.weight_VH,
-                teacher_hidden_NG,
-                teacher.weight_VH,
-                divergence,
-                token_weights_N=weights_N,
-                token_ids_N=batch.token_ids_N,
-                student_bias=student.bias_V,
-                teacher_bias=teacher.bias_V,
-                student_logit_scale=student.scale,
-                teacher_logit_scale=teacher.scale,
-                student_soft_cap=student.softcap,
-                teacher_soft_cap=teacher.softcap,
-                statistics=statistics or StatisticsRequest(setup.epistemic_token_ids),
-            )
-
+        pass_over = _loss_pass(setup, batch, divergence, request)
         weights_N = torch.full((batch.num_trained_tokens,), token_weight, device=batch.token_ids_N.device)
         if weigh is not None:
             figures = None
@@ -106,6 +106,55 @@ def score(
                     figures = _figures(*pass_over(student_hidden_NH.detach(), torch.zeros_like(weights_N))[1:])
             weights_N = weights_N * weigh(batch, figures)
         return pass_over(student_hidden_NH, weights_N)
+
+
+LossPass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, TokenStatistics]]
+"""From the student's hidden states and the tokens' weights to the loss, each token's D and the statistics."""
+
+
+def _loss_pass(setup: ScoringSetup, batch: MicroBatch, divergence: Divergence, request: StatisticsRequest) -> LossPass:
+    """The pass over both heads; the teacher's hidden states, where it has any, are made here, once."""
+    student = head_of(setup.student)
+    if setup.teacher is None:
+        served = _served_logits(batch, len(student.weight_VH))
+        return lambda hidden_NH, weights_N: scored_divergence(
+            hidden_NH,
+            student.weight_VH,
+            served,
+            divergence,
+            token_ids_N=batch.token_ids_N,
+            token_weights_N=weights_N,
+            student_bias=student.bias_V,
+            student_shape=LogitShape(student.scale, student.softcap),
+            statistics=request,
+        )
+    teacher_hidden_NG, teacher = setup.teacher.hidden(batch.teacher), setup.teacher.head()
+
+    def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
+        return linear_divergence(
+            hidden_NH,
+            student.weight_VH,
+            teacher_hidden_NG,
+            teacher.weight_VH,
+            divergence,
+            token_weights_N=weights_N,
+            token_ids_N=batch.token_ids_N,
+            student_bias=student.bias_V,
+            teacher_bias=teacher.bias_V,
+            student_logit_scale=student.scale,
+            teacher_logit_scale=teacher.scale,
+            student_soft_cap=student.softcap,
+            teacher_soft_cap=teacher.softcap,
+            statistics=request,
+        )
+
+    return pass_over
+
+
+def _served_logits(batch: MicroBatch, num_vocabulary: int) -> ServedLogits:
+    if batch.scores is None:
+        return ServedLogits.sure_of(batch.token_ids_N, num_vocabulary)
+    return ServedLogits.of(batch.scores, batch.token_ids_N, num_vocabulary)
 
 
 def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
@@ -158,13 +207,15 @@ def optimizer_step(
     if total_weight > 0:
         optimizer.step()
     seconds = time.monotonic() - started_at
+    num_read = sum(b.num_input_tokens if setup.teacher is not None else b.num_student_tokens for b in micro_batches)
+    metrics = token_metrics(scored, setup.divergence)
     return {
         "loss": loss_sum,
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "trained_tokens": num_trained_tokens,
-        "tokens_per_second": sum(batch.num_input_tokens for batch in micro_batches) / seconds,
-        **token_metrics(scored, setup.divergence),
+        "tokens_per_second": num_read / seconds,
+        **(without_teacher(metrics) if setup.is_cross_entropy else metrics),
     }
 
 
@@ -256,14 +307,23 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence) -> dict
     return metrics
 
 
+def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a step whose teacher told no distribution, under names that say so."""
+    told_by_teacher = ("teacher_perplexity", "top1_agreement", "epistemic_mass")
+    return {
+        name.replace("divergence", "cross_entropy"): value
+        for name, value in metrics.items()
+        if name not in told_by_teacher
+    }
+
+
 @torch.no_grad()
-def mean_forward_kl(setup: ScoringSetup, micro_batches: Sequence[MicroBatch]) -> float:
-    """Forward KL per trained token over fixed batches, full vocabulary, temperature 1: the same yardstick
-    for every variant's run."""
+def mean_yardstick(setup: ScoringSetup, micro_batches: Sequence[MicroBatch]) -> float:
+    """`ScoringSetup.yardstick` per trained token over fixed batches."""
     setup.student.eval()
     total, num_tokens = 0.0, 0
     for batch in micro_batches:
-        _, divergence_N, _ = score(setup, batch, Divergence(), 0.0)
+        _, divergence_N, _ = score(setup, batch, setup.yardstick, 0.0)
         total += float(divergence_N.double().sum())
         num_tokens += batch.num_trained_tokens
     return total / num_tokens

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from trd_engine.served_scores import TokenScores
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     logprobs: tuple[float, ...] | None = None
     """Of each sampled token under the sampler's own, untempered distribution, where asked for."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """What a server made of a prompt that it was given as text, where it says so."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Trajectory:
     refined_verdict: Verdict | None = None
     notices: tuple[str, ...] = ()
     """What was cut, and where."""
+    scores: TokenScores | None = None
+    """A served teacher's, of the target's tokens. A local teacher scores while it trains, and has none."""
 
     @property
     def target(self) -> Completion:
@@ -115,3 +122,5 @@ class TrainingSequence:
     """Of the trajectory within its round."""
     weight: float = 1.0
     """Of each of its tokens, before any weight that differs within it."""
+    scores: TokenScores | None = None
+    """Of the trained tokens, where a served teacher gave them."""

@@ -51,11 +51,13 @@ class RoundDiagnosis:
     """Of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
-        """The round's sample, none where the diagnosis is off.
+        """The round's sample; none where the diagnosis is off, or the teacher is served and tells too little.
 
         A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
         for that, and a model need not be able to.
         """
+        if self.setup.teacher is None:
+            return []
         size = self.config.diagnosis.num_trajectories
         chosen = choose_sample(len(trajectories), size, seed=self.config.seed, round_index=round_index)
         return [(i, trajectories[i]) for i in chosen if self._can_be_scored(trajectories[i])]
@@ -81,6 +83,7 @@ class RoundDiagnosis:
         ]
 
     def _can_be_scored(self, trajectory: Trajectory) -> bool:
+        assert self.setup.teacher is not None
         limit = context_of(self.setup.teacher.model)
         prompt = teacher_prompt(trajectory, "vanilla", self.config, self.teacher_prompts)
         num_tokens = len(trajectory.rollout.token_ids)

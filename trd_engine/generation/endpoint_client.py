@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 
 from trd_engine.errors import TeacherRefusedError, TeacherUnreachableError
+from trd_engine.generation.endpoint_address import Network, pin_address
 
 Answer = TypeVar("Answer")
 
@@ -31,8 +34,10 @@ class Endpoint:
     """Up to and with the version, as in `http://127.0.0.1:8000/v1`."""
     model: str
     api_key: str | None = field(default=None, repr=False)
+    network: Network = "public"
+    """Where its address may lie."""
     is_vllm: bool = False
-    """The server takes vLLM's own fields: top-k, and log-probabilities of a prompt."""
+    """The server takes vLLM's own fields: top-k, token ids, and log-probabilities of a prompt."""
     timeout_seconds: float = 120.0
     """For one answer, from the connection to the last byte."""
     max_tries: int = 6
@@ -46,23 +51,27 @@ class MalformedAnswerError(ValueError):
 
 
 class EndpointClient:
-    """Posts to one endpoint; holds nothing between calls."""
+    """Posts to one endpoint. Holds its address, and nothing else between calls."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        """Raises as `pin_address`."""
         self._endpoint = endpoint
+        self._address = pin_address(endpoint.name, endpoint.base_url, endpoint.network)
         self._jitter = random.Random()  # pauses only: nothing that is sampled hangs on it
 
     def post_all(
         self,
         path: str,
         bodies: Sequence[Mapping[str, Any]],
-        parse: Callable[[Any], Answer],
+        parse: Callable[[Any, int], Answer],
         while_waiting: Callable[[Sequence[Answer]], None],
     ) -> list[Answer]:
-        """The parsed answers in the order of `bodies`.
+        """The parsed answers in the order of `bodies`. A `path` with a leading slash is the server's own, beside
+        the version of the API.
 
-        `parse` raises `MalformedAnswerError` on a document of the wrong shape. `while_waiting` is called at least
-        every `WAIT_SECONDS` with the answers that are there; where it raises, all requests are dropped. Raises
+        `parse` gets a document and its request's number, and raises `MalformedAnswerError` on the wrong shape.
+        `while_waiting` is called at least every `WAIT_SECONDS` with the answers that are there; where it raises, all
+        requests are dropped. Raises
         `TeacherRefusedError` at the first request that no other try would help, and `TeacherUnreachableError` at the
         first one whose tries are used up.
         """
@@ -72,12 +81,15 @@ class EndpointClient:
         self,
         path: str,
         bodies: Sequence[Mapping[str, Any]],
-        parse: Callable[[Any], Answer],
+        parse: Callable[[Any, int], Answer],
         while_waiting: Callable[[Sequence[Answer]], None],
     ) -> list[Answer]:
         gate = asyncio.Semaphore(self._endpoint.max_concurrency)
         async with self._http_client() as client:
-            tasks = [asyncio.create_task(self._post(client, gate, path, body, parse)) for body in bodies]
+            tasks = [
+                asyncio.create_task(self._post(client, gate, path, body, partial(_at, parse, number)))
+                for number, body in enumerate(bodies)
+            ]
             try:
                 pending = set(tasks)
                 while pending:
@@ -96,11 +108,17 @@ class EndpointClient:
     def _http_client(self) -> httpx.AsyncClient:
         key = self._endpoint.api_key
         return httpx.AsyncClient(
-            base_url=self._endpoint.base_url.rstrip("/") + "/",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Host": self._address.host_header} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=self._endpoint.timeout_seconds,
             follow_redirects=False,
+            # A proxy of the environment would resolve the name again; SSL_CERT_FILE is heeded all the same.
+            trust_env=False,
+            verify=ssl.create_default_context(),
         )
+
+    def _url(self, path: str) -> str:
+        base_url = self._address.base_url
+        return base_url.removesuffix("/v1") + path if path.startswith("/") else f"{base_url}/{path}"
 
     async def _post(
         self,
@@ -115,7 +133,9 @@ class EndpointClient:
                 asked_pause = None
                 try:
                     async with asyncio.timeout(self._endpoint.timeout_seconds):
-                        response = await client.post(path, json=body)
+                        response = await client.post(
+                            self._url(path), json=body, extensions={"sni_hostname": self._address.server_name}
+                        )
                     asked_pause = response.headers.get("Retry-After")
                     self._check_status(response)
                     return parse(response.json())
@@ -145,6 +165,13 @@ class EndpointClient:
         if asked_pause is not None and asked_pause.isdecimal():
             return min(float(asked_pause), longest)
         return min(0.5 * 2.0 ** (num_tried - 1), longest) * self._jitter.uniform(0.75, 1.25)
+
+
+def _at(parse: Callable[[Any, int], Answer], number: int, document: Any) -> Answer:
+    try:
+        return parse(document, number)
+    except (AttributeError, KeyError, TypeError) as error:  # a shape that no check foresaw is the server's fault too
+        raise MalformedAnswerError(f"an answer of another shape: {type(error).__name__}: {error}") from error
 
 
 class _TransientStatusError(Exception):

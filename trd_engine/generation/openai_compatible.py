@@ -1,12 +1,13 @@
 """A teacher behind an OpenAI-compatible server: it refines by text, and may score tokens.
 
-Not a `Generator`: the server applies its own chat template and answers with text. What it says becomes token ids here,
-by the student's tokenizer, and nowhere else is a completion ever encoded from text.
+Not a `Generator`: the server applies its own chat template. Where it is a vLLM it also says the token ids of what it
+read and wrote; any other server's text becomes token ids here, by the student's tokenizer, and nowhere else is a
+completion ever encoded from text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from trd_engine.generation.completions import ProgressMeter
 from trd_engine.generation.endpoint_client import Endpoint, EndpointClient, MalformedAnswerError
 from trd_engine.generation.protocol import ProgressCallback
+from trd_engine.served_scores import TokenScores
 from trd_engine.types import Completion, SamplingSettings
 
 
@@ -30,23 +32,35 @@ class TextRequest:
 
 
 @dataclass(frozen=True)
-class TopKScores:
-    """The teacher's best tokens at each of T completion tokens, most probable first."""
+class Tokenized:
+    """What a server's tokenizer makes of a text."""
 
-    token_ids_TK: torch.Tensor
-    logprobs_TK: torch.Tensor
-    """Under the teacher's untempered distribution over its whole vocabulary."""
+    token_ids: tuple[int, ...]
+    max_model_len: int
+    """Tokens that the server takes at most, prompt and answer together."""
 
 
 class EndpointTeacher:
     """Refines, and where the server is a vLLM scores, through one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, tokenizer: PreTrainedTokenizerBase, *, end_of_turn_id: int) -> None:
-        """`tokenizer` is the student's, and `end_of_turn_id` what its completions end with."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_of_turn_ids: Sequence[int],
+        thinking: bool | None = None,
+    ) -> None:
+        """`tokenizer` is the student's, and `end_of_turn_ids` what its completions may end with, the usual one first.
+
+        `thinking` goes to the server's chat template, where it is a vLLM; None leaves it to the template. Raises as
+        `endpoint_address.pin_address`.
+        """
         self._endpoint = endpoint
         self._client = EndpointClient(endpoint)
         self._tokenizer = tokenizer
-        self._end_of_turn_id = end_of_turn_id
+        self._end_of_turn_ids = tuple(end_of_turn_ids)
+        self._template_fields = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
 
     def complete(
         self,
@@ -69,25 +83,45 @@ class EndpointTeacher:
 
         bodies = [self._chat_body(request, sampling) for request in requests]
         completions = self._client.post_all(
-            "chat/completions", bodies, lambda document: self._completion(document, sampling), report
+            "chat/completions", bodies, lambda document, _: self._completion(document, sampling), report
         )
         meter.report()
         return completions
 
-    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], top_k: int) -> list[TopKScores]:
+    def score(
+        self,
+        sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
+        top_k: int,
+        *,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> list[TokenScores]:
         """The teacher's `top_k` best tokens at every completion token of each (prompt ids, completion ids).
 
-        The ids must be the teacher's own: its tokenizer and the student's agree token for token. Only for a vLLM
-        server, whose `max_logprobs` bounds `top_k`. Raises `TeacherUnreachableError` and `TeacherRefusedError`.
+        The ids must be the teacher's own: its tokenizer and the student's agree token for token. `top_k` is at most
+        the student's vocabulary and the server's `max_logprobs`. `while_waiting` may raise, and ends it. Only for a
+        vLLM server. Raises `TeacherUnreachableError` and `TeacherRefusedError`.
         """
-        if not self._endpoint.is_vllm:
-            raise ValueError(f"teacher endpoint {self._endpoint.name} is not said to be a vLLM server: it cannot score")
+        self._require_vllm("score")
         bodies = [self._score_body([*prompt, *completion], top_k) for prompt, completion in sequences]
-        entries = self._client.post_all("completions", bodies, _prompt_logprobs, lambda _: None)
-        return [
-            _top_k_scores(positions[len(prompt) :], top_k)
-            for positions, (prompt, _) in zip(entries, sequences, strict=True)
-        ]
+
+        def scores(document: Any, number: int) -> TokenScores:
+            prompt, completion = sequences[number]
+            return _token_scores(_prompt_logprobs(document)[len(prompt) :], completion, top_k, len(self._tokenizer))
+
+        return self._client.post_all("completions", bodies, scores, lambda _: while_waiting())
+
+    def tokenize(self, texts: Sequence[str], *, as_chat: bool) -> list[Tokenized]:
+        """What the server's tokenizer makes of each text: of a user's turn of a chat, in its template and ready for
+        the answer, or of the bare text. Only for a vLLM server. Raises as `score`."""
+        self._require_vllm("tokenize")
+        bodies = [self._tokenize_body(text, as_chat=as_chat) for text in texts]
+        return self._client.post_all("/tokenize", bodies, lambda document, _: _tokenized(document), lambda _: None)
+
+    def _require_vllm(self, ability: str) -> None:
+        if not self._endpoint.is_vllm:
+            raise ValueError(
+                f"teacher endpoint {self._endpoint.name} is not said to be a vLLM server: it cannot {ability}"
+            )
 
     def _chat_body(self, request: TextRequest, sampling: SamplingSettings) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -99,8 +133,14 @@ class EndpointTeacher:
             "seed": request.seed,
         }
         if self._endpoint.is_vllm:
-            body["top_k"] = max(sampling.top_k, 0)
+            body |= {"top_k": max(sampling.top_k, 0), "return_token_ids": True, **self._template_fields}
         return body
+
+    def _tokenize_body(self, text: str, *, as_chat: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._endpoint.model}
+        if as_chat:
+            return body | {"messages": [{"role": "user", "content": text}], **self._template_fields}
+        return body | {"prompt": text, "add_special_tokens": False}
 
     def _score_body(self, token_ids: list[int], top_k: int) -> dict[str, Any]:
         return {
@@ -113,17 +153,48 @@ class EndpointTeacher:
 
     def _completion(self, document: Any, sampling: SamplingSettings) -> Completion:
         choice = _only_choice(document)
-        message = choice.get("message")
-        text = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(text, str):
-            raise MalformedAnswerError("a choice without a message of text")
-        token_ids = _encode(self._tokenizer, text)
-        if choice.get("finish_reason") == "stop":
-            token_ids.append(self._end_of_turn_id)
-        fits = len(token_ids) <= sampling.max_new_tokens
-        token_ids = token_ids[: sampling.max_new_tokens]
-        is_whole = fits and choice.get("finish_reason") == "stop"
-        return Completion(tuple(token_ids), text, "stop" if is_whole else "length")
+        stopped = choice.get("finish_reason") == "stop"
+        token_ids = _ids(choice.get("token_ids"))
+        if token_ids is None:
+            text = _text(choice)
+            token_ids = _encode(self._tokenizer, text)
+        else:
+            text = str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+        if stopped and (not token_ids or token_ids[-1] not in self._end_of_turn_ids):
+            token_ids.append(self._end_of_turn_ids[0])
+        is_whole = stopped and len(token_ids) <= sampling.max_new_tokens
+        prompt_token_ids = _ids(document.get("prompt_token_ids"))
+        return Completion(
+            tuple(token_ids[: sampling.max_new_tokens]),
+            text,
+            "stop" if is_whole else "length",
+            prompt_token_ids=None if prompt_token_ids is None else tuple(prompt_token_ids),
+        )
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(text, str):
+        raise MalformedAnswerError("a choice without a message of text")
+    return text
+
+
+def _ids(value: Any) -> list[int] | None:
+    """Token ids, where the server says them."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(token_id, int) for token_id in value):
+        raise MalformedAnswerError("token ids that are not whole numbers")
+    return list(value)
+
+
+def _tokenized(document: Any) -> Tokenized:
+    tokens = _ids(document.get("tokens")) if isinstance(document, Mapping) else None
+    length = document.get("max_model_len") if isinstance(document, Mapping) else None
+    if tokens is None or not isinstance(length, int):
+        raise MalformedAnswerError("no tokens or max_model_len: is the server a vLLM?")
+    return Tokenized(tuple(tokens), length)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -146,14 +217,23 @@ def _prompt_logprobs(document: Any) -> list[Mapping[str, Any] | None]:
     return positions
 
 
-def _top_k_scores(positions: Sequence[Mapping[str, Any] | None], top_k: int) -> TopKScores:
+def _token_scores(
+    positions: Sequence[Mapping[str, Any] | None], completion: Sequence[int], top_k: int, num_vocabulary: int
+) -> TokenScores:
     """Positions map token ids to log-probability and rank; beside the best they hold the token that was there."""
-    rows = []
-    for position in positions:
-        assert position is not None  # only a prompt's first token has no prediction
-        best = sorted((entry["rank"], int(token_id), entry["logprob"]) for token_id, entry in position.items())
-        rows.append(best[:top_k])
-    return TopKScores(
-        torch.tensor([[token_id for _, token_id, _ in row] for row in rows]),
-        torch.tensor([[logprob for _, _, logprob in row] for row in rows]),
+    if len(positions) != len(completion):
+        raise MalformedAnswerError(f"prompt_logprobs of {len(positions)} tokens, not of {len(completion)}")
+    rows, targets = [], []
+    for position, target in zip(positions, completion, strict=True):
+        if position is None or str(target) not in position:
+            raise MalformedAnswerError(f"prompt_logprobs without the prompt's own token {target}")
+        targets.append(float(position[str(target)]["logprob"]))
+        best = sorted((entry["rank"], int(token_id), float(entry["logprob"])) for token_id, entry in position.items())
+        known = [(token_id, logprob) for _, token_id, logprob in best if token_id < num_vocabulary][:top_k]
+        # A padded vocabulary may put a token among the best that the student lacks: its place repeats another.
+        rows.append(known + known[:1] * (top_k - len(known)))
+    return TokenScores(
+        torch.tensor([[token_id for token_id, _ in row] for row in rows], dtype=torch.int64),
+        torch.tensor([[logprob for _, logprob in row] for row in rows], dtype=torch.float32),
+        torch.tensor(targets, dtype=torch.float32),
     )

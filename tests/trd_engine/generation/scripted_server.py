@@ -21,6 +21,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     wait_for: threading.Event | None = None
     """Said only when this is set."""
+    is_dropped: bool = False
+    """The connection is closed instead."""
 
 
 @dataclass
@@ -70,6 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _say(self, reply: Reply) -> None:
         if reply.wait_for is not None:
             reply.wait_for.wait(timeout=30)
+        if reply.is_dropped:
+            self.close_connection = True
+            return
         content = reply.raw if reply.raw is not None else json.dumps(reply.document).encode()
         self.send_response(reply.status)
         for name, value in reply.headers.items():

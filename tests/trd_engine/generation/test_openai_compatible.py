@@ -24,11 +24,12 @@ def teacher_at(server: ScriptedServer, tokenizer: PreTrainedTokenizerBase, **cha
         server.url,
         "big-teacher",
         api_key="secret-key",
+        network="loopback",
         timeout_seconds=5.0,
         max_tries=3,
         max_delay_seconds=0.01,
     )
-    return EndpointTeacher(replace(endpoint, **changes), tokenizer, end_of_turn_id=STOP_ID)
+    return EndpointTeacher(replace(endpoint, **changes), tokenizer, end_of_turn_ids=(STOP_ID,))
 
 
 def make_text_requests(num: int) -> list[TextRequest]:
@@ -66,7 +67,7 @@ def test_what_is_asked(tokenizer: PreTrainedTokenizerBase) -> None:
         "max_tokens": 40,
         "seed": 7,
     }
-    assert second.body == {**first.body, "top_k": 20}
+    assert second.body == {**first.body, "top_k": 20, "return_token_ids": True}
 
 
 def test_a_text_cut_by_length_has_no_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:

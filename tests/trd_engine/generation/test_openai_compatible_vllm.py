@@ -43,7 +43,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         server = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
         try:
             _wait_until_up(server, port, Path(log.name))
-            yield Endpoint("local", f"http://127.0.0.1:{port}/v1", "teacher", api_key="secret", is_vllm=True)
+            yield Endpoint(
+                "local", f"http://127.0.0.1:{port}/v1", "teacher", api_key="secret", network="loopback", is_vllm=True
+            )
         finally:
             server.terminate()
             server.wait(timeout=60)
@@ -63,7 +65,7 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> Non
 @pytest.fixture(scope="module")
 def teacher(endpoint: Endpoint) -> EndpointTeacher:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
-    return EndpointTeacher(endpoint, tokenizer, end_of_turn_id=tokenizer.eos_token_id)
+    return EndpointTeacher(endpoint, tokenizer, end_of_turn_ids=(tokenizer.eos_token_id,))
 
 
 def test_it_answers_by_text_as_the_model_does_by_ids(teacher: EndpointTeacher) -> None:
@@ -97,7 +99,7 @@ def test_its_scores_are_the_models_own(teacher: EndpointTeacher) -> None:
 def test_its_refusals_are_told(endpoint: Endpoint, teacher: EndpointTeacher) -> None:
     with pytest.raises(TeacherRefusedError, match="status 400"):
         teacher.complete([TextRequest("1+" * 400 + "1", seed=0)], GREEDY)
-    nameless = Endpoint("local", endpoint.base_url, "teacher", is_vllm=True)
+    nameless = Endpoint("local", endpoint.base_url, "teacher", network="loopback", is_vllm=True)
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     with pytest.raises(TeacherRefusedError, match="status 401"):
-        EndpointTeacher(nameless, tokenizer, end_of_turn_id=1).complete([TextRequest("1+1", seed=0)], GREEDY)
+        EndpointTeacher(nameless, tokenizer, end_of_turn_ids=(1,)).complete([TextRequest("1+1", seed=0)], GREEDY)

@@ -1,0 +1,139 @@
+"""A served teacher in the loop: its place in the spec, what is checked before anything is sampled, its scores.
+
+Where the server says log-probabilities (a vLLM), the round's targets are scored once, right after they are
+collected, and the scores are kept with the round: a step asks no server, and a resumed run trains on the same
+numbers. Where it says none, the loss is the cross-entropy on the refined trajectory, and the run says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from trd_engine.config import RunConfig, ServedTeacherConfig
+from trd_engine.errors import ContextTooLongError, TeacherRefusedError
+from trd_engine.generation.endpoint_client import Endpoint
+from trd_engine.generation.openai_compatible import EndpointTeacher
+from trd_engine.prompts import PromptBuilder
+from trd_engine.reporter import Reporter
+from trd_engine.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
+from trd_engine.types import Trajectory
+
+
+class ServedTeacher:
+    """One run's teacher behind an endpoint."""
+
+    def __init__(
+        self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, end_of_turn_ids: Sequence[int]
+    ) -> None:
+        """`tokenizer` and `end_of_turn_ids` are the student's.
+
+        Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError` and `ContextTooLongError`:
+        a run that cannot go through ends here.
+        """
+        assert isinstance(config.teacher, ServedTeacherConfig)
+        self._served = config.teacher
+        self._config = config
+        self.client = EndpointTeacher(
+            _endpoint(self._served),
+            tokenizer,
+            end_of_turn_ids=end_of_turn_ids,
+            thinking=config.sampling.thinking,
+        )
+        scores = config.loss.divergence != "cross_entropy"
+        self.top_k = min(config.loss.teacher_top_k, len(tokenizer)) if scores else None
+        """Tokens that it scores at each position; None: it does not score."""
+        if self._served.api == "vllm":
+            self._check_server(tokenizer)
+
+    def report(self, reporter: Reporter) -> None:
+        """Say what the loss is made of, and what could not be checked."""
+        name = self._served.endpoint
+        if self.top_k is None:
+            reporter.notice(
+                "warn",
+                "teacher_without_logprobs",
+                f"the loss is the cross-entropy on the refined trajectory: teacher endpoint {name} gives no "
+                "log-probabilities, or loss.divergence says so; metrics speak of cross-entropy and not of a KL",
+            )
+        else:
+            loss = self._config.loss
+            reporter.notice(
+                "info",
+                "teacher_scores",
+                f"teacher endpoint {name} gives the log-probabilities of {self.top_k} tokens a position: the loss is "
+                f"{loss.divergence} on these",
+                teacher_top_k=self.top_k,
+            )
+        if self._served.api != "vllm":
+            reporter.notice(
+                "info",
+                "teacher_tokenizer_unknown",
+                f"teacher endpoint {name} does not tell its tokens: its text is tokenised by the student's tokenizer",
+            )
+
+    def score(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
+        """The trajectories with the teacher's scores of their targets; as they are where it does not score.
+
+        The teacher reads each target after the very tokens that its server makes of the prompt.
+        """
+        if self.top_k is None:
+            return list(trajectories)
+        contexts = self._contexts(trajectories, prompts)
+        sequences = [(context, t.target.token_ids) for context, t in zip(contexts, trajectories, strict=True)]
+        scores = self.client.score(sequences, self.top_k, while_waiting=reporter.boundary)
+        return [replace(t, scores=s) for t, s in zip(trajectories, scores, strict=True)]
+
+    def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
+        if self._config.loss.teacher_context == "refine":
+            return [t.refine_prompt_token_ids or () for t in trajectories]
+        messages = {t.problem.id: prompts.solve_message(t.problem) for t in trajectories}
+        tokenized = self.client.tokenize(list(messages.values()), as_chat=True)
+        by_problem = {problem: found.token_ids for problem, found in zip(messages, tokenized, strict=True)}
+        return [by_problem[t.problem.id] for t in trajectories]
+
+    def _check_server(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """One small request finds a wrong key, a wrong model, another tokenizer or a context that is too short."""
+        found = self.client.tokenize(SAMPLE_TEXTS, as_chat=False)
+        if self.top_k is not None:
+            for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):
+                ours = tokenizer(text, add_special_tokens=False)["input_ids"]
+                require_same_ids(text, ours, theirs.token_ids, teacher=f"teacher endpoint {self._served.endpoint}")
+        config = self._config
+        prompt, new = config.refine.max_prompt_tokens, config.refine.max_new_tokens
+        fields = "refine.max_prompt_tokens + refine.max_new_tokens"
+        if not config.refines:
+            prompt, new = config.sampling.max_prompt_tokens, config.sampling.max_new_tokens
+            fields = "sampling.max_prompt_tokens + sampling.max_new_tokens"
+        needed = prompt + new + (self.top_k is not None)  # a server that scores writes one token besides
+        limit = found[0].max_model_len
+        if needed > limit:
+            raise ContextTooLongError(
+                f"{fields} = {prompt} + {new} tokens, and {needed} in all, but teacher endpoint "
+                f"{self._served.endpoint} takes {limit}; lower them"
+            )
+
+
+def _endpoint(served: ServedTeacherConfig) -> Endpoint:
+    key = None
+    if served.api_key_env is not None:
+        key = os.environ.get(served.api_key_env)
+        if not key:
+            raise TeacherRefusedError(
+                f"teacher endpoint {served.endpoint}: the variable {served.api_key_env}, which is to hold its key, "
+                "is not set where the job runs; its operator sets it"
+            )
+    return Endpoint(
+        name=served.endpoint,
+        base_url=served.base_url,
+        model=served.model,
+        api_key=key,
+        network=served.network,
+        is_vllm=served.api == "vllm",
+        timeout_seconds=served.timeout_seconds,
+        max_tries=served.max_tries,
+        max_concurrency=served.max_concurrency,
+    )
