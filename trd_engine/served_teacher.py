@@ -74,6 +74,13 @@ class ServedTeacher:
                 "teacher_tokenizer_unknown",
                 f"teacher endpoint {name} does not tell its tokens: its text is tokenised by the student's tokenizer",
             )
+        if self._config.diagnosis.num_trajectories:
+            reporter.notice(
+                "info",
+                "diagnosis_off",
+                f"rounds are not diagnosed: teacher endpoint {name} does not give whole distributions; "
+                "accuracies and lengths are reported all the same",
+            )
 
     def score(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
         """The trajectories with the teacher's scores of their targets; as they are where it does not score.

@@ -116,7 +116,9 @@ def test_ids_and_prompts_are_the_servers_own(scored: Path, model: ServedModel) -
         ids = torch.tensor([refine_prompt])
         output = model.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=96)
         assert output[0, ids.shape[1] :].tolist() == row["token_ids"]["refined"]
-    assert "teacher_scores" in codes(scored)
+    assert {"teacher_scores", "diagnosis_off"} <= set(codes(scored))
+    assert events(scored, "diagnosis") == []
+    assert metric(scored, "refined_accuracy")
     assert metric(scored, "heldout_top_k_forward_kl")[-1] < metric(scored, "heldout_top_k_forward_kl")[0]
     assert not metric(scored, "heldout_forward_kl")
 

@@ -8,8 +8,7 @@ Shapes: N tokens of a micro-batch, T tokens of one completion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -21,7 +20,7 @@ from trd_engine.batching import MicroBatch, split_into_micro_batches
 from trd_engine.determinism import shuffled
 from trd_engine.fused_loss_statistics import StatisticsRequest
 from trd_engine.losses import Divergence
-from trd_engine.models import TrainedModel
+from trd_engine.models import evaluation_mode
 from trd_engine.step import ScoringSetup, score
 from trd_engine.types import TrainingSequence
 
@@ -71,7 +70,7 @@ def score_completions(
     Micro-batches as in training, without gradient, at most `max_tokens` each.
     """
     found: dict[int, ScoredCompletion] = {}
-    with torch.no_grad(), _evaluating(setup.student):
+    with torch.no_grad(), evaluation_mode(setup.student):
         for batch in split_into_micro_batches(sequences, max_tokens=max_tokens, device=device):
             found |= _score_batch(setup, batch, watched or {})
     return found
@@ -107,13 +106,3 @@ def _array(values_N: Tensor | None) -> Figures:
     assert values_N is not None
     array: Figures = values_N.float().cpu().numpy()
     return array
-
-
-@contextmanager
-def _evaluating(model: TrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
