@@ -20,7 +20,7 @@ from client.transport import AsyncTransport
 class AsyncClient:
     """One service, by a room for each of its nouns. Close it, or use it as a context manager.
 
-    Belongs to one event loop. Every call raises `client.errors.TrdError` and nothing else.
+    Belongs to one event loop. Calls raise `client.errors.TrdError`.
     """
 
     def __init__(

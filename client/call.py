@@ -132,7 +132,7 @@ def telling_failures(url: str) -> Iterator[None]:
         yield
     except httpx.TimeoutException as error:
         raise _failed(TimedOutError(f"{url} did not answer in time ({type(error).__name__})"), error) from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, _NEVER_SENT):
             failure = ConnectionFailedError(f"{url} cannot be reached: {reason}", hint=_UNREACHABLE)
@@ -146,7 +146,7 @@ def telling_failures(url: str) -> Iterator[None]:
 _UNREACHABLE = "is the service running there? `trd up` starts one here; TRD_URL names another"
 
 
-def _failed(failure: ConnectionFailedError, cause: httpx.TransportError) -> ConnectionFailedError:
+def _failed(failure: ConnectionFailedError, cause: httpx.RequestError) -> ConnectionFailedError:
     failure.was_never_sent = isinstance(cause, _NEVER_SENT)
     return failure
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -168,27 +169,29 @@ class AsyncEvents:
 
     async def follow(
         self, job_id: str, *, after: int = 0, patience_seconds: float = PATIENCE_SECONDS
-    ) -> AsyncIterator[StreamItem]:
+    ) -> AsyncGenerator[StreamItem, None]:
         """As `Events.follow`. Leave it early only inside ``contextlib.aclosing``: it holds a connection."""
         follower = _Follower(job_id, after, patience_seconds)
         while not follower.is_over:
             failure: TrdError | None = None
             try:
-                async for item in self._connected(follower):
-                    yield item
+                async with aclosing(self._connected(follower)) as items:
+                    async for item in items:
+                        yield item
             except TrdError as error:
                 failure = error
             if not follower.is_over:
                 await asyncio.sleep(follower.pause(failure))
 
-    async def _connected(self, follower: _Follower) -> AsyncIterator[StreamItem]:
+    async def _connected(self, follower: _Follower) -> AsyncGenerator[StreamItem, None]:
         async with self._transport.stream(follower.call()) as response:
             if not follower.has_frames(response):
                 yield StreamEnd(status=None)
                 return
-            async for frame in EventSource(response).aiter_sse():
-                item = follower.read(frame)
-                if item is not None:
-                    yield item
-                if follower.is_over:
-                    return
+            async with aclosing(EventSource(response).aiter_sse()) as frames:
+                async for frame in frames:
+                    item = follower.read(frame)
+                    if item is not None:
+                        yield item
+                    if follower.is_over:
+                        return

@@ -85,12 +85,20 @@ class ClientSettings(BaseModel):
         api_key = api_key or environment.get("TRD_API_KEY") or None
         if api_key is None and local is not None and local.url == url:
             api_key = local.api_key
-        return cls(url=url, api_key=api_key)
+        return cls(url=url, api_key=_checked_key(api_key))
 
     @property
     def is_loopback(self) -> bool:
         """True where the service is on this machine: no proxy stands between."""
         return urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    """The key without what surrounds it in a file; raises `SettingsError`, which never shows it."""
+    key = api_key.strip() if api_key is not None else None
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise SettingsError("TRD_API_KEY: holds characters that no key has", hint="copy the key once more")
+    return key or None
 
 
 def checked_url(url: str) -> str:

@@ -20,7 +20,7 @@ from client.transport import Transport
 class Client:
     """One service, by a room for each of its nouns. Close it, or use it as a context manager.
 
-    Safe to share between threads. Every call raises `client.errors.TrdError` and nothing else.
+    Safe to share between threads. Calls raise `client.errors.TrdError`.
     """
 
     def __init__(

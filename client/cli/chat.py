@@ -19,13 +19,12 @@ from rich.console import Console
 from client import Client, TrdError
 from client.checkpoints import LATEST
 from client.cli.download import fetch, served_folder
+from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import job_id_of
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import python_command
 from contract.database_url import DEFAULT_DATA_DIR
 from contract.ids import JOB_PREFIX
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def try_model(
             for text in prompt or _typed():
                 _answer(model, talk, text, sampling, as_json)
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _folder_of(target: str, step: str, *, is_quiet: bool) -> Path:

@@ -80,9 +80,9 @@ def _facts(left: _Side, right: _Side) -> list[tuple[str, tuple[str | Text, str |
         ("steps", (_steps(left.job), _steps(right.job))),
         ("took", (_took(left.job), _took(right.job))),
     ]
-    for k in ("avg", "pass"):
+    for kind in ("avg", "pass"):
         for when, index in (("before", 0), ("after", -1)):
-            rows.append((f"{k}@k {when}", (_score(left.scores, k, index), _score(right.scores, k, index))))
+            rows.append((f"{kind}@k {when}", (_score(left.scores, kind, index), _score(right.scores, kind, index))))
     ours, theirs = left.job.latest_metrics, right.job.latest_metrics
     for name in sorted(ours.keys() & theirs.keys()):
         if ours[name] != theirs[name]:

@@ -10,12 +10,12 @@ import typer
 from client import Client
 from client.answers import Manifest
 from client.checkpoints import LATEST, NUM_PARALLEL
+from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, print_json, remark, say, size
 from client.cli.transfer import byte_bar
 from client.downloads import Download
 
-EXIT_INTERRUPTED = 130
 SERVED_FOLDERS = ("model", "adapter")
 """What a model is loaded from, the better one first."""
 
@@ -71,4 +71,4 @@ def fetch(
             return trd.checkpoints.download(manifest, target, folder=folder, num_parallel=parallel, on_bytes=on_bytes)
     except KeyboardInterrupt:
         remark("stopped; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,9 +1,4 @@
-"""``trd``: runs the command, and turns what goes wrong into one line, a hint, and an exit code.
-
-0 done · 1 something else failed · 2 the command was written wrongly · 3 the job failed or was cancelled ·
-4 there is no such thing · 5 the service refused the request · 6 no key, or one that may not · 7 nothing answers ·
-130 Ctrl-C
-"""
+"""``trd``: runs the command, and turns what goes wrong into one line, a hint, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,36 +8,11 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
+from client.cli.exit_codes import FAILED, INTERRUPTED, exit_code
 from client.cli.output import remarks
-from client.errors import (
-    ApiError,
-    AuthenticationError,
-    ConflictError,
-    ConnectionFailedError,
-    InvalidRequestError,
-    JobFailedError,
-    NotFoundError,
-    PermissionDeniedError,
-    SettingsError,
-    TooManyError,
-    TrdError,
-)
+from client.errors import ApiError, JobFailedError, TrdError
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 MAX_ERRORS_SHOWN = 20
-
-_EXIT_CODES: tuple[tuple[type[TrdError], int], ...] = (
-    (JobFailedError, 3),
-    (NotFoundError, 4),
-    (InvalidRequestError, 5),
-    (ConflictError, 5),
-    (TooManyError, 5),
-    (AuthenticationError, 6),
-    (PermissionDeniedError, 6),
-    (SettingsError, 6),
-    (ConnectionFailedError, 7),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,18 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(arguments, prog_name="trd")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else EXIT_FAILED
+        return end.code if isinstance(end.code, int) else FAILED
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
     except TrdError as error:
         (_tell_json if "--json" in arguments else _tell)(error)
         return exit_code(error)
     return 0
-
-
-def exit_code(error: TrdError) -> int:
-    """What scripts branch on."""
-    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_FAILED)
 
 
 def _tell(error: TrdError) -> None:

@@ -11,11 +11,10 @@ import typer
 
 from client import Client
 from client.answers import Event
+from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.live_view import event_text
 from client.cli.output import JsonFlag, answers, print_json
-
-EXIT_INTERRUPTED = 130
 
 
 class Level(StrEnum):
@@ -54,7 +53,7 @@ def _follow(trd: Client, job_id: str, after: int, levels: list[Level], as_json: 
             if isinstance(item, Event) and item.level in levels:
                 _print(item, as_json)
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _print(event: Event, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import typer
 from rich.text import Text
 
 from client import Client
+from client.cli.exit_codes import FAILED
 from client.cli.output import JsonFlag, answers, facts, plain, print_json, table
 
 
@@ -41,4 +42,4 @@ def status(as_json: JsonFlag = False) -> None:
         key = "accepted" if has_key and ready.is_ready else "not tried" if has_key else "none: set TRD_API_KEY"
         answers().print(facts([("url", url), ("key", key), *((k, str(v)) for k, v in plain(ready).items())]))
     if not ready.is_ready:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -11,14 +11,13 @@ from rich.text import Text
 
 from client import Client
 from client.answers import Event, Job, JobProgress
+from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.jobs import evaluation_table
 from client.cli.live_view import LiveView, LossCurve, event_text
 from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
 from client.events import StreamItem
 from client.jobs import require_succeeded
-
-EXIT_INTERRUPTED = 130
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
@@ -40,7 +39,7 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
         _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
     except KeyboardInterrupt:
         remark(f"the job goes on; come back with: trd watch {job_id}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def show_progress(trd: Client, job_id: str) -> None:

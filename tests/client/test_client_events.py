@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -22,8 +23,9 @@ from service.app import create_app
 from tests.client.breaking_proxy import BreakingProxy
 from tests.client.conftest import RunningService, spec_of
 from tests.servers import free_port
-from tests.service.conftest import ADMIN_KEY, settings_in, write_model
+from tests.service.conftest import ADMIN_KEY, AUTHORIZED, settings_in, write_model
 from tests.service.records import add_events, finish_job
+from tests.worker.workbench import eventually
 
 
 def numbers(items: Iterable[StreamItem]) -> list[int]:
@@ -68,7 +70,7 @@ def test_a_broken_stream_loses_and_repeats_nothing(
 
 def test_an_async_stream_comes_back_too(proxy: BreakingProxy, service: RunningService, job_id: str) -> None:
     async def listen() -> list[StreamItem]:
-        async with AsyncClient(proxy.url, ADMIN_KEY) as trd, contextlib.aclosing(trd.events.follow(job_id)) as items:  # type: ignore[type-var]
+        async with AsyncClient(proxy.url, ADMIN_KEY) as trd, contextlib.aclosing(trd.events.follow(job_id)) as items:
             return [item async for item in items]
 
     add_events(service.database, job_id, 30)
@@ -110,6 +112,28 @@ def serving(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def test_a_stream_that_is_left_early_lets_its_connection_go(service: RunningService, job_id: str) -> None:
+    async def look_once() -> None:
+        async with AsyncClient(service.url, ADMIN_KEY) as trd:
+            async with contextlib.aclosing(trd.events.follow(job_id)) as items:
+                async for _ in items:
+                    break
+            await asyncio.to_thread(eventually, lambda: num_streams(service) == 0, seconds=10)
+
+    asyncio.run(look_once())
+    with Client(service.url, ADMIN_KEY) as trd:
+        stream = trd.events.follow(job_id)
+        assert numbers([next(stream)]) == [1]
+        assert num_streams(service) == 1
+        stream.close()  # type: ignore[attr-defined]
+        eventually(lambda: num_streams(service) == 0, seconds=10)
+
+
+def num_streams(service: RunningService) -> int:
+    figures = httpx.get(f"{service.url}/metrics", headers=AUTHORIZED).text
+    return int(figures.rpartition("trd_streams ")[2])
 
 
 def test_no_job_no_stream(trd: Client) -> None:

@@ -53,6 +53,13 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     assert raised.value.hint is not None
 
 
+def test_a_key_is_stripped_and_never_shown() -> None:
+    assert ClientSettings.from_environment({"TRD_API_KEY": " trd_key\n"}).api_key == "trd_key"
+    with pytest.raises(SettingsError, match="no key has") as raised:
+        ClientSettings.from_environment({"TRD_API_KEY": "trd_s\u00e9cret"})
+    assert "cret" not in str(raised.value)
+
+
 def test_nothing_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     settings = ClientSettings(url=f"http://127.0.0.1:{free_port()}", max_retries=0)
     with Client(settings=settings) as client, pytest.raises(ConnectionFailedError, match="cannot be reached") as raised:

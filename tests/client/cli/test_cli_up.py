@@ -1,0 +1,42 @@
+"""``trd up`` where it cannot come up: told at once, with what to do. That it works is the end-to-end test's."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from client.settings import LocalService
+from tests.client.cli.conftest import Run
+from tests.client.conftest import RunningService
+from tests.service.conftest import ADMIN_KEY
+
+
+def test_a_port_that_is_taken_is_told(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("up", "--port", str(taken.getsockname()[1]))
+    assert done.code == 1
+    assert "cannot be had" in done.err
+    assert "trd up --port 0" in done.err
+
+
+def test_a_second_service_on_a_folder_is_refused(run: Run, service: RunningService, tmp_path: Path) -> None:
+    LocalService(url=service.url, api_key=ADMIN_KEY).save(tmp_path)
+    done = run("up", "--port", "0", "--data-dir", str(tmp_path))
+    assert done.code == 1
+    assert f"runs already, at {service.url}" in done.err
+
+
+def test_an_api_that_does_not_start_is_told_with_the_end_of_its_log(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRD_MAX_DEVICES", "0")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    done = run("up", "--port", "0")
+    assert done.code == 1
+    assert "the API ended with exit code 1" in done.err
+    assert "TRD_MAX_DEVICES" in done.err
+    assert "DATABASE_URL: left out" in done.err
+    assert f"its log is {Path('data') / 'api.log'}" in done.err
+    assert LocalService.of(tmp_path / "data") is None, "nobody is led to a service that never was"
