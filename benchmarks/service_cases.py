@@ -1,0 +1,295 @@
+"""What `benchmarks.service` measures: each case takes a site and gives a section of the result table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import update
+
+from benchmarks.service_data import FILE_NAME, NUM_WAITING, Volume, add_checkpoint, fill, stored_id
+from benchmarks.service_load import Listener, Target, all_of, download, latency, settled
+from benchmarks.service_site import Ours, Site
+from contract.job_state import JobStatus
+from contract.tables import Job
+from service.events.repository import NewEvent, append_events
+
+NUM_ROUNDS = 7
+NUM_CONNECTIONS = 8
+POSTS_A_ROUND = 400
+GETS_A_ROUND = 1500
+POST_TARGET, GET_TARGET = 0.5, 0.7
+
+LITTLE = Volume(1_000, 1_000)
+NUM_PAIRS = 300
+VOLUME_TARGET = 1.5
+
+NUM_STREAMS = 500
+NUM_STREAMED_JOBS = 20
+EVENTS_A_JOB = 100
+EVENTS_SECONDS = 15.0
+STREAMS_SECONDS = 120
+CUT_EVERY = 5
+"""Every so manieth stream loses its connection halfway, and comes back."""
+
+CHECKPOINT_BYTES = 2 * 2**30
+MAX_GROWTH_MIB = 64
+
+
+@dataclass
+class Section:
+    """A part of the result table."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    """Targets that were not reached."""
+
+    def require(self, is_reached: bool, what: str) -> None:
+        """Note a target that was missed."""
+        if not is_reached:
+            self.missed.append(f"{self.title}: {what}")
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Requests a second of the floor and of ours, round by round."""
+
+    floor: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Median over the rounds: what slowed one round down slowed both."""
+        return statistics.median(ours / floor for ours, floor in zip(self.ours, self.floor, strict=True))
+
+
+def throughput(site: Site) -> Section:
+    """POST /jobs and GET /jobs/{id} against the floor."""
+    with site.ours() as ours:
+        floor = site.floor()
+        posts, waiting_id, floor_id = _post_turns(ours, floor)
+        over_id = ours.submit()
+        with ours.database.write() as session:
+            session.execute(update(Job).where(Job.id == over_id).values(status=JobStatus.RUNNING, step=3, attempt=1))
+        running = _get_turns(ours.target, over_id, floor, floor_id)
+        waiting = _get_turns(ours.target, waiting_id, floor, floor_id)
+    section = Section(f"Throughput, {site.kind}")
+    section.lines += [
+        "| call | floor, requests/s | ours, requests/s | × floor | to reach |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, turns, target in (
+        ("POST /jobs", posts, POST_TARGET),
+        ("GET /jobs/{id}, running", running, GET_TARGET),
+        ("GET /jobs/{id}, waiting, with its position", waiting, None),
+    ):
+        rates = f"{statistics.median(turns.floor):,.0f} | {statistics.median(turns.ours):,.0f}"
+        section.lines.append(f"| {name} | {rates} | {turns.ratio:.2f} | {target or ''} |")
+        section.require(target is None or turns.ratio >= target, f"{name} {turns.ratio:.2f} × the floor")
+    return section
+
+
+def _post_turns(ours: Ours, floor: Target) -> tuple[_Turns, str, str]:
+    """Each round submits for an owner without jobs: an owner may have so many open, and they are counted."""
+    turns = _Turns()
+    for number in range(NUM_ROUNDS + 1):
+        owner, body = ours.new_owner(f"owner-{number}")
+        requests = {target: [target.render("POST", "/jobs", body)] * POSTS_A_ROUND for target in (floor, owner)}
+        rates = {
+            target: POSTS_A_ROUND / asyncio.run(all_of(target, requests[target], NUM_CONNECTIONS, 201))
+            for target in requests
+        }
+        if number > 0:
+            turns.floor.append(rates[floor])
+            turns.ours.append(rates[owner])
+    return turns, ours.submit(), _one_job(floor, body)
+
+
+def _one_job(target: Target, body: object) -> str:
+    async def submit() -> str:
+        connection = await target.connect()
+        _, answer = await connection.ask(target.render("POST", "/jobs", body))
+        connection.close()
+        return str(json.loads(answer)["id"])
+
+    return asyncio.run(submit())
+
+
+def _get_turns(ours: Target, ours_id: str, floor: Target, floor_id: str) -> _Turns:
+    turns = _Turns()
+    for number in range(NUM_ROUNDS + 1):
+        for target, job_id, rates in ((floor, floor_id, turns.floor), (ours, ours_id, turns.ours)):
+            requests = [target.render("GET", f"/jobs/{job_id}")] * GETS_A_ROUND
+            seconds = asyncio.run(all_of(target, requests, NUM_CONNECTIONS, 200))
+            if number > 0:
+                rates.append(GETS_A_ROUND / seconds)
+    return turns
+
+
+def volume(site: Site, much: Volume) -> Section:
+    """What a client waits for with much stored, and with little."""
+    with ExitStack() as running:
+        services = []
+        for stored in (LITTLE, much):
+            ours = running.enter_context(site.ours())
+            fill(ours.database.engine, ours.submit(), stored)
+            services.append((ours, stored))
+        calls = {
+            "first page of GET /jobs": [(ours.target, "/jobs") for ours, _ in services],
+            "first page, failed ones": [(ours.target, "/jobs?status=failed") for ours, _ in services],
+            "metrics of a job": [
+                (ours.target, f"/jobs/{stored_id(stored.num_jobs - NUM_WAITING)}/metrics") for ours, stored in services
+            ],
+        }
+        medians = {name: asyncio.run(_paired_medians(targets)) for name, targets in calls.items()}
+    section = Section(f"Volume, {site.kind}")
+    section.lines += [f"| call | {LITTLE} | {much} | × | to reach |", "|---|---:|---:|---:|---:|"]
+    for name, (little_seconds, much_seconds) in medians.items():
+        ratio = much_seconds / little_seconds
+        section.lines.append(
+            f"| {name} | {little_seconds * 1000:.2f} ms | {much_seconds * 1000:.2f} ms | {ratio:.2f} | {VOLUME_TARGET} |"
+        )
+        section.require(ratio <= VOLUME_TARGET, f"{name} {ratio:.2f} × the time with little")
+    return section
+
+
+async def _paired_medians(targets: Sequence[tuple[Target, str]]) -> list[float]:
+    """Median seconds of each target's call, the targets taking turns."""
+    connections = [await target.connect() for target, _ in targets]
+    requests = [target.render("GET", path) for target, path in targets]
+    seconds: list[list[float]] = [[] for _ in targets]
+    for number in range(NUM_PAIRS + 10):
+        for place, (connection, request) in enumerate(zip(connections, requests, strict=True)):
+            took = await latency(connection, request)
+            if number >= 10:
+                seconds[place].append(took)
+    for connection in connections:
+        connection.close()
+    return [statistics.median(each) for each in seconds]
+
+
+def streams(site: Site) -> Section:
+    """Event streams of many clients, of whom some lose their connection, while events are written."""
+    with site.ours() as ours:
+        before_mib = _resident_mib(ours.pid)
+        job_ids = [ours.submit() for _ in range(NUM_STREAMED_JOBS)]
+        listeners = [
+            Listener(
+                ours.target, job_ids[number % len(job_ids)], EVENTS_A_JOB // 2 if number % CUT_EVERY == 0 else None
+            )
+            for number in range(NUM_STREAMS)
+        ]
+        with _sampled_resident_mib(ours.pid) as resident_mib:
+            asyncio.run(_stream(ours, job_ids, listeners))
+    first = [listener.sequences for listener in listeners]
+    expected = {job_id: max(last.sequences[-1] for last in listeners if last.job_id == job_id) for job_id in job_ids}
+    num_lost = sum(
+        len(set(range(1, expected[listener.job_id] + 1)) - set(listener.sequences)) for listener in listeners
+    )
+    num_twice = sum(len(sequences) - len(set(sequences)) for sequences in first)
+    delays = sorted(delay for listener in listeners for delay in listener.delays)
+    section = Section(f"Streams, {site.kind}")
+    num_cut = sum(number % CUT_EVERY == 0 for number in range(NUM_STREAMS))
+    section.lines += [
+        f"{NUM_STREAMS} clients on {NUM_STREAMED_JOBS} jobs, {num_cut} of them cut off once and back with `Last-Event-ID`; "
+        f"{EVENTS_A_JOB} events a job in {EVENTS_SECONDS:.0f} s.",
+        "",
+        "| delivered | lost | twice | delay, median | delay, 99 % | resident before | resident at most |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {len(delays):,} | {num_lost} | {num_twice} | {statistics.median(delays):.2f} s "
+        f"| {delays[len(delays) * 99 // 100]:.2f} s | {before_mib:.0f} MiB | {max(resident_mib):.0f} MiB |",
+    ]
+    section.require(num_lost == 0 and num_twice == 0, f"{num_lost} events lost, {num_twice} twice")
+    return section
+
+
+async def _stream(ours: Ours, job_ids: Sequence[str], listeners: Sequence[Listener]) -> None:
+    listening = asyncio.gather(*(listener.listen(_event_seconds) for listener in listeners))
+    await settled((listener.first_event.wait() for listener in listeners), STREAMS_SECONDS)
+    writing = asyncio.create_task(asyncio.to_thread(_write_events, ours, job_ids))
+    await settled((listening, writing), STREAMS_SECONDS)
+
+
+def _event_seconds(data: str) -> float:
+    return datetime.fromisoformat(json.loads(data)["created_at"]).timestamp()
+
+
+def _write_events(ours: Ours, job_ids: Sequence[str]) -> None:
+    """As workers do, spread evenly over the time; at the end the jobs are over."""
+    began = time.monotonic()
+    for number in range(EVENTS_A_JOB):
+        for job_id in job_ids:
+            with ours.database.write() as session:
+                append_events(session, job_id, NewEvent("notice", f"number {number}", {"number": number}))
+        time.sleep(max(0.0, began + (number + 1) * EVENTS_SECONDS / EVENTS_A_JOB - time.monotonic()))
+    for job_id in job_ids:
+        with ours.database.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.SUCCEEDED))
+            append_events(session, job_id, NewEvent("status", "The run is over.", {"status": JobStatus.SUCCEEDED}))
+
+
+def downloads(site: Site) -> Section:
+    """A checkpoint's file and its archive; what is sent must be what is stored."""
+    section = Section(f"Download of {CHECKPOINT_BYTES / 2**30:.0f} GiB, {site.kind}")
+    section.lines += [
+        "| | MiB/s, with the client's sha256 | resident before | resident at most |",
+        "|---|---:|---:|---:|",
+    ]
+    with site.ours() as ours:
+        job_id = ours.submit()
+        sha256 = add_checkpoint(ours.database, ours.storage_dir, job_id, CHECKPOINT_BYTES)
+        base = f"/jobs/{job_id}/checkpoints/1"
+        for name, path in (("file", f"{base}/files/{FILE_NAME}"), ("tar", f"{base}/archive")):
+            before_mib = _resident_mib(ours.pid)
+            with _sampled_resident_mib(ours.pid) as resident_mib:
+                num_bytes, seconds, got = asyncio.run(download(ours.target, path))
+            most = max(resident_mib)
+            section.lines.append(
+                f"| {name} | {num_bytes / 2**20 / seconds:,.0f} | {before_mib:.0f} MiB | {most:.0f} MiB |"
+            )
+            section.require(most - before_mib <= MAX_GROWTH_MIB, f"{name}: memory grew by {most - before_mib:.0f} MiB")
+            section.require(name == "tar" or got == sha256, f"{name}: other bytes than stored")
+    return section
+
+
+def _resident_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(pid)
+
+
+@contextmanager
+def _sampled_resident_mib(pid: int) -> Iterator[list[float]]:
+    """Filled with samples until the block ends."""
+    samples = [_resident_mib(pid)]
+    is_over = threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(0.02):
+            samples.append(_resident_mib(pid))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        is_over.set()
+        thread.join()
+
+
+CASES: dict[str, Callable[[Site, Volume], Section]] = {
+    "throughput": lambda site, _: throughput(site),
+    "volume": volume,
+    "streams": lambda site, _: streams(site),
+    "download": lambda site, _: downloads(site),
+}

@@ -1,0 +1,137 @@
+"""Fills a database with as many jobs and metric points as an operator may have after years, in one statement each.
+
+The jobs are copies of one that was submitted, under ids older than any new one's, in the state in which
+jobs are found: nearly all over, the newest waiting. The points belong to the jobs in equal shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+
+from contract.database import Database
+from contract.ids import CHECKPOINT_PREFIX, new_id
+from contract.storage_keys import checkpoint_prefix
+from contract.tables import Checkpoint, CheckpointFile, Job
+
+NUM_WAITING = 200
+METRICS = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds")
+NUM_STEPS = 200
+FILE_NAME = "model/model.safetensors"
+POINTS_OF_A_JOB = len(METRICS) * NUM_STEPS
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much is stored."""
+
+    num_jobs: int
+    num_points: int
+
+    def __str__(self) -> str:
+        return f"{self.num_jobs:,} jobs, {self.num_points:,} points"
+
+
+def stored_id(number: int) -> str:
+    """The id of the stored job of that number, from 1; the newest has the highest."""
+    return f"job_00{number:024d}"
+
+
+def fill(engine: Engine, template_id: str, volume: Volume) -> None:
+    """Copies of the job `template_id`, and points of the newest of them that are over."""
+    is_sqlite = engine.dialect.name == "sqlite"
+    with engine.begin() as connection:
+        if not is_sqlite:
+            # Without a trigger for each row, which would ask whether its job is there.
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+        _add_jobs(connection, template_id, volume.num_jobs, is_sqlite)
+        _add_points(connection, volume, is_sqlite)
+    if is_sqlite:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("COMMIT")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))  # as the server does by itself after a while
+
+
+def _stored_id_sql(number: str, is_sqlite: bool) -> str:
+    padded = f"printf('%024d', {number})" if is_sqlite else f"lpad(({number})::text, 24, '0')"
+    return f"'job_00' || {padded}"
+
+
+def _add_jobs(connection: Connection, template_id: str, num_jobs: int, is_sqlite: bool) -> None:
+    over = f"number <= {num_jobs - NUM_WAITING}"
+    changed = {
+        "id": _stored_id_sql("number", is_sqlite),
+        "status": f"CASE WHEN {over} THEN CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END ELSE 'queued' END",
+        "step": f"CASE WHEN {over} THEN {NUM_STEPS} ELSE 0 END",
+        "finished_at": f"CASE WHEN {over} THEN created_at END",
+    }
+    columns = [column.name for column in Job.__table__.columns]
+    values = ", ".join(changed.get(name, f'job."{name}"') for name in columns)
+    names = ", ".join(f'"{name}"' for name in columns)
+    connection.execute(
+        text(
+            f"WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < :most) "
+            f"INSERT INTO jobs ({names}) SELECT {values} FROM numbers, jobs AS job WHERE job.id = :template"
+        ).bindparams(most=num_jobs, template=template_id)
+    )
+
+
+def _add_points(connection: Connection, volume: Volume, is_sqlite: bool) -> None:
+    newest = volume.num_jobs - NUM_WAITING
+    num_with_points = volume.num_points // POINTS_OF_A_JOB
+    metrics = ", ".join(f"('{name}')" for name in METRICS)
+    connection.execute(
+        text(
+            "WITH RECURSIVE numbers(number) AS "
+            "(SELECT :oldest UNION ALL SELECT number + 1 FROM numbers WHERE number < :newest), "
+            "steps(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < :num_steps), "
+            f"metrics(name) AS (VALUES {metrics}) "
+            "INSERT INTO metric_points (job_id, name, step, value, at) "
+            f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, '2026-01-01 00:00:00' "
+            "FROM numbers, metrics, steps ORDER BY number, name, step"
+            if is_sqlite
+            else "WITH RECURSIVE steps(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < :num_steps), "
+            f"metrics(name) AS (VALUES {metrics}) "
+            "INSERT INTO metric_points (job_id, name, step, value, at) "
+            f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, '2026-01-01 00:00:00+00' "
+            "FROM generate_series(:oldest, :newest) AS number, metrics, steps"
+        ).bindparams(oldest=newest - num_with_points + 1, newest=newest, num_steps=NUM_STEPS)
+    )
+
+
+def add_checkpoint(database: Database, storage_dir: Path, job_id: str, num_bytes: int) -> str:
+    """A checkpoint of one file of so many random bytes, a multiple of a MiB, and its sha256."""
+    key = f"{checkpoint_prefix(job_id, 1, 1)}/{FILE_NAME}"
+    path = storage_dir / key
+    path.parent.mkdir(parents=True)
+    digest, block = hashlib.sha256(), os.urandom(2**20)
+    with path.open("wb") as file:
+        for _ in range(num_bytes // len(block)):
+            file.write(block)
+            digest.update(block)
+    checkpoint = Checkpoint(
+        id=new_id(CHECKPOINT_PREFIX),
+        job_id=job_id,
+        step=1,
+        attempt=1,
+        formats=["full"],
+        num_bytes=num_bytes,
+        manifest_sha256="0" * 64,
+        storage_prefix=checkpoint_prefix(job_id, 1, 1),
+        metrics={},
+        created_at=datetime.now(UTC),
+    )
+    with database.write() as session:
+        session.add(checkpoint)
+        session.flush()
+        row = {"name": FILE_NAME, "num_bytes": num_bytes, "sha256": digest.hexdigest(), "storage_key": key}
+        session.add(CheckpointFile(checkpoint_id=checkpoint.id, **row))
+    return digest.hexdigest()

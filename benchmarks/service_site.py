@@ -1,0 +1,107 @@
+"""The servers that `benchmarks.service` measures, on SQLite and on PostgreSQL, with what a client needs of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from benchmarks.service_load import Target
+from contract.database import Database
+from service.db import migrate
+from tests.servers import PostgresServer, RedisServer
+from tests.service.live_server import live_server
+
+DatabaseKind = Literal["sqlite", "postgresql"]
+ROWS = "".join(f'{{"problem": "{i} + {i}", "answer": "{2 * i}"}}\n' for i in range(1, 41))
+FLOOR = "benchmarks.service_floor:app"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A running service, asked as its administrator."""
+
+    target: Target
+    database: Database
+    storage_dir: Path
+    pid: int
+
+    def call(self, method: str, path: str, *, key: str | None = None, **content: Any) -> dict[str, Any]:
+        """An answer that must be a success; for what is not measured."""
+        headers = dict(self.target.headers) if key is None else {"authorization": f"Bearer {key}"}
+        headers |= content.pop("headers", {})
+        answer = httpx.request(method, f"{self.target.url}{path}", headers=headers, timeout=60, **content)
+        answer.raise_for_status()
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def new_owner(self, name: str) -> tuple[Target, dict[str, Any]]:
+        """A client of an owner who has no jobs yet, and the body of a job on the owner's dataset."""
+        key = self.call("POST", "/keys", json={"name": name, "owner": name, "scopes": ["submit"]})["key"]
+        return Target(self.target.url, (("authorization", f"Bearer {key}"),)), self.job_body(key)
+
+    def job_body(self, key: str | None = None) -> dict[str, Any]:
+        """A body that is accepted, on a dataset of its own."""
+        content_type = {"content-type": "application/jsonl"}
+        dataset = self.call("POST", "/datasets", key=key, content=ROWS, headers=content_type)
+        return {"mode": "trd", "student": "tiny-student", "teacher": "tiny-teacher", "dataset": dataset["id"]}
+
+    def submit(self) -> str:
+        """The id of a new job."""
+        return str(self.call("POST", "/jobs", json=self.job_body())["id"])
+
+
+@dataclass
+class Site:
+    """One kind of database; everything that it starts ends with `running`."""
+
+    kind: DatabaseKind
+    folder: Path
+    running: ExitStack
+    _postgres: PostgresServer | None = field(default=None, repr=False)
+    _num_servers: int = 0
+
+    def database_url(self) -> str:
+        """A new database with our schema."""
+        if self.kind == "sqlite":
+            url = f"sqlite:///{self.folder / secrets.token_hex(4)}.db"
+        else:
+            if self._postgres is None:
+                self._postgres = PostgresServer()
+                self.running.callback(self._postgres.stop)
+            url = self._postgres.create_database()
+        migrate(url)
+        return url
+
+    def floor(self) -> Target:
+        """The floor, on a database of its own."""
+        data_dir = self.folder / "floor"
+        server = self.running.enter_context(live_server(data_dir, app=FLOOR, DATABASE_URL=self.database_url()))
+        return Target(server.url)
+
+    @contextmanager
+    def ours(self) -> Iterator[Ours]:
+        """The service, on a database of its own, with the limits on one client's eagerness out of the way."""
+        self._num_servers += 1
+        data_dir = self.folder / f"ours-{self._num_servers}"
+        key, url = secrets.token_hex(16), self.database_url()
+        environment = {
+            "DATABASE_URL": url,
+            "TRD_API_KEY": key,
+            "TRD_MAX_REQUESTS_PER_MINUTE": "100000000",
+            "STORAGE_URL": f"file://{data_dir / 'storage'}",
+        }
+        if self.kind == "postgresql":
+            redis = RedisServer()
+            self.running.callback(redis.stop)
+            environment["BROKER_URL"] = redis.url
+        with live_server(data_dir, **environment) as server:
+            database = Database(url)
+            target = Target(server.url, (("authorization", f"Bearer {key}"),))
+            yield Ours(target, database, data_dir / "storage", server.process.pid)
+            database.dispose()
