@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import threading
 import time
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import update
 
@@ -59,59 +61,76 @@ class Section:
             self.missed.append(f"{self.title}: {what}")
 
 
-@dataclass(frozen=True)
-class _Turns:
-    """Requests a second of the floor and of ours, round by round."""
+@dataclass
+class _Contender:
+    """A server that takes turns with another, and what its turns took."""
 
-    floor: list[float] = field(default_factory=list)
-    ours: list[float] = field(default_factory=list)
+    target: Target
+    pid: int
+    num_requests: int = 0
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    def take_turn(self, requests: Sequence[bytes], status: int, *, is_counted: bool) -> None:
+        """All requests, each of which must be answered with `status`."""
+        self.num_requests = len(requests)
+        cpu_before = _cpu_seconds(self.pid)
+        seconds = asyncio.run(all_of(self.target, requests, NUM_CONNECTIONS, status))
+        if is_counted:
+            self.seconds.append(seconds)
+            self.cpu_seconds.append(_cpu_seconds(self.pid) - cpu_before)
 
     @property
-    def ratio(self) -> float:
-        """Median over the rounds: what slowed one round down slowed both."""
-        return statistics.median(ours / floor for ours, floor in zip(self.ours, self.floor, strict=True))
+    def cells(self) -> str:
+        """Requests a second, and the server's CPU milliseconds a request."""
+        rate = self.num_requests / statistics.median(self.seconds)
+        return f"{rate:,.0f} | {1000 * statistics.median(self.cpu_seconds) / self.num_requests:.2f}"
+
+
+def _ratio(floor: Sequence[float], ours: Sequence[float]) -> float:
+    """Median over the rounds of how many times the floor's speed ours has: what slowed a round down slowed both."""
+    return statistics.median(theirs / own for theirs, own in zip(floor, ours, strict=True))
 
 
 def throughput(site: Site) -> Section:
     """POST /jobs and GET /jobs/{id} against the floor."""
-    with site.ours() as ours:
-        floor = site.floor()
-        posts, waiting_id, floor_id = _post_turns(ours, floor)
-        over_id = ours.submit()
-        with ours.database.write() as session:
-            session.execute(update(Job).where(Job.id == over_id).values(status=JobStatus.RUNNING, step=3, attempt=1))
-        running = _get_turns(ours.target, over_id, floor, floor_id)
-        waiting = _get_turns(ours.target, waiting_id, floor, floor_id)
     section = Section(f"Throughput, {site.kind}")
     section.lines += [
-        "| call | floor, requests/s | ours, requests/s | × floor | to reach |",
-        "|---|---:|---:|---:|---:|",
+        "| call | floor, requests/s | CPU ms each | ours, requests/s | CPU ms each | × floor | by CPU | to reach |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, turns, target in (
+    with site.ours() as ours:
+        floor = site.floor()
+        posts, body = _post_turns(ours, floor)
+        floor_id, waiting_id, running_id = _one_job(floor[0], body), ours.submit(), ours.submit()
+        with ours.database.write() as session:
+            session.execute(update(Job).where(Job.id == running_id).values(status=JobStatus.RUNNING, attempt=1))
+        running = _get_turns(ours, running_id, floor, floor_id)
+        waiting = _get_turns(ours, waiting_id, floor, floor_id)
+    for name, (theirs, own), target in (
         ("POST /jobs", posts, POST_TARGET),
         ("GET /jobs/{id}, running", running, GET_TARGET),
-        ("GET /jobs/{id}, waiting, with its position", waiting, None),
+        ("GET /jobs/{id}, waiting, with its position", waiting, GET_TARGET),
     ):
-        rates = f"{statistics.median(turns.floor):,.0f} | {statistics.median(turns.ours):,.0f}"
-        section.lines.append(f"| {name} | {rates} | {turns.ratio:.2f} | {target or ''} |")
-        section.require(target is None or turns.ratio >= target, f"{name} {turns.ratio:.2f} × the floor")
+        ratio, cpu_ratio = _ratio(theirs.seconds, own.seconds), _ratio(theirs.cpu_seconds, own.cpu_seconds)
+        section.lines.append(f"| {name} | {theirs.cells} | {own.cells} | {ratio:.2f} | {cpu_ratio:.2f} | {target} |")
+        section.require(ratio >= target, f"{name} {ratio:.2f} × the floor")
     return section
 
 
-def _post_turns(ours: Ours, floor: Target) -> tuple[_Turns, str, str]:
+_Turns = tuple[_Contender, _Contender]
+"""The floor's, and ours."""
+
+
+def _post_turns(ours: Ours, floor: tuple[Target, int]) -> tuple[_Turns, dict[str, Any]]:
     """Each round submits for an owner without jobs: an owner may have so many open, and they are counted."""
-    turns = _Turns()
+    theirs, own = _Contender(*floor), _Contender(ours.target, ours.pid)
     for number in range(NUM_ROUNDS + 1):
-        owner, body = ours.new_owner(f"owner-{number}")
-        requests = {target: [target.render("POST", "/jobs", body)] * POSTS_A_ROUND for target in (floor, owner)}
-        rates = {
-            target: POSTS_A_ROUND / asyncio.run(all_of(target, requests[target], NUM_CONNECTIONS, 201))
-            for target in requests
-        }
-        if number > 0:
-            turns.floor.append(rates[floor])
-            turns.ours.append(rates[owner])
-    return turns, ours.submit(), _one_job(floor, body)
+        own.target, body = ours.new_owner(f"owner-{number}")
+        for contender in (theirs, own):
+            requests = [contender.target.render("POST", "/jobs", body)] * POSTS_A_ROUND
+            contender.take_turn(requests, 201, is_counted=number > 0)
+    return (theirs, own), body
 
 
 def _one_job(target: Target, body: object) -> str:
@@ -124,15 +143,13 @@ def _one_job(target: Target, body: object) -> str:
     return asyncio.run(submit())
 
 
-def _get_turns(ours: Target, ours_id: str, floor: Target, floor_id: str) -> _Turns:
-    turns = _Turns()
+def _get_turns(ours: Ours, ours_id: str, floor: tuple[Target, int], floor_id: str) -> _Turns:
+    theirs, own = _Contender(*floor), _Contender(ours.target, ours.pid)
     for number in range(NUM_ROUNDS + 1):
-        for target, job_id, rates in ((floor, floor_id, turns.floor), (ours, ours_id, turns.ours)):
-            requests = [target.render("GET", f"/jobs/{job_id}")] * GETS_A_ROUND
-            seconds = asyncio.run(all_of(target, requests, NUM_CONNECTIONS, 200))
-            if number > 0:
-                rates.append(GETS_A_ROUND / seconds)
-    return turns
+        for contender, job_id in ((theirs, floor_id), (own, ours_id)):
+            requests = [contender.target.render("GET", f"/jobs/{job_id}")] * GETS_A_ROUND
+            contender.take_turn(requests, 200, is_counted=number > 0)
+    return theirs, own
 
 
 def volume(site: Site, much: Volume) -> Section:
@@ -153,11 +170,10 @@ def volume(site: Site, much: Volume) -> Section:
         medians = {name: asyncio.run(_paired_medians(targets)) for name, targets in calls.items()}
     section = Section(f"Volume, {site.kind}")
     section.lines += [f"| call | {LITTLE} | {much} | × | to reach |", "|---|---:|---:|---:|---:|"]
-    for name, (little_seconds, much_seconds) in medians.items():
-        ratio = much_seconds / little_seconds
-        section.lines.append(
-            f"| {name} | {little_seconds * 1000:.2f} ms | {much_seconds * 1000:.2f} ms | {ratio:.2f} | {VOLUME_TARGET} |"
-        )
+    for name, (with_little, with_much) in medians.items():
+        ratio = with_much / with_little
+        milliseconds = f"{with_little * 1000:.2f} ms | {with_much * 1000:.2f} ms"
+        section.lines.append(f"| {name} | {milliseconds} | {ratio:.2f} | {VOLUME_TARGET} |")
         section.require(ratio <= VOLUME_TARGET, f"{name} {ratio:.2f} × the time with little")
     return section
 
@@ -200,8 +216,8 @@ def streams(site: Site) -> Section:
     section = Section(f"Streams, {site.kind}")
     num_cut = sum(number % CUT_EVERY == 0 for number in range(NUM_STREAMS))
     section.lines += [
-        f"{NUM_STREAMS} clients on {NUM_STREAMED_JOBS} jobs, {num_cut} of them cut off once and back with `Last-Event-ID`; "
-        f"{EVENTS_A_JOB} events a job in {EVENTS_SECONDS:.0f} s.",
+        f"{NUM_STREAMS} clients on {NUM_STREAMED_JOBS} jobs, {num_cut} of them cut off once and back with "
+        f"`Last-Event-ID`; {EVENTS_A_JOB} events a job in {EVENTS_SECONDS:.0f} s.",
         "",
         "| delivered | lost | twice | delay, median | delay, 99 % | resident before | resident at most |",
         "|---:|---:|---:|---:|---:|---:|---:|",
@@ -259,6 +275,11 @@ def downloads(site: Site) -> Section:
             section.require(most - before_mib <= MAX_GROWTH_MIB, f"{name}: memory grew by {most - before_mib:.0f} MiB")
             section.require(name == "tar" or got == sha256, f"{name}: other bytes than stored")
     return section
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_mib(pid: int) -> float:

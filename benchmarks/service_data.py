@@ -67,44 +67,41 @@ def _stored_id_sql(number: str, is_sqlite: bool) -> str:
 
 def _add_jobs(connection: Connection, template_id: str, num_jobs: int, is_sqlite: bool) -> None:
     over = f"number <= {num_jobs - NUM_WAITING}"
+    ended = "CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END"
     changed = {
         "id": _stored_id_sql("number", is_sqlite),
-        "status": f"CASE WHEN {over} THEN CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END ELSE 'queued' END",
+        "status": f"CASE WHEN {over} THEN {ended} ELSE 'queued' END",
         "step": f"CASE WHEN {over} THEN {NUM_STEPS} ELSE 0 END",
         "finished_at": f"CASE WHEN {over} THEN created_at END",
     }
     columns = [column.name for column in Job.__table__.columns]
     values = ", ".join(changed.get(name, f'job."{name}"') for name in columns)
     names = ", ".join(f'"{name}"' for name in columns)
-    connection.execute(
-        text(
-            f"WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < :most) "
-            f"INSERT INTO jobs ({names}) SELECT {values} FROM numbers, jobs AS job WHERE job.id = :template"
-        ).bindparams(most=num_jobs, template=template_id)
+    copies = text(
+        f"WITH RECURSIVE {_series('numbers', 'number')} "
+        f"INSERT INTO jobs ({names}) SELECT {values} FROM numbers, jobs AS job WHERE job.id = :template"
     )
+    connection.execute(copies, {"numbers_first": 1, "numbers_last": num_jobs, "template": template_id})
 
 
 def _add_points(connection: Connection, volume: Volume, is_sqlite: bool) -> None:
     newest = volume.num_jobs - NUM_WAITING
-    num_with_points = volume.num_points // POINTS_OF_A_JOB
-    metrics = ", ".join(f"('{name}')" for name in METRICS)
-    connection.execute(
-        text(
-            "WITH RECURSIVE numbers(number) AS "
-            "(SELECT :oldest UNION ALL SELECT number + 1 FROM numbers WHERE number < :newest), "
-            "steps(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < :num_steps), "
-            f"metrics(name) AS (VALUES {metrics}) "
-            "INSERT INTO metric_points (job_id, name, step, value, at) "
-            f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, '2026-01-01 00:00:00' "
-            "FROM numbers, metrics, steps ORDER BY number, name, step"
-            if is_sqlite
-            else "WITH RECURSIVE steps(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < :num_steps), "
-            f"metrics(name) AS (VALUES {metrics}) "
-            "INSERT INTO metric_points (job_id, name, step, value, at) "
-            f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, '2026-01-01 00:00:00+00' "
-            "FROM generate_series(:oldest, :newest) AS number, metrics, steps"
-        ).bindparams(oldest=newest - num_with_points + 1, newest=newest, num_steps=NUM_STEPS)
+    oldest = newest - volume.num_points // POINTS_OF_A_JOB + 1
+    metrics = "metrics(name) AS (VALUES " + ", ".join(f"('{name}')" for name in METRICS) + ")"
+    at = "'2026-01-01 00:00:00'" if is_sqlite else "timestamptz '2026-01-01 00:00:00+00'"
+    points = text(
+        f"WITH RECURSIVE {_series('numbers', 'number')}, {_series('steps', 'step')}, {metrics} "
+        "INSERT INTO metric_points (job_id, name, step, value, at) "
+        f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, {at} FROM numbers, metrics, steps"
     )
+    ends = {"numbers_first": oldest, "numbers_last": newest, "steps_first": 1, "steps_last": NUM_STEPS}
+    connection.execute(points, ends)
+
+
+def _series(table: str, column: str) -> str:
+    """A table of the whole numbers from one bound value to another."""
+    first, last = f"CAST(:{table}_first AS INTEGER)", f"CAST(:{table}_last AS INTEGER)"
+    return f"{table}({column}) AS (SELECT {first} UNION ALL SELECT {column} + 1 FROM {table} WHERE {column} < {last})"
 
 
 def add_checkpoint(database: Database, storage_dir: Path, job_id: str, num_bytes: int) -> str:

@@ -78,11 +78,11 @@ class Site:
         migrate(url)
         return url
 
-    def floor(self) -> Target:
-        """The floor, on a database of its own."""
+    def floor(self) -> tuple[Target, int]:
+        """The floor, on a database of its own, and its process's id."""
         data_dir = self.folder / "floor"
         server = self.running.enter_context(live_server(data_dir, app=FLOOR, DATABASE_URL=self.database_url()))
-        return Target(server.url)
+        return Target(server.url), server.process.pid
 
     @contextmanager
     def ours(self) -> Iterator[Ours]:

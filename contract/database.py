@@ -7,6 +7,7 @@ elsewhere, in repositories, in `worker.lease` and in `worker.reaper`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
         self.engine = _open_engine(with_driver(url), pool_size)
         self._writing_engine = self.engine.execution_options(trd_writes=True)
+        self._turn = threading.Lock()
 
     @property
     def is_sqlite(self) -> bool:
@@ -55,8 +57,19 @@ class Database:
         On SQLite it begins with BEGIN IMMEDIATE: a transaction that read first and wants to write
         later cannot wait for its turn, and would fail at once with "database is locked".
         """
-        with Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+        with self._writers_turn(), Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _writers_turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time, and lets the others sleep and look again: threads of one process
+        wait for each other instead. Where that takes too long, SQLite's own refusal says so."""
+        is_ours = self.is_sqlite and self._turn.acquire(timeout=SQLITE_BUSY_SECONDS)
+        try:
+            yield
+        finally:
+            if is_ours:
+                self._turn.release()
 
     def dispose(self) -> None:
         """Close the pooled connections."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ CHECK_SECONDS = 10.0
 """How long an answer about the broker holds: asking one that is down takes seconds."""
 MAX_PENDING = 1000
 """Messages that wait for a slow broker; more are dropped, the workers' own look finds their jobs."""
+MAX_RINGS_A_SECOND = 32
+"""Of one queue. A message makes a free worker look what waits first, whichever job it was sent for: what more
+messages would tell, the workers know, and each costs as much as a good part of the request."""
 
 
 class Doorbell:
@@ -41,15 +45,29 @@ class Doorbell:
         self._celery = _producer(settings)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorbell")
         self._room = threading.BoundedSemaphore(MAX_PENDING)
+        self._rung: Counter[str] = Counter()
+        self._second = 0
+        self._counting = threading.Lock()
         self._was_reachable = False
         self._check_at = 0.0
 
     def ring(self, job_id: str, queue: str) -> None:
         """Send the message soon. Never raises and never waits."""
+        if self._rings_enough(queue):
+            return
         if self._room.acquire(blocking=False):
             self._thread.submit(self._send, job_id, queue)
         else:
             logger.warning("doorbell dropped: the broker is slow", extra={"job_id": job_id})
+
+    def _rings_enough(self, queue: str) -> bool:
+        with self._counting:
+            second = int(time.monotonic())
+            if second != self._second:
+                self._second = second
+                self._rung.clear()
+            self._rung[queue] += 1
+            return self._rung[queue] > MAX_RINGS_A_SECOND
 
     def _send(self, job_id: str, queue: str) -> None:
         try:

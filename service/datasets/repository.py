@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
@@ -11,16 +12,32 @@ from sqlalchemy.orm import Session
 from contract.ids import DATASET_PREFIX, first_id
 from contract.tables import Dataset
 
+
+class Size(NamedTuple):
+    """What a new job asks of its dataset."""
+
+    num_rows: int
+    has_solutions: bool
+    """Every row has one."""
+
+
 # Built once: building a statement takes longer than running it.
 _FIND = select(Dataset).where(
     Dataset.id == bindparam("dataset_id"), Dataset.owner == bindparam("owner"), Dataset.deleted_at.is_(None)
 )
+_SIZE = _FIND.with_only_columns(Dataset.num_rows, Dataset.has_solutions)
 _FIND_AND_LOCK = _FIND.with_for_update()
 
 
 def find(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset | None:
     """The owner's dataset, locked until the transaction's end where asked for."""
     return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"dataset_id": dataset_id, "owner": owner})
+
+
+def size(session: Session, owner: str, dataset_id: str) -> Size | None:
+    """Of the owner's dataset."""
+    row = session.connection().execute(_SIZE, {"dataset_id": dataset_id, "owner": owner}).one_or_none()
+    return None if row is None else Size(*row)
 
 
 def page(

@@ -23,7 +23,7 @@ class NewEvent:
     level: Literal["info", "warn", "error"] = "info"
 
 
-_EVENTS = cast(Table, JobEvent.__table__)
+_INSERT = insert(cast(Table, JobEvent.__table__))
 
 
 def append_events(session: Session, job_id: str, *events: NewEvent) -> None:
@@ -48,7 +48,8 @@ def insert_events(session: Session, job_id: str, after: int, events: Sequence[Ne
         }
         for number, event in enumerate(events, start=after + 1)
     ]
-    session.execute(insert(_EVENTS), rows)
+    # A list of one would be sent as a batch, which costs more.
+    session.connection().execute(_INSERT, rows if len(rows) > 1 else rows[0])
 
 
 def events_after(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:

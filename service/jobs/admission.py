@@ -7,14 +7,17 @@ resolves it. Reads the database and JSON files of the models; writes nothing.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
 from contract.model_catalog import vocabulary_difference
-from contract.tables import Dataset
 from contract.teacher_spec import ServedTeacher
 from service.datasets import repository as datasets
 from service.datasets.service import first_row_without_solution
@@ -41,6 +44,20 @@ class Admission:
     """None where the number of problems is known only to the worker."""
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A job that the operator's models and limits allow."""
+
+    spec: JobSpec
+    notices: list[str]
+
+
+class _LacksSolutionsError(Exception):
+    def __init__(self, field: str, owner: str, dataset_id: str) -> None:
+        super().__init__(field, owner, dataset_id)
+        self.field, self.owner, self.dataset_id = field, owner, dataset_id
+
+
 class Admissions:
     """The checks, with what they look at."""
 
@@ -52,17 +69,37 @@ class Admissions:
 
     def admit(self, owner: str, spec: JobSpec) -> Admission:
         """The job as it would run; raises `InvalidRequestError` with the field, the value and the remedy."""
+        fitted = self.fit(spec)
+        with self.explained(), self._database.read() as session:
+            return self.complete(session, owner, fitted)
+
+    def fit(self, spec: JobSpec) -> Fitted:
+        """What can be said without the database: models, devices, budgets and data that nobody uploaded."""
         self._check_devices(spec)
-        spec, notices = self._fit_models(spec)
-        num_problems = self._check_data("dataset", spec.dataset, owner, needs_solutions=spec.is_privileged)
+        self._check_reference("dataset", spec.dataset)
+        self._check_reference("evaluation.dataset", spec.evaluation.dataset)
+        return Fitted(*self._fit_models(spec))
+
+    def complete(self, session: Session, owner: str, fitted: Fitted) -> Admission:
+        """The rest, in a transaction of the caller's, who wraps it in `explained`."""
+        spec = fitted.spec
+        num_problems = _num_problems(session, "dataset", spec.dataset, owner, needs_solutions=spec.is_privileged)
         num_evaluated = None
         if spec.evaluation.dataset is not None:
-            num_evaluated = self._check_data("evaluation.dataset", spec.evaluation.dataset, owner)
+            num_evaluated = _num_problems(session, "evaluation.dataset", spec.evaluation.dataset, owner)
         resolved = spec.resolved()
         _check_holdout(resolved, num_problems)
         is_known = num_problems is not None and (num_evaluated is not None or spec.evaluation.dataset is None)
         expected = estimate(resolved, num_problems, num_evaluated) if is_known and num_problems is not None else None
-        return Admission(resolved, notices, expected)
+        return Admission(resolved, fitted.notices, expected)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Around a transaction: the one refusal that reads a whole file is worded when the transaction is over."""
+        try:
+            yield
+        except _LacksSolutionsError as lack:
+            raise self._no_solution(lack) from None
 
     def _check_devices(self, spec: JobSpec) -> None:
         most = min(self._settings.max_devices, ENGINE_MAX_DEVICES)
@@ -99,18 +136,13 @@ class Admissions:
         remedy = "name a model of GET /models as the teacher"
         return _refusal(field, name, "the engine of this version takes no served teacher", remedy)
 
-    def _check_data(self, field: str, data: DatasetRef, owner: str, *, needs_solutions: bool = False) -> int | None:
-        """The number of problems, where it can be known here."""
+    def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):
             self._check_hub(field, data)
-            return None
-        if isinstance(data, PathDataset):
+        elif isinstance(data, PathDataset):
             self._check_path(field, data)
-            return None
-        if isinstance(data, GeneratedDataset):
+        elif isinstance(data, GeneratedDataset):
             _check_generator(field, data)
-            return data.size
-        return self._check_uploaded(field, data, owner, needs_solutions)
 
     def _check_hub(self, field: str, data: HubDataset) -> None:
         allowed = self._settings.hub_datasets
@@ -127,26 +159,33 @@ class Admissions:
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
-    def _check_uploaded(self, field: str, dataset_id: str, owner: str, needs_solutions: bool) -> int:
+    def _no_solution(self, lack: _LacksSolutionsError) -> InvalidRequestError:
         with self._database.read() as session:
-            row = datasets.find(session, owner, dataset_id)
-        if row is None:
-            raise _refusal(
-                field, dataset_id, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found"
-            )
-        if needs_solutions and not row.has_solutions:
-            raise self._no_solution(field, row)
-        return row.num_rows
-
-    def _no_solution(self, field: str, row: Dataset) -> InvalidRequestError:
-        number = first_row_without_solution(self._storage, row)
+            row = datasets.find(session, lack.owner, lack.dataset_id)
+        place = f"row {first_row_without_solution(self._storage, row)}" if row is not None else "a row"
         return _refusal(
-            field,
-            row.id,
-            f"row {number} has no solution, and a student that teaches itself is shown every row's",
+            lack.field,
+            lack.dataset_id,
+            f"{place} has no solution, and a student that teaches itself is shown every row's",
             "give each row a solution, or name a teacher",
             "dataset_lacks_solutions",
         )
+
+
+def _num_problems(
+    session: Session, field: str, data: DatasetRef, owner: str, *, needs_solutions: bool = False
+) -> int | None:
+    """The number of problems, where it can be known here."""
+    if isinstance(data, HubDataset | PathDataset):
+        return None
+    if isinstance(data, GeneratedDataset):
+        return data.size
+    size = datasets.size(session, owner, data)
+    if size is None:
+        raise _refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
+    if needs_solutions and not size.has_solutions:
+        raise _LacksSolutionsError(field, owner, data)
+    return size.num_rows
 
 
 def _context_tokens(model: ShelvedModel | None) -> int | None:

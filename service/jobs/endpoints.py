@@ -12,13 +12,25 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
 from contract.tables import Job
+from service.answers import json_answer
 from service.auth import Reader, Submitter
 from service.bodies import Body, document_sha256, json_body, openapi_body, validated
 from service.context import Context, ServiceContext
 from service.jobs import repository
 from service.jobs.admission import Admissions
 from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
-from service.jobs.service import Created, Creation, Creator, act, delete, get_job, overridden, queue_position
+from service.jobs.service import (
+    Created,
+    Creation,
+    Creator,
+    act,
+    delete,
+    get_job,
+    get_placed_job,
+    overridden,
+    queue_position,
+    queue_positions,
+)
 from service.pages import Limit, Page, cut
 from service.storage import Storage
 
@@ -57,24 +69,23 @@ class Overrides(BaseModel):
 def create_job(
     context: Context,
     caller: Submitter,
-    response: Response,
     *,
     body: Annotated[Body[JobSpec], Depends(json_body(JobSpec))],
     dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,
-) -> JobView | DryRunView:
+) -> Response:
     """Checked against models, data and limits, recorded, and queued."""
     if dry_run:
-        response.status_code = 200
-        return dry_run_view(_admissions(context).admit(caller.owner, body.value))
+        return json_answer(dry_run_view(_admissions(context).admit(caller.owner, body.value)))
     creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
-    return _create(context, response, creation, body.value, body.document)
+    return _create(context, creation, body.value, body.document)
 
 
 @router.post(
     "/{job_id}/clone",
     status_code=201,
+    response_model=JobView,
     openapi_extra=openapi_body(Overrides, is_optional=True),
     responses={200: {"description": "Where an earlier request with the key made the job."}},
     summary="Submit a job like another",
@@ -82,12 +93,11 @@ def create_job(
 def clone_job(
     context: Context,
     caller: Submitter,
-    response: Response,
     *,
     job_id: str,
     body: Annotated[Body[Overrides], Depends(json_body(Overrides, is_optional=True))],
     idempotency_key: IdempotencyKey = None,
-) -> JobView:
+) -> Response:
     """The spec as the original's user wrote it, with the body's fields merged in; checked anew."""
     with context.database.read() as session:
         original = get_job(session, caller.owner, job_id)
@@ -95,7 +105,7 @@ def clone_job(
     spec = validated(JobSpec, requested)
     sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
     creation = Creation(caller.owner, sha256, idempotency_key, cloned_from=job_id)
-    return _create(context, response, creation, spec, requested)
+    return _create(context, creation, spec, requested)
 
 
 def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
@@ -107,21 +117,19 @@ def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested
     return created
 
 
-def _create(
-    context: ServiceContext, response: Response, creation: Creation, spec: JobSpec, requested: dict[str, Any]
-) -> JobView:
+def _create(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Response:
     created = submit(context, creation, spec, requested)
-    if not created.is_new:
-        response.status_code = 200
-        response.headers[REPLAYED] = "true"
-    return job_view(created.job, created.queue_position)
+    view = job_view(created.job, created.queue_position)
+    if created.is_new:
+        return json_answer(view, status=201)
+    return json_answer(view, headers={REPLAYED: "true"})
 
 
 def _admissions(context: ServiceContext) -> Admissions:
     return Admissions(context.settings, context.database, context.storage, context.models)
 
 
-@router.get("", summary="List jobs, newest first")
+@router.get("", response_model=Page[JobView], summary="List jobs, newest first")
 def list_jobs(
     context: Context,
     caller: Reader,
@@ -133,25 +141,25 @@ def list_jobs(
     created_before: AwareDatetime | None = None,
     after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
     limit: Limit = 20,
-) -> Page[JobView]:
+) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
     wanted = repository.JobFilter(status, mode, tag, _datetime(created_after), _datetime(created_before))
     with context.database.read() as session:
         rows, has_more = cut(repository.page(session, caller.owner, wanted, after, limit), limit)
-        views = [job_view(job, queue_position(session, job)) for job in rows]
-    return Page(data=views, has_more=has_more)
+        positions = queue_positions(session, rows)
+    return json_answer(Page(data=[job_view(job, positions.get(job.id)) for job in rows], has_more=has_more))
 
 
 def _datetime(value: AwareDatetime | None) -> datetime | None:
     return value
 
 
-@router.get("/{job_id}", summary="One job")
-def show_job(context: Context, caller: Reader, job_id: str) -> JobView:
+@router.get("/{job_id}", response_model=JobView, summary="One job")
+def show_job(context: Context, caller: Reader, job_id: str) -> Response:
     """Where it stands, and its resolved spec."""
     with context.database.read() as session:
-        job = get_job(session, caller.owner, job_id)
-        return job_view(job, queue_position(session, job))
+        job, position = get_placed_job(session, caller.owner, job_id)
+    return json_answer(job_view(job, position))
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")

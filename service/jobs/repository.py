@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import Integer, ScalarSelect, Select, Table, bindparam, delete, func, insert, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    SQLColumnExpression,
+    String,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session, aliased
 
 from contract.ids import JOB_PREFIX, first_id
 from contract.job_state import FINAL_STATUSES, JobStatus
@@ -40,6 +55,7 @@ class JobFilter:
 
 
 _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
+_INSERT = insert(_JOBS)
 
 
 def add(session: Session, job: Job, tags: Collection[str], events: Sequence[NewEvent]) -> None:
@@ -49,11 +65,12 @@ def add(session: Session, job: Job, tags: Collection[str], events: Sequence[NewE
     inserts do.
     """
     job.num_events = len(events)
+    connection = session.connection()
     values = {column.key: getattr(job, column.key) for column in _JOBS.columns}
-    session.execute(insert(_JOBS), values)
+    connection.execute(_INSERT, {key: value for key, value in values.items() if value is not None})
     insert_events(session, job.id, 0, events)
     if tags:
-        session.execute(insert(_TAGS), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
+        connection.execute(insert(_TAGS), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
 
 
 _FIND = select(Job).where(Job.id == bindparam("job_id"), Job.owner == bindparam("owner"), Job.deleted_at.is_(None))
@@ -103,30 +120,66 @@ def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
     return query
 
 
+# Statements of every request are built once: building one takes longer than running it. And they are few: a
+# statement costs more on its way to the database than in it.
+_MOST = bindparam("most", type_=Integer)
+_Other = aliased(Job)
+
+
 def _num_of(found: Select[str]) -> ScalarSelect[int]:
     return select(func.count()).select_from(found.subquery()).scalar_subquery()
 
 
-# Statements of every request are built once: building one takes longer than running it.
-_MOST = bindparam("most", type_=Integer)
-_WAITING = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == bindparam("queue")).limit(_MOST)
-_MORE_URGENT = _WAITING.where(Job.priority > bindparam("priority"))
-_OLDER = _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("job_id"))
-_NUM_BEFORE = select(_num_of(_MORE_URGENT) + _num_of(_OLDER))
+def _position(
+    queue: SQLColumnExpression[str], priority: SQLColumnExpression[int], job_id: SQLColumnExpression[str]
+) -> ColumnElement[int]:
+    """How many jobs are claimed before one of these values, itself included; each count stops at `_MOST`."""
+    waiting = select(_Other.id).where(_Other.status == JobStatus.QUEUED, _Other.queue == queue).limit(_MOST)
+    waiting = waiting.correlate(Job)
+    more_urgent = waiting.where(_Other.priority > priority)
+    older = waiting.where(_Other.priority == priority, _Other.id < job_id)
+    return 1 + _num_of(more_urgent) + _num_of(older)
+
+
+_PLACE = case((Job.status == JobStatus.QUEUED, _position(Job.queue, Job.priority, Job.id)), else_=None)
+_FIND_PLACED = _FIND.add_columns(_PLACE)
+_PLACES = select(Job.id, _PLACE).where(Job.id.in_(bindparam("job_ids", expanding=True)))
 _OPEN = [status for status in JobStatus if status not in FINAL_STATUSES]
-_NUM_OPEN = select(_num_of(select(Job.id).where(Job.owner == bindparam("owner"), Job.status.in_(_OPEN)).limit(_MOST)))
+_OPEN_OF_OWNER = select(Job.id).where(Job.owner == bindparam("owner"), Job.status.in_(_OPEN))
+_NUM_OPEN = _num_of(_OPEN_OF_OWNER.limit(bindparam("most_open", type_=Integer)))
+_NEW_JOB_COUNTS = select(
+    _NUM_OPEN,
+    _position(
+        bindparam("queue", type_=String), bindparam("priority", type_=Integer), bindparam("job_id", type_=String)
+    ),
+)
 
 
-def queue_position(session: Session, job: Job, most: int) -> int:
-    """How many jobs are claimed before this one, itself included; counting stops at `most`."""
-    values = {"queue": job.queue, "priority": job.priority, "job_id": job.id, "most": most - 1}
-    num_before: int = session.execute(_NUM_BEFORE, values).scalar_one()
-    return min(most, 1 + num_before)
+def find_placed(session: Session, owner: str, job_id: str, most: int) -> tuple[Job, int | None] | None:
+    """The owner's job and where it stands in its queue, None unless it waits; counting stops at `most`."""
+    values = {"job_id": job_id, "owner": owner, "most": most}
+    found = session.execute(_FIND_PLACED, values).one_or_none()
+    return None if found is None else (found[0], _capped(found[1], most))
 
 
-def num_open(session: Session, owner: str, most: int) -> int:
-    """How many of the owner's jobs wait or run; counting stops at `most`."""
-    return session.execute(_NUM_OPEN, {"owner": owner, "most": most}).scalar_one()
+def positions(session: Session, job_ids: Collection[str], most: int) -> dict[str, int | None]:
+    """Where each job stands in its queue, None unless it waits; counting stops at `most`."""
+    rows = session.execute(_PLACES, {"job_ids": list(job_ids), "most": most})
+    return {job_id: _capped(position, most) for job_id, position in rows}
+
+
+def _capped(position: int | None, most: int) -> int | None:
+    return None if position is None else min(position, most)
+
+
+def counts_for(session: Session, job: Job, *, most_open: int, most: int) -> tuple[int, int]:
+    """For a new job: how many of its owner's wait or run, and where it will stand in its queue; counting stops
+    at `most_open` and at `most`."""
+    values = {"owner": job.owner, "queue": job.queue, "priority": job.priority, "job_id": job.id}
+    num_open, position = (
+        session.connection().execute(_NEW_JOB_COUNTS, {**values, "most_open": most_open, "most": most}).one()
+    )
+    return num_open, min(position, most)
 
 
 def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from service.datasets import repository as datasets
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.events.repository import NewEvent, append_events
 from service.jobs import repository
-from service.jobs.admission import Admission, Admissions
+from service.jobs.admission import Admission, Admissions, Fitted
 
 MAX_QUEUE_POSITION = 1_000
 """Positions are counted so far and no further: a page of jobs asks for a hundred of them."""
@@ -81,10 +81,10 @@ class Creator:
                 earlier = _made_before(session, creation)
                 if earlier is not None:
                     return _repeated(session, earlier)
-        admission = self.admissions.admit(creation.owner, spec)
+        fitted = self.admissions.fit(spec)
         try:
-            with self.database.write() as session:
-                return self._insert(session, creation, admission, requested)
+            with self.admissions.explained(), self.database.write() as session:
+                return self._insert(session, creation, fitted, requested)
         except IntegrityError:  # two requests with one key at once: the other one made the job
             with self.database.read() as session:
                 earlier = _made_before(session, creation)
@@ -92,16 +92,18 @@ class Creator:
                     raise
                 return _repeated(session, earlier)
 
-    def _insert(self, session: Session, creation: Creation, admission: Admission, requested: dict[str, Any]) -> Created:
+    def _insert(self, session: Session, creation: Creation, fitted: Fitted, requested: dict[str, Any]) -> Created:
         earlier = _made_before(session, creation)
         if earlier is not None:
             return _repeated(session, earlier)
-        if repository.num_open(session, creation.owner, self.max_open) >= self.max_open:
-            raise QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
+        admission = self.admissions.complete(session, creation.owner, fitted)
         job = _new_job(creation, admission.spec, requested)
+        num_open, position = repository.counts_for(session, job, most_open=self.max_open, most=MAX_QUEUE_POSITION)
+        if num_open >= self.max_open:
+            raise QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
         queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
         repository.add(session, job, admission.spec.tags, [queued, *_notices(admission)])
-        return Created(job, queue_position(session, job), is_new=True)
+        return Created(job, position, is_new=True)
 
 
 def _repeated(session: Session, job: Job) -> Created:
@@ -159,15 +161,32 @@ def get_job(session: Session, owner: str, job_id: str, *, for_update: bool = Fal
     """The owner's job; raises `NotFoundError`, for another owner's too."""
     job = repository.find(session, owner, job_id, for_update=for_update)
     if job is None:
-        raise NotFoundError(f"there is no job {job_id}", code="job_not_found", param="job_id")
+        raise _no_such_job(job_id)
     return job
+
+
+def get_placed_job(session: Session, owner: str, job_id: str) -> tuple[Job, int | None]:
+    """The same, and where the job stands in its queue; None unless it waits."""
+    placed = repository.find_placed(session, owner, job_id, MAX_QUEUE_POSITION)
+    if placed is None:
+        raise _no_such_job(job_id)
+    return placed
+
+
+def _no_such_job(job_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no job {job_id}", code="job_not_found", param="job_id")
+
+
+def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
+    """Where those of the jobs that wait stand in their queues, by id."""
+    waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
+    found = repository.positions(session, waiting, MAX_QUEUE_POSITION) if waiting else {}
+    return {job_id: position for job_id, position in found.items() if position is not None}
 
 
 def queue_position(session: Session, job: Job) -> int | None:
     """Where a queued job stands; None in any other status."""
-    if job.status != JobStatus.QUEUED:
-        return None
-    return repository.queue_position(session, job, MAX_QUEUE_POSITION)
+    return queue_positions(session, [job]).get(job.id)
 
 
 _MESSAGES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,11 +55,10 @@ class ModelShelf:
     def _shelved(self, entry: CatalogEntry) -> ShelvedModel:
         if not entry.is_local:
             return ShelvedModel(entry, None, None)
-        folder = Path(entry.source)
-        key = (entry, *(_changed_at(folder / name) for name in _FACT_FILES))
+        key = (entry, *(_changed_at(f"{entry.source}/{name}") for name in _FACT_FILES))
         if key not in self._facts:
             self._facts = {k: v for k, v in self._facts.items() if k[0] != entry}
-            self._facts[key] = _read(entry, folder)
+            self._facts[key] = _read(entry, Path(entry.source))
         return self._facts[key]
 
 
@@ -68,9 +68,9 @@ def _find_entry(catalog: Mapping[str, CatalogEntry], name: str) -> CatalogEntry 
     return next((entry for entry in catalog.values() if entry.source == name), None)
 
 
-def _changed_at(path: Path) -> int | None:
+def _changed_at(path: str) -> int | None:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - for every job: a Path costs more than the look
     except OSError:
         return None
 

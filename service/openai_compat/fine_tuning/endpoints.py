@@ -18,7 +18,7 @@ from service.context import Context, ServiceContext
 from service.errors import InvalidRequestError
 from service.jobs import repository as jobs
 from service.jobs.endpoints import REPLAYED, IdempotencyKey, RetryCount, lead, submit
-from service.jobs.service import Created, Creation, get_job, queue_position
+from service.jobs.service import Created, Creation, get_job, queue_positions
 from service.openai_compat.fine_tuning import repository
 from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.openai_compat.fine_tuning.schemas import (
@@ -95,7 +95,8 @@ def _metadata_filter(request: Request) -> dict[str, str]:
 
 def _job_objects(session: Session, rows: Sequence[Job]) -> list[FineTuningJob]:
     num_tokens = repository.num_trained_tokens(session, [job.id for job in rows if JobStatus(job.status).is_final])
-    return [fine_tuning_job(job, queue_position(session, job), num_tokens.get(job.id, 0)) for job in rows]
+    positions = queue_positions(session, rows)
+    return [fine_tuning_job(job, positions.get(job.id), num_tokens.get(job.id, 0)) for job in rows]
 
 
 def _job_object(context: ServiceContext, job: Job, position: int | None) -> FineTuningJob:
