@@ -28,6 +28,8 @@ def draw(title: str, curves: Sequence[Curve], *, height: int = HEIGHT) -> None:
     console = answers()
     plotext.clear_figure()
     plotext.plotsize(min(console.width, MAX_WIDTH), height)
+    for part in (plotext.canvas_color, plotext.axes_color, plotext.ticks_color):
+        part("default")  # the terminal's own colours, light or dark
     plotext.title(title)
     plotext.xlabel("step")
     steps = [step for curve in curves for step in curve.series.steps]

@@ -71,7 +71,7 @@ def try_model(
     ] = None,
     step: Annotated[str, typer.Option(help="Which checkpoint of the job.")] = LATEST,
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the text as it is: no chat template.")] = False,
-    remember: Annotated[bool, typer.Option(help="Show the model the conversation so far.")] = True,
+    remember: Annotated[bool, typer.Option(help="Show what was said before; not for models of one turn.")] = True,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="Longest answer.")] = 256,
     as_json: JsonFlag = False,

@@ -18,7 +18,11 @@ _CONTEXTS = (
 
 
 def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
-    """Show how student and teacher disagree along y_o and along y_r, by round; docs/diagnosis.md tells the meaning."""
+    """Show how student and teacher disagree along y_o and along y_r, by round.
+
+    Forward KL a token and its p99, the teacher's mass on words like "wait", the shares of tokens where it has two
+    modes and where one of them breaks out, and of those where both models agree. docs/diagnosis.md tells more.
+    """
     with Client() as trd:
         found = list(trd.diagnoses.list(job_id_of(trd, job)))
     if as_json:
@@ -27,17 +31,7 @@ def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
     if not found:
         say("no diagnosis yet: it comes with each round's trajectories, unless diagnosis.num_trajectories is 0")
         return
-    rows = table(
-        "#round",
-        "text and context",
-        "#tokens",
-        "#forward KL",
-        "#p99",
-        "#epistemic",
-        "#two modes",
-        "#breaks out",
-        "#top-1",
-    )
+    rows = table("#round", "text, context", "#tokens", "#KL", "#p99", "#wait", "#two modes", "#breaks", "#top-1")
     for row in found:
         for name, label in _CONTEXTS:
             if row.report.get(name) is not None:
