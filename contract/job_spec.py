@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from contract.dataset_ref import DatasetRef
 from contract.messages import queue_name
 from contract.strict_model import StrictModel, contradiction
-from contract.teacher_spec import ModelName, TeacherRef, TeacherUpdateSpec
+from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherUpdateSpec
 from contract.token_weights_spec import TokenWeightsSpec
 
 
@@ -64,8 +64,9 @@ PRESET_LOSSES: dict[Preset, dict[str, Any]] = {
 class LossSpec(StrictModel):
     """The token loss D(teacher, student) and the context the teacher scores in."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """forward_kl is KL(teacher‖student), reverse_kl is KL(student‖teacher)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "cross_entropy"] = "forward_kl"
+    """forward_kl is KL(teacher‖student), reverse_kl is KL(student‖teacher); cross_entropy is −log p of the
+    refined trajectory's own tokens, for a served teacher that gives no log-probabilities."""
     support: Literal["full", "top_k", "sampled"] = "full"
     """Whole vocabulary, the teacher's top k tokens renormalised, or the sampled token alone (Monte-Carlo)."""
     teacher_top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 32
@@ -93,6 +94,9 @@ class LossSpec(StrictModel):
                 "JSD is defined on the full vocabulary only",
                 'set loss.support to "full", or loss.divergence to "forward_kl" or "reverse_kl"',
             )
+        if self.divergence == "cross_entropy" and (self.support != "full" or self.temperature != 1.0):
+            field = "support" if self.support != "full" else "temperature"
+            raise contradiction(f"loss.{field}", getattr(self, field), "the cross-entropy has no other", "leave it out")
         if self.support == "sampled" and self.token_clip > 0:
             raise contradiction(
                 "loss.token_clip",
@@ -398,6 +402,39 @@ class JobSpec(StrictModel):
                 True,
                 "from one rollout a problem's pass rate is 0 or 1, and p (1 − p) is 0 in either case",
                 "set samples_per_prompt to 2 or more",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cross_entropy_fits_teacher(self) -> Self:
+        if self.loss.divergence != "cross_entropy":
+            return self
+        if not isinstance(self.teacher, ServedTeacher) or self.mode is not Mode.TRD:
+            raise contradiction(
+                "loss.divergence",
+                "cross_entropy",
+                "it is for mode trd with a served teacher, which may tell no more than its text",
+                'use "forward_kl"',
+            )
+        weights = self.loss.token_weights
+        for name, is_given in (
+            ("drift_gamma", bool(weights.drift_gamma)),
+            ("entropy_score", weights.entropy_score != "entropy"),
+        ):
+            if is_given:
+                raise contradiction(
+                    f"loss.token_weights.{name}",
+                    getattr(weights, name),
+                    "it weighs by the teacher's log-probabilities, and the cross-entropy has none",
+                    "leave it out",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _served_teacher_has_no_precision(self) -> Self:
+        if isinstance(self.teacher, ServedTeacher) and self.teacher_precision != "auto":
+            raise contradiction(
+                "teacher_precision", self.teacher_precision, "a served teacher's is its server's", "leave it out"
             )
         return self
 

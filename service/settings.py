@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.database_url import DEFAULT_DATA_DIR, database_url
+from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint, parse_endpoints
 
 PACKAGES_DIR = Path(__file__).resolve().parent.parent
 """The folder that holds this package and its siblings."""
@@ -54,8 +55,8 @@ class Settings(BaseModel):
     """Secret of the key digests; None keeps one in the data folder. Processes of one service share it."""
     models: str = f"{PACKAGES_DIR}/testbed/models/*"
     """The allow-list of models, see `contract.model_catalog.parse_catalog`."""
-    teacher_endpoints: frozenset[str] = frozenset()
-    """Names that ``{"endpoint": …}`` may give."""
+    teacher_endpoints: dict[str, TeacherEndpoint] = {}
+    """What ``{"endpoint": …}`` may name, see `contract.teacher_endpoints`."""
     dataset_roots: tuple[Path, ...] = ()
     """Folders in which ``{"path": …}`` may lie."""
     hub_datasets: frozenset[str] = frozenset()
@@ -94,14 +95,15 @@ class Settings(BaseModel):
         given |= {"data_dir": data_dir, "database_url": database_url(environment), "upload": UploadLimits(**limits)}
         given["is_embedded"] = not environment.get("DATABASE_URL") and not environment.get("BROKER_URL")
         given.setdefault("storage_url", f"file://{data_dir / 'storage'}")
-        for field in ("dataset_roots", "hub_datasets", "teacher_endpoints"):
+        for field in ("dataset_roots", "hub_datasets"):
             given[field] = _names(given.get(field, ""))
+        given["teacher_endpoints"] = parse_endpoints(given.get("teacher_endpoints", ""))
         return cls(**given)
 
 
 def _names(value: str) -> tuple[str, ...]:
-    """Comma-separated items. ``name=rest`` is known here by its name alone."""
-    return tuple(item.partition("=")[0].strip() for item in value.split(",") if item.strip())
+    """Comma-separated items."""
+    return tuple(item.strip() for item in value.split(",") if item.strip())
 
 
 @contextmanager
@@ -122,7 +124,7 @@ _VARIABLES = {
     "TRD_API_KEY": "api_key",
     "TRD_KEY_PEPPER": "key_pepper",
     "TRD_MODELS": "models",
-    "TRD_TEACHER_ENDPOINTS": "teacher_endpoints",
+    ENDPOINTS_VARIABLE: "teacher_endpoints",
     "TRD_DATASET_ROOTS": "dataset_roots",
     "TRD_HUB_DATASETS": "hub_datasets",
     "TRD_MAX_DEVICES": "max_devices",

@@ -73,7 +73,9 @@ def _ended(slot: Slot, lease: Lease, folder: Path, heartbeat: Heartbeat) -> Atte
     """Stage and run; whatever goes wrong is how the attempt ended. Raises `LeaseLostError` alone."""
     try:
         staging.clear_dead_attempts(slot.database, slot.settings.scratch_dir)
-        staged = staging.stage(slot.database, slot.storage, slot.catalog(), lease, folder)
+        staged = staging.stage(
+            slot.database, slot.storage, slot.catalog(), slot.settings.teacher_endpoints, lease, folder
+        )
         if slot.stopping.is_set() or heartbeat.order is Order.STOP:
             return AttemptEnd(EndKind.STOPPED)
         return _run_child(slot, lease, folder, staged, heartbeat)

@@ -51,7 +51,8 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
 
     try:
         config = load_config(folder / "spec.json")
-        pinned = {name: fetch_pinned(source) for name in ("student", "teacher") if (source := getattr(config, name))}
+        named = {name: getattr(config, name) for name in ("student", "teacher")}
+        pinned = {name: fetch_pinned(source) for name, source in named.items() if isinstance(source, str)}
         resumable = resume_from if resume_from.is_dir() else None
         run(config.model_copy(update=pinned), out_dir, resume_from=resumable, stop=stop)
     except StopRequested:

@@ -8,6 +8,7 @@ from typing import Any
 from contract.dataset_ref import GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint
 from contract.teacher_spec import ServedTeacher
 from worker.failures import JobFailedError
 
@@ -33,12 +34,16 @@ _SAME_IN_BOTH = (
 
 
 def engine_document(
-    spec: JobSpec, catalog: Mapping[str, CatalogEntry], dataset_paths: Mapping[str, str]
+    spec: JobSpec,
+    catalog: Mapping[str, CatalogEntry],
+    dataset_paths: Mapping[str, str],
+    endpoints: Mapping[str, TeacherEndpoint],
 ) -> dict[str, Any]:
     """The engine's document for a resolved spec; raises `JobFailedError`.
 
     A pinned hub model is written ``owner/name@revision``, which `worker.engine_child` makes a folder of.
-    `dataset_paths` has the local file of each uploaded dataset that the spec names.
+    `dataset_paths` has the local file of each uploaded dataset that the spec names. A served teacher's key stays in
+    the environment; the document has the variable's name.
     """
     document = spec.model_dump(mode="json")
     evaluation = document["evaluation"]
@@ -48,7 +53,7 @@ def engine_document(
         **{name: document[name] for name in _SAME_IN_BOTH},
         "student": _model_source(spec.student, catalog),
         "student_name": spec.student,
-        "teacher": _teacher_source(spec, catalog),
+        "teacher": _teacher_source(spec, catalog, endpoints),
         "teacher_name": spec.teacher if isinstance(spec.teacher, str) else None,
         "dataset": _data_source(spec.dataset, dataset_paths),
         "evaluation": evaluation,
@@ -60,13 +65,23 @@ def dataset_ids(spec: JobSpec) -> list[str]:
     return list(dict.fromkeys(ref for ref in (spec.dataset, spec.evaluation.dataset) if isinstance(ref, str)))
 
 
-def _teacher_source(spec: JobSpec, catalog: Mapping[str, CatalogEntry]) -> str | None:
+def _teacher_source(
+    spec: JobSpec, catalog: Mapping[str, CatalogEntry], endpoints: Mapping[str, TeacherEndpoint]
+) -> str | dict[str, Any] | None:
     if isinstance(spec.teacher, ServedTeacher):
-        raise JobFailedError(
-            "invalid_spec",
-            f"teacher.endpoint = {spec.teacher.endpoint}: this worker's engine has no served teachers; name a model",
-        )
+        return _served_source(spec.teacher.endpoint, endpoints)
     return None if spec.teacher is None else _model_source(spec.teacher, catalog)
+
+
+def _served_source(name: str, endpoints: Mapping[str, TeacherEndpoint]) -> dict[str, Any]:
+    endpoint = endpoints.get(name)
+    if endpoint is None:
+        known = ", ".join(sorted(endpoints)) or "none"
+        raise JobFailedError(
+            "invalid_spec", f"teacher endpoint {name!r} is not in this worker's {ENDPOINTS_VARIABLE}; it has: {known}"
+        )
+    same = ("model", "api", "api_key_env", "network", "timeout_seconds", "max_tries", "max_concurrency")
+    return {"endpoint": name, "base_url": endpoint.url, **endpoint.model_dump(include=set(same))}
 
 
 def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:

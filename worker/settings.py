@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.database_url import DEFAULT_DATA_DIR, database_url
 from contract.messages import DEFAULT_QUEUE
+from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint, parse_endpoints
 
 COMMITTED_MODELS = Path(__file__).resolve().parent.parent / "testbed" / "models"
 
@@ -34,6 +35,8 @@ class WorkerSettings(BaseModel):
     """Where datasets and checkpoints lie, as fsspec takes it."""
     models: str = f"{COMMITTED_MODELS}/*"
     """The operator's allow-list, see `contract.model_catalog.parse_catalog`."""
+    teacher_endpoints: dict[str, TeacherEndpoint] = {}
+    """The operator's served teachers by name, see `contract.teacher_endpoints`."""
     queues: Annotated[tuple[str, ...], Field(min_length=1)] = (DEFAULT_QUEUE,)
     """Which queues this worker serves."""
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -74,6 +77,7 @@ class WorkerSettings(BaseModel):
         given |= {"data_dir": data_dir, "database_url": database_url(environment)}
         given.setdefault("storage_url", f"file://{data_dir / 'storage'}")
         given["name"] = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        given["teacher_endpoints"] = parse_endpoints(given.get("teacher_endpoints", ""))
         if "queues" in given:
             given["queues"] = tuple(filter(None, (part.strip() for part in given["queues"].split(","))))
         return cls(**given)
@@ -89,6 +93,7 @@ _VARIABLES = {
     "BROKER_URL": "broker_url",
     "STORAGE_URL": "storage_url",
     "TRD_MODELS": "models",
+    ENDPOINTS_VARIABLE: "teacher_endpoints",
     "TRD_QUEUES": "queues",
     "TRD_LEASE_SECONDS": "lease_seconds",
     "TRD_HEARTBEAT_SECONDS": "heartbeat_seconds",

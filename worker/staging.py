@@ -10,6 +10,7 @@ from pathlib import Path
 from contract.database import Database
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.teacher_endpoints import TeacherEndpoint
 from worker import repository
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError
@@ -29,7 +30,14 @@ class Staged:
     """Step of the checkpoint in ``resume/``; None where the run starts from the beginning."""
 
 
-def stage(database: Database, storage: Storage, catalog: dict[str, CatalogEntry], lease: Lease, folder: Path) -> Staged:
+def stage(
+    database: Database,
+    storage: Storage,
+    catalog: dict[str, CatalogEntry],
+    endpoints: dict[str, TeacherEndpoint],
+    lease: Lease,
+    folder: Path,
+) -> Staged:
     """Make `folder` and all that the child reads in it.
 
     Raises `JobFailedError` for what the user can be told, and `LeaseLostError`.
@@ -42,7 +50,7 @@ def stage(database: Database, storage: Storage, catalog: dict[str, CatalogEntry]
         resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")
     except OSError as error:
         raise JobFailedError("storage_unavailable", f"The job's files could not be fetched: {error}") from error
-    document = engine_document(spec, catalog, paths)
+    document = engine_document(spec, catalog, paths, endpoints)
     (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return Staged(spec, resumed_step)
 

@@ -24,6 +24,7 @@ from service.datasets.service import first_row_without_solution
 from service.errors import InvalidRequestError
 from service.jobs.budgets import contexts, fit_budgets
 from service.jobs.estimate import Estimate, estimate
+from service.jobs.served_teachers import fit_loss
 from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
 from service.storage import Storage
@@ -109,7 +110,7 @@ class Admissions:
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[str]]:
         student = self._model("student", spec.student)
         if isinstance(spec.teacher, ServedTeacher):
-            raise self._served_teacher_refusal(spec.teacher)
+            return self._fit_served_teacher(spec, student, spec.teacher.endpoint)
         teacher = self._model("teacher", spec.teacher) if spec.teacher is not None else None
         if teacher is not None:
             _check_tokenizers(student, teacher)
@@ -127,14 +128,19 @@ class Admissions:
             raise _refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
         return model
 
-    def _served_teacher_refusal(self, teacher: ServedTeacher) -> InvalidRequestError:
-        names = self._settings.teacher_endpoints
-        field, name = "teacher.endpoint", teacher.endpoint
-        if name not in names:
-            there = ", ".join(sorted(names)) or "none"
-            return _refusal(field, name, "the operator configured no such endpoint", f"there are: {there}")
-        remedy = "name a model of GET /models as the teacher"
-        return _refusal(field, name, "the engine of this version takes no served teacher", remedy)
+    def _fit_served_teacher(self, spec: JobSpec, student: ShelvedModel, name: str) -> tuple[JobSpec, list[str]]:
+        """Its tokenizer, and its context where the operator does not say, are the engine's to ask for."""
+        endpoint = self._settings.teacher_endpoints.get(name)
+        if endpoint is None:
+            there = ", ".join(sorted(self._settings.teacher_endpoints)) or "none"
+            raise _refusal("teacher.endpoint", name, "the operator configured no such endpoint", f"there are: {there}")
+        spec, notices = fit_loss(spec, name, endpoint)
+        tokens = endpoint.context_tokens
+        if tokens is not None and endpoint.serves_logprobs:
+            tokens -= 1  # a server that scores writes one token besides
+        needed = contexts(spec, _context_tokens(student), tokens)
+        spec, lowered = fit_budgets(spec.model_copy(update={"student": student.entry.name}), needed)
+        return spec, [*notices, *lowered]
 
     def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):

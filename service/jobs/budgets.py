@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from contract.job_spec import JobSpec, RefineSpec, SamplingSpec
+from contract.teacher_spec import ServedTeacher
 from service.errors import InvalidRequestError
 
 SOLVE_PROMPT = "sampling.max_prompt_tokens"
@@ -39,7 +40,8 @@ def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | No
     Contexts that are not known (None) are left to the engine.
     """
     student = f"student {spec.student}"
-    teacher = student if spec.is_privileged else f"teacher {spec.teacher}"
+    named = f"endpoint {spec.teacher.endpoint}" if isinstance(spec.teacher, ServedTeacher) else spec.teacher
+    teacher = student if spec.is_privileged else f"teacher {named}"
     known = {student: student_tokens, teacher: student_tokens if spec.is_privileged else teacher_tokens}
     completion = REFINE_NEW if spec.refines else SOLVE_NEW
     scores_with_more = spec.is_privileged or (spec.refines and spec.resolved_loss.teacher_context == "refine")

@@ -109,6 +109,21 @@ def test_the_preset_goes_by_the_mode() -> None:
             ["too coarse", "use fp32"],
         ),
         ({"teacher": None, "teacher_precision": "bf16"}, "teacher_precision", ["there is no copy", "lora to null"]),
+        ({"loss": {"divergence": "cross_entropy"}}, "loss.divergence", ["served teacher", 'use "forward_kl"']),
+        (
+            {"teacher": {"endpoint": "e"}, "loss": {"divergence": "cross_entropy", "temperature": 2}},
+            "loss.temperature",
+            ["leave it out"],
+        ),
+        (
+            {
+                "teacher": {"endpoint": "e"},
+                "loss": {"divergence": "cross_entropy", "token_weights": {"drift_gamma": 1.0}},
+            },
+            "loss.token_weights.drift_gamma",
+            ["log-probabilities"],
+        ),
+        ({"teacher": {"endpoint": "e"}, "teacher_precision": "bf16"}, "teacher_precision", ["its server's"]),
         ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["lacks {attempt}", "write {attempt}"]),
         ({"optim": {"learning_rate": 0}}, "optim.learning_rate", ["= 0", "greater than 0"]),
         ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),

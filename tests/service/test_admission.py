@@ -144,11 +144,3 @@ def test_generators_need_their_library(client: TestClient, monkeypatch: pytest.M
     assert response.json()["error"]["param"] == "dataset.generator"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert client.post("/jobs?dry_run=true", json=body).json()["estimate"]["num_problems"] == 50
-
-
-def test_a_served_teacher_is_refused_until_the_engine_takes_one(make_client: MakeClient, sqlite_url: str) -> None:
-    client = make_client(sqlite_url, teacher_endpoints=frozenset({"big"}))
-    assert "there are: big" in refusal(client, teacher={"endpoint": "other"})["message"]
-    error = refusal(client, teacher={"endpoint": "big"})
-    assert error["param"] == "teacher.endpoint"
-    assert "takes no served teacher" in error["message"]

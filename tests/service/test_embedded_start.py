@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.teacher_endpoints import TeacherEndpoint
 from service.app import create_app
 from service.db import current_revision, expected_revision
 from service.settings import Settings
@@ -70,7 +71,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
             "STORAGE_URL": "file:///elsewhere",
             "TRD_DATASET_ROOTS": "/a, /b",
             "TRD_HUB_DATASETS": "org/x,org/y",
-            "TRD_TEACHER_ENDPOINTS": "big=https://host/v1,small=https://other/v1",
+            "TRD_TEACHER_ENDPOINTS": '{"big": {"url": "https://host/v1", "model": "m"}}',
             "TRD_MAX_UPLOAD_BYTES": "123",
             "TRD_API_KEY": "",
         }
@@ -80,7 +81,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert settings.api_key is None
     assert settings.dataset_roots == (Path("/a"), Path("/b"))
     assert settings.hub_datasets == {"org/x", "org/y"}
-    assert settings.teacher_endpoints == {"big", "small"}
+    assert settings.teacher_endpoints == {"big": TeacherEndpoint(url="https://host/v1", model="m")}
     assert settings.upload.max_bytes == 123
     assert not Settings.from_environment({"BROKER_URL": "redis://h"}).is_embedded
     plain = Settings.from_environment({})

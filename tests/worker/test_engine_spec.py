@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
-from trd_engine.config import RunConfig, parse_config
+from contract.teacher_endpoints import parse_endpoints
+from trd_engine.config import RunConfig, ServedTeacherConfig, parse_config
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError
 
@@ -17,12 +19,27 @@ CATALOG = {
     "big": CatalogEntry("big", "owner/big"),
     "pinned": CatalogEntry("pinned", "owner/pinned", "v1.2"),
 }
+ENDPOINTS = parse_endpoints(
+    json.dumps(
+        {
+            "judge": {
+                "url": "https://judge.test/v1",
+                "model": "owner/judge",
+                "api": "vllm",
+                "api_key_env": "JUDGE_API_KEY",
+                "network": "private",
+                "timeout_seconds": 30,
+            },
+            "plain": {"url": "https://plain.test/v1", "model": "gpt"},
+        }
+    )
+)
 PATHS = {"ds_train": "/scratch/ds_train.jsonl", "ds_test": "/scratch/ds_test.jsonl"}
 
 
 def config_of(**spec: Any) -> RunConfig:
     resolved = JobSpec.model_validate({"student": "small", "dataset": "ds_train", **spec}).resolved()
-    return parse_config(engine_document(resolved, CATALOG, PATHS))
+    return parse_config(engine_document(resolved, CATALOG, PATHS, ENDPOINTS))
 
 
 def test_names_become_places() -> None:
@@ -120,9 +137,27 @@ def test_uploaded_datasets_are_listed_once() -> None:
     assert dataset_ids(JobSpec.model_validate({**spec, "dataset": {"path": "/data/x.jsonl"}})) == []
 
 
-def test_a_served_teacher_is_refused_with_the_remedy() -> None:
-    with pytest.raises(JobFailedError, match="name a model") as caught:
-        config_of(mode="opd", teacher={"endpoint": "judge"})
+def test_a_served_teacher_brings_its_address_and_the_name_of_its_secret() -> None:
+    loss = {"support": "top_k", "teacher_top_k": 20}
+    config = config_of(mode="trd", teacher={"endpoint": "judge"}, loss=loss)
+    assert config.served_teacher == ServedTeacherConfig(
+        endpoint="judge",
+        base_url="https://judge.test/v1",
+        model="owner/judge",
+        api="vllm",
+        api_key_env="JUDGE_API_KEY",
+        network="private",
+        timeout_seconds=30.0,
+    )
+    assert config.teacher_name is None
+    config = config_of(mode="trd", teacher={"endpoint": "plain"}, loss={"divergence": "cross_entropy"})
+    assert config.served_teacher is not None
+    assert config.served_teacher.api == "openai"
+
+
+def test_an_endpoint_that_this_worker_does_not_know_is_refused() -> None:
+    with pytest.raises(JobFailedError, match="TRD_TEACHER_ENDPOINTS; it has: judge, plain") as caught:
+        config_of(mode="opd", teacher={"endpoint": "other"})
     assert caught.value.failure.code == "invalid_spec"
 
 

@@ -23,7 +23,7 @@ DIES_AT_5 = Plan(num_steps=8, die_at_step=5)
 
 def staged(bench: Workbench, lease: Lease) -> Staged:
     slot = bench.slot()
-    return stage(bench.database, bench.storage, slot.catalog(), lease, slot.attempt_folder(lease))
+    return stage(bench.database, bench.storage, slot.catalog(), {}, lease, slot.attempt_folder(lease))
 
 
 def damage(bench: Workbench, job_id: str, step: int) -> None:

@@ -156,8 +156,13 @@ class EndpointClient:
             raise _TransientStatusError(f"status {status}")
         raise TeacherRefusedError(
             f"teacher endpoint {self._endpoint.name} refused a request with status {status}: "
-            f"{response.text[:_MAX_QUOTED]}"
+            f"{self._quoted(response.text)}"
         )
+
+    def _quoted(self, text: str) -> str:
+        """Some servers repeat the key that they refuse, and the message goes to users."""
+        key = self._endpoint.api_key
+        return (text.replace(key, "[redacted]") if key else text)[:_MAX_QUOTED]
 
     def _pause(self, num_tried: int, asked_pause: str | None) -> float:
         """Seconds until the next try: what the server asks for, else doubling, with jitter."""

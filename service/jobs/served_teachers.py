@@ -1,0 +1,49 @@
+"""What the loss becomes where the teacher is served: only what its endpoint can give, and the job says so."""
+
+from __future__ import annotations
+
+from contract.job_spec import JobSpec, LossSpec, Mode
+from contract.teacher_endpoints import TeacherEndpoint
+from service.errors import InvalidRequestError
+
+
+def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSpec, list[str]]:
+    """The spec with a loss that endpoint `name` can give, and what was chosen otherwise than by default.
+
+    Raises `InvalidRequestError` where the user asks for something that it cannot give.
+    """
+    if spec.resolved_loss.divergence == "cross_entropy":
+        return spec, []
+    loss, notice = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name)
+    return spec.model_copy(update={"loss": loss}), [notice]
+
+
+def _on_text(spec: JobSpec, name: str) -> tuple[LossSpec, str]:
+    why = f"teacher endpoint {name} gives no log-probabilities"
+    if spec.mode is not Mode.TRD:
+        remedy = "use mode trd, where it refines by text, or a teacher of GET /models"
+        raise _refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
+    for field in ("divergence", "support", "reverse_after"):
+        given = getattr(spec.loss, field)
+        if field in spec.loss.model_fields_set and given not in (None, "full"):
+            raise _refusal(f"loss.{field}", given, why, "leave it out: the loss is then the cross-entropy")
+    loss = LossSpec.model_validate({**spec.resolved_loss.model_dump(), "divergence": "cross_entropy"})
+    return loss, f"loss.divergence = cross_entropy, on the refined trajectory: {why}"
+
+
+def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[LossSpec, str]:
+    loss, most = spec.resolved_loss, endpoint.max_logprobs
+    why = f"teacher endpoint {name} scores {most} tokens a position at most, not the whole vocabulary"
+    if loss.divergence == "jsd":
+        raise _refusal("loss.divergence", "jsd", f"{why}, which JSD needs", "use forward_kl or reverse_kl")
+    if "support" in spec.loss.model_fields_set and loss.support != "top_k":
+        raise _refusal("loss.support", loss.support, why, "set it to top_k, or leave it out")
+    if "teacher_top_k" in spec.loss.model_fields_set and loss.teacher_top_k > most:
+        raise _refusal("loss.teacher_top_k", loss.teacher_top_k, why, f"set it to at most {most}, or leave it out")
+    top_k = min(loss.teacher_top_k, most)
+    fitted = loss.model_copy(update={"support": "top_k", "teacher_top_k": top_k})
+    return fitted, f"loss.support = top_k with loss.teacher_top_k = {top_k}: {why}"
+
+
+def _refusal(field: str, value: object, reason: str, remedy: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field} = {value}: {reason}; {remedy}", param=field)

@@ -1,0 +1,98 @@
+"""A job with a served teacher: its loss is what the endpoint can give, and the job says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from contract.teacher_endpoints import TeacherEndpoint
+from tests.service.conftest import MakeClient
+from tests.service.records import job_body
+
+ENDPOINTS = {
+    "scores": TeacherEndpoint(url="https://scores.test/v1", model="m", api="vllm", max_logprobs=20),
+    "text": TeacherEndpoint(url="https://text.test/v1", model="m", api_key_env="TEXT_API_KEY"),
+    "short": TeacherEndpoint(url="https://short.test/v1", model="m", api="vllm", context_tokens=700),
+}
+
+
+@pytest.fixture
+def served_client(make_client: MakeClient, sqlite_url: str) -> TestClient:
+    return make_client(sqlite_url, teacher_endpoints=ENDPOINTS)
+
+
+def submitted(client: TestClient, name: str, **changes: Any) -> dict[str, Any]:
+    response = client.post("/jobs", json=job_body(client, teacher={"endpoint": name}, **changes))
+    assert response.status_code == 201, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def messages(client: TestClient, job: dict[str, Any]) -> str:
+    return " ".join(event["message"] for event in client.get(f"/jobs/{job['id']}/events").json()["data"])
+
+
+def refused(client: TestClient, name: str, **changes: Any) -> dict[str, Any]:
+    response = client.post("/jobs", json=job_body(client, teacher={"endpoint": name}, **changes))
+    assert response.status_code == 422, response.text
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+def test_where_it_scores_the_loss_is_on_what_it_serves(served_client: TestClient) -> None:
+    job = submitted(served_client, "scores")
+    loss = job["spec"]["loss"]
+    assert (loss["divergence"], loss["support"], loss["teacher_top_k"]) == ("forward_kl", "top_k", 20)
+    assert job["spec"]["teacher"] == {"endpoint": "scores"}
+    assert "teacher endpoint scores scores 20 tokens a position at most" in messages(served_client, job)
+
+
+def test_where_it_does_not_the_loss_is_the_cross_entropy_and_the_job_says_so(served_client: TestClient) -> None:
+    job = submitted(served_client, "text")
+    assert job["spec"]["loss"]["divergence"] == "cross_entropy"
+    said = messages(served_client, job)
+    assert "loss.divergence = cross_entropy, on the refined trajectory: teacher endpoint text gives no" in said
+    assert "TEXT_API_KEY" not in said
+    assert "text.test" not in said + str(job)
+
+
+def test_a_field_given_by_the_user_stays(served_client: TestClient) -> None:
+    loss = {"divergence": "reverse_kl", "teacher_top_k": 7, "token_clip": 0.1}
+    found = submitted(served_client, "scores", loss=loss)["spec"]["loss"]
+    assert {name: found[name] for name in loss} == loss
+    explicit = submitted(served_client, "scores", loss={"divergence": "cross_entropy"})
+    assert explicit["spec"]["loss"]["divergence"] == "cross_entropy"
+    assert submitted(served_client, "scores", mode="opd")["spec"]["loss"]["support"] == "top_k"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "param", "words"),
+    [
+        ("other", {}, "teacher.endpoint", "there are: scores, short, text"),
+        ("text", {"mode": "opd"}, "teacher.endpoint", "mode opd needs them to score the rollout; use mode trd"),
+        ("text", {"loss": {"divergence": "forward_kl"}}, "loss.divergence", "leave it out"),
+        ("text", {"loss": {"support": "top_k"}}, "loss.support", "gives no log-probabilities"),
+        ("scores", {"loss": {"support": "full"}}, "loss.support", "set it to top_k"),
+        ("scores", {"loss": {"divergence": "jsd"}}, "loss.divergence", "which JSD needs"),
+        ("scores", {"loss": {"teacher_top_k": 21}}, "loss.teacher_top_k", "set it to at most 20"),
+        (
+            "short",
+            {"refine": {"max_prompt_tokens": 600, "max_new_tokens": 100}},
+            "refine.max_new_tokens",
+            "the context of the teacher endpoint short is 699",
+        ),
+    ],
+)
+def test_what_it_cannot_give_is_refused(
+    served_client: TestClient, name: str, changes: dict[str, Any], param: str, words: str
+) -> None:
+    error = refused(served_client, name, **changes)
+    assert error["param"] == param
+    assert words in error["message"]
+
+
+def test_budgets_fit_its_context(served_client: TestClient) -> None:
+    spec = submitted(served_client, "short")["spec"]
+    assert spec["refine"]["max_prompt_tokens"] + spec["refine"]["max_new_tokens"] <= 699
