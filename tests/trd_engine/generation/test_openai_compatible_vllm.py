@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from tests.trd_engine.generation.random_models import load_model
+from tests.vllm_server import serving_model
 from trd_engine.errors import TeacherRefusedError
 from trd_engine.generation.endpoint_client import Endpoint
 from trd_engine.generation.openai_compatible import EndpointTeacher, TextRequest
@@ -24,42 +19,15 @@ from trd_engine.types import SamplingSettings
 pytestmark = pytest.mark.slow
 
 TEACHER = Path("testbed/models/tiny-teacher").resolve()
-START_SECONDS = 180
 GREEDY = SamplingSettings(temperature=0, top_p=1, top_k=-1, max_new_tokens=120, stop_token_ids=())
 TOP_K = 8
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def endpoint() -> Iterator[Endpoint]:
     pytest.importorskip("vllm", exc_type=ImportError)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(TEACHER), "--served-model-name", "teacher", "--api-key", "secret"]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    with (tmp_path_factory.mktemp("server") / "log").open("w+") as log:
-        server = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
-        try:
-            _wait_until_up(server, port, Path(log.name))
-            yield Endpoint(
-                "local", f"http://127.0.0.1:{port}/v1", "teacher", api_key="secret", network="loopback", is_vllm=True
-            )
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
-
-
-def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    give_up_at = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up_at and server.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(1)
-    pytest.fail(f"vLLM's server did not start:\n{log.read_text()[-3000:]}")
+    with serving_model(TEACHER, name="teacher", api_key="secret", max_model_len=256) as url:
+        yield Endpoint("local", url, "teacher", api_key="secret", network="loopback", is_vllm=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +62,19 @@ def test_its_scores_are_the_models_own(teacher: EndpointTeacher) -> None:
     expected = logprobs_TV[len(prompt) - 1 : -1].topk(TOP_K, dim=-1)
     assert torch.equal(scores.token_ids_TK, expected.indices)
     assert torch.allclose(scores.logprobs_TK, expected.values, atol=1e-4)
+
+
+def test_it_tells_its_tokens(teacher: EndpointTeacher) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    bare, chat = teacher.tokenize(["12+7"], as_chat=False)[0], teacher.tokenize(["12+7"], as_chat=True)[0]
+    assert list(bare.token_ids) == tokenizer.encode("12+7", add_special_tokens=False)
+    assert bare.max_model_len == 256
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "12+7"}], add_generation_prompt=True, return_dict=False
+    )
+    assert list(chat.token_ids) == prompt
+    (completion,) = teacher.complete([TextRequest("12+7", seed=0)], GREEDY)
+    assert completion.prompt_token_ids == chat.token_ids
 
 
 def test_its_refusals_are_told(endpoint: Endpoint, teacher: EndpointTeacher) -> None:

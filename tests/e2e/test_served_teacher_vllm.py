@@ -1,0 +1,110 @@
+"""A teacher behind vLLM's own server, alone with the engine and through service and worker."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from examples.local_service import local_service
+from tests.trd_engine.generation.random_models import load_model
+from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from tests.vllm_server import serving_model
+from trd_engine.checkpoint import checkpoint_folder
+from trd_engine.config import parse_config
+from trd_engine.train import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+KEY = "a-key-for-the-served-teacher"
+VARIABLE = "SERVED_TEACHER_API_KEY"
+LOSS = {"support": "top_k", "teacher_top_k": 10, "teacher_context": "refine"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    with serving_model(MODELS / "tiny-teacher", name="teacher", api_key=KEY, max_model_len=512) as base_url:
+        yield base_url
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+def endpoint(url: str, api: str) -> dict[str, Any]:
+    return {"model": "teacher", "api": api, "api_key_env": VARIABLE, "network": "loopback"}
+
+
+def test_a_run_trains_on_its_text_and_its_scores(url: str, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", train=24, heldout=8)
+    changes: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "loss": LOSS}
+    teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "vllm")}
+    run(parse_config(spec(data, teacher=teacher, **changes)), tmp_path / "served")
+    lines = (tmp_path / "served" / "rounds" / "0000" / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
+    tokenizer, model = AutoTokenizer.from_pretrained(MODELS / "tiny-teacher"), load_model(MODELS / "tiny-teacher")
+    logprobs = []
+    for row in map(json.loads, lines):
+        ids = row["token_ids"]
+        assert row["rollout"] in tokenizer.decode(ids["refine_prompt"])
+        assert (ids["refined"][-1] == tokenizer.eos_token_id) == (row["detail"]["refined_finish_reason"] == "stop")
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([[*ids["refine_prompt"], *ids["refined"]]])).logits[0].log_softmax(-1)
+        told = logits_TV[len(ids["refine_prompt"]) - 1 : -1]
+        logprobs += told.gather(-1, torch.tensor(ids["refined"])[:, None])[:, 0].tolist()
+    perplexities = [
+        -torch.log(torch.tensor(value)).item() for value in metric(tmp_path / "served", "teacher_perplexity")
+    ]
+    tokens = metric(tmp_path / "served", "trained_tokens")
+    mean = sum(a * b for a, b in zip(perplexities, tokens, strict=True)) / sum(tokens)
+    assert mean == pytest.approx(sum(logprobs) / len(logprobs), abs=1e-3)
+
+    local = parse_config(spec(data, **changes))
+    run(local, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "served", 0))
+    assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-3)
+    assert events(tmp_path / "served", "finished")
+
+
+def test_a_job_goes_through_service_and_worker(url: str, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", train=24, heldout=8)
+    named = {
+        "scores": {"url": url, **endpoint(url, "vllm"), "max_logprobs": 10},
+        "text": {"url": url, **endpoint(url, "openai")},
+    }
+    settings = {"TRD_TEACHER_ENDPOINTS": json.dumps(named), VARIABLE: KEY, "OMP_NUM_THREADS": "1"}
+    losses = {}
+    with local_service(tmp_path / "service", settings=settings) as service:
+        client = service.client
+        dataset = client.datasets.upload(data / "train.jsonl").id
+        for name in named:
+            body = {
+                "mode": "trd",
+                "student": "tiny-student",
+                "teacher": {"endpoint": name},
+                "dataset": dataset,
+                "task": "exact",
+                "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
+                "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
+                "lora": None,
+                "optim": {"learning_rate": 1e-3, "batch_size": 8},
+                "evaluation": {"holdout": 0.2, "k": 2},
+            }
+            job = client.jobs.wait(client.jobs.create(body).id, max_seconds=300)
+            assert job.status == "succeeded", (job.error, [e.message for e in client.events.list(job.id)])
+            losses[name] = job.spec["loss"]
+            said = " ".join(event.message for event in client.events.list(job.id))
+            assert KEY not in said
+            if name == "text":
+                assert "loss.divergence = cross_entropy, on the refined trajectory" in said
+                assert "the loss is the cross-entropy on the refined trajectory" in said
+    assert (losses["scores"]["support"], losses["scores"]["teacher_top_k"]) == ("top_k", 10)
+    assert losses["text"]["divergence"] == "cross_entropy"
+    left = [path for path in (tmp_path / "service").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert left == []
