@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,9 @@ from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
 from trd_engine.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
 from trd_engine.types import Problem, SamplingSettings
+
+_MAX_LISTED = 100
+"""Problems in one notice; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,7 @@ def load_problem_sets(
         _require_solutions(train)
     fits = _BudgetCheck(config, student_prompts, teacher_prompts)
     train = fits.keep(train, reporter, "training")
+    fits.report_cut_references(train, reporter)
     evaluation = fits.keep(evaluation, reporter, name)
     if not train:
         raise NoTrainingDataError(
@@ -227,14 +233,45 @@ class _BudgetCheck:
         reasons = {problem.id: self._reason(problem) for problem in problems}
         dropped = [(name, reason) for name, reason in reasons.items() if reason]
         if dropped:
+            self._report_dropped(dropped, len(problems), reporter, use)
+        return [problem for problem in problems if reasons[problem.id] is None]
+
+    def _report_dropped(
+        self, dropped: Sequence[tuple[str, str]], num_problems: int, reporter: Reporter, use: str
+    ) -> None:
+        """All of them in a file of the run, the first ones in the notice too."""
+        listed = [{"problem_id": name, "reason": reason} for name, reason in dropped]
+        path = reporter.out_dir / f"dropped-{use}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed), encoding="utf-8")
+        reporter.notice(
+            "warn",
+            "problems_dropped",
+            f"{len(dropped)} of {num_problems} {use} problems were dropped: their prompt alone is over its budget",
+            problems=listed[:_MAX_LISTED],
+            num_dropped=len(dropped),
+            file=path.name,
+        )
+
+    def report_cut_references(self, problems: Sequence[Problem], reporter: Reporter) -> None:
+        """Say how many references lose their tail where the teacher sees x and y* alone.
+
+        In the refine context it is seen prompt by prompt what is cut, see `refine`.
+        """
+        config = self._config
+        if not config.is_privileged or config.loss.teacher_context == "refine":
+            return
+        budget = config.refine.max_prompt_tokens
+        built = {p.id: self._teacher_prompts.privileged(p, max_tokens=budget) for p in problems}
+        cut = {name: prompt.num_cut_solution_tokens for name, prompt in built.items() if prompt.num_cut_solution_tokens}
+        if cut:
             reporter.notice(
                 "warn",
-                "problems_dropped",
-                f"{len(dropped)} of {len(problems)} {use} problems were dropped: their prompt alone is over its budget",
-                problems=[{"problem_id": name, "reason": reason} for name, reason in dropped[:100]],
-                num_dropped=len(dropped),
+                "references_cut",
+                f"the references of {len(cut)} of {len(problems)} problems lose their tail in the teacher's prompt: "
+                f"with them it is over refine.max_prompt_tokens = {budget}",
+                problems=[{"problem_id": n, "num_cut_tokens": k} for n, k in list(cut.items())[:_MAX_LISTED]],
+                num_cut=len(cut),
             )
-        return [problem for problem in problems if reasons[problem.id] is None]
 
     def _reason(self, problem: Problem) -> str | None:
         config = self._config
