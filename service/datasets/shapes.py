@@ -152,14 +152,26 @@ def _chat_has_solution(row: Row) -> bool:
     return any((_content(content) or "").strip() for content in said)
 
 
+_TESTS: dict[str, type] = {
+    "tests": dict,
+    "input_output": dict,
+    "test_list": list,
+    "base_input": list,
+    "plus_input": list,
+    "public_test_cases": list,
+}
+"""Columns of a programming problem's tests, and what each holds."""
+
+
 def _check_code(row: Row) -> Iterator[FieldProblem]:
-    names = (*PROBLEM, "text") if "test_list" in row else PROBLEM
+    extra = {"test_list": "text", "public_test_cases": "question_content"}
+    names = (*PROBLEM, *(name for column, name in extra.items() if column in row))
     yield from _text(row, "problem", names, numbers=False)
-    for name, wanted in (("tests", dict), ("input_output", dict), ("test_list", list)):
+    for name, wanted in _TESTS.items():
         value = _from_json(row.get(name))
         if value is not None and not isinstance(value, wanted):
             yield _wrong(name, row[name], f"must be {type_name(wanted())}, not {type_name(value)}")
-        elif name != "input_output" and value is not None and not value:
+        elif name not in ("input_output", "plus_input", "public_test_cases") and value is not None and not value:
             yield _wrong(name, row[name], "must not be empty")
 
 
@@ -175,6 +187,8 @@ _CHOICE = _Shape(_check_choice, lambda row: _has_text(row, SOLUTION))
 _BY_COLUMNS: tuple[tuple[frozenset[str], _Shape], ...] = (
     (frozenset({"tests"}), _CODE),
     (frozenset({"input_output"}), _CODE),
+    (frozenset({"public_test_cases"}), _CODE),
+    (frozenset({"entry_point", "base_input"}), _CODE),
     (frozenset({"entry_point", "test"}), _CODE),
     (frozenset({"test_list"}), _CODE),
     (frozenset({"messages"}), _Shape(_check_chat, _chat_has_solution)),

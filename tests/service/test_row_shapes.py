@@ -40,6 +40,25 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ),
     ("code", {"text": "x", "test_list": ["assert f(1) == 2"], "code": "def f(x): return x + 1", "task_id": 7}),
     ("code", {"prompt": "x", "test_list": ["assert f(1) == 2"]}),
+    (
+        "code",
+        {
+            "task_id": "HumanEval/0",
+            "prompt": "def f(x):",
+            "entry_point": "f",
+            "canonical_solution": " return 1",
+            "base_input": [[1]],
+            "plus_input": [],
+        },
+    ),
+    (
+        "code",
+        {
+            "question_content": "x",
+            "question_id": "abc",
+            "public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]',
+        },
+    ),
 ]
 
 
@@ -71,6 +90,8 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("code", {"question": "x", "input_output": "nonsense"}, "input_output", "must be an object, not a string"),
     ("code", {"text": "x", "test_list": []}, "test_list", "must not be empty"),
     ("code", {"test_list": ["assert 1"]}, "problem", "required"),
+    ("code", {"prompt": "x", "entry_point": "f", "base_input": {"a": 1}}, "base_input", "must be a list"),
+    ("code", {"public_test_cases": "[]", "question_id": "7"}, "problem", "required"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Rows of a programming problem and its tests: TACO, HumanEval(+), MBPP(+).
+"""Rows of a programming problem and its tests: TACO, HumanEval, MBPP; EvalPlus' and LiveCodeBench's are beside this.
 
 `Problem.extra["tests"]` is what the task `code` runs:
 - {"kind": "stdio", "inputs": [...], "outputs": [...]}: a program, by standard input and output;

@@ -9,7 +9,9 @@ from typing import Any
 from trd_engine.data_sources import fields
 from trd_engine.data_sources.canonical import plain_json
 from trd_engine.data_sources.code_shapes import from_humaneval_row, from_mbpp_row, from_taco_row, from_tested_row
+from trd_engine.data_sources.evalplus_shape import from_evalplus_row
 from trd_engine.data_sources.fields import Row, RowError
+from trd_engine.data_sources.livecodebench_shape import from_livecodebench_row
 from trd_engine.data_sources.plain_shapes import from_chat_row, from_choice_row, from_entry_row, from_plain_row
 from trd_engine.types import Problem
 
@@ -19,6 +21,8 @@ Shape = Callable[[Row, str, str], Problem]
 _CODE_SHAPES: tuple[tuple[frozenset[str], Shape], ...] = (
     (frozenset({"tests"}), from_tested_row),
     (frozenset({"input_output"}), from_taco_row),
+    (frozenset({"public_test_cases"}), from_livecodebench_row),
+    (frozenset({"entry_point", "base_input"}), from_evalplus_row),
     (frozenset({"entry_point", "test"}), from_humaneval_row),
     (frozenset({"test_list"}), from_mbpp_row),
 )
@@ -41,7 +45,8 @@ def _shape(row: Row, task: str) -> Shape:
                 return shape
         raise RowError(
             "field 'tests' is missing; task code needs tests, input_output (TACO), "
-            "entry_point and test (HumanEval) or test_list (MBPP)"
+            "entry_point and test (HumanEval) or base_input (EvalPlus), test_list (MBPP) or public_test_cases "
+            "(LiveCodeBench)"
         )
     if task == "reasoning_gym" or "generated" in there:
         return from_entry_row
