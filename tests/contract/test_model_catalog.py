@@ -68,6 +68,18 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path, content: str, word: str
         read_facts(folder)
 
 
+def test_an_older_file_of_the_same_tokenizer_is_no_other_tokenizer(tmp_path: Path) -> None:
+    folders = [write_model(tmp_path / name) for name in ("older", "newer", "other")]
+    merges: list[list[Any]] = [["a b"], [["a", "b"]], [["b", "a"]]]
+    for folder, listed in zip(folders, merges, strict=True):
+        document = json.loads((folder / "tokenizer.json").read_text())
+        document["model"] |= {"merges": listed} | ({} if folder.name == "older" else {"byte_fallback": False})
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+    older, newer, other = map(read_facts, folders)
+    assert vocabulary_difference(older, newer) is None
+    assert "rules" in str(vocabulary_difference(older, other))
+
+
 def test_the_first_difference_of_two_vocabularies_is_named(tmp_path: Path) -> None:
     one = read_facts(write_model(tmp_path / "1"))
     assert vocabulary_difference(one, read_facts(write_model(tmp_path / "2", padding={"length": 8}))) is None
