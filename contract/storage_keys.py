@@ -8,6 +8,16 @@ def dataset_key(dataset_id: str) -> str:
     return f"datasets/{dataset_id}/rows.jsonl"
 
 
+def job_prefix(job_id: str) -> str:
+    """All files of a job, whichever attempt stored them."""
+    return f"jobs/{job_id}"
+
+
 def checkpoint_prefix(job_id: str, attempt: int, step: int) -> str:
     """A checkpoint's folder. The attempt is in it, so that a superseded attempt overwrites nothing."""
-    return f"jobs/{job_id}/attempt-{attempt:04d}/step-{step:08d}"
+    return f"{job_prefix(job_id)}/attempt-{attempt:04d}/step-{step:08d}"
+
+
+def attempt_number(prefix: str) -> int:
+    """The attempt in whose folder `prefix` is, of the form that `checkpoint_prefix` makes; raises ValueError."""
+    return int(prefix.split("/")[2].removeprefix("attempt-"))

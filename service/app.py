@@ -24,6 +24,7 @@ from service.db import migrate
 from service.enqueue import Doorbell
 from service.errors import error_response, invalid_parameters
 from service.events.feed import EventFeed
+from service.jobs.in_flight import RequestsInFlight
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
@@ -97,6 +98,7 @@ def _start(settings: Settings) -> ServiceContext:
         keys=keys,
         models=ModelShelf(settings.models),
         feed=EventFeed(database),
+        in_flight=RequestsInFlight(),
     )
 
 

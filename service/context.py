@@ -11,6 +11,7 @@ from starlette.requests import Request
 from contract.database import Database
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
+from service.jobs.in_flight import RequestsInFlight
 from service.keys.service import KeyRing
 from service.models.service import ModelShelf
 from service.settings import Settings
@@ -28,6 +29,7 @@ class ServiceContext:
     keys: KeyRing
     models: ModelShelf
     feed: EventFeed
+    in_flight: RequestsInFlight
 
 
 async def service_context(request: Request) -> ServiceContext:

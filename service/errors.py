@@ -7,6 +7,7 @@ ApiError                        status, stable code, message, the parameter at f
 ├── PermissionDeniedError       403  a key without the scope
 ├── NotFoundError               404  nothing there, or another owner's
 ├── ConflictError               409  not in this state
+├── InFlightError               409  the same request is being answered
 ├── PayloadTooLargeError        413
 ├── MediaTypeError              415
 ├── RangeError                  416
@@ -109,6 +110,21 @@ class ConflictError(ApiError):
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message, code=code, param=param, headers=NO_RETRY)
+
+
+class InFlightError(ApiError):
+    """A request with the same idempotency key has no answer yet: after a moment, the same request gets it."""
+
+    status = 409
+    type = "conflict_error"
+    default_code = "idempotency_key_in_flight"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"Idempotency-Key = {key}: a request with it is being answered; send it again in a second",
+            param="Idempotency-Key",
+            headers={"x-should-retry": "true", "retry-after": "1"},
+        )
 
 
 class PayloadTooLargeError(ApiError):

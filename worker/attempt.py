@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from worker import staging
+from worker import leftovers, staging
 from worker.engine_process import EngineProcess
 from worker.failures import (
     AttemptEnd,
@@ -62,6 +62,7 @@ def run_attempt(slot: Slot, lease: Lease) -> None:
         with heartbeat:
             end = _ended(slot, lease, folder, heartbeat)
             status = _finish(slot, lease, end, heartbeat)
+        leftovers.collect_of_ended(slot.database, slot.storage, lease.job_id)
         logger.info("attempt %d of %s: %s; the job is %s", lease.attempt, lease.job_id, end.kind, status)
     except LeaseLostError as error:
         logger.warning("attempt %d of %s was given up: %s", lease.attempt, lease.job_id, error)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from contract.database import Database
 from contract.job_state import LEASED_STATUSES, JobStatus
 from contract.tables import Job, LeaderLease
+from worker import leftovers
 from worker.database_clock import DatabaseNow
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import end_attempt, lock_expired
@@ -96,7 +97,8 @@ class Reaper:
         with self._slot.database.write() as session:
             if not lead(session, settings.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
                 return
-        reap(self._slot.database, max_attempts=settings.max_attempts)
+        for job_id in reap(self._slot.database, max_attempts=settings.max_attempts):
+            leftovers.collect_of_ended(self._slot.database, self._slot.storage, job_id)
         if time.monotonic() - self._rang_at >= settings.ring_seconds:
             self._rang_at = time.monotonic()
             self._ring_again(settings.ring_seconds)

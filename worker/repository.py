@@ -111,6 +111,22 @@ def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]])
     session.execute(statement.on_conflict_do_update(index_elements=key, set_=new_values), list(rows))
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a job stands."""
+
+    status: str
+    attempt: int
+
+
+def find_standing(session: Session, job_id: str) -> Standing | None:
+    """The job's status and newest attempt, unless it is unknown or deleted."""
+    row = session.execute(
+        select(Job.status, Job.attempt).where(Job.id == job_id, Job.deleted_at.is_(None))
+    ).one_or_none()
+    return Standing(row.status, row.attempt) if row is not None else None
+
+
 def running_attempts(session: Session) -> set[tuple[str, int]]:
     """Job and number of every attempt that has not ended, on any machine."""
     running = select(Attempt.job_id, Attempt.number).where(Attempt.status == AttemptStatus.RUNNING)
@@ -197,7 +213,7 @@ def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protect
 
 
 def forget_checkpoint(session: Session, checkpoint: StoredCheckpoint) -> None:
-    """Offer a checkpoint that does not verify no longer. Its files stay, for whoever wants to know why."""
+    """Offer a checkpoint that does not verify no longer. Its files stay until the next attempt or the job's end."""
     _remove_checkpoints(session, [checkpoint])
 
 

@@ -11,7 +11,7 @@ from contract.database import Database
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
 from contract.teacher_endpoints import TeacherEndpoint
-from worker import repository
+from worker import leftovers, repository
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError
 from worker.job_events import append_events, notice
@@ -46,6 +46,7 @@ def stage(
     folder.mkdir(parents=True)
     spec = JobSpec.model_validate(lease.spec)
     try:
+        leftovers.collect(database, storage, lease.job_id, before_attempt=lease.attempt)
         paths = {dataset_id: _stage_dataset(database, storage, dataset_id, folder) for dataset_id in dataset_ids(spec)}
         resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")
     except OSError as error:

@@ -55,6 +55,14 @@ class Storage:
         with self._whole_file(key) as sink:
             sink.write(content)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below `prefix`, in order; none where there is no such folder."""
+        path = self._path(prefix)
+        if not self._files.isdir(path):
+            return []
+        entries = self._files.ls(path, detail=True)
+        return sorted(str(e["name"]).rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory")
+
     def remove_tree(self, prefix: str) -> None:
         """Remove all files below `prefix`; nothing happens where there are none."""
         if self._files.exists(self._path(prefix)):

@@ -111,7 +111,8 @@ def clone_job(
 def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
     """Make the job, or find the one that an earlier request made, and tell the workers of a new one."""
     creator = Creator(context.database, _admissions(context), context.settings.max_queued_jobs)
-    created = creator.create(creation, spec, requested)
+    with context.in_flight.holding(creation.owner, creation.idempotency_key):
+        created = creator.create(creation, spec, requested)
     if created.is_new:
         context.doorbell.ring(created.job.id, created.job.queue)
     return created
@@ -198,15 +199,14 @@ def lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> tu
 def delete_job(context: Context, caller: Submitter, background: BackgroundTasks, job_id: str) -> DeletedView:
     """Its events, metrics, trajectories and checkpoints go with it."""
     with context.database.write() as session:
-        prefixes = delete(session, caller.owner, job_id)
-    background.add_task(_remove_files, context.storage, prefixes)
+        prefix = delete(session, caller.owner, job_id)
+    background.add_task(_remove_files, context.storage, prefix)
     return DeletedView(id=job_id)
 
 
-def _remove_files(storage: Storage, prefixes: list[str]) -> None:
+def _remove_files(storage: Storage, prefix: str) -> None:
     """After the answer: the database no longer knows the files, and what stays only costs space."""
-    for prefix in prefixes:
-        try:
-            storage.remove_tree(prefix)
-        except OSError:
-            logger.exception("files of a deleted checkpoint stay in the storage: %s", prefix)
+    try:
+        storage.remove_tree(prefix)
+    except OSError:
+        logger.exception("files of a deleted job stay in the storage: %s", prefix)

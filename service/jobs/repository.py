@@ -30,11 +30,13 @@ from contract.job_state import FINAL_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
     Checkpoint,
+    Diagnosis,
     Evaluation,
     Job,
     JobEvent,
     JobTag,
     MetricPoint,
+    ProbeSample,
     Trajectory,
 )
 from service.events.repository import NewEvent, insert_events
@@ -190,12 +192,10 @@ def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
     return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
 
 
-def remove_records(session: Session, job_id: str) -> list[str]:
-    """Forget what a job's run produced, and return where its checkpoints lie."""
-    prefixes = session.scalars(select(Checkpoint.storage_prefix).where(Checkpoint.job_id == job_id)).all()
-    for table in (MetricPoint, Trajectory, Evaluation, Checkpoint, JobEvent, JobTag, Attempt):
+def remove_records(session: Session, job_id: str) -> None:
+    """Forget what a job's run produced."""
+    for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
         session.execute(delete(table).where(table.job_id == job_id))
-    return list(prefixes)
 
 
 def num_by_status(session: Session) -> dict[str, int]:

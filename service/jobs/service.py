@@ -21,6 +21,7 @@ from contract.job_state import (
     legal_actions,
     legal_statuses,
 )
+from contract.storage_keys import job_prefix
 from contract.tables import Job
 from service.datasets import repository as datasets
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
@@ -247,14 +248,15 @@ def illegal_action(job: Job, action: Action) -> ConflictError:
     )
 
 
-def delete(session: Session, owner: str, job_id: str) -> list[str]:
-    """Forget a job that is over, and return the storage prefixes to remove after the commit."""
+def delete(session: Session, owner: str, job_id: str) -> str:
+    """Forget a job that is over, and return the storage prefix to remove after the commit."""
     job = get_job(session, owner, job_id, for_update=True)
     if JobStatus(job.status) not in legal_statuses(Action.DELETE):
         raise illegal_action(job, Action.DELETE)
     job.deleted_at = datetime.now(UTC)
     job.idempotency_key = None
-    return repository.remove_records(session, job_id)
+    repository.remove_records(session, job_id)
+    return job_prefix(job_id)
 
 
 _WHOLE = frozenset({"dataset", "teacher"})

@@ -14,7 +14,16 @@ from contract.database import Database
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
-from contract.tables import Checkpoint, CheckpointFile, Evaluation, Job, MetricPoint, Trajectory
+from contract.tables import (
+    Checkpoint,
+    CheckpointFile,
+    Diagnosis,
+    Evaluation,
+    Job,
+    MetricPoint,
+    ProbeSample,
+    Trajectory,
+)
 from contract.trajectory_outcome import outcome
 from service.context import ServiceContext
 from service.events.repository import NewEvent, append_events
@@ -122,6 +131,17 @@ def add_evaluation(client: Source, job_id: str, step: int, avg: float) -> None:
                 **scores,
             )
         )
+
+
+def add_probe_sample(client: Source, job_id: str, step: int) -> None:
+    row = {"problem_id": "1", "prompt": "1 + 1", "completion": "2", "correct": True, "created_at": datetime.now(UTC)}
+    with database_of(client).write() as session:
+        session.add(ProbeSample(job_id=job_id, step=step, position=0, **row))
+
+
+def add_diagnosis(client: Source, job_id: str, round: int) -> None:
+    with database_of(client).write() as session:
+        session.add(Diagnosis(job_id=job_id, round=round, step=0, report={}, created_at=datetime.now(UTC)))
 
 
 def add_checkpoint(client: Source, storage_dir: Path, job_id: str, step: int, files: dict[str, bytes]) -> str:

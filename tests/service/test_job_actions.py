@@ -8,11 +8,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from contract.job_state import ACTION_RESULTS, FINAL_STATUSES, Action, JobStatus
+from contract.storage_keys import checkpoint_prefix
 from contract.tables import Base, Job
 from tests.service.records import (
     add_checkpoint,
+    add_diagnosis,
     add_evaluation,
     add_metrics,
+    add_probe_sample,
     add_trajectory,
     context_of,
     database_of,
@@ -108,6 +111,8 @@ def test_a_deleted_job_takes_everything_with_it(either_client: TestClient, tmp_p
         add_metrics(client, owner, "loss", {1: 0.5})
         add_trajectory(client, owner, 0)
         add_evaluation(client, owner, 0, 0.5)
+        add_probe_sample(client, owner, 0)
+        add_diagnosis(client, owner, 0)
         add_checkpoint(client, tmp_path / "storage", owner, 4, {"model/config.json": b"{}"})
         set_job(client, owner, status="succeeded")
     assert client.delete(f"/jobs/{job_id}").json() == {"object": "job", "id": job_id, "deleted": True}
@@ -121,6 +126,16 @@ def test_a_deleted_job_takes_everything_with_it(either_client: TestClient, tmp_p
                 assert session.scalar(query) == 0, table.name
     left = [path for path in (tmp_path / "storage" / "jobs").rglob("*") if path.is_file()]
     assert [kept in str(path) for path in left] == [True]
+
+
+def test_a_deleted_job_takes_files_that_no_checkpoint_names(client: TestClient, tmp_path: Path) -> None:
+    job_id = submit(client)
+    half_done = tmp_path / "storage" / checkpoint_prefix(job_id, 1, 8) / "model.safetensors"
+    half_done.parent.mkdir(parents=True)
+    half_done.write_bytes(b"half")
+    client.post(f"/jobs/{job_id}/cancel")
+    client.delete(f"/jobs/{job_id}")
+    assert not (tmp_path / "storage" / "jobs" / job_id).exists()
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/metrics", "/trajectories", "/evaluations", "/checkpoints"])
