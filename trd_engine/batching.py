@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trd_engine.distributed import World
 from trd_engine.served_scores import TokenScores
 from trd_engine.types import TrainingSequence
 
@@ -105,6 +106,20 @@ def split_into_micro_batches(
             rows.append(row)
         row.add(sequence)
     return [_collate(row.sequences, device) for row in rows]
+
+
+def share_of(sequences: Sequence[TrainingSequence], world: World) -> list[TrainingSequence]:
+    """This process's part of a batch: longest first to the process that has the fewest tokens so far.
+
+    Deterministic, and the same in all processes; none is left out, and none is in two parts.
+    """
+    parts: list[list[TrainingSequence]] = [[] for _ in range(world.size)]
+    num_tokens = [0] * world.size
+    for sequence in sorted(sequences, key=lambda s: (-_student_tokens(s) - _teacher_tokens(s), s.position)):
+        rank = min(range(world.size), key=num_tokens.__getitem__)
+        parts[rank].append(sequence)
+        num_tokens[rank] += _student_tokens(sequence) + _teacher_tokens(sequence)
+    return parts[world.rank]
 
 
 def _student_tokens(sequence: TrainingSequence) -> int:

@@ -44,12 +44,15 @@ def checkpoint_folder(out_dir: Path, step: int) -> Path:
     return out_dir / "checkpoints" / f"step-{step:08d}"
 
 
-def begin_checkpoint(out_dir: Path, step: int) -> Path:
-    """An empty folder to write the checkpoint of `step` into; `commit_checkpoint` gives it its name."""
-    temporary = out_dir / "checkpoints" / f".writing-step-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
+def checkpoint_draft(out_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is written; `commit_checkpoint` gives it its name."""
+    return out_dir / "checkpoints" / f".writing-step-{step:08d}"
+
+
+def begin_checkpoint(draft: Path) -> None:
+    """Make `draft` an empty folder."""
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
 
 
 def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -> Path:
@@ -81,14 +84,18 @@ def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, me
     return ["adapter", "merged"]
 
 
-def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
-    """Just the weights, for a generator to load: one adapter, or the whole model. Returns where they are."""
+def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> None:
+    """Just the weights, for a generator to load: one adapter, or the whole model."""
     shutil.rmtree(folder, ignore_errors=True)
-    if not isinstance(model, PeftModel):
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), selected_adapters=[adapter])
+    else:
         model.save_pretrained(folder)
-        return folder
-    model.save_pretrained(str(folder), selected_adapters=[adapter])
-    return folder if adapter == STUDENT_ADAPTER else folder / adapter  # as PEFT lays them out
+
+
+def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
+    """Where in `folder` they are: PEFT gives all adapters but the first a folder of their own."""
+    return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
 
 
 def restore_adapter(folder: Path, model: PeftModel) -> None:

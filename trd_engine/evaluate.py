@@ -47,7 +47,8 @@ def evaluate_student(
     correct = [t.rollout_verdict.correct for t in trajectories]
     scores = summarise([correct[start : start + k] for start in range(0, len(correct), k)])
     lengths = [len(t.rollout.token_ids) for t in trajectories]
-    _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
+    if reporter.world.is_main:
+        _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
     reporter.event(
         "evaluation",
         step=step,

@@ -27,9 +27,9 @@ class HeldoutScore:
     """Of both models' forward passes; what the first estimate of a step's time is made from."""
 
 
-def score_heldout(setup: ScoringSetup, batches: Sequence[MicroBatch]) -> HeldoutScore:
-    """The student's distance from the teacher on the batch."""
+def score_heldout(setup: ScoringSetup, batches: Sequence[MicroBatch], filler: MicroBatch | None) -> HeldoutScore:
+    """The student's distance from the teacher on the batch; `batches` and `filler` as in `optimizer_step`."""
     started_at = time.monotonic()
-    divergence = mean_yardstick(setup, batches)
-    num_trajectories = sum(len(batch.positions) for batch in batches)
+    divergence = mean_yardstick(setup, batches, filler)
+    num_trajectories = setup.world.sum(sum(len(batch.positions) for batch in batches))
     return HeldoutScore(divergence, (time.monotonic() - started_at) / num_trajectories)

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.data import load_problems, split_holdout
-from trd_engine.errors import DataError, NoTrainingDataError
+from trd_engine.distributed import ALONE, World, local_device
+from trd_engine.errors import DataError, ModelRefusedError, NoTrainingDataError, SpecError
 from trd_engine.generation.choice import choose_engine
+from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
 from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
@@ -29,11 +31,12 @@ from trd_engine.models import (
     load_tokenizer,
     require_context,
 )
-from trd_engine.packing import packing_notice
+from trd_engine.packing import packing_notice, packing_of
 from trd_engine.prompts import PromptBuilder, choose_templates
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
 from trd_engine.served_teacher import ServedTeacher
+from trd_engine.sharding import Enter, directly, shard
 from trd_engine.tasks import Task
 from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
@@ -58,6 +61,8 @@ class LoadedModels:
     teacher_update: TeacherUpdate | None = None
     """None: the teacher's weights never move."""
     served_teacher: ServedTeacher | None = None
+    enter_student: Enter = directly
+    """Where the student's weights are whole; several processes divide them."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,15 @@ class ProblemSets:
     fingerprint: str
 
 
-def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
+def load_models(config: RunConfig, resume_from: Path | None, world: World = ALONE) -> LoadedModels:
     """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
+
+    Several processes load both whole, each on its device, and then divide them.
 
     Weights that are trained are kept in fp32, and the passes run in the compute dtype. With LoRA nothing
     of the base is trained, and it is held in the compute dtype.
     """
-    device = choose_device(config.device)
+    device = local_device(choose_device(config.device))
     compute_dtype = choose_compute_dtype(config.precision, device)
     tokenizer = load_tokenizer(config.student)
     teacher_tokenizer = tokenizer
@@ -95,8 +102,9 @@ def load_models(config: RunConfig, resume_from: Path | None) -> LoadedModels:
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
     teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
+    enter, teacher = _divide(student, teacher, compute_dtype, world)
     update = TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None
-    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served)
+    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served, enter)
 
 
 def _require_agreement(
@@ -107,6 +115,28 @@ def _require_agreement(
         teacher_ids = end_of_turn_ids(config.teacher_folder, teacher_tokenizer)
         names = [str(token) for token in teacher_tokenizer.convert_ids_to_tokens(list(teacher_ids))]
         require_same_end_of_turn(end_of_turn_ids(config.student, tokenizer), teacher_ids, names)
+
+
+def _divide(
+    student: TrainedModel, teacher: Teacher | None, dtype: torch.dtype, world: World
+) -> tuple[Enter, Teacher | None]:
+    """Both models among the processes; how the student's is entered, and the teacher that knows its own way."""
+    if world.size == 1:
+        return directly, teacher
+    if teacher is None:
+        raise SpecError(f"devices = {world.size}: a served teacher works with one device only; set devices to 1")
+    for role, model in {"student": student, "teacher": teacher.model}.items():
+        if packing_of(model).kind == "single":  # tried out while the model is whole
+            raise ModelRefusedError(
+                f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
+                f"the layers that they divide; set devices to 1 (it is {world.size})"
+            )
+    enter = shard(student, world, dtype).enter
+    if teacher.shares_student:
+        return enter, Teacher(student, shares_student=True, adapter=teacher.adapter, enter=enter)
+    # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
+    root = shard(teacher.model, world, torch.float32, stays_whole=True)
+    return enter, Teacher(teacher.model, enter=root.enter)
 
 
 def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
@@ -300,10 +330,11 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
     engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
     reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
     served = models.served_teacher.client if models.served_teacher is not None else None
-    if engine == "transformers":
+    if engine == "transformers" and reporter.world.size == 1:
         student, teacher = _borrowed_generators(models)
         return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
-    student, teacher = _vllm_generators(config, models)
+    make_generators = _copy_generators if engine == "transformers" else _vllm_generators
+    student, teacher = make_generators(config, models)
     folder = Path(config.student)
     switch = ServedWeights(
         student,
@@ -311,6 +342,7 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
         step0_folder=folder,
         sync_folder=out_dir / "sampler-weights",
         teacher=models.teacher.model if models.teacher is not None else None,
+        world=reporter.world,
     )
     return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)
 
@@ -328,6 +360,17 @@ def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
         adapter=models.teacher.adapter,
     )
     return student, teacher
+
+
+def _copy_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:
+    """Each role from a whole copy: the models themselves are divided among the processes."""
+    autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
+    make = partial(CopyGenerator, device=models.device, autocast_dtype=autocast)
+    dtype = torch.float32 if config.lora is None else models.compute_dtype
+    student = make(config.student, models.tokenizer, dtype=dtype)
+    if not isinstance(config.teacher, str):
+        return student, student
+    return student, make(config.teacher, models.teacher_tokenizer, dtype=models.compute_dtype)
 
 
 def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trd_engine.batching import MicroBatch
 from trd_engine.prompts import PromptBuilder
+from trd_engine.sharding import own_part
 from trd_engine.trajectory_file import write_trajectories
 from trd_engine.types import Trajectory
 
@@ -73,10 +74,14 @@ def save_evidence(
     prompts: PromptBuilder,
     *,
     step: int,
+    rank: int,
     facts: Mapping[str, Any],
 ) -> Path:
-    """Write the folder of step number `step`; `trajectories` are all of the round's. Returns the folder."""
-    folder = out_dir / FOLDER / f"step-{step}"
+    """Write the folder of step number `step`; `trajectories` are all of the round's. Returns the folder.
+
+    Of several processes each writes what it trained on and its part of the parameters, in a folder of its own.
+    """
+    folder = out_dir / FOLDER / (f"step-{step}-rank-{rank}" if rank else f"step-{step}")
     write_trajectories(folder / "trajectories.jsonl", [trajectories[i] for i in evidence.positions], prompts)
     with (folder / "tokens.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(_plain(row)) + "\n" for row in evidence.tokens[:MAX_TOKENS])
@@ -110,8 +115,8 @@ def _bad_tokens(batch: MicroBatch, named: Mapping[str, Tensor]) -> Iterator[dict
 
 def _bad_parameters(model: nn.Module) -> Iterator[dict[str, Any]]:
     for name, parameter in model.named_parameters():
-        weights = int((~parameter.isfinite()).sum())
-        gradients = 0 if parameter.grad is None else int((~parameter.grad.isfinite()).sum())
+        weights = int((~own_part(parameter).isfinite()).sum())
+        gradients = 0 if parameter.grad is None else int((~own_part(parameter.grad).isfinite()).sum())
         if weights or gradients:
             yield {
                 "name": name,

@@ -17,6 +17,7 @@ from trd_engine.prompts import BuiltPrompt, PromptBuilder
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import Samplers
 from trd_engine.tasks import Task
+from trd_engine.trajectory_file import gather_trajectories
 from trd_engine.types import Trajectory
 
 
@@ -32,24 +33,30 @@ def refine_rollouts(
     reporter: Reporter,
 ) -> list[Trajectory]:
     """The trajectories with their refinement and its verdict, in their order."""
-    built = [
+    all_built = [
         prompts.refine(t.problem, t.rollout.text, privileged=privileged, max_tokens=config.max_prompt_tokens)
         for t in trajectories
     ]
-    _report_cuts(built, config.max_prompt_tokens, reporter)
-    seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t in trajectories]
-    completions = samplers.refine(built, seeds, on_progress=reporter.generation_progress)
-    verdicts = task.verify_many([(t.problem, c.text) for t, c in zip(trajectories, completions, strict=True)])
-    return [
-        replace(
-            t,
-            refine_prompt_token_ids=completion.prompt_token_ids or b.token_ids,
-            refined=completion,
-            refined_verdict=verdict,
-            notices=(*t.notices, *_cut_notices(b)),
-        )
-        for t, b, completion, verdict in zip(trajectories, built, completions, verdicts, strict=True)
-    ]
+    _report_cuts(all_built, config.max_prompt_tokens, reporter)
+    mine = [(trajectories[i], all_built[i]) for i in reporter.world.share(len(trajectories))]
+    samplers.to_teacher()
+
+    def refine_mine() -> list[Trajectory]:
+        seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in mine]
+        completions = samplers.refine([b for _, b in mine], seeds, on_progress=reporter.generation_progress)
+        verdicts = task.verify_many([(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)])
+        return [
+            replace(
+                t,
+                refine_prompt_token_ids=completion.prompt_token_ids or b.token_ids,
+                refined=completion,
+                refined_verdict=verdict,
+                notices=(*t.notices, *_cut_notices(b)),
+            )
+            for (t, b), completion, verdict in zip(mine, completions, verdicts, strict=True)
+        ]
+
+    return gather_trajectories(reporter.world, reporter.apart(refine_mine))
 
 
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from trd_engine.distributed import ALONE, World
 from trd_engine.errors import StopRequested
 from trd_engine.eta import EtaEstimator
 from trd_engine.generation.protocol import GenerationProgress
+
+T = TypeVar("T")
 
 PROGRESS_SECONDS = 1.0
 """At most one progress event in so much time: the file stays small and the reader keeps up."""
@@ -30,12 +34,17 @@ STAND_INS = {
 
 
 class Reporter:
-    """Appends events to ``out_dir/events.jsonl``, one line each, flushed at once."""
+    """Appends events to ``out_dir/events.jsonl``, one line each, flushed at once.
 
-    def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False) -> None:
+    Of several processes the main one alone writes; a stop that one of them sees ends all at the same boundary.
+    """
+
+    def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False, world: World = ALONE) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
         self.out_dir = out_dir
-        self._file = (out_dir / "events.jsonl").open("a", encoding="utf-8")
+        self.world = world
+        path = out_dir / "events.jsonl" if world.is_main else Path(os.devnull)
+        self._file = path.open("a", encoding="utf-8")
         self._stop = stop
         self._phase: str | None = None
         self._phase_started_at = time.monotonic()
@@ -72,21 +81,44 @@ class Reporter:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """`done` of `total` units of the current phase are finished; raises `StopRequested` when asked to stop."""
+        self._report_progress(done, total, unit)
+        self.boundary()
+
+    def _report_progress(self, done: int, total: int, unit: str) -> None:
         self.eta.advance(done)
         now = time.monotonic()
         if done >= total or now - self._last_progress_at >= PROGRESS_SECONDS:
             self._last_progress_at = now
             remaining = self.eta.remaining_seconds()
             self.event("progress", phase=self._phase, done=done, total=total, unit=unit, eta_seconds=remaining)
-        self.boundary()
 
     def generation_progress(self, progress: GenerationProgress) -> None:
-        """`progress` in the form in which generators report it."""
-        self.progress(progress.num_done, progress.num_requests, "samples")
+        """`progress` in the form in which generators report it, of this process's share; within `apart`.
+
+        Raises `StopRequested` when this process was asked to stop.
+        """
+        size = self.world.size  # shares are alike: this one tells how far all are
+        self._report_progress(progress.num_done * size, progress.num_requests * size, "samples")
+        if self._stop():
+            raise StopRequested
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """The result of work at which the processes do not wait for one another.
+
+        A stop that one of them saw meanwhile is raised in all of them, after it.
+        """
+        try:
+            result = work()
+        except StopRequested:
+            self.world.any(True)
+            raise
+        if self.world.any(False):
+            raise StopRequested
+        return result
 
     def boundary(self) -> None:
-        """Raise `StopRequested` when the run was asked to stop."""
-        if self._stop():
+        """Raise `StopRequested` when the run was asked to stop; all processes come here together."""
+        if self.world.any(self._stop()):
             raise StopRequested
 
     def metrics(self, step: int, round_index: int, values: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from trd_engine.prompts import PromptBuilder
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import Samplers
 from trd_engine.tasks import Task
+from trd_engine.trajectory_file import gather_trajectories
 from trd_engine.types import GenerationRequest, Problem, Trajectory
 
 
@@ -24,14 +25,22 @@ def collect_rollouts(
 ) -> list[Trajectory]:
     """`samples_per_prompt` verified rollouts of each problem, problem after problem. `seed_parts` name the
     run and the round: the same parts give the same rollouts."""
-    pairs = [(problem, sample) for problem in problems for sample in range(samples_per_prompt)]
-    requests = [
-        GenerationRequest(prompts.solve(problem), derive_seed(*seed_parts, problem.id, sample))
-        for problem, sample in pairs
-    ]
-    completions = samplers.sample_student(requests, on_progress=reporter.generation_progress)
-    verdicts = task.verify_many([(p, c.text) for (p, _), c in zip(pairs, completions, strict=True)])
-    return [
-        Trajectory(problem, sample, request.prompt_token_ids, completion, verdict)
-        for (problem, sample), request, completion, verdict in zip(pairs, requests, completions, verdicts, strict=True)
-    ]
+    all_pairs = [(problem, sample) for problem in problems for sample in range(samples_per_prompt)]
+    pairs = [all_pairs[i] for i in reporter.world.share(len(all_pairs))]
+    samplers.to_student()
+
+    def collect_mine() -> list[Trajectory]:
+        requests = [
+            GenerationRequest(prompts.solve(problem), derive_seed(*seed_parts, problem.id, sample))
+            for problem, sample in pairs
+        ]
+        completions = samplers.sample_student(requests, on_progress=reporter.generation_progress)
+        verdicts = task.verify_many([(p, c.text) for (p, _), c in zip(pairs, completions, strict=True)])
+        return [
+            Trajectory(problem, sample, request.prompt_token_ids, completion, verdict)
+            for (problem, sample), request, completion, verdict in zip(
+                pairs, requests, completions, verdicts, strict=True
+            )
+        ]
+
+    return gather_trajectories(reporter.world, reporter.apart(collect_mine))

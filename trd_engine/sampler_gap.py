@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from trd_engine.batching import split_into_micro_batches
 from trd_engine.determinism import derive_seed
@@ -42,7 +43,8 @@ def measure_sampler_gap(
         assert completion.logprobs is not None
         sampled += completion.logprobs
         trained += _trainer_logprobs(setup, request.prompt_token_ids, completion.token_ids)
-    gap = float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean())
+    # Each process holds its own sampler against the trainer; the worst of them counts.
+    gap = setup.world.max(float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean()))
     limit = MAX_MEAN_GAP[setup.compute_dtype]
     if not gap <= limit:
         raise SamplerDriftError(
@@ -58,12 +60,15 @@ def _trainer_logprobs(setup: ScoringSetup, prompt: tuple[int, ...], completion: 
     device = next(setup.student.parameters()).device
     sequence = TrainingSequence(prompt, prompt, completion, 0)
     (batch,) = split_into_micro_batches([sequence], max_tokens=1, device=device)
-    head = head_of(setup.student)
-    with setup.autocast():
+
+    def student_logits() -> Tensor:
         hidden_NH = hidden_states(setup.student, batch.student)
+        head = head_of(setup.student)
         logits_NV = torch.nn.functional.linear(hidden_NH, head.weight_VH.to(hidden_NH.dtype), head.bias_V).float()
-    logits_NV = logits_NV * head.scale
-    if head.softcap is not None:
-        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
+        logits_NV = logits_NV * head.scale
+        return logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
+
+    with setup.autocast():
+        logits_NV: Tensor = setup.enter_student(student_logits)
     logprobs_N = logits_NV.log_softmax(-1).gather(-1, batch.token_ids_N.unsqueeze(-1)).squeeze(-1)
     return [float(x) for x in logprobs_N]

@@ -18,12 +18,14 @@ from typing import Protocol
 
 from peft import PeftModel
 
-from trd_engine.checkpoint import write_sampler_weights
+from trd_engine.checkpoint import sampler_weights_folder, write_sampler_weights
+from trd_engine.distributed import ALONE, World
 from trd_engine.generation.openai_compatible import EndpointTeacher, TextRequest
 from trd_engine.generation.protocol import Generator, ProgressCallback
 from trd_engine.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.models import TrainedModel
 from trd_engine.prompts import BuiltPrompt
+from trd_engine.sharding import put_together
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 
@@ -71,15 +73,21 @@ class _Role:
     adapter: str
     folder: Path
     """Where they are written for the engine to load."""
+    world: World = ALONE
     version: int = 0
     """0: still those of step 0, which the engine has from the start."""
-    written: tuple[int, Path] | None = None
-    """The version that was written last, and where it is."""
+    written: int | None = None
+    """The version that was written last."""
 
     def write(self) -> Path:
-        if self.written is None or self.written[0] != self.version:
-            self.written = self.version, write_sampler_weights(self.folder, self.model, self.adapter)
-        return self.written[1]
+        """Where the newest weights are, for the engine to load. Collective."""
+        if self.written != self.version:
+            model = self.model if self.world.size == 1 else put_together(self.model, self.world)
+            if model is not None:
+                write_sampler_weights(self.folder, model, self.adapter)
+            self.world.wait()
+            self.written = self.version
+        return sampler_weights_folder(self.folder, self.model, self.adapter)
 
 
 class ServedWeights:
@@ -96,12 +104,16 @@ class ServedWeights:
         step0_folder: Path,
         sync_folder: Path,
         teacher: TrainedModel | None = None,
+        world: World = ALONE,
     ) -> None:
-        """`model` is the student, `teacher` the module that a student which teaches itself does it with."""
+        """`model` is the student, `teacher` the module that a student which teaches itself does it with.
+
+        Of several processes each has a generator of its own, and all see `sync_folder`.
+        """
         self._generator = generator
         self._step0_folder = step0_folder
-        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student")
-        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher")
+        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student", world)
+        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher", world)
         self._served: tuple[_Role | None, int] = (None, 0)
 
     def to_student(self) -> None:
@@ -144,6 +156,15 @@ class Samplers:
     refine_sampling: SamplingSettings
     served_teacher: EndpointTeacher | None = None
     """Refines in the place of `teacher`, where there is one."""
+
+    def to_student(self) -> None:
+        """Load the newest student where it is served from; of several processes all come here together."""
+        self.weights.to_student()
+
+    def to_teacher(self) -> None:
+        """Load the teacher where one engine serves both; of several processes all come here together."""
+        if self.teacher is self.student:
+            self.weights.to_teacher()
 
     def sample_student(
         self,

@@ -1,50 +1,45 @@
-"""One run's parts, put together, and the stages that `train.run` walks through.
+"""One run under way, and the stages that `train.run` walks through.
 
-Owns the order in which state, files and events change within a stage; the loop itself is in `train`.
+Owns the order in which state, files and events change within a stage; the loop itself is in `train`, and how the
+parts come together in `opening`.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS, MicroBatch, split_into_micro_batches
+from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS, MicroBatch, share_of, split_into_micro_batches
 from trd_engine.checkpoint import (
     STATE_FOLDER,
     ExportExtras,
     begin_checkpoint,
+    checkpoint_draft,
     checkpoint_folder,
     commit_checkpoint,
     prune_checkpoints,
     write_weights,
 )
 from trd_engine.config import RunConfig
-from trd_engine.determinism import seed_everything
+from trd_engine.determinism import derive_seed
 from trd_engine.diagnosis.stage import RoundDiagnosis, token_kl, write_report
-from trd_engine.diagnosis.token_places import epistemic_token_ids
 from trd_engine.diagnosis.verdicts import round_metrics
-from trd_engine.errors import DataChangedError, NonFiniteError
+from trd_engine.errors import NonFiniteError
 from trd_engine.evaluate import evaluate_student
 from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
 from trd_engine.loading import (
     LoadedModels,
     ProblemSets,
-    load_models,
-    load_problem_sets,
-    make_prompt_builders,
-    make_samplers,
-    report_packing,
 )
-from trd_engine.loss_schedule import divergence_at, divergence_of
+from trd_engine.loss_schedule import divergence_at
 from trd_engine.losses import Divergence
-from trd_engine.manifest import verify_manifest
 from trd_engine.model_card import model_card, versions
 from trd_engine.non_finite import save_evidence
-from trd_engine.optim import learning_rate_at, make_optimizer, set_learning_rate
-from trd_engine.plan import RunPlan, batch_positions, plan_run
+from trd_engine.optim import learning_rate_at, set_learning_rate
+from trd_engine.plan import RunPlan, batch_positions
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
 from trd_engine.refine import kept_positions, refine_rollouts
 from trd_engine.reporter import Reporter
@@ -52,18 +47,16 @@ from trd_engine.rollouts import collect_rollouts
 from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
 from trd_engine.samplers import Samplers
 from trd_engine.sequences import training_sequence
-from trd_engine.served_scores import with_stored_scores, write_scores
+from trd_engine.served_scores import write_scores
+from trd_engine.sharding import put_together
 from trd_engine.step import ScoringSetup, optimizer_step
-from trd_engine.tasks import Task, epistemic_onsets, load_task
-from trd_engine.token_weights import make_weigher, problem_weights
+from trd_engine.tasks import Task
+from trd_engine.token_weights import problem_weights
 from trd_engine.training_state import (
     TrainingState,
-    read_state,
-    restore_optimizer,
-    restore_random,
     write_state,
 )
-from trd_engine.trajectory_file import TokenKl, read_trajectories, write_trajectories
+from trd_engine.trajectory_file import TokenKl, write_trajectories
 from trd_engine.types import Problem, Trajectory
 
 TRAJECTORIES_FILE = "trajectories.jsonl"
@@ -95,7 +88,7 @@ class Session:
     trajectories: list[Trajectory] | None = None
     """Of the round under way; None while they are still to be collected."""
     heldout: list[Trajectory] = field(default_factory=list)
-    _saved_at: int = -1
+    saved_at: int = -1
     """Step of the newest checkpoint."""
     _sampler_gap: float | None = None
     """The newest one, in nats."""
@@ -159,7 +152,8 @@ class Session:
         self.trajectories = self._collect(list(planned.problems), "round", state.round, num_samples=None)
         found = self._diagnose(self.trajectories)
         path = self._round_file(state.round, TRAJECTORIES_FILE)
-        write_trajectories(path, self.trajectories, self.prompts, token_kl=found)
+        if self.reporter.world.is_main:
+            write_trajectories(path, self.trajectories, self.prompts, token_kl=found)
         self.reporter.event(
             "trajectories",
             path=path.relative_to(self.out_dir).as_posix(),
@@ -175,12 +169,15 @@ class Session:
         kept = kept_positions(self.trajectories, self.config.refine.keep)
         positions = [kept[i] for i in batch_positions(len(kept), self.config, state.round, state.round_step)]
         weights = problem_weights(self.trajectories) if self.config.loss.token_weights.pass_rate else None
-        micro_batches = self._micro_batches([(i, self.trajectories[i]) for i in positions], weights)
+        micro_batches, filler = self._micro_batches([(i, self.trajectories[i]) for i in positions], weights)
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
+        self._seed_dropout()
         setup = replace(self.setup, divergence=self._divergence(state.step + 1))
         try:
-            metrics = optimizer_step(setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm)
+            metrics = optimizer_step(
+                setup, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm, filler=filler
+            )
         except NonFiniteError as error:
             raise self._with_evidence(error, learning_rate) from error
         self.samplers.student_changed()
@@ -206,7 +203,10 @@ class Session:
             "compute_dtype": str(self.setup.compute_dtype),
             "versions": versions(),
         }
-        folder = save_evidence(self.out_dir, error.evidence, self.trajectories, self.prompts, step=step, facts=facts)
+        rank = self.reporter.world.rank
+        folder = save_evidence(
+            self.out_dir, error.evidence, self.trajectories, self.prompts, step=step, rank=rank, facts=facts
+        )
         return NonFiniteError(f"{error}; see {folder.relative_to(self.out_dir).as_posix()} in the run's folder")
 
     def end_round(self) -> None:
@@ -223,19 +223,19 @@ class Session:
         That first one has no merged model: it is the student as it came, kept for the rollouts' sake.
         """
         step = self.state.step
-        if step == self._saved_at or step % self.config.checkpoints.every_steps:
+        if step == self.saved_at or step % self.config.checkpoints.every_steps:
             return
         self._save(merged=self.config.checkpoints.merged and step > 0)
 
     def save_for_resume(self) -> None:
         """What a stopped run goes on from, unless the newest checkpoint is just that, or nothing is done yet."""
-        if self.state.step == self._saved_at or (self.state.step == 0 and self.trajectories is None):
+        if self.state.step == self.saved_at or (self.state.step == 0 and self.trajectories is None):
             return
         self._save(merged=False)
 
     def save_final(self) -> None:
         """The run's result."""
-        if self._saved_at != self.state.step:
+        if self.saved_at != self.state.step:
             self._save(merged=self.config.checkpoints.merged)
 
     def close(self) -> None:
@@ -243,21 +243,46 @@ class Session:
         self.samplers.close()
 
     def _save(self, *, merged: bool) -> None:
-        state = self.state
+        state, world = self.state, self.reporter.world
         self.enter("saving")
-        temporary = begin_checkpoint(self.out_dir, state.step)
-        formats = write_weights(temporary, self.models.student, self._extras(), merged=merged)
-        write_state(temporary / STATE_FOLDER, state, self.models.student, self.optimizer)
+        temporary = checkpoint_draft(self.out_dir, state.step)
+        if world.is_main:
+            begin_checkpoint(temporary)
+        world.wait()
+        formats = self._write_checkpoint(temporary, merged=merged)
+        world.wait()
+        if world.is_main:
+            self._commit(temporary, formats)
+        self.saved_at = state.step
+        folder = checkpoint_folder(self.out_dir, state.step)
+        self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
+        if not self.is_finished:
+            self.enter("training")
+
+    def _write_checkpoint(self, temporary: Path, *, merged: bool) -> list[str]:
+        """Every process its parts, and the main one all that is whole; returns the formats of the weights."""
+        world, folder = self.reporter.world, temporary / STATE_FOLDER
+        student = self.models.student if world.size == 1 else put_together(self.models.student, world)
+        formats = [] if student is None else write_weights(temporary, student, self._extras(), merged=merged)
+        write_state(folder, self.state, self.models.student, self.optimizer, world)
         if self.models.teacher_update is not None:
-            self.models.teacher_update.write(temporary / STATE_FOLDER)
+            self.models.teacher_update.write(folder, world)
+        if world.is_main:
+            self._write_trajectories(folder)
+        return formats
+
+    def _write_trajectories(self, folder: Path) -> None:
         if self.trajectories is not None:
-            write_trajectories(temporary / STATE_FOLDER / TRAJECTORIES_FILE, self.trajectories, self.prompts)
-            write_scores(temporary / STATE_FOLDER / SCORES_FILE, self.trajectories)
+            write_trajectories(folder / TRAJECTORIES_FILE, self.trajectories, self.prompts)
+            write_scores(folder / SCORES_FILE, self.trajectories)
         if self.heldout:
-            write_trajectories(temporary / STATE_FOLDER / HELDOUT_FILE, self.heldout, self.prompts)
-            write_scores(temporary / STATE_FOLDER / HELDOUT_SCORES_FILE, self.heldout)
+            write_trajectories(folder / HELDOUT_FILE, self.heldout, self.prompts)
+            write_scores(folder / HELDOUT_SCORES_FILE, self.heldout)
+
+    def _commit(self, temporary: Path, formats: list[str]) -> None:
+        state = self.state
         newest = state.scores[-1] if state.scores else None
-        folder = commit_checkpoint(
+        commit_checkpoint(
             temporary,
             self.out_dir,
             state.step,
@@ -267,12 +292,8 @@ class Session:
             seed=self.config.seed,
             versions=versions(),
         )
-        self._saved_at = state.step
-        self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
         if self.prune:
             prune_checkpoints(self.out_dir, self.config.checkpoints.keep)
-        if not self.is_finished:
-            self.enter("training")
 
     def _extras(self) -> ExportExtras:
         card = model_card(
@@ -326,7 +347,9 @@ class Session:
         self.enter("diagnosing")
         examined = self.diagnosis.examine(sample)
         report = self.diagnosis.report(examined, sampler_gap=self._sampler_gap)
-        write_report(self._round_file(state.round, DIAGNOSIS_FILE), report, round_index=state.round, step=state.step)
+        if self.reporter.world.is_main:
+            path = self._round_file(state.round, DIAGNOSIS_FILE)
+            write_report(path, report, round_index=state.round, step=state.step)
         self.reporter.event("diagnosis", round=state.round, step=state.step, report=report.document())
         self.reporter.metrics(state.step, state.round, report.metrics())
         return token_kl(examined)
@@ -335,7 +358,7 @@ class Session:
         """The student's distance from the teacher on the fixed held-out batch, which the first call samples."""
         if not self.heldout:
             self.heldout = self._collect(self.problems.evaluation[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
-        score = score_heldout(self.setup, self._micro_batches(list(enumerate(self.heldout))))
+        score = score_heldout(self.setup, *self._micro_batches(list(enumerate(self.heldout))))
         measured = {f"heldout_{self.setup.yardstick_name}": score.divergence}
         self.reporter.metrics(self.state.step, self.state.round, measured)
         # A backward pass costs about twice its forward; the teacher has none, which leaves some room.
@@ -344,8 +367,11 @@ class Session:
 
     def _micro_batches(
         self, numbered: list[tuple[int, Trajectory]], weights: list[float] | None = None
-    ) -> list[MicroBatch]:
-        """`weights` are by the trajectory's number; None: 1 each."""
+    ) -> tuple[list[MicroBatch], MicroBatch | None]:
+        """This process's part of the batch, and what it computes in vain while the others have more.
+
+        `weights` are by the trajectory's number; None: 1 each.
+        """
         sequences = [
             training_sequence(
                 trajectory,
@@ -357,7 +383,17 @@ class Session:
             for position, trajectory in numbered
         ]
         max_tokens = self.config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS
-        return split_into_micro_batches(sequences, max_tokens=max_tokens, device=self.models.device)
+        split = partial(split_into_micro_batches, max_tokens=max_tokens, device=self.models.device)
+        world = self.reporter.world
+        if world.size == 1:
+            return split(sequences), None
+        return split(share_of(sequences, world)), split(sequences[:1])[0]
+
+    def _seed_dropout(self) -> None:
+        """Where each process draws dropout of its own, by step and rank: nothing of it is to be saved."""
+        world = self.reporter.world
+        if world.size > 1:
+            torch.manual_seed(derive_seed(self.config.seed, "dropout", self.state.step, world.rank))
 
     def _probe_sampler(self) -> None:
         prompts = [self.prompts.solve(problem) for problem in self.problems.train[:NUM_PROBES]]
@@ -367,101 +403,3 @@ class Session:
 
     def _round_file(self, round_index: int, name: str) -> Path:
         return self.out_dir / "rounds" / f"{round_index:04d}" / name
-
-
-def open_session(
-    config: RunConfig, out_dir: Path, reporter: Reporter, *, resume_from: Path | None, prune: bool
-) -> Session:
-    """Load and check everything, and put a resumed run back where its checkpoint was."""
-    reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
-    seed_everything(config.seed)
-    transformers_logging.disable_progress_bar()  # the run has its own progress; bars only litter the log
-    if resume_from is not None:
-        verify_manifest(resume_from)
-    task = load_task(config.task)
-    models = load_models(config, resume_from)
-    report_packing(models, reporter)
-    if models.served_teacher is not None:
-        models.served_teacher.report(reporter)
-    prompts, teacher_prompts = make_prompt_builders(config, models, task)
-    problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
-    plan = plan_run(problems.train, config)
-    reporter.boundary()
-    setup = ScoringSetup(
-        student=models.student,
-        teacher=models.teacher,
-        divergence=divergence_of(config.loss, models.served_teacher.top_k if models.served_teacher else None),
-        compute_dtype=models.compute_dtype,
-        epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
-        weigher=make_weigher(config.loss.token_weights, models.tokenizer.all_special_ids),
-        is_cross_entropy=config.loss.divergence == "cross_entropy",
-    )
-    session = Session(
-        config=config,
-        out_dir=out_dir,
-        reporter=reporter,
-        models=models,
-        task=task,
-        prompts=prompts,
-        teacher_prompts=teacher_prompts,
-        problems=problems,
-        plan=plan,
-        samplers=make_samplers(config, models, out_dir, reporter),
-        setup=setup,
-        diagnosis=RoundDiagnosis(
-            config=config,
-            setup=setup,
-            task=task,
-            teacher_prompts=teacher_prompts,
-            tokenizer=models.tokenizer,
-            device=models.device,
-            max_tokens=config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS,
-        ),
-        optimizer=make_optimizer(models.student, config.optim),
-        state=TrainingState(data_fingerprint=problems.fingerprint),
-        prune=prune,
-    )
-    if resume_from is not None:
-        _restore(session, resume_from)
-    _plan_eta(session)
-    return session
-
-
-def _restore(session: Session, checkpoint: Path) -> None:
-    folder = checkpoint / STATE_FOLDER
-    state = read_state(folder)
-    if state.data_fingerprint != session.problems.fingerprint:
-        raise DataChangedError(
-            f"the run started on data with fingerprint {state.data_fingerprint}, and now it is "
-            f"{session.problems.fingerprint}; a resumed run needs the same rows in the same order"
-        )
-    session.state = state
-    restore_optimizer(folder, session.models.student, session.optimizer)
-    restore_random(folder)
-    if (folder / TRAJECTORIES_FILE).exists():
-        read = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
-        session.trajectories = with_stored_scores(folder / SCORES_FILE, read)
-    if (folder / HELDOUT_FILE).exists():
-        read = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
-        session.heldout = with_stored_scores(folder / HELDOUT_SCORES_FILE, read)
-    if state.step > 0:
-        session.samplers.student_changed()
-    if session.models.teacher_update is not None:
-        session.models.teacher_update.restore(folder)
-        session.samplers.teacher_changed()
-    # The same folder of the same run would be written again otherwise.
-    if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
-        session._saved_at = state.step
-
-
-def _plan_eta(session: Session) -> None:
-    config, state, eta = session.config, session.state, session.reporter.eta
-    num_rounds_left = session.plan.rounds[state.round + (session.trajectories is not None) :]
-    num_trajectories = sum(r.num_trajectories for r in num_rounds_left)
-    eta.plan("rollout", num_trajectories)
-    if config.refines:
-        eta.plan("refining", num_trajectories)
-    eta.plan("training", session.plan.num_steps - state.step)
-    every = config.evaluation.every_steps
-    due = {0, session.plan.num_steps, *(range(every, session.plan.num_steps, every) if every else ())}
-    eta.plan("evaluating", len(due - set(state.evaluated_at)) * len(session.problems.evaluation) * config.evaluation.k)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trd_engine.batching import MicroBatch
+from trd_engine.distributed import ALONE, World
 from trd_engine.errors import NonFiniteError
 from trd_engine.fused_loss import linear_divergence, scored_divergence
 from trd_engine.fused_loss_products import LogitShape
@@ -21,6 +22,7 @@ from trd_engine.losses import Divergence
 from trd_engine.models import TrainedModel, head_of
 from trd_engine.non_finite import gather_evidence
 from trd_engine.served_scores import ServedLogits
+from trd_engine.sharding import Enter, directly, whole
 from trd_engine.teacher import Teacher, hidden_states
 from trd_engine.token_weights import TokenFigures, TokenWeigher
 
@@ -53,6 +55,11 @@ class ScoringSetup:
         if self.is_cross_entropy:
             return "cross_entropy"
         return "forward_kl" if self.teacher is not None else "top_k_forward_kl"
+
+    world: World = ALONE
+    """Who shares a step's batch."""
+    enter_student: Enter = directly
+    """Where the student's weights are whole, see `trd_engine.sharding`."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in the compute dtype, where that is not the weights' own fp32."""
@@ -95,9 +102,10 @@ def score(
     that need figures are preceded by a pass over both heads alone, without gradient: the hidden states are used twice.
     """
     request = statistics or StatisticsRequest(setup.epistemic_token_ids)
-    with setup.autocast():
+
+    def student_pass(teacher_hidden_NG: Tensor | None) -> tuple[Tensor, Tensor, TokenStatistics]:
         student_hidden_NH = hidden_states(setup.student, batch.student)
-        pass_over = _loss_pass(setup, batch, divergence, request)
+        pass_over = _loss_pass(setup, batch, divergence, request, teacher_hidden_NG)
         weights_N = torch.full((batch.num_trained_tokens,), token_weight, device=batch.token_ids_N.device)
         if weigh is not None:
             figures = None
@@ -107,15 +115,26 @@ def score(
             weights_N = weights_N * weigh(batch, figures)
         return pass_over(student_hidden_NH, weights_N)
 
+    with setup.autocast():
+        teacher_hidden_NG = None if setup.teacher is None else setup.teacher.hidden(batch.teacher)
+        scored: tuple[Tensor, Tensor, TokenStatistics] = setup.enter_student(lambda: student_pass(teacher_hidden_NG))
+        return scored
+
 
 LossPass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, TokenStatistics]]
 """From the student's hidden states and the tokens' weights to the loss, each token's D and the statistics."""
 
 
-def _loss_pass(setup: ScoringSetup, batch: MicroBatch, divergence: Divergence, request: StatisticsRequest) -> LossPass:
-    """The pass over both heads; the teacher's hidden states, where it has any, are made here, once."""
+def _loss_pass(
+    setup: ScoringSetup,
+    batch: MicroBatch,
+    divergence: Divergence,
+    request: StatisticsRequest,
+    teacher_hidden_NG: Tensor | None,
+) -> LossPass:
+    """The pass over both heads; a served teacher has neither hidden states nor a head."""
     student = head_of(setup.student)
-    if setup.teacher is None:
+    if setup.teacher is None or teacher_hidden_NG is None:
         served = _served_logits(batch, len(student.weight_VH))
         return lambda hidden_NH, weights_N: scored_divergence(
             hidden_NH,
@@ -128,7 +147,7 @@ def _loss_pass(setup: ScoringSetup, batch: MicroBatch, divergence: Divergence, r
             student_shape=LogitShape(student.scale, student.softcap),
             statistics=request,
         )
-    teacher_hidden_NG, teacher = setup.teacher.hidden(batch.teacher), setup.teacher.head()
+    teacher = setup.teacher.head()
 
     def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
         return linear_divergence(
@@ -171,18 +190,23 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     *,
     max_grad_norm: float,
+    filler: MicroBatch | None = None,
 ) -> dict[str, float]:
-    """Train on one global batch; the step's metrics.
+    """Train on one global batch, of which `micro_batches` are this process's part; the step's metrics.
 
-    Every token weighs 1/N with N the trained tokens of the *whole* batch. A mean of micro-batch means
-    would weigh a token by how its batch happened to be split. With a weigher it weighs w/Σw, the sum over the whole
-    batch too; a batch whose tokens all weigh nothing takes no update.
+    Every token weighs 1/N with N the trained tokens of the *whole* batch, of all processes. A mean of micro-batch
+    means would weigh a token by how its batch happened to be split. With a weigher it weighs w/Σw, the sum over the
+    whole batch too; a batch whose tokens all weigh nothing takes no update. Processes that divide a model compute
+    together: one with fewer micro-batches passes `filler` with weight zero.
 
     Raises `NonFiniteError`, before the update and with the weights as they were, where loss or gradient
     is not finite.
     """
     started_at = time.monotonic()
-    num_trained_tokens = sum(batch.num_trained_tokens for batch in micro_batches)
+    world = setup.world
+    num_trained_tokens = int(world.sum(sum(batch.num_trained_tokens for batch in micro_batches)))
+    # Asked before the first pass: the processes meet in every one.
+    num_passes = int(world.max(len(micro_batches)))
     setup.student.train()
     optimizer.zero_grad(set_to_none=True)
     loss_sum = 0.0
@@ -194,29 +218,37 @@ def optimizer_step(
         loss_sum += float(loss.detach().double())
         scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
         num_sequences += len(batch.positions)
+    for _ in range(num_passes - len(micro_batches)):
+        assert filler is not None
+        score(setup, filler, setup.divergence, 0.0)[0].backward()
+    loss_sum = world.sum(loss_sum)
     trainable = [p for p in setup.student.parameters() if p.grad is not None]
-    total_weight = sum(float(s.weight_N.double().sum()) for s in scored)
+    total_weight = world.sum(sum(float(s.weight_N.double().sum()) for s in scored))
     if setup.weigher is not None and total_weight > 0:
         # Σw is known only now; the gradient is linear in the weights.
         loss_sum *= _rescale(trainable, num_trained_tokens / total_weight)
     total_norm = get_total_norm([p.grad for p in trainable if p.grad is not None])
-    grad_norm = float(total_norm)
+    grad_norm = float(whole(total_norm))
     # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
     _require_finite(loss_sum, grad_norm, micro_batches, scored, setup.student)
     clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
     if total_weight > 0:
         optimizer.step()
     seconds = time.monotonic() - started_at
-    num_read = sum(b.num_input_tokens if setup.teacher is not None else b.num_student_tokens for b in micro_batches)
-    metrics = token_metrics(scored, setup.divergence)
+    metrics = token_metrics(scored, setup.divergence, world)
     return {
         "loss": loss_sum,
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "trained_tokens": num_trained_tokens,
-        "tokens_per_second": num_read / seconds,
+        "tokens_per_second": world.sum(_num_read(setup, micro_batches)) / seconds,
         **(without_teacher(metrics) if setup.is_cross_entropy else metrics),
     }
+
+
+def _num_read(setup: ScoringSetup, micro_batches: Sequence[MicroBatch]) -> int:
+    """Tokens that went through a model here: a served teacher reads elsewhere."""
+    return sum(b.num_input_tokens if setup.teacher is not None else b.num_student_tokens for b in micro_batches)
 
 
 def _rescale(parameters: Sequence[torch.nn.Parameter], factor: float) -> float:
@@ -274,23 +306,28 @@ _LOOKED_AT = ("divergence", "weight", "student_logprob", "teacher_logprob", "stu
 """Figures of a token that are saved where one of them is not finite."""
 
 
-def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence) -> dict[str, float]:
+def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: World = ALONE) -> dict[str, float]:
     """How a step's token losses are spread, and how likely both models find the text.
 
     Percentiles are of single tokens' divergence in nats; `..._per_trajectory` is the mean over
     trajectories of their sums; perplexities are of the target y under each model in its own context.
     """
-    divergence_N = torch.cat([s.divergence_N for s in scored]).float()
-    sequence_N = torch.cat([s.sequence_N for s in scored])
-    sums_B = torch.zeros(int(sequence_N.max()) + 1, device=divergence_N.device).index_add_(0, sequence_N, divergence_N)
-    p50, p95, p99 = torch.quantile(divergence_N, torch.tensor([0.5, 0.95, 0.99], device=divergence_N.device)).tolist()
+
+    def gathered(name: str) -> Tensor:
+        mine = [getattr(s, name) for s in scored]
+        # A process without a sequence of this batch has figures of none.
+        return world.concatenate(torch.cat(mine).float().cpu() if mine else torch.zeros(0))
+
+    divergence_N = gathered("divergence_N")
+    num_sequences = world.sum(sum(int(s.sequence_N.unique().numel()) for s in scored))
+    p50, p95, p99 = torch.quantile(divergence_N, torch.tensor([0.5, 0.95, 0.99])).tolist()
 
     def mean(name: str) -> float:
-        return float(torch.cat([getattr(s, name) for s in scored]).float().mean())
+        return float(gathered(name).mean())
 
     metrics = {
         "divergence_per_token": float(divergence_N.mean()),
-        "divergence_per_trajectory": float(sums_B.mean()),
+        "divergence_per_trajectory": float(divergence_N.sum()) / num_sequences,
         "divergence_p50": p50,
         "divergence_p95": p95,
         "divergence_p99": p99,
@@ -300,7 +337,7 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence) -> dict
         "student_entropy": mean("student_entropy_N"),
         "top1_agreement": mean("top1_agreement_N"),
         "epistemic_mass": mean("epistemic_mass_N"),
-        "kept_token_share": float((torch.cat([s.weight_N for s in scored]) > 0).float().mean()),
+        "kept_token_share": float((gathered("weight_N") > 0).float().mean()),
     }
     if divergence.token_clip:
         metrics["clip_share"] = float((divergence_N >= divergence.token_clip).float().mean())
@@ -318,12 +355,16 @@ def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def mean_yardstick(setup: ScoringSetup, micro_batches: Sequence[MicroBatch]) -> float:
-    """`ScoringSetup.yardstick` per trained token over fixed batches."""
+def mean_yardstick(setup: ScoringSetup, micro_batches: Sequence[MicroBatch], filler: MicroBatch | None = None) -> float:
+    """`ScoringSetup.yardstick` per trained token over fixed batches; `filler` as in `optimizer_step`."""
     setup.student.eval()
+    num_passes = int(setup.world.max(len(micro_batches)))
     total, num_tokens = 0.0, 0
     for batch in micro_batches:
         _, divergence_N, _ = score(setup, batch, setup.yardstick, 0.0)
         total += float(divergence_N.double().sum())
         num_tokens += batch.num_trained_tokens
-    return total / num_tokens
+    for _ in range(num_passes - len(micro_batches)):
+        assert filler is not None
+        score(setup, filler, setup.yardstick, 0.0)
+    return setup.world.sum(total) / setup.world.sum(num_tokens)

@@ -15,6 +15,7 @@ from trd_engine.batching import ScoredTokens
 from trd_engine.lora import answering_with
 from trd_engine.models import OutputHead, TrainedModel, head_of
 from trd_engine.packing import read_row
+from trd_engine.sharding import Enter, directly
 
 
 def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
@@ -26,10 +27,18 @@ def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
 class Teacher:
     """Scores completions without gradient. Its weights are its own affair: `teacher_update` may move them."""
 
-    def __init__(self, model: TrainedModel, *, shares_student: bool = False, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        *,
+        shares_student: bool = False,
+        adapter: str | None = None,
+        enter: Enter = directly,
+    ) -> None:
         """`model` is a model of its own or, with `shares_student`, the student's PEFT model, which teaches with
-        `adapter` or, where that is None, with none."""
+        `adapter` or, where that is None, with none. `enter`: where several processes divide it."""
         self._model = model
+        self._enter = enter
         self._shares_student = shares_student
         self._adapter = adapter
 
@@ -49,7 +58,7 @@ class Teacher:
         return self._adapter
 
     def head(self) -> OutputHead:
-        """Its output head."""
+        """Its output head; where the model is divided, whole from the last call of `hidden` on."""
         return head_of(self._model)
 
     @torch.no_grad()
@@ -59,7 +68,8 @@ class Teacher:
         self._model.eval()  # the student's dropout, where it has one, is not the teacher's
         try:
             with self._weights():
-                return hidden_states(self._model, tokens)
+                hidden_NG: Tensor = self._enter(lambda: hidden_states(self._model, tokens))
+                return hidden_NG
         finally:
             self._model.train(was_training)
 

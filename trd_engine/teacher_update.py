@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trd_engine.config import TeacherUpdateConfig
+from trd_engine.distributed import ALONE, World
 from trd_engine.errors import CheckpointCorruptError
 from trd_engine.lora import adapter_pairs
+from trd_engine.sharded_file import PartsReader, write_parts
 
-TEACHER_FILE = "teacher.safetensors"
+TEACHER_WEIGHTS = "teacher"
 
 
 class TeacherUpdate:
@@ -52,16 +53,14 @@ class TeacherUpdate:
                 teacher.copy_(student)
         return True
 
-    def write(self, folder: Path) -> None:
-        """Write the teacher's weights to ``teacher.safetensors`` in `folder`."""
-        tensors = {name: teacher.detach().cpu().contiguous() for name, (teacher, _) in self._pairs.items()}
-        save_file(tensors, folder / TEACHER_FILE)
+    def write(self, folder: Path, world: World = ALONE) -> None:
+        """Write the teacher's weights to `folder`, which all processes see."""
+        write_parts(folder, TEACHER_WEIGHTS, {name: teacher for name, (teacher, _) in self._pairs.items()}, world)
 
-    @torch.no_grad()
     def restore(self, folder: Path) -> None:
         """Take over what `write` wrote; raises `CheckpointCorruptError` where it is another model's."""
-        tensors = load_file(folder / TEACHER_FILE)
-        if tensors.keys() != self._pairs.keys():
-            raise CheckpointCorruptError(f"{TEACHER_FILE} does not hold this teacher's weights")
+        stored = PartsReader(folder, TEACHER_WEIGHTS)
+        if stored.names != self._pairs.keys():
+            raise CheckpointCorruptError(f"{TEACHER_WEIGHTS} does not hold this teacher's weights")
         for name, (teacher, _) in self._pairs.items():
-            teacher.copy_(tensors[name])
+            stored.read_into(name, teacher)

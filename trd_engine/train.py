@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trd_engine.config import RunConfig
+from trd_engine.distributed import open_world
 from trd_engine.errors import StopRequested
+from trd_engine.opening import open_session
 from trd_engine.reporter import Reporter
-from trd_engine.session import Session, open_session
+from trd_engine.session import Session
 
 
 def run(
@@ -30,9 +32,11 @@ def run(
     boundary (a step, a batch of samples); once it answers True the run saves what it can be resumed from
     and raises `StopRequested`. `prune_checkpoints` deletes all but the newest `checkpoints.keep`.
 
+    Under ``torchrun`` every process calls it alike, and `out_dir` is one folder that all of them see.
+
     Raises `EngineError`, whose code and message are for the user.
     """
-    with Reporter(out_dir, stop=stop) as reporter:
+    with open_world(config.devices) as world, Reporter(out_dir, stop=stop, world=world) as reporter:
         session = open_session(config, out_dir, reporter, resume_from=resume_from, prune=prune_checkpoints)
         try:
             _distil(session)

@@ -18,7 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trd_engine.distributed import ALONE, World
 from trd_engine.model_card import ScoreRow
+from trd_engine.sharded_file import PartsReader, write_parts
+
+OPTIMIZER_FILE = "optimizer"
 
 
 @dataclass
@@ -37,12 +41,19 @@ class TrainingState:
     """Steps at which the evaluation is complete, 0 for the baseline."""
 
 
-def write_state(folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write ``state.json``, ``optimizer.safetensors`` and ``random.safetensors`` to `folder`."""
+def write_state(
+    folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> None:
+    """Write ``state.json``, ``random.safetensors`` and the optimizer's moments to `folder`, which all processes see.
+
+    The generators are the main process's: nothing random hangs on the others', see `Session.train_step`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    write_parts(folder, OPTIMIZER_FILE, _optimizer_tensors(model, optimizer), world)
+    if not world.is_main:
+        return
     document = {"state": asdict(state), "python_random": _python_random_state(), "numpy_random": _numpy_random_state()}
     (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
-    save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     save_file(_torch_random_state(), folder / "random.safetensors")
 
 
@@ -55,15 +66,14 @@ def read_state(folder: Path) -> TrainingState:
 
 def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the moments written by `write_state` back, each to its parameter by name."""
-    tensors = load_file(folder / "optimizer.safetensors")
+    stored = PartsReader(folder, OPTIMIZER_FILE)
     for name, parameter in _named_optimized(model, optimizer):
-        moments = {
-            key: tensors[f"{name}|{key}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{name}|{key}" in tensors
-        }
+        keys = [key for key in ("exp_avg", "exp_avg_sq", "step") if f"{name}|{key}" in stored.names]
+        moments = {key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
+        for key, moment in moments.items():
+            stored.read_into(f"{name}|{key}", moment)
         if moments:
-            optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device) for key, value in moments.items()
-            }
+            optimizer.state[parameter] = moments
 
 
 def restore_random(folder: Path) -> None:
@@ -89,7 +99,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     tensors: dict[str, Tensor] = {}
     for name, parameter in _named_optimized(model, optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+            tensors[f"{name}|{key}"] = value.detach()
     return tensors
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trd_engine.distributed import World
 from trd_engine.prompts import PromptBuilder
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
@@ -37,7 +38,7 @@ def write_trajectories(
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for position, trajectory in enumerate(trajectories):
-            line = _to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
+            line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
             line |= _token_kl(diagnosed.get(position))
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()
@@ -49,7 +50,7 @@ def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajector
     """The trajectories in the file, with the problems they belong to."""
     by_id = {problem.id: problem for problem in problems}
     with path.open(encoding="utf-8") as file:
-        return [_from_json(json.loads(line), by_id) for line in file]
+        return [trajectory_from_json(json.loads(line), by_id) for line in file]
 
 
 def _token_kl(found: TokenKl | None) -> dict[str, Any]:
@@ -58,7 +59,8 @@ def _token_kl(found: TokenKl | None) -> dict[str, Any]:
     return {"kl_per_token_initial": found.initial, "kl_per_token_refined": found.refined}
 
 
-def _to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
+def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
+    """A trajectory as a JSON object; `prompt` is its solving prompt as people read it."""
     refined, verdict = trajectory.refined, trajectory.refined_verdict
     return {
         "position": position,
@@ -89,7 +91,8 @@ def _to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, An
     }
 
 
-def _from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Trajectory:
+def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Trajectory:
+    """The trajectory of `trajectory_to_json`; `problems` has the one it belongs to by its id."""
     ids, detail = line["token_ids"], line["detail"]
     refined = ids["refined"] is not None
     return Trajectory(
@@ -105,3 +108,13 @@ def _from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Traj
         refined_verdict=Verdict(line["refined_correct"], detail["refined_verdict"]) if refined else None,
         notices=tuple(detail["notices"]),
     )
+
+
+def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajectory]:
+    """The trajectories of all processes, put together as `World.share` took them apart."""
+    if world.size == 1:
+        return list(mine)
+    lines = [trajectory_to_json(0, t, "") | {"problem": asdict(t.problem)} for t in mine]
+    return [
+        trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])}) for line in world.gather(lines)
+    ]

@@ -17,8 +17,9 @@ from trd_engine.batching import split_into_micro_batches
 from trd_engine.config import parse_config
 from trd_engine.errors import NonFiniteError
 from trd_engine.models import causal_lm_of
+from trd_engine.opening import open_session
 from trd_engine.reporter import Reporter
-from trd_engine.session import Session, open_session
+from trd_engine.session import Session
 from trd_engine.step import optimizer_step
 from trd_engine.trajectory_file import read_trajectories
 

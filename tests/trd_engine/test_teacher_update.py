@@ -17,7 +17,7 @@ from trd_engine.errors import CheckpointCorruptError, StopRequested
 from trd_engine.loading import load_models
 from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter, answering_with
 from trd_engine.models import load_model
-from trd_engine.teacher_update import TEACHER_FILE, TeacherUpdate
+from trd_engine.teacher_update import TEACHER_WEIGHTS, TeacherUpdate
 from trd_engine.train import run
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -44,7 +44,7 @@ def own_teacher(data: Path, **changes: Any) -> RunConfig:
 
 
 def teacher_of(out: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint_folder(out, step) / "state" / TEACHER_FILE)
+    return load_file(checkpoint_folder(out, step) / "state" / f"{TEACHER_WEIGHTS}.safetensors")
 
 
 def student_of(out: Path, step: int, names: list[str]) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ def test_the_teachers_weights_of_the_moment_refine(data: Path, tmp_path: Path) -
     rounds = [[_lines(out, number) for out in (frozen, moving)] for number in (0, 1)]
     assert rounds[0][0] == rounds[0][1]
     assert rounds[1][0] != rounds[1][1]
-    assert not (checkpoint_folder(frozen, 4) / "state" / TEACHER_FILE).exists()
+    assert not (checkpoint_folder(frozen, 4) / "state" / f"{TEACHER_WEIGHTS}.safetensors").exists()
 
 
 def _lines(out: Path, number: int) -> str:

@@ -1,0 +1,35 @@
+"""The engine under ``torchrun``, with gloo on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_engine(spec: dict[str, Any], out: Path, *, resume: bool = False) -> subprocess.CompletedProcess[str]:
+    """A run with one process for each of the spec's devices; its exit code and what it printed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.parent / f"{out.name}.json"
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    return subprocess.run(
+        [*launcher(spec["devices"]), "trd_engine", "run", str(path), "--out", str(out), *(["--resume"] * resume)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def launcher(num_processes: int) -> list[str]:
+    """The command line up to the name of the module."""
+    if num_processes == 1:
+        return [sys.executable, "-m"]
+    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m"]

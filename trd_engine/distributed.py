@@ -1,0 +1,127 @@
+"""The processes of one run: who each is, and what they tell one another.
+
+Owns the process group, which exists only where ``torchrun`` started more than one process; alone, every call
+answers at once. What is exchanged is tensors and JSON, never a pickle. Every method but `share` is collective:
+all processes call it at the same place, or all of them wait.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trd_engine.errors import SpecError
+
+_TIMEOUT = datetime.timedelta(days=7)
+"""Of a wait for the others: one may sample or verify for hours. A process that dies is noticed by torchrun, which
+ends the others."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size`, numbered from 0."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes events, exports and manifests."""
+        return self.rank == 0
+
+    def share(self, count: int) -> list[int]:
+        """This process's part of ``range(count)``: every `size`-th, so that neighbours in length part evenly."""
+        return list(range(self.rank, count, self.size))
+
+    def gather(self, mine: Sequence[Any]) -> list[Any]:
+        """The JSON documents of all processes, put together as `share` took them apart."""
+        if self.size == 1:
+            return list(mine)
+        parts = [json.loads(text) for text in self._gather_bytes(json.dumps(list(mine)).encode())]
+        count = sum(map(len, parts))
+        return [parts[i % self.size][i // self.size] for i in range(count)]
+
+    def concatenate(self, mine_N: Tensor) -> Tensor:
+        """The one-dimensional tensors of all processes end to end, on the device of `mine_N`."""
+        if self.size == 1:
+            return mine_N
+        sizes = [int(n) for n in self._all_reduced(self._own_slot(mine_N.numel()), dist.ReduceOp.SUM)]
+        padded = mine_N.new_zeros(max(*sizes, 1))
+        padded[: mine_N.numel()] = mine_N
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(gathered, padded)
+        return torch.cat([part[:n] for part, n in zip(gathered, sizes, strict=True)])
+
+    def sum(self, value: float) -> float:
+        """The sum over all processes, in double precision."""
+        return value if self.size == 1 else self._all_reduced([value], dist.ReduceOp.SUM)[0]
+
+    def max(self, value: float) -> float:
+        """The largest of all processes' values."""
+        return value if self.size == 1 else self._all_reduced([value], dist.ReduceOp.MAX)[0]
+
+    def any(self, flag: bool) -> bool:
+        """True in all processes where it is in one."""
+        return flag if self.size == 1 else self.max(float(flag)) > 0
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        self.any(False)
+
+    def _own_slot(self, value: float) -> list[float]:
+        return [value if rank == self.rank else 0.0 for rank in range(self.size)]
+
+    def _all_reduced(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU waits for a count
+        dist.all_reduce(tensor, operation)
+        return [float(value) for value in tensor]
+
+    def _gather_bytes(self, mine: bytes) -> list[bytes]:
+        data_N = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        sizes = [int(n) for n in self._all_reduced(self._own_slot(len(mine)), dist.ReduceOp.SUM)]
+        whole = self.concatenate(data_N)
+        return [bytes(part.numpy()) for part in whole.split(sizes)]
+
+
+ALONE = World()
+
+
+@contextmanager
+def open_world(num_devices: int) -> Iterator[World]:
+    """The world that ``torchrun`` made, or this process alone; its process group ends with the block.
+
+    Raises `SpecError` unless there is one process for each of the spec's devices.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size != num_devices:
+        raise SpecError(
+            f"devices = {num_devices}, but the run has {size} process{'es' if size > 1 else ''}: start it by "
+            f"torchrun --nproc-per-node {num_devices}, or set devices to {size}"
+        )
+    if size == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_TIMEOUT)
+    try:
+        yield World(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """This process's own GPU where `device` says "cuda" without a number; else `device`."""
+    if str(device) != "cuda":
+        return device
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(own)
+    return own

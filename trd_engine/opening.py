@@ -1,0 +1,140 @@
+"""Putting a run together: everything is loaded and checked before anything is sampled or trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS
+from trd_engine.checkpoint import STATE_FOLDER, checkpoint_folder
+from trd_engine.config import RunConfig
+from trd_engine.determinism import seed_everything
+from trd_engine.diagnosis.stage import RoundDiagnosis
+from trd_engine.diagnosis.token_places import epistemic_token_ids
+from trd_engine.distributed import World
+from trd_engine.errors import DataChangedError
+from trd_engine.loading import (
+    LoadedModels,
+    load_models,
+    load_problem_sets,
+    make_prompt_builders,
+    make_samplers,
+    report_packing,
+)
+from trd_engine.loss_schedule import divergence_of
+from trd_engine.manifest import verify_manifest
+from trd_engine.optim import make_optimizer
+from trd_engine.plan import plan_run
+from trd_engine.reporter import Reporter
+from trd_engine.served_scores import with_stored_scores
+from trd_engine.session import HELDOUT_FILE, HELDOUT_SCORES_FILE, SCORES_FILE, TRAJECTORIES_FILE, Session
+from trd_engine.step import ScoringSetup
+from trd_engine.tasks import epistemic_onsets, load_task
+from trd_engine.token_weights import make_weigher
+from trd_engine.training_state import TrainingState, read_state, restore_optimizer, restore_random
+from trd_engine.trajectory_file import read_trajectories
+
+
+def open_session(
+    config: RunConfig, out_dir: Path, reporter: Reporter, *, resume_from: Path | None, prune: bool
+) -> Session:
+    """Load and check everything, and put a resumed run back where its checkpoint was."""
+    reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
+    seed_everything(config.seed)
+    transformers_logging.disable_progress_bar()  # the run has its own progress; bars only litter the log
+    if resume_from is not None:
+        verify_manifest(resume_from)
+    task = load_task(config.task)
+    models = load_models(config, resume_from, reporter.world)
+    report_packing(models, reporter)
+    if models.served_teacher is not None:
+        models.served_teacher.report(reporter)
+    prompts, teacher_prompts = make_prompt_builders(config, models, task)
+    problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
+    plan = plan_run(problems.train, config)
+    reporter.boundary()
+    setup = _scoring_setup(config, models, reporter.world)
+    session = Session(
+        config=config,
+        out_dir=out_dir,
+        reporter=reporter,
+        models=models,
+        task=task,
+        prompts=prompts,
+        teacher_prompts=teacher_prompts,
+        problems=problems,
+        plan=plan,
+        samplers=make_samplers(config, models, out_dir, reporter),
+        setup=setup,
+        diagnosis=RoundDiagnosis(
+            config=config,
+            setup=setup,
+            task=task,
+            teacher_prompts=teacher_prompts,
+            tokenizer=models.tokenizer,
+            device=models.device,
+            max_tokens=config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS,
+        ),
+        optimizer=make_optimizer(models.student, config.optim),
+        state=TrainingState(data_fingerprint=problems.fingerprint),
+        prune=prune,
+    )
+    if resume_from is not None:
+        _restore(session, resume_from)
+    _plan_eta(session)
+    return session
+
+
+def _scoring_setup(config: RunConfig, models: LoadedModels, world: World) -> ScoringSetup:
+    return ScoringSetup(
+        student=models.student,
+        teacher=models.teacher,
+        divergence=divergence_of(config.loss, models.served_teacher.top_k if models.served_teacher else None),
+        compute_dtype=models.compute_dtype,
+        epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
+        weigher=make_weigher(config.loss.token_weights, models.tokenizer.all_special_ids),
+        is_cross_entropy=config.loss.divergence == "cross_entropy",
+        world=world,
+        enter_student=models.enter_student,
+    )
+
+
+def _restore(session: Session, checkpoint: Path) -> None:
+    folder = checkpoint / STATE_FOLDER
+    state = read_state(folder)
+    if state.data_fingerprint != session.problems.fingerprint:
+        raise DataChangedError(
+            f"the run started on data with fingerprint {state.data_fingerprint}, and now it is "
+            f"{session.problems.fingerprint}; a resumed run needs the same rows in the same order"
+        )
+    session.state = state
+    restore_optimizer(folder, session.models.student, session.optimizer)
+    restore_random(folder)
+    if (folder / TRAJECTORIES_FILE).exists():
+        read = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
+        session.trajectories = with_stored_scores(folder / SCORES_FILE, read)
+    if (folder / HELDOUT_FILE).exists():
+        read = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
+        session.heldout = with_stored_scores(folder / HELDOUT_SCORES_FILE, read)
+    if state.step > 0:
+        session.samplers.student_changed()
+    if session.models.teacher_update is not None:
+        session.models.teacher_update.restore(folder)
+        session.samplers.teacher_changed()
+    # The same folder of the same run would be written again otherwise.
+    if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
+        session.saved_at = state.step
+
+
+def _plan_eta(session: Session) -> None:
+    config, state, eta = session.config, session.state, session.reporter.eta
+    num_rounds_left = session.plan.rounds[state.round + (session.trajectories is not None) :]
+    num_trajectories = sum(r.num_trajectories for r in num_rounds_left)
+    eta.plan("rollout", num_trajectories)
+    if config.refines:
+        eta.plan("refining", num_trajectories)
+    eta.plan("training", session.plan.num_steps - state.step)
+    every = config.evaluation.every_steps
+    due = {0, session.plan.num_steps, *(range(every, session.plan.num_steps, every) if every else ())}
+    eta.plan("evaluating", len(due - set(state.evaluated_at)) * len(session.problems.evaluation) * config.evaluation.k)
