@@ -29,9 +29,6 @@ from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
 from service.storage import Storage
 
-ENGINE_MAX_DEVICES = 1
-"""What the engine of this version trains on at once."""
-
 
 @dataclass(frozen=True)
 class Admission:
@@ -103,9 +100,13 @@ class Admissions:
             raise self._no_solution(lack) from None
 
     def _check_devices(self, spec: JobSpec) -> None:
-        most = min(self._settings.max_devices, ENGINE_MAX_DEVICES)
+        most = self._settings.max_devices
         if spec.devices > most:
-            raise _refusal("devices", spec.devices, f"jobs here may use at most {most}", f"set devices to {most}")
+            remedy = f"set devices to {most}, or have the operator raise TRD_MAX_DEVICES"
+            raise _refusal("devices", spec.devices, f"jobs here may use at most {most}", remedy)
+        if spec.devices > 1 and isinstance(spec.teacher, ServedTeacher):
+            reason = "a served teacher scores for one device only"
+            raise _refusal("devices", spec.devices, reason, "set devices to 1, or name a model as the teacher")
 
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[str]]:
         student = self._model("student", spec.student)

@@ -67,7 +67,9 @@ def test_more_devices_than_there_are_is_refused(client: TestClient, make_client:
     assert error["param"] == "devices"
     assert "at most 1" in error["message"]
     many = make_client(sqlite_url, max_devices=8)
-    assert "at most 1" in refusal(many, devices=2)["message"], "the engine does not train on several yet"
+    assert "at most 8" in refusal(many, devices=9)["message"]
+    job = many.post("/jobs", json=job_body(many, devices=2)).json()
+    assert (job["spec"]["devices"], job["spec"]["queue"]) == (2, "trd-default-2")
 
 
 def test_a_dataset_must_be_the_callers(client: TestClient) -> None:

@@ -40,8 +40,11 @@ def real_slot(bench: Workbench, **settings: Any) -> Slot:
     return Slot(bench.settings.model_copy(update=settings))
 
 
-def test_a_distillation_goes_through_and_its_model_is_in_the_storage(sqlite_bench: Workbench, tmp_path: Path) -> None:
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
+    sqlite_bench: Workbench, tmp_path: Path, devices: int
+) -> None:
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, devices=devices))
     slot = real_slot(sqlite_bench)
     run_next(slot)
     slot.close()
@@ -68,8 +71,9 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(sqlite_benc
         assert len(tensors.keys()) > 10
 
 
-def test_a_paused_distillation_goes_on(sqlite_bench: Workbench, tmp_path: Path) -> None:
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path, optim={"learning_rate": 1e-3, "batch_size": 4}))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_paused_distillation_goes_on(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, devices=devices, optim={"learning_rate": 1e-3, "batch_size": 4}))
     slot = real_slot(sqlite_bench)
     with running(slot) as thread:
         eventually(lambda: sqlite_bench.job(job_id).step >= 1, seconds=120)
@@ -89,10 +93,11 @@ def test_a_paused_distillation_goes_on(sqlite_bench: Workbench, tmp_path: Path) 
     assert steps == list(range(1, (job.num_steps or 0) + 1))
 
 
-def test_what_the_engine_refuses_is_the_jobs_error(sqlite_bench: Workbench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_the_engine_refuses_is_the_jobs_error(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join([json.dumps({"problem": "12+1", "answer": "13"})] * 3 + ['{"problem": 5}']) + "\n")
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path, dataset={"path": str(rows)}))
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, dataset={"path": str(rows)}, devices=devices))
     slot = real_slot(sqlite_bench)
     run_next(slot)
     slot.close()
