@@ -24,7 +24,7 @@ to the address of the CPU wheels that PyTorch gives on its installation page, an
 # Without it vllm imports with a warning and fails at the first model.
 NUMA_HINT := The CPU kernels of vLLM need libnuma. On Debian: apt-get install libnuma1
 
-.PHONY: help venv lock lock-gpu check format test test-slow test-all demo models clean
+.PHONY: help venv lock lock-gpu check format test test-slow test-all demo openapi models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -81,6 +81,10 @@ test-all: $(STAMP) models ## All tests
 
 demo: $(STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
+
+openapi: $(STAMP) ## Write docs/openapi.json and its examples anew, after a change of the API
+	$(BIN)/python -m tests.service.record_examples
+	$(BIN)/python -m service > docs/openapi.json
 
 models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples (the tiny models are committed)
 

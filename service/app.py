@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from contract.database import Database
-from service.api import add_routes, openapi_document
+from service.api import add_routes, allowed_methods
 from service.auth import KeyGate, KeyScope
 from service.context import ServiceContext
 from service.db import migrate
@@ -30,6 +30,7 @@ from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
 from service.logs import log_json
 from service.models.service import ModelShelf
+from service.openapi import openapi_document
 from service.rate_limit import RateLimiter
 from service.request_envelope import RequestEnvelope
 from service.settings import Settings
@@ -143,8 +144,10 @@ def _streams_end_on_signal(end_streams: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _refuse(_request: Request, error: Exception) -> JSONResponse:
+def _refuse(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), "registered for nothing else"
+    if error.status_code == 405:
+        error.headers = {"allow": allowed_methods(request.app, request.scope)}
     return error_response(error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
@@ -33,7 +33,7 @@ async def healthz() -> Health:
 @router.get(
     "/readyz",
     response_model=dict[str, str],
-    responses={503: {"description": "A part that is needed does not work."}},
+    responses={503: {"model": dict[str, str], "description": "A part that is needed does not work."}},
     summary="Can requests be served?",
 )
 def readyz(context: Context, response: Response) -> dict[str, str]:
@@ -68,7 +68,10 @@ def _broker_state(context: ServiceContext) -> str:
     return "ok" if context.doorbell.is_reachable() else "unreachable; jobs wait until a worker looks by itself"
 
 
-@router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
+@router.get("/metrics", response_class=Response, responses=_TEXT, summary="Figures for Prometheus")
 def prometheus(context: Context, caller: Reader) -> Response:
     """Jobs by status and how long the oldest waits, over all owners."""
     with context.database.read() as session:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
@@ -49,6 +49,16 @@ IdempotencyKey = Annotated[
         description="The same request with the same key makes one job, however often it is sent.",
     ),
 ]
+
+
+def _no_number(value: object) -> object:
+    """The framework would take a number for seconds since the epoch, which the document does not say."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+", value.strip()):
+        raise ValueError("must be a time, for example 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number)]
 RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)]
 
 
@@ -63,7 +73,7 @@ class Overrides(BaseModel):
     status_code=201,
     response_model=JobView | DryRunView,
     openapi_extra=openapi_body(JobSpec),
-    responses={200: {"description": "With dry_run, or where an earlier request with the key made the job."}},
+    responses={200: {"model": JobView | DryRunView, "description": "With dry_run, or made by an earlier request."}},
     summary="Submit a job",
 )
 def create_job(
@@ -87,7 +97,7 @@ def create_job(
     status_code=201,
     response_model=JobView,
     openapi_extra=openapi_body(Overrides, is_optional=True),
-    responses={200: {"description": "Where an earlier request with the key made the job."}},
+    responses={200: {"model": JobView, "description": "Where an earlier request with the key made the job."}},
     summary="Submit a job like another",
 )
 def clone_job(
@@ -138,21 +148,17 @@ def list_jobs(
     status: Annotated[list[JobStatus], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
     mode: Mode | None = None,
     tag: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Moment = None,
+    created_before: Moment = None,
     after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
     limit: Limit = 20,
 ) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
-    wanted = repository.JobFilter(status, mode, tag, _datetime(created_after), _datetime(created_before))
+    wanted = repository.JobFilter(status, mode, tag, created_after, created_before)
     with context.database.read() as session:
         rows, has_more = cut(repository.page(session, caller.owner, wanted, after, limit), limit)
         positions = queue_positions(session, rows)
     return json_answer(Page(data=[job_view(job, positions.get(job.id)) for job in rows], has_more=has_more))
-
-
-def _datetime(value: AwareDatetime | None) -> datetime | None:
-    return value
 
 
 @router.get("/{job_id}", response_model=JobView, summary="One job")

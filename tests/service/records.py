@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
@@ -44,19 +45,19 @@ def database_of(source: Source) -> Database:
     return source if isinstance(source, Database) else context_of(source).database
 
 
-def upload(client: TestClient, rows: str = ROWS, **headers: str) -> str:
+def upload(client: httpx.Client, rows: str = ROWS, **headers: str) -> str:
     response = client.post("/datasets", content=rows, headers={"content-type": "application/jsonl", **headers})
     assert response.status_code == 201, response.text
     return str(response.json()["id"])
 
 
-def job_body(client: TestClient, **changes: Any) -> dict[str, Any]:
+def job_body(client: httpx.Client, **changes: Any) -> dict[str, Any]:
     """A body that is accepted, on a dataset of its own."""
     dataset = changes.pop("dataset", None) or upload(client)
     return {"mode": "trd", "student": "small", "teacher": "small-teacher", "dataset": dataset, **changes}
 
 
-def submit(client: TestClient, **changes: Any) -> str:
+def submit(client: httpx.Client, **changes: Any) -> str:
     response = client.post("/jobs", json=job_body(client, **changes))
     assert response.status_code == 201, response.text
     return str(response.json()["id"])
@@ -139,9 +140,9 @@ def add_probe_sample(client: Source, job_id: str, step: int) -> None:
         session.add(ProbeSample(job_id=job_id, step=step, position=0, **row))
 
 
-def add_diagnosis(client: Source, job_id: str, round: int) -> None:
+def add_diagnosis(client: Source, job_id: str, round: int, report: dict[str, Any] | None = None) -> None:
     with database_of(client).write() as session:
-        session.add(Diagnosis(job_id=job_id, round=round, step=0, report={}, created_at=datetime.now(UTC)))
+        session.add(Diagnosis(job_id=job_id, round=round, step=0, report=report or {}, created_at=datetime.now(UTC)))
 
 
 def add_checkpoint(client: Source, storage_dir: Path, job_id: str, step: int, files: dict[str, bytes]) -> str:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi.testclient import TestClient
+from jsonschema import Draft202012Validator
 
+from service.app import create_app
 from service.auth import PUBLIC_PATHS
+from service.settings import PACKAGES_DIR, Settings
 
 
 def references(node: Any) -> set[str]:
@@ -46,3 +51,53 @@ def test_the_service_never_loads_torch() -> None:
     script = f"import sys, service.app\nprint([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(where, media type, content) of the body and of every answer."""
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield "request", media_type, content
+    for status, response in operation["responses"].items():
+        for media_type, content in response.get("content", {}).items():
+            yield status, media_type, content
+
+
+def test_every_body_and_answer_has_an_example_that_fits_it(shared_client: TestClient) -> None:
+    document = shared_client.get("/openapi.json").json()
+    num_examples = 0
+    for name, operation in operations(document):
+        documented = [c for c in contents(operation) if c[0] not in ("4XX", "5XX", "503")]
+        examples = [(w, m, c) for w, m, c in documented if "example" in c]
+        # One of several media types of the same thing is enough.
+        assert {w for w, _, _ in examples} == {w for w, _, _ in documented}, name
+        for where, media_type, content in examples:
+            schema = {**content["schema"], "components": document["components"]}
+            faults = [error.message for error in Draft202012Validator(schema).iter_errors(content["example"])]
+            assert not faults, (name, where, media_type, faults[:2])
+            num_examples += 1
+    assert num_examples > 200
+
+
+def test_every_operation_says_how_it_refuses(shared_client: TestClient) -> None:
+    for name, operation in operations(shared_client.get("/openapi.json").json()):
+        method, path = name.split(" ")
+        statuses = set(operation["responses"])
+        if path in PUBLIC_PATHS:
+            continue
+        assert {"401", "429"} <= statuses, name
+        assert ("403" in statuses) == (method != "GET" or path.startswith("/keys")), name
+        assert ("404" in statuses) == ("{" in path), name
+        assert ("415" in statuses) == ("requestBody" in operation), name
+
+
+def test_the_committed_document_is_this_one() -> None:
+    """A change of the API shows in the diff. After a wanted one: make openapi."""
+    served = create_app(Settings.from_environment({})).openapi()
+    committed = json.loads((PACKAGES_DIR / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    assert committed == served, "the API is not what docs/openapi.json says; run: make openapi"
