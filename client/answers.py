@@ -143,11 +143,13 @@ class Trajectory(Answer):
     rollout: str
     refined: str | None
     parts_at: int | None
+    parts_at_token: int | None
     rollout_correct: bool
     refined_correct: bool | None
     rollout_tokens: int
     refined_tokens: int | None
     detail: dict[str, Any]
+    per_token_kl: dict[str, list[float | None] | None] | None
 
 
 class OutcomeCount(Answer):

@@ -225,7 +225,11 @@ class Trajectory(Base):
     refined_correct: Mapped[bool | None]
     rollout_tokens: Mapped[int]
     refined_tokens: Mapped[int | None]
+    parts_at_token: Mapped[int | None]  # tokens that y_o and y_r begin with alike; NULL without a y_r
     detail: Mapped[dict[str, Any]]  # finish reasons, verdicts' explanations, cuts
+    # {"initial": [nats…], "refined": [nats…] | null} where the trajectory was diagnosed. A number a token: large, and
+    # read only when asked for.
+    token_kl: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
 
     __table_args__ = (Index(None, "job_id", "outcome", "round", "position"),)
 

@@ -306,8 +306,17 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
         "job_id": job_id,
         "round": round_index,
         "outcome": verdicts,
+        "parts_at_token": line.get("parts_at_token"),
+        "token_kl": _token_kl(line),
         **{name: line[name] for name in _COPIED_FIELDS},
     }
+
+
+def _token_kl(line: dict[str, Any]) -> dict[str, Any] | None:
+    """Of y_o and y_r; the engine gives them for the trajectories that it diagnosed."""
+    if "kl_per_token_initial" not in line:
+        return None
+    return {"initial": line["kl_per_token_initial"], "refined": line.get("kl_per_token_refined")}
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

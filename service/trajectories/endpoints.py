@@ -18,6 +18,8 @@ from service.trajectories.schemas import OutcomeCount, TrajectoryView, trajector
 
 router = APIRouter(prefix="/jobs/{job_id}/trajectories", tags=["jobs"])
 
+PerTokenKl = Annotated[bool, Query(description="Show the KL of each token, where the trajectory was diagnosed.")]
+
 ROUND_POSITION = r"^\d{1,9}:\d{1,9}$"
 
 
@@ -30,15 +32,17 @@ def list_trajectories(
     outcome: Annotated[list[Outcome], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
     round: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     after: Annotated[str | None, Query(pattern=ROUND_POSITION, description="Id of the last one seen.")] = None,
+    per_token_kl: PerTokenKl = False,
     limit: Limit = 20,
 ) -> Page[TrajectoryView]:
     """By round and position."""
     wanted = TrajectoryFilter(job_id, outcome, round)
     with context.database.read() as session:
         get_job(session, caller.owner, job_id)
-        found = repository.page(session, wanted, _parsed(after) if after is not None else None, limit)
+        last_seen = _parsed(after) if after is not None else None
+        found = repository.page(session, wanted, last_seen, limit, with_token_kl=per_token_kl)
     rows, has_more = cut(found, limit)
-    return Page(data=[trajectory_view(row) for row in rows], has_more=has_more)
+    return Page(data=[trajectory_view(row, with_token_kl=per_token_kl) for row in rows], has_more=has_more)
 
 
 @router.get("/outcomes", summary="How many trajectories had which outcome, by round")
@@ -52,15 +56,17 @@ def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[Outcom
 
 
 @router.get("/{trajectory_id}", summary="One trajectory")
-def show_trajectory(context: Context, caller: Reader, job_id: str, trajectory_id: str) -> TrajectoryView:
+def show_trajectory(
+    context: Context, caller: Reader, job_id: str, trajectory_id: str, per_token_kl: PerTokenKl = False
+) -> TrajectoryView:
     """By its ``round:position``."""
     with context.database.read() as session:
         get_job(session, caller.owner, job_id)
         key = _parsed(trajectory_id)
-        row = repository.find(session, job_id, *key) if key is not None else None
+        row = repository.find(session, job_id, *key, with_token_kl=per_token_kl) if key is not None else None
     if row is None:
         raise NotFoundError(f"{job_id} has no trajectory {trajectory_id}")
-    return trajectory_view(row)
+    return trajectory_view(row, with_token_kl=per_token_kl)
 
 
 def _parsed(trajectory_id: str) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from sqlalchemy import select
 
 from contract.job_state import JobStatus
 from contract.tables import CheckpointFile, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
@@ -60,6 +61,12 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
     (diagnosis,) = sqlite_bench.rows(Diagnosis, job_id, Diagnosis.round)
     assert (diagnosis.round, diagnosis.step) == (0, 0)
     assert diagnosis.report["first_wrong_step"]["num_checked"] == diagnosis.report["num_trajectories"] == 16
+    columns = (Trajectory.token_kl, Trajectory.rollout_tokens, Trajectory.refined_tokens)
+    with sqlite_bench.database.read() as session:
+        diagnosed = [row for row in session.execute(select(*columns)) if row.token_kl is not None]
+    assert len(diagnosed) == 16
+    for kl, *num_tokens in diagnosed:
+        assert [len(kl["initial"]), len(kl["refined"])] == num_tokens
     probes = sqlite_bench.rows(ProbeSample, job_id, ProbeSample.step)
     assert {(p.step, p.position) for p in probes} == {(s, n) for s in (0, job.step) for n in (0, 1)}
     assert "bad_event" not in sqlite_bench.codes(job_id)
