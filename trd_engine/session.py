@@ -180,6 +180,7 @@ class Session:
             )
         except NonFiniteError as error:
             raise self._with_evidence(error, learning_rate) from error
+        self.optimizer.zero_grad(set_to_none=True)  # what comes next may need the room: rollouts, an evaluation
         self.samplers.student_changed()
         state.step += 1
         state.round_step += 1

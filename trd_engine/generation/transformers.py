@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
 from trd_engine.generation.decoding_window import DecodingWindow
 from trd_engine.generation.protocol import ProgressCallback
+from trd_engine.generation.skinny_products import skinny_products
 from trd_engine.generation.token_sampling import draw_uniforms, sample_tokens
 from trd_engine.lora import STUDENT_ADAPTER, answering_with
 from trd_engine.models import evaluation_mode
@@ -84,7 +85,13 @@ class TransformersGenerator:
         check_requests(requests, sampling, max_model_len=max_model_len)
         rows = [_Row(request) for request in requests]
         meter = ProgressMeter(on_progress, len(rows))
-        with torch.no_grad(), evaluation_mode(self._model), self._answering(), self._autocast():
+        with (
+            torch.no_grad(),
+            evaluation_mode(self._model),
+            self._answering(),
+            self._autocast(),
+            skinny_products(self._model),
+        ):
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
                 self._sample_batch(batch, sampling, with_logprobs, meter)
         meter.report()

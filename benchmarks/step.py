@@ -1,0 +1,179 @@
+"""A whole training step, rollout and update apart: TRL's `DistillationTrainer` and ours, side by side.
+
+    python -m benchmarks.step
+
+needs trl, which `pip install --no-deps trl==1.16.0` adds. Every contender runs in a process of its own, with its
+own peak of the resident set; processes take turns, so that a busy minute of the machine hits all alike. The first
+step of each process is not counted. The losses of all contenders on the same tokens must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import describe_machine
+from benchmarks.step_contenders import CONTENDERS, Timings, Workload
+
+RESULTS = Path(__file__).parent / "results"
+WORKLOADS = {
+    "usual": Workload(8, (32, 96), 192, "fp32"),
+    "small": Workload(2, (16, 48), 32, "fp32"),
+    "usual-bf16": Workload(8, (32, 96), 192, "bf16"),
+}
+PROCESS_TIMEOUT_SECONDS = 1200
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+STEP_TARGET, UPDATE_TARGET, MEMORY_TARGET = 2.0, 1.3, 0.6
+SECONDS_A_STEP = {"usual": 60, "small": 10, "usual-bf16": 60}
+"""Rough, for the printed estimate."""
+
+
+@dataclass
+class Row:
+    """What was measured of one contender, over its processes."""
+
+    contender: str
+    rollout_seconds: list[float] = field(default_factory=list)
+    update_seconds: list[float] = field(default_factory=list)
+    peak_mib: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, timings: Timings, peak_mib: float) -> None:
+        """One process; its first step warmed it up."""
+        self.rollout_seconds += timings.rollout_seconds[1:]
+        self.update_seconds += timings.update_seconds[1:]
+        self.peak_mib.append(peak_mib)
+        self.losses = timings.losses
+
+    @property
+    def figures(self) -> tuple[float, float, float, float]:
+        """Medians: seconds of rollout, of update and of both, and peak MiB."""
+        whole = [sum(pair) for pair in zip(self.rollout_seconds, self.update_seconds, strict=True)]
+        lists = (self.rollout_seconds, self.update_seconds, whole, self.peak_mib)
+        rollout, update, both, peak = (statistics.median(each) for each in lists)
+        return rollout, update, both, peak
+
+
+def run_contender(name: str, workload_name: str, num_steps: int, num_threads: int) -> tuple[Timings, float]:
+    """In a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step", "--only", name, "--workloads", workload_name]
+    command += ["--steps", str(num_steps), "--threads", str(num_threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False, env=environment
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Timings(**answer["timings"]), answer["peak_mib"]
+
+
+def answer_alone(name: str, workload: Workload, num_steps: int) -> None:
+    """The other end of `run_contender`."""
+    timings = CONTENDERS[name](workload, num_steps)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"timings": asdict(timings), "peak_mib": peak_mib}))
+
+
+def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: int) -> list[Row]:
+    """All contenders on one workload; their losses must agree."""
+    rows = [Row(name) for name in CONTENDERS]
+    for number in range(num_rounds):
+        for row in rows:
+            began = time.perf_counter()
+            row.add(*run_contender(row.contender, workload_name, num_steps, num_threads))
+            seconds = time.perf_counter() - began
+            _say(
+                f"{workload_name}, round {number + 1} of {num_rounds}, {row.contender}: {seconds:.0f} s, {row.figures}"
+            )
+    tolerance = LOSS_TOLERANCE[WORKLOADS[workload_name].precision]
+    for row in rows:
+        worst = max(abs(a - b) / b for a, b in zip(row.losses, rows[0].losses, strict=True))
+        if worst > tolerance:
+            raise SystemExit(f"losses differ by {worst:.1e}: {row.losses} and {rows[0].losses}; no comparison")
+    return rows
+
+
+def section(workload_name: str, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """A table of ratios to TRL as it comes and to TRL with tuned tiles; and what misses a target against the first."""
+    workload = WORKLOADS[workload_name]
+    peers = [row.figures for row in rows if row.contender.startswith("TRL")]
+    worst = max(abs(a - b) / b for row in rows for a, b in zip(row.losses, rows[0].losses, strict=True))
+    lines = [f"## {workload}, {workload.precision}", ""]
+    lines += ["| | rollout s | update s | step s | steps/s | peak MiB | step, × TRL | update, × TRL | peak, × TRL |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    missed = []
+    for row in rows:
+        rollout, update, step, peak = row.figures
+        ratios = [(peer[2] / step, peer[1] / update, peak / peer[3]) for peer in peers]
+        cells = " | ".join(" / ".join(f"{ratio:.2f}" for ratio in both) for both in zip(*ratios, strict=True))
+        seconds = f"{rollout:.2f} | {update:.2f} | {step:.2f} | {1 / step:.3f}"
+        lines.append(f"| {row.contender} | {seconds} | {peak:,.0f} | {cells} |")
+        of_step, of_update, of_peak = ratios[0]
+        is_reached = of_step >= STEP_TARGET and of_update >= UPDATE_TARGET and of_peak <= MEMORY_TARGET
+        if row.contender.startswith("ours") and not is_reached:
+            missed.append(f"{workload_name}, {row.contender}: {of_step:.2f}, {of_update:.2f}, {of_peak:.2f}")
+    lines += ["", f"Losses on the same tokens differ by at most {worst:.0e}, relative.", ""]
+    return lines, missed
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["usual", "small"])
+    parser.add_argument("--rounds", type=int, default=2, help="processes a contender")
+    parser.add_argument("--steps", type=int, default=2, help="of a process; the first is not counted")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", choices=CONTENDERS, help="run this contender here, and print its figures")
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.md")
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> int:
+    """The command line; 1 where a target is missed."""
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    if options.only:
+        answer_alone(options.only, WORKLOADS[options.workloads[0]], options.steps)
+        return 0
+    seconds = sum(SECONDS_A_STEP[name] for name in options.workloads) * options.rounds * options.steps * len(CONTENDERS)
+    _say(f"at most about {seconds / 60:.0f} minutes")
+    load_before = os.getloadavg()[0]
+    sections = [
+        section(name, measure(name, options.rounds, options.steps, options.threads)) for name in options.workloads
+    ]
+    header = [
+        "# A training step beside TRL's DistillationTrainer",
+        "",
+        "Random models of SmolLM2-135M's shape, all weights trained, forward KL over the whole vocabulary, AdamW; "
+        f"{options.threads} threads.",
+        f"Medians of {options.rounds} processes of {options.steps} steps, the first of each not counted. To reach: "
+        f"step ≥ {STEP_TARGET} ×, update ≥ {UPDATE_TARGET} ×, peak ≤ {MEMORY_TARGET} ×.",
+        "Ratios: to TRL at its default tiles / at tiles of 256 x 8192. The targets are held against the first.",
+        *describe_machine(("torch", "transformers", "trl")),
+        f"Load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f}.",
+        "",
+    ]
+    missed = [text for _, texts in sections for text in texts]
+    ending = "Missed (step, update, peak): " + "; ".join(missed) if missed else "Every target is reached."
+    lines = [*header, *(line for lines, _ in sections for line in lines), ending, ""]
+    options.out.write_text("\n".join(lines), encoding="utf-8")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
