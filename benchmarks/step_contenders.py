@@ -173,39 +173,41 @@ def run_trl(workload: Workload, num_steps: int, *, tiles: tuple[int | None, int 
             timings.update_seconds.append(time.perf_counter() - self.began - timings.rollout_seconds[-1])
 
     with tempfile.TemporaryDirectory() as folder, trl_tiles(*tiles):
-        config = trl.DistillationConfig(
-            output_dir=folder,
-            use_cpu=True,
-            bf16=workload.precision == "bf16",
-            use_vllm=False,
-            beta=0.0,  # the forward KL
-            max_completion_length=workload.new_tokens,
-            generation_kwargs={"min_new_tokens": workload.new_tokens},
-            gradient_checkpointing=False,
-            per_device_train_batch_size=workload.batch_size,
-            gradient_accumulation_steps=1,
-            max_steps=num_steps,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            adam_beta1=BETAS[0],
-            adam_beta2=BETAS[1],
-            weight_decay=WEIGHT_DECAY,
-            max_grad_norm=MAX_GRAD_NORM,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         texts = [{"prompt": " ".join(f"t{token_id}" for token_id in prompt)} for prompt in prompts]
         Measured(
             model=random_model(0),
             teacher_model=random_model(1),
-            args=config,
+            args=trl.DistillationConfig(output_dir=folder, **_trl_settings(workload, num_steps)),
             train_dataset=Dataset.from_list(texts),
             processing_class=word_tokenizer(),
             callbacks=[Clock()],
         ).train()
     return timings
+
+
+def _trl_settings(workload: Workload, num_steps: int) -> dict[str, Any]:
+    return {
+        "use_cpu": True,
+        "bf16": workload.precision == "bf16",
+        "use_vllm": False,
+        "beta": 0.0,  # the forward KL
+        "max_completion_length": workload.new_tokens,
+        "generation_kwargs": {"min_new_tokens": workload.new_tokens},
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": workload.batch_size,
+        "gradient_accumulation_steps": 1,
+        "max_steps": num_steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "weight_decay": WEIGHT_DECAY,
+        "max_grad_norm": MAX_GRAD_NORM,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 CONTENDERS = {

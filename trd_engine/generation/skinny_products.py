@@ -52,7 +52,8 @@ def skinny_products(model: nn.Module) -> Iterator[None]:
 
 
 def _is_eligible(layer: nn.Linear) -> bool:
-    is_plain = type(layer) is nn.Linear and "forward" not in vars(layer)
+    # A weight of another type is one that comes and goes, such as a sharded one.
+    is_plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and "forward" not in vars(layer)
     return is_plain and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
 
 
