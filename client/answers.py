@@ -249,6 +249,35 @@ class Dataset(Answer):
     created_at: datetime
 
 
+class PreviewPrompt(Answer):
+    """One prompt as its model reads it."""
+
+    kind: str
+    text: str
+    num_tokens: int
+    token_ids: list[int]
+    num_cut_solution_tokens: int
+    attempt_tokens_that_fit: int | None
+
+
+class PreviewRow(Answer):
+    """What a job would ask with one row."""
+
+    row: int
+    id: str | None
+    has_solution: bool
+    is_exact: bool
+    dropped: str | None
+    prompts: list[PreviewPrompt]
+
+
+class DatasetPreview(Answer):
+    """The first rows of a dataset as prompts."""
+
+    dataset_id: str
+    data: list[PreviewRow]
+
+
 class Key(Answer):
     """A key, without the key."""
 

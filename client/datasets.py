@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from client.answers import Dataset, Deleted, Page
+from client.answers import Dataset, DatasetPreview, Deleted, Page
 from client.call import Call, part
 from client.errors import TrdError
 from client.paging import Cursor, page_size, walk, walk_async
@@ -73,6 +73,22 @@ def _get(dataset_id: str) -> Call[Dataset]:
     return Call("GET", f"/datasets/{part(dataset_id)}", Dataset)
 
 
+@dataclass(frozen=True)
+class PreviewOptions:
+    """What a job would say; None leaves it to the service."""
+
+    teacher: str | None = None
+    task: str | None = None
+    max_prompt_tokens: int | None = None
+    refine_max_prompt_tokens: int | None = None
+    limit: int | None = None
+
+
+def _preview(dataset_id: str, model: str, options: PreviewOptions | None) -> Call[DatasetPreview]:
+    params = {"model": model, **asdict(options or PreviewOptions())}
+    return Call("GET", f"/datasets/{part(dataset_id)}/preview", DatasetPreview, params=params)
+
+
 def _delete(dataset_id: str) -> Call[Deleted]:
     return Call("DELETE", f"/datasets/{part(dataset_id)}", Deleted, is_repeatable=False)
 
@@ -100,6 +116,10 @@ class Datasets:
     def get(self, dataset_id: str) -> Dataset:
         """One dataset."""
         return self._transport.send(_get(dataset_id))
+
+    def preview(self, dataset_id: str, *, model: str, options: PreviewOptions | None = None) -> DatasetPreview:
+        """The prompts that a job with the student `model` would make of the first rows."""
+        return self._transport.send(_preview(dataset_id, model, options))
 
     def delete(self, dataset_id: str) -> Deleted:
         """Delete a dataset that no open job needs."""
@@ -131,6 +151,10 @@ class AsyncDatasets:
     async def get(self, dataset_id: str) -> Dataset:
         """One dataset."""
         return await self._transport.send(_get(dataset_id))
+
+    async def preview(self, dataset_id: str, *, model: str, options: PreviewOptions | None = None) -> DatasetPreview:
+        """The prompts that a job with the student `model` would make of the first rows."""
+        return await self._transport.send(_preview(dataset_id, model, options))
 
     async def delete(self, dataset_id: str) -> Deleted:
         """Delete a dataset that no open job needs."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from trd_engine.checkpoint import newest_checkpoint
@@ -18,7 +20,16 @@ EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command == "prompts":
+        return _print_prompts()
     return _chat(options.folder) if options.command == "chat" else _run(options)
+
+
+def _print_prompts() -> int:
+    from trd_engine.tasks.prompts import BY_TASK
+
+    print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
+    return 0
 
 
 def _chat(folder: Path) -> int:
@@ -59,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path, help="JSON file with the engine's spec (trd_engine.config.RunConfig)")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and checkpoints")
     run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    commands.add_parser("prompts", help="print the tasks' built-in templates: what contract/task_prompts.json holds")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
     return parser

@@ -12,8 +12,9 @@ from client import Client, TrdError
 from client.answers import Dataset
 from client.cli.output import JsonFlag, age, answers, facts, moment, print_json, remark, say, size, table
 from client.cli.transfer import byte_bar
+from client.datasets import PreviewOptions
 
-app = typer.Typer(help="Upload, list, show and delete datasets.", no_args_is_help=True)
+app = typer.Typer(help="Upload, list, show, preview and delete datasets.", no_args_is_help=True)
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.", show_default=False)]
 
@@ -67,6 +68,31 @@ def list_datasets(
             row.id, Text(row.filename), row.format, str(row.num_rows), size(row.num_bytes), has, age(row.created_at)
         )
     answers().print(rows)
+
+
+@app.command()
+def preview(
+    dataset: DatasetArgument,
+    model: Annotated[str, typer.Option(help="The student, as a job names it.", show_default=False)],
+    teacher: Annotated[str | None, typer.Option(help="None: the student teaches itself.")] = None,
+    task: Annotated[str, typer.Option(help="math, exact, choice, code or reasoning_gym.")] = "math",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=20, help="Rows.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the prompts that a job would make of the first rows, as the models read them."""
+    options = PreviewOptions(teacher=teacher, task=task, limit=limit)
+    with Client() as trd:
+        found = trd.datasets.preview(dataset, model=model, options=options)
+    if as_json:
+        print_json(found)
+        return
+    for row in found.data:
+        say(f"row {row.row}" + (f": dropped, {row.dropped}" if row.dropped else ""))
+        for prompt in row.prompts:
+            room = "" if prompt.attempt_tokens_that_fit is None else f", room for {prompt.attempt_tokens_that_fit} more"
+            cut = f", {prompt.num_cut_solution_tokens} of the reference cut" if prompt.num_cut_solution_tokens else ""
+            say(f"\n{prompt.kind}: {prompt.num_tokens} tokens{cut}{room}")
+            answers().print(Text(prompt.text))
 
 
 @app.command()

@@ -14,7 +14,8 @@ from service.auth import Reader, Submitter
 from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
-from service.datasets.schemas import DatasetView, DeletedDataset, dataset_view
+from service.datasets.preview import preview_rows
+from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
 from service.datasets.service import Upload, delete, get_dataset
 from service.errors import ApiError, MediaTypeError, QuotaError
 from service.jobs.endpoints import RetryCount
@@ -148,6 +149,17 @@ def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetVi
     """What it holds, and its digest."""
     with context.database.read() as session:
         return dataset_view(get_dataset(session, caller.owner, dataset_id))
+
+
+@router.get("/{dataset_id}/preview", summary="The prompts that a job would make of a dataset's first rows")
+def preview_dataset(
+    context: Context, caller: Reader, dataset_id: str, query: Annotated[PreviewQuery, Query()]
+) -> DatasetPreview:
+    """Token for token as the student (solve) and the teacher (the others) would read them, with what would be cut.
+    A rollout is not there yet: its place is empty, and the room for it is told."""
+    with context.database.read() as session:
+        row = get_dataset(session, caller.owner, dataset_id)
+    return DatasetPreview(dataset_id=dataset_id, data=preview_rows(context.storage, context.models, row, query))
 
 
 @router.delete("/{dataset_id}", summary="Delete a dataset that no job needs")

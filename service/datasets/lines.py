@@ -6,7 +6,8 @@ Lines are numbered from 1, as an editor shows them; blank lines count, but are n
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import IO, Any, NoReturn
 
 from service.bodies import holds_unstorable_text, nests_deeper
 from service.datasets.rows import RowLedger
@@ -66,6 +67,14 @@ class LineReader:
             self._ledger.add_unreadable(self._number, row)
         else:
             self._ledger.add(self._number, row)
+
+
+def first_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and row of each line of a file that was accepted."""
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(_BOM) if number == 1 else line
+        if text.strip():
+            yield number, json.loads(text)
 
 
 def _parse(line: bytes, max_depth: int) -> dict[str, Any] | str:

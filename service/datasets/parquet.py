@@ -40,6 +40,13 @@ def read_parquet(stream: IO[bytes], ledger: RowLedger, limits: UploadLimits) -> 
         raise InvalidRequestError(f"not a readable Parquet file: {error}"[:500], code="dataset_invalid") from error
 
 
+def first_parquet_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and row, from 1, of a file that was accepted."""
+    import pyarrow.parquet
+
+    yield from enumerate(_rows(pyarrow.parquet.ParquetFile(stream)), start=1)
+
+
 def _check_sizes(metadata: Any, limits: UploadLimits) -> None:
     if metadata.num_rows > limits.max_rows:
         raise PayloadTooLargeError(

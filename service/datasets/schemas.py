@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from contract.tables import Dataset
 
@@ -26,6 +26,65 @@ class DatasetView(BaseModel):
     has_solutions: bool
     """True where every row has one: what a student that teaches itself needs."""
     created_at: datetime
+
+
+class PreviewQuery(BaseModel):
+    """What a job would say."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    model: Annotated[str, Field(max_length=500)]
+    """The student, as a job names it."""
+    teacher: Annotated[str, Field(max_length=500)] | None = None
+    """As a job names it; none: the student teaches itself."""
+    task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
+    """Whose built-in templates apply where a model's folder has none."""
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    """sampling.max_prompt_tokens."""
+    refine_max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 18_432
+    """refine.max_prompt_tokens."""
+    limit: Annotated[int, Field(ge=1, le=20)] = 3
+    """Rows."""
+
+
+class PreviewPrompt(BaseModel):
+    """One prompt as its model reads it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    kind: Literal["solve", "privileged", "refine", "privileged_refine"]
+    text: str
+    """With the chat template's special tokens."""
+    num_tokens: int
+    token_ids: list[int]
+    num_cut_solution_tokens: int
+    """Of the reference solution's tail, which gives way to a notice."""
+    attempt_tokens_that_fit: int | None
+    """How long a rollout may be before its tail is cut from this prompt; null where it has no place for one."""
+
+
+class PreviewRow(BaseModel):
+    """What a job would ask with one row."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    row: int
+    """Its line in JSONL, else its place; from 1."""
+    id: str | None
+    has_solution: bool
+    is_exact: bool
+    """False for programming problems: the worker adds starter code or a test to the question."""
+    dropped: str | None
+    """Why a job would leave the row out; null where it would not."""
+    prompts: list[PreviewPrompt]
+
+
+class DatasetPreview(BaseModel):
+    """The first rows of a dataset as prompts."""
+
+    object: Literal["dataset.preview"] = "dataset.preview"
+    dataset_id: str
+    data: list[PreviewRow]
 
 
 class DeletedDataset(BaseModel):

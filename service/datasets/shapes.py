@@ -66,6 +66,11 @@ def _shape(row: Row) -> _Shape:
     return _PLAIN
 
 
+def is_programming(row: Row) -> bool:
+    """True for a problem that is judged by tests."""
+    return _shape(row) is _CODE
+
+
 def _row_id(row: Row) -> tuple[str | None, list[FieldProblem]]:
     name = _first_name(row, ID)
     if name is None:
@@ -107,7 +112,7 @@ def _check_choice(row: Row) -> Iterator[FieldProblem]:
     yield from _text(row, "problem", PROBLEM, numbers=False)
     yield from _text(row, "answer", ANSWER, numbers=True)
     name = "choices" if row.get("choices") is not None else "options"
-    num_options = _num_options(_from_json(row[name]))
+    num_options = _num_options(from_json(row[name]))
     if num_options is None:
         yield _wrong(name, row[name], f"must be a list or an object, not {type_name(row[name])}")
     elif not 2 <= num_options <= MAX_CHOICES:
@@ -168,7 +173,7 @@ def _check_code(row: Row) -> Iterator[FieldProblem]:
     names = (*PROBLEM, *(name for column, name in extra.items() if column in row))
     yield from _text(row, "problem", names, numbers=False)
     for name, wanted in _TESTS.items():
-        value = _from_json(row.get(name))
+        value = from_json(row.get(name))
         if value is not None and not isinstance(value, wanted):
             yield _wrong(name, row[name], f"must be {type_name(wanted())}, not {type_name(value)}")
         elif name not in ("input_output", "plus_input", "public_test_cases") and value is not None and not value:
@@ -176,7 +181,7 @@ def _check_code(row: Row) -> Iterator[FieldProblem]:
 
 
 def _code_has_solution(row: Row) -> bool:
-    solutions = _from_json(row.get("solutions"))
+    solutions = from_json(row.get("solutions"))
     has_list = isinstance(solutions, list) and bool(solutions)
     return has_list or _has_text(row, ("canonical_solution",)) or _has_text(row, ("code",)) or _has_text(row, SOLUTION)
 
@@ -231,7 +236,7 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """The value of a field that some data keeps as JSON in a string."""
     if not isinstance(value, str):
         return value

@@ -13,6 +13,7 @@ from client.checkpoints import _delete, _list, _manifest
 from client.datasets import _delete as delete_dataset
 from client.datasets import _get as get_dataset
 from client.datasets import _page as page_datasets
+from client.datasets import _preview as preview_dataset
 from client.events import _page as page_events
 from client.jobs import _CALLS
 from client.operations import _MODELS, HEALTH, READINESS, _create_key, _keys, _model, _revoke_key
@@ -42,6 +43,7 @@ CALLS = [
     page_datasets(None, 1),
     get_dataset("x"),
     delete_dataset("x"),
+    preview_dataset("x", "y", None),
     _MODELS,
     _model("x"),
     _create_key("x", None, ()),
@@ -65,6 +67,9 @@ ANSWERS = {
     "ManifestView": answers.Manifest,
     "CheckpointFileView": answers.CheckpointFile,
     "DatasetView": answers.Dataset,
+    "DatasetPreview": answers.DatasetPreview,
+    "PreviewRow": answers.PreviewRow,
+    "PreviewPrompt": answers.PreviewPrompt,
     "KeyView": answers.Key,
     "CreatedKey": answers.CreatedKey,
     "ModelView": answers.Model,

@@ -153,7 +153,8 @@ def test_another_owners_objects_are_not_there(either_client: TestClient, tmp_pat
         if not parameters or not {"job_id", "dataset_id"} & set(parameters):
             continue
         address = re.sub(r"{(\w+)(?::path)?}", lambda match: ids[match[1]], path)
-        response = client.request(method, address, headers=stranger)
+        query = {"model": "small"} if path.endswith("/preview") else {}
+        response = client.request(method, address, params=query, headers=stranger)
         assert response.status_code == 404, (method, path)
         tried += 1
     assert tried >= 18

@@ -99,3 +99,6 @@ REASONING_GYM = _family(
     "End with the final answer between <answer> and </answer>, in the form that is asked for and with nothing else "
     "between the tags.",
 )
+
+BY_TASK = {"math": MATH, "exact": EXACT, "choice": CHOICE, "code": CODE, "reasoning_gym": REASONING_GYM}
+"""Each task's, by its name in a spec."""
