@@ -112,6 +112,8 @@ def _record_data(recorder: Recorder, client: TestClient) -> None:
     dataset = recorder.call("POST /datasets", shown=shown, content=ROWS, headers=media_type)["id"]
     recorder.call("GET /datasets", "/datasets?limit=1")
     recorder.call("GET /datasets/{dataset_id}", f"/datasets/{dataset}")
+    preview = f"/datasets/{dataset}/preview?model=tiny-student&teacher=tiny-teacher&task=exact&limit=1"
+    recorder.call("GET /datasets/{dataset_id}/preview", preview)
     recorder.call("DELETE /datasets/{dataset_id}", f"/datasets/{dataset}")
     recorder.call("GET /models")
     recorder.call("GET /models/{name}", "/models/tiny-student")
