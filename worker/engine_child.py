@@ -22,6 +22,9 @@ from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE
 
 FAILED_EXIT_CODE = 1
 
+_FAILED_FILE = "failed"
+_COLLECTIVES = ("gloo", "nccl")
+
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
@@ -80,13 +83,33 @@ def fetch_pinned(source: str) -> str:
 
 
 def report_failure(out_dir: Path, error: Exception) -> None:
-    """Append the ``failed`` event; under torchrun of the first rank that fails, whose end ends the others."""
+    """Append the ``failed`` event.
+
+    Under torchrun one process alone does: not one whose own trouble is that another one went, and not the second
+    where all fail for the same reason.
+    """
+    if _has_lost_another(error) or not _is_first_to_fail(out_dir.parent):
+        return
     from trd_engine.reporter import Reporter
 
     code = failure_code(error)
     details = "".join(traceback.format_exception(error)) if code == "internal_error" else None
     with Reporter(out_dir) as reporter:
         reporter.failed(code, _message(error, code), details)
+
+
+def _has_lost_another(error: Exception) -> bool:
+    """Says the collective library; torch raises it as a plain RuntimeError or one of its kinds."""
+    text = str(error).lower()
+    return _is_under_torchrun() and isinstance(error, RuntimeError) and any(name in text for name in _COLLECTIVES)
+
+
+def _is_first_to_fail(folder: Path) -> bool:
+    try:
+        (folder / _FAILED_FILE).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def failure_code(error: BaseException) -> str:
@@ -118,6 +141,10 @@ def _message(error: Exception, code: str) -> str:
     return f"{type(error).__name__}: {text}" if code == "internal_error" else text
 
 
+def _is_under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
@@ -126,7 +153,7 @@ def main(arguments: list[str]) -> int:
     """The process, from its arguments to its exit code."""
     folder = Path(arguments[0])
     code = run_attempt_folder(folder, StopRequest(folder))
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not _is_under_torchrun():
         return code
     if _rank() == 0:
         (folder / EXIT_CODE_FILE).write_text(str(code), encoding="ascii")

@@ -147,7 +147,8 @@ def classify_exit(child: ChildExit) -> AttemptEnd:
 
 
 def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
-    if exit_code == -signal.SIGKILL and was_oom_killed:
+    # Of several processes one is killed, and the launcher ends with 1.
+    if was_oom_killed and exit_code in (-signal.SIGKILL, 1):
         return Failure(
             "out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
         )

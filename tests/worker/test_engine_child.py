@@ -14,7 +14,7 @@ import pytest
 
 from tests.worker.workbench import eventually
 from trd_engine.errors import ContextTooLongError, ModelNotFoundError
-from worker.engine_child import StopRequest, failure_code, fetch_pinned
+from worker.engine_child import StopRequest, failure_code, fetch_pinned, report_failure
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +42,18 @@ def caused_by(cause: BaseException) -> BaseException:
 )
 def test_errors_have_stable_codes(error: BaseException, code: str) -> None:
     assert failure_code(error) == code
+
+
+def test_of_several_processes_the_one_that_knows_the_reason_tells_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    out_dir = tmp_path / "run"
+    report_failure(out_dir, RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"))
+    report_failure(out_dir, ContextTooLongError("too long"))
+    report_failure(out_dir, ContextTooLongError("too long"))
+    (line,) = (out_dir / "events.jsonl").read_text().splitlines()
+    assert json.loads(line)["code"] == "context_too_long"
 
 
 def test_a_stop_is_a_signal_or_a_file(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def child_exit(
         (child_exit(1, reported=Failure("non_finite_loss", "step 3")), EndKind.FAILED, "non_finite_loss"),
         (child_exit(SIGKILL), EndKind.FAILED, "engine_crashed"),
         (child_exit(SIGKILL, was_oom_killed=True), EndKind.FAILED, "out_of_memory"),
+        (child_exit(1, was_oom_killed=True), EndKind.FAILED, "out_of_memory"),
         (child_exit(SIGTERM, was_oom_killed=True), EndKind.FAILED, "engine_crashed"),
         (child_exit(SIGTERM, was_asked_to_stop=True), EndKind.STOPPED, None),
         (child_exit(SIGKILL, was_asked_to_stop=True), EndKind.STOPPED, None),

@@ -1,0 +1,128 @@
+"""A job with ``devices: 2`` through service and worker: two gloo processes under torchrun, stopped and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.local_service import LocalService, local_service
+from tests.trd_engine.tiny_runs import write_data
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = {"TRD_MAX_DEVICES": "2", "TRD_QUEUES": "trd-default,trd-default-2", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    with local_service(tmp_path_factory.mktemp("service"), settings=SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def body(service: LocalService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    data = write_data(tmp_path_factory.mktemp("data"), train=64, heldout=8)
+    return {
+        "mode": "trd",
+        "student": "tiny-student",
+        "teacher": "tiny-teacher",
+        "dataset": service.client.datasets.upload(data / "train.jsonl").id,
+        "task": "exact",
+        "devices": 2,
+        "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
+        "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
+        "lora": {"rank": 4, "alpha": 8},
+        "optim": {"learning_rate": 1e-3, "batch_size": 8},
+        "evaluation": {"holdout": 0.1, "k": 2},
+        "checkpoints": {"every_steps": 100},
+    }
+
+
+def test_a_job_on_two_devices_is_paused_and_resumed_and_succeeds(service: LocalService, body: dict[str, Any]) -> None:
+    client = service.client
+    job = client.jobs.create({**body, "optim": {**body["optim"], "epochs": 6}})
+    assert job.spec["queue"] == "trd-default-2"
+    _wait_for_step(service, job.id, 2)
+    client.jobs.pause(job.id)
+    _wait_for_status(service, job.id, "paused")
+    stopped_at = client.jobs.get(job.id).step
+    assert max(checkpoint.step for checkpoint in client.checkpoints.list(job.id)) == stopped_at
+    client.jobs.resume(job.id)
+    done = client.jobs.wait(job.id, max_seconds=300)
+    assert done.status == "succeeded", (done.error, _messages(service, job.id))
+    assert done.attempt == 2
+    assert done.step == done.num_steps > stopped_at
+    steps = [row.step for row in client.metrics.list(job.id, names=["loss"])]
+    assert steps == list(range(1, done.num_steps + 1)), "each step once: none lost, none of both processes"
+
+
+def test_a_cancelled_job_keeps_its_checkpoint(service: LocalService, body: dict[str, Any]) -> None:
+    client = service.client
+    job = client.jobs.create({**body, "optim": {**body["optim"], "epochs": 50}})
+    _wait_for_step(service, job.id, 1)
+    client.jobs.cancel(job.id)
+    _wait_for_status(service, job.id, "cancelled")
+    assert max(checkpoint.step for checkpoint in client.checkpoints.list(job.id)) >= 1
+
+
+def test_a_failure_of_both_processes_is_told_once(service: LocalService, body: dict[str, Any]) -> None:
+    client = service.client
+    sampling = {**body["sampling"], "max_prompt_tokens": 1}
+    job = client.jobs.create({**body, "sampling": sampling})
+    done = client.jobs.wait(job.id, max_seconds=120)
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "no_training_data"
+    assert sum("no problem is left to train on" in message for message in _messages(service, job.id)) == 1
+
+
+def test_a_process_that_is_killed_ends_the_attempt_and_the_next_one_goes_on(
+    service: LocalService, body: dict[str, Any]
+) -> None:
+    client = service.client
+    often = {"optim": {**body["optim"], "epochs": 4}, "checkpoints": {"every_steps": 1}}
+    job = client.jobs.create({**body, **often})
+    _wait_for_step(service, job.id, 2)
+    os.kill(_process_of_rank(1, job.id), signal.SIGKILL)
+    done = client.jobs.wait(job.id, max_seconds=300)
+    assert done.status == "succeeded", (done.error, _messages(service, job.id))
+    assert done.attempt == 2
+
+
+def _wait_for_step(service: LocalService, job_id: str, step: int) -> None:
+    _eventually(service, job_id, lambda job: (job.step or 0) >= step)
+
+
+def _wait_for_status(service: LocalService, job_id: str, status: str) -> None:
+    _eventually(service, job_id, lambda job: job.status == status)
+
+
+def _eventually(service: LocalService, job_id: str, holds: Any, *, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds(job := service.client.jobs.get(job_id)):
+        is_over = job.status in ("succeeded", "failed", "cancelled")
+        assert not is_over and time.monotonic() < deadline, (job.status, job.error, _messages(service, job_id))
+        time.sleep(0.1)
+
+
+def _process_of_rank(rank: int, job_id: str) -> int:
+    """The engine's child with this rank: the ranks' command lines are alike, their environments are not."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue  # it ended, or it is somebody else's
+        is_child = job_id.encode() in command and b"torch.distributed.run" not in command
+        if is_child and f"RANK={rank}".encode() in environment.split(b"\0"):
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank} works on {job_id}")
+
+
+def _messages(service: LocalService, job_id: str) -> list[str]:
+    return [event.message for event in service.client.events.list(job_id)]
