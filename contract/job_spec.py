@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from contract.dataset_ref import DatasetRef
 from contract.messages import queue_name
+from contract.sampling_spec import SamplingSpec
 from contract.strict_model import StrictModel, contradiction
 from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherUpdateSpec
 from contract.token_weights_spec import TokenWeightsSpec
@@ -112,25 +113,6 @@ class LossSpec(StrictModel):
                 'set loss.divergence to "forward_kl", or leave loss.reverse_after out',
             )
         return self
-
-
-class SamplingSpec(StrictModel):
-    """How the student's rollouts, and the evaluation's samples, are drawn."""
-
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Generator; auto takes vLLM where it is installed, else transformers."""
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
-    """Sampling temperature; 0 is greedy, and vLLM goes no higher than 2."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
-    """Nucleus mass."""
-    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 20
-    """Sampling's top-k (not the loss's); -1 or 0 switches it off."""
-    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
-    """Problems whose solving prompt is longer are dropped and counted."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
-    """Longest rollout."""
-    thinking: bool | None = None
-    """Passed to the chat template as ``enable_thinking``; None leaves it to the template."""
 
 
 class RefineSpec(StrictModel):
@@ -303,7 +285,7 @@ class JobSpec(StrictModel):
     checkpoints: CheckpointsSpec = CheckpointsSpec()
     diagnosis: DiagnosisSpec = DiagnosisSpec()
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Devices that the job needs at once."""
+    """Devices to train on, a process each; `num_devices` adds those that only sample."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None
     """Queue to wait in; None goes by the device count."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -460,6 +442,16 @@ class JobSpec(StrictModel):
         return Preset.TRD if self.mode is Mode.TRD else Preset.FORWARD_KL
 
     @property
+    def samples_apart(self) -> bool:
+        """True where devices of their own sample."""
+        return self.sampling.placement == "separate"
+
+    @property
+    def num_devices(self) -> int:
+        """All devices that the job needs at once."""
+        return self.devices * (1 + self.sampling.tensor_parallel_size * self.samples_apart)
+
+    @property
     def refines(self) -> bool:
         """True where the student is trained on the refined trajectory y_r."""
         return self.mode is Mode.TRD
@@ -484,7 +476,7 @@ class JobSpec(StrictModel):
                 "preset": self.resolved_preset,
                 "loss": self.resolved_loss,
                 "refine": refine,
-                "queue": queue_name(self.queue, self.devices),
+                "queue": queue_name(self.queue, self.num_devices),
             }
         )
         return JobSpec.model_validate(filled.model_dump())

@@ -121,6 +121,23 @@ class SamplingConfig(_Strict):
     max_prompt_tokens: PositiveInt = 2048
     max_new_tokens: PositiveInt = 16384
     thinking: bool | None = None
+    placement: Literal["colocated", "separate"] = "colocated"
+    """Of vLLM: on the devices that train, taking turns, or on `tensor_parallel_size` more for each of them."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs over which vLLM divides one copy of a model."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] | None = None
+    """Share of a GPU's memory for all of a process's vLLM engines; None: 0.5 colocated, 0.9 separate."""
+
+    @model_validator(mode="after")
+    def _placement_fits(self) -> Self:
+        if self.tensor_parallel_size > 1 and self.placement == "colocated":
+            raise ValueError(
+                f"tensor_parallel_size {self.tensor_parallel_size}: colocated, an engine has the one device of its "
+                "training process; set placement to separate, or leave it out"
+            )
+        if self.placement == "separate" and self.engine == "transformers":
+            raise ValueError("placement separate: transformers samples where the model is trained; use engine vllm")
+        return self
 
 
 class RefineConfig(_Strict):

@@ -42,6 +42,7 @@ from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
 from trd_engine.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
 from trd_engine.types import Problem, SamplingSettings
+from trd_engine.vllm_samplers import check_vllm_settings, vllm_generators
 
 _MAX_LISTED = 100
 """Problems in one notice; more are counted."""
@@ -329,12 +330,15 @@ def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, report
     sources = list(dict.fromkeys([config.student, config.teacher_folder]))
     engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
     reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    check_vllm_settings(config.sampling, engine, models.device, reporter)
     served = models.served_teacher.client if models.served_teacher is not None else None
     if engine == "transformers" and reporter.world.size == 1:
         student, teacher = _borrowed_generators(models)
         return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
-    make_generators = _copy_generators if engine == "transformers" else _vllm_generators
-    student, teacher = make_generators(config, models)
+    if engine == "transformers":
+        student, teacher = _copy_generators(config, models)
+    else:
+        student, teacher = vllm_generators(config, models.device, models.compute_dtype, reporter.world)
     folder = Path(config.student)
     switch = ServedWeights(
         student,
@@ -371,29 +375,3 @@ def _copy_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator
     if not isinstance(config.teacher, str):
         return student, student
     return student, make(config.teacher, models.teacher_tokenizer, dtype=models.compute_dtype)
-
-
-def _vllm_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:
-    from trd_engine.generation.vllm import VllmGenerator  # vLLM's import takes seconds, and is optional
-
-    solving = config.sampling.max_prompt_tokens + config.sampling.max_new_tokens
-    refines_here = config.refines and config.served_teacher is None
-    refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if refines_here else 0
-    shares_engine = config.teacher is None
-    num_engines = 2 if refines_here and not shares_engine else 1
-    make = partial(
-        VllmGenerator,
-        device=models.device.type,
-        dtype=models.compute_dtype,
-        seed=config.seed,
-        # Training shares the device with the samplers: together they get half of it.
-        gpu_memory_utilization=0.5 / num_engines,
-    )
-    student = make(
-        Path(config.student),
-        max_model_len=max(solving, refining) if shares_engine else solving,
-        lora_rank=config.lora.rank if config.lora else None,
-    )
-    if num_engines == 1:
-        return student, student
-    return student, make(Path(config.teacher_folder), max_model_len=refining)

@@ -165,6 +165,7 @@ class Session:
     def train_step(self) -> None:
         """One optimizer step on the next batch of the round."""
         assert self.trajectories is not None
+        self.samplers.rest()
         state, optim = self.state, self.config.optim
         kept = kept_positions(self.trajectories, self.config.refine.keep)
         positions = [kept[i] for i in batch_positions(len(kept), self.config, state.round, state.round_step)]

@@ -101,9 +101,11 @@ class Admissions:
 
     def _check_devices(self, spec: JobSpec) -> None:
         most = self._settings.max_devices
-        if spec.devices > most:
-            remedy = f"set devices to {most}, or have the operator raise TRD_MAX_DEVICES"
-            raise _refusal("devices", spec.devices, f"jobs here may use at most {most}", remedy)
+        if spec.num_devices > most:
+            samplers = f", and with its samplers' this one needs {spec.num_devices}" if spec.samples_apart else ""
+            remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
+            reason = f"jobs here may use at most {most}{samplers}"
+            raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
         if spec.devices > 1 and isinstance(spec.teacher, ServedTeacher):
             reason = "a served teacher scores for one device only"
             raise _refusal("devices", spec.devices, reason, "set devices to 1, or name a model as the teacher")

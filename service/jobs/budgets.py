@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from contract.job_spec import JobSpec, RefineSpec, SamplingSpec
+from contract.job_spec import JobSpec, RefineSpec
+from contract.sampling_spec import SamplingSpec
 from contract.teacher_spec import ServedTeacher
 from service.errors import InvalidRequestError
 

@@ -35,6 +35,24 @@ def test_resolving_makes_every_default_explicit_once(mode: str) -> None:
     assert JobSpec.model_validate_json(resolved.model_dump_json()) == resolved
 
 
+def test_devices_that_only_sample_are_counted_and_choose_the_queue() -> None:
+    resolved = spec(devices=2, sampling={"placement": "separate", "tensor_parallel_size": 3}).resolved()
+    assert (resolved.num_devices, resolved.queue) == (8, "trd-default-8")
+    assert spec(devices=2).num_devices == 2
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field", "remedy"),
+    [
+        ({"tensor_parallel_size": 2}, "sampling.tensor_parallel_size", 'set sampling.placement to "separate"'),
+        ({"placement": "separate", "engine": "transformers"}, "sampling.placement", 'set sampling.engine to "vllm"'),
+        ({"gpu_memory_utilization": 1.0}, "sampling.gpu_memory_utilization", "0.98"),
+    ],
+)
+def test_samplers_devices_that_cannot_be_are_refused(sampling: dict[str, Any], field: str, remedy: str) -> None:
+    assert remedy in problems(sampling=sampling)[field]
+
+
 def test_defaults_are_the_papers() -> None:
     resolved = spec().resolved()
     assert (resolved.sampling.temperature, resolved.sampling.top_p, resolved.sampling.top_k) == (0.6, 0.95, 20)

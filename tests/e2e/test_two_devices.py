@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client import JobFailedError
 from examples.local_service import LocalService, local_service
 from tests.trd_engine.tiny_runs import write_data
 
@@ -58,8 +59,8 @@ def test_a_job_on_two_devices_is_paused_and_resumed_and_succeeds(service: LocalS
     assert done.status == "succeeded", (done.error, _messages(service, job.id))
     assert done.attempt == 2
     assert done.step == done.num_steps > stopped_at
-    steps = [row.step for row in client.metrics.list(job.id, names=["loss"])]
-    assert steps == list(range(1, done.num_steps + 1)), "each step once: none lost, none of both processes"
+    (loss,) = client.metrics.list(job.id, names=["loss"])
+    assert loss.steps == list(range(1, done.num_steps + 1)), "each step once: none lost, none of both processes"
 
 
 def test_a_cancelled_job_keeps_its_checkpoint(service: LocalService, body: dict[str, Any]) -> None:
@@ -75,10 +76,9 @@ def test_a_failure_of_both_processes_is_told_once(service: LocalService, body: d
     client = service.client
     sampling = {**body["sampling"], "max_prompt_tokens": 1}
     job = client.jobs.create({**body, "sampling": sampling})
-    done = client.jobs.wait(job.id, max_seconds=120)
-    assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "no_training_data"
+    with pytest.raises(JobFailedError) as caught:
+        client.jobs.wait(job.id, max_seconds=120)
+    assert caught.value.code == "no_training_data"
     assert sum("no problem is left to train on" in message for message in _messages(service, job.id)) == 1
 
 
@@ -107,7 +107,8 @@ def _eventually(service: LocalService, job_id: str, holds: Any, *, seconds: floa
     deadline = time.monotonic() + seconds
     while not holds(job := service.client.jobs.get(job_id)):
         is_over = job.status in ("succeeded", "failed", "cancelled")
-        assert not is_over and time.monotonic() < deadline, (job.status, job.error, _messages(service, job_id))
+        if is_over or time.monotonic() > deadline:
+            raise AssertionError(f"{job.status} {job.error} {_messages(service, job_id)}")
         time.sleep(0.1)
 
 

@@ -76,6 +76,7 @@ def test_every_setting_of_the_user_arrives() -> None:
             "top_k": -1,
             "max_new_tokens": 64,
             "thinking": False,
+            "gpu_memory_utilization": 0.4,
         },
         "prompts": {"solve": "Solve {problem}"},
         "loss": {

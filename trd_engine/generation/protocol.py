@@ -52,6 +52,10 @@ class Generator(Protocol):
         """Answer with the full weights in the Hugging Face folder from now on, and forget cached prefixes."""
         ...
 
+    def rest(self) -> None:
+        """Give memory back where the platform can, until the generator is asked for something again."""
+        ...
+
     def close(self) -> None:
         """Free the model's memory. The generator is not used again."""
         ...

@@ -28,6 +28,14 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _MAX_TEMPERATURE = 2.0
 _CPU_KV_CACHE_BYTES = 1 << 30
 _KV_BLOCK_TOKENS = 128
+_ALWAYS: dict[str, Any] = {
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",  # the folder's own sampling defaults must not mix with the request's
+    "enable_prefix_caching": True,
+    "logprobs_mode": "raw_logprobs",  # before temperature, top-k and top-p
+    "disable_log_stats": True,
+    "use_tqdm_on_load": False,
+}
 _LORA_ON: dict[str, Any] = {"enable_lora": True, "max_loras": 1}
 _CPU_STEP_TOKENS = 1_024
 """Prompt tokens that we hand to a CPU engine between two steps: a second or so for small models, so that a stop is
@@ -40,6 +48,8 @@ class VllmGenerator:
     Several may live in one process if their `tensor_parallel_size` is the same. Prefixes are shared between the
     requests of one call and forgotten between calls, so that a call's samples do not hang on the calls before it.
     """
+
+    _is_resting = False
 
     def __init__(
         self,
@@ -55,6 +65,8 @@ class VllmGenerator:
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
         enforce_eager: bool | None = None,
+        visible_devices: Sequence[str] | None = None,
+        can_rest: bool = False,
     ) -> None:
         """Load the model; seconds for a small one.
 
@@ -65,6 +77,9 @@ class VllmGenerator:
         `max_num_seqs`: requests sampled side by side.
         `kv_cache_bytes`: None on a CPU takes what `max_num_seqs` requests can need, up to 1 GiB, and on a GPU what
         `gpu_memory_utilization` leaves.
+        `visible_devices`: GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes
+        of its own; None: this process's current one.
+        `can_rest`: `rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's.
         `enforce_eager`: None compiles and captures graphs on a GPU only.
         """
         vllm = import_vllm()
@@ -76,10 +91,9 @@ class VllmGenerator:
         self._max_lora_rank = 0 if lora_rank is None else _lora_rank_room(lora_rank)
         if self._on_cpu and kv_cache_bytes is None:
             kv_cache_bytes = _cpu_kv_cache_bytes(model_folder, dtype, max_model_len, max_num_seqs)
+        self._can_rest = can_rest
         arguments = vllm.EngineArgs(
             model=str(model_folder),
-            skip_tokenizer_init=True,
-            generation_config="vllm",  # the folder's own sampling defaults must not mix with the request's
             dtype=str(dtype).removeprefix("torch."),
             max_model_len=max_model_len,
             seed=seed,
@@ -88,14 +102,12 @@ class VllmGenerator:
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             enforce_eager=self._on_cpu if enforce_eager is None else enforce_eager,
-            enable_prefix_caching=True,
-            logprobs_mode="raw_logprobs",  # before temperature, top-k and top-p
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
+            **_ALWAYS | {"enable_sleep_mode": can_rest},
+            distributed_executor_backend="mp" if visible_devices is not None else None,
             **(_LORA_ON | {"max_lora_rank": self._max_lora_rank} if lora_rank is not None else {}),
             **(_cpu_arguments() if self._on_cpu else {}),
         )
-        with engine_construction():
+        with engine_construction(visible_devices):
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
         self._max_admitted = max_num_seqs if self._on_cpu else 4 * max_num_seqs
         self._max_model_len: int = self._engine.model_config.max_model_len
@@ -112,6 +124,7 @@ class VllmGenerator:
         check_requests(requests, sampling, max_model_len=self._max_model_len)
         if sampling.temperature > _MAX_TEMPERATURE:
             raise SpecError(f"sampling.temperature {sampling.temperature}: vLLM samples at {_MAX_TEMPERATURE} at most")
+        self._wake()
         self._engine.reset_prefix_cache()
         meter = ProgressMeter(on_progress, len(requests))
         names = [str(next(self._request_ids)) for _ in requests]
@@ -137,6 +150,7 @@ class VllmGenerator:
         Raises `SpecError` where the generator was made without adapters or for a smaller rank, and
         `CheckpointCorruptError` where the folder holds no adapter for this model.
         """
+        self._wake()
         if self._adapter is not None:
             self._engine.remove_lora(self._adapter.lora_int_id)
             self._adapter = None
@@ -147,12 +161,25 @@ class VllmGenerator:
         """See `Generator.load_weights`. An adapter in use stays in use."""
         if not any(folder.glob("*.safetensors")):
             raise CheckpointCorruptError(f"{folder} holds no safetensors weights")
+        self._wake()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         if self._on_cpu:
             self._engine.apply_model(repack_tied_head)
         self._engine.reset_prefix_cache()
         if self._adapter is not None:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
+
+    def rest(self) -> None:
+        """See `Generator.rest`: the weights wait in the host's memory, the cache is dropped."""
+        if self._can_rest and not self._is_resting:
+            self._engine.reset_prefix_cache()
+            self._engine.sleep(level=1)
+            self._is_resting = True
+
+    def _wake(self) -> None:
+        if self._is_resting:
+            self._engine.wake_up()
+            self._is_resting = False
 
     def close(self) -> None:
         """See `Generator.close`."""

@@ -12,7 +12,7 @@ import importlib
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
 
@@ -24,8 +24,8 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
-_LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS")
-"""Variables that vLLM sets for itself, and that our children or torchrun would trip over."""
+_LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CUDA_VISIBLE_DEVICES")
+"""Variables that vLLM, or we, set for an engine, and that our children or torchrun would trip over."""
 
 _MODULES = ("vllm.engine.arg_utils", "vllm.lora.request", "vllm.v1.engine.llm_engine")
 """What `vllm` itself imports late; here, so that the warnings of all of it are muted at one place."""
@@ -51,8 +51,11 @@ def import_vllm() -> ModuleType:
 
 
 @contextmanager
-def engine_construction() -> Iterator[None]:
-    """Around the making of an engine: counts it, and gives back the global state that vLLM changes."""
+def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterator[None]:
+    """Around the making of an engine: counts it, and gives back the global state that vLLM changes.
+
+    `visible_devices`: the GPUs that processes which the engine starts may see; this one sees what it saw.
+    """
     global _num_engines, _owns_process_group
     from vllm.v1.engine import core
 
@@ -63,6 +66,8 @@ def engine_construction() -> Iterator[None]:
     _num_engines += 1  # before the engine is made: where that fails, it is shut down all the same
     with _kept_environment(), _kept_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if visible_devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_devices)
         try:
             yield
         finally:
