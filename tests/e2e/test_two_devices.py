@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from client import JobFailedError
+from client.errors import JobFailedError
 from examples.local_service import LocalService, local_service
 from tests.trd_engine.tiny_runs import write_data
 
