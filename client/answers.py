@@ -79,6 +79,29 @@ class Job(JobProgress):
     """With every default resolved."""
 
 
+class Memory(Answer):
+    """Peak bytes on one device."""
+
+    student_bytes: int
+    teacher_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    loss_bytes: int
+    sampler_bytes: int
+    total_bytes: int
+
+
+class Duration(Answer):
+    """How long one attempt takes, the wait in the queue left out."""
+
+    seconds: float
+    seconds_by_phase: dict[str, float]
+    time_source: Literal["history", "calibration"]
+    """From the owner's like jobs, or from a constant that was measured once on a CPU: an upper bound."""
+    num_like_jobs: int
+
+
 class DryRun(Answer):
     """What a submission would make."""
 
@@ -86,6 +109,12 @@ class DryRun(Answer):
     """With every default resolved."""
     estimate: dict[str, Any] | None
     """Counts of a whole run; null where the number of problems is known only to the worker."""
+    memory: Memory | None
+    """On each device; null where a model's sizes are not known to the service."""
+    duration: Duration | None
+    """Null where nothing tells it."""
+    estimate_notes: list[str]
+    """What the estimates assume, and why one is missing."""
     notices: list[str]
     """What was chosen otherwise than by default, and why."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from client import Client
 from client.answers import DryRun, Job
 from client.cli.datasets import upload_file
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, facts, print_json, remark, say
+from client.cli.output import JsonFlag, answers, duration, facts, print_json, remark, say, size
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
 from client.errors import TrdError
@@ -103,7 +104,25 @@ def _show_dry_run(told: DryRun, as_json: bool) -> None:
     else:
         counts = flattened(told.estimate).items()
         console.print(facts((name.replace("_", " "), _shown(value)) for name, value in counts))
+    console.print(facts(_forecast(told)))
+    for note in told.estimate_notes:
+        console.print(Text(note, style="dim"))
     console.print("nothing was made: it was a dry run", style="dim")
+
+
+def _forecast(told: DryRun) -> Iterator[tuple[str, str]]:
+    """Memory and time, in a person's units."""
+    if told.memory is not None:
+        parts = told.memory.model_dump(exclude={"total_bytes"}, include=set(type(told.memory).model_fields))
+        largest = sorted(((num, name) for name, num in parts.items() if num), reverse=True)
+        listed = ", ".join(f"{name.removesuffix('_bytes')} {size(num)}" for num, name in largest)
+        yield "memory per device", f"{size(told.memory.total_bytes)} ({listed})"
+    if told.duration is not None:
+        is_known = told.duration.time_source == "history"
+        source = f"as {told.duration.num_like_jobs} like jobs took" if is_known else "at most, by calibration on a CPU"
+        yield "time", f"{duration(told.duration.seconds)} ({source})"
+        for phase, seconds in told.duration.seconds_by_phase.items():
+            yield f"  {phase}", duration(seconds)
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from service.datasets.service import first_row_without_solution
 from service.errors import InvalidRequestError
 from service.jobs.budgets import contexts, fit_budgets
 from service.jobs.estimate import Estimate, estimate
+from service.jobs.forecast import Forecast, forecast
 from service.jobs.served_teachers import fit_loss
 from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
@@ -40,6 +41,8 @@ class Admission:
     """What was chosen otherwise than by default, and why."""
     estimate: Estimate | None
     """None where the number of problems is known only to the worker."""
+    forecast: Forecast | None = None
+    """Memory and time; of a dry run alone."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,10 @@ class Admissions:
         """The job as it would run; raises `InvalidRequestError` with the field, the value and the remedy."""
         fitted = self.fit(spec)
         with self.explained(), self._database.read() as session:
-            return self.complete(session, owner, fitted)
+            admission = self.complete(session, owner, fitted)
+            return replace(
+                admission, forecast=forecast(session, owner, admission.spec, admission.estimate, self._models)
+            )
 
     def fit(self, spec: JobSpec) -> Fitted:
         """What can be said without the database: models, devices, budgets and data that nobody uploaded."""

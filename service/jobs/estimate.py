@@ -17,6 +17,8 @@ class Estimate:
     num_trajectories: int
     num_steps: int
     num_evaluations: int
+    num_trained_trajectories: int
+    num_evaluation_samples: int
     max_rollout_tokens: int
     max_refined_tokens: int
     max_trained_tokens: int
@@ -35,17 +37,19 @@ def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | No
     num_evaluations = _num_evaluations(spec, num_steps) if num_evaluated else 0
     max_new = spec.refine.max_new_tokens if spec.refines else spec.sampling.max_new_tokens
     num_trained = min(num_trajectories * spec.optim.epochs, num_steps * spec.optim.batch_size)
-    max_solved = num_evaluated * num_evaluations * spec.evaluation.k * spec.sampling.max_new_tokens
+    num_samples = num_evaluated * num_evaluations * spec.evaluation.k
     return Estimate(
         num_problems=num_problems,
         num_heldout=num_heldout,
         num_trajectories=num_trajectories,
         num_steps=num_steps,
         num_evaluations=num_evaluations,
+        num_trained_trajectories=num_trained,
+        num_evaluation_samples=num_samples,
         max_rollout_tokens=num_trajectories * spec.sampling.max_new_tokens,
         max_refined_tokens=num_trajectories * spec.refine.max_new_tokens if spec.refines else 0,
         max_trained_tokens=num_trained * max_new,
-        max_evaluation_tokens=max_solved,
+        max_evaluation_tokens=num_samples * spec.sampling.max_new_tokens,
     )
 
 

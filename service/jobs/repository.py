@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -190,6 +190,26 @@ def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
     evaluated = Job.spec["evaluation"]["dataset"].as_string()
     query = select(Job.id).where(Job.owner == owner, Job.status.in_(_OPEN))
     return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
+
+
+def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt."""
+    query = (
+        select(Job.id, Job.spec, JobEvent.data)
+        .join(JobEvent, (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events))
+        .where(Job.owner == owner, Job.status == JobStatus.SUCCEEDED, Job.deleted_at.is_(None), Job.attempt == 1)
+    )
+    rows = session.execute(query.order_by(Job.id.desc()).limit(limit))
+    return [(row.id, row.spec, row.data) for row in rows]
+
+
+def work_done(session: Session, job_id: str) -> tuple[int, int, int]:
+    """(trajectories, steps, evaluation samples) of a job's run."""
+    num_trajectories = select(func.count()).where(Trajectory.job_id == job_id).scalar_subquery()
+    samples = select(func.sum(Evaluation.num_problems * Evaluation.k)).where(Evaluation.job_id == job_id)
+    query = select(num_trajectories, Job.step, func.coalesce(samples.scalar_subquery(), 0)).where(Job.id == job_id)
+    found = session.execute(query).one()
+    return int(found[0]), int(found[1]), int(found[2])
 
 
 def remove_records(session: Session, job_id: str) -> None:

@@ -75,10 +75,42 @@ class EstimateView(_View):
     num_trajectories: int
     num_steps: int
     num_evaluations: int
+    num_trained_trajectories: int
+    """Those that go through optimizer steps, each as often as it does."""
+    num_evaluation_samples: int
     max_rollout_tokens: int
     max_refined_tokens: int
     max_trained_tokens: int
     max_evaluation_tokens: int
+
+
+class MemoryView(_View):
+    """Peak bytes on one device, by the formula of docs/estimate.md; what libraries and driver hold is not in it."""
+
+    student_bytes: int
+    """Weights, the adapter included."""
+    teacher_bytes: int
+    """Weights of its own; 0 where it shares the student's or is served elsewhere."""
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    """Of the largest micro-batch."""
+    loss_bytes: int
+    sampler_bytes: int
+    """The sampler's copies of weights, and keys and values of one longest sequence for each."""
+    total_bytes: int
+
+
+class DurationView(_View):
+    """How long one attempt takes, the wait in the queue left out."""
+
+    seconds: float
+    seconds_by_phase: dict[str, float]
+    time_source: Literal["history", "calibration"]
+    """history: medians of the owner's like jobs; calibration: a constant that was measured once on a CPU, times
+    the most tokens there can be."""
+    num_like_jobs: int
+    """How many jobs the medians are of."""
 
 
 class DryRunView(_View):
@@ -89,6 +121,12 @@ class DryRunView(_View):
     """With every default resolved."""
     estimate: EstimateView | None
     """Null where the number of problems is known only to the worker."""
+    memory: MemoryView | None
+    """On each device; null where a model's sizes are not known here."""
+    duration: DurationView | None
+    """Null where the number of problems is not known, or neither like jobs nor the models' sizes are."""
+    estimate_notes: list[str]
+    """What the estimates assume, and why one is missing."""
     notices: list[str]
     """What was chosen otherwise than by default, and why."""
 
@@ -152,4 +190,13 @@ def _error(job: Job) -> JobError | None:
 def dry_run_view(admission: Admission) -> DryRunView:
     """An admission as the API shows it."""
     expected = EstimateView(**asdict(admission.estimate)) if admission.estimate is not None else None
-    return DryRunView(spec=admission.spec, estimate=expected, notices=admission.notices)
+    forecast = admission.forecast
+    assert forecast is not None, "a dry run forecasts"
+    return DryRunView(
+        spec=admission.spec,
+        estimate=expected,
+        memory=MemoryView(**asdict(forecast.memory)) if forecast.memory is not None else None,
+        duration=DurationView(**asdict(forecast.duration)) if forecast.duration is not None else None,
+        estimate_notes=forecast.notes,
+        notices=admission.notices,
+    )

@@ -56,6 +56,8 @@ ANSWERS = {
     "JobView": answers.Job,
     "JobError": answers.JobError,
     "DryRunView": answers.DryRun,
+    "MemoryView": answers.Memory,
+    "DurationView": answers.Duration,
     "EventView": answers.Event,
     "MetricSeries": answers.MetricSeries,
     "TrajectoryView": answers.Trajectory,

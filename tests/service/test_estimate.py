@@ -53,6 +53,8 @@ def test_tokens_are_upper_bounds() -> None:
         num_trajectories=90,
         num_steps=18,
         num_evaluations=19,
+        num_trained_trajectories=2 * 90,
+        num_evaluation_samples=10 * 19 * 4,
         max_rollout_tokens=9000,
         max_refined_tokens=4500,
         max_trained_tokens=2 * 90 * 50,

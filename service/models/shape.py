@@ -1,0 +1,72 @@
+"""How large a model is, by its folder's config.json alone: no weights are read.
+
+Knows the decoders whose layers are attention (q, k, v, o) and a gated MLP, which is Llama's and Qwen's family. A
+mixture of experts, or a configuration that lacks a size, has no shape here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that memory and time depend on."""
+
+    num_layers: int
+    hidden: int
+    intermediate: int
+    query_width: int
+    """Attention heads × head dimension."""
+    key_width: int
+    """Key and value heads × head dimension."""
+    vocabulary: int
+    is_tied: bool
+    """Embedding and output head are one matrix."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Matrices and the layers' two norms; biases and norms of queries and keys, under 0.1 %, are left out."""
+        attention = 2 * self.hidden * (self.query_width + self.key_width)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        embeddings = self.vocabulary * self.hidden * (1 if self.is_tied else 2)
+        return self.num_layers * layer + embeddings + self.hidden
+
+    def num_adapter_parameters(self, rank: int, targets: tuple[str, ...] | None) -> int:
+        """LoRA's A and B on the named linear layers of each decoder layer; None: on all seven."""
+        widths = {
+            "q_proj": self.hidden + self.query_width,
+            "k_proj": self.hidden + self.key_width,
+            "v_proj": self.hidden + self.key_width,
+            "o_proj": self.query_width + self.hidden,
+            "gate_proj": self.hidden + self.intermediate,
+            "up_proj": self.hidden + self.intermediate,
+            "down_proj": self.intermediate + self.hidden,
+        }
+        return self.num_layers * rank * sum(widths.get(name, 0) for name in targets or widths)
+
+
+def read_shape(folder: Path) -> ModelShape | None:
+    """The shape of the model in `folder`; None where its configuration does not tell it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _shape(config) if isinstance(config, dict) else None
+
+
+def _shape(config: dict[str, Any]) -> ModelShape | None:
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    sizes = [config.get(name) for name in names]
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or any(config.get(name) for name in _EXPERTS):
+        return None
+    layers, hidden, intermediate, heads, vocabulary = (int(size or 0) for size in sizes)
+    head_width = int(config.get("head_dim") or hidden // heads)
+    key_heads = int(config.get("num_key_value_heads") or heads)
+    is_tied = bool(config.get("tie_word_embeddings", False))
+    return ModelShape(layers, hidden, intermediate, heads * head_width, key_heads * head_width, vocabulary, is_tied)

@@ -1,0 +1,131 @@
+"""Memory and time in the answer to a dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from contract.job_state import JobStatus
+from service.events.repository import NewEvent, append_events
+from tests.service.conftest import AUTHORIZED, MakeClient
+from tests.service.finished_job import MODELS
+from tests.service.records import add_evaluation, add_trajectory, database_of, job_body, set_job, submit
+
+COMMITTED = Path(__file__).parents[2] / "testbed" / "models"
+SECONDS = {"preparing": 3.0, "rollout": 8.0, "refining": 6.0, "training": 10.0, "evaluating": 5.0}
+CHANGES: dict[str, Any] = {
+    **MODELS,
+    "task": "exact",
+    "evaluation": {"holdout": 0.25, "k": 2},
+    "optim": {"batch_size": 8},
+}
+
+
+@pytest.fixture
+def tiny_client(make_client: MakeClient, database_url: str, models_dir: Path) -> TestClient:
+    """The application with the committed models, some that hold a few words only, and one on a hub."""
+    return make_client(database_url, models=f"{COMMITTED}/*,{models_dir}/*,Org/Hub-Model")
+
+
+def dry_run(client: TestClient, **changes: Any) -> dict[str, Any]:
+    body = job_body(client, **{**CHANGES, **changes})
+    response = client.post("/jobs?dry_run=true", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def succeeded(client: TestClient, seconds: dict[str, float], **changes: Any) -> str:
+    """A job that took so long for 4 trajectories, 2 steps and an evaluation of 40 samples."""
+    attempt = changes.pop("attempt", 1)
+    job_id = submit(client, **{**CHANGES, **changes})
+    for position in range(4):
+        add_trajectory(client, job_id, position)
+    add_evaluation(client, job_id, 0, 0.5)
+    with database_of(client).write() as session:
+        ended = {"status": "succeeded", "summary": {"seconds_by_phase": seconds}}
+        append_events(session, job_id, NewEvent("status", "The run is over.", ended))
+    set_job(client, job_id, status=JobStatus.SUCCEEDED, attempt=attempt, step=2)
+    return job_id
+
+
+def test_without_like_jobs_the_time_is_calibrated(tiny_client: TestClient) -> None:
+    told = dry_run(tiny_client)
+    assert told["duration"]["time_source"] == "calibration"
+    assert told["duration"]["num_like_jobs"] == 0
+    assert told["duration"]["seconds"] == pytest.approx(sum(told["duration"]["seconds_by_phase"].values()))
+    budget = told["spec"]["sampling"]["max_new_tokens"]
+    assert told["duration"]["seconds_by_phase"]["rollout"] == pytest.approx(2 * 434_016 * 30 * budget * 5e-10, abs=1e-3)
+    assert any("a GPU is far faster" in note for note in told["estimate_notes"])
+    assert told["memory"]["total_bytes"] == sum(n for part, n in told["memory"].items() if part != "total_bytes")
+    assert told["memory"]["teacher_bytes"] == 2 * 434_016
+
+
+def test_like_jobs_tell_the_time_of_each_phase(tiny_client: TestClient) -> None:
+    succeeded(tiny_client, SECONDS)
+    succeeded(tiny_client, {phase: 3 * seconds for phase, seconds in SECONDS.items()})
+    told = dry_run(tiny_client)
+    assert (told["estimate"]["num_trajectories"], told["estimate"]["num_evaluation_samples"]) == (30, 10 * 2 * 2)
+    duration = told["duration"]
+    assert (duration["time_source"], duration["num_like_jobs"]) == ("history", 2)
+    # The median of 1 and 3 is 2: a trajectory took 8 / 4 s, a trained one 10 / 4, a sample 5 / 40, preparing 3 a run.
+    assert duration["seconds_by_phase"] == {
+        "preparing": 2 * 3.0,
+        "rollout": 2 * 30 * 2.0,
+        "refining": 2 * 30 * 1.5,
+        "training": 2 * 30 * 2.5,
+        "evaluating": 2 * 40 * 0.125,
+    }
+    assert duration["seconds"] == 376.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"student": "tiny-student-slips"},
+        {"teacher": "tiny-student"},
+        {"mode": "opd"},
+        {"lora": None},
+        {"sampling": {"max_new_tokens": 17}},
+        {"attempt": 2},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_jobs_tell_nothing(tiny_client: TestClient, changes: dict[str, Any]) -> None:
+    succeeded(tiny_client, SECONDS, **changes)
+    assert dry_run(tiny_client)["duration"]["time_source"] == "calibration"
+
+
+def test_another_owners_jobs_do_not_show(tiny_client: TestClient) -> None:
+    succeeded(tiny_client, SECONDS)
+    made = tiny_client.post("/keys", json={"name": "k", "owner": "somebody", "scopes": ["read", "submit"]})
+    assert made.status_code == 201, made.text
+    tiny_client.headers["authorization"] = f"Bearer {made.json()['key']}"
+    assert dry_run(tiny_client)["duration"]["time_source"] == "calibration"
+    tiny_client.headers["authorization"] = AUTHORIZED["authorization"]
+    assert dry_run(tiny_client)["duration"]["time_source"] == "history"
+
+
+def test_a_model_on_a_hub_has_no_estimate_and_a_note(tiny_client: TestClient) -> None:
+    told = dry_run(tiny_client, student="Org/Hub-Model", teacher="tiny-teacher")
+    assert (told["memory"], told["duration"]) == (None, None)
+    assert told["estimate"]["num_trajectories"] == 30
+    assert told["estimate_notes"] == [
+        "student Org/Hub-Model: it is on a hub, and its sizes are not known here; no memory estimate"
+    ]
+
+
+def test_a_configuration_without_sizes_has_no_estimate_and_a_note(tiny_client: TestClient) -> None:
+    told = dry_run(tiny_client, student="small", teacher="small-teacher")
+    assert (told["memory"], told["duration"]) == (None, None)
+    assert "config.json does not tell its sizes" in told["estimate_notes"][0]
+
+
+def test_unknown_data_has_memory_but_no_time(make_client: MakeClient, sqlite_url: str) -> None:
+    client = make_client(sqlite_url, models=f"{COMMITTED}/*", hub_datasets=frozenset({"org/good"}))
+    told = dry_run(client, dataset={"hub": "org/good"})
+    assert (told["estimate"], told["duration"]) == (None, None)
+    assert told["memory"]["total_bytes"] > 0
