@@ -14,10 +14,10 @@ from service.auth import KeyScope
 class NewKey(BaseModel):
     """What to make."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    """For people."""
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+    """For people; not blank."""
     owner: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@-]+$")] | None = None
     """Who sees what is made with the key; null takes the caller's own."""
     scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]

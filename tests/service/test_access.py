@@ -177,7 +177,15 @@ def test_idempotency_keys_are_each_owners_own(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"name": ""}, {"name": "x", "scopes": []}, {"name": "x", "scopes": ["root"]}, {"name": "x", "owner": "a b"}, {}],
+    [
+        {"name": ""},
+        {"name": " "},
+        {"name": " " * 9 + "x" * 195},
+        {"name": "x", "scopes": []},
+        {"name": "x", "scopes": ["root"]},
+        {"name": "x", "owner": "a b"},
+        {},
+    ],
 )
 def test_a_wrong_key_request_is_refused(shared_client: TestClient, body: dict[str, object]) -> None:
     response = shared_client.post("/keys", json=body)
