@@ -106,7 +106,7 @@ def _micro_batch_tokens(spec: JobSpec) -> int:
 
 def _activations(spec: JobSpec, student: ModelShape, width: int) -> int:
     """With checkpointing: each layer's input, and one layer whole; without: all layers whole."""
-    values = 4 * student.hidden + 3 * student.query_width + 4 * student.key_width + 4 * student.intermediate
+    values = 6 * student.hidden + 5 * student.query_width + 4 * student.key_width + 4 * student.intermediate
     layers = student.num_layers
     checkpointed = layers * student.hidden + values
     per_token = layers * values if spec.optim.gradient_checkpointing is False else checkpointed

@@ -1,0 +1,67 @@
+"""The dry run's arithmetic beside real models: what an adapter has, and what a forward pass keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from contract.job_spec import JobSpec
+from service.jobs.memory import memory
+from service.models.shape import ModelShape, read_shape
+
+MODELS = Path(__file__).parents[2] / "testbed" / "models"
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TOKENS = 256
+
+
+@pytest.fixture(params=["tiny-student", "tiny-teacher"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return MODELS / str(request.param)
+
+
+@pytest.fixture
+def shape(folder: Path) -> ModelShape:
+    found = read_shape(folder)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def model(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("targets", [LAYERS, ("q_proj", "down_proj")])
+def test_an_adapters_parameters_are_pefts(shape: ModelShape, model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    adapted = get_peft_model(model, LoraConfig(r=8, target_modules=list(targets)))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert shape.num_adapter_parameters(8, targets) == trained
+
+
+def kept_bytes(model: PreTrainedModel) -> int:
+    """What the layers' forward pass keeps for its backward pass, each storage once, the weights aside."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held: one that is let go of may lend its address to another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.model(torch.ones(1, TOKENS, dtype=torch.long)).last_hidden_state
+    assert hidden.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_activations_are_what_a_forward_pass_keeps(shape: ModelShape, model: PreTrainedModel) -> None:
+    sampling = {"engine": "transformers", "max_prompt_tokens": 1, "max_new_tokens": TOKENS - 1}
+    body = {"mode": "opd", "student": "s", "teacher": "t", "dataset": "ds_1", "lora": None, "precision": "fp32"}
+    optim = {"batch_size": 1, "gradient_checkpointing": False}
+    spec = JobSpec.model_validate({**body, "sampling": sampling, "optim": optim}).resolved()
+    assert memory(spec, shape, shape).activation_bytes == pytest.approx(kept_bytes(model), rel=0.1)
