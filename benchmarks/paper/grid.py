@@ -1,0 +1,143 @@
+"""The cells of the grid: which runs there are, and the engine spec of each."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
+
+Teaching = Literal["opd", "opsd"]
+"""Another model teaches, or the student's own step-0 weights that are shown the reference."""
+
+STUDENTS = {"gap": "tiny-student", "slips": "tiny-student-slips"}
+TEACHER = "tiny-teacher"
+SEEDS = tuple(range(5))
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+ROUNDS = 4
+LORA = {"rank": 16, "alpha": 32.0}
+LORA_LEARNING_RATE_FACTOR = 3.0
+"""Adapters want a larger rate than full weights; the same factor for every variant."""
+NUM_TRAIN, NUM_HELDOUT, BATCH_SIZE = 1024, 250, 32
+K = {"heldout": 8, "validation": 4}
+MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 64, 256, 160
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: the factors of the design, all of them."""
+
+    section: str
+    """The part of the report that it is for."""
+    teaching: Teaching
+    student: str
+    """A key of `STUDENTS`."""
+    variant: str
+    learning_rate: float
+    seed: int
+    rounds: int = 1
+    lora: bool = False
+    split: Literal["heldout", "validation"] = "heldout"
+    teacher: str = TEACHER
+    """Model folder of OPD's teacher."""
+
+    @property
+    def id(self) -> str:
+        """The same for the same run; another for another."""
+        document = json.dumps(asdict(self), sort_keys=True)
+        digest = hashlib.sha256(document.encode()).hexdigest()[:10]
+        return f"{self.section}-{self.teaching}-{self.student}-{self.variant}-s{self.seed}-{digest}"
+
+
+def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
+    """The document that ``python -m trd_engine run`` reads."""
+    variant = VARIANTS[cell.variant]
+    lora = LORA if cell.lora else None
+    return {
+        "mode": "trd" if variant.refines else cell.teaching,
+        "student": str(models / STUDENTS.get(cell.student, cell.student)),
+        "teacher": str(models / cell.teacher) if cell.teaching == "opd" else None,
+        "dataset": {"path": str(data / "train.jsonl")},
+        "task": "exact",
+        "loss": variant.loss,
+        "sampling": {
+            "engine": "transformers",
+            "max_prompt_tokens": MAX_SOLVE_TOKENS,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        },
+        "refine": {"max_prompt_tokens": MAX_REFINE_TOKENS, "max_new_tokens": MAX_NEW_TOKENS, **variant.refine},
+        "prompts": variant.prompts,
+        "lora": lora,
+        "optim": {"learning_rate": cell.learning_rate * _lora_factor(cell), "batch_size": BATCH_SIZE},
+        "rounds": cell.rounds,
+        "evaluation": {"dataset": {"path": str(data / f"{cell.split}.jsonl")}, "k": K[cell.split]},
+        # One seed tells how a cell's rollouts fail; it would only cost time in the others.
+        "diagnosis": {"num_trajectories": 0 if cell.seed else 64, "steps": "reference"},
+        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": False},
+        "seed": cell.seed,
+        "device": "cpu",
+    }
+
+
+def _lora_factor(cell: Cell) -> float:
+    return LORA_LEARNING_RATE_FACTOR if cell.lora else 1.0
+
+
+def learning_rate_cells() -> list[Cell]:
+    """Every variant at every rate, one seed, scored on the validation problems."""
+    return [
+        Cell("learning_rate", teaching, student, variant, rate, seed=100, split="validation")
+        for teaching, student, variant, rate in itertools.product(_TEACHINGS, STUDENTS, VARIANTS, LEARNING_RATES)
+    ]
+
+
+def main_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """The five variants, one round, full fine-tuning."""
+    return list(_cells("main", MAIN, rates, seeds))
+
+
+def control_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """What tells apart the parts of the gain."""
+    return list(_cells("controls", CONTROLS, rates, seeds))
+
+
+def round_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """The five variants, the same problems in four rounds."""
+    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS))
+
+
+def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """The five variants with adapters."""
+    return list(_cells("lora", MAIN, rates, seeds, lora=True))
+
+
+LearningRates = dict[tuple[str, str, str], float]
+"""(teaching, student, variant) → the rate chosen on the validation problems."""
+
+_TEACHINGS: tuple[Teaching, ...] = ("opd", "opsd")
+
+
+def _cells(
+    section: str, variants: Sequence[str] | dict[str, Any], rates: LearningRates, seeds: Sequence[int], **fields: Any
+) -> Iterator[Cell]:
+    # Seed by seed, so that an interrupted grid has every cell with the seeds that it came to.
+    for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, STUDENTS, variants):
+        yield Cell(section, teaching, student, variant, rates[teaching, student, variant], seed, **fields)
+
+
+__all__ = [
+    "BASELINES",
+    "Cell",
+    "LearningRates",
+    "control_cells",
+    "engine_spec",
+    "learning_rate_cells",
+    "lora_cells",
+    "main_cells",
+    "round_cells",
+]

@@ -1,0 +1,111 @@
+"""One finished run as one row: its factors, its answers problem by problem, and what it reported on the way."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.grid import Cell
+
+Row = dict[str, Any]
+"""``cell`` (its factors), ``before`` and ``after`` (see `_score`), ``rounds`` (metrics of each collection),
+``last_step`` (of the last optimizer step), ``seconds_by_phase``, ``sampled_tokens``, ``diagnosis``, ``machine``."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows in the file, none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row; a run that ends in the middle leaves at worst no row, never half a one before others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+
+
+def make_row(cell: Cell, out_dir: Path, machine: str) -> Row:
+    """The row of the finished run below `out_dir`."""
+    events = list(_events(out_dir))
+    finished = events[-1]
+    assert finished["type"] == "finished", finished
+    metrics = [e for e in events if e["type"] == "metrics"]
+    return {
+        "id": cell.id,
+        "cell": asdict(cell),
+        "before": _score(out_dir, 0),
+        "after": _score(out_dir, finished["step"]),
+        "num_steps": finished["step"],
+        "rounds": _round_metrics(metrics),
+        "last_step": _last_step(metrics),
+        "heldout_forward_kl": [_rounded(e["values"]["heldout_forward_kl"]) for e in metrics if _has_heldout(e)],
+        "seconds_by_phase": {k: round(v, 2) for k, v in finished["summary"]["seconds_by_phase"].items()},
+        "sampled_tokens": _sampled_tokens(out_dir),
+        "diagnosis": [e for e in events if e["type"] == "diagnosis"] if cell.seed == 0 else [],
+        "machine": machine,
+    }
+
+
+def _events(out_dir: Path) -> Iterator[dict[str, Any]]:
+    for line in (out_dir / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def _score(out_dir: Path, step: int) -> dict[str, Any]:
+    """k, how many of each problem's k samples were right (in the order of the problems), and their mean length."""
+    correct: dict[str, int] = defaultdict(int)
+    lengths: list[int] = []
+    samples: set[int] = set()
+    for line in (out_dir / "evaluations" / f"step-{step:08d}.jsonl").read_text(encoding="utf-8").splitlines():
+        answer = json.loads(line)
+        correct[answer["problem_id"]] += answer["correct"]
+        samples.add(answer["sample"])
+        lengths.append(answer["num_tokens"])
+    return {
+        "k": len(samples),
+        "num_correct": list(correct.values()),
+        "mean_tokens": round(sum(lengths) / len(lengths), 2),
+    }
+
+
+def _round_metrics(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """All that was reported at a round's collection, before its first step."""
+    rounds: dict[int, dict[str, float]] = defaultdict(dict)
+    collected: set[int] = set()
+    for event in metrics:
+        number, values = event["round"], event["values"]
+        if "rollout_accuracy" in values:
+            collected.add(number)
+        if number in collected and "loss" not in values and "heldout_forward_kl" not in values:
+            rounds[number].update({name: _rounded(value) for name, value in values.items() if value is not None})
+    return [rounds[number] for number in sorted(collected)]
+
+
+def _last_step(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    last = [event["values"] for event in metrics if "loss" in event["values"]][-1]
+    return {name: _rounded(value) for name, value in last.items() if value is not None and "second" not in name}
+
+
+def _has_heldout(event: dict[str, Any]) -> bool:
+    return "heldout_forward_kl" in event["values"]
+
+
+def _sampled_tokens(out_dir: Path) -> dict[str, int]:
+    totals = {"rollout": 0, "refined": 0}
+    for path in sorted((out_dir / "rounds").glob("*/trajectories.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            trajectory = json.loads(line)
+            totals["rollout"] += trajectory["rollout_tokens"]
+            totals["refined"] += trajectory["refined_tokens"] or 0
+    return totals
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

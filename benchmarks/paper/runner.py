@@ -1,0 +1,76 @@
+"""Runs the cells that have no row yet, a process a core, and appends each row as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.machine import describe_machine
+from benchmarks.paper.grid import Cell, engine_spec
+from benchmarks.paper.rows import Row, append_row, make_row, read_rows
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the grid reads and writes."""
+
+    data: Path
+    models: Path
+    work: Path
+    """Output folders of the runs; deleted once their row is written."""
+    rows: Path
+    """The JSONL file of finished runs."""
+
+
+def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> None:
+    """Run what has no row yet. An interrupted grid goes on where it was; a failed run ends it, with its reason."""
+    done = {row["id"] for row in read_rows(places.rows)}
+    left = [cell for cell in cells if cell.id not in done]
+    if not left:
+        return
+    print(f"{len(left)} of {len(cells)} runs to do, {num_processes} at a time", flush=True)
+    machine = " ".join(describe_machine(["torch", "transformers"]))
+    began = time.monotonic()
+    # Each run has one thread: models of 0.4M parameters leave a second one waiting. `spawn` reads it anew.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(run_cell, cell, places, machine): cell for cell in left}
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                row = future.result()
+                append_row(places.rows, row)
+                _print_progress(row, number, len(left), time.monotonic() - began)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_cell(cell: Cell, places: Places, machine: str) -> Row:
+    """One run of the engine, in this process."""
+    from trd_engine.config import parse_config
+    from trd_engine.train import run
+
+    out_dir = places.work / cell.id
+    shutil.rmtree(out_dir, ignore_errors=True)
+    run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
+    row = make_row(cell, out_dir, machine)
+    shutil.rmtree(out_dir)
+    return row
+
+
+def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:
+    after = row["after"]
+    average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
+    eta = seconds / number * (total - number)
+    spent = json.dumps(row["seconds_by_phase"])
+    print(
+        f"{number:>4}/{total}  avg@{after['k']} {average:.3f}  ETA {eta / 60:4.0f} min  {row['id']}  {spent}",
+        flush=True,
+    )

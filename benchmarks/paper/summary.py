@@ -1,0 +1,82 @@
+"""From rows to figures with intervals: what the report says and the plots show.
+
+An interval is over seeds *and* problems: both are drawn again with replacement, since another run would have
+another seed and another user has other problems. Paired differences draw the same seeds and problems for both sides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.rows import Row
+
+NUM_RESAMPLES = 2000
+Factors = tuple[str, str, str, str]
+"""(section, teaching, student, variant)."""
+Scores = NDArray[np.float64]
+"""[S, P]: one score a seed and problem."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def group(rows: Iterable[Row]) -> dict[Factors, list[Row]]:
+    """The seeds of each cell of the design, in their order."""
+    groups: dict[Factors, list[Row]] = defaultdict(list)
+    for row in rows:
+        cell = row["cell"]
+        groups[cell["section"], cell["teaching"], cell["student"], cell["variant"]].append(row)
+    return {key: sorted(found, key=lambda row: row["cell"]["seed"]) for key, found in groups.items()}
+
+
+def avg_at_k(rows: Sequence[Row], when: str = "after") -> Scores:
+    """Each problem's share of right samples, for each seed."""
+    return np.array([[count / row[when]["k"] for count in row[when]["num_correct"]] for row in rows])
+
+
+def pass_at_k(rows: Sequence[Row], when: str = "after") -> Scores:
+    """1 where any of a problem's k samples is right (unbiased, as all k are counted)."""
+    return np.array([[float(count > 0) for count in row[when]["num_correct"]] for row in rows])
+
+
+def estimate(scores_SP: Scores) -> Estimate:
+    """The mean over seeds and problems."""
+    return _interval(scores_SP, float(scores_SP.mean()))
+
+
+def difference(scores_SP: Scores, others_SP: Scores) -> Estimate:
+    """The mean difference, paired by seed and problem; seeds that only one side has are left out."""
+    num_seeds = min(len(scores_SP), len(others_SP))
+    paired_SP = scores_SP[:num_seeds] - others_SP[:num_seeds]
+    return _interval(paired_SP, float(paired_SP.mean()))
+
+
+def _interval(scores_SP: Scores, mean: float) -> Estimate:
+    generator = np.random.default_rng(0)
+    num_seeds, num_problems = scores_SP.shape
+    means = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        seeds_S = generator.integers(num_seeds, size=num_seeds)
+        problems_P = generator.integers(num_problems, size=num_problems)
+        means[i] = scores_SP[np.ix_(seeds_S, problems_P)].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(mean, float(low), float(high))
+
+
+def mean_of(rows: Sequence[Row], read: Callable[[Row], float]) -> float:
+    """The mean over seeds of a number in the row."""
+    return float(np.mean([read(row) for row in rows]))

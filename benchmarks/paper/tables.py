@@ -1,0 +1,132 @@
+"""The report's tables, each from the rows alone; a table whose rows are not there says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.paper.rows import Row
+from benchmarks.paper.summary import Factors, avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
+
+Groups = dict[Factors, list[Row]]
+SETTINGS = (("opd", "gap"), ("opsd", "gap"), ("opd", "slips"), ("opsd", "slips"))
+MISSING = "These runs are not among the committed rows; `python -m benchmarks.paper --full` makes them."
+
+
+def setting_name(teaching: str, student: str) -> str:
+    """As headings and legends say it."""
+    return f"{teaching.upper()}, {student}"
+
+
+def best_baseline(groups: Groups, section: str, teaching: str, student: str) -> str | None:
+    """The baseline with the highest avg@k; None where there is none."""
+    found = {name: groups[key] for name in BASELINES if (key := (section, teaching, student, name)) in groups}
+    return max(found, key=lambda name: float(avg_at_k(found[name]).mean())) if found else None
+
+
+def score_table(groups: Groups, section: str, variants: Sequence[str]) -> list[str]:
+    """avg@k and pass@k of each variant, and its paired difference from the best baseline of the setting."""
+    keys = [key for key in groups if key[0] == section and key[3] in variants]
+    if not keys:
+        return [MISSING]
+    lines = [
+        "| setting | variant | seeds | avg@8 | pass@8 | avg@8 less the best baseline's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for teaching, student in SETTINGS:
+        lines += _setting_lines(groups, section, variants, teaching, student)
+    return lines
+
+
+def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teaching: str, student: str) -> Iterator[str]:
+    compared_in = section if any(name in BASELINES for name in variants) else "main"
+    best = best_baseline(groups, compared_in, teaching, student)
+    first = next((groups[k] for k in groups if k[0] == section and k[1:3] == (teaching, student)), None)
+    if first is None:
+        return
+    name = setting_name(teaching, student)
+    yield f"| {name} | before | | {estimate(avg_at_k(first, 'before'))} | {estimate(pass_at_k(first, 'before'))} | |"
+    for variant in variants:
+        rows = groups.get((section, teaching, student, variant))
+        if rows is None:
+            continue
+        scores = avg_at_k(rows)
+        label = f"**{variant}**" if variant == "trd" else variant
+        versus = ""
+        if best is not None and variant != best:
+            versus = str(difference(scores, avg_at_k(groups[compared_in, teaching, student, best])))
+        elif variant == best:
+            versus = "(best baseline)"
+        yield f"| {name} | {label} | {len(rows)} | {estimate(scores)} | {estimate(pass_at_k(rows))} | {versus} |"
+
+
+def cost_table(groups: Groups) -> list[str]:
+    """Tokens sampled and seconds by phase of TRD and of the best baseline."""
+    lines = [
+        "| setting | variant | y_o tokens | y_r tokens | rollout s | refining s | training s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for section, teaching, student, variant in groups:
+        if section == "main" and variant in (best_baseline(groups, section, teaching, student), "trd"):
+            rows = groups[section, teaching, student, variant]
+            tokens = [
+                f"{mean_of(rows, lambda r, n=name: r['sampled_tokens'][n]):,.0f}" for name in ("rollout", "refined")
+            ]
+            seconds = [
+                f"{mean_of(rows, lambda r, n=name: r['seconds_by_phase'].get(n, 0.0)):.1f}"
+                for name in ("rollout", "refining", "training")
+            ]
+            lines.append(f"| {setting_name(teaching, student)} | {variant} | {' | '.join(tokens + seconds)} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+DIAGNOSED = {
+    "rollout_accuracy": "y_o right",
+    "refined_accuracy": "y_r right",
+    "fail_to_pass": "fail→pass",
+    "pass_to_fail": "pass→fail",
+    "rollout_tokens_p50": "y_o tokens, median",
+    "refined_tokens_p50": "y_r tokens, median",
+}
+
+
+def diagnosis_table(groups: Groups) -> list[str]:
+    """What the engine says of the first round of TRD, mean over the seeds."""
+    keys = [key for key in groups if key[0] == "main" and key[3] == "trd"]
+    if not keys:
+        return [MISSING]
+    lines = ["| setting | " + " | ".join(DIAGNOSED.values()) + " |", "|---" * (len(DIAGNOSED) + 1) + "|"]
+    for key in keys:
+        values = [f"{mean_of(groups[key], lambda r, n=name: r['rounds'][0][n]):.3g}" for name in DIAGNOSED]
+        lines.append(f"| {setting_name(key[1], key[2])} | {' | '.join(values)} |")
+    return lines
+
+
+def learning_rate_table(groups: Groups) -> list[str]:
+    """Validation avg@k at every rate that was tried; the chosen one in bold."""
+    rows = [row for key, found in groups.items() if key[0] == "learning_rate" for row in found]
+    if not rows:
+        return [MISSING]
+    rates = sorted({row["cell"]["learning_rate"] for row in rows})
+    lines = [
+        "| setting | variant | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+        "|---" * (2 + len(rates)) + "|",
+    ]
+    for teaching, student in SETTINGS:
+        for variant in VARIANTS:
+            found = groups.get(("learning_rate", teaching, student, variant), [])
+            scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in found}
+            if scores:
+                best = max(sorted(scores), key=scores.__getitem__)
+                shown = [_rate_score(scores.get(rate), rate == best) for rate in rates]
+                lines.append(f"| {setting_name(teaching, student)} | {variant} | {' | '.join(shown)} |")
+    return lines
+
+
+def _rate_score(score: float | None, chosen: bool) -> str:
+    if score is None:
+        return ""
+    return f"**{100 * score:.1f}**" if chosen else f"{100 * score:.1f}"
+
+
+MAIN_NAMES, CONTROL_NAMES = tuple(MAIN), tuple(CONTROLS)
