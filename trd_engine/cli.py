@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -54,13 +55,19 @@ def _run(options: argparse.Namespace) -> int:
         resume_from = newest_checkpoint(options.out) if options.resume else None
         run(config, options.out, resume_from=resume_from, stop=lambda: stopping, prune_checkpoints=True)
     except StopRequested:
-        print(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
+        _print_once(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")
         return EXIT_STOPPED
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-    print(f"finished: {newest_checkpoint(options.out)}")  # noqa: T201
+    _print_once(f"finished: {newest_checkpoint(options.out)}")
     return 0
+
+
+def _print_once(message: str) -> None:
+    """Of several processes the main one prints."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:

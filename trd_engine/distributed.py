@@ -7,23 +7,30 @@ all processes call it at the same place, or all of them wait.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trd_engine.errors import SpecError
+from trd_engine.errors import SpecError, StopRequested
 
-_TIMEOUT = datetime.timedelta(days=7)
-"""Of a wait for the others: one may sample or verify for hours. A process that dies is noticed by torchrun, which
-ends the others."""
+_WAIT_TIMEOUT = datetime.timedelta(days=7)
+"""Of `World`'s exchanges, at which the processes wait for one another: one may sample or verify for hours. A process
+that dies is noticed by torchrun, which ends the others."""
+
+_PASS_TIMEOUT = datetime.timedelta(minutes=30)
+"""Of the exchanges within a pass over a divided model: all are at the same layer, or one of them hangs."""
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    _waiting: dist.ProcessGroup | None = field(default=None, repr=False)
+    """The group in which the processes wait for one another; None alone."""
 
     @property
     def is_main(self) -> bool:
@@ -82,7 +91,7 @@ class World:
 
     def _all_reduced(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU waits for a count
-        dist.all_reduce(tensor, operation)
+        dist.all_reduce(tensor, operation, group=self._waiting)
         return [float(value) for value in tensor]
 
     def _gather_bytes(self, mine: bytes) -> list[bytes]:
@@ -110,12 +119,28 @@ def open_world(num_devices: int) -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT)
+    dist.init_process_group(backend, timeout=_PASS_TIMEOUT)
     try:
-        yield World(dist.get_rank(), size)
-    finally:
+        yield World(dist.get_rank(), size, dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT))
+    except StopRequested:  # in all processes at once
         dist.destroy_process_group()
+        raise
+    # After any other error the group is left to the process's end: to take it down may wait for the others, which
+    # wait for this one.
+    dist.destroy_process_group()
+
+
+def _die_with_launcher() -> None:
+    """Have the kernel kill this process when torchrun goes: killed with signal 9, that ends nobody.
+
+    One that has gone before is missed soon enough: it keeps the store at which the processes meet.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
 def local_device(device: torch.device) -> torch.device:

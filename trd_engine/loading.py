@@ -132,6 +132,7 @@ def _divide(
                 f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
                 f"the layers that they divide; set devices to 1 (it is {world.size})"
             )
+    world.wait()  # one may have had to fetch the weights
     enter = shard(student, world, dtype).enter
     if teacher.shares_student:
         return enter, Teacher(student, shares_student=True, adapter=teacher.adapter, enter=enter)

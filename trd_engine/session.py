@@ -255,6 +255,7 @@ class Session:
         world.wait()
         if world.is_main:
             self._commit(temporary, formats)
+        world.wait()  # one that left now, on a stop, would have torchrun end the others
         self.saved_at = state.step
         folder = checkpoint_folder(self.out_dir, state.step)
         self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())

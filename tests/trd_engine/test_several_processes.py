@@ -96,6 +96,20 @@ def test_two_processes_are_bitwise_equal_to_themselves_after_a_resume(data: Path
 
 
 @pytest.mark.slow
+def test_shards_may_be_empty_and_layers_computed_twice(data: Path, tmp_path: Path) -> None:
+    """Four processes divide adapters of rank 2, with the gradient checkpointing that GPUs have by default."""
+    optim = {"learning_rate": 1e-3, "batch_size": 16, "gradient_checkpointing": True}
+    changes = {**LORA, "lora": {"rank": 2, "alpha": 8}, "optim": optim, "checkpoints": {"every_steps": 1, "keep": 9}}
+    run(parse_config(spec(data, **changes)), tmp_path / "one")
+    finish(spec(data, devices=4, **changes), tmp_path / "four")
+    last = events(tmp_path / "one", "finished")[0]["step"]
+    assert_alike(tmp_path / "four", tmp_path / "one", last)
+    shutil.copytree(checkpoint_folder(tmp_path / "four", 1), checkpoint_folder(tmp_path / "resumed", 1))
+    finish(spec(data, devices=1, **changes), tmp_path / "resumed", resume=True)
+    assert metric(tmp_path / "resumed", "loss") == pytest.approx(metric(tmp_path / "one", "loss")[1:], rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [FULL, LORA], ids=["full", "LoRA"])
 def test_bf16_follows_fp32(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     once = {**changes, "rounds": 1}

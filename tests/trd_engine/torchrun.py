@@ -27,6 +27,18 @@ def run_engine(spec: dict[str, Any], out: Path, *, resume: bool = False) -> subp
     )
 
 
+def scene(name: str, *arguments: str, num_processes: int, **environment: str) -> subprocess.Popen[str]:
+    """A scene of `tests.trd_engine.rank_scenes`, started by torchrun."""
+    return subprocess.Popen(
+        [*launcher(num_processes), "tests.trd_engine.rank_scenes", name, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def launcher(num_processes: int) -> list[str]:
     """The command line up to the name of the module."""
     if num_processes == 1:

@@ -1,0 +1,76 @@
+"""What the processes of a test do, each started by ``torchrun``: see `test_distributed`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.trd_engine.tiny_runs import metric
+from trd_engine import checkpoint, distributed
+from trd_engine.config import load_config
+from trd_engine.distributed import open_world
+from trd_engine.errors import StopRequested
+from trd_engine.train import run
+
+
+def exchange(_folder: Path) -> None:
+    """Uneven parts, and one without any."""
+    with open_world(3) as world:
+        share = world.share(4)
+        assert world.gather([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
+        assert world.gather([] if world.rank else ["one"]) == ["one"]
+        mine = torch.arange(world.rank, dtype=torch.float32)
+        assert world.concatenate(mine).tolist() == [0.0, 0.0, 1.0]
+        assert (world.sum(world.rank), world.max(-world.rank)) == (3.0, 0.0)
+        assert world.any(world.rank == 2)
+        assert not world.any(False)
+
+
+def last(folder: Path) -> None:
+    """Until somebody ends them."""
+    with open_world(2) as world:
+        (folder / str(os.getpid())).touch()
+        world.wait()
+        time.sleep(120)
+
+
+def stall(_folder: Path) -> None:
+    """One is late where they wait for one another, and then hangs within a pass."""
+    distributed._PASS_TIMEOUT = timedelta(seconds=12)  # which holds for meeting at the start, too
+    with open_world(2) as world:
+        time.sleep(16 * world.rank)
+        world.wait()
+        sys.stdout.write("waited\n")
+        sys.stdout.flush()
+        time.sleep(120 * world.rank)
+        dist.all_reduce(torch.zeros(1))
+
+
+def stop(folder: Path) -> None:
+    """A stop after the first step, with a checkpoint whose manifest takes longer than torchrun has patience."""
+    write = checkpoint.write_manifest
+
+    def slowly(*arguments: object, **facts: object) -> dict[str, object]:
+        time.sleep(6)
+        return write(*arguments, **facts)  # type: ignore[arg-type]
+
+    checkpoint.write_manifest = slowly  # type: ignore[assignment]
+    out = folder / "out"
+    try:
+        run(
+            load_config(folder / "spec.json"),
+            out,
+            stop=lambda: bool((out / "events.jsonl").exists() and metric(out, "loss")),
+        )
+    except StopRequested:
+        sys.exit(75)
+
+
+if __name__ == "__main__":
+    {"exchange": exchange, "last": last, "stall": stall, "stop": stop}[sys.argv[1]](Path(sys.argv[2]))
