@@ -205,6 +205,8 @@ class EvaluationConfig(_Strict):
     num_probe_samples: Annotated[int, Field(ge=0)] = 4
     """The first sample of so many problems is reported word for word at each evaluation; 0: none."""
     every_steps: PositiveInt | None = None
+    at_start: bool = True
+    """Score the untrained student too; off where many runs share one and know its score."""
 
 
 class DiagnosisConfig(_Strict):

@@ -114,8 +114,11 @@ class Session:
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluate at the baseline, at the end and every `evaluation.every_steps`; once at each."""
-        every = self.config.evaluation.every_steps
-        is_due = step in (0, self.plan.num_steps) or (every is not None and step % every == 0)
+        wanted = self.config.evaluation
+        if step == 0:
+            is_due = wanted.at_start
+        else:
+            is_due = step == self.plan.num_steps or (wanted.every_steps is not None and step % wanted.every_steps == 0)
         if not self.problems.evaluation or step != self.state.step or not is_due or step in self.state.evaluated_at:
             return
         self.enter("evaluating")

@@ -14,7 +14,6 @@ from pathlib import Path
 from benchmarks.paper import grid, learning_rates, report
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
-from testbed.make_data import main as make_data
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -32,10 +31,8 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace, places: Places) -> None:
-    sizes = ["--train", str(grid.NUM_TRAIN), "--heldout", str(grid.NUM_HELDOUT), "--validation", str(grid.NUM_HELDOUT)]
     results: Path = options.results
     results.mkdir(parents=True, exist_ok=True)
-    make_data(["--out", str(places.data), *sizes, "--seed", "0"])
     rates_file = results / RATES_FILE
     if options.full or not rates_file.exists():
         run_cells(grid.learning_rate_cells(), places, num_processes=options.processes)

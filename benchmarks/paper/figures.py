@@ -34,8 +34,9 @@ def score_plot(groups: Groups, section: str, path: Path) -> bool:
             score = estimate(avg_at_k(groups[section, teaching, student, name]))
             errors = [[score.mean - score.low], [score.high - score.mean]]
             axis.bar(x, score.mean, color=COLOURS[name], yerr=errors, capsize=2, error_kw={"linewidth": 0.8})
-        before = estimate(avg_at_k(groups[section, teaching, student, present[0]], "before"))
-        axis.axhline(before.mean, color="black", linewidth=0.8, linestyle="--")
+        before = [row for row in groups[section, teaching, student, present[0]] if row["before"]]
+        if before:
+            axis.axhline(avg_at_k(before, "before").mean(), color="black", linewidth=0.8, linestyle="--")
         axis.set_xticks(range(len(present)), present, rotation=60, ha="right", fontsize=7)
         axis.set_title(setting_name(teaching, student), fontsize=9)
     axes[0][0].set_ylabel("avg@8 (dashed: before)")

@@ -42,6 +42,8 @@ class Cell:
     seed: int
     rounds: int = 1
     lora: bool = False
+    num_train: int = NUM_TRAIN
+    """Problems, divided among the rounds."""
     split: Literal["heldout", "validation"] = "heldout"
     teacher: str = TEACHER
     """Model folder of OPD's teacher."""
@@ -62,7 +64,7 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
         "mode": "trd" if variant.refines else cell.teaching,
         "student": str(models / STUDENTS.get(cell.student, cell.student)),
         "teacher": str(models / cell.teacher) if cell.teaching == "opd" else None,
-        "dataset": {"path": str(data / "train.jsonl")},
+        "dataset": {"path": str(data / f"train-{cell.num_train}.jsonl")},
         "task": "exact",
         "loss": variant.loss,
         "sampling": {
@@ -75,8 +77,14 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
         "lora": lora,
         "optim": {"learning_rate": cell.learning_rate * _lora_factor(cell), "batch_size": BATCH_SIZE},
         "rounds": cell.rounds,
-        "evaluation": {"dataset": {"path": str(data / f"{cell.split}.jsonl")}, "k": K[cell.split]},
-        # One seed tells how a cell's rollouts fail; it would only cost time in the others.
+        "evaluation": {
+            "dataset": {"path": str(data / f"{cell.split}.jsonl")},
+            "k": K[cell.split],
+            # After each round: the curve along which a baseline may catch up.
+            "every_steps": max(1, cell.num_train // cell.rounds // BATCH_SIZE),
+            "at_start": cell.seed == 0,
+        },
+        # One seed tells how good the student was and how a cell's rollouts fail; in the others it costs time.
         "diagnosis": {"num_trajectories": 0 if cell.seed else 64, "steps": "reference"},
         "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": False},
         "seed": cell.seed,
@@ -107,8 +115,8 @@ def control_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Ce
 
 
 def round_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants, the same problems in four rounds."""
-    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS))
+    """The five variants in four rounds, each with as many problems as the one of the other sections."""
+    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS, num_train=ROUNDS * NUM_TRAIN))
 
 
 def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:

@@ -12,8 +12,9 @@ from typing import Any
 from benchmarks.paper.grid import Cell
 
 Row = dict[str, Any]
-"""``cell`` (its factors), ``before`` and ``after`` (see `_score`), ``rounds`` (metrics of each collection),
-``last_step`` (of the last optimizer step), ``seconds_by_phase``, ``sampled_tokens``, ``diagnosis``, ``machine``."""
+"""``cell`` (its factors), ``before`` (of seed 0 only) and ``after`` (see `_score`), ``curve`` (the score after each
+round, where there are several), ``rounds`` (metrics of each collection), ``last_step`` (of the last optimizer step), ``seconds_by_phase``,
+``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -37,11 +38,13 @@ def make_row(cell: Cell, out_dir: Path, machine: str) -> Row:
     finished = events[-1]
     assert finished["type"] == "finished", finished
     metrics = [e for e in events if e["type"] == "metrics"]
+    scores = {int(path.stem.removeprefix("step-")): _score(path) for path in sorted(out_dir.glob("evaluations/*"))}
     return {
         "id": cell.id,
         "cell": asdict(cell),
-        "before": _score(out_dir, 0),
-        "after": _score(out_dir, finished["step"]),
+        "before": scores.pop(0, None),
+        "after": scores[finished["step"]],
+        "curve": list(scores.values()) if cell.rounds > 1 else [],
         "num_steps": finished["step"],
         "rounds": _round_metrics(metrics),
         "last_step": _last_step(metrics),
@@ -58,12 +61,12 @@ def _events(out_dir: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _score(out_dir: Path, step: int) -> dict[str, Any]:
+def _score(path: Path) -> dict[str, Any]:
     """k, how many of each problem's k samples were right (in the order of the problems), and their mean length."""
     correct: dict[str, int] = defaultdict(int)
     lengths: list[int] = []
     samples: set[int] = set()
-    for line in (out_dir / "evaluations" / f"step-{step:08d}.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)
         correct[answer["problem_id"]] += answer["correct"]
         samples.add(answer["sample"])
@@ -97,13 +100,12 @@ def _has_heldout(event: dict[str, Any]) -> bool:
     return "heldout_forward_kl" in event["values"]
 
 
-def _sampled_tokens(out_dir: Path) -> dict[str, int]:
-    totals = {"rollout": 0, "refined": 0}
+def _sampled_tokens(out_dir: Path) -> dict[str, list[int]]:
+    totals: dict[str, list[int]] = {"rollout": [], "refined": []}
     for path in sorted((out_dir / "rounds").glob("*/trajectories.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            trajectory = json.loads(line)
-            totals["rollout"] += trajectory["rollout_tokens"]
-            totals["refined"] += trajectory["refined_tokens"] or 0
+        trajectories = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        totals["rollout"].append(sum(t["rollout_tokens"] for t in trajectories))
+        totals["refined"].append(sum(t["refined_tokens"] or 0 for t in trajectories))
     return totals
 
 

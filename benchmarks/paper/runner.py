@@ -13,8 +13,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from benchmarks.paper.grid import Cell, engine_spec
+from benchmarks.paper.grid import NUM_HELDOUT, Cell, engine_spec
 from benchmarks.paper.rows import Row, append_row, make_row, read_rows
+from testbed.make_data import draw_rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> N
     left = [cell for cell in cells if cell.id not in done]
     if not left:
         return
+    _write_problems(left, places.data)
     print(f"{len(left)} of {len(cells)} runs to do, {num_processes} at a time", flush=True)
     machine = " ".join(describe_machine(["torch", "transformers"]))
     began = time.monotonic()
@@ -63,6 +65,16 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     row = make_row(cell, out_dir, machine)
     shutil.rmtree(out_dir)
     return row
+
+
+def _write_problems(cells: Sequence[Cell], folder: Path) -> None:
+    """The problems of these cells; a larger training set begins with the smaller one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in cells}
+    files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in cells}
+    for name, (split, num_problems) in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in draw_rows(split, num_problems, seed=0))
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:

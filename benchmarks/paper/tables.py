@@ -45,7 +45,10 @@ def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teachi
     if first is None:
         return
     name = setting_name(teaching, student)
-    yield f"| {name} | before | | {estimate(avg_at_k(first, 'before'))} | {estimate(pass_at_k(first, 'before'))} | |"
+    before = [row for row in first if row["before"]]
+    if before:
+        average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
+        yield f"| {name} | before | | {average} | {passed} | |"
     for variant in variants:
         rows = groups.get((section, teaching, student, variant))
         if rows is None:
@@ -70,7 +73,8 @@ def cost_table(groups: Groups) -> list[str]:
         if section == "main" and variant in (best_baseline(groups, section, teaching, student), "trd"):
             rows = groups[section, teaching, student, variant]
             tokens = [
-                f"{mean_of(rows, lambda r, n=name: r['sampled_tokens'][n]):,.0f}" for name in ("rollout", "refined")
+                f"{mean_of(rows, lambda r, n=name: sum(r['sampled_tokens'][n])):,.0f}"
+                for name in ("rollout", "refined")
             ]
             seconds = [
                 f"{mean_of(rows, lambda r, n=name: r['seconds_by_phase'].get(n, 0.0)):.1f}"

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.paper import grid, learning_rates, report
+from benchmarks.paper import grid, learning_rates, report, runner
 from benchmarks.paper.grid import Cell, engine_spec
 from benchmarks.paper.rows import append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
 from benchmarks.paper.summary import difference, estimate
 from benchmarks.paper.variants import VARIANTS
-from testbed.make_data import main as make_data
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import parse_config
 
@@ -39,12 +38,12 @@ def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A grid of small runs: a step on 16 problems."""
-    make_data(["--out", str(tmp_path / "data"), "--train", "16", "--heldout", "8", "--validation", "8", "--seed", "0"])
+    monkeypatch.setattr(runner, "NUM_HELDOUT", 8)
     return Places(tmp_path / "data", MODELS, tmp_path / "runs", tmp_path / "docs" / "results" / "runs.jsonl")
 
 
 def test_runs_become_rows_once_and_rows_become_a_report(places: Places, tmp_path: Path) -> None:
-    cells = [Cell("main", "opd", "gap", variant, 1e-3, 0) for variant in ("reverse_kl", "trd")]
+    cells = [Cell("main", "opd", "gap", variant, 1e-3, 0, num_train=16) for variant in ("reverse_kl", "trd")]
     run_cells(cells[:1], places, num_processes=1)
     run_cells(cells, places, num_processes=1)
     rows = read_rows(places.rows)
@@ -52,8 +51,8 @@ def test_runs_become_rows_once_and_rows_become_a_report(places: Places, tmp_path
     for row in rows:
         assert row["after"]["k"] == 8
         assert len(row["after"]["num_correct"]) == 8
-        assert row["sampled_tokens"]["rollout"] > 0
-    assert rows[0]["sampled_tokens"]["refined"] == 0 < rows[1]["sampled_tokens"]["refined"]
+        assert row["sampled_tokens"]["rollout"][0] > 0
+    assert rows[0]["sampled_tokens"]["refined"] == [0] != rows[1]["sampled_tokens"]["refined"]
     page = tmp_path / "docs" / "paper.md"
     report.write(rows, places.rows.parent, page)
     text = page.read_text(encoding="utf-8")
