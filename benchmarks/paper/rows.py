@@ -13,8 +13,8 @@ from benchmarks.paper.grid import Cell
 
 Row = dict[str, Any]
 """``cell`` (its factors), ``before`` (of seed 0 only) and ``after`` (see `_score`), ``curve`` (the score after each
-round, where there are several), ``rounds`` (metrics of each collection), ``last_step`` (of the last optimizer step), ``seconds_by_phase``,
-``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
+round, where there are several), ``rounds`` (metrics of each collection), ``last_step`` (of the last optimizer step),
+``seconds_by_phase``, ``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
 
 
 def read_rows(path: Path) -> list[Row]:
