@@ -24,6 +24,7 @@ LORA = {"rank": 16, "alpha": 32.0}
 LORA_LEARNING_RATE_FACTOR = 3.0
 """Adapters want a larger rate than full weights; the same factor for every variant."""
 NUM_TRAIN, NUM_HELDOUT, BATCH_SIZE = 1024, 250, 32
+NUM_DIAGNOSED = 512
 K = {"heldout": 8, "validation": 4}
 MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 64, 256, 160
 
@@ -82,14 +83,18 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
             "k": K[cell.split],
             # After each round: the curve along which a baseline may catch up.
             "every_steps": max(1, cell.num_train // cell.rounds // BATCH_SIZE),
-            "at_start": cell.seed == 0,
+            "at_start": cell.seed == 0,  # the same student in all seeds
         },
-        # One seed tells how good the student was and how a cell's rollouts fail; in the others it costs time.
-        "diagnosis": {"num_trajectories": 0 if cell.seed else 64, "steps": "reference"},
+        "diagnosis": {"num_trajectories": NUM_DIAGNOSED if _is_diagnosed(cell) else 0, "steps": "reference"},
         "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": False},
         "seed": cell.seed,
         "device": "cpu",
     }
+
+
+def _is_diagnosed(cell: Cell) -> bool:
+    """One seed of `trd` has every view of how rollouts fail: before training they are the same for all variants."""
+    return cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
 
 
 def _lora_factor(cell: Cell) -> float:

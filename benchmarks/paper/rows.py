@@ -51,7 +51,7 @@ def make_row(cell: Cell, out_dir: Path, machine: str) -> Row:
         "heldout_forward_kl": [_rounded(e["values"]["heldout_forward_kl"]) for e in metrics if _has_heldout(e)],
         "seconds_by_phase": {k: round(v, 2) for k, v in finished["summary"]["seconds_by_phase"].items()},
         "sampled_tokens": _sampled_tokens(out_dir),
-        "diagnosis": [e for e in events if e["type"] == "diagnosis"] if cell.seed == 0 else [],
+        "diagnosis": [e for e in events if e["type"] == "diagnosis"],
         "machine": machine,
     }
 
