@@ -1,7 +1,7 @@
 """``python -m benchmarks.paper``: run the grid and write the report.
 
 python -m benchmarks.paper                 # the five variants and the controls; chooses the rates where none are kept
-python -m benchmarks.paper --full          # chooses the rates, and runs four rounds and LoRA too
+python -m benchmarks.paper --full          # trains the models anew with two seeds, chooses the rates, and runs all
 python -m benchmarks.paper --report-only   # docs/paper.md and its plots from the rows that are there
 """
 
@@ -9,39 +9,53 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.paper import grid, learning_rates, report
+from benchmarks.paper.committed import merge
+from benchmarks.paper.models import trained_models
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
-RATES_FILE = "learning_rates.json"
+RATES_FILE, ROWS_FILE = "learning_rates.json", "runs.jsonl"
 
 
 def main() -> None:
-    """Run what is missing, then write the report from all rows."""
+    """Run what is missing, put the rows beside the committed ones, and write the report from all of them."""
     options = _parser().parse_args()
-    results: Path = options.results
-    places = Places(options.work / "data", options.models, options.work / "runs", results / "runs.jsonl")
+    committed = options.results / ROWS_FILE
     if not options.report_only:
+        places = Places(options.work / "data", options.models, options.work / "runs", options.work / ROWS_FILE)
         _run(options, places)
-    report.write(read_rows(places.rows), results, options.report)
+        for line in merge(committed, read_rows(places.rows)):
+            print(line)
+    report.write(read_rows(committed), options.results, options.report)
 
 
 def _run(options: argparse.Namespace, places: Places) -> None:
-    results: Path = options.results
-    results.mkdir(parents=True, exist_ok=True)
-    rates_file = results / RATES_FILE
-    if options.full or not rates_file.exists():
-        run_cells(grid.learning_rate_cells(), places, num_processes=options.processes)
-        learning_rates.write(rates_file, learning_rates.choose(read_rows(places.rows)))
-    rates = learning_rates.read(rates_file)
+    if options.full:
+        places = replace(places, models=trained_models(options.work, seed=0))
+    rates = _learning_rates(options, places)
     cells = [*grid.main_cells(rates), *grid.control_cells(rates)]
     if options.full:
         cells += [*grid.round_cells(rates), *grid.lora_cells(rates)]
     run_cells(cells, places, num_processes=options.processes)
+    if options.full:
+        other_models = replace(places, models=trained_models(options.work, seed=1))
+        run_cells(grid.other_model_cells(rates), other_models, num_processes=options.processes)
+    run_cells(grid.timing_cells(rates), places, num_processes=1)  # seconds count where nothing runs beside
+
+
+def _learning_rates(options: argparse.Namespace, places: Places) -> grid.LearningRates:
+    path = options.results / RATES_FILE
+    if options.full or not path.exists():
+        run_cells(grid.learning_rate_cells(), places, num_processes=options.processes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        learning_rates.write(path, learning_rates.choose(read_rows(places.rows)))
+    return learning_rates.read(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -129,6 +129,16 @@ def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]
     return list(_cells("lora", MAIN, rates, seeds, lora=True))
 
 
+def other_model_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """The five variants on models that were trained with another seed, at the rates chosen on the first ones."""
+    return list(_cells("other_models", MAIN, rates, seeds))
+
+
+def timing_cells(rates: LearningRates) -> list[Cell]:
+    """The five variants once more, one seed, to be run one at a time: their seconds are compared."""
+    return list(_cells("timing", MAIN, rates, seeds=[0]))
+
+
 LearningRates = dict[tuple[str, str, str], float]
 """(teaching, student, variant) → the rate chosen on the validation problems."""
 
@@ -152,5 +162,7 @@ __all__ = [
     "learning_rate_cells",
     "lora_cells",
     "main_cells",
+    "other_model_cells",
     "round_cells",
+    "timing_cells",
 ]

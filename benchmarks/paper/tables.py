@@ -30,8 +30,8 @@ def score_table(groups: Groups, section: str, variants: Sequence[str]) -> list[s
     if not keys:
         return [MISSING]
     lines = [
-        "| setting | variant | seeds | avg@8 | pass@8 | avg@8 less the best baseline's |",
-        "|---|---|---|---|---|---|",
+        "| setting | variant | seeds | avg@8 | pass@8 | avg@8 less the best baseline's | pass@8 less its |",
+        "|---|---|---|---|---|---|---|",
     ]
     for teaching, student in SETTINGS:
         lines += _setting_lines(groups, section, variants, teaching, student)
@@ -48,19 +48,33 @@ def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teachi
     before = [row for row in first if row["before"]]
     if before:
         average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
-        yield f"| {name} | before | | {average} | {passed} | |"
+        yield f"| {name} | before | | {average} | {passed} | | |"
     for variant in variants:
         rows = groups.get((section, teaching, student, variant))
         if rows is None:
             continue
         scores = avg_at_k(rows)
         label = f"**{variant}**" if variant == "trd" else variant
-        versus = ""
+        versus = " | "
         if best is not None and variant != best:
-            versus = str(difference(scores, avg_at_k(groups[compared_in, teaching, student, best])))
+            others = groups[compared_in, teaching, student, best]
+            versus = f"{difference(scores, avg_at_k(others))} | {difference(pass_at_k(rows), pass_at_k(others))}"
         elif variant == best:
-            versus = "(best baseline)"
+            versus = "(best baseline) |"
         yield f"| {name} | {label} | {len(rows)} | {estimate(scores)} | {estimate(pass_at_k(rows))} | {versus} |"
+
+
+def control_table(groups: Groups) -> list[str]:
+    """`trd` less each control: what is lost without the part that the control leaves out."""
+    lines = ["| setting | " + " | ".join(f"`trd` less `{name}`" for name in CONTROLS) + " |"]
+    lines.append("|---" * (1 + len(CONTROLS)) + "|")
+    for teaching, student in SETTINGS:
+        trd = groups.get(("main", teaching, student, "trd"))
+        controls = [groups.get(("controls", teaching, student, name)) for name in CONTROLS]
+        if trd and any(controls):
+            gains = [str(difference(avg_at_k(trd), avg_at_k(rows))) if rows else "" for rows in controls]
+            lines.append(f"| {setting_name(teaching, student)} | {' | '.join(gains)} |")
+    return lines if len(lines) > 2 else [MISSING]
 
 
 def cost_table(groups: Groups) -> list[str]:
@@ -70,7 +84,7 @@ def cost_table(groups: Groups) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for section, teaching, student, variant in groups:
-        if section == "main" and variant in (best_baseline(groups, section, teaching, student), "trd"):
+        if section == "timing" and variant in (best_baseline(groups, "main", teaching, student), "trd"):
             rows = groups[section, teaching, student, variant]
             tokens = [
                 f"{mean_of(rows, lambda r, n=name: sum(r['sampled_tokens'][n])):,.0f}"

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.paper import grid, learning_rates, report, runner
+from benchmarks.paper.catch_up import catch_up_table
+from benchmarks.paper.claims import NOT_TESTABLE, Claim
+from benchmarks.paper.committed import merge
 from benchmarks.paper.grid import Cell, engine_spec
-from benchmarks.paper.rows import append_row, read_rows
+from benchmarks.paper.rows import Row, append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
-from benchmarks.paper.summary import difference, estimate
+from benchmarks.paper.summary import difference, estimate, group
 from benchmarks.paper.variants import VARIANTS
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import parse_config
@@ -27,6 +30,8 @@ def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None
         *grid.control_cells(RATES),
         *grid.round_cells(RATES),
         *grid.lora_cells(RATES),
+        *grid.other_model_cells(RATES),
+        *grid.timing_cells(RATES),
     ]
     assert len({cell.id for cell in cells}) == len(cells)
     for cell in cells:
@@ -57,7 +62,9 @@ def test_runs_become_rows_once_and_rows_become_a_report(places: Places, tmp_path
     report.write(rows, places.rows.parent, page)
     text = page.read_text(encoding="utf-8")
     assert "OPD, gap: TRD **" in text
-    assert (places.rows.parent / "main.svg").stat().st_size > 1000
+    for name in ("main", "fragmented"):
+        assert (places.rows.parent / f"{name}.svg").stat().st_size > 1000
+    assert "| OPD, gap | y_r, refine |" in text
     report.write(rows, places.rows.parent, page)
     assert page.read_text(encoding="utf-8") == text
 
@@ -88,3 +95,46 @@ def test_an_interval_covers_seeds_and_problems_and_a_pair_removes_what_both_shar
     gain = difference(scores_SP, scores_SP - 0.03)
     assert gain.mean == pytest.approx(0.03)
     assert gain.high - gain.low < 1e-6
+
+
+def make_row(variant: str, seed: int, curve: list[float], tokens: int, section: str = "rounds") -> Row:
+    """100 problems, `curve` being the share of them that is always right after each round, 0 before."""
+    scores = [{"k": 8, "num_correct": [8 * (p < 100 * share) for p in range(100)]} for share in curve]
+    return {
+        "id": f"{section}-{variant}-{seed}",
+        "cell": {"section": section, "teaching": "opd", "student": "gap", "variant": variant, "seed": seed},
+        "before": {"k": 8, "num_correct": [0] * 100} if seed == 0 else None,
+        "after": scores[-1],
+        "curve": scores,
+        "sampled_tokens": {"rollout": [tokens] * len(curve), "refined": [0] * len(curve)},
+        "seconds_by_phase": {"rollout": tokens / 10, "training": tokens / 10, "evaluating": 1e6},
+    }
+
+
+def test_scores_are_compared_at_equal_tokens_and_equal_seconds() -> None:
+    rows = [make_row("reverse_kl", seed, [0.2, 0.4, 0.5, 0.6], 100) for seed in (0, 1)]
+    rows += [make_row("trd", seed, [0.5, 0.6, 0.6, 0.6], 200) for seed in (0, 1)]
+    timed = [make_row(name, 0, [0.5], tokens, "timing") for name, tokens in (("reverse_kl", 100), ("trd", 300))]
+    lines = catch_up_table(group([*rows, *timed]))
+    trd = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert trd[:8] == ["OPD, gap", "trd", "0.0", "50.0", "60.0", "60.0", "60.0", "200"]
+    # 200 tokens: trd's first round against the baseline's second; 400: the second against the fourth. In seconds a
+    # round of trd is three of the baseline's: 50 against 50, and at the end of its fourth 53.3 against 60.
+    assert [float(cell.split(" ")[0]) for cell in trd[8:]] == pytest.approx([10.0, 0.0, 0.0, -6.7])
+
+
+def test_a_run_made_again_takes_the_place_of_the_committed_one_and_is_held_against_it(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    assert merge(path, [make_row("trd", seed, [0.5], 1) for seed in (0, 1)]) == []
+    again = [make_row("trd", seed, [share], 1) for seed, share in ((0, 0.5), (1, 0.52))]
+    assert merge(path, again)[-1] == "1 of 1 within the committed 95 % intervals"
+    assert read_rows(path) == again
+    assert "OUTSIDE" in merge(path, [make_row("trd", 0, [0.9], 1)])[0]
+    assert [row["after"] for row in read_rows(path)] == [make_row("trd", 0, [0.9], 1)["after"], again[1]["after"]]
+
+
+def test_a_claim_is_reproduced_where_every_setting_agrees() -> None:
+    assert Claim.by_setting("", [("a", True), ("b", True)]).verdict == "reproduced"
+    assert Claim.by_setting("", [("a", True), ("b", False)]).verdict == "reproduced in part"
+    assert Claim.by_setting("", [("a", False)]).verdict == "not reproduced"
+    assert Claim.by_setting("", []).verdict == NOT_TESTABLE

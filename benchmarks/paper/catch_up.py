@@ -1,0 +1,105 @@
+"""When does the best baseline catch up with `trd`? Scores along four rounds, by what they cost.
+
+A round's cost is what was generated in it (tokens), or how long it took (seconds, of the runs that had the machine to
+themselves). Between rounds a problem's score is taken on the straight line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.rows import Row
+from benchmarks.paper.summary import Estimate, Scores, avg_at_k, difference, mean_of
+from benchmarks.paper.tables import MISSING, SETTINGS, Groups, best_baseline, setting_name
+
+TRAINING_PHASES = ("rollout", "refining", "training")
+"""What an evaluation or a checkpoint takes is not the method's."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant's scores along the rounds; R rounds and the start."""
+
+    scores_RSP: NDArray[np.float64]
+    """[1 + R, S, P]: a score a seed and problem, the untrained student's first."""
+    tokens_R: NDArray[np.float64]
+    """[1 + R]: generated so far, mean over the seeds."""
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """[1 + R]: avg@k."""
+        return self.scores_RSP.mean(axis=(1, 2))
+
+    def at(self, cost: float, costs_R: NDArray[np.float64]) -> Scores:
+        """[S, P]: the scores once `cost` is spent, `costs_R` [1 + R] being what the rounds have cost by then."""
+        index = int(np.clip(np.searchsorted(costs_R, cost), 1, len(costs_R) - 1))
+        share = min(1.0, (cost - costs_R[index - 1]) / (costs_R[index] - costs_R[index - 1]))
+        blended: Scores = (1 - share) * self.scores_RSP[index - 1] + share * self.scores_RSP[index]
+        return blended
+
+
+def curve_of(rows: Sequence[Row]) -> Curve:
+    """The curve of one variant; its rows are of different seeds, the first with the untrained student's score."""
+    num_rounds = len(rows[0]["curve"])
+    start_SP = np.repeat(avg_at_k(rows[:1], "before"), len(rows), axis=0)
+    rounds = [avg_at_k([{"after": row["curve"][r]} for row in rows]) for r in range(num_rounds)]
+    generated = [np.add(row["sampled_tokens"]["rollout"], row["sampled_tokens"]["refined"]) for row in rows]
+    return Curve(np.stack([start_SP, *rounds]), np.concatenate([[0], np.cumsum(np.mean(generated, axis=0))]))
+
+
+def curves(groups: Groups, teaching: str, student: str) -> dict[str, Curve]:
+    """The best baseline's curve and `trd`'s, where both were run."""
+    best = best_baseline(groups, "rounds", teaching, student)
+    names = [name for name in (best, "trd") if name and ("rounds", teaching, student, name) in groups]
+    return {name: curve_of(groups["rounds", teaching, student, name]) for name in names}
+
+
+def catch_up_table(groups: Groups) -> list[str]:
+    """The scores after each round, and the paired differences at equal cost."""
+    lines = [
+        "| setting | variant | before | 1 | 2 | 3 | 4 | tokens a round | `trd` less baseline: as many tokens as "
+        "`trd`'s 1st round | as many as the baseline's 4 | as many seconds as `trd`'s 1st | as the baseline's 4 |",
+        "|---" * 12 + "|",
+    ]
+    for teaching, student in SETTINGS:
+        found = curves(groups, teaching, student)
+        if len(found) == 2:
+            lines += _setting_lines(groups, teaching, student, found)
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def _setting_lines(groups: Groups, teaching: str, student: str, found: dict[str, Curve]) -> list[str]:
+    lines = []
+    (best, baseline), (_, trd) = found.items()
+    by_tokens = _at_equal_cost(trd, baseline, trd.tokens_R, baseline.tokens_R)
+    seconds = [_seconds(groups, teaching, student, name, found[name]) for name in (best, "trd")]
+    by_seconds = ["", ""]
+    if seconds[0] is not None and seconds[1] is not None:
+        by_seconds = _at_equal_cost(trd, baseline, seconds[1], seconds[0])
+    for name, curve in found.items():
+        means = " | ".join(f"{100 * mean:.1f}" for mean in curve.means)
+        compared = [*by_tokens, *by_seconds] if name == "trd" else [""] * 4
+        cells = " | ".join(str(each) for each in compared)
+        tokens = f"{curve.tokens_R[-1] / (len(curve.tokens_R) - 1):,.0f}"
+        lines.append(f"| {setting_name(teaching, student)} | {name} | {means} | {tokens} | {cells} |")
+    return lines
+
+
+def _at_equal_cost(
+    trd: Curve, baseline: Curve, trd_costs_R: NDArray[np.float64], baseline_costs_R: NDArray[np.float64]
+) -> list[Estimate]:
+    costs = (trd_costs_R[1], min(baseline_costs_R[-1], trd_costs_R[-1]))
+    return [difference(trd.at(cost, trd_costs_R), baseline.at(cost, baseline_costs_R)) for cost in costs]
+
+
+def _seconds(groups: Groups, teaching: str, student: str, variant: str, curve: Curve) -> NDArray[np.float64] | None:
+    """[1 + R]: seconds by the end of each round, as one undisturbed round takes them; None where none was timed."""
+    timed = groups.get(("timing", teaching, student, variant))
+    if timed is None:
+        return None
+    a_round = mean_of(timed, lambda row: sum(row["seconds_by_phase"].get(phase, 0.0) for phase in TRAINING_PHASES))
+    return a_round * np.arange(len(curve.tokens_R), dtype=np.float64)

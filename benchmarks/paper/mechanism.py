@@ -1,0 +1,117 @@
+"""Why: what the diagnosis that every job gets says of rollouts, refined texts and contexts, before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.paper.tables import MISSING, SETTINGS, Groups, setting_name
+
+VIEWS = {
+    "rollout": "y_o, vanilla",
+    "refined_vanilla": "y_r, vanilla",
+    "refined": "y_r, refine",
+}
+"""Text and the teacher's context. y_o in the refine context is no view: the teacher would read what it scores."""
+MAX_DISTANCE = 6
+
+
+def diagnosis(groups: Groups, teaching: str, student: str, *, section: str = "main", round_index: int = 0) -> Any:
+    """The report of the one `trd` run of the setting that was diagnosed; None where there is none."""
+    for row in groups.get((section, teaching, student, "trd"), []):
+        for event in row["diagnosis"]:
+            if event["round"] == round_index:
+                return event["report"]
+    return None
+
+
+def _each_setting(groups: Groups) -> list[tuple[str, Any]]:
+    found = [(setting_name(*setting), diagnosis(groups, *setting)) for setting in SETTINGS]
+    return [(name, report) for name, report in found if report is not None]
+
+
+def views_table(groups: Groups) -> list[str]:
+    """Text × context: KL, epistemic mass, two modes, what a clip would take."""
+    lines = [
+        "| setting | text, context | KL a token | epistemic mass, ‰ | bimodal, % | breaks out, % | KL over 0.1, % "
+        "of tokens | of KL, above 0.1, % | top-1 agreement, % |",
+        "|---" * 9 + "|",
+    ]
+    for name, report in _each_setting(groups):
+        for key, label in VIEWS.items():
+            view = report[key]
+            shares = [view[n] for n in ("bimodal_share", "break_out_share", "clip_share", "clipped_kl_share")]
+            cells = " | ".join(f"{100 * share:.1f}" for share in shares)
+            lines.append(
+                f"| {name} | {label} | {view['forward_kl']:.3f} | {1000 * view['epistemic_mass']:.2f} | {cells} "
+                f"| {100 * view['top1_agreement']:.1f} |"
+            )
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def wrong_step_table(groups: Groups) -> list[str]:
+    """KL before, within and after a rollout's first wrong step, and the onset's mass at the starts of later steps."""
+    distances = range(MAX_DISTANCE)
+    lines = [
+        "| setting | rollouts with a wrong step | KL a token: before it | within | after | "
+        + " | ".join("steps before it" if d == 0 else f"{d}{_ordinal(d)} step after" for d in distances)
+        + " |",
+        "|---" * (5 + MAX_DISTANCE) + "|",
+    ]
+    for name, report in _each_setting(groups):
+        wrong = report["first_wrong_step"]
+        segments = " | ".join(f"{wrong[part]['forward_kl']:.3f}" for part in ("before", "within", "after"))
+        lines.append(
+            f"| {name} | {wrong['num_wrong']} of {wrong['num_checked']} | {segments} "
+            f"| {_masses(wrong['onset_by_step'])} |"
+        )
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def correction_table(groups: Groups) -> list[str]:
+    """The teacher's mass on the correction's first token where y_o and y_r part, and at the tokens after, along y_o."""
+    lines = [
+        "| setting | mended pairs | where they part | "
+        + " | ".join(f"{d}{_ordinal(d)} token after" for d in range(1, MAX_DISTANCE))
+        + " |",
+        "|---" * (2 + MAX_DISTANCE) + "|",
+    ]
+    for name, report in _each_setting(groups):
+        parting = report["parting"]
+        lines.append(f"| {name} | {parting['num_mended']} | {_masses(parting['correction_by_token'])} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def position_table(groups: Groups) -> list[str]:
+    """KL a token by tenths of the length."""
+    lines = ["| setting | text | " + " | ".join(f"{t}0 %" for t in range(1, 11)) + " |", "|---" * 12 + "|"]
+    for name, report in _each_setting(groups):
+        for key in ("rollout", "refined"):
+            bins = " | ".join(_number(each["forward_kl"]) for each in report[key]["by_share"])
+            lines.append(f"| {name} | {VIEWS[key]} | {bins} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def epistemic_by_round_table(groups: Groups) -> list[str]:
+    """‰ of the teacher's mass on epistemic onsets along y_o and y_r, at each of four rounds of `trd`."""
+    lines = ["| setting | text | 1st round | 2nd | 3rd | 4th |", "|---" * 6 + "|"]
+    for teaching, student in SETTINGS:
+        reports = [diagnosis(groups, teaching, student, section="rounds", round_index=r) for r in range(4)]
+        if None in reports:
+            continue
+        for key in VIEWS:
+            masses = " | ".join(f"{1000 * report[key]['epistemic_mass']:.2f}" for report in reports)
+            lines.append(f"| {setting_name(teaching, student)} | {VIEWS[key]} | {masses} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def _masses(points: list[dict[str, Any]]) -> str:
+    by_distance = {point["distance"]: point["mass"] for point in points}
+    return " | ".join(_number(by_distance.get(distance)) for distance in range(MAX_DISTANCE))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _ordinal(number: int) -> str:
+    return {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
