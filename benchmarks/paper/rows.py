@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.grid import Cell
+from testbed.task import WAIT
 
 Row = dict[str, Any]
 """``cell`` (its factors), ``before`` (of seed 0 only) and ``after`` (see `_score`), ``curve`` (the score after each
@@ -62,19 +63,19 @@ def _events(out_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def _score(path: Path) -> dict[str, Any]:
-    """k, how many of each problem's k samples were right (in the order of the problems), and their mean length."""
+    """k, how many of each problem's k samples were right (in the order of the problems), their mean length, and how
+    many of all samples start again, with how many of these right."""
+    answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     correct: dict[str, int] = defaultdict(int)
-    lengths: list[int] = []
-    samples: set[int] = set()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        answer = json.loads(line)
+    for answer in answers:
         correct[answer["problem_id"]] += answer["correct"]
-        samples.add(answer["sample"])
-        lengths.append(answer["num_tokens"])
+    restarting = [answer["correct"] for answer in answers if WAIT in answer["text"]]
     return {
-        "k": len(samples),
+        "k": len({answer["sample"] for answer in answers}),
         "num_correct": list(correct.values()),
-        "mean_tokens": round(sum(lengths) / len(lengths), 2),
+        "mean_tokens": round(sum(answer["num_tokens"] for answer in answers) / len(answers), 2),
+        "num_restarting": len(restarting),
+        "num_restarting_correct": sum(restarting),
     }
 
 

@@ -10,6 +10,7 @@ from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
 
 Groups = dict[Factors, list[Row]]
 SETTINGS = (("opd", "gap"), ("opsd", "gap"), ("opd", "slips"), ("opsd", "slips"))
+MAIN_NAMES, CONTROL_NAMES = tuple(MAIN), tuple(CONTROLS)
 MISSING = "These runs are not among the committed rows; `python -m benchmarks.paper --full` makes them."
 
 
@@ -120,6 +121,31 @@ def diagnosis_table(groups: Groups) -> list[str]:
     return lines
 
 
+def restart_table(groups: Groups) -> list[str]:
+    """Has the student learned to say that it was wrong, and does it help?"""
+    lines = ["| setting | variant | answers with `wait`, % | of these right, % | of the others right, % | tokens |"]
+    lines.append("|---" * 6 + "|")
+    for teaching, student in SETTINGS:
+        for variant in MAIN_NAMES:
+            if rows := groups.get(("main", teaching, student, variant)):
+                lines.append(f"| {setting_name(teaching, student)} | {variant} | {_restarts(rows)} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def _restarts(rows: Sequence[Row]) -> str:
+    after = [row["after"] for row in rows]
+    total = sum(score["k"] * len(score["num_correct"]) for score in after)
+    right = sum(sum(score["num_correct"]) for score in after)
+    restarting, restarting_right = (sum(s[n] for s in after) for n in ("num_restarting", "num_restarting_correct"))
+    cells = [
+        f"{100 * restarting / total:.1f}",
+        f"{100 * restarting_right / restarting:.1f}" if restarting else "",
+        f"{100 * (right - restarting_right) / (total - restarting):.1f}",
+        f"{sum(score['mean_tokens'] for score in after) / len(after):.1f}",
+    ]
+    return " | ".join(cells)
+
+
 def learning_rate_table(groups: Groups) -> list[str]:
     """Validation avg@k at every rate that was tried; the chosen one in bold."""
     rows = [row for key, found in groups.items() if key[0] == "learning_rate" for row in found]
@@ -145,6 +171,3 @@ def _rate_score(score: float | None, chosen: bool) -> str:
     if score is None:
         return ""
     return f"**{100 * score:.1f}**" if chosen else f"{100 * score:.1f}"
-
-
-MAIN_NAMES, CONTROL_NAMES = tuple(MAIN), tuple(CONTROLS)
