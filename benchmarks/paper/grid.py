@@ -19,7 +19,7 @@ STUDENTS = {"gap": "tiny-student", "slips": "tiny-student-slips"}
 TEACHER = "tiny-teacher"
 SEEDS = tuple(range(5))
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-ROUNDS = 4
+ROUNDS, PROBLEMS_A_ROUND = 4, 512
 LORA = {"rank": 16, "alpha": 32.0}
 LORA_LEARNING_RATE_FACTOR = 3.0
 """Adapters want a larger rate than full weights; the same factor for every variant."""
@@ -120,8 +120,8 @@ def control_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Ce
 
 
 def round_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants in four rounds, each with as many problems as the one of the other sections."""
-    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS, num_train=ROUNDS * NUM_TRAIN))
+    """The five variants in four rounds: twice the problems of the other sections in all, half in each round."""
+    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS, num_train=ROUNDS * PROBLEMS_A_ROUND))
 
 
 def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:

@@ -148,7 +148,7 @@ def _cost(groups: Groups, images: dict[str, list[str]]) -> list[str]:
     return [
         "## Rounds: when does the best baseline catch up?",
         "",
-        "Four rounds of 1,024 problems, each sampled from the student as it is by then.",
+        "Four rounds of 512 problems, each sampled from the student as it is by then.",
         "",
         *images.get("catch_up", []),
         *catch_up.catch_up_table(groups),
