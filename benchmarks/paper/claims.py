@@ -109,7 +109,10 @@ def _mechanism(groups: Groups) -> list[Claim]:
         two_modes = [100 * view["bimodal_share"] for view in views]
         through.append((f"{name}: {two_modes[0]:.1f} and {two_modes[1]:.1f} %", two_modes[0] > 2 * two_modes[1]))
     return [
-        Claim.by_setting("On a failed prefix the two models disagree on, token after token", failing),
+        Claim.by_setting(
+            "On a failed prefix the two models go on disagreeing (KL a token before and after the first wrong step)",
+            failing,
+        ),
         Claim.by_setting("The teacher is of two minds along y_o, not along y_r (bimodal tokens)", through),
         Claim.by_setting("Epistemic onsets: 6–8 ‰ along y_o, under 2 ‰ along y_r", onsets),
         Claim.by_setting(

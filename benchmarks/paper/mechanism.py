@@ -48,6 +48,16 @@ def views_table(groups: Groups) -> list[str]:
     return lines if len(lines) > 2 else [MISSING]
 
 
+def views_summary(groups: Groups) -> list[str]:
+    """How much of the fall in epistemic mass is the text's, and how much the context's."""
+    shares = []
+    for name, report in _each_setting(groups):
+        along_yo, vanilla, refine = (report[key]["epistemic_mass"] for key in VIEWS)
+        shares.append(f"{name} {100 * (along_yo - vanilla) / (along_yo - refine):.0f} %")
+    said = "Of the fall in epistemic mass from y_o to y_r as it is trained on, the text alone makes up"
+    return [f"{said} {', '.join(shares)}; the rest is the context's."] if shares else []
+
+
 def wrong_step_table(groups: Groups) -> list[str]:
     """KL before, within and after a rollout's first wrong step, and the onset's mass at the starts of later steps."""
     distances = range(MAX_DISTANCE)
