@@ -23,20 +23,21 @@ class NewEvent:
     level: Literal["info", "warn", "error"] = "info"
 
 
-_INSERT = insert(cast(Table, JobEvent.__table__))
+INSERT_EVENTS = insert(cast(Table, JobEvent.__table__))
 
 
 def append_events(session: Session, job_id: str, *events: NewEvent) -> None:
     """Number events and store them, in the transaction of what happened."""
     counter = update(Job).where(Job.id == job_id).values(num_events=Job.num_events + len(events))
     last = session.execute(counter.returning(Job.num_events).execution_options(synchronize_session=False)).scalar_one()
-    insert_events(session, job_id, last - len(events), events)
+    rows = event_rows(job_id, last - len(events), events, datetime.now(UTC))
+    # A list of one would be sent as a batch, which costs more.
+    session.connection().execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
 
 
-def insert_events(session: Session, job_id: str, after: int, events: Sequence[NewEvent]) -> None:
-    """Store events under the numbers that follow `after`, which the caller has taken for them."""
-    now = datetime.now(UTC)
-    rows = [
+def event_rows(job_id: str, after: int, events: Sequence[NewEvent], at: datetime) -> list[dict[str, Any]]:
+    """What `INSERT_EVENTS` stores, under the numbers that follow `after`, which the caller has taken for them."""
+    return [
         {
             "job_id": job_id,
             "sequence": number,
@@ -44,12 +45,10 @@ def insert_events(session: Session, job_id: str, after: int, events: Sequence[Ne
             "level": event.level,
             "message": event.message,
             "data": event.data,
-            "created_at": now,
+            "created_at": at,
         }
         for number, event in enumerate(events, start=after + 1)
     ]
-    # A list of one would be sent as a batch, which costs more.
-    session.connection().execute(_INSERT, rows if len(rows) > 1 else rows[0])
 
 
 def events_after(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:

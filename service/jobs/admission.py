@@ -7,12 +7,8 @@ resolves it. Reads the database and JSON files of the models; writes nothing.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathDataset
@@ -20,6 +16,7 @@ from contract.job_spec import JobSpec
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
 from service.datasets import repository as datasets
+from service.datasets.repository import Size
 from service.datasets.service import first_row_without_solution
 from service.errors import InvalidRequestError
 from service.jobs.budgets import contexts, fit_budgets
@@ -50,13 +47,16 @@ class Fitted:
     """A job that the operator's models and limits allow."""
 
     spec: JobSpec
+    """Resolved: every default made explicit."""
     notices: list[str]
 
 
-class _LacksSolutionsError(Exception):
-    def __init__(self, field: str, owner: str, dataset_id: str) -> None:
-        super().__init__(field, owner, dataset_id)
-        self.field, self.owner, self.dataset_id = field, owner, dataset_id
+@dataclass(frozen=True)
+class DataSizes:
+    """Of the uploaded datasets that a job names; None where none is named, or the owner has no such one."""
+
+    dataset: Size | None
+    evaluation_dataset: Size | None
 
 
 class Admissions:
@@ -71,39 +71,39 @@ class Admissions:
     def admit(self, owner: str, spec: JobSpec) -> Admission:
         """The job as it would run; raises `InvalidRequestError` with the field, the value and the remedy."""
         fitted = self.fit(spec)
-        with self.explained(), self._database.read() as session:
-            admission = self.complete(session, owner, fitted)
-            return replace(
-                admission, forecast=forecast(session, owner, admission.spec, admission.estimate, self._models)
-            )
+        with self._database.read() as session:
+            named = (fitted.spec.dataset, fitted.spec.evaluation.dataset)
+            found = [datasets.size(session, owner, data) if isinstance(data, str) else None for data in named]
+        admission = self.complete(owner, fitted, DataSizes(*found))
+        with self._database.read() as session:
+            expected = forecast(session, owner, admission.spec, admission.estimate, self._models)
+        return replace(admission, forecast=expected)
 
     def fit(self, spec: JobSpec) -> Fitted:
         """What can be said without the database: models, devices, budgets and data that nobody uploaded."""
         self._check_devices(spec)
         self._check_reference("dataset", spec.dataset)
         self._check_reference("evaluation.dataset", spec.evaluation.dataset)
-        return Fitted(*self._fit_models(spec))
+        fitted, notices = self._fit_models(spec)
+        if isinstance(spec.dataset, GeneratedDataset):
+            _check_num_problems(spec, spec.dataset.size)
+        return Fitted(fitted.resolved(), notices)
 
-    def complete(self, session: Session, owner: str, fitted: Fitted) -> Admission:
-        """The rest, in a transaction of the caller's, who wraps it in `explained`."""
-        spec = fitted.spec
-        num_problems = _num_problems(session, "dataset", spec.dataset, owner, needs_solutions=spec.is_privileged)
-        num_evaluated = None
-        if spec.evaluation.dataset is not None:
-            num_evaluated = _num_problems(session, "evaluation.dataset", spec.evaluation.dataset, owner)
-        resolved = spec.resolved()
-        _check_holdout(resolved, num_problems)
-        is_known = num_problems is not None and (num_evaluated is not None or spec.evaluation.dataset is None)
-        expected = estimate(resolved, num_problems, num_evaluated) if is_known and num_problems is not None else None
-        return Admission(resolved, fitted.notices, expected)
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Around a transaction: the one refusal that reads a whole file is worded when the transaction is over."""
-        try:
-            yield
-        except _LacksSolutionsError as lack:
-            raise self._no_solution(lack) from None
+    def complete(self, owner: str, fitted: Fitted, sizes: DataSizes) -> Admission:
+        """The rest: of the data that somebody uploaded."""
+        spec, evaluated = fitted.spec, fitted.spec.evaluation.dataset
+        num_problems = _num_problems("dataset", spec.dataset, sizes.dataset)
+        if spec.is_privileged and sizes.dataset is not None and not sizes.dataset.has_solutions:
+            raise self._no_solution(owner, str(spec.dataset))
+        if num_problems is not None:
+            _check_num_problems(spec, num_problems)
+        if evaluated is None:
+            num_evaluated, is_known = None, num_problems is not None
+        else:
+            num_evaluated = _num_problems("evaluation.dataset", evaluated, sizes.evaluation_dataset)
+            is_known = num_problems is not None and num_evaluated is not None
+        expected = estimate(spec, num_problems, num_evaluated) if is_known and num_problems is not None else None
+        return Admission(spec, fitted.notices, expected)
 
     def _check_devices(self, spec: JobSpec) -> None:
         most = self._settings.max_devices
@@ -174,32 +174,28 @@ class Admissions:
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
-    def _no_solution(self, lack: _LacksSolutionsError) -> InvalidRequestError:
+    def _no_solution(self, owner: str, dataset_id: str) -> InvalidRequestError:
+        """Reads the whole file for the row's number."""
         with self._database.read() as session:
-            row = datasets.find(session, lack.owner, lack.dataset_id)
+            row = datasets.find(session, owner, dataset_id)
         place = f"row {first_row_without_solution(self._storage, row)}" if row is not None else "a row"
         return _refusal(
-            lack.field,
-            lack.dataset_id,
+            "dataset",
+            dataset_id,
             f"{place} has no solution, and a student that teaches itself is shown every row's",
             "give each row a solution, or name a teacher",
             "dataset_lacks_solutions",
         )
 
 
-def _num_problems(
-    session: Session, field: str, data: DatasetRef, owner: str, *, needs_solutions: bool = False
-) -> int | None:
+def _num_problems(field: str, data: DatasetRef, size: Size | None) -> int | None:
     """The number of problems, where it can be known here."""
     if isinstance(data, HubDataset | PathDataset):
         return None
     if isinstance(data, GeneratedDataset):
         return data.size
-    size = datasets.size(session, owner, data)
     if size is None:
         raise _refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
-    if needs_solutions and not size.has_solutions:
-        raise _LacksSolutionsError(field, owner, data)
     return size.num_rows
 
 
@@ -225,9 +221,14 @@ def _check_generator(field: str, data: GeneratedDataset) -> None:
         )
 
 
-def _check_holdout(spec: JobSpec, num_problems: int | None) -> None:
+def min_problems(spec: JobSpec) -> int:
+    """How many problems a job needs."""
     holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
-    if holds_out and num_problems is not None and num_problems < 2:
+    return 1 + holds_out
+
+
+def _check_num_problems(spec: JobSpec, num_problems: int) -> None:
+    if num_problems < min_problems(spec):
         reason = f"nothing is left to train on when one of {num_problems} problems is held out"
         remedy = "set it to 0, or upload more problems"
         raise _refusal("evaluation.holdout", spec.evaluation.holdout, reason, remedy, "no_training_data")

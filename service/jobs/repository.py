@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from itertools import starmap
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
+    JSON,
+    Boolean,
     ColumnElement,
+    Connection,
     Integer,
     ScalarSelect,
     Select,
     SQLColumnExpression,
     String,
     Table,
+    and_,
     bindparam,
     case,
+    column,
     delete,
     func,
     insert,
+    literal_column,
     or_,
     select,
 )
@@ -30,6 +37,7 @@ from contract.job_state import FINAL_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
     Checkpoint,
+    Dataset,
     Diagnosis,
     Evaluation,
     Job,
@@ -39,7 +47,8 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from service.events.repository import NewEvent, insert_events
+from service.datasets.repository import Size
+from service.events.repository import INSERT_EVENTS, NewEvent, event_rows
 
 
 @dataclass(frozen=True)
@@ -54,25 +63,6 @@ class JobFilter:
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Pairs that the job's own metadata hold, all of them. No index helps here. Keys without quotes and
     backslashes: SQLite writes them into a path."""
-
-
-_JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
-_INSERT = insert(_JOBS)
-
-
-def add(session: Session, job: Job, tags: Collection[str], events: Sequence[NewEvent]) -> None:
-    """Store a new job with its first events; raises IntegrityError where its idempotency key is taken.
-
-    Rows are inserted as such: the unit of work, which would find out what to insert, costs more than the
-    inserts do.
-    """
-    job.num_events = len(events)
-    connection = session.connection()
-    values = {column.key: getattr(job, column.key) for column in _JOBS.columns}
-    connection.execute(_INSERT, {key: value for key, value in values.items() if value is not None})
-    insert_events(session, job.id, 0, events)
-    if tags:
-        connection.execute(insert(_TAGS), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
 
 
 _FIND = select(Job).where(Job.id == bindparam("job_id"), Job.owner == bindparam("owner"), Job.deleted_at.is_(None))
@@ -137,7 +127,9 @@ def _position(
 ) -> ColumnElement[int]:
     """How many jobs are claimed before one of these values, itself included; each count stops at `_MOST`."""
     waiting = select(_Other.id).where(_Other.status == JobStatus.QUEUED, _Other.queue == queue).limit(_MOST)
-    waiting = waiting.correlate(Job)
+    # The order is that of the index: without it PostgreSQL, while it has no statistics, takes another one and reads
+    # every job that waits.
+    waiting = waiting.correlate(Job).order_by(_Other.priority, _Other.id)
     more_urgent = waiting.where(_Other.priority > priority)
     older = waiting.where(_Other.priority == priority, _Other.id < job_id)
     return 1 + _num_of(more_urgent) + _num_of(older)
@@ -145,16 +137,8 @@ def _position(
 
 _PLACE = case((Job.status == JobStatus.QUEUED, _position(Job.queue, Job.priority, Job.id)), else_=None)
 _FIND_PLACED = _FIND.add_columns(_PLACE)
-_PLACES = select(Job.id, _PLACE).where(Job.id.in_(bindparam("job_ids", expanding=True)))
 _OPEN = [status for status in JobStatus if status not in FINAL_STATUSES]
-_OPEN_OF_OWNER = select(Job.id).where(Job.owner == bindparam("owner"), Job.status.in_(_OPEN))
-_NUM_OPEN = _num_of(_OPEN_OF_OWNER.limit(bindparam("most_open", type_=Integer)))
-_NEW_JOB_COUNTS = select(
-    _NUM_OPEN,
-    _position(
-        bindparam("queue", type_=String), bindparam("priority", type_=Integer), bindparam("job_id", type_=String)
-    ),
-)
+_PLACES = select(Job.id, _PLACE).where(Job.id.in_(bindparam("job_ids", expanding=True)))
 
 
 def find_placed(session: Session, owner: str, job_id: str, most: int) -> tuple[Job, int | None] | None:
@@ -174,14 +158,150 @@ def _capped(position: int | None, most: int) -> int | None:
     return None if position is None else min(position, most)
 
 
-def counts_for(session: Session, job: Job, *, most_open: int, most: int) -> tuple[int, int]:
-    """For a new job: how many of its owner's wait or run, and where it will stand in its queue; counting stops
-    at `most_open` and at `most`."""
-    values = {"owner": job.owner, "queue": job.queue, "priority": job.priority, "job_id": job.id}
-    num_open, position = (
-        session.connection().execute(_NEW_JOB_COUNTS, {**values, "most_open": most_open, "most": most}).one()
+_JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
+_INSERT = insert(_JOBS)
+_NEW_JOB = [
+    *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
+    *("created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step", "latest_metrics"),
+    "num_events",
+]
+"""Columns that a new job fills; NULL stands in the others."""
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What must hold when a job is made."""
+
+    max_open: int
+    """The owner has fewer jobs that wait or run."""
+    dataset: str | None = None
+    """Id of an uploaded dataset, which is the owner's."""
+    min_problems: int = 0
+    """That it has."""
+    needs_solutions: bool = False
+    """Of all of its rows."""
+    evaluation_dataset: str | None = None
+    """The same owner's, too."""
+
+
+class Placement(NamedTuple):
+    """What became of a job that was to be made, and all that decided it."""
+
+    num_problems: int | None
+    """Of the dataset; None where there is no such one, or none is named."""
+    has_solutions: bool | None
+    num_evaluated: int | None
+    """Of the dataset for evaluations."""
+    evaluated_has_solutions: bool | None
+    num_open: int
+    """Jobs of the owner that wait or run, this one left out; not counted beyond the limit."""
+    position: int
+    """In its queue."""
+    is_made: bool
+
+    @property
+    def size(self) -> Size | None:
+        """Of the dataset."""
+        return _size(self.num_problems, self.has_solutions)
+
+    @property
+    def evaluation_size(self) -> Size | None:
+        """Of the dataset for evaluations."""
+        return _size(self.num_evaluated, self.evaluated_has_solutions)
+
+
+def _size(num_rows: int | None, has_solutions: bool | None) -> Size | None:
+    return Size(num_rows, bool(has_solutions)) if num_rows is not None else None
+
+
+def _look_around() -> Select[Any]:
+    """All of `Placement`, with what is demanded as parameters."""
+    dataset, evaluation_dataset = (bindparam(name, type_=String) for name in ("dataset", "evaluation_dataset"))
+    min_problems, max_open = (bindparam(name, type_=Integer) for name in ("min_problems", "max_open"))
+    needs_solutions = bindparam("needs_solutions", type_=Boolean)
+    owner, queue, job_id = (bindparam(name, type_=String) for name in ("owner", "queue", "id"))
+    data, evaluated = aliased(Dataset), aliased(Dataset)
+    # Written out: a list of values would be expanded each time.
+    open_: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in _OPEN]
+    num_open = _num_of(select(Job.id).where(Job.owner == owner, Job.status.in_(open_)).limit(max_open))
+    facts = (
+        select(
+            data.num_rows.label("num_problems"),
+            data.has_solutions,
+            evaluated.num_rows.label("num_evaluated"),
+            evaluated.has_solutions.label("evaluated_has_solutions"),
+            num_open.label("num_open"),
+            _position(queue, bindparam("priority", type_=Integer), job_id).label("position"),
+        )
+        .select_from(select(literal_column("1")).subquery())
+        .outerjoin(data, (data.id == dataset) & (data.owner == owner) & data.deleted_at.is_(None))
+        .outerjoin(
+            evaluated,
+            (evaluated.id == evaluation_dataset) & (evaluated.owner == owner) & evaluated.deleted_at.is_(None),
+        )
+        .cte("facts")
+        .prefix_with("MATERIALIZED", dialect="postgresql")  # else each mention counts anew
     )
-    return num_open, min(position, most)
+    fits = and_(
+        dataset.is_(None) | ((facts.c.num_problems >= min_problems) & (facts.c.has_solutions | ~needs_solutions)),
+        evaluation_dataset.is_(None) | facts.c.num_evaluated.is_not(None),
+        facts.c.num_open < max_open,
+    )
+    return select(*facts.c, func.coalesce(fits, literal_column("false")).label("is_made"))
+
+
+_LOOK = _look_around()
+
+
+def _look_and_place() -> Select[Any]:
+    """`_LOOK`, and in the same statement, where all fits, a job and what belongs to it stored."""
+    looked = _LOOK.cte("looked")
+    stored = [bindparam(name, type_=_JOBS.c[name].type) for name in _NEW_JOB]
+    job = insert(_JOBS).from_select(_NEW_JOB, select(*stored).where(looked.c.is_made))
+    kinds = {"sequence": Integer, "type": String, "level": String, "message": String, "data": JSON}
+    given = func.json_to_recordset(bindparam("events", type_=JSON))
+    event = given.table_valued(*starmap(column, kinds.items())).render_derived("event", with_types=True)
+    at = bindparam("created_at", type_=_JOBS.c.created_at.type)
+    shown = select(stored[0], *event.c, at).select_from(looked.join(event, looked.c.is_made))
+    events = INSERT_EVENTS.from_select(["job_id", *kinds, "created_at"], shown)
+    listed = func.json_array_elements_text(bindparam("tags", type_=JSON))
+    tag = listed.table_valued(column("tag", String)).render_derived("tag")
+    tagged = select(stored[0], tag.c.tag).select_from(looked.join(tag, looked.c.is_made))
+    tags = insert(_TAGS).from_select(["job_id", "tag"], tagged)
+    parts = {"new_job": job, "new_events": events, "new_tags": tags}
+    return select(*looked.c).add_cte(*(part.cte(name) for name, part in parts.items()))
+
+
+_LOOK_AND_PLACE = _look_and_place()
+
+
+def place(
+    connection: Connection, job: Job, demands: Demands, tags: Collection[str], events: Sequence[NewEvent], *, most: int
+) -> Placement:
+    """Store a new job with its first events if all demands hold, else nothing; positions are counted to `most`.
+
+    On PostgreSQL one statement does it all: nothing else is needed for a transaction. SQLite has no such
+    statement, and no way to its server that would make several of them dear.
+    Raises IntegrityError where the job's idempotency key is taken.
+    """
+    job.num_events = len(events)
+    values = {name: getattr(job, name) for name in _NEW_JOB}
+    rows = event_rows(job.id, 0, events, job.created_at)
+    tagged = [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)]
+    asked = {**values, **vars(demands), "most": most}
+    if connection.dialect.name == "postgresql":
+        for row in rows:
+            del row["created_at"]  # the job's
+        asked |= {"events": rows, "tags": [row["tag"] for row in tagged]}
+        found = connection.execute(_LOOK_AND_PLACE, asked).one()
+    else:
+        found = connection.execute(_LOOK, asked).one()
+        if found.is_made:
+            connection.execute(_INSERT, values)
+            connection.execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
+            if tagged:
+                connection.execute(insert(_TAGS), tagged)
+    return Placement(*found)._replace(position=min(found.position, most))
 
 
 def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:

@@ -24,10 +24,11 @@ from contract.job_state import (
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from service.datasets import repository as datasets
-from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
+from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.events.repository import NewEvent, append_events
 from service.jobs import repository
-from service.jobs.admission import Admission, Admissions, Fitted
+from service.jobs.admission import Admissions, DataSizes, Fitted, min_problems
+from service.jobs.repository import Demands, Placement
 
 MAX_QUEUE_POSITION = 1_000
 """Positions are counted so far and no further: a page of jobs asks for a hundred of them."""
@@ -84,8 +85,7 @@ class Creator:
                     return _repeated(session, earlier)
         fitted = self.admissions.fit(spec)
         try:
-            with self.admissions.explained(), self.database.write() as session:
-                return self._insert(session, creation, fitted, requested)
+            return self._place(creation, fitted, requested)
         except IntegrityError:  # two requests with one key at once: the other one made the job
             with self.database.read() as session:
                 earlier = _made_before(session, creation)
@@ -93,26 +93,41 @@ class Creator:
                     raise
                 return _repeated(session, earlier)
 
-    def _insert(self, session: Session, creation: Creation, fitted: Fitted, requested: dict[str, Any]) -> Created:
-        earlier = _made_before(session, creation)
-        if earlier is not None:
-            return _repeated(session, earlier)
-        admission = self.admissions.complete(session, creation.owner, fitted)
-        job = _new_job(creation, admission.spec, requested)
-        num_open, position = repository.counts_for(session, job, most_open=self.max_open, most=MAX_QUEUE_POSITION)
-        if num_open >= self.max_open:
-            raise QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
-        queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
-        repository.add(session, job, admission.spec.tags, [queued, *_notices(admission)])
-        return Created(job, position, is_new=True)
+    def _place(self, creation: Creation, fitted: Fitted, requested: dict[str, Any]) -> Created:
+        """Everything is made before the transaction and refused after it: it is a look and an insertion."""
+        job, demands = _new_job(creation, fitted.spec, requested), _demands(fitted.spec, self.max_open)
+        new = (job, demands, fitted.spec.tags, _first_events(fitted))
+        with self.database.write_at_once() as connection:
+            placement = repository.place(connection, *new, most=MAX_QUEUE_POSITION)
+        if not placement.is_made:
+            raise self._refusal(creation.owner, fitted, placement)
+        return Created(job, placement.position, is_new=True)
+
+    def _refusal(self, owner: str, fitted: Fitted, placement: Placement) -> ApiError:
+        """Why a job was not made; raises `InvalidRequestError` where it is the data."""
+        self.admissions.complete(owner, fitted, DataSizes(placement.size, placement.evaluation_size))
+        assert placement.num_open >= self.max_open, "nothing else keeps a job from being made"
+        return QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
 
 
 def _repeated(session: Session, job: Job) -> Created:
     return Created(job, queue_position(session, job), is_new=False)
 
 
-def _notices(admission: Admission) -> list[NewEvent]:
-    return [NewEvent("notice", message, {"code": "budget_lowered"}) for message in admission.notices]
+def _first_events(fitted: Fitted) -> list[NewEvent]:
+    queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
+    return [queued, *(NewEvent("notice", message, {"code": "budget_lowered"}) for message in fitted.notices)]
+
+
+def _demands(spec: JobSpec, max_open: int) -> Demands:
+    data, evaluated = spec.dataset, spec.evaluation.dataset
+    return Demands(
+        max_open=max_open,
+        dataset=data if isinstance(data, str) else None,
+        min_problems=min_problems(spec),
+        needs_solutions=spec.is_privileged,
+        evaluation_dataset=evaluated if isinstance(evaluated, str) else None,
+    )
 
 
 def _made_before(session: Session, creation: Creation) -> Job | None:

@@ -6,8 +6,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event, func, select
 
 from contract.job_spec import JobSpec
+from contract.tables import Job, JobEvent, JobTag
 from tests.service.conftest import MakeClient
 from tests.service.records import context_of, job_body, set_job, submit, upload
 
@@ -113,6 +115,37 @@ def test_requests_with_one_key_at_once_make_one_job(either_client: TestClient) -
     assert {answer.status_code for answer in answers} <= {200, 201, 409}
     assert len({answer.json()["id"] for answer in answers if answer.status_code != 409}) == 1
     assert len(either_client.get("/jobs").json()["data"]) == 1
+
+
+def test_on_postgresql_a_job_is_made_by_one_statement_that_commits_by_itself(
+    make_client: MakeClient, postgres_url: str
+) -> None:
+    client = make_client(postgres_url)
+    body = job_body(client, tags=["a", "b"])
+    statements: list[str] = []
+    engine = context_of(client).database.engine
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    commits_alone: list[bool] = []
+    event.listen(engine, "commit", lambda connection: commits_alone.append(connection.connection.autocommit))
+    job_id = client.post("/jobs", json=body).json()["id"]
+    assert len(statements) == 1
+    assert commits_alone == [True]
+    listed = client.get("/jobs", params={"tag": "b"}).json()["data"]
+    assert [job["id"] for job in listed] == [job_id]
+    events = client.get(f"/jobs/{job_id}/events").json()["data"]
+    assert [item["sequence"] for item in events] == list(range(1, len(events) + 1))
+    assert [item["type"] for item in events] == ["status"] + ["notice"] * (len(events) - 1)
+    assert len(events) > 1, "the models' small contexts lower budgets, which the job tells"
+
+
+def test_a_job_that_is_refused_leaves_nothing(either_client: TestClient) -> None:
+    body = job_body(either_client, tags=["a"])
+    refused = either_client.post("/jobs", json={**body, "dataset": "ds_none"})
+    assert refused.json()["error"]["code"] == "dataset_not_found"
+    assert either_client.post("/jobs", json={**body, "evaluation": {"dataset": "ds_none"}}).status_code == 422
+    with context_of(either_client).database.read() as session:
+        counts = [session.scalar(select(func.count()).select_from(table)) for table in (Job, JobEvent, JobTag)]
+    assert counts == [0, 0, 0]
 
 
 def test_a_client_that_says_it_retries_without_a_key_makes_one_job(client: TestClient) -> None:
