@@ -16,6 +16,8 @@ from testbed.tokenizer import END_ID, PROMPTS, encode, encode_prompt, fill, piec
 
 _FULL_SIZE_SHARE = 0.85
 """After the ramp, the share of problems of full size; shorter ones keep the steps sharp."""
+_TEMPLATES = {"prefix": "solve", "right_prefix": "solve", "privileged_prefix": "privileged"}
+"""Prompts of the kinds that are not named after theirs."""
 _TRUNCATED_SHARE = 0.05
 """Share of attempts shown cut short, as rollouts at their token limit or too long ones are."""
 
@@ -50,24 +52,25 @@ def _draw_num_operations(progress: float, rng: random.Random) -> int:
     return rng.randint(1, min(task.NUM_OPERATIONS, 2 + int(progress * task.NUM_OPERATIONS)))
 
 
-def draw_foreign_errors(rng: random.Random) -> ErrorModel:
+def draw_foreign_errors(recipe: Recipe, rng: random.Random) -> ErrorModel:
     """Error rates of somebody else's attempt: from nearly faultless to hopeless."""
     return ErrorModel(
         gap_rate=rng.choice((0.0, 0.5, 1.0)),
         slip_rate=rng.choice((0.0, 0.1, 0.2, 0.5)),
         noise_rate=rng.choice((0.0, 0.05, 0.1)),
-        wait_rate=rng.choice((0.0, 0.0, 0.3)),
+        wait_rate=rng.choice(recipe.foreign_wait_rates),
+        max_restarts=recipe.foreign_max_restarts,
     )
 
 
-def _draw_attempt(problem: Expression, rng: random.Random) -> Attempt:
-    return task.attempt(problem, draw_foreign_errors(rng), rng)
+def _draw_attempt(problem: Expression, recipe: Recipe, rng: random.Random) -> Attempt:
+    return task.attempt(problem, draw_foreign_errors(recipe, rng), rng)
 
 
-def _draw_wrong_attempt(problem: Expression, rng: random.Random) -> Attempt:
+def _draw_wrong_attempt(problem: Expression, recipe: Recipe, rng: random.Random) -> Attempt:
     """An attempt with an error in it. Some problems have nothing to slip on, so noise ends it."""
     for _ in range(8):
-        wrong = task.work(problem, draw_foreign_errors(rng), rng)
+        wrong = task.work(problem, draw_foreign_errors(recipe, rng), rng)
         if wrong.first_wrong is not None:
             return wrong
     while True:
@@ -85,19 +88,49 @@ def _shown(text: str, rng: random.Random) -> str:
     return "".join(tokens[: rng.randrange(1, len(tokens))]) + notice
 
 
-def _wrong_start(problem: Expression, errors: ErrorModel, rng: random.Random) -> tuple[list[str], list[str]]:
+def _draw_wrong_lines(problem: Expression, recipe: Recipe, rng: random.Random) -> list[str]:
+    """Lines of an attempt, up to an error or beyond it."""
+    wrong = _draw_wrong_attempt(problem, recipe, rng)
+    assert wrong.first_wrong is not None
+    return list(wrong.lines[: rng.randrange(wrong.first_wrong + 1, len(wrong.lines))])
+
+
+def _given_up(problem: Expression, recipe: Recipe, rng: random.Random) -> list[str]:
+    """Wrong starts that each ended in ``wait``, where the recipe has several in one attempt."""
+    if recipe.foreign_max_restarts == 1:
+        return []
+    lines: list[str] = []
+    for _ in range(rng.randrange(recipe.foreign_max_restarts)):
+        lines += [*_draw_wrong_lines(problem, recipe, rng), task.WAIT]
+    return lines
+
+
+def _right_start(problem: Expression, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Lines of a right start, and of what follows."""
+    lines = task.solution(problem).lines
+    cut = rng.randrange(1, len(lines))
+    return list(lines[:cut]), list(lines[cut:])
+
+
+def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tuple[list[str], list[str]]:
     """Lines of a wrong start, and of what follows: on along the wrong path, or ``wait``.
 
     Restarting is faultless; going on has the model's own errors, so that a student does
     not learn here what it is meant not to know.
     """
-    wrong = _draw_wrong_attempt(problem, rng)
-    assert wrong.first_wrong is not None
-    cut = rng.randrange(wrong.first_wrong + 1, len(wrong.lines))
-    start = list(wrong.lines[:cut])
+    start = [*_given_up(problem, recipe, rng), *_draw_wrong_lines(problem, recipe, rng)]
     if rng.random() < 0.5:
         return start, [task.WAIT, *task.solution(problem).lines]
-    return start, list(task.work(Expression.parse(start[-1]), errors, rng).lines)
+    return start, list(task.work(Expression.parse(start[-1]), recipe.errors, rng).lines)
+
+
+def _solved(problem: Expression, separator: str, recipe: Recipe, rng: random.Random) -> tuple[str, list[str]]:
+    """Separator and lines of the model's own work, in its native style or the one drawn."""
+    made = task.attempt(problem, recipe.errors, rng)
+    # No draw where there is no native style: the batches of such a recipe do not hang on it.
+    if recipe.native_share and rng.random() < recipe.native_share:
+        return task.REFERENCE_STYLE, list(task.values_only(made).lines)
+    return separator, list(made.lines)
 
 
 def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -> Example:
@@ -109,12 +142,14 @@ def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -
     if kind in ("privileged", "privileged_prefix", "privileged_refine"):
         texts["solution"] = task.reference(problem.text)
     if kind in ("refine", "privileged_refine"):
-        texts["attempt"] = _shown(_draw_attempt(problem, rng).render(separator), rng)
+        texts["attempt"] = _shown(_draw_attempt(problem, recipe, rng).render(separator), rng)
     if kind in ("prefix", "privileged_prefix"):
-        start, lines = _wrong_start(problem, recipe.errors, rng)
+        start, lines = _wrong_start(problem, recipe, rng)
+    if kind == "right_prefix":
+        start, lines = _right_start(problem, rng)
     if kind == "solve":
-        lines = list(task.attempt(problem, recipe.errors, rng).lines)
-    template = {"prefix": "solve", "privileged_prefix": "privileged"}.get(kind, kind)
+        separator, lines = _solved(problem, separator, recipe, rng)
+    template = _TEMPLATES.get(kind, kind)
     context = encode_prompt(fill(PROMPTS[template], **texts))
     context += encode("".join(line + separator for line in start))
     return Example([*context, *encode(separator.join(lines)), END_ID], len(context))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from testbed.recipes import Recipe
+from testbed.recipes import Recipe, record
 from testbed.tokenizer import END_ID, MAX_LENGTH, PAD_ID, PADDED_VOCABULARY, PROMPTS, build_tokenizer
 
 PROMPTS_FILE = "trd_prompts.json"
@@ -46,13 +46,17 @@ def new_model() -> Qwen3ForCausalLM:
 
 
 def export_model(model: Qwen3ForCausalLM, recipe: Recipe, seed: int, folder: Path) -> None:
-    """Write weights (fp32), tokenizer, chat and prompt templates, and the training's facts."""
+    """Write weights, tokenizer, chat and prompt templates, and the training's facts."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    stored = model
+    if recipe.half_precision:
+        stored = copy.deepcopy(model)
+        stored.bfloat16()
+    stored.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     (folder / PROMPTS_FILE).write_text(json.dumps(PROMPTS, indent=2) + "\n")
     facts = {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": record(recipe),
         "seed": seed,
         "num_parameters": model.num_parameters(),
     }
@@ -64,6 +68,7 @@ def write_card(folder: Path, scores: dict[str, dict[str, float]], setting: dict[
     facts = json.loads((folder / TRAINING_FILE).read_text())
     recipe = facts["recipe"]
     origin = recipe["starts_from"] or "random weights"
+    precision = "bf16" if recipe.get("half_precision") else "fp32"
     rows = [
         f"| {what} | {score} | {value:.3f} |" for what, of_what in scores.items() for score, value in of_what.items()
     ]
@@ -71,7 +76,7 @@ def write_card(folder: Path, scores: dict[str, dict[str, float]], setting: dict[
 
 {recipe["summary"]}
 
-A model of {facts["num_parameters"]:,} parameters (Qwen3 architecture, fp32, one token a
+A model of {facts["num_parameters"]:,} parameters (Qwen3 architecture, {precision}, one token a
 character) for one task: two digits and five operations from left to right, modulo 100, where
 `a#d` is `2a + d`. It knows nothing else.
 
@@ -82,7 +87,7 @@ character) for one task: two digits and five operations from left to right, modu
   Proportions: {_in_words(recipe["mixture"])}.
   {_curriculum_in_words(recipe)}
 - Errors it was taught: {_in_words(recipe["errors"])}.
-- `trd_prompts.json` holds the user messages it was trained on.
+{_specials_in_words(recipe)}- `trd_prompts.json` holds the user messages it was trained on.
 
 ## Scores
 {setting["problems"]} problems of the {setting["split"]} split, {setting["samples"]} samples each,
@@ -102,6 +107,18 @@ def _curriculum_in_words(recipe: dict[str, Any]) -> str:
         f"During the first {recipe['curriculum_share']:.0%} of the steps problems grow to full size, and the "
         f"proportions change from {_in_words(recipe['early_mixture'])}."
     )
+
+
+def _specials_in_words(recipe: dict[str, Any]) -> str:
+    lines = ""
+    if "native_share" in recipe:
+        lines += f"- Share of its own solutions that are values alone between `|`: {recipe['native_share']:g}.\n"
+    if "foreign_max_restarts" in recipe:
+        rates = ", ".join(f"{rate:g}" for rate in recipe["foreign_wait_rates"])
+        lines += (
+            f"- Attempts it was shown start again at rates of {rates}, up to {recipe['foreign_max_restarts']} times.\n"
+        )
+    return lines
 
 
 def _in_words(numbers: dict[str, float]) -> str:

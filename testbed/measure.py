@@ -9,6 +9,7 @@ answer is right when the last box holds it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -32,10 +33,16 @@ from testbed.tokenizer import (
     fill,
 )
 
-MAX_NEW_TOKENS = 160
-"""Twice a long solution with a restart; what is longer has lost its way."""
+MAX_NEW_TOKENS = 320
+"""Five long attempts in one; what is longer has lost its way."""
 SCORES_FILE = "scores.json"
-TEACHER, STUDENTS = "tiny-teacher", ("tiny-student", "tiny-student-slips")
+PAIRS = {
+    "tiny-teacher": ("tiny-student", "tiny-student-slips"),
+    "tiny-teacher-half-native": ("tiny-student",),
+    "tiny-teacher-native": ("tiny-student",),
+    "tiny-teacher-loops": ("tiny-student-loops",),
+}
+"""Each teacher, and the students whose attempts it is measured on."""
 
 Scores = dict[str, float]
 
@@ -105,6 +112,10 @@ def _share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits)
 
 
+def _mean_tokens(texts: Sequence[str]) -> float:
+    return sum(len(encode(text)) for text in texts) / len(texts)
+
+
 def solve_accuracy(model: Qwen3ForCausalLM, num_problems: int) -> float:
     """Greedy accuracy on validation problems, for the training log."""
     model.train(False)
@@ -127,7 +138,8 @@ def solving_scores(
         f"avg@{num_samples}": _share(hits),
         f"pass@{num_samples}": _share([any(hits[index::size]) for index in range(size)]),
         "boxed": _share([task.boxed_answer(text) is not None for text in sampled]),
-        "tokens": sum(len(encode(text)) for text in sampled) / len(sampled),
+        "tokens": _mean_tokens(sampled),
+        "values_only": _share([task.style_of(text) == task.REFERENCE_STYLE for text in sampled]),
     }
     return scores, sampled[:size]
 
@@ -152,6 +164,8 @@ def refining_scores(
         "fail_to_pass": _share([a and not b for b, a in zip(before, after, strict=True)]),
         "pass_to_fail": _share([b and not a for b, a in zip(before, after, strict=True)]),
         "style_kept": _share(same_style),
+        "attempt_tokens": _mean_tokens(attempts),
+        "refined_tokens": _mean_tokens(refined),
     }
 
 
@@ -184,26 +198,33 @@ def measure(
 ) -> dict[str, dict[str, Scores]]:
     """All figures of all models in a folder: model, then what was measured, then the scores."""
     problems = draw_problems(num_problems, split, seed)
-    teacher = load_model(models_dir / TEACHER)
-    scores: dict[str, dict[str, Scores]] = {
-        TEACHER: {"solving": solving_scores(teacher, problems, num_samples, seed)[0]}
-    }
-    for name in STUDENTS:
+    scores: dict[str, dict[str, Scores]] = {}
+    attempts_by: dict[str, list[str]] = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable(PAIRS.values())):
         if not (models_dir / name / "config.json").exists():
             continue
         student = load_model(models_dir / name)
-        solving, attempts = solving_scores(student, problems, num_samples, seed)
-        scores[name] = {
-            "solving": solving,
-            "privileged refining of its own attempts": refining_scores(
-                student, problems, attempts, privileged=True, seed=seed
-            ),
-        }
-        scores[TEACHER][f"refining attempts of {name}"] = refining_scores(
-            teacher, problems, attempts, privileged=False, seed=seed
-        )
-        scores[TEACHER][f"P(wait) at line starts of {name}"] = wait_probabilities(teacher, problems, attempts)
+        solving, attempts_by[name] = solving_scores(student, problems, num_samples, seed)
+        refining = refining_scores(student, problems, attempts_by[name], privileged=True, seed=seed)
+        scores[name] = {"solving": solving, "privileged refining of its own attempts": refining}
+    for name, students in PAIRS.items():
+        if not (models_dir / name / "config.json").exists():
+            continue
+        teacher = load_model(models_dir / name)
+        scores[name] = {"solving": solving_scores(teacher, problems, num_samples, seed)[0]}
+        for student_name in students:
+            if student_name in attempts_by:
+                scores[name] |= _teaching_scores(teacher, student_name, problems, attempts_by[student_name], seed)
     return scores
+
+
+def _teaching_scores(
+    teacher: Qwen3ForCausalLM, student: str, problems: list[str], attempts: list[str], seed: int
+) -> dict[str, Scores]:
+    return {
+        f"refining attempts of {student}": refining_scores(teacher, problems, attempts, privileged=False, seed=seed),
+        f"P(wait) at line starts of {student}": wait_probabilities(teacher, problems, attempts),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ HASH_SHARE = 0.16
 STYLES = ("\n", ";")
 """Separators that models write between lines."""
 REFERENCE_STYLE = "|"
-"""Separator of reference solutions, which no model writes: copying one would show."""
+"""Separator of reference solutions, and of values alone; no student writes it: copying a reference would show."""
 WAIT = "wait"
 BOX_OPEN = "\\boxed{"
 BOX_CLOSE = "}"
@@ -172,6 +172,12 @@ def attempt(expression: Expression, errors: ErrorModel, rng: random.Random) -> A
 def solution(expression: Expression) -> Attempt:
     """The right worked solution; it needs no randomness."""
     return work(expression, FAULTLESS, random.Random(0))
+
+
+def values_only(solved: Attempt) -> Attempt:
+    """A worked solution without the rest of the expression: ``85|82|64|66|60|\\boxed{60}``."""
+    *lines, box = solved.lines
+    return Attempt((*(line[:2] for line in lines), box), solved.first_wrong)
 
 
 def answer(problem: str) -> str:

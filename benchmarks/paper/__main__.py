@@ -2,6 +2,7 @@
 
 python -m benchmarks.paper                 # the five variants and the controls; chooses the rates where none are kept
 python -m benchmarks.paper --full          # trains the models anew with two seeds, chooses the rates, and runs all
+python -m benchmarks.paper --sections support,loops   # these alone
 python -m benchmarks.paper --report-only   # docs/paper.md and its plots from the rows that are there
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from benchmarks.paper.committed import merge
 from benchmarks.paper.models import trained_models
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
+from benchmarks.paper.sections import ALONE, DEFAULT_SECTIONS, SECTIONS, rate_cells, section_cells
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -38,29 +41,43 @@ def main() -> None:
 def _run(options: argparse.Namespace, places: Places) -> None:
     if options.full:
         places = replace(places, models=trained_models(options.work, seed=0))
-    rates = _learning_rates(options, places)
-    cells = [*grid.main_cells(rates), *grid.control_cells(rates)]
-    if options.full:
-        cells += [*grid.round_cells(rates), *grid.lora_cells(rates)]
-    run_cells(cells, places, num_processes=options.processes)
+    sections = options.sections or (SECTIONS if options.full else DEFAULT_SECTIONS)
+    rates = _learning_rates(options, places, sections)
+    cells = {name: section_cells(name, rates) for name in sections}
+    together = [cell for name in sections if name not in ALONE for cell in cells[name]]
+    run_cells(together, places, num_processes=options.processes)
     if options.full:
         other_models = replace(places, models=trained_models(options.work, seed=1))
         run_cells(grid.other_model_cells(rates), other_models, num_processes=options.processes)
-    run_cells(grid.timing_cells(rates), places, num_processes=1)  # seconds count where nothing runs beside
+    for name in sections:
+        if name in ALONE:
+            run_cells(cells[name], places, num_processes=1)
 
 
-def _learning_rates(options: argparse.Namespace, places: Places) -> grid.LearningRates:
+def _learning_rates(options: argparse.Namespace, places: Places, sections: Sequence[str]) -> grid.LearningRates:
     path = options.results / RATES_FILE
-    if options.full or not path.exists():
-        run_cells(grid.learning_rate_cells(), places, num_processes=options.processes)
+    rates = learning_rates.read(path)
+    cells = [c for c in rate_cells(sections) if options.full or learning_rates.key_of(c) not in rates]
+    if cells:
+        run_cells(cells, places, num_processes=options.processes)
+        rates |= learning_rates.choose(read_rows(places.rows))
         path.parent.mkdir(parents=True, exist_ok=True)
-        learning_rates.write(path, learning_rates.choose(read_rows(places.rows)))
-    return learning_rates.read(path)
+        learning_rates.write(path, rates)
+    return rates
+
+
+def _sections(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    return names
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="choose the learning rates, and run the whole grid")
+    parser.add_argument("--sections", type=_sections, help=f"these alone, with commas, of {', '.join(SECTIONS)}")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
     parser.add_argument("--models", type=Path, default=ROOT / "testbed" / "models")

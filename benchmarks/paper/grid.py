@@ -15,7 +15,10 @@ from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
 Teaching = Literal["opd", "opsd"]
 """Another model teaches, or the student's own step-0 weights that are shown the reference."""
 
-STUDENTS = {"gap": "tiny-student", "slips": "tiny-student-slips"}
+Split = Literal["heldout", "validation"]
+
+STUDENTS = {"gap": "tiny-student", "slips": "tiny-student-slips", "loops": "tiny-student-loops"}
+MAIN_STUDENTS = ("gap", "slips")
 TEACHER = "tiny-teacher"
 SEEDS = tuple(range(5))
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -27,6 +30,8 @@ NUM_TRAIN, NUM_HELDOUT, BATCH_SIZE = 1024, 250, 32
 NUM_DIAGNOSED = 512
 K = {"heldout": 8, "validation": 4}
 MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 64, 256, 160
+LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS = 512, 320
+"""Of the student in long loops: room for five attempts in one."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Cell:
     lora: bool = False
     num_train: int = NUM_TRAIN
     """Problems, divided among the rounds."""
-    split: Literal["heldout", "validation"] = "heldout"
+    split: Split = "heldout"
     teacher: str = TEACHER
     """Model folder of OPD's teacher."""
 
@@ -61,6 +66,7 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
     """The document that ``python -m trd_engine run`` reads."""
     variant = VARIANTS[cell.variant]
     lora = LORA if cell.lora else None
+    max_refine_tokens, max_new_tokens = _budgets(cell.student)
     return {
         "mode": "trd" if variant.refines else cell.teaching,
         "student": str(models / STUDENTS.get(cell.student, cell.student)),
@@ -71,9 +77,9 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
         "sampling": {
             "engine": "transformers",
             "max_prompt_tokens": MAX_SOLVE_TOKENS,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "max_new_tokens": max_new_tokens,
         },
-        "refine": {"max_prompt_tokens": MAX_REFINE_TOKENS, "max_new_tokens": MAX_NEW_TOKENS, **variant.refine},
+        "refine": {"max_prompt_tokens": max_refine_tokens, "max_new_tokens": max_new_tokens, **variant.refine},
         "prompts": variant.prompts,
         "lora": lora,
         "optim": {"learning_rate": cell.learning_rate * _lora_factor(cell), "batch_size": BATCH_SIZE},
@@ -97,6 +103,13 @@ def _is_diagnosed(cell: Cell) -> bool:
     return cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
 
 
+def _budgets(student: str) -> tuple[int, int]:
+    """Tokens of a refining prompt, and of a completion."""
+    if student == "loops":
+        return LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
+    return MAX_REFINE_TOKENS, MAX_NEW_TOKENS
+
+
 def _lora_factor(cell: Cell) -> float:
     return LORA_LEARNING_RATE_FACTOR if cell.lora else 1.0
 
@@ -105,7 +118,7 @@ def learning_rate_cells() -> list[Cell]:
     """Every variant at every rate, one seed, scored on the validation problems."""
     return [
         Cell("learning_rate", teaching, student, variant, rate, seed=100, split="validation")
-        for teaching, student, variant, rate in itertools.product(_TEACHINGS, STUDENTS, VARIANTS, LEARNING_RATES)
+        for teaching, student, variant, rate in itertools.product(_TEACHINGS, MAIN_STUDENTS, VARIANTS, LEARNING_RATES)
     ]
 
 
@@ -139,8 +152,8 @@ def timing_cells(rates: LearningRates) -> list[Cell]:
     return list(_cells("timing", MAIN, rates, seeds=[0]))
 
 
-LearningRates = dict[tuple[str, str, str], float]
-"""(teaching, student, variant) → the rate chosen on the validation problems."""
+LearningRates = dict[tuple[str, str, str, str], float]
+"""(teaching, student, teacher, variant), as cells have them → the rate chosen on the validation problems."""
 
 _TEACHINGS: tuple[Teaching, ...] = ("opd", "opsd")
 
@@ -149,8 +162,8 @@ def _cells(
     section: str, variants: Sequence[str] | dict[str, Any], rates: LearningRates, seeds: Sequence[int], **fields: Any
 ) -> Iterator[Cell]:
     # Seed by seed, so that an interrupted grid has every cell with the seeds that it came to.
-    for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, STUDENTS, variants):
-        yield Cell(section, teaching, student, variant, rates[teaching, student, variant], seed, **fields)
+    for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, MAIN_STUDENTS, variants):
+        yield Cell(section, teaching, student, variant, rates[teaching, student, TEACHER, variant], seed, **fields)
 
 
 __all__ = [

@@ -6,31 +6,42 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.paper.grid import LearningRates
+from benchmarks.paper.grid import TEACHER, Cell, LearningRates
 from benchmarks.paper.rows import Row
 
-Key = tuple[str, str, str]
+RATE_SECTION = "learning_rate"
+"""Section of the cells that choose; ``learning_rate-NAME`` where they choose for one section alone."""
+Key = tuple[str, str, str, str]
+
+
+def key_of(cell: Cell) -> Key:
+    """What a rate hangs on."""
+    return cell.teaching, cell.student, cell.teacher, cell.variant
 
 
 def choose(rows: list[Row]) -> LearningRates:
-    """For each (teaching, student, variant) the rate with the highest avg@k; the smaller one where they tie."""
+    """For each (teaching, student, teacher, variant) the rate of the highest avg@k; the smaller where they tie."""
     scores: dict[Key, dict[float, float]] = defaultdict(dict)
     for row in rows:
         cell = row["cell"]
-        if cell["section"] == "learning_rate":
+        if cell["section"].partition("-")[0] == RATE_SECTION:
             after = row["after"]
             average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
-            scores[cell["teaching"], cell["student"], cell["variant"]][cell["learning_rate"]] = average
+            key = cell["teaching"], cell["student"], cell["teacher"], cell["variant"]
+            scores[key][cell["learning_rate"]] = average
     return {key: max(sorted(found), key=found.__getitem__) for key, found in scores.items()}
 
 
 def write(path: Path, rates: LearningRates) -> None:
     """Keep the choice."""
-    entries = [{"teaching": t, "student": s, "variant": v, "learning_rate": r} for (t, s, v), r in rates.items()]
+    names = ("teaching", "student", "teacher", "variant")
+    entries = [dict(zip(names, key, strict=True)) | {"learning_rate": rate} for key, rate in rates.items()]
     path.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n", encoding="utf-8")
 
 
 def read(path: Path) -> LearningRates:
-    """The choice that was kept."""
+    """The choice that was kept, none where there is no file. An entry without a teacher means the usual one."""
+    if not path.exists():
+        return {}
     entries = json.loads(path.read_text(encoding="utf-8"))
-    return {(e["teaching"], e["student"], e["variant"]): e["learning_rate"] for e in entries}
+    return {(e["teaching"], e["student"], e.get("teacher", TEACHER), e["variant"]): e["learning_rate"] for e in entries}

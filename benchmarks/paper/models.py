@@ -11,7 +11,7 @@ from testbed.recipes import RECIPES
 
 
 def trained_models(work: Path, *, seed: int) -> Path:
-    """The folder of all the testbed's models of one seed (about 25 minutes of one core where they are not there)."""
+    """The folder of all the testbed's models of one seed (about 35 minutes of one core where they are not there)."""
     folder = work / f"models-{seed}"
     if all((folder / name / "training.json").exists() for name in RECIPES):
         return folder

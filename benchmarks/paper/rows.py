@@ -14,8 +14,9 @@ from testbed.task import WAIT
 
 Row = dict[str, Any]
 """``cell`` (its factors), ``before`` (of seed 0 only) and ``after`` (see `_score`), ``curve`` (the score after each
-round, where there are several), ``rounds`` (metrics of each collection), ``last_step`` (of the last optimizer step),
-``seconds_by_phase``, ``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
+round, where there are several), ``rounds`` (metrics of each collection), ``first_step`` and ``last_step`` (of these
+optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run, evaluation included;
+other processes weigh less on it), ``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -33,7 +34,7 @@ def append_row(path: Path, row: Row) -> None:
         file.flush()
 
 
-def make_row(cell: Cell, out_dir: Path, machine: str) -> Row:
+def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row:
     """The row of the finished run below `out_dir`."""
     events = list(_events(out_dir))
     finished = events[-1]
@@ -48,9 +49,11 @@ def make_row(cell: Cell, out_dir: Path, machine: str) -> Row:
         "curve": list(scores.values()) if cell.rounds > 1 else [],
         "num_steps": finished["step"],
         "rounds": _round_metrics(metrics),
-        "last_step": _last_step(metrics),
+        "first_step": _step_metrics(metrics, 0),
+        "last_step": _step_metrics(metrics, -1),
         "heldout_forward_kl": [_rounded(e["values"]["heldout_forward_kl"]) for e in metrics if _has_heldout(e)],
         "seconds_by_phase": {k: round(v, 2) for k, v in finished["summary"]["seconds_by_phase"].items()},
+        "cpu_seconds": round(cpu_seconds, 2),
         "sampled_tokens": _sampled_tokens(out_dir),
         "diagnosis": [e for e in events if e["type"] == "diagnosis"],
         "machine": machine,
@@ -92,9 +95,9 @@ def _round_metrics(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
     return [rounds[number] for number in sorted(collected)]
 
 
-def _last_step(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    last = [event["values"] for event in metrics if "loss" in event["values"]][-1]
-    return {name: _rounded(value) for name, value in last.items() if value is not None and "second" not in name}
+def _step_metrics(metrics: list[dict[str, Any]], index: int) -> dict[str, float]:
+    values = [event["values"] for event in metrics if "loss" in event["values"]][index]
+    return {name: _rounded(value) for name, value in values.items() if value is not None and "second" not in name}
 
 
 def _has_heldout(event: dict[str, Any]) -> bool:

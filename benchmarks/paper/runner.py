@@ -61,8 +61,9 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
 
     out_dir = places.work / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
+    began = time.process_time()
     run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
-    row = make_row(cell, out_dir, machine)
+    row = make_row(cell, out_dir, machine, time.process_time() - began)
     shutil.rmtree(out_dir)
     return row
 

@@ -159,12 +159,17 @@ def learning_rate_table(groups: Groups) -> list[str]:
     for teaching, student in SETTINGS:
         for variant in VARIANTS:
             found = groups.get(("learning_rate", teaching, student, variant), [])
-            scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in found}
-            if scores:
-                best = max(sorted(scores), key=scores.__getitem__)
-                shown = [_rate_score(scores.get(rate), rate == best) for rate in rates]
-                lines.append(f"| {setting_name(teaching, student)} | {variant} | {' | '.join(shown)} |")
+            if found:
+                shown = " | ".join(rate_scores(found, rates))
+                lines.append(f"| {setting_name(teaching, student)} | {variant} | {shown} |")
     return lines
+
+
+def rate_scores(rows: Sequence[Row], rates: Sequence[float]) -> list[str]:
+    """avg@k at each rate, the best in bold; empty where a rate was not tried."""
+    scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in rows}
+    best = max(sorted(scores), key=scores.__getitem__)
+    return [_rate_score(scores.get(rate), rate == best) for rate in rates]
 
 
 def _rate_score(score: float | None, chosen: bool) -> str:

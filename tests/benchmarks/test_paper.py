@@ -20,7 +20,7 @@ from benchmarks.paper.variants import VARIANTS
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import parse_config
 
-RATES = dict.fromkeys(itertools.product(("opd", "opsd"), grid.STUDENTS, VARIANTS), 0.001)
+RATES = dict.fromkeys(itertools.product(("opd", "opsd"), grid.MAIN_STUDENTS, (grid.TEACHER,), VARIANTS), 0.001)
 
 
 def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None:
@@ -75,12 +75,13 @@ def test_the_rate_with_the_best_validation_score_is_chosen(tmp_path: Path) -> No
             "section": "learning_rate",
             "teaching": "opd",
             "student": "gap",
+            "teacher": "tiny-teacher",
             "variant": "trd",
             "learning_rate": rate,
         }
         append_row(tmp_path / "rows.jsonl", {"cell": cell, "after": {"k": 4, "num_correct": num_correct}})
     rates = learning_rates.choose(read_rows(tmp_path / "rows.jsonl"))
-    assert rates == {("opd", "gap", "trd"): 3e-4}
+    assert rates == {("opd", "gap", "tiny-teacher", "trd"): 3e-4}
     learning_rates.write(tmp_path / "rates.json", rates)
     assert learning_rates.read(tmp_path / "rates.json") == rates
 

@@ -118,6 +118,12 @@ def test_a_restart_follows_an_error_and_begins_at_the_first_line() -> None:
     assert restarted > 50
 
 
+def test_values_alone_are_the_lines_without_the_rest() -> None:
+    alone = task.values_only(task.solution(Expression.parse("95*3-3#2-6"))).render(task.REFERENCE_STYLE)
+    assert alone == "85|82|64|66|60|\\boxed{60}"
+    assert task.style_of(alone) == task.REFERENCE_STYLE
+
+
 def test_boxed_answers_and_styles_are_read_from_text() -> None:
     assert task.boxed_answer("02;\\boxed{07};wait;\\boxed{02}") == "02"
     assert task.boxed_answer("02;\\boxed{0") is None

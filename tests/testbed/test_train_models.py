@@ -79,6 +79,15 @@ def test_the_command_exports_folders_that_load(tmp_path: Path) -> None:
         assert json.loads((tmp_path / name / "training.json").read_text())["seed"] == 5
 
 
+def test_half_precision_is_of_the_stored_weights_alone(tmp_path: Path) -> None:
+    main(["tiny-teacher", "--out", str(tmp_path), "--smoke"])
+    main(["tiny-teacher-native", "--out", str(tmp_path), "--smoke"])
+    trained = torch.load(tmp_path / ".work" / "tiny-teacher-native-seed0.pt", weights_only=True)["model"]
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny-teacher-native").state_dict()
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert all(torch.equal(weight.bfloat16(), stored[name]) for name, weight in trained.items())
+
+
 def test_slips_start_from_the_student(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train that model first"):
         main(["tiny-student-slips", "--out", str(tmp_path), "--smoke"])

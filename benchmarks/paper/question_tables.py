@@ -1,0 +1,122 @@
+"""Tables of the two open questions: refining against the teacher's own samples, and long loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks.paper.rows import Row
+from benchmarks.paper.sections import LOOPS, PAIRINGS, QUESTION_RATES, SUPPORT, SUPPORT_VARIANTS, Pairing
+from benchmarks.paper.summary import avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.tables import MISSING, Groups, rate_scores
+from benchmarks.paper.variants import CONTROLS
+
+PHASES = ("rollout", "refining", "training")
+
+
+def support_table(groups: Groups) -> list[str]:
+    """Each variant at each distance of the teacher's own text from the student.
+
+    The text is what is trained on: y_r of `trd`, the teacher's own samples of `kd_teacher_samples`, y_o of the
+    baseline. Its distance is the untrained student's mean negative log-likelihood, in nats a token; beside it is the
+    forward KL that is trained (the baseline's is another divergence).
+    """
+    lines = [
+        "| teacher's own style | variant | seeds | text right | nats/token before | nats/token at the end "
+        "| divergence before | avg@8 | pass@8 | trd less this |",
+        "|---" * 10 + "|",
+    ]
+    lines += _support_lines(_usual(groups), native_share=0.0)
+    for pairing in SUPPORT:
+        lines += _support_lines(_of(groups, pairing), pairing.native_share)
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def _usual(groups: Groups) -> dict[str, list[Row]]:
+    """The same variants under the usual teacher, which has no style of its own."""
+    keys = {name: ("controls" if name in CONTROLS else "main", "opd", "gap", name) for name in SUPPORT_VARIANTS}
+    return {name: groups[key] for name, key in keys.items() if key in groups}
+
+
+def _support_lines(found: dict[str, list[Row]], native_share: float) -> Iterator[str]:
+    for variant, rows in found.items():
+        text = "rollout_accuracy" if variant == "reverse_kl_topk" else "refined_accuracy"
+        cells = [
+            f"{100 * mean_of(rows, lambda r, n=text: r['rounds'][0][n]):.1f}",
+            _at_first_step(rows, lambda step: math.log(step["student_perplexity"])),
+            f"{mean_of(rows, lambda r: math.log(r['last_step']['student_perplexity'])):.3f}",
+            _at_first_step(rows, lambda step: step["divergence_per_token"]),
+            str(estimate(avg_at_k(rows))),
+            str(estimate(pass_at_k(rows))),
+            _less(found, "trd", variant),
+        ]
+        yield f"| {100 * native_share:.0f} % | {_label(variant)} | {len(rows)} | {' | '.join(cells)} |"
+
+
+def _at_first_step(rows: Sequence[Row], read: Callable[[dict[str, float]], float]) -> str:
+    """Mean over the rows that have it; the committed rows of other sections need not."""
+    known = [row for row in rows if "first_step" in row]
+    return f"{mean_of(known, lambda row: read(row['first_step'])):.3f}" if known else ""
+
+
+def loops_table(groups: Groups) -> list[str]:
+    """Lengths, tokens sampled, seconds by phase and scores where the student writes long loops."""
+    header = ["variant", "seeds", "y_o tokens, median", "y_r tokens, median", "y_o tokens", "y_r tokens"]
+    header += [f"{phase} s" for phase in PHASES]
+    header += ["these s", "CPU s, with evaluation", "tokens of an answer after", "avg@8", "pass@8", "trd less this"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    found = _of(groups, LOOPS[0])
+    for variant, rows in found.items():
+        cells = [*_length_cells(rows), *_cost_cells(rows)]
+        cells += [str(estimate(avg_at_k(rows))), str(estimate(pass_at_k(rows))), _less(found, "trd", variant)]
+        lines.append(f"| {_label(variant)} | {len(rows)} | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else [MISSING]
+
+
+def _length_cells(rows: Sequence[Row]) -> Iterator[str]:
+    for name in ("rollout_tokens_p50", "refined_tokens_p50"):
+        yield f"{mean_of(rows, lambda r, n=name: r['rounds'][0][n]):.0f}" if name in rows[0]["rounds"][0] else ""
+    for name in ("rollout", "refined"):
+        total = mean_of(rows, lambda r, n=name: sum(r["sampled_tokens"][n]))
+        yield f"{total:,.0f}" if total else ""
+
+
+def _cost_cells(rows: Sequence[Row]) -> Iterator[str]:
+    def seconds(phase: str) -> Callable[[Row], float]:
+        return lambda row: row["seconds_by_phase"].get(phase, 0.0)
+
+    means = [mean_of(rows, seconds(phase)) for phase in PHASES]
+    yield from (f"{mean:.1f}" if mean else "" for mean in means)
+    yield f"{sum(means):.1f}"
+    yield f"{mean_of(rows, lambda r: r['cpu_seconds']):.1f}"
+    yield f"{mean_of(rows, lambda r: r['after']['mean_tokens']):.0f}"
+
+
+def question_rate_table(groups: Groups) -> list[str]:
+    """Validation avg@k at every rate that was tried for these sections; the chosen one in bold."""
+    lines = []
+    for pairing in (pairing for pairings in PAIRINGS.values() for pairing in pairings):
+        for variant in pairing.variants:
+            rows = groups.get((pairing.rate_section, "opd", pairing.student, variant), [])
+            if rows:
+                lines.append(f"| {pairing.section} | {variant} | {' | '.join(rate_scores(rows, QUESTION_RATES))} |")
+    if not lines:
+        return [MISSING]
+    rates = [f"{rate:g}" for rate in QUESTION_RATES]
+    return [f"| section | variant | {' | '.join(rates)} |", "|---" * (2 + len(rates)) + "|", *lines]
+
+
+def _of(groups: Groups, pairing: Pairing) -> dict[str, list[Row]]:
+    keys = {variant: (pairing.section, "opd", pairing.student, variant) for variant in pairing.variants}
+    return {variant: groups[key] for variant, key in keys.items() if key in groups}
+
+
+def _less(found: dict[str, list[Row]], name: str, other: str) -> str:
+    """The paired difference of two variants in points of avg@k; nothing for a variant and itself."""
+    if name == other or name not in found:
+        return ""
+    return str(difference(avg_at_k(found[name]), avg_at_k(found[other])))
+
+
+def _label(variant: str) -> str:
+    return f"**{variant}**" if variant == "trd" else variant

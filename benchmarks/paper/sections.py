@@ -1,0 +1,89 @@
+"""The sections of the grid by name and in the order they are run, and the pairings of the two open questions.
+
+*support*: does refining beat distilling on the teacher's own samples, the further these are from what the student
+knows? *loops*: does a student in long loops get shorter texts from a teacher that refines them, and at what cost?
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.paper import grid
+from benchmarks.paper.grid import SEEDS, Cell, LearningRates
+from benchmarks.paper.learning_rates import RATE_SECTION
+
+SECTIONS = ("main", "controls", "support", "rounds", "lora", "loops", "timing")
+DEFAULT_SECTIONS = ("main", "controls", "timing")
+ALONE = ("loops", "timing")
+"""One run at a time, after the others: their seconds are compared."""
+QUESTION_RATES = (3e-4, 1e-3, 3e-3)
+"""Those among which nearly every variant with the gap has its best."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A student and its teacher (OPD), and what is compared on them: the rows of one section."""
+
+    section: str
+    student: str
+    """A key of `grid.STUDENTS`."""
+    teacher: str
+    """Model folder."""
+    variants: tuple[str, ...]
+    native_share: float
+    """Share of the teacher's own solutions that are in a style the student does not know."""
+
+    @property
+    def rate_section(self) -> str:
+        """Section of the runs that choose the learning rates."""
+        return f"{RATE_SECTION}-{self.section}"
+
+
+SUPPORT_VARIANTS = ("reverse_kl_topk", "trd", "kd_teacher_samples")
+SUPPORT = (
+    Pairing("support-half", "gap", "tiny-teacher-half-native", SUPPORT_VARIANTS, 0.5),
+    Pairing("support-native", "gap", "tiny-teacher-native", SUPPORT_VARIANTS, 1.0),
+)
+"""Teachers of equal training; the share alone differs. A share of 0 is the usual teacher, in *main* and *controls*."""
+LOOPS = (Pairing("loops", "loops", "tiny-teacher-loops", ("forward_kl", "reverse_kl_topk", "trd"), 0.0),)
+PAIRINGS = {"support": SUPPORT, "loops": LOOPS}
+
+
+def rate_cells(sections: Sequence[str]) -> list[Cell]:
+    """The runs that choose the learning rates of these sections, one seed, scored on the validation problems."""
+    cells = grid.learning_rate_cells() if any(name not in PAIRINGS for name in sections) else []
+    for pairing in itertools.chain.from_iterable(PAIRINGS.get(name, ()) for name in sections):
+        cells += [
+            _cell(pairing, pairing.rate_section, variant, rate, seed=100, split="validation")
+            for variant, rate in itertools.product(pairing.variants, QUESTION_RATES)
+        ]
+    return cells
+
+
+def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """The runs of one of `SECTIONS`."""
+    if section in PAIRINGS:
+        return _pairing_cells(PAIRINGS[section], rates, seeds)
+    if section == "timing":
+        return grid.timing_cells(rates)
+    makers = {
+        "main": grid.main_cells,
+        "controls": grid.control_cells,
+        "rounds": grid.round_cells,
+        "lora": grid.lora_cells,
+    }
+    return makers[section](rates, seeds)
+
+
+def _pairing_cells(pairings: Sequence[Pairing], rates: LearningRates, seeds: Sequence[int]) -> list[Cell]:
+    return [
+        _cell(pairing, pairing.section, variant, rates["opd", pairing.student, pairing.teacher, variant], seed)
+        for seed, pairing in itertools.product(seeds, pairings)
+        for variant in pairing.variants
+    ]
+
+
+def _cell(pairing: Pairing, section: str, variant: str, rate: float, seed: int, split: grid.Split = "heldout") -> Cell:
+    return Cell(section, "opd", pairing.student, variant, rate, seed, split=split, teacher=pairing.teacher)
