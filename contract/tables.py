@@ -111,6 +111,7 @@ class Job(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     body_sha256: Mapped[str] = mapped_column(String(64))
     cloned_from: Mapped[str | None] = mapped_column(String(40))
+    made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -39,7 +40,7 @@ class RequestEnvelope:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, _request_id(Headers(scope=scope)))
-        scope.setdefault("state", {})["request_id"] = answer.request_id
+        scope.setdefault("state", {}).update(request_id=answer.request_id, received_at=datetime.now(UTC))
         began = time.perf_counter()
         try:
             self._check(scope)

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
@@ -20,6 +20,7 @@ from service.jobs import repository
 from service.jobs.admission import Admissions
 from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
 from service.jobs.service import (
+    ClientTry,
     Created,
     Creation,
     Creator,
@@ -59,6 +60,7 @@ def _no_number(value: object) -> object:
 
 
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number)]
+ClientRetryCount = Annotated[int | None, Header(alias="x-stainless-retry-count", include_in_schema=False)]
 RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)]
 
 
@@ -79,16 +81,17 @@ class Overrides(BaseModel):
 def create_job(
     context: Context,
     caller: Submitter,
+    request: Request,
     *,
     body: Annotated[Body[JobSpec], Depends(json_body(JobSpec))],
     dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
-    retry_count: RetryCount = 0,
+    retry_count: ClientRetryCount = None,
 ) -> Response:
     """Checked against models, data and limits, recorded, and queued."""
     if dry_run:
         return json_answer(dry_run_view(_admissions(context).admit(caller.owner, body.value)))
-    creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
+    creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
     return _create(context, creation, body.value, body.document)
 
 
@@ -116,6 +119,11 @@ def clone_job(
     sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
     creation = Creation(caller.owner, sha256, idempotency_key, cloned_from=job_id)
     return _create(context, creation, spec, requested)
+
+
+def client_try(request: Request, retry_count: int | None) -> ClientTry | None:
+    """What the `openai` client's header says; None without it."""
+    return None if retry_count is None else ClientTry(retry_count > 0, request.state.received_at)
 
 
 def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:

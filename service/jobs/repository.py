@@ -79,10 +79,22 @@ def by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
     return session.scalar(select(Job).where(Job.owner == owner, Job.idempotency_key == key))
 
 
-def newest_with_body(session: Session, owner: str, body_sha256: str, since: datetime) -> Job | None:
-    """The newest job since then that was asked for in the same words."""
+def newest_with_body(
+    session: Session, owner: str, body_sha256: str, since: datetime, *, is_made_by_retry: bool = False
+) -> Job | None:
+    """The newest job since then that was asked for in the same words; with `is_made_by_retry` by a repeated request."""
     recent = select(Job).where(Job.owner == owner, Job.id >= first_id(JOB_PREFIX, since), Job.deleted_at.is_(None))
+    if is_made_by_retry:
+        recent = recent.where(Job.made_by_retry.is_(True))
     return session.scalar(recent.where(Job.body_sha256 == body_sha256).order_by(Job.id.desc()).limit(1))
+
+
+def wait_for_like_requests(session: Session, owner: str, body_sha256: str) -> None:
+    """Be alone, until the transaction's end, with requests of the owner in these words; what the statements after it
+    see is what those before stored. On SQLite every writing transaction is alone."""
+    if session.get_bind().dialect.name == "postgresql":
+        words = func.hashtextextended(f"{owner} {body_sha256}", 0)
+        session.execute(select(func.pg_advisory_xact_lock(words)))
 
 
 def page(session: Session, owner: str, wanted: JobFilter, after: str | None, limit: int) -> Sequence[Job]:
@@ -162,6 +174,7 @@ _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
 _INSERT = insert(_JOBS)
 _NEW_JOB = [
     *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
+    "made_by_retry",
     *("created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step", "latest_metrics"),
     "num_events",
 ]

@@ -38,20 +38,39 @@ RETRY_WINDOW = timedelta(seconds=120)
 
 
 @dataclass(frozen=True)
+class ClientTry:
+    """What a client that repeats requests by itself, without a key, says of this one."""
+
+    is_repeated: bool
+    """False for the first of its requests."""
+    received_at: datetime
+
+
+@dataclass(frozen=True)
 class Creation:
     """What a request to make a job says beside the spec."""
 
     owner: str
     body_sha256: str
     idempotency_key: str | None = None
-    is_client_retry: bool = False
-    """True where the client says that it sent the same request before."""
+    client_try: ClientTry | None = None
+    """None where the client repeats nothing by itself."""
     cloned_from: str | None = None
 
     @property
     def may_be_repeated(self) -> bool:
         """True where an earlier request may have made the job."""
         return self.idempotency_key is not None or self.is_client_retry
+
+    @property
+    def is_client_retry(self) -> bool:
+        """True where the client sent the same request before, without a key."""
+        return self.idempotency_key is None and self.client_try is not None and self.client_try.is_repeated
+
+    @property
+    def may_overlap(self) -> bool:
+        """True where the client may send the same request once more, without a key, while this one is answered."""
+        return self.idempotency_key is None and self.client_try is not None
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,16 @@ class Creator:
         """Everything is made before the transaction and refused after it: it is a look and an insertion."""
         job, demands = _new_job(creation, fitted.spec, requested), _demands(fitted.spec, self.max_open)
         new = (job, demands, fitted.spec.tags, _first_events(fitted))
-        with self.database.write_at_once() as connection:
-            placement = repository.place(connection, *new, most=MAX_QUEUE_POSITION)
+        if creation.may_overlap:
+            with self.database.write() as session:
+                repository.wait_for_like_requests(session, creation.owner, creation.body_sha256)
+                earlier = _made_before(session, creation)
+                if earlier is not None:
+                    return _repeated(session, earlier)
+                placement = repository.place(session.connection(), *new, most=MAX_QUEUE_POSITION)
+        else:
+            with self.database.write_at_once() as connection:
+                placement = repository.place(connection, *new, most=MAX_QUEUE_POSITION)
         if not placement.is_made:
             raise self._refusal(creation.owner, fitted, placement)
         return Created(job, placement.position, is_new=True)
@@ -132,10 +159,7 @@ def _demands(spec: JobSpec, max_open: int) -> Demands:
 
 def _made_before(session: Session, creation: Creation) -> Job | None:
     if creation.idempotency_key is None:
-        if not creation.is_client_retry:
-            return None
-        since = datetime.now(UTC) - RETRY_WINDOW
-        return repository.newest_with_body(session, creation.owner, creation.body_sha256, since)
+        return _made_without_key(session, creation)
     job = repository.by_idempotency_key(session, creation.owner, creation.idempotency_key)
     if job is not None and job.body_sha256 != creation.body_sha256:
         raise InvalidRequestError(
@@ -145,6 +169,17 @@ def _made_before(session: Session, creation: Creation) -> Job | None:
             param="Idempotency-Key",
         )
     return job
+
+
+def _made_without_key(session: Session, creation: Creation) -> Job | None:
+    """What the client's earlier request made; or its later one, which overtook this."""
+    if creation.client_try is None:
+        return None
+    if creation.client_try.is_repeated:
+        since = datetime.now(UTC) - RETRY_WINDOW
+        return repository.newest_with_body(session, creation.owner, creation.body_sha256, since)
+    since = creation.client_try.received_at
+    return repository.newest_with_body(session, creation.owner, creation.body_sha256, since, is_made_by_retry=True)
 
 
 def _new_job(creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Job:
@@ -160,6 +195,7 @@ def _new_job(creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Jo
         idempotency_key=creation.idempotency_key,
         body_sha256=creation.body_sha256,
         cloned_from=creation.cloned_from,
+        made_by_retry=creation.is_client_retry or None,
         created_at=now,
         status=JobStatus.QUEUED,
         queue=spec.queue,

@@ -17,7 +17,7 @@ from service.bodies import Body, json_body, openapi_body, validated
 from service.context import Context, ServiceContext
 from service.errors import InvalidRequestError
 from service.jobs import repository as jobs
-from service.jobs.endpoints import REPLAYED, IdempotencyKey, RetryCount, lead, submit
+from service.jobs.endpoints import REPLAYED, ClientRetryCount, IdempotencyKey, client_try, lead, submit
 from service.jobs.service import Created, Creation, get_job, queue_positions
 from service.openai_compat.fine_tuning import repository
 from service.openai_compat.fine_tuning.request import FineTuningRequest
@@ -43,15 +43,16 @@ After = Annotated[str | None, Query(max_length=60, description="Id of the last o
 def create_fine_tuning_job(
     context: Context,
     caller: Submitter,
+    request: Request,
     response: Response,
     *,
     body: Annotated[Body[FineTuningRequest], Depends(json_body(FineTuningRequest))],
     idempotency_key: IdempotencyKey = None,
-    retry_count: RetryCount = 0,
+    retry_count: ClientRetryCount = None,
 ) -> FineTuningJob:
     """``method`` is ``{"type": "trd", "trd": {…}}``, or ``opd``, or ``opsd``; its object takes the fields of
     ``POST /jobs``. The same request again gives the job that it made."""
-    creation = Creation(caller.owner, body.sha256, idempotency_key, is_client_retry=retry_count > 0)
+    creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
     created = _submit(context, creation, body.value)
     if not created.is_new:
         response.headers[REPLAYED] = "true"

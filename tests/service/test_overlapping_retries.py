@@ -1,0 +1,104 @@
+"""A client that repeats a request by itself, without a key, while its first one is still being answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from service.jobs import repository
+from service.jobs.admission import Admissions
+from tests.service.conftest import MakeClient
+from tests.service.records import context_of, job_body
+
+FIRST, REPEATED = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
+SECONDS = 60
+
+
+class Gate:
+    """Stops the first call of a function, before or after its work, until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def around(self, function: Callable[..., Any], *, is_after: bool) -> Callable[..., Any]:
+        """`function` with the gate."""
+
+        def gated(*given: Any, **named: Any) -> Any:
+            is_first = not self.reached.is_set()
+            result = function(*given, **named) if is_after or not is_first else None
+            if is_first:
+                self.reached.set()
+                assert self.opened.wait(SECONDS)
+            return result if is_after or not is_first else function(*given, **named)
+
+        return gated
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def ids(*answers: httpx.Response) -> set[str]:
+    assert {answer.status_code for answer in answers} <= {200, 201}, [answer.text for answer in answers]
+    return {answer.json()["id"] for answer in answers}
+
+
+def wait_for_an_advisory_lock(client: TestClient) -> None:
+    deadline = time.monotonic() + SECONDS
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    while time.monotonic() < deadline:
+        with context_of(client).database.read() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.02)
+    raise AssertionError("nothing waits for the first request")
+
+
+def test_a_repeated_request_waits_for_the_first_ones_commit(
+    make_client: MakeClient, postgres_url: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make_client(postgres_url), make_client(postgres_url)
+    body, gate = job_body(one), Gate()
+    monkeypatch.setattr(repository, "place", gate.around(repository.place, is_after=True))
+    first = pool.submit(one.post, "/jobs", json=body, headers=FIRST)
+    assert gate.reached.wait(SECONDS)
+    repeated = pool.submit(other.post, "/jobs", json=body, headers=REPEATED)
+    wait_for_an_advisory_lock(one)
+    unlike = other.post("/jobs", json={**body, "seed": 9}, headers=REPEATED)
+    assert unlike.status_code == 201, "another body does not wait"
+    gate.opened.set()
+    assert len(ids(first.result(SECONDS), repeated.result(SECONDS))) == 1
+    assert repeated.result().headers["idempotent-replayed"] == "true"
+    assert len(one.get("/jobs").json()["data"]) == 2
+
+
+def test_a_first_request_that_was_overtaken_gets_the_job_of_the_repeated_one(
+    either_client: TestClient, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, gate = job_body(either_client), Gate()
+    monkeypatch.setattr(Admissions, "fit", gate.around(Admissions.fit, is_after=False))
+    first = pool.submit(either_client.post, "/jobs", json=body, headers=FIRST)
+    assert gate.reached.wait(SECONDS)
+    repeated = either_client.post("/jobs", json=body, headers=REPEATED)
+    gate.opened.set()
+    assert len(ids(first.result(SECONDS), repeated)) == 1
+    meant = either_client.post("/jobs", json=body, headers=FIRST)
+    assert meant.json()["id"] not in ids(repeated), "received after the job was made: another one is meant"
+    assert len(either_client.get("/jobs").json()["data"]) == 2
+
+
+def test_many_repeated_requests_at_once_make_one_job(either_client: TestClient, pool: ThreadPoolExecutor) -> None:
+    body = job_body(either_client)
+    posts = [pool.submit(either_client.post, "/jobs", json=body, headers=REPEATED) for _ in range(6)]
+    assert len(ids(*(post.result(SECONDS) for post in posts))) == 1
+    assert len(either_client.get("/jobs").json()["data"]) == 1
