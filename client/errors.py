@@ -7,6 +7,7 @@ TrdError                         message, and a hint where there is something to
 ├── UnexpectedAnswerError        what answers is not this service, or one that this client does not know
 ├── DownloadError                the bytes are not the manifest's
 ├── JobFailedError               a job that was waited for ended otherwise than well
+├── JobPausedError               a job that was followed is paused
 └── ApiError                     the service refused: status, code, param, request id, all faults
     ├── InvalidRequestError      400, 413, 415, 416, 422
     ├── AuthenticationError      401
@@ -61,6 +62,10 @@ class JobFailedError(TrdError):
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+class JobPausedError(TrdError):
+    """A job that was followed is paused: only its user moves it again."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ RUN case "$EXTRA" in \
     && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec; fi \
     && python -c "import vllm"
 
+# The distribution's command `trd` is installed here, too.
+COPY client client
 COPY contract contract
 COPY worker worker
 COPY trd_engine trd_engine

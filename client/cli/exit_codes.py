@@ -8,6 +8,7 @@ from client.errors import (
     ConnectionFailedError,
     InvalidRequestError,
     JobFailedError,
+    JobPausedError,
     NotFoundError,
     PermissionDeniedError,
     SettingsError,
@@ -25,11 +26,14 @@ REFUSED = 5
 NOT_ALLOWED = 6
 """No key, or one that may not."""
 UNREACHABLE = 7
+JOB_PAUSED = 8
+"""The job that was watched is paused."""
 INTERRUPTED = 130
 """Ctrl-C, as shells have it."""
 
 _BY_ERROR: tuple[tuple[type[TrdError], int], ...] = (
     (JobFailedError, JOB_FAILED),
+    (JobPausedError, JOB_PAUSED),
     (NotFoundError, NOT_FOUND),
     (InvalidRequestError, REFUSED),
     (ConflictError, REFUSED),

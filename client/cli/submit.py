@@ -41,7 +41,7 @@ def submit(
 ) -> None:
     """Submit a job.
 
-    Exit codes with --watch: 0 where it succeeded, 3 where it failed or was cancelled.
+    Exit codes with --watch: 0 where it succeeded, 3 where it failed or was cancelled, 8 where it is paused.
     """
     document = merged(read_spec(spec), parse_overrides(settings or []))
     with Client() as trd:

@@ -16,24 +16,29 @@ from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.jobs import evaluation_table
 from client.cli.live_view import LiveView, LossCurve, event_text
 from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
+from client.errors import JobPausedError
 from client.events import StreamItem
 from client.jobs import require_succeeded
+from contract.job_state import JobStatus
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
     """Follow a job to its end. Ctrl-C leaves it running.
 
-    Exit codes: 0 where it succeeded, 3 where it failed or was cancelled.
+    Exit codes: 0 where it succeeded, 3 where it failed or was cancelled, 8 where it is paused.
     """
     with Client() as trd:
         follow(trd, job_id_of(trd, job), as_json=as_json)
 
 
 def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
-    """Show the job until it is over, and what came of it; raises `JobFailedError` unless it succeeded."""
+    """Show the job until it is over, and what came of it; raises `JobFailedError` unless it succeeded.
+
+    Raises `JobPausedError` as soon as it is paused.
+    """
     try:
         if as_json:
-            _print_lines_of_json(trd.events.follow(job_id))
+            _print_lines_of_json(_until_paused(trd.events.follow(job_id)))
         else:
             show_progress(trd, job_id)
         _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
@@ -42,9 +47,17 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
+    """Nothing comes of a paused job until somebody resumes it."""
+    for item in items:
+        yield item
+        if isinstance(item, JobProgress) and item.status is JobStatus.PAUSED:
+            raise JobPausedError(f"{item.id} is paused", hint=f"trd resume {item.id}, then trd watch {item.id}")
+
+
 def show_progress(trd: Client, job_id: str) -> None:
     """Show the job until it is over: a picture in a terminal, lines elsewhere."""
-    items = trd.events.follow(job_id)
+    items = _until_paused(trd.events.follow(job_id))
     if answers().is_terminal:
         _show_live(trd, trd.jobs.get(job_id), items)
     else:

@@ -139,6 +139,15 @@ def test_a_file_that_the_storage_lost_is_told_before_the_answer_begins(
         assert "no longer in the storage" in response.json()["error"]["message"]
 
 
+def test_no_checkpoint_goes_while_a_worker_chooses_the_one_to_go_on_from(client: TestClient, job_id: str) -> None:
+    for status in ("running", "pausing", "cancelling"):
+        set_job(client, job_id, status=status, phase="preparing")
+        refused = client.delete(f"/jobs/{job_id}/checkpoints/4")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "checkpoint_in_use")
+    set_job(client, job_id, status="running", phase="rollout")
+    assert client.delete(f"/jobs/{job_id}/checkpoints/4").status_code == 200
+
+
 def test_a_checkpoint_is_deleted_unless_the_job_goes_on_from_it(
     client: TestClient, job_id: str, tmp_path: Path
 ) -> None:
