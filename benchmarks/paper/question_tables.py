@@ -63,11 +63,13 @@ def loops_table(groups: Groups) -> list[str]:
     """Lengths, tokens sampled, seconds by phase and scores where the student writes long loops."""
     header = ["variant", "seeds", "y_o tokens, median", "y_r tokens, median", "y_o tokens", "y_r tokens"]
     header += [f"{phase} s" for phase in PHASES]
-    header += ["these s", "CPU s, with evaluation", "tokens of an answer after", "avg@8", "pass@8", "trd less this"]
+    header += ["these s", "tokens of an answer after", "avg@8", "pass@8", "trd less this"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     found = _of(groups, LOOPS[0])
     for variant, rows in found.items():
-        cells = [*_length_cells(rows), *_cost_cells(rows)]
+        timed = groups.get(("timing", "opd", "loops", variant), [])
+        cells = [*_length_cells(rows), *_cost_cells(timed)]
+        cells.append(f"{mean_of(rows, lambda r: r['after']['mean_tokens']):.0f}")
         cells += [str(estimate(avg_at_k(rows))), str(estimate(pass_at_k(rows))), _less(found, "trd", variant)]
         lines.append(f"| {_label(variant)} | {len(rows)} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else [MISSING]
@@ -81,15 +83,14 @@ def _length_cells(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{total:,.0f}" if total else ""
 
 
-def _cost_cells(rows: Sequence[Row]) -> Iterator[str]:
-    def seconds(phase: str) -> Callable[[Row], float]:
-        return lambda row: row["seconds_by_phase"].get(phase, 0.0)
-
-    means = [mean_of(rows, seconds(phase)) for phase in PHASES]
-    yield from (f"{mean:.1f}" if mean else "" for mean in means)
-    yield f"{sum(means):.1f}"
-    yield f"{mean_of(rows, lambda r: r['cpu_seconds']):.1f}"
-    yield f"{mean_of(rows, lambda r: r['after']['mean_tokens']):.0f}"
+def _cost_cells(timed: Sequence[Row]) -> Iterator[str]:
+    """Seconds by phase of the run that had the machine to itself, where there is one."""
+    if not timed:
+        yield from [""] * (len(PHASES) + 1)
+        return
+    seconds = [timed[0]["seconds_by_phase"].get(phase, 0.0) for phase in PHASES]
+    yield from (f"{each:.1f}" if each else "" for each in seconds)
+    yield f"{sum(seconds):.1f}"
 
 
 def question_rate_table(groups: Groups) -> list[str]:

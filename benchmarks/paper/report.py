@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.paper import catch_up, claims, figures, mechanism, tables
+from benchmarks.paper import catch_up, claims, figures, mechanism, question_tables, tables
 from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import avg_at_k, difference, group
 from benchmarks.paper.tables import CONTROL_NAMES, MAIN_NAMES, SETTINGS, Groups, best_baseline, setting_name
@@ -47,6 +47,7 @@ def _page(groups: Groups, rows: list[Row], images: dict[str, list[str]]) -> list
         *_design(),
         *_scores(groups, images),
         *_why(groups, images),
+        *_questions(groups),
         *_cost(groups, images),
         *_claims(groups),
         *_notes(groups, rows),
@@ -146,6 +147,26 @@ def _why(groups: Groups, images: dict[str, list[str]]) -> list[str]:
     ]
 
 
+def _questions(groups: Groups) -> list[str]:
+    return [
+        "## Does refining beat the teacher's own samples?",
+        "",
+        "Teachers whose own solutions are, in a share of the cases, in a style that the student has never seen",
+        "(values alone, between bars), while they refine in the style of the attempt. OPD, gap. The text that is",
+        "trained on, how right it is and how far from the untrained student, and what comes of it:",
+        "",
+        *question_tables.support_table(groups),
+        "",
+        "## Where the student writes long loops",
+        "",
+        "A student that starts again up to four times in one answer, and a teacher that refines such attempts. Tokens",
+        "and scores are of all seeds; seconds of one run with the machine to itself, one thread.",
+        "",
+        *question_tables.loops_table(groups),
+        "",
+    ]
+
+
 def _cost(groups: Groups, images: dict[str, list[str]]) -> list[str]:
     return [
         "## Rounds: when does the best baseline catch up?",
@@ -186,6 +207,8 @@ def _notes(groups: Groups, rows: list[Row]) -> list[str]:
         "problems, 4 samples each; the best is taken (bold). LoRA takes three times the rate, for every variant alike.",
         "",
         *tables.learning_rate_table(groups),
+        "",
+        *question_tables.question_rate_table(groups),
         "",
         "## What looked wrong, and was looked into",
         "",

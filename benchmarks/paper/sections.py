@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.paper import grid
 from benchmarks.paper.grid import SEEDS, Cell, LearningRates
@@ -16,7 +16,7 @@ from benchmarks.paper.learning_rates import RATE_SECTION
 
 SECTIONS = ("main", "controls", "support", "rounds", "lora", "loops", "timing")
 DEFAULT_SECTIONS = ("main", "controls", "timing")
-ALONE = ("loops", "timing")
+ALONE = ("timing",)
 """One run at a time, after the others: their seconds are compared."""
 QUESTION_RATES = (3e-4, 1e-3, 3e-3)
 """Those among which nearly every variant with the gap has its best."""
@@ -54,7 +54,8 @@ PAIRINGS = {"support": SUPPORT, "loops": LOOPS}
 def rate_cells(sections: Sequence[str]) -> list[Cell]:
     """The runs that choose the learning rates of these sections, one seed, scored on the validation problems."""
     cells = grid.learning_rate_cells() if any(name not in PAIRINGS for name in sections) else []
-    for pairing in itertools.chain.from_iterable(PAIRINGS.get(name, ()) for name in sections):
+    pairings = [pairing for name, found in PAIRINGS.items() if name in _asked_for(sections) for pairing in found]
+    for pairing in pairings:
         cells += [
             _cell(pairing, pairing.rate_section, variant, rate, seed=100, split="validation")
             for variant, rate in itertools.product(pairing.variants, QUESTION_RATES)
@@ -62,12 +63,18 @@ def rate_cells(sections: Sequence[str]) -> list[Cell]:
     return cells
 
 
+def _asked_for(sections: Sequence[str]) -> set[str]:
+    """With `timing` comes one run a variant of the loops."""
+    return {*sections, *(["loops"] if "timing" in sections else [])}
+
+
 def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     """The runs of one of `SECTIONS`."""
     if section in PAIRINGS:
         return _pairing_cells(PAIRINGS[section], rates, seeds)
     if section == "timing":
-        return grid.timing_cells(rates)
+        loops = _pairing_cells(LOOPS, rates, seeds=[0])
+        return [*grid.timing_cells(rates), *(replace(cell, section="timing") for cell in loops)]
     makers = {
         "main": grid.main_cells,
         "controls": grid.control_cells,

@@ -96,7 +96,8 @@ def test_support_compares_trd_with_each_variant_at_each_distance() -> None:
 
 def test_loops_are_told_in_tokens_and_seconds_by_phase() -> None:
     rows = [_row("loops", "loops", variant, seed, 4) for variant in LOOPS[0].variants for seed in (0, 1)]
-    header, _, *lines = [_cells(line) for line in loops_table(group(rows))]
+    timed = [_row("timing", "loops", variant, 0, 4) for variant in LOOPS[0].variants]
+    header, _, *lines = [_cells(line) for line in loops_table(group([*rows, *timed]))]
     baseline, trd = (dict(zip(header, lines[i], strict=True)) for i in (1, 2))
     assert (baseline["y_r tokens"], trd["y_r tokens"], trd["y_o tokens"]) == ("", "4,500", "9,000")
     assert (baseline["these s"], trd["these s"], trd["refining s"]) == ("14.0", "19.0", "5.0")
