@@ -24,7 +24,7 @@ to the address of the CPU wheels that PyTorch gives on its installation page, an
 # Without it vllm imports with a warning and fails at the first model.
 NUMA_HINT := The CPU kernels of vLLM need libnuma. On Debian: apt-get install libnuma1
 
-.PHONY: help venv lock lock-gpu check format test test-slow test-all demo paper paper-full openapi models clean
+.PHONY: help venv lock lock-gpu check format test test-slow test-all demo paper paper-full paper-real openapi models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -91,6 +91,9 @@ paper: $(STAMP) ## The paper in small: run the grid (30 minutes), write docs/pap
 
 paper-full: $(STAMP) ## The whole grid, on models trained from scratch with two seeds (hours)
 	$(BIN)/python -m benchmarks.paper --full
+
+paper-real: $(STAMP) models ## The paper on SmolLM2-135M-Instruct: choose a task, run the grid; goes on where it was
+	$(BIN)/python -m benchmarks.paper.real
 
 models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples (the tiny models are committed)
 

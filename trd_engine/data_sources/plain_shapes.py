@@ -66,7 +66,10 @@ def from_chat_row(row: Row, row_id: str, task: str) -> Problem:
 
 
 def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
-    """A `reasoning-gym` entry; where it has no answer, because many are right, only its own scorer can tell."""
+    """A `reasoning-gym` entry; where it has no answer, because many are right, only its own scorer can tell.
+
+    No generator makes solutions; a file of entries may bring them.
+    """
     question = fields.text(row, "problem", fields.PROBLEM)
     metadata = fields.parse_json(row.get("metadata"), "metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("source_dataset"), str):
@@ -77,7 +80,7 @@ def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
     entry = {"question": question, "answer": row.get("answer"), "metadata": metadata}
     origin = {"generated": row["generated"]} if "generated" in row else {}
     answer = fields.optional_text(row, fields.ANSWER) or ""
-    return Problem(row_id, question, answer, None, {"entry": entry, **origin})
+    return Problem(row_id, question, answer, fields.optional_text(row, fields.SOLUTION), {"entry": entry, **origin})
 
 
 def split_gsm8k(text: str) -> tuple[str, str]:

@@ -1,0 +1,58 @@
+"""``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct teaching itself; goes on where it was.
+
+python -m benchmarks.paper.real --choose-tasks   # warm up a student on every candidate, write what each solves
+python -m benchmarks.paper.real                  # choose the rates on validation problems, then run the grid
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks.paper.real import choice, grid
+from benchmarks.paper.real.runner import RealPlaces, run_cells
+from benchmarks.paper.real.tasks import CANDIDATES
+from benchmarks.paper.rows import read_rows
+
+ROOT = Path(__file__).parents[3]
+RESULTS = Path(__file__).parents[1] / "results"
+MAX_TASKS = 1
+
+
+def main() -> None:
+    """Choose the tasks, or run what is missing."""
+    options = _parser().parse_args()
+    candidates = options.results / "real_tasks.jsonl"
+    to_choose = RealPlaces(options.model, options.work, candidates)
+    if options.choose_tasks or not candidates.exists():
+        run_cells([grid.warm_up_cell(task) for task in options.candidates], to_choose, num_processes=options.processes)
+        rows = read_rows(candidates)
+        page = choice.page(rows, choice.choose(rows, MAX_TASKS), options.model.name)
+        (options.results / "real_tasks.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    tasks = choice.choose(read_rows(candidates), MAX_TASKS)
+    print(f"tasks: {', '.join(tasks) or 'no candidate is in range'}", flush=True)
+    if not options.choose_tasks:
+        run_cells([grid.warm_up_cell(task) for task in tasks], to_choose, num_processes=options.processes)
+        _run_grid(tasks, RealPlaces(options.model, options.work, options.results / "real.jsonl"), options.processes)
+
+
+def _run_grid(tasks: list[str], places: RealPlaces, num_processes: int) -> None:
+    run_cells(grid.learning_rate_cells(tasks), places, num_processes=num_processes)
+    rates = grid.choose_rates(read_rows(places.rows))
+    run_cells(grid.main_cells(tasks, rates), places, num_processes=num_processes)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--choose-tasks", action="store_true", help="run no grid")
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / grid.STUDENT, help="made by `make models`")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "paper-real")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

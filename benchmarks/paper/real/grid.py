@@ -1,0 +1,154 @@
+"""The cells on the real model, and the engine spec of each. All teach themselves but for the one on y* itself."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.grid import Cell
+from benchmarks.paper.real.tasks import PROMPTS, SIZES, Split
+from benchmarks.paper.rows import Row
+
+STUDENT = "smollm2-135m-instruct"
+SEEDS = (0, 1, 2)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+LORA = {"rank": 16, "alpha": 32.0}
+NUM_TRAIN, BATCH_SIZE = SIZES["train"], 16
+K = {"heldout": 4, "validation": 2, "search": 2}
+MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 192, 384, 48
+WARM_UP_LEARNING_RATE, WARM_UP_BATCH_SIZE = 1e-3, 8
+VARIANTS: dict[str, dict[str, Any]] = {
+    "forward_kl": {"mode": "opsd"},
+    "reverse_kl_topk": {
+        "mode": "opsd",
+        "loss": {"divergence": "reverse_kl", "support": "top_k", "teacher_top_k": 32},
+    },
+    "ce_reference": {
+        "mode": "trd",
+        "loss": {"divergence": "cross_entropy"},
+    },
+    "trd": {"mode": "trd", "loss": {"teacher_context": "refine"}},
+}
+"""What of the spec makes each variant."""
+SUMMARIES = {
+    "forward_kl": "y_o, forward KL, the teacher is shown y*",
+    "reverse_kl_topk": "y_o, reverse KL on the teacher's top 32, the teacher is shown y*",
+    "ce_reference": "cross-entropy on y* itself, which a served teacher answers as its text",
+    "trd": "y_r, written with y* and y_o in sight, forward KL in the refine context",
+}
+
+
+@dataclass(frozen=True)
+class RealCell(Cell):
+    """One run with LoRA, one round."""
+
+    task: str = ""
+    """A key of `CANDIDATES`."""
+    batch_size: int = BATCH_SIZE
+
+    @property
+    def is_warm_up(self) -> bool:
+        """True where the untrained model is shown the form of an answer, before the grid."""
+        return self.section == WARM_UP
+
+
+WARM_UP = "real_warm_up"
+
+
+def real_cell(section: str, task: str, variant: str, rate: float, seed: int, **fields: Any) -> RealCell:
+    """A cell with what all have in common."""
+    common = {"lora": True, "num_train": NUM_TRAIN, "teacher": "", "task": task}
+    return RealCell(section, "opsd", STUDENT, variant, rate, seed, **(common | fields))
+
+
+def warm_up_cell(task: str) -> RealCell:
+    """Cross-entropy on the references of problems of their own, scored on the search problems before and after."""
+    fields = {"num_train": SIZES["warm_up"], "batch_size": WARM_UP_BATCH_SIZE, "split": "search"}
+    return real_cell(WARM_UP, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
+
+
+def learning_rate_cells(tasks: Sequence[str]) -> list[RealCell]:
+    """Every variant at every rate, one seed that no result uses, scored on the validation problems."""
+    return [
+        real_cell("real_learning_rate", task, variant, rate, seed=100, split="validation")
+        for task, variant, rate in itertools.product(tasks, VARIANTS, LEARNING_RATES)
+    ]
+
+
+def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """(task, variant) → the rate with the highest avg@k on the validation problems; the smaller one where they tie."""
+    scores: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
+    for row in rows:
+        cell = row["cell"]
+        if cell["section"] == "real_learning_rate":
+            scores[cell["task"], cell["variant"]][cell["learning_rate"]] = sum(row["after"]["num_correct"])
+    return {key: max(sorted(found), key=found.__getitem__) for key, found in scores.items()}
+
+
+def main_cells(tasks: Sequence[str], rates: dict[tuple[str, str], float]) -> list[RealCell]:
+    """Every variant at its rate; seed by seed, so that an interrupted grid compares what it came to."""
+    return [
+        real_cell("real", task, variant, rates[task, variant], seed)
+        for seed, task, variant in itertools.product(SEEDS, tasks, VARIANTS)
+    ]
+
+
+def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str) -> dict[str, Any]:
+    """The document that ``python -m trd_engine run`` reads.
+
+    `student`: its folder. `reference_url`: of the endpoint that answers with y*; used by `ce_reference` alone.
+    """
+    variant = VARIANTS[cell.variant]
+    served = None
+    if cell.variant == "ce_reference":
+        served = {"endpoint": "reference", "base_url": reference_url, "model": "reference", "network": "loopback"}
+    files = data / cell.task
+    return {
+        "mode": variant["mode"],
+        "student": str(student),
+        "teacher": served,
+        "dataset": {"path": str(files / f"{train_split(cell)}.jsonl")},
+        "task": "reasoning_gym",
+        "loss": variant.get("loss", {}),
+        "sampling": {
+            "engine": "transformers",
+            "max_prompt_tokens": MAX_SOLVE_TOKENS,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        },
+        "refine": {"max_prompt_tokens": MAX_REFINE_TOKENS, "max_new_tokens": MAX_NEW_TOKENS},
+        "prompts": PROMPTS,
+        "lora": LORA,
+        "optim": {"learning_rate": cell.learning_rate, "batch_size": cell.batch_size},
+        "evaluation": {
+            "dataset": {"path": str(files / f"{cell.split}.jsonl")},
+            "k": K[cell.split],
+            # The student before is the same in every run of the grid: it is scored once, in one variant's first seed.
+            "at_start": cell.is_warm_up or (cell.seed == 0 and cell.variant == "forward_kl"),
+            "num_probe_samples": 0,
+        },
+        "diagnosis": {"num_trajectories": 0},
+        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.is_warm_up},
+        "precision": "bf16",
+        "seed": cell.seed,
+        "device": "cpu",
+    }
+
+
+def train_split(cell: RealCell) -> Split:
+    """The problems that the cell trains on."""
+    return "warm_up" if cell.is_warm_up else "train"
+
+
+def reference_answers(cell: RealCell, data: Path) -> dict[str, str]:
+    """Problem → y* of the cell's training problems, and of the scored ones, some of which are a fixed yardstick."""
+    answers: dict[str, str] = {}
+    for split in (train_split(cell), cell.split):
+        for line in (data / cell.task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            answers[row["question"]] = row["solution"]
+    return answers

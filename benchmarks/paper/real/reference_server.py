@@ -1,0 +1,56 @@
+"""An OpenAI-compatible endpoint on the loopback that answers every known problem with its reference solution.
+
+With it, cross-entropy on y* is what any user can ask for: mode trd with a served teacher that gives text alone. It
+refuses what it does not know, and what does not come from this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@contextmanager
+def serving_references(answers: Mapping[str, str]) -> Iterator[str]:
+    """The endpoint's base URL, on a free port of 127.0.0.1; it ends with the context."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(answers: Mapping[str, str]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = answers.get(body["messages"][-1]["content"])
+            if answer is None:
+                self._reply(HTTPStatus.NOT_FOUND, {"error": {"message": "no such problem"}})
+                return
+            message = {"role": "assistant", "content": answer}
+            self._reply(HTTPStatus.OK, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet: the run has its own log."""
+
+        def _reply(self, status: HTTPStatus, document: dict[str, Any]) -> None:
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    return Handler

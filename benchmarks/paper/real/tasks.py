@@ -1,0 +1,141 @@
+"""The candidates: `reasoning-gym` generators at easy settings, how they are asked, and a reference solution of each.
+
+`reasoning-gym` gives answers without a way to them; the reference solutions are made here from what an entry says of
+itself, a line for each step, so that a student has a way to write down.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import reasoning_gym
+from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+from trd_engine.data_sources.canonical import plain_json
+
+Entry = dict[str, Any]
+"""question, answer, metadata."""
+Split = Literal["heldout", "validation", "search", "warm_up", "train"]
+SIZES: dict[Split, int] = {"heldout": 200, "validation": 64, "search": 32, "warm_up": 64, "train": 128}
+"""Problems; cut from one stream of different texts in this order, so that no split holds another's."""
+STREAM = 4000
+"""Entries that are made at most, to find so many different ones."""
+
+PROMPTS = {
+    "solve": "{problem}",
+    "privileged": "{problem}\n\nThe right solution is:\n{solution}\n\nNow write the solution yourself.",
+    "refine": "{problem}",
+    "privileged_refine": (
+        "{problem}\n\nA first attempt:\n{attempt}\n\nThe right solution is:\n{solution}\n\n"
+        "Now write the attempt again, with its mistakes put right."
+    ),
+}
+"""The spec's templates. `refine` is asked of the endpoint that knows the reference solutions, and of no model."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generator at a setting."""
+
+    name: str
+    generator: str
+    parameters: dict[str, Any]
+    solve: Callable[[Entry], str]
+    """The reference solution of an entry, with its answer between tags."""
+
+
+def answered(way: str, answer: object) -> str:
+    """A solution: the way, where there is one, then the answer."""
+    return f"{way}\n<answer>{answer}</answer>" if way else f"<answer>{answer}</answer>"
+
+
+def _chain_sum(entry: Entry) -> str:
+    first, *rest = re.findall(r"[+-]|\d+", entry["metadata"]["expression"])
+    total, lines = int(first), []
+    for sign, term in zip(rest[::2], rest[1::2], strict=True):
+        following = total + int(term) * (1 if sign == "+" else -1)
+        lines.append(f"{total} {sign} {term} = {following}")
+        total = following
+    return answered("\n".join(lines), total)
+
+
+def _spell_backward(entry: Entry) -> str:
+    letters = entry["metadata"]["word"]
+    return answered(f"{' '.join(letters)}\n{' '.join(reversed(letters))}", entry["answer"])
+
+
+def _leg_counting(entry: Entry) -> str:
+    counts = [(name, number, ANIMALS[name]) for name, number in entry["metadata"]["animals"].items()]
+    lines = [f"{number} {name}: {number} * {legs} = {number * legs}" for name, number, legs in counts]
+    legs = [str(number * legs) for _, number, legs in counts]
+    return answered("\n".join([*lines, f"{' + '.join(legs)} = {entry['answer']}"]), entry["answer"])
+
+
+def _letter_counting(entry: Entry) -> str:
+    letter = entry["metadata"]["target_letter"]
+    counts = [(word, word.lower().count(letter)) for word in entry["metadata"]["span"]]
+    lines = [f"{word}: {count}" for word, count in counts]
+    total = " + ".join(str(count) for _, count in counts)
+    return answered("\n".join([*lines, f"{total} = {entry['answer']}"]), entry["answer"])
+
+
+def _answer_alone(entry: Entry) -> str:
+    return answered("", entry["answer"])
+
+
+def _sums(num_terms: int, num_digits: int) -> dict[str, int]:
+    terms = {"min_terms": num_terms, "max_terms": num_terms}
+    return terms | {"min_digits": num_digits, "max_digits": num_digits}
+
+
+CANDIDATES = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate("chain_sum-3x1", "chain_sum", _sums(3, 1), _chain_sum),
+        Candidate("chain_sum-4x1", "chain_sum", _sums(4, 1), _chain_sum),
+        Candidate("chain_sum-2x2", "chain_sum", _sums(2, 2), _chain_sum),
+        Candidate("spell_backward-3-4", "spell_backward", {"min_word_len": 3, "max_word_len": 4}, _spell_backward),
+        Candidate(
+            "word_sequence_reversal-3-4", "word_sequence_reversal", {"min_words": 3, "max_words": 4}, _answer_alone
+        ),
+        Candidate(
+            "leg_counting-2",
+            "leg_counting",
+            {"min_animals": 2, "max_animals": 2, "min_instances": 1, "max_instances": 4},
+            _leg_counting,
+        ),
+        Candidate("letter_counting-2-3", "letter_counting", {"min_words": 2, "max_words": 3}, _letter_counting),
+    )
+}
+
+
+def draw(candidate: Candidate) -> dict[Split, list[Entry]]:
+    """The rows of every split, as the engine reads them; the same each time."""
+    dataset = reasoning_gym.create_dataset(candidate.generator, size=STREAM, seed=0, **candidate.parameters)
+    rows: dict[str, Entry] = {}
+    for index in range(STREAM):
+        entry = dataset[index]
+        if entry["question"] not in rows:
+            rows[entry["question"]] = {
+                "id": f"{candidate.name}-{index}",
+                **plain_json({name: entry[name] for name in ("question", "answer", "metadata")}),
+                "solution": candidate.solve(entry),
+            }
+        if len(rows) == sum(SIZES.values()):
+            break
+    assert len(rows) == sum(SIZES.values()), f"{candidate.name} has only {len(rows)} different problems"
+    left = iter(rows.values())
+    return {split: [next(left) for _ in range(size)] for split, size in SIZES.items()}
+
+
+def write_splits(candidate: Candidate, folder: Path) -> None:
+    """A JSONL file a split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in draw(candidate).items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")

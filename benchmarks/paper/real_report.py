@@ -1,0 +1,141 @@
+"""The part of ``docs/paper.md`` on the real model, from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARIES, VARIANTS
+from benchmarks.paper.real.tasks import CANDIDATES, SIZES
+from benchmarks.paper.rows import Row
+from benchmarks.paper.summary import avg_at_k, difference, estimate, mean_of, pass_at_k
+
+BASELINES = tuple(name for name in VARIANTS if name != "trd")
+MISSING = "These runs are not among the committed rows; `make paper-real` makes them."
+Groups = dict[str, list[Row]]
+"""Variant → its rows by seed."""
+
+
+def real_section(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown: the answer, the scores, what refining did, the costs and the choice of rates."""
+    lines = [
+        "## A real model",
+        "",
+        "SmolLM2-135M-Instruct teaches itself (OPSD, LoRA of rank 16 on all linear layers, bf16) on a task of",
+        "`reasoning-gym`. As it comes it never puts an answer where a verifier looks for it, so it is first warmed up on",
+        f"{SIZES['warm_up']} reference solutions of problems of their own; the student that comes out of it is what",
+        "*before* means here, and what teaches. [The candidates](../benchmarks/paper/results/real_tasks.md) were scored",
+        f"on problems that are not used again. A run distils on {NUM_TRAIN} problems in one round; scores are of",
+        f"{SIZES['heldout']} held-out problems, 4 samples each. `make paper-real` makes the rows.",
+        "",
+        *(f"- `{name}`: {summary}" for name, summary in SUMMARIES.items()),
+        "",
+    ]
+    tasks = list(dict.fromkeys(row["cell"]["task"] for row in rows))
+    if not tasks:
+        return [*lines, MISSING, ""]
+    for task in tasks:
+        lines += _task_lines(task, [row for row in rows if row["cell"]["task"] == task])
+    return lines
+
+
+def _task_lines(task: str, rows: list[Row]) -> list[str]:
+    candidate = CANDIDATES[task]
+    settings = ", ".join(f"`{key}` {value}" for key, value in candidate.parameters.items())
+    groups = _groups(rows, "real")
+    lines = [f"### {candidate.generator} ({settings})", ""]
+    if groups:
+        lines += [*_answer(groups), "", *_score_table(groups), "", *_cost_table(groups), ""]
+    else:
+        lines += [MISSING, ""]
+    choice = _rate_table(_groups(rows, "real_learning_rate"))
+    return [*lines, f"avg@2 on {SIZES['validation']} validation problems by learning rate:", "", *choice, ""]
+
+
+def _groups(rows: list[Row], section: str) -> Groups:
+    found: Groups = {}
+    for name in VARIANTS:
+        of_name = [row for row in rows if row["cell"]["section"] == section and row["cell"]["variant"] == name]
+        if of_name:
+            found[name] = sorted(of_name, key=lambda row: (row["cell"]["seed"], row["cell"]["learning_rate"]))
+    return found
+
+
+def _best_baseline(groups: Groups) -> str | None:
+    found = [name for name in BASELINES if name in groups]
+    return max(found, key=lambda name: float(avg_at_k(groups[name]).mean())) if found else None
+
+
+def _answer(groups: Groups) -> list[str]:
+    best = _best_baseline(groups)
+    if best is None or "trd" not in groups:
+        return [MISSING]
+    gain = difference(avg_at_k(groups["trd"]), avg_at_k(groups[best]))
+    verdict = "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
+    trained = estimate(avg_at_k(groups["trd"]))
+    seeds = min(len(groups["trd"]), len(groups[best]))
+    lines = [f"TRD **{verdict}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."]
+    if seeds < len(SEEDS):
+        lines.append(f"Only {seeds} of {len(SEEDS)} seeds are there yet: the interval knows nothing of the others.")
+    before = [row for found in groups.values() for row in found if row["before"]]
+    if before:
+        lines.append(f"Before training avg@4 is {estimate(avg_at_k(before, 'before'))}, after TRD {trained}.")
+    return lines
+
+
+def _score_table(groups: Groups) -> list[str]:
+    best = _best_baseline(groups)
+    lines = ["| variant | rate | seeds | avg@4 | pass@4 | avg@4 less the best baseline's |", "|---" * 6 + "|"]
+    before = [row for found in groups.values() for row in found if row["before"]]
+    if before:
+        average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
+        lines.append(f"| before | | | {average} | {passed} | |")
+    for name, rows in groups.items():
+        versus = "(best baseline)" if name == best else ""
+        if best is not None and name != best:
+            versus = str(difference(avg_at_k(rows), avg_at_k(groups[best])))
+        rate = rows[0]["cell"]["learning_rate"]
+        scores = f"{estimate(avg_at_k(rows))} | {estimate(pass_at_k(rows))}"
+        lines.append(f"| {name} | {rate:g} | {len(rows)} | {scores} | {versus} |")
+    return lines
+
+
+COSTS = {"rollout": "rollout s", "refining": "refining s", "training": "training s"}
+
+
+def _cost_table(groups: Groups) -> list[str]:
+    """What the first round's target texts were, and the seconds by phase; means over the seeds."""
+    lines = ["| variant | y_o right | y_r right | y_o tokens | y_r tokens | " + " | ".join(COSTS.values()) + " |"]
+    lines.append("|---" * (5 + len(COSTS)) + "|")
+    for name, rows in groups.items():
+        shares = [_mean_share(rows, key) for key in ("rollout_accuracy", "refined_accuracy")]
+        tokens = [
+            f"{mean_of(rows, lambda row, k=key: sum(row['sampled_tokens'][k])):,.0f}" for key in ("rollout", "refined")
+        ]
+        seconds = [f"{mean_of(rows, lambda row, k=key: row['seconds_by_phase'].get(k, 0.0)):.0f}" for key in COSTS]
+        lines.append(f"| {name} | {' | '.join([*shares, *tokens, *seconds])} |")
+    return lines
+
+
+def _mean_share(rows: list[Row], name: str) -> str:
+    if name not in rows[0]["rounds"][0]:
+        return ""
+    return f"{100 * mean_of(rows, lambda row: row['rounds'][0][name]):.1f} %"
+
+
+def _rate_table(groups: Groups) -> list[str]:
+    if not groups:
+        return [MISSING]
+    lines = ["| variant | " + " | ".join(f"{rate:g}" for rate in LEARNING_RATES) + " |"]
+    lines.append("|---" * (1 + len(LEARNING_RATES)) + "|")
+    for name, rows in groups.items():
+        scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in rows}
+        best = max(sorted(scores), key=scores.__getitem__)
+        shown = [_rate_score(scores.get(rate), rate == best) for rate in LEARNING_RATES]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
+
+
+def _rate_score(score: float | None, chosen: bool) -> str:
+    if score is None:
+        return ""
+    return f"**{100 * score:.1f}**" if chosen else f"{100 * score:.1f}"
