@@ -78,9 +78,10 @@ def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
     student = places.model if cell.is_warm_up else places.student(cell.task)
     out_dir = places.work / "runs" / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
+    began_at = time.process_time()
     with serving_references(reference_answers(cell, places.data)) as url:
         run(parse_config(engine_spec(cell, data=places.data, student=student, reference_url=url)), out_dir)
-    row = make_row(cell, out_dir, machine)
+    row = make_row(cell, out_dir, machine, time.process_time() - began_at)
     if cell.is_warm_up:
         row["samples"] = _first_samples(out_dir)
         _keep_student(out_dir, places.student(cell.task))
