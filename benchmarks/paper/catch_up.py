@@ -72,6 +72,18 @@ def catch_up_table(groups: Groups) -> list[str]:
     return lines if len(lines) > 2 else [MISSING]
 
 
+def gains_at_equal_tokens(groups: Groups) -> list[tuple[str, Estimate]]:
+    """Setting, and `trd` less the best baseline once both have generated what the baseline does in all its rounds."""
+    gains = []
+    for teaching, student in SETTINGS:
+        found = curves(groups, teaching, student)
+        if len(found) == 2:
+            baseline, trd = found.values()
+            estimate = _at_equal_cost(trd, baseline, trd.tokens_R, baseline.tokens_R)[1]
+            gains.append((setting_name(teaching, student), estimate))
+    return gains
+
+
 def _setting_lines(groups: Groups, teaching: str, student: str, found: dict[str, Curve]) -> list[str]:
     lines = []
     (best, baseline), (_, trd) = found.items()

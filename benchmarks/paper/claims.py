@@ -13,6 +13,7 @@ from benchmarks.paper.summary import Estimate, avg_at_k, difference, mean_of, pa
 from benchmarks.paper.tables import MISSING, SETTINGS, Groups, best_baseline, setting_name
 
 NOT_TESTABLE = "not testable here"
+NOT_RUN = "not run yet"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Claim:
         """From (figure, does it agree?) of each setting."""
         agreeing = [agrees for _, agrees in findings]
         verdict = "reproduced" if all(agreeing) else "reproduced in part" if any(agreeing) else "not reproduced"
-        return cls(paper, "; ".join(figure for figure, _ in findings), verdict if findings else NOT_TESTABLE)
+        return cls(paper, "; ".join(figure for figure, _ in findings), verdict if findings else NOT_RUN)
 
 
 def claims_table(groups: Groups) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.paper.rows import Row
 from benchmarks.paper.sections import LOOPS, PAIRINGS, QUESTION_RATES, SUPPORT, SUPPORT_VARIANTS, Pairing
-from benchmarks.paper.summary import avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, mean_of, pass_at_k
 from benchmarks.paper.tables import MISSING, Groups, rate_scores
 from benchmarks.paper.variants import CONTROLS
 
@@ -30,6 +30,17 @@ def support_table(groups: Groups) -> list[str]:
     for pairing in SUPPORT:
         lines += _support_lines(_of(groups, pairing), pairing.native_share)
     return lines if len(lines) > 2 else [MISSING]
+
+
+def support_gains(groups: Groups) -> list[tuple[str, Estimate]]:
+    """The share of the teacher's solutions in its own style, and `trd` less `kd_teacher_samples`."""
+    gains = []
+    for pairing in SUPPORT:
+        found = _of(groups, pairing)
+        if {"trd", "kd_teacher_samples"} <= found.keys():
+            gain = difference(avg_at_k(found["trd"]), avg_at_k(found["kd_teacher_samples"]))
+            gains.append((f"{100 * pairing.native_share:.0f} % of its solutions in that style", gain))
+    return gains
 
 
 def _usual(groups: Groups) -> dict[str, list[Row]]:

@@ -6,16 +6,20 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.machine import describe_machine
 from benchmarks.paper.grid import NUM_HELDOUT, Cell, engine_spec
 from benchmarks.paper.rows import Row, append_row, make_row, read_rows
 from testbed.make_data import draw_rows
+
+CellT = TypeVar("CellT", bound=Cell)
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,28 @@ def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> N
     if not left:
         return
     _write_problems(left, places.data)
-    print(f"{len(left)} of {len(cells)} runs to do, {num_processes} at a time", flush=True)
     machine = " ".join(describe_machine(["torch", "transformers"]))
+    run_pool(left, partial(run_cell, places=places, machine=machine), places.rows, num_processes=num_processes)
+
+
+def run_pool(cells: Sequence[CellT], run: Callable[[CellT], Row], rows: Path, *, num_processes: int) -> None:
+    """Run each cell in one of several processes, append its row as it comes, and say how long the rest will take.
+
+    `run` is pickled for the processes. A row that is there already is not written again.
+    """
+    done = {row["id"] for row in read_rows(rows)}
+    print(f"{len(cells)} runs to do, {num_processes} at a time", flush=True)
     began = time.monotonic()
     # Each run has one thread: models of 0.4M parameters leave a second one waiting. `spawn` reads it anew.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run_cell, cell, places, machine): cell for cell in left}
+        futures = [pool.submit(run, cell) for cell in cells]
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 row = future.result()
-                append_row(places.rows, row)
-                _print_progress(row, number, len(left), time.monotonic() - began)
+                if row["id"] not in done:
+                    append_row(rows, row)
+                _print_progress(row, number, len(cells), time.monotonic() - began)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

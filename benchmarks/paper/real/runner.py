@@ -6,20 +6,19 @@ A warm-up leaves its student below `RealPlaces.students`; the grid's cells begin
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from benchmarks.paper.real.grid import RealCell, engine_spec, reference_answers
 from benchmarks.paper.real.reference_server import serving_references
 from benchmarks.paper.real.tasks import CANDIDATES, write_splits
-from benchmarks.paper.rows import Row, append_row, make_row, read_rows
+from benchmarks.paper.rows import Row, make_row, read_rows
+from benchmarks.paper.runner import run_pool
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,8 @@ def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: i
         return
     for task in {cell.task for cell in left}:
         write_splits(CANDIDATES[task], places.data / task)
-    print(f"{len(left)} of {len(cells)} runs to do, {num_processes} at a time", flush=True)
     machine = " ".join(describe_machine(["torch", "transformers"]))
-    began = time.monotonic()
-    os.environ["OMP_NUM_THREADS"] = "1"  # `spawn` reads it anew
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run_cell, cell, places, machine) for cell in left]
-        try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                row = future.result()
-                if row["id"] not in done:
-                    append_row(places.rows, row)
-                _print_progress(row, number, len(left), time.monotonic() - began)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    run_pool(left, partial(run_cell, places=places, machine=machine), places.rows, num_processes=num_processes)
 
 
 def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
@@ -100,14 +86,3 @@ def _keep_student(out_dir: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     merged.rename(folder)
-
-
-def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:
-    after = row["after"]
-    average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
-    eta = seconds / number * (total - number)
-    print(
-        f"{number:>3}/{total}  avg@{after['k']} {average:.3f}  ETA {eta / 60:4.0f} min  {row['id']}  "
-        f"{row['seconds_by_phase']}",
-        flush=True,
-    )
