@@ -8,9 +8,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from fastapi import Query
 from pydantic import BaseModel
 
+from service.query_types import DECIMAL
+
 MAX_PAGE = 100
 
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most objects in the page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most objects in the page."), DECIMAL]
 
 Item = TypeVar("Item")
 

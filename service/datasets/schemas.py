@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.tables import Dataset
+from service.query_types import DECIMAL
 
 
 class DatasetView(BaseModel):
@@ -39,11 +40,11 @@ class PreviewQuery(BaseModel):
     """As a job names it; none: the student teaches itself."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
     """Whose built-in templates apply where a model's folder has none."""
-    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000), DECIMAL] = 2048
     """sampling.max_prompt_tokens."""
-    refine_max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 18_432
+    refine_max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000), DECIMAL] = 18_432
     """refine.max_prompt_tokens."""
-    limit: Annotated[int, Field(ge=1, le=20)] = 3
+    limit: Annotated[int, Field(ge=1, le=20), DECIMAL] = 3
     """Rows."""
 
 

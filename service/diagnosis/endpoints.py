@@ -12,6 +12,7 @@ from service.diagnosis import repository
 from service.diagnosis.schemas import DiagnosisView, diagnosis_view
 from service.jobs.service import get_job
 from service.pages import Limit, Page, cut
+from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/diagnosis", tags=["jobs"])
 
@@ -22,7 +23,7 @@ def list_diagnoses(
     caller: Reader,
     job_id: str,
     *,
-    after: Annotated[int | None, Query(ge=0, lt=2**31, description="Round of the last one seen.")] = None,
+    after: Annotated[int | None, Query(ge=0, lt=2**31, description="Round of the last one seen."), DECIMAL] = None,
     limit: Limit = 20,
 ) -> Page[DiagnosisView]:
     """By round; none where the job's ``diagnosis.num_trajectories`` is 0."""

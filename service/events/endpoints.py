@@ -15,6 +15,7 @@ from service.events import repository
 from service.events.schemas import EventView, event_view
 from service.jobs.service import get_job
 from service.pages import Limit, Page, cut
+from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
 
@@ -31,7 +32,7 @@ def list_events(
     request: Request,
     *,
     job_id: str,
-    after: Annotated[int, Query(ge=0, lt=2**31, description="Number of the last event seen.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Number of the last event seen."), DECIMAL] = 0,
     limit: Limit = 100,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | Response:

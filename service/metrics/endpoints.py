@@ -13,10 +13,11 @@ from service.metrics import repository
 from service.metrics.repository import MetricRange
 from service.metrics.schemas import MetricSeries, metric_series
 from service.pages import Page
+from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["jobs"])
 
-Step = Annotated[int | None, Query(ge=0, lt=2**31)]
+Step = Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL]
 
 
 @router.get("", summary="A job's metrics over its steps")
@@ -28,7 +29,9 @@ def list_metrics(
     names: Annotated[str, Query(max_length=5000, description="Comma-separated; none takes all.")] = "",
     from_step: Step = None,
     to_step: Step = None,
-    resolution: Annotated[int, Query(ge=2, le=10_000, description="About the most points of a metric.")] = 1000,
+    resolution: Annotated[
+        int, Query(ge=2, le=10_000, description="About the most points of a metric."), DECIMAL
+    ] = 1000,
 ) -> Page[MetricSeries]:
     """Each metric's points in the range. Where there are more than ``resolution``, the lowest and the highest
     of each stretch of steps are kept, so that peaks stay."""

@@ -12,6 +12,7 @@ from service.jobs.service import get_job
 from service.pages import Limit, Page, cut
 from service.probe_samples import repository
 from service.probe_samples.schemas import ProbeSampleView, probe_sample_view
+from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/probe-samples", tags=["jobs"])
 
@@ -24,7 +25,7 @@ def list_probe_samples(
     caller: Reader,
     job_id: str,
     *,
-    step: Annotated[int | None, Query(ge=0, lt=2**31, description="Of this evaluation only.")] = None,
+    step: Annotated[int | None, Query(ge=0, lt=2**31, description="Of this evaluation only."), DECIMAL] = None,
     after: Annotated[str | None, Query(pattern=STEP_POSITION, description="Id of the last one seen.")] = None,
     limit: Limit = 20,
 ) -> Page[ProbeSampleView]:

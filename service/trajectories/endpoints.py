@@ -12,6 +12,7 @@ from service.context import Context
 from service.errors import NotFoundError
 from service.jobs.service import get_job
 from service.pages import Limit, Page, cut
+from service.query_types import DECIMAL
 from service.trajectories import repository
 from service.trajectories.repository import TrajectoryFilter
 from service.trajectories.schemas import OutcomeCount, TrajectoryView, trajectory_view
@@ -30,7 +31,7 @@ def list_trajectories(
     job_id: str,
     *,
     outcome: Annotated[list[Outcome], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    round: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    round: Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL] = None,
     after: Annotated[str | None, Query(pattern=ROUND_POSITION, description="Id of the last one seen.")] = None,
     per_token_kl: PerTokenKl = False,
     limit: Limit = 20,

@@ -21,6 +21,7 @@ from service.jobs.endpoints import RetryCount
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
 from service.pages import Page, cut
+from service.query_types import DECIMAL
 from service.storage import StoredFileMissingError
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
@@ -70,7 +71,7 @@ def list_files(
     caller: Reader,
     *,
     after: Annotated[str | None, Query(max_length=40, description="Id of the last file seen.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Most files in the page.")] = MAX_FILES,
+    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Most files in the page."), DECIMAL] = MAX_FILES,
     order: Annotated[Literal["asc", "desc"], Query(description="By time of upload.")] = "desc",
     purpose: Annotated[str | None, Query(max_length=80)] = None,
 ) -> Page[FileObject]:
