@@ -7,7 +7,7 @@ TrdError                         message, and a hint where there is something to
 ├── UnexpectedAnswerError        what answers is not this service, or one that this client does not know
 ├── DownloadError                the bytes are not the manifest's
 ├── JobFailedError               a job that was waited for ended otherwise than well
-├── JobPausedError               a job that was followed is paused
+├── JobPausedError               a job that was followed or waited for is paused
 └── ApiError                     the service refused: status, code, param, request id, all faults
     ├── InvalidRequestError      400, 413, 415, 416, 422
     ├── AuthenticationError      401
@@ -65,7 +65,7 @@ class JobFailedError(TrdError):
 
 
 class JobPausedError(TrdError):
-    """A job that was followed is paused: only its user moves it again."""
+    """A job that was followed or waited for is paused: only its user moves it again."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from client.answers import Deleted, DryRun, Job, Page
+from client.answers import Deleted, DryRun, Job, JobProgress, Page
 from client.call import Call, part
-from client.errors import JobFailedError, TimedOutError
+from client.errors import JobFailedError, JobPausedError, TimedOutError
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
 from contract.job_spec import JobSpec
@@ -102,8 +102,16 @@ def require_succeeded(job: Job) -> Job:
     raise JobFailedError(message, hint=job.error.hint, code=job.error.code)
 
 
-def _give_up(job: Job, seconds: float) -> TimedOutError:
-    return TimedOutError(f"{job.id} is still {job.status} after {seconds:g} s")
+def require_not_paused(job: JobProgress, *, hint: str = "resume it, then wait again") -> None:
+    """Nothing comes of a paused job until somebody resumes it; raises `JobPausedError`."""
+    if job.status is JobStatus.PAUSED:
+        raise JobPausedError(f"{job.id} is paused", hint=hint)
+
+
+def _require_time(job: Job, deadline: float, max_seconds: float) -> None:
+    require_not_paused(job)
+    if time.monotonic() > deadline:
+        raise TimedOutError(f"{job.id} is still {job.status} after {max_seconds:g} s")
 
 
 class Jobs:
@@ -160,11 +168,13 @@ class Jobs:
         return self._transport.send(_CALLS.delete(job_id))
 
     def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> Job:
-        """The job, once it succeeded; raises `JobFailedError`, and `TimedOutError` after `max_seconds`."""
+        """The job, once it succeeded.
+
+        Raises `JobFailedError`, `JobPausedError` as soon as it is paused, and `TimedOutError` after `max_seconds`.
+        """
         deadline = time.monotonic() + max_seconds
         while not (job := self.get(job_id)).is_over:
-            if time.monotonic() > deadline:
-                raise _give_up(job, max_seconds)
+            _require_time(job, deadline, max_seconds)
             time.sleep(POLL_SECONDS)
         return require_succeeded(job)
 
@@ -223,10 +233,12 @@ class AsyncJobs:
         return await self._transport.send(_CALLS.delete(job_id))
 
     async def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> Job:
-        """The job, once it succeeded; raises `JobFailedError`, and `TimedOutError` after `max_seconds`."""
+        """The job, once it succeeded.
+
+        Raises `JobFailedError`, `JobPausedError` as soon as it is paused, and `TimedOutError` after `max_seconds`.
+        """
         deadline = time.monotonic() + max_seconds
         while not (job := await self.get(job_id)).is_over:
-            if time.monotonic() > deadline:
-                raise _give_up(job, max_seconds)
+            _require_time(job, deadline, max_seconds)
             await asyncio.sleep(POLL_SECONDS)
         return require_succeeded(job)

@@ -16,10 +16,8 @@ from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.jobs import evaluation_table
 from client.cli.live_view import LiveView, LossCurve, event_text
 from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
-from client.errors import JobPausedError
 from client.events import StreamItem
-from client.jobs import require_succeeded
-from contract.job_state import JobStatus
+from client.jobs import require_not_paused, require_succeeded
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
@@ -51,8 +49,8 @@ def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
     """Nothing comes of a paused job until somebody resumes it."""
     for item in items:
         yield item
-        if isinstance(item, JobProgress) and item.status is JobStatus.PAUSED:
-            raise JobPausedError(f"{item.id} is paused", hint=f"trd resume {item.id}, then trd watch {item.id}")
+        if isinstance(item, JobProgress):
+            require_not_paused(item, hint=f"trd resume {item.id}, then trd watch {item.id}")
 
 
 def show_progress(trd: Client, job_id: str) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from client import ApiError, AsyncClient, Client
-from client.errors import ConflictError, InvalidRequestError, JobFailedError, NotFoundError, TimedOutError, TrdError
+from client.errors import (
+    ConflictError,
+    InvalidRequestError,
+    JobFailedError,
+    JobPausedError,
+    NotFoundError,
+    TimedOutError,
+    TrdError,
+)
 from client.jobs import JobFilter
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
@@ -142,6 +150,19 @@ def test_waiting_ends_with_the_job(trd: Client, job_id: str, service: RunningSer
     assert (raised.value.code, raised.value.hint) == ("disk_full", "free some")
     finish_job(service.database, job_id, JobStatus.SUCCEEDED)
     assert trd.jobs.wait(job_id).status is JobStatus.SUCCEEDED
+
+
+def test_a_paused_job_is_not_waited_for(trd: Client, job_id: str, service: RunningService) -> None:
+    async def wait() -> None:
+        async with AsyncClient(service.url, ADMIN_KEY) as asynchronous:
+            await asynchronous.jobs.wait(job_id, max_seconds=30)
+
+    trd.jobs.pause(job_id)
+    with pytest.raises(JobPausedError, match=f"{job_id} is paused") as raised:
+        trd.jobs.wait(job_id, max_seconds=30)
+    assert raised.value.hint == "resume it, then wait again"
+    with pytest.raises(JobPausedError):
+        asyncio.run(wait())
 
 
 def test_keys_and_models(trd: Client, service: RunningService) -> None:
