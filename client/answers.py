@@ -68,6 +68,9 @@ class Job(JobProgress):
     queue: str
     priority: int
     queue_position: int | None
+    expected_start_at: datetime | None
+    """Of a queued job that was asked for by its id; null where nothing tells it."""
+    expected_finish_at: datetime | None
     error: JobError | None
     created_at: datetime
     started_at: datetime | None

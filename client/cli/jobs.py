@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -122,6 +123,8 @@ def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
         ("loss", number(job.latest_metrics["loss"]) if "loss" in job.latest_metrics else None),
         ("attempt", str(job.attempt) if job.attempt else None),
         ("queue", f"{job.queue}, priority {job.priority}"),
+        ("starts", _about(job.expected_start_at)),
+        ("finishes", _about(job.expected_finish_at)),
         ("created", moment(job.created_at)),
         ("started", moment(job.started_at)),
         ("finished", moment(job.finished_at)),
@@ -130,6 +133,10 @@ def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
         ("tags", ", ".join(job.tags)),
         ("metadata", ", ".join(f"{key}={value}" for key, value in job.metadata.items())),
     ]
+
+
+def _about(at: datetime | None) -> str | None:
+    return f"about {moment(at)}" if at is not None else None
 
 
 def _seconds(job: Job) -> float:

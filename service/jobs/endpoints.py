@@ -32,6 +32,7 @@ from service.jobs.service import (
     queue_position,
     queue_positions,
 )
+from service.jobs.waiting import expected_times
 from service.pages import Limit, Page, cut
 from service.storage import Storage
 
@@ -174,7 +175,8 @@ def show_job(context: Context, caller: Reader, job_id: str) -> Response:
     """Where it stands, and its resolved spec."""
     with context.database.read() as session:
         job, position = get_placed_job(session, caller.owner, job_id)
-    return json_answer(job_view(job, position))
+        expected = expected_times(session, job, position)
+    return json_answer(job_view(job, position, expected))
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")

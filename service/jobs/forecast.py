@@ -92,11 +92,11 @@ def _duration(
 
 def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:
     """The owner's alone: another's jobs do not show, not even in a median."""
-    wanted = _kind(spec.model_dump(mode="json"))
+    wanted = kind_of(spec.model_dump(mode="json"))
     runs: list[PastRun] = []
     for job_id, past, data in repository.finished_at_once(session, owner, NUM_LOOKED_AT):
-        seconds = _seconds_by_phase(data)
-        if seconds and _kind(past) == wanted and len(runs) < NUM_LIKE:
+        seconds = seconds_by_phase(data)
+        if seconds and kind_of(past) == wanted and len(runs) < NUM_LIKE:
             num_trajectories, steps, samples = repository.work_done(session, job_id)
             optim = past["optim"]
             num_trained = min(num_trajectories * optim["epochs"], steps * optim["batch_size"])
@@ -104,13 +104,13 @@ def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:
     return runs
 
 
-def _kind(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def kind_of(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two jobs alike: models, mode, kind of weights, devices and budgets of new tokens."""
     budgets = (spec["sampling"]["max_new_tokens"], spec["refine"]["max_new_tokens"])
     return spec["student"], spec["teacher"], spec["mode"], spec["lora"] is None, spec["devices"], budgets
 
 
-def _seconds_by_phase(data: Mapping[str, Any]) -> dict[str, float]:
+def seconds_by_phase(data: Mapping[str, Any]) -> dict[str, float]:
     """What the last event of a run that finished says; empty where it does not."""
     seconds = (data.get("summary") or {}).get("seconds_by_phase") or {}
     return {str(phase): float(spent) for phase, spent in seconds.items() if isinstance(spent, int | float)}

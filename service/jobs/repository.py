@@ -29,11 +29,12 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
 )
 from sqlalchemy.orm import Session, aliased
 
 from contract.ids import JOB_PREFIX, first_id
-from contract.job_state import FINAL_STATUSES, JobStatus
+from contract.job_state import FINAL_STATUSES, LEASED_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
     Checkpoint,
@@ -334,6 +335,70 @@ def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str
     )
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit))
     return [(row.id, row.spec, row.data) for row in rows]
+
+
+class SizedJob(NamedTuple):
+    """A job and the rows of the datasets that it names by their ids; None where it names none."""
+
+    job: Job
+    num_rows: int | None
+    num_evaluation_rows: int | None
+
+
+class PastJob(NamedTuple):
+    """A job that succeeded, and the data of its last event."""
+
+    sized: SizedJob
+    data: dict[str, Any]
+
+
+_Data, _Evaluated = aliased(Dataset), aliased(Dataset)
+_SIZED = (
+    select(Job, _Data.num_rows, _Evaluated.num_rows)
+    .outerjoin(_Data, (_Data.id == Job.spec["dataset"].as_string()) & (_Data.owner == Job.owner))
+    .outerjoin(
+        _Evaluated,
+        (_Evaluated.id == Job.spec["evaluation"]["dataset"].as_string()) & (_Evaluated.owner == Job.owner),
+    )
+)
+
+
+def _any_of(*found: Select[str]) -> ColumnElement[bool]:
+    """Each part by its own index: over an `or` PostgreSQL would read all jobs of a status."""
+    return Job.id.in_(union_all(*(select(part.subquery().c.id) for part in found)))
+
+
+def _sized_queue() -> Select[Job, int, int]:
+    queue, job_id = (bindparam(name, type_=String) for name in ("queue", "job_id"))
+    priority = bindparam("priority", type_=Integer)
+    here = select(_Other.id).where(_Other.queue == queue)
+    waiting = here.where(_Other.status == JobStatus.QUEUED).limit(bindparam("max_before"))
+    waiting = waiting.order_by(_Other.priority, _Other.id)  # as in `_position`
+    more_urgent = waiting.where(_Other.priority > priority)
+    older = waiting.where(_Other.priority == priority, _Other.id < job_id)
+    leased = here.where(_Other.status.in_(LEASED_STATUSES)).limit(bindparam("max_leased"))
+    itself = select(_Other.id).where(_Other.id == job_id)
+    return _SIZED.where(_any_of(more_urgent, older, leased, itself)).order_by(Job.priority.desc(), Job.id)
+
+
+_SIZED_QUEUE = _sized_queue()
+
+
+def sized_queue(session: Session, job: Job, *, max_before: int, max_leased: int) -> list[SizedJob]:
+    """All owners' jobs of the queue that run, that wait before this one, and itself, in the order of claims."""
+    place = {"queue": job.queue, "priority": job.priority, "job_id": job.id}
+    found = session.execute(_SIZED_QUEUE, {**place, "max_before": max_before, "max_leased": max_leased})
+    return list(starmap(SizedJob, found))
+
+
+def past_jobs(session: Session, owners: Collection[str], limit: int) -> list[PastJob]:
+    """The newest jobs of each owner that succeeded in their first attempt, newest first; about `limit` in all."""
+    succeeded = select(_Other.id).where(_Other.status == JobStatus.SUCCEEDED, _Other.deleted_at.is_(None))
+    succeeded = succeeded.where(_Other.attempt == 1).order_by(_Other.id.desc()).limit(max(1, limit // len(owners)))
+    of_each = _any_of(*(succeeded.where(_Other.owner == owner) for owner in sorted(owners)))
+    last = (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events)
+    query = _SIZED.add_columns(JobEvent.data).join(JobEvent, last).where(of_each)
+    return [PastJob(SizedJob(*row[:3]), row[3]) for row in session.execute(query.order_by(Job.id.desc()))]
 
 
 def work_done(session: Session, job_id: str) -> tuple[int, int, int]:

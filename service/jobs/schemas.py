@@ -12,6 +12,7 @@ from contract.job_spec import JobSpec, Mode
 from contract.job_state import JobStatus, Phase
 from contract.tables import Job
 from service.jobs.admission import Admission
+from service.jobs.waiting import UNKNOWN, ExpectedTimes
 
 
 class _View(BaseModel):
@@ -55,6 +56,12 @@ class JobView(_View):
     num_steps: int | None
     eta_seconds: float | None
     """To the end of the whole run, as estimated by the engine."""
+    expected_start_at: datetime | None
+    """Of a queued job, by GET /jobs/{id} alone: when a worker will be free for it, from what the jobs that run and
+    wait before it still take. Null where that is not known for one of them, beyond 20 waiting jobs, and while no
+    worker is known to serve the queue."""
+    expected_finish_at: datetime | None
+    """expected_start_at and what like jobs of its owner took; null where there is none, or the start is null."""
     latest_metrics: dict[str, float | None]
     error: JobError | None
     created_at: datetime
@@ -139,7 +146,7 @@ class DeletedView(_View):
     deleted: Literal[True] = True
 
 
-def job_view(job: Job, queue_position: int | None) -> JobView:
+def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNKNOWN) -> JobView:
     """A row as the API shows it."""
     plain = {name: getattr(job, name) for name in _SAME_NAMES}
     return JobView(
@@ -148,6 +155,8 @@ def job_view(job: Job, queue_position: int | None) -> JobView:
         status=JobStatus(job.status),
         phase=Phase(job.phase) if job.phase is not None else None,
         queue_position=queue_position,
+        expected_start_at=expected.start_at,
+        expected_finish_at=expected.finish_at,
         error=_error(job),
         tags=job.spec.get("tags", []),
         metadata=job.spec.get("metadata", {}),

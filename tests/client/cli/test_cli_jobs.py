@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,19 @@ def test_exit_codes_tell_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPat
     assert "trd up" in unreachable.err
     monkeypatch.setenv("TRD_URL", "nonsense")
     assert run("jobs").code == 6
+
+
+def test_a_waiting_job_shows_when_it_is_expected(run: Run, trd: Client, job_id: str, service: RunningService) -> None:
+    busy = trd.jobs.clone(job_id).id
+    for waiting in (job_id, busy):
+        set_job(service.database, waiting, queue="of-its-own")
+    assert "starts" not in run("show", job_id).out
+    lives_until = datetime.now(UTC) + timedelta(minutes=5)
+    set_job(service.database, busy, status=JobStatus.RUNNING, eta_seconds=7200.0, lease_expires_at=lives_until)
+    job = trd.jobs.get(job_id)
+    assert job.expected_start_at is not None
+    assert abs(job.expected_start_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
+    assert job.expected_finish_at is None, "no like job has ended"
+    (line,) = [line for line in run("show", job_id).out.splitlines() if line.startswith("starts")]
+    assert f"about {job.expected_start_at.astimezone():%Y-%m-%d}" in line
+    assert "finishes" not in run("show", job_id).out
