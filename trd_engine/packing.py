@@ -109,11 +109,18 @@ def _choose(model: PreTrainedModel) -> Packing:
                 continue
             try:
                 found_TH = _read(model, packing.kind, ids_1T, positions_1T, _PROBE_LENGTHS)
-            except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError):
+            except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
+                if _is_out_of_memory(error):
+                    raise  # says nothing of the architecture: a slower way would be chosen for no reason
                 continue  # the architecture has no room for this way
             if _agree(found_TH, expected_TH):
                 return packing
     raise AssertionError("a model agrees with itself")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a CPU PyTorch raises a plain RuntimeError that tells it by its text alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _candidates(model: PreTrainedModel, own: str) -> list[Packing]:
