@@ -7,7 +7,8 @@ attention serves each run of equal lengths.
 What may be seen comes from the model itself: transformers hands every mask that a model builds to
 `_packed_mask`, which takes its window and refuses what is neither causal nor a causal sliding window.
 Outside `packed_row` both functions are transformers' own, so that generation with a cache goes on as it
-was, but for a soft-cap on the scores: transformers' sdpa leaves it out without a word, and here it is kept.
+was, but for a soft-cap on the scores: transformers' sdpa leaves it out without a word, and here it is kept; and
+but for single tokens with grouped heads, which `decoding_attention` serves.
 
 Shapes: T tokens of the row, R sequences of length L each in a run, A query heads, E key-value heads, D of a head.
 """
@@ -29,6 +30,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from trd_engine import decoding_attention
 
 NAME = "trd_packed"
 """What a model's `set_attn_implementation` is given."""
@@ -127,6 +130,8 @@ def attention(
     """
     if isinstance(attention_mask, PackedMask):
         return _packed_attention(module, query, key, value, attention_mask, softcap=softcap, **options), None
+    if softcap is None and decoding_attention.serves(query, key, attention_mask, options):
+        return decoding_attention.shared_heads(query, key, value, attention_mask, **options), None
     if softcap is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+
+from trd_engine.generation.roomy_cache import roomy_cache
 
 _PADDING_ID = 0  # any valid id: the mask keeps it from being seen
 
@@ -21,7 +23,7 @@ class DecodingWindow:
         num_columns = max(map(len, prompts))
         device = model.device
         self._model = model
-        self._cache = DynamicCache(config=model.config)
+        self._cache = roomy_cache(model.config)
         self._prompt_BT = torch.tensor(
             [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in prompts], device=device
         )

@@ -22,6 +22,8 @@ MAX_ROWS = 64
 """Beyond, both libraries are bound by arithmetic, and are alike."""
 REORDER_AFTER = 16
 """Calls. Reordering a layer costs as much as a dozen of its products."""
+MIN_REORDER_ROWS = 4
+"""With fewer, oneDNN reads weights in their usual order as fast: a second copy of them would buy nothing."""
 _EXPECTED_ROWS = 8
 """What the order is made for; it serves other numbers nearly as well."""
 
@@ -81,8 +83,8 @@ class _SkinnyForward:
         is_skinny = 0 < num_rows <= MAX_ROWS and rows.dtype == torch.float32
         if not is_skinny or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
             return linear(rows, layer.weight, layer.bias)
-        self._num_calls += 1
-        if self._num_calls == REORDER_AFTER:
+        self._num_calls += num_rows >= MIN_REORDER_ROWS
+        if self._num_calls >= REORDER_AFTER and self._weight_OI is layer.weight:
             self._weight_OI = self._library.reorder(layer.weight, _EXPECTED_ROWS)
         rows_BI = rows.reshape(num_rows, layer.in_features)
         result_BO: Tensor = self._library.product(rows_BI, self._weight_OI, layer.bias, "none", [], "")

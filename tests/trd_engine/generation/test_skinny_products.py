@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trd_engine.generation.skinny_products import MAX_ROWS, REORDER_AFTER, skinny_products
+from trd_engine.generation.skinny_products import MAX_ROWS, MIN_REORDER_ROWS, REORDER_AFTER, skinny_products
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -24,7 +24,7 @@ def test_the_products_are_the_usual_ones(bias: bool, num_rows: int) -> None:
 
 def test_new_weights_are_seen_by_the_next_block() -> None:
     layer = nn.Linear(16, 16)
-    rows = torch.ones(1, 16)
+    rows = torch.ones(MIN_REORDER_ROWS, 16)
     with torch.no_grad():
         for value in (1.0, 2.0):
             layer.weight.fill_(value)
@@ -32,7 +32,7 @@ def test_new_weights_are_seen_by_the_next_block() -> None:
             with skinny_products(layer):
                 for _ in range(REORDER_AFTER + 1):
                     last = layer(rows)
-            assert torch.equal(last, torch.full((1, 16), 16.0 * value))
+            assert torch.equal(last, torch.full((MIN_REORDER_ROWS, 16), 16.0 * value))
 
 
 def test_the_model_is_as_it_was_after_an_error() -> None:

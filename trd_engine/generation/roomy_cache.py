@@ -1,0 +1,63 @@
+"""A key-value cache that grows in place: a token's keys are written beside the others', not the others copied.
+
+transformers' own appends by concatenation, which copies all of the cache at every token. Owns the layers whose
+columns are all kept; layers with a sliding window or a state of another kind stay transformers' own.
+
+Shapes: B rows, E key-value heads, S columns so far, C columns there is room for, D of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+_MIN_ROOM = 32
+"""Columns of room beside those in use, and a quarter of these at the least: growing is rare, and so is waste."""
+
+
+def roomy_cache(config: PretrainedConfig) -> DynamicCache:
+    """transformers' cache for a model of this configuration, with layers that grow in place where it concatenates."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class RoomyLayer(DynamicLayer):
+    """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        self._rooms: tuple[Tensor, Tensor] | None = None
+        """[B, E, C, D] of keys and of values; None: what is in use has no room beside it."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Appends the new columns; all keys and values, as views that the next call leaves as they are."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if self._rooms is None or end > self._rooms[0].shape[2]:
+            num_columns = end + max(_MIN_ROOM, end // 4)
+            self._rooms = _room(self.keys, key_states, num_columns), _room(self.values, value_states, num_columns)
+        keys, values = self._rooms
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only; they are copied, without room."""
+        super().batch_select_indices(indices)
+        self._rooms = None
+
+
+def _room(used: Tensor | None, new: Tensor, num_columns: int) -> Tensor:
+    """[B, E, C, D], with the columns in use in their places."""
+    room = torch.empty((*new.shape[:2], num_columns, new.shape[3]), dtype=new.dtype, device=new.device)
+    if used is not None and used.numel():
+        room[:, :, : used.shape[2]] = used
+    return room
