@@ -21,8 +21,11 @@ from benchmarks.loss_contenders import trl_tiles
 from trd_engine.batching import split_into_micro_batches
 from trd_engine.config import OptimConfig
 from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.host_memory import keep_freed_memory
 from trd_engine.losses import Divergence
 from trd_engine.optim import make_optimizer
+from trd_engine.packing import packing_of
+from trd_engine.pass_size import default_pass_tokens
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.teacher import Teacher
 from trd_engine.types import GenerationRequest, SamplingSettings, TrainingSequence
@@ -107,7 +110,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int) -> Timings:
+def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | None) -> Timings:
     """Our engine's parts as a run has them, with the generator that it chooses without vLLM."""
     student, teacher = random_model(0), random_model(1)
     dtype = torch.float32 if workload.precision == "fp32" else torch.bfloat16
@@ -118,6 +121,11 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int) -> 
     )
     config = OptimConfig(learning_rate=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
     optimizer = make_optimizer(student, config)
+    cpu = torch.device("cpu")
+    keep_freed_memory(cpu)
+    for model in (student, teacher):
+        packing_of(model)  # which a run tries before it samples
+    max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
     setup = ScoringSetup(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     prompts, timings = workload.prompts(), Timings()
     sampling = SamplingSettings(1.0, 1.0, -1, workload.new_tokens, ())
@@ -130,7 +138,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int) -> 
         began = time.perf_counter()
         pairs = zip(prompts, workload.completions(step), strict=True)
         sequences = [TrainingSequence(prompt, prompt, target, number) for number, (prompt, target) in enumerate(pairs)]
-        batches = split_into_micro_batches(sequences, max_tokens=micro_batch_tokens, device=torch.device("cpu"))
+        batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
         metrics = optimizer_step(setup, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)
         optimizer.zero_grad(set_to_none=True)  # as a session does
         timings.update_seconds.append(time.perf_counter() - began)
@@ -213,6 +221,6 @@ def _trl_settings(workload: Workload, num_steps: int) -> dict[str, Any]:
 CONTENDERS = {
     "TRL, default tiles": lambda workload, steps: run_trl(workload, steps, tiles=(None, None)),
     "TRL, tiles 256 x 8192": lambda workload, steps: run_trl(workload, steps, tiles=(256, 8192)),
+    "ours": lambda workload, steps: run_ours(workload, steps, micro_batch_tokens=None),
     "ours, whole batch": lambda workload, steps: run_ours(workload, steps, micro_batch_tokens=16_384),
-    "ours, 512 tokens a pass": lambda workload, steps: run_ours(workload, steps, micro_batch_tokens=512),
 }

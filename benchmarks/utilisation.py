@@ -32,8 +32,10 @@ from benchmarks.step import WORKLOADS
 from benchmarks.step_contenders import MAX_GRAD_NORM, Workload, random_model
 from trd_engine.batching import MicroBatch, split_into_micro_batches
 from trd_engine.config import OptimConfig
+from trd_engine.host_memory import keep_freed_memory
 from trd_engine.losses import Divergence
 from trd_engine.optim import make_optimizer
+from trd_engine.pass_size import default_pass_tokens
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.teacher import Teacher
 from trd_engine.types import TrainingSequence
@@ -92,7 +94,7 @@ def _squares(lengths: tuple[int, ...]) -> int:
     return sum(length**2 for length in lengths)
 
 
-def measure(workload: Workload, micro_batch_tokens: int, num_updates: int) -> Measured:
+def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int) -> Measured:
     """Updates in turns with the peak; the first is not counted."""
     dtype = DTYPES[workload.precision]
     student, teacher = random_model(0), random_model(1).to(dtype)
@@ -100,7 +102,10 @@ def measure(workload: Workload, micro_batch_tokens: int, num_updates: int) -> Me
     setup = ScoringSetup(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     pairs = zip(workload.prompts(), workload.completions(0), strict=True)
     sequences = [TrainingSequence(prompt, prompt, target, number) for number, (prompt, target) in enumerate(pairs)]
-    batches = split_into_micro_batches(sequences, max_tokens=micro_batch_tokens, device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    keep_freed_memory(cpu)
+    max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
+    batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
     seconds, peaks = [], []
     for number in range(num_updates + 1):
         peaks.append(matrix_peak(dtype))
@@ -114,7 +119,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["usual", "usual-bf16"])
     parser.add_argument("--updates", type=int, default=3)
-    parser.add_argument("--micro-batch-tokens", type=int, default=16_384)
+    parser.add_argument("--micro-batch-tokens", type=int, help="none: what a run takes")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS / "utilisation.md")
     return parser.parse_args()

@@ -201,7 +201,8 @@ class OptimSpec(StrictModel):
     max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
     """The gradient is scaled down to this norm."""
     micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Most tokens of either model in one forward pass of one device, without padding; None chooses 16,384.
+    """Most tokens of either model in one forward pass of one device, without padding; None chooses 16,384,
+    on a CPU fewer for large models.
     It changes memory and speed, never the loss. One longer sequence still goes through alone."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, about a third more time. None: on a GPU."""

@@ -32,6 +32,7 @@ from trd_engine.models import (
     require_context,
 )
 from trd_engine.packing import packing_notice, packing_of
+from trd_engine.pass_size import default_pass_tokens
 from trd_engine.prompts import PromptBuilder, choose_templates
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
@@ -64,6 +65,10 @@ class LoadedModels:
     served_teacher: ServedTeacher | None = None
     enter_student: Enter = directly
     """Where the student's weights are whole; several processes divide them."""
+
+    def pass_tokens(self, config: RunConfig) -> int:
+        """Tokens of either model in one pass of one device."""
+        return config.optim.micro_batch_tokens or default_pass_tokens(self.student, self.device)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS
 from trd_engine.checkpoint import STATE_FOLDER, checkpoint_folder
 from trd_engine.config import RunConfig
 from trd_engine.determinism import seed_everything
@@ -14,6 +13,7 @@ from trd_engine.diagnosis.stage import RoundDiagnosis
 from trd_engine.diagnosis.token_places import epistemic_token_ids
 from trd_engine.distributed import World
 from trd_engine.errors import DataChangedError
+from trd_engine.host_memory import keep_freed_memory
 from trd_engine.loading import (
     LoadedModels,
     load_models,
@@ -47,6 +47,7 @@ def open_session(
         verify_manifest(resume_from)
     task = load_task(config.task)
     models = load_models(config, resume_from, reporter.world)
+    keep_freed_memory(models.device)
     report_packing(models, reporter)
     if models.served_teacher is not None:
         models.served_teacher.report(reporter)
@@ -74,7 +75,7 @@ def open_session(
             teacher_prompts=teacher_prompts,
             tokenizer=models.tokenizer,
             device=models.device,
-            max_tokens=config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS,
+            max_tokens=models.pass_tokens(config),
         ),
         optimizer=make_optimizer(models.student, config.optim),
         state=TrainingState(data_fingerprint=problems.fingerprint),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trd_engine.batching import DEFAULT_MICRO_BATCH_TOKENS, MicroBatch, share_of, split_into_micro_batches
+from trd_engine.batching import MicroBatch, share_of, split_into_micro_batches
 from trd_engine.checkpoint import (
     STATE_FOLDER,
     ExportExtras,
@@ -388,7 +388,7 @@ class Session:
             )
             for position, trajectory in numbered
         ]
-        max_tokens = self.config.optim.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS
+        max_tokens = self.models.pass_tokens(self.config)
         split = partial(split_into_micro_batches, max_tokens=max_tokens, device=self.models.device)
         world = self.reporter.world
         if world.size == 1:

@@ -209,9 +209,8 @@ def optimizer_step(
     num_passes = int(world.max(len(micro_batches)))
     setup.student.train()
     optimizer.zero_grad(set_to_none=True)
-    loss_sum = 0.0
+    loss_sum, num_sequences = 0.0, 0
     scored: list[ScoredBatch] = []
-    num_sequences = 0
     for batch in micro_batches:
         loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
         loss.backward()
@@ -231,7 +230,8 @@ def optimizer_step(
     grad_norm = float(whole(total_norm))
     # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
     _require_finite(loss_sum, grad_norm, micro_batches, scored, setup.student)
-    clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
+    if grad_norm > max_grad_norm:  # else every gradient would be read and written to be multiplied by one
+        clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
     if total_weight > 0:
         optimizer.step()
     seconds = time.monotonic() - started_at
