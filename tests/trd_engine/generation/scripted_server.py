@@ -62,16 +62,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.num_open += 1
             self.server.max_num_open = max(self.server.max_num_open, self.server.num_open)
         try:
-            self._say(self.server.script(received, number))
+            reply = self.server.script(received, number)
+            if reply.wait_for is not None:
+                reply.wait_for.wait(timeout=30)
+        finally:
+            with self.server.lock:  # before the answer: a client that has it may ask again before this thread runs on
+                self.server.num_open -= 1
+        try:
+            self._say(reply)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client stopped listening, which is what some tests are about
-        finally:
-            with self.server.lock:
-                self.server.num_open -= 1
 
     def _say(self, reply: Reply) -> None:
-        if reply.wait_for is not None:
-            reply.wait_for.wait(timeout=30)
         if reply.is_dropped:
             self.close_connection = True
             return
