@@ -56,7 +56,7 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
     running = [row for row in queue if row.job.status != JobStatus.QUEUED]
     if not 0 < len(running) <= MAX_WORKERS or not all(_is_live(row.job, now) for row in running):
         return UNKNOWN
-    durations = _Durations(session, {row.job.owner for row in queue if row.job.eta_seconds is None})
+    durations = _Durations(session, {row.job.owner for row in queue if _needs_history(row.job)})
     start = _start_in_seconds(
         [_remaining_seconds(row, durations, now) for row in running],
         [durations.seconds(row) for row in queue if row.job.status == JobStatus.QUEUED and row.job.id != job.id],
@@ -71,6 +71,11 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
 def _is_live(job: Job, now: datetime) -> bool:
     """False for one that is to stop, when nobody knows, and for one whose worker was lost and that waits soon."""
     return job.status == JobStatus.RUNNING and job.lease_expires_at is not None and job.lease_expires_at > now
+
+
+def _needs_history(job: Job) -> bool:
+    """Only of a job that runs does the engine's estimate hold."""
+    return job.status == JobStatus.QUEUED or job.eta_seconds is None
 
 
 def _start_in_seconds(remaining: Sequence[float | None], before: Sequence[float | None]) -> float | None:

@@ -155,6 +155,17 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     assert expected(client, second) == (None, None), "a run that goes on in its middle"
 
 
+def test_an_estimate_left_on_a_waiting_job_is_not_used(either_client: TestClient, body: Submitted) -> None:
+    client = either_client
+    succeeded(client, body)
+    running(client, body, 300.0)
+    first, second = submit(client, **body), submit(client, **body)
+    for waiting in (first, second):
+        set_job(client, waiting, eta_seconds=5.0)
+    assert expected(client, first) == about(300, 400)
+    assert expected(client, second) == about(400, 500)
+
+
 def test_another_owners_history_is_theirs(either_client: TestClient, body: Submitted) -> None:
     client = either_client
     succeeded(client, body)
