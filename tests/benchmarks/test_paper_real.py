@@ -40,6 +40,26 @@ def test_reference_solutions_are_right_and_no_problem_is_in_two_splits(name: str
     assert [verdict.detail for verdict in verdicts if not verdict.correct] == []
 
 
+def test_the_warm_up_asks_in_every_form_and_is_answered_with_the_reference(tmp_path: Path) -> None:
+    tasks.write_splits(CANDIDATES[TASK], tmp_path)
+    asked = load_problems(DataSource(path=str(tmp_path / f"{tasks.ALL_FORMS}.jsonl")), "reasoning_gym").problems
+    alone = load_problems(DataSource(path=str(tmp_path / "warm_up.jsonl")), "reasoning_gym").problems
+    assert len(asked) == len(tasks.FORMS) * len(alone) == len({problem.problem for problem in asked})
+    assert [problem.problem for problem in asked[:: len(tasks.FORMS)]] == [problem.problem for problem in alone]
+    for number, problem in enumerate(alone):
+        forms = asked[number * len(tasks.FORMS) :][: len(tasks.FORMS)]
+        assert {form.solution for form in forms} == {problem.solution}
+        assert all((problem.solution or "") in form.problem for form in forms[1:])
+    verdicts = load_task("reasoning_gym").verify_many(
+        [(problem, _attempt_in(problem.problem)) for problem in asked[2::3]]
+    )
+    assert 0.4 < sum(verdict.correct for verdict in verdicts) / len(verdicts) < 0.7
+
+
+def _attempt_in(question: str) -> str:
+    return question.split("A first attempt:\n")[1].split("\n\nThe right solution")[0]
+
+
 def test_problems_do_not_hang_on_the_order_of_sets(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; from benchmarks.paper.real import tasks\n"
@@ -50,13 +70,18 @@ def test_problems_do_not_hang_on_the_order_of_sets(tmp_path: Path) -> None:
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], env=environment, check=True)
         texts.append({str(p.relative_to(tmp_path / seed)): p.read_text() for p in (tmp_path / seed).glob("*/*")})
-    assert len(texts[0]) == len(CANDIDATES) * len(tasks.SIZES)
+    assert len(texts[0]) == len(CANDIDATES) * (len(tasks.SIZES) + 1)
     assert texts[0] == texts[1]
 
 
 def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None:
-    cells = [grid.warm_up_cell(TASK), *grid.learning_rate_cells([TASK]), *grid.main_cells([TASK], RATES)]
-    assert len({cell.id for cell in cells}) == len(cells) == 1 + 4 * 3 + 4 * 3
+    cells = [
+        grid.warm_up_cell(TASK),
+        grid.student_cell(TASK),
+        *grid.learning_rate_cells([TASK]),
+        *grid.main_cells([TASK], RATES),
+    ]
+    assert len({cell.id for cell in cells}) == len(cells) == 2 + 4 * 2 + 4 * 3
     for cell in cells:
         document = grid.engine_spec(cell, data=tmp_path, student=MODEL, reference_url="http://127.0.0.1:1/v1")
         config = parse_config(document)
@@ -105,7 +130,7 @@ def test_the_candidate_nearest_the_middle_is_chosen_one_of_a_generator() -> None
 
 
 def test_the_rate_with_the_best_validation_score_is_taken_and_the_smaller_of_two_alike() -> None:
-    scores = {3e-4: [1, 1], 1e-3: [2, 1], 3e-3: [1, 2]}
+    scores = {3e-4: [1, 1], 1e-3: [2, 1]}
     rows = [
         _row(cell, scores[cell.learning_rate] if cell.variant == "trd" else [1, 1])
         for cell in grid.learning_rate_cells([TASK])
@@ -135,11 +160,11 @@ def test_the_section_says_what_the_rows_say_and_what_is_missing() -> None:
 
 @pytest.mark.slow
 def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "SIZES", {"heldout": 4, "validation": 4, "search": 4, "warm_up": 16, "train": 4})
+    monkeypatch.setattr(tasks, "SIZES", {"heldout": 4, "validation": 4, "search": 4, "warm_up": 8, "train": 4})
     places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
     tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
-    warm_up = runner.run_cell(grid.warm_up_cell(TASK), places, "here")
-    assert warm_up["num_steps"] == 2
+    warm_up = runner.run_cell(grid.student_cell(TASK), places, "here")
+    assert warm_up["num_steps"] == 3
     assert len(warm_up["before"]["num_correct"]) == len(warm_up["after"]["num_correct"]) == 4
     assert all(warm_up["samples"])
     assert (places.student(TASK) / "model.safetensors").is_file()

@@ -1,7 +1,7 @@
 """``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct teaching itself; goes on where it was.
 
-python -m benchmarks.paper.real --choose-tasks   # warm up a student on every candidate, write what each solves
-python -m benchmarks.paper.real                  # choose the rates on validation problems, then run the grid
+python -m benchmarks.paper.real --choose-tasks   # warm up a model on every candidate, write what each solves
+python -m benchmarks.paper.real                  # make the student, choose the rates, run the grid
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def main() -> None:
     tasks = choice.choose(read_rows(candidates), MAX_TASKS)
     print(f"tasks: {', '.join(tasks) or 'no candidate is in range'}", flush=True)
     if not options.choose_tasks:
-        run_cells([grid.warm_up_cell(task) for task in tasks], to_choose, num_processes=options.processes)
         _run_grid(tasks, RealPlaces(options.model, options.work, options.results / "real.jsonl"), options.processes)
 
 
 def _run_grid(tasks: list[str], places: RealPlaces, num_processes: int) -> None:
+    run_cells([grid.student_cell(task) for task in tasks], places, num_processes=num_processes)
     run_cells(grid.learning_rate_cells(tasks), places, num_processes=num_processes)
     rates = grid.choose_rates(read_rows(places.rows))
     run_cells(grid.main_cells(tasks, rates), places, num_processes=num_processes)

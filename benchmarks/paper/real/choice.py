@@ -33,7 +33,7 @@ def page(rows: Sequence[Row], chosen: Sequence[str], model_name: str) -> list[st
         "Written by `python -m benchmarks.paper.real --choose-tasks`. The model as it comes hardly ever puts its",
         "answer where a verifier looks: tried by hand, 39 settings of generators under the built-in prompt gave",
         "nothing right in 16 samples each, and some ten other wordings, worked examples among them, no answer tags at",
-        f"all. So each student is first warmed up: cross-entropy on {SIZES['warm_up']} reference solutions,",
+        f"all. So the model is first warmed up: cross-entropy on {SIZES['warm_up']} reference solutions,",
         f"{SIZES['warm_up'] // WARM_UP_BATCH_SIZE} steps. Scored on {SIZES['search']} problems, {K['search']} samples",
         "each; neither these nor the warm-up's are used again. Of the candidates with",
         f"{low} to {high} % after the warm-up the one nearest to the middle is taken (bold).",

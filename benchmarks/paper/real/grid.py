@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.grid import Cell
-from benchmarks.paper.real.tasks import PROMPTS, SIZES, Split
+from benchmarks.paper.real.tasks import ALL_FORMS, FORMS, PROMPTS, SIZES
 from benchmarks.paper.rows import Row
 
 STUDENT = "smollm2-135m-instruct"
 SEEDS = (0, 1, 2)
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+LEARNING_RATES = (3e-4, 1e-3)
 LORA = {"rank": 16, "alpha": 32.0}
 NUM_TRAIN, BATCH_SIZE = SIZES["train"], 16
 K = {"heldout": 4, "validation": 2, "search": 2}
-MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 192, 384, 48
+MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 256, 384, 48
 WARM_UP_LEARNING_RATE, WARM_UP_BATCH_SIZE = 1e-3, 8
 VARIANTS: dict[str, dict[str, Any]] = {
     "forward_kl": {"mode": "opsd"},
@@ -53,11 +53,19 @@ class RealCell(Cell):
 
     @property
     def is_warm_up(self) -> bool:
-        """True where the untrained model is shown the form of an answer, before the grid."""
-        return self.section == WARM_UP
+        """True where the untrained model is taught the form of an answer, before the grid."""
+        return self.section in (WARM_UP, STUDENT_SECTION)
+
+    @property
+    def makes_student(self) -> bool:
+        """True where what comes out is the student, and the teacher, of the grid."""
+        return self.section == STUDENT_SECTION
 
 
 WARM_UP = "real_warm_up"
+"""Of every candidate, to choose from: each of its problems asked alone."""
+STUDENT_SECTION = "real_student"
+"""Of the chosen task: each problem asked in every form that the grid asks in."""
 
 
 def real_cell(section: str, task: str, variant: str, rate: float, seed: int, **fields: Any) -> RealCell:
@@ -70,6 +78,12 @@ def warm_up_cell(task: str) -> RealCell:
     """Cross-entropy on the references of problems of their own, scored on the search problems before and after."""
     fields = {"num_train": SIZES["warm_up"], "batch_size": WARM_UP_BATCH_SIZE, "split": "search"}
     return real_cell(WARM_UP, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
+
+
+def student_cell(task: str) -> RealCell:
+    """The warm-up that the grid begins from: on the same problems, each in all `FORMS`."""
+    fields = {"num_train": SIZES["warm_up"] * len(FORMS), "batch_size": WARM_UP_BATCH_SIZE, "split": "search"}
+    return real_cell(STUDENT_SECTION, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
 
 
 def learning_rate_cells(tasks: Sequence[str]) -> list[RealCell]:
@@ -132,15 +146,18 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str
             "num_probe_samples": 0,
         },
         "diagnosis": {"num_trajectories": 0},
-        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.is_warm_up},
-        "precision": "bf16",
+        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.makes_student},
+        # On a CPU fp32 samples several times as fast, and as the trainer scores; the candidates' rows are in bf16.
+        "precision": "bf16" if cell.section == WARM_UP else "fp32",
         "seed": cell.seed,
         "device": "cpu",
     }
 
 
-def train_split(cell: RealCell) -> Split:
-    """The problems that the cell trains on."""
+def train_split(cell: RealCell) -> str:
+    """The file of rows that the cell trains on."""
+    if cell.makes_student:
+        return ALL_FORMS
     return "warm_up" if cell.is_warm_up else "train"
 
 

@@ -1,6 +1,6 @@
 """Runs the real model's cells that have no row yet, a process a core, and appends each row as it comes.
 
-A warm-up leaves its student below `RealPlaces.students`; the grid's cells begin from that.
+The chosen task's warm-up leaves its student below `RealPlaces.student`; the grid's cells begin from that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RealPlaces:
         return self.work / "data"
 
     def student(self, task: str) -> Path:
-        """The student of a task, once it is warmed up."""
+        """The student of a task, once it is warmed up in all forms."""
         return self.work / "students" / task
 
 
@@ -47,7 +47,9 @@ def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: i
     done = {row["id"] for row in read_rows(places.rows)}
     left = [cell for cell in cells if cell.id not in done]
     # A student that was not kept is made again, also where its row is committed.
-    left += [cell for cell in cells if cell.is_warm_up and cell.id in done and not places.student(cell.task).exists()]
+    left += [
+        cell for cell in cells if cell.makes_student and cell.id in done and not places.student(cell.task).exists()
+    ]
     if not left:
         return
     for task in {cell.task for cell in left}:
@@ -70,6 +72,7 @@ def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
     row = make_row(cell, out_dir, machine, time.process_time() - began_at)
     if cell.is_warm_up:
         row["samples"] = _first_samples(out_dir)
+    if cell.makes_student:
         _keep_student(out_dir, places.student(cell.task))
     shutil.rmtree(out_dir)
     return row

@@ -17,12 +17,15 @@ import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 from trd_engine.data_sources.canonical import plain_json
+from trd_engine.tasks.protocol import fill
 
 Entry = dict[str, Any]
 """question, answer, metadata."""
 Split = Literal["heldout", "validation", "search", "warm_up", "train"]
 SIZES: dict[Split, int] = {"heldout": 200, "validation": 64, "search": 32, "warm_up": 64, "train": 128}
 """Problems; cut from one stream of different texts in this order, so that no split holds another's."""
+ALL_FORMS = "warm_up_all_forms"
+"""The file of the warm-up problems in every form of `FORMS`."""
 STREAM = 4000
 """Entries that are made at most, to find so many different ones."""
 
@@ -36,6 +39,9 @@ PROMPTS = {
     ),
 }
 """The spec's templates. `refine` is asked of the endpoint that knows the reference solutions, and of no model."""
+
+FORMS = ("solve", "privileged", "privileged_refine")
+"""What the grid asks the model: as a student, as a teacher that scores, and as one that refines."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +139,27 @@ def draw(candidate: Candidate) -> dict[Split, list[Entry]]:
     return {split: [next(left) for _ in range(size)] for split, size in SIZES.items()}
 
 
+def in_all_forms(rows: list[Entry]) -> list[Entry]:
+    """Each row asked alone, with y* in sight, and with an attempt and y* in sight; answered with y* each time.
+
+    A model of this size does not do what the latter two ask unless it has been taught to: shown y*, it writes the
+    answer without the way to it, whatever the wording, and a student that learns that from it is lost.
+    """
+    asked: list[Entry] = []
+    for number, row in enumerate(rows):
+        # Every other attempt is right; the others have the next problem's answer in place of their own.
+        other = rows[(number + number % 2) % len(rows)]["answer"]
+        attempt = re.sub(rf"(?<![\w-]){re.escape(row['answer'])}(?!\w)", lambda _, text=other: text, row["solution"])
+        for form in FORMS:
+            question = fill(PROMPTS[form], problem=row["question"], solution=row["solution"], attempt=attempt)
+            asked.append({**row, "id": f"{row['id']}-{form}", "question": question})
+    return asked
+
+
 def write_splits(candidate: Candidate, folder: Path) -> None:
-    """A JSONL file a split."""
+    """A JSONL file a split, and the warm-up's once more in all forms."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in draw(candidate).items():
+    splits = draw(candidate)
+    for name, rows in {**splits, ALL_FORMS: in_all_forms(splits["warm_up"])}.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
