@@ -1,7 +1,8 @@
 """What the process does with memory that it has freed: kept for the next step, where that is a CPU's.
 
 By default glibc gives large blocks back to the system at once and asks for them again: a step frees and takes every
-gradient, and the kernel clears the same gigabytes each time. The peak is the same, and is held between the peaks.
+gradient, and the kernel clears the same gigabytes each time. The peak grows by a percent or so,
+and is held between the peaks.
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ def roomy_cache(config: PretrainedConfig) -> DynamicCache:
 
 
 class RoomyLayer(DynamicLayer):
-    """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only."""
+    """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only.
+
+    Rows leave by `batch_select_indices`; no other way of replacing what is in use is served.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
