@@ -32,6 +32,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm.util import AliasedClass
 
 from contract.ids import JOB_PREFIX, first_id
 from contract.job_state import FINAL_STATUSES, LEASED_STATUSES, JobStatus
@@ -326,14 +327,23 @@ def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
     return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
 
 
+def _succeeded_at_once(job: type[Job] | AliasedClass[Job]) -> tuple[ColumnElement[bool], ...]:
+    """In the first attempt. To be sorted by the status, too: only the index of owner, status and id has this order.
+
+    Over an equality, PostgreSQL may walk the primary key backwards, past all jobs where the owner's seldom succeed.
+    """
+    is_succeeded = job.status.between(JobStatus.SUCCEEDED, JobStatus.SUCCEEDED)
+    return is_succeeded, job.attempt == 1, job.deleted_at.is_(None)
+
+
 def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """(id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt."""
     query = (
         select(Job.id, Job.spec, JobEvent.data)
         .join(JobEvent, (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events))
-        .where(Job.owner == owner, Job.status == JobStatus.SUCCEEDED, Job.deleted_at.is_(None), Job.attempt == 1)
+        .where(Job.owner == owner, *_succeeded_at_once(Job))
     )
-    rows = session.execute(query.order_by(Job.id.desc()).limit(limit))
+    rows = session.execute(query.order_by(Job.status.desc(), Job.id.desc()).limit(limit))
     return [(row.id, row.spec, row.data) for row in rows]
 
 
@@ -393,10 +403,7 @@ def sized_queue(session: Session, job: Job, *, max_before: int, max_leased: int)
 
 def past_jobs(session: Session, owners: Collection[str], limit: int) -> list[PastJob]:
     """The newest jobs of each owner that succeeded in their first attempt, newest first; about `limit` in all."""
-    # A range, sorted by too: only the index of owner, status and id has this order. Over an equality PostgreSQL may
-    # walk the primary key backwards, past all jobs where the owner's seldom succeed.
-    succeeded = select(_Other.id).where(_Other.status.between(JobStatus.SUCCEEDED, JobStatus.SUCCEEDED))
-    succeeded = succeeded.where(_Other.attempt == 1, _Other.deleted_at.is_(None))
+    succeeded = select(_Other.id).where(*_succeeded_at_once(_Other))
     succeeded = succeeded.order_by(_Other.status.desc(), _Other.id.desc()).limit(max(1, limit // len(owners)))
     of_each = _any_of(*(succeeded.where(_Other.owner == owner) for owner in sorted(owners)))
     last = (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events)
