@@ -1,6 +1,6 @@
 """A batch of token rows under one transformers model, with its key-value cache.
 
-Legend: B rows, T prompt columns, S columns so far, V vocabulary.
+Legend: B rows, U different prompts, T prompt columns, S columns so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,32 +17,40 @@ _PADDING_ID = 0  # any valid id: the mask keeps it from being seen
 
 
 class DecodingWindow:
-    """Rows of different lengths, aligned at their last token by padding on the left, that grow by a token a step."""
+    """Rows of different lengths, aligned at their last token by padding on the left, that grow by a token a step.
+
+    Rows of the same prompt, such as the k samples of an evaluation, are one row until it is read.
+    """
 
     def __init__(self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> None:
         num_columns = max(map(len, prompts))
         device = model.device
+        different = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        mask = [[0] * (num_columns - len(prompt)) + [1] * len(prompt) for prompt in different]
         self._model = model
         self._cache = roomy_cache(model.config)
-        self._prompt_BT = torch.tensor(
-            [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        self._prompt_UT = torch.tensor(
+            [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in different], device=device
         )
-        self._mask_BS = torch.tensor(
-            [[0] * (num_columns - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-        )
+        self._mask_UT = torch.tensor(mask, device=device)
+        self._prompt_B = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)
+        self._mask_BS = self._mask_UT[self._prompt_B]
         self._length_B = self._mask_BS.sum(dim=-1)
 
     def read_prompts(self, max_step_tokens: int, after_slice: Callable[[], None]) -> torch.Tensor:
         """Logits [B, V] of the first completion token. The prompts are read in slices of columns, each of about
         `max_step_tokens` tokens; `after_slice` is called after each and may raise."""
-        num_rows, num_columns = self._prompt_BT.shape
-        width = max(1, max_step_tokens // num_rows)
-        position_BT = (self._mask_BS.cumsum(dim=-1) - 1).clamp(min=0)
+        num_prompts, num_columns = self._prompt_UT.shape
+        width = max(1, max_step_tokens // num_prompts)
+        position_UT = (self._mask_UT.cumsum(dim=-1) - 1).clamp(min=0)
         for start in range(0, num_columns, width):
             end = min(start + width, num_columns)
-            logits_BV = self._forward(self._prompt_BT[:, start:end], position_BT[:, start:end], self._mask_BS[:, :end])
+            logits_UV = self._forward(self._prompt_UT[:, start:end], position_UT[:, start:end], self._mask_UT[:, :end])
             after_slice()
-        return logits_BV
+        if num_prompts == len(self._prompt_B):
+            return logits_UV
+        self._cache.batch_select_indices(self._prompt_B)
+        return logits_UV[self._prompt_B]
 
     def advance(self, tokens_B: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
         """Append its token to each row in `kept` (indices into the current rows), drop the other rows, and return

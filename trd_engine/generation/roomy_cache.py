@@ -29,7 +29,7 @@ def roomy_cache(config: PretrainedConfig) -> DynamicCache:
 class RoomyLayer(DynamicLayer):
     """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only.
 
-    Rows leave by `batch_select_indices`; no other way of replacing what is in use is served.
+    Rows leave, and double, by `batch_select_indices`; no other way of replacing what is in use is served.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only; they are copied, without room."""
+        """These rows, some perhaps more than once; they are copied, without room."""
         super().batch_select_indices(indices)
         self._rooms = None
 

@@ -56,6 +56,26 @@ def test_completions_are_the_sampled_ids_not_text_encoded_again(
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_samples_of_one_prompt_read_it_once(
+    model_folder: Path, reference_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = load_model(model_folder)
+    read: list[torch.Tensor] = []
+
+    def watch(_module: torch.nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read.append(kwargs["input_ids"])
+
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    prompts = [(2, 3, 6, 4), (5, 3), (2, 3, 6, 4), (5, 3), (2, 3, 6, 4)]
+    requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
+    completions = TransformersGenerator(model, tokenizer).generate(requests, SAMPLED, with_logprobs=True)
+    assert [tuple(ids.shape) for ids in read[:2]] == [(2, 4), (5, 1)]
+    assert len({completion.token_ids for completion in completions}) > 2
+    for request, completion in zip(requests, completions, strict=True):
+        expected = forward_logprobs(reference_model, request.prompt_token_ids, completion.token_ids)
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def test_greedy_equals_transformers_own_generate(
     transformers_generator: TransformersGenerator, reference_model: PreTrainedModel
 ) -> None:
