@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 
 from contract.database_url import with_driver
 
+POOL_SIZE = 20
+"""Connections that are kept open; as many more are opened while they are needed."""
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another before it gives up with "database is locked"."""
 
@@ -34,7 +36,7 @@ _POSTGRES_TIMEOUTS = {
 class Database:
     """A pool of connections to one database, SQLite or PostgreSQL."""
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         self.engine = _open_engine(with_driver(url), pool_size)
         self._writing_engine = self.engine.execution_options(trd_writes=True)
         commits_alone = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}

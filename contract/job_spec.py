@@ -468,11 +468,15 @@ class JobSpec(StrictModel):
         return 22_528 if self.is_privileged else 18_432
 
     def resolved(self) -> JobSpec:
-        """The same job with every default made explicit. Resolving twice changes nothing."""
+        """The same job with every default made explicit. Resolving twice changes nothing.
+
+        What is filled in is legal where the spec is, and is not checked again: every field of a full spec would be,
+        and each job would wait for it.
+        """
         refine = self.refine
         if refine.max_prompt_tokens is None:
             refine = refine.model_copy(update={"max_prompt_tokens": self.default_refine_prompt_tokens})
-        filled = self.model_copy(
+        return self.model_copy(
             update={
                 "preset": self.resolved_preset,
                 "loss": self.resolved_loss,
@@ -480,4 +484,3 @@ class JobSpec(StrictModel):
                 "queue": queue_name(self.queue, self.num_devices),
             }
         )
-        return JobSpec.model_validate(filled.model_dump())

@@ -25,6 +25,7 @@ from service.enqueue import Doorbell
 from service.errors import error_response, invalid_parameters
 from service.events.feed import EventFeed
 from service.jobs.in_flight import RequestsInFlight
+from service.jobs.threads import job_threads
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
@@ -100,6 +101,7 @@ def _start(settings: Settings) -> ServiceContext:
         models=ModelShelf(settings.models),
         feed=EventFeed(database),
         in_flight=RequestsInFlight(),
+        job_threads=job_threads(database),
     )
 
 
@@ -117,6 +119,7 @@ def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
 
 
 def _stop(context: ServiceContext) -> None:
+    context.job_threads.shutdown(wait=True)
     context.doorbell.close()
     context.database.dispose()
 

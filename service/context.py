@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,6 +31,8 @@ class ServiceContext:
     models: ModelShelf
     feed: EventFeed
     in_flight: RequestsInFlight
+    job_threads: Executor
+    """They make jobs, see `service.jobs.threads`."""
 
 
 async def service_context(request: Request) -> ServiceContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Annotated, Any
@@ -79,7 +80,7 @@ class Overrides(BaseModel):
     responses={200: {"model": JobView | DryRunView, "description": "With dry_run, or made by an earlier request."}},
     summary="Submit a job",
 )
-def create_job(
+async def create_job(
     context: Context,
     caller: Submitter,
     request: Request,
@@ -90,10 +91,14 @@ def create_job(
     retry_count: ClientRetryCount = None,
 ) -> Response:
     """Checked against models, data and limits, recorded, and queued."""
-    if dry_run:
-        return json_answer(dry_run_view(_admissions(context).admit(caller.owner, body.value)))
-    creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
-    return _create(context, creation, body.value, body.document)
+
+    def answer() -> Response:
+        if dry_run:
+            return json_answer(dry_run_view(_admissions(context).admit(caller.owner, body.value)))
+        creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
+        return _create(context, creation, body.value, body.document)
+
+    return await asyncio.get_running_loop().run_in_executor(context.job_threads, answer)
 
 
 @router.post(

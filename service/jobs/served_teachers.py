@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contract.job_spec import JobSpec, LossSpec, Mode
+from typing import Any
+
+from contract.job_spec import JobSpec, Mode
 from contract.teacher_endpoints import TeacherEndpoint
+from service.bodies import validated
 from service.errors import InvalidRequestError
 
 
@@ -15,10 +18,16 @@ def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSp
     if spec.resolved_loss.divergence == "cross_entropy":
         return spec, []
     loss, notice = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name)
-    return spec.model_copy(update={"loss": loss}), [notice]
+    return _with_loss(spec, loss), [notice]
 
 
-def _on_text(spec: JobSpec, name: str) -> tuple[LossSpec, str]:
+def _with_loss(spec: JobSpec, loss: dict[str, Any]) -> JobSpec:
+    """Checked again: what the user gave beside may not fit the chosen loss. What the user left open stays open."""
+    given = spec.model_dump(mode="json", exclude_unset=True)
+    return validated(JobSpec, {**given, "loss": loss})
+
+
+def _on_text(spec: JobSpec, name: str) -> tuple[dict[str, Any], str]:
     why = f"teacher endpoint {name} gives no log-probabilities"
     if spec.mode is not Mode.TRD:
         remedy = "use mode trd, where it refines by text, or a teacher of GET /models"
@@ -27,11 +36,11 @@ def _on_text(spec: JobSpec, name: str) -> tuple[LossSpec, str]:
         given = getattr(spec.loss, field)
         if field in spec.loss.model_fields_set and given not in (None, "full"):
             raise _refusal(f"loss.{field}", given, why, "leave it out: the loss is then the cross-entropy")
-    loss = LossSpec.model_validate({**spec.resolved_loss.model_dump(), "divergence": "cross_entropy"})
+    loss = {**spec.resolved_loss.model_dump(mode="json"), "divergence": "cross_entropy"}
     return loss, f"loss.divergence = cross_entropy, on the refined trajectory: {why}"
 
 
-def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[LossSpec, str]:
+def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[str, Any], str]:
     loss, most = spec.resolved_loss, endpoint.max_logprobs
     why = f"teacher endpoint {name} scores {most} tokens a position at most, not the whole vocabulary"
     if loss.divergence == "jsd":
@@ -41,7 +50,7 @@ def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[Los
     if "teacher_top_k" in spec.loss.model_fields_set and loss.teacher_top_k > most:
         raise _refusal("loss.teacher_top_k", loss.teacher_top_k, why, f"set it to at most {most}, or leave it out")
     top_k = min(loss.teacher_top_k, most)
-    fitted = loss.model_copy(update={"support": "top_k", "teacher_top_k": top_k})
+    fitted = {**loss.model_dump(mode="json"), "support": "top_k", "teacher_top_k": top_k}
     return fitted, f"loss.support = top_k with loss.teacher_top_k = {top_k}: {why}"
 
 

@@ -32,7 +32,25 @@ def test_resolving_makes_every_default_explicit_once(mode: str) -> None:
     assert resolved.loss.teacher_context is not None
     assert resolved.refine.max_prompt_tokens is not None
     assert resolved.queue == "trd-default"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"mode": mode, "teacher": None if mode == "opsd" else "t"} for mode in Mode),
+        *({"mode": "opd", "preset": preset} for preset in Preset if preset is not Preset.TRD),
+        {"preset": "trd", "loss": {"teacher_context": "vanilla", "reverse_after": 0.5}},
+        {"teacher": {"endpoint": "e"}, "loss": {"divergence": "cross_entropy"}},
+        {"teacher": None, "lora": None, "teacher_update": {"kind": "ema"}, "teacher_precision": "fp32"},
+        {"devices": 4, "sampling": {"placement": "separate", "tensor_parallel_size": 2}},
+        {"queue": "mine", "tags": ["a"], "metadata": {"b": "c"}, "evaluation": {"dataset": "ds_2"}},
+    ],
+)
+def test_what_is_resolved_is_a_legal_spec_and_reads_back_as_the_same(changes: dict[str, Any]) -> None:
+    resolved = spec(**changes).resolved()
+    assert JobSpec.model_validate(resolved.model_dump()) == resolved
     assert JobSpec.model_validate_json(resolved.model_dump_json()) == resolved
+    assert JobSpec.model_validate(resolved.model_dump()).resolved() == resolved
 
 
 def test_devices_that_only_sample_are_counted_and_choose_the_queue() -> None:

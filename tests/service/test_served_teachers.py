@@ -74,6 +74,13 @@ def test_a_field_given_by_the_user_stays(served_client: TestClient) -> None:
         ("text", {"mode": "opd"}, "teacher.endpoint", "mode opd needs them to score the rollout; use mode trd"),
         ("text", {"loss": {"divergence": "forward_kl"}}, "loss.divergence", "leave it out"),
         ("text", {"loss": {"support": "top_k"}}, "loss.support", "gives no log-probabilities"),
+        ("text", {"loss": {"temperature": 2.0}}, "loss.temperature", "the cross-entropy has no other; leave it out"),
+        (
+            "text",
+            {"loss": {"token_weights": {"drift_gamma": 0.5}}},
+            "loss.token_weights.drift_gamma",
+            "the cross-entropy has none; leave it out",
+        ),
         ("scores", {"loss": {"support": "full"}}, "loss.support", "set it to top_k"),
         ("scores", {"loss": {"divergence": "jsd"}}, "loss.divergence", "which JSD needs"),
         ("scores", {"loss": {"teacher_top_k": 21}}, "loss.teacher_top_k", "set it to at most 20"),

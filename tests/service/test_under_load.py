@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import httpx
 from fastapi.testclient import TestClient
@@ -29,6 +30,24 @@ def test_many_clients_at_once_never_find_the_database_locked(either_client: Test
         thread.join(120)
     assert len(answers) == 8 * 4 * 4
     assert {answer.status_code for answer in answers} == {200, 201}
+
+
+def test_jobs_that_wait_for_the_database_keep_nobody_else_waiting(client: TestClient) -> None:
+    body = job_body(client)
+    answers: list[int] = []  # more of them than the framework has threads
+    threads = [
+        threading.Thread(target=lambda: answers.append(client.post("/jobs", json=body).status_code)) for _ in range(45)
+    ]
+    with database_of(client).write():
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        assert client.get("/jobs").json()["data"] == []
+        assert client.get("/healthz").status_code == 200
+        assert answers == []
+    for thread in threads:
+        thread.join(60)
+    assert answers == [201] * 45
 
 
 def test_figures_for_prometheus(client: TestClient) -> None:
