@@ -2,8 +2,9 @@
 
 A decoding step multiplies a handful of rows with every weight, and takes as long as the weights take to be read.
 For fp32 PyTorch calls its BLAS library, which on processors that it was not made for takes up to twice as long as
-oneDNN, which PyTorch carries too and which has its own order of a matrix in memory. This file owns the choice
-between the two and the reordered copies, which live as long as the block in which they are used.
+oneDNN, which PyTorch carries too and which has its own order of a matrix in memory. For one row or two the library is
+the faster one, where it is asked for W·xᵀ. This file owns the choice between them and the reordered copies, which live
+as long as the block in which they are used. Figures: docs/numerics.md.
 
 Legend: B rows, I and O sizes of a layer.
 """
@@ -22,8 +23,8 @@ MAX_ROWS = 64
 """Beyond, both libraries are bound by arithmetic, and are alike."""
 REORDER_AFTER = 16
 """Calls. Reordering a layer costs as much as a dozen of its products."""
-MIN_REORDER_ROWS = 4
-"""With fewer, oneDNN reads weights in their usual order as fast: a second copy of them would buy nothing."""
+MIN_REORDER_ROWS = 3
+"""With fewer, a product that needs no second copy of the weights is as fast."""
 _EXPECTED_ROWS = 8
 """What the order is made for; it serves other numbers nearly as well."""
 
@@ -87,5 +88,16 @@ class _SkinnyForward:
         if self._num_calls >= REORDER_AFTER and self._weight_OI is layer.weight:
             self._weight_OI = self._library.reorder(layer.weight, _EXPECTED_ROWS)
         rows_BI = rows.reshape(num_rows, layer.in_features)
-        result_BO: Tensor = self._library.product(rows_BI, self._weight_OI, layer.bias, "none", [], "")
+        if num_rows < MIN_REORDER_ROWS:
+            result_BO = _weights_first(layer, rows_BI)
+        else:
+            result_BO = self._library.product(rows_BI, self._weight_OI, layer.bias, "none", [], "")
         return result_BO.view(*rows.shape[:-1], layer.out_features)
+
+
+def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:
+    """[B, O] of one row or two. The library's product of a matrix and a single vector is the slower one."""
+    two_BI = rows_BI if rows_BI.shape[0] == 2 else torch.cat([rows_BI, rows_BI])
+    # Contiguous: what is computed from it keeps its strides, and the next product would be of a matrix in other order.
+    result_BO = torch.mm(layer.weight, two_BI.t()).t()[: rows_BI.shape[0]].contiguous()
+    return result_BO if layer.bias is None else result_BO + layer.bias

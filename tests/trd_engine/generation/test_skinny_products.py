@@ -8,7 +8,7 @@ from trd_engine.generation.skinny_products import MAX_ROWS, MIN_REORDER_ROWS, RE
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("num_rows", [1, 5, MAX_ROWS, MAX_ROWS + 1])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 5, MAX_ROWS, MAX_ROWS + 1])
 def test_the_products_are_the_usual_ones(bias: bool, num_rows: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(48, 96, bias=bias), nn.GELU(), nn.Linear(96, 20, bias=bias))
@@ -19,6 +19,8 @@ def test_the_products_are_the_usual_ones(bias: bool, num_rows: int) -> None:
         with skinny_products(model):
             found = [model(rows) for _ in range(REORDER_AFTER + 2)]  # before and after the weights are reordered
     for values in found:
+        assert values.shape == expected.shape
+        assert values.is_contiguous()
         torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5)
 
 
