@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARIES, VARIANTS
+from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARIES, TEACHER_SECTION, VARIANTS
 from benchmarks.paper.real.tasks import CANDIDATES, SIZES
 from benchmarks.paper.rows import Row
-from benchmarks.paper.summary import avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, mean_of, pass_at_k
 
-BASELINES = tuple(name for name in VARIANTS if name != "trd")
+SERVED = "trd_served"
+BASELINES = tuple(name for name in VARIANTS if name not in ("trd", SERVED))
+"""What TRD is compared with: the others have its teacher, or y* itself."""
 MISSING = "These runs are not among the committed rows; `make paper-real` makes them."
 LOOKED_INTO = (
     "The first run of this grid made the student worse, and the reason was looked for in our code first. The warm-up",
@@ -31,7 +33,8 @@ def real_section(rows: Sequence[Row]) -> list[str]:
         "## A real model",
         "",
         "SmolLM2-135M-Instruct teaches itself (OPSD, LoRA of rank 16 on all linear layers, fp32) on a task of",
-        "`reasoning-gym`. As it comes it does not put its answers where a verifier looks, so it is first warmed up on",
+        "`reasoning-gym`; in one variant another teacher, which is served, gives it text. As it comes it does not put",
+        "its answers where a verifier looks, so it is first warmed up on",
         f"{SIZES['warm_up']} reference solutions of problems of their own, each asked alone, with the reference in",
         "sight, and with an attempt and the reference in sight; what comes out of it is the student *before*, and",
         "what teaches. [The candidates](../benchmarks/paper/results/real_tasks.md) were",
@@ -58,6 +61,7 @@ def _task_lines(task: str, rows: list[Row]) -> list[str]:
     lines = [f"### {candidate.generator} ({settings})", ""]
     if groups:
         lines += [*_answer(groups), "", *_score_table(groups), "", *_cost_table(groups), ""]
+        lines += _served_lines(groups, [row for row in rows if row["cell"]["section"] == TEACHER_SECTION])
     else:
         lines += [MISSING, ""]
     choice = _rate_table(_groups(rows, "real_learning_rate"))
@@ -83,16 +87,40 @@ def _answer(groups: Groups) -> list[str]:
     if best is None or "trd" not in groups:
         return [MISSING]
     gain = difference(avg_at_k(groups["trd"]), avg_at_k(groups[best]))
-    verdict = "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
     trained = estimate(avg_at_k(groups["trd"]))
     seeds = min(len(groups["trd"]), len(groups[best]))
-    lines = [f"TRD **{verdict}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."]
+    lines = [
+        f"TRD **{_verdict(gain)}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."
+    ]
     if seeds < len(SEEDS):
         lines.append(f"Only {seeds} of {len(SEEDS)} seeds are there yet: the interval knows nothing of the others.")
     before = [row for found in groups.values() for row in found if row["before"]]
     if before:
         lines.append(f"Before training avg@4 is {estimate(avg_at_k(before, 'before'))}, after TRD {trained}.")
     return lines
+
+
+def _verdict(gain: Estimate) -> str:
+    return "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
+
+
+def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
+    """What the served teacher was taught and solves, and how its student compares with y* itself and with TRD."""
+    compared = [name for name in ("ce_reference", "trd") if name in groups]
+    if SERVED not in groups or not teachers or not compared:
+        return [f"With a served teacher (`{SERVED}`): {MISSING}", ""]
+    solved = {when: estimate(avg_at_k(teachers, when)) for when in ("before", "after")}
+    written, revised = (_mean_share(groups[SERVED], key) for key in ("rollout_accuracy", "refined_accuracy"))
+    gains = {name: difference(avg_at_k(groups[SERVED]), avg_at_k(groups[name])) for name in compared}
+    verdicts = " and ".join(f"**{_verdict(gain)}** against `{name}` ({gain} points)" for name, gain in gains.items())
+    return [
+        f"The teacher of `{SERVED}` is the untrained model, taught by cross-entropy on {SIZES['teacher']} reference",
+        "solutions of problems of their own, each asked alone and with an attempt in sight. vLLM's own server answers",
+        "for it with text and nothing else, so that the student is trained by cross-entropy on that text.",
+        f"On the held-out problems its avg@4 is {solved['after']}, {solved['before']} before it was taught; of the",
+        f"student's y_o {written} are right, of its y_r {revised}. `{SERVED}` {verdicts}, paired.",
+        "",
+    ]
 
 
 def _score_table(groups: Groups) -> list[str]:

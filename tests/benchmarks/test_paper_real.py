@@ -1,11 +1,14 @@
-"""The paper on a real model: candidates that can be answered, legal specs, the endpoint of references, the report."""
+"""The paper on a real model: candidates that can be answered, legal specs, the endpoints, the report."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from benchmarks.paper.rows import read_rows
 from trd_engine.config import DataSource, parse_config
 from trd_engine.data import load_problems
 from trd_engine.tasks import load_task
+from trd_engine.tasks.protocol import fill
 
 TASK = "chain_sum-3x1"
 RATES = dict.fromkeys(((TASK, variant) for variant in grid.VARIANTS), 1e-3)
@@ -57,7 +61,37 @@ def test_the_warm_up_asks_in_every_form_and_is_answered_with_the_reference(tmp_p
 
 
 def _attempt_in(question: str) -> str:
-    return question.split("A first attempt:\n")[1].split("\n\nThe right solution")[0]
+    return re.split("\n\n(?:The right solution|Now write)", question.split("A first attempt:\n")[1])[0]
+
+
+def test_the_served_teacher_is_taught_in_the_words_that_it_is_asked_in(tmp_path: Path) -> None:
+    tasks.write_splits(CANDIDATES[TASK], tmp_path)
+    asked = load_problems(DataSource(path=str(tmp_path / f"{tasks.TEACHER_ALL_FORMS}.jsonl")), "reasoning_gym").problems
+    alone = load_problems(DataSource(path=str(tmp_path / "teacher.jsonl")), "reasoning_gym").problems
+    assert [problem.problem for problem in asked[::2]] == [problem.problem for problem in alone]
+    prompts = grid.engine_spec(
+        grid.real_cell("real", TASK, "trd_served", 1e-3, 0), data=tmp_path, student=MODEL, endpoint_url="http://x/v1"
+    )["prompts"]
+    for problem, refined in zip(alone, asked[1::2], strict=True):
+        attempt = _attempt_in(refined.problem)
+        assert refined.problem == fill(prompts["refine"], problem=problem.problem, attempt=attempt)
+        assert refined.solution == problem.solution
+    attempts = [(problem, _attempt_in(problem.problem)) for problem in asked[1::2]]
+    verdicts = load_task("reasoning_gym").verify_many(attempts)
+    assert 0.4 < sum(verdict.correct for verdict in verdicts) / len(verdicts) < 0.7
+    assert all(
+        problem.solution not in problem.problem
+        for (problem, _), v in zip(attempts, verdicts, strict=True)
+        if not v.correct
+    )
+
+
+def test_the_last_split_leaves_the_others_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = tasks.draw(CANDIDATES[TASK])
+    monkeypatch.setattr(tasks, "SIZES", {split: size for split, size in tasks.SIZES.items() if split != "teacher"})
+    before = tasks.draw(CANDIDATES[TASK])
+    assert now == before | {"teacher": now["teacher"]}
+    assert len(now["teacher"]) == 384
 
 
 def test_problems_do_not_hang_on_the_order_of_sets(tmp_path: Path) -> None:
@@ -70,7 +104,7 @@ def test_problems_do_not_hang_on_the_order_of_sets(tmp_path: Path) -> None:
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], env=environment, check=True)
         texts.append({str(p.relative_to(tmp_path / seed)): p.read_text() for p in (tmp_path / seed).glob("*/*")})
-    assert len(texts[0]) == len(CANDIDATES) * (len(tasks.SIZES) + 1)
+    assert len(texts[0]) == len(CANDIDATES) * (len(tasks.SIZES) + 2)
     assert texts[0] == texts[1]
 
 
@@ -78,15 +112,32 @@ def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None
     cells = [
         grid.warm_up_cell(TASK),
         grid.student_cell(TASK),
+        grid.teacher_cell(TASK),
         *grid.learning_rate_cells([TASK]),
         *grid.main_cells([TASK], RATES),
     ]
-    assert len({cell.id for cell in cells}) == len(cells) == 2 + 4 * 2 + 4 * 3
+    assert len({cell.id for cell in cells}) == len(cells) == 3 + 5 * 3 + 5 * 3
     for cell in cells:
-        document = grid.engine_spec(cell, data=tmp_path, student=MODEL, reference_url="http://127.0.0.1:1/v1")
+        document = grid.engine_spec(cell, data=tmp_path, student=MODEL, endpoint_url="http://127.0.0.1:1/v1")
         config = parse_config(document)
-        assert config.is_privileged == (cell.variant != "ce_reference")
-        assert config.refines == (cell.variant in ("ce_reference", "trd"))
+        assert config.is_privileged == (cell.variant not in grid.ENDPOINTS)
+        assert config.refines == (cell.variant in ("ce_reference", "trd", "trd_served"))
+        assert (config.loss.divergence == "cross_entropy") == (cell.variant in grid.ENDPOINTS)
+
+
+def test_rows_of_before_the_served_teacher_are_found_again_and_its_own_come_last() -> None:
+    rate_cells, main_cells = grid.learning_rate_cells([TASK, "chain_sum-2x2"]), grid.main_cells([TASK], RATES)
+    for cells in (rate_cells, main_cells):
+        assert [cell.needs_server for cell in cells] == sorted(cell.variant == "trd_served" for cell in cells)
+    committed = "real_learning_rate-opsd-smollm2-135m-instruct"
+    assert [cell.id for cell in rate_cells[:12:3]] == [
+        f"{committed}-forward_kl-s100-c01138bb28",
+        f"{committed}-reverse_kl_topk-s100-8dd95f4c87",
+        f"{committed}-ce_reference-s100-85158ea3f7",
+        f"{committed}-trd-s100-75993ed5e6",
+    ]
+    assert grid.student_cell(TASK).id.endswith("-63a94ec50c")
+    assert {cell.variant for cell in grid.main_cells([TASK], RATES, ["trd_served"])} == {"trd_served"}
 
 
 def test_the_endpoint_knows_the_references_and_nothing_else() -> None:
@@ -130,7 +181,7 @@ def test_the_candidate_nearest_the_middle_is_chosen_one_of_a_generator() -> None
 
 
 def test_the_rate_with_the_best_validation_score_is_taken_and_the_smaller_of_two_alike() -> None:
-    scores = {3e-4: [1, 1], 1e-3: [2, 1]}
+    scores = {3e-4: [1, 1], 1e-3: [2, 1], 3e-3: [1, 2]}
     rows = [
         _row(cell, scores[cell.learning_rate] if cell.variant == "trd" else [1, 1])
         for cell in grid.learning_rate_cells([TASK])
@@ -148,19 +199,30 @@ def test_the_section_says_what_the_rows_say_and_what_is_missing() -> None:
         "ce_reference": [2, 1] * 20,
         "forward_kl": [1, 1] * 20,
         "reverse_kl_topk": [1, 0] * 20,
+        "trd_served": [3, 4] * 20,
     }
     rows = [_row(c, scores[c.variant], [1, 0] * 20 if c.variant == "forward_kl" else None) for c in cells]
     text = "\n".join(real_section(rows))
     assert "TRD **wins** against the best baseline, `ce_reference`: 50.0 [50.0, 50.0] points of avg@4 over 3" in text
     assert "| before | | | 12.5 " in text
     assert "Only" not in text
+    assert "| trd_served | 0.001 | 3 | 87.5 [" in text
+    assert f"With a served teacher (`trd_served`): {MISSING}" in text
+    text = " ".join(real_section([*rows, _row(grid.teacher_cell(TASK), [4, 2] * 20, [0, 1] * 20)]))
+    assert "its avg@4 is 75.0 [" in text
+    assert "of the student's y_o 25.0 % are right, of its y_r 50.0 %" in text
+    assert "`trd_served` **wins** against `ce_reference` (50.0 [" in text
+    assert "**ties** against `trd` (0.0 [" in text
     half = "\n".join(real_section([row for row in rows if row["cell"]["seed"] == 0]))
     assert "Only 1 of 3 seeds" in half
 
 
+SMALL_SIZES = {"heldout": 4, "validation": 4, "search": 4, "warm_up": 8, "train": 4, "teacher": 4}
+
+
 @pytest.mark.slow
 def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "SIZES", {"heldout": 4, "validation": 4, "search": 4, "warm_up": 8, "train": 4})
+    monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)
     places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
     tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
     warm_up = runner.run_cell(grid.student_cell(TASK), places, "here")
@@ -177,3 +239,32 @@ def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, m
     assert list((tmp_path / "runs").iterdir()) == []
     assert read_rows(places.rows) == []
     json.dumps(row)
+
+
+@pytest.mark.slow
+def test_a_served_model_refines_and_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)
+    monkeypatch.setattr(grid, "K", dict.fromkeys(grid.K, 1))
+    places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
+    tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
+    for folder in (places.student(TASK), places.teacher(TASK)):
+        folder.parent.mkdir()
+        folder.symlink_to(MODEL)
+    asked_at: list[str] = []
+    serving_model = runner.serving_model
+
+    @contextmanager
+    def watched(*args: Any, **kwargs: Any) -> Iterator[str]:
+        with serving_model(*args, **kwargs) as url:
+            asked_at.append(url)
+            yield url
+
+    monkeypatch.setattr(runner, "serving_model", watched)
+    row = runner.run_cell(grid.real_cell("real", TASK, "trd_served", 1e-3, 0, batch_size=4), places, "here")
+    assert row["num_steps"] == 1
+    assert row["sampled_tokens"]["refined"][0] > 0
+    assert row["rounds"][0]["refined_accuracy"] < 1.0  # the model as it comes, and not the references
+    assert row["first_step"]["loss"] > 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(asked_at[0])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.vllm_server import serving_model
 from examples.local_service import local_service
 from tests.trd_engine.generation.random_models import load_model
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
-from tests.vllm_server import serving_model
 from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import parse_config
 from trd_engine.train import run

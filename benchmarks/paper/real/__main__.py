@@ -1,7 +1,8 @@
-"""``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct teaching itself; goes on where it was.
+"""``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct taught by itself or a server; goes on where it was.
 
 python -m benchmarks.paper.real --choose-tasks   # warm up a model on every candidate, write what each solves
-python -m benchmarks.paper.real                  # make the student, choose the rates, run the grid
+python -m benchmarks.paper.real                  # make student and teacher, choose the rates, run the grid
+python -m benchmarks.paper.real --variants trd_served   # what this variant needs, and no other
 """
 
 from __future__ import annotations
@@ -33,20 +34,25 @@ def main() -> None:
     tasks = choice.choose(read_rows(candidates), MAX_TASKS)
     print(f"tasks: {', '.join(tasks) or 'no candidate is in range'}", flush=True)
     if not options.choose_tasks:
-        _run_grid(tasks, RealPlaces(options.model, options.work, options.results / "real.jsonl"), options.processes)
+        places = RealPlaces(options.model, options.work, options.results / "real.jsonl")
+        _run_grid(tasks, options.variants, places, num_processes=options.processes)
 
 
-def _run_grid(tasks: list[str], places: RealPlaces, num_processes: int) -> None:
-    run_cells([grid.student_cell(task) for task in tasks], places, num_processes=num_processes)
-    run_cells(grid.learning_rate_cells(tasks), places, num_processes=num_processes)
+def _run_grid(tasks: list[str], variants: list[str], places: RealPlaces, *, num_processes: int) -> None:
+    makers = [grid.student_cell, *([grid.teacher_cell] if "trd_served" in variants else [])]
+    run_cells([make(task) for task in tasks for make in makers], places, num_processes=num_processes)
+    run_cells(grid.learning_rate_cells(tasks, variants), places, num_processes=num_processes)
     rates = grid.choose_rates(read_rows(places.rows))
-    run_cells(grid.main_cells(tasks, rates), places, num_processes=num_processes)
+    run_cells(grid.main_cells(tasks, rates, variants), places, num_processes=num_processes)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose-tasks", action="store_true", help="run no grid")
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument(
+        "--variants", nargs="+", default=list(grid.VARIANTS), choices=list(grid.VARIANTS), help="of the grid"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / grid.STUDENT, help="made by `make models`")
     parser.add_argument("--results", type=Path, default=RESULTS)

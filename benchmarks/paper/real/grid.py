@@ -1,22 +1,30 @@
-"""The cells on the real model, and the engine spec of each. All teach themselves but for the one on y* itself."""
+"""The cells on the real model, and the engine spec of each. All teach themselves but for those that ask an endpoint."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.grid import Cell
-from benchmarks.paper.real.tasks import ALL_FORMS, FORMS, PROMPTS, SIZES
+from benchmarks.paper.real.tasks import (
+    ALL_FORMS,
+    FORMS,
+    PROMPTS,
+    SIZES,
+    TEACHER_ALL_FORMS,
+    TEACHER_FORMS,
+    TEACHER_PROMPTS,
+)
 from benchmarks.paper.rows import Row
 
 STUDENT = "smollm2-135m-instruct"
 SEEDS = (0, 1, 2)
-LEARNING_RATES = (3e-4, 1e-3)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 LORA = {"rank": 16, "alpha": 32.0}
 NUM_TRAIN, BATCH_SIZE = SIZES["train"], 16
 K = {"heldout": 4, "validation": 2, "search": 2}
@@ -33,13 +41,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "loss": {"divergence": "cross_entropy"},
     },
     "trd": {"mode": "trd", "loss": {"teacher_context": "refine"}},
+    "trd_served": {
+        "mode": "trd",
+        "loss": {"divergence": "cross_entropy"},
+        "prompts": TEACHER_PROMPTS,
+    },
 }
 """What of the spec makes each variant."""
+ENDPOINTS = {"ce_reference": "reference", "trd_served": "teacher"}
+"""Variant → what it calls the endpoint that answers it, and the model there."""
 SUMMARIES = {
     "forward_kl": "y_o, forward KL, the teacher is shown y*",
     "reverse_kl_topk": "y_o, reverse KL on the teacher's top 32, the teacher is shown y*",
     "ce_reference": "cross-entropy on y* itself, which a served teacher answers as its text",
     "trd": "y_r, written with y* and y_o in sight, forward KL in the refine context",
+    "trd_served": "cross-entropy on the y_r of another teacher, which is served, gives text alone and is not shown y*",
 }
 
 
@@ -53,19 +69,26 @@ class RealCell(Cell):
 
     @property
     def is_warm_up(self) -> bool:
-        """True where the untrained model is taught the form of an answer, before the grid."""
-        return self.section in (WARM_UP, STUDENT_SECTION)
+        """True where the untrained model is taught, before the grid."""
+        return self.section in (WARM_UP, STUDENT_SECTION, TEACHER_SECTION)
 
     @property
-    def makes_student(self) -> bool:
-        """True where what comes out is the student, and the teacher, of the grid."""
-        return self.section == STUDENT_SECTION
+    def makes_model(self) -> bool:
+        """True where what comes out is a model of the grid: its student, or its served teacher."""
+        return self.section in (STUDENT_SECTION, TEACHER_SECTION)
+
+    @property
+    def needs_server(self) -> bool:
+        """True where a model is served beside the run: the two have work for two cores."""
+        return self.variant == "trd_served"
 
 
 WARM_UP = "real_warm_up"
 """Of every candidate, to choose from: each of its problems asked alone."""
 STUDENT_SECTION = "real_student"
 """Of the chosen task: each problem asked in every form that the grid asks in."""
+TEACHER_SECTION = "real_teacher"
+"""Of the chosen task: more problems, asked in the forms that the served teacher is asked in."""
 
 
 def real_cell(section: str, task: str, variant: str, rate: float, seed: int, **fields: Any) -> RealCell:
@@ -86,12 +109,19 @@ def student_cell(task: str) -> RealCell:
     return real_cell(STUDENT_SECTION, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
 
 
-def learning_rate_cells(tasks: Sequence[str]) -> list[RealCell]:
+def teacher_cell(task: str) -> RealCell:
+    """What makes the served teacher of the untrained model; scored where the students are, which chooses nothing."""
+    fields = {"num_train": SIZES["teacher"] * len(TEACHER_FORMS), "batch_size": WARM_UP_BATCH_SIZE}
+    return real_cell(TEACHER_SECTION, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
+
+
+def learning_rate_cells(tasks: Sequence[str], variants: Collection[str] = VARIANTS) -> list[RealCell]:
     """Every variant at every rate, one seed that no result uses, scored on the validation problems."""
-    return [
+    cells = [
         real_cell("real_learning_rate", task, variant, rate, seed=100, split="validation")
-        for task, variant, rate in itertools.product(tasks, VARIANTS, LEARNING_RATES)
+        for task, variant, rate in itertools.product(tasks, variants, LEARNING_RATES)
     ]
+    return sorted(cells, key=lambda cell: cell.needs_server)
 
 
 def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
@@ -104,23 +134,26 @@ def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     return {key: max(sorted(found), key=found.__getitem__) for key, found in scores.items()}
 
 
-def main_cells(tasks: Sequence[str], rates: dict[tuple[str, str], float]) -> list[RealCell]:
+def main_cells(
+    tasks: Sequence[str], rates: dict[tuple[str, str], float], variants: Collection[str] = VARIANTS
+) -> list[RealCell]:
     """Every variant at its rate; seed by seed, so that an interrupted grid compares what it came to."""
-    return [
+    cells = [
         real_cell("real", task, variant, rates[task, variant], seed)
-        for seed, task, variant in itertools.product(SEEDS, tasks, VARIANTS)
+        for seed, task, variant in itertools.product(SEEDS, tasks, variants)
     ]
+    return sorted(cells, key=lambda cell: cell.needs_server)
 
 
-def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str) -> dict[str, Any]:
+def engine_spec(cell: RealCell, *, data: Path, student: Path, endpoint_url: str) -> dict[str, Any]:
     """The document that ``python -m trd_engine run`` reads.
 
-    `student`: its folder. `reference_url`: of the endpoint that answers with y*; used by `ce_reference` alone.
+    `student`: its folder. `endpoint_url`: of the endpoint that answers the variants in `ENDPOINTS`, by text alone.
     """
     variant = VARIANTS[cell.variant]
     served = None
-    if cell.variant == "ce_reference":
-        served = {"endpoint": "reference", "base_url": reference_url, "model": "reference", "network": "loopback"}
+    if name := ENDPOINTS.get(cell.variant):
+        served = {"endpoint": name, "base_url": endpoint_url, "model": name, "network": "loopback"}
     files = data / cell.task
     return {
         "mode": variant["mode"],
@@ -135,7 +168,7 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str
             "max_new_tokens": MAX_NEW_TOKENS,
         },
         "refine": {"max_prompt_tokens": MAX_REFINE_TOKENS, "max_new_tokens": MAX_NEW_TOKENS},
-        "prompts": PROMPTS,
+        "prompts": variant.get("prompts", PROMPTS),
         "lora": LORA,
         "optim": {"learning_rate": cell.learning_rate, "batch_size": cell.batch_size},
         "evaluation": {
@@ -146,7 +179,7 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str
             "num_probe_samples": 0,
         },
         "diagnosis": {"num_trajectories": 0},
-        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.makes_student},
+        "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.makes_model},
         # On a CPU fp32 samples several times as fast, and as the trainer scores; the candidates' rows are in bf16.
         "precision": "bf16" if cell.section == WARM_UP else "fp32",
         "seed": cell.seed,
@@ -156,9 +189,8 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, reference_url: str
 
 def train_split(cell: RealCell) -> str:
     """The file of rows that the cell trains on."""
-    if cell.makes_student:
-        return ALL_FORMS
-    return "warm_up" if cell.is_warm_up else "train"
+    files = {WARM_UP: "warm_up", STUDENT_SECTION: ALL_FORMS, TEACHER_SECTION: TEACHER_ALL_FORMS}
+    return files.get(cell.section, "train")
 
 
 def reference_answers(cell: RealCell, data: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +21,21 @@ from trd_engine.tasks.protocol import fill
 
 Entry = dict[str, Any]
 """question, answer, metadata."""
-Split = Literal["heldout", "validation", "search", "warm_up", "train"]
-SIZES: dict[Split, int] = {"heldout": 200, "validation": 64, "search": 32, "warm_up": 64, "train": 128}
-"""Problems; cut from one stream of different texts in this order, so that no split holds another's."""
+Split = Literal["heldout", "validation", "search", "warm_up", "train", "teacher"]
+SIZES: dict[Split, int] = {
+    "heldout": 200,
+    "validation": 64,
+    "search": 32,
+    "warm_up": 64,
+    "train": 128,
+    "teacher": 384,
+}
+"""Problems; cut from one stream of different texts in this order, so that no split holds another's. A new split goes
+to the end: the rows of a grid speak of the problems by their place."""
 ALL_FORMS = "warm_up_all_forms"
 """The file of the warm-up problems in every form of `FORMS`."""
+TEACHER_ALL_FORMS = "teacher_all_forms"
+"""The file of the served teacher's problems in every form of `TEACHER_FORMS`."""
 STREAM = 4000
 """Entries that are made at most, to find so many different ones."""
 
@@ -42,6 +52,14 @@ PROMPTS = {
 
 FORMS = ("solve", "privileged", "privileged_refine")
 """What the grid asks the model: as a student, as a teacher that scores, and as one that refines."""
+
+TEACHER_PROMPTS = PROMPTS | {
+    "refine": "{problem}\n\nA first attempt:\n{attempt}\n\nNow write the attempt again, with its mistakes put right."
+}
+"""The templates where a served model refines, without y*: the very words that it was taught with."""
+
+TEACHER_FORMS = ("solve", "refine")
+"""What the served teacher is taught: to solve, which its score shows, and to refine."""
 
 
 @dataclass(frozen=True)
@@ -139,27 +157,32 @@ def draw(candidate: Candidate) -> dict[Split, list[Entry]]:
     return {split: [next(left) for _ in range(size)] for split, size in SIZES.items()}
 
 
-def in_all_forms(rows: list[Entry]) -> list[Entry]:
-    """Each row asked alone, with y* in sight, and with an attempt and y* in sight; answered with y* each time.
+def in_all_forms(rows: list[Entry], forms: Sequence[str], prompts: Mapping[str, str]) -> list[Entry]:
+    """Each row asked in each of `forms`, the names of templates in `prompts`; answered with y* each time.
 
-    A model of this size does not do what the latter two ask unless it has been taught to: shown y*, it writes the
-    answer without the way to it, whatever the wording, and a student that learns that from it is lost.
+    A model of this size does not do what a form with y* or an attempt in sight asks unless it has been taught to:
+    shown y*, it writes the answer without the way to it, whatever the wording, and a student that learns that from it
+    is lost.
     """
     asked: list[Entry] = []
     for number, row in enumerate(rows):
         # Every other attempt is right; the others have the next problem's answer in place of their own.
         other = rows[(number + number % 2) % len(rows)]["answer"]
         attempt = re.sub(rf"(?<![\w-]){re.escape(row['answer'])}(?!\w)", lambda _, text=other: text, row["solution"])
-        for form in FORMS:
-            question = fill(PROMPTS[form], problem=row["question"], solution=row["solution"], attempt=attempt)
+        for form in forms:
+            question = fill(prompts[form], problem=row["question"], solution=row["solution"], attempt=attempt)
             asked.append({**row, "id": f"{row['id']}-{form}", "question": question})
     return asked
 
 
 def write_splits(candidate: Candidate, folder: Path) -> None:
-    """A JSONL file a split, and the warm-up's once more in all forms."""
+    """A JSONL file a split, and once more in all their forms those that a model is taught with."""
     folder.mkdir(parents=True, exist_ok=True)
     splits = draw(candidate)
-    for name, rows in {**splits, ALL_FORMS: in_all_forms(splits["warm_up"])}.items():
+    asked = {
+        ALL_FORMS: in_all_forms(splits["warm_up"], FORMS, PROMPTS),
+        TEACHER_ALL_FORMS: in_all_forms(splits["teacher"], TEACHER_FORMS, TEACHER_PROMPTS),
+    }
+    for name, rows in {**splits, **asked}.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")

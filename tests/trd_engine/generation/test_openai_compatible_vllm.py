@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.vllm_server import serving_model
 from tests.trd_engine.generation.random_models import load_model
-from tests.vllm_server import serving_model
 from trd_engine.errors import TeacherRefusedError
 from trd_engine.generation.endpoint_client import Endpoint
 from trd_engine.generation.openai_compatible import EndpointTeacher, TextRequest

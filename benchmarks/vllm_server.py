@@ -1,0 +1,92 @@
+"""vLLM's own OpenAI-compatible server on a CPU: one thread, fp32, on the loopback.
+
+``python -m benchmarks.vllm_server ARGUMENTS…`` becomes that server, and is interrupted when its parent goes: killed
+outright it would leave its own child, which holds the model, behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 240
+STOP_SECONDS = 60
+MAX_REQUESTS = 16
+"""At a time; as many as the engine asks by default."""
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""One thread, on whichever core is free; 1 GiB for keys and values."""
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+class ServerDidNotStartError(RuntimeError):
+    """The server ended, or did not answer in time; the message ends with its log."""
+
+
+@contextmanager
+def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str | None = None) -> Iterator[str]:
+    """The base URL of a server of the model in `folder`, which it calls `name`; stopped at the end.
+
+    `max_model_len`: tokens of a prompt and its completion. Raises `ServerDidNotStartError`.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "benchmarks.vllm_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(folder), "--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", str(MAX_REQUESTS)]
+    command += ["--api-key", api_key] if api_key else []
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, env=os.environ | SETTINGS, stdout=log, stderr=log)
+        try:
+            if not _is_up(server, port):
+                log.seek(0)
+                raise ServerDidNotStartError(f"vLLM's server did not start:\n{log.read()[-3000:]}")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            _stop(server)
+
+
+def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
+    give_up_at = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up_at and server.poll() is None:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
+                return True
+        except httpx.TransportError:
+            time.sleep(1)
+    return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *sys.argv[1:]])
