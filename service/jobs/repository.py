@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     SQLColumnExpression,
     String,
+    Subquery,
     Table,
     and_,
     bindparam,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     union_all,
 )
 from sqlalchemy.orm import Session, aliased
@@ -229,31 +231,35 @@ def _size(num_rows: int | None, has_solutions: bool | None) -> Size | None:
     return Size(num_rows, bool(has_solutions)) if num_rows is not None else None
 
 
+def _named_dataset(dataset_id: ColumnElement[str], owner: ColumnElement[str]) -> Subquery:
+    """One row, or none. Until the job is there, nobody deletes it: who is about to is waited for."""
+    query = select(Dataset.num_rows, Dataset.has_solutions)
+    query = query.where(Dataset.id == dataset_id, Dataset.owner == owner, Dataset.deleted_at.is_(None))
+    return query.with_for_update(read=True, key_share=True).subquery()
+
+
 def _look_around() -> Select[Any]:
     """All of `Placement`, with what is demanded as parameters."""
     dataset, evaluation_dataset = (bindparam(name, type_=String) for name in ("dataset", "evaluation_dataset"))
     min_problems, max_open = (bindparam(name, type_=Integer) for name in ("min_problems", "max_open"))
     needs_solutions = bindparam("needs_solutions", type_=Boolean)
     owner, queue, job_id = (bindparam(name, type_=String) for name in ("owner", "queue", "id"))
-    data, evaluated = aliased(Dataset), aliased(Dataset)
+    data, evaluated = _named_dataset(dataset, owner), _named_dataset(evaluation_dataset, owner)
     # Written out: a list of values would be expanded each time.
     open_: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in _OPEN]
     num_open = _num_of(select(Job.id).where(Job.owner == owner, Job.status.in_(open_)).limit(max_open))
     facts = (
         select(
-            data.num_rows.label("num_problems"),
-            data.has_solutions,
-            evaluated.num_rows.label("num_evaluated"),
-            evaluated.has_solutions.label("evaluated_has_solutions"),
+            data.c.num_rows.label("num_problems"),
+            data.c.has_solutions,
+            evaluated.c.num_rows.label("num_evaluated"),
+            evaluated.c.has_solutions.label("evaluated_has_solutions"),
             num_open.label("num_open"),
             _position(queue, bindparam("priority", type_=Integer), job_id).label("position"),
         )
         .select_from(select(literal_column("1")).subquery())
-        .outerjoin(data, (data.id == dataset) & (data.owner == owner) & data.deleted_at.is_(None))
-        .outerjoin(
-            evaluated,
-            (evaluated.id == evaluation_dataset) & (evaluated.owner == owner) & evaluated.deleted_at.is_(None),
-        )
+        .outerjoin(data, true())
+        .outerjoin(evaluated, true())
         .cte("facts")
         .prefix_with("MATERIALIZED", dialect="postgresql")  # else each mention counts anew
     )

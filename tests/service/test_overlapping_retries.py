@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -16,30 +14,10 @@ from sqlalchemy import text
 from service.jobs import repository
 from service.jobs.admission import Admissions
 from tests.service.conftest import MakeClient
+from tests.service.gate import SECONDS, Gate
 from tests.service.records import context_of, job_body
 
 FIRST, REPEATED = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
-SECONDS = 60
-
-
-class Gate:
-    """Stops the first call of a function, before or after its work, until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def around(self, function: Callable[..., Any], *, is_after: bool) -> Callable[..., Any]:
-        """`function` with the gate."""
-
-        def gated(*given: Any, **named: Any) -> Any:
-            is_first = not self.reached.is_set()
-            result = function(*given, **named) if is_after or not is_first else None
-            if is_first:
-                self.reached.set()
-                assert self.opened.wait(SECONDS)
-            return result if is_after or not is_first else function(*given, **named)
-
-        return gated
 
 
 @pytest.fixture
