@@ -20,7 +20,7 @@ from benchmarks.paper.real.grid import RealCell
 from benchmarks.paper.real.reference_server import serving_references
 from benchmarks.paper.real.runner import RealPlaces
 from benchmarks.paper.real.tasks import CANDIDATES
-from benchmarks.paper.real_report import MISSING, real_section
+from benchmarks.paper.real_report import MISSING, SERVED_MISSING, real_section
 from benchmarks.paper.rows import read_rows
 from trd_engine.config import DataSource, parse_config
 from trd_engine.data import load_problems
@@ -207,7 +207,7 @@ def test_the_section_says_what_the_rows_say_and_what_is_missing() -> None:
     assert "| before | | | 12.5 " in text
     assert "Only" not in text
     assert "| trd_served | 0.001 | 3 | 87.5 [" in text
-    assert f"With a served teacher (`trd_served`): {MISSING}" in text
+    assert f"With a served teacher (`trd_served`): {SERVED_MISSING}" in text
     text = " ".join(real_section([*rows, _row(grid.teacher_cell(TASK), [4, 2] * 20, [0, 1] * 20)]))
     assert "its avg@4 is 75.0 [" in text
     assert "of the student's y_o 25.0 % are right, of its y_r 50.0 %" in text

@@ -1,8 +1,11 @@
 """``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct taught by itself or a server; goes on where it was.
 
 python -m benchmarks.paper.real --choose-tasks   # warm up a model on every candidate, write what each solves
-python -m benchmarks.paper.real                  # make student and teacher, choose the rates, run the grid
-python -m benchmarks.paper.real --variants trd_served   # what this variant needs, and no other
+python -m benchmarks.paper.real                  # make the student, choose the rates, run the grid
+python -m benchmarks.paper.real --variants trd_served   # make its teacher too, which is served; an hour more
+
+Rows go to the work folder first. Once the grid is done they take the place of the committed ones, and are held
+against their intervals.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
+from benchmarks.paper.committed import merge
 from benchmarks.paper.real import choice, grid
 from benchmarks.paper.real.runner import RealPlaces, run_cells
 from benchmarks.paper.real.tasks import CANDIDATES
@@ -18,6 +22,7 @@ from benchmarks.paper.rows import read_rows
 
 ROOT = Path(__file__).parents[3]
 RESULTS = Path(__file__).parents[1] / "results"
+ROWS_FILE = "real.jsonl"
 MAX_TASKS = 1
 
 
@@ -34,8 +39,10 @@ def main() -> None:
     tasks = choice.choose(read_rows(candidates), MAX_TASKS)
     print(f"tasks: {', '.join(tasks) or 'no candidate is in range'}", flush=True)
     if not options.choose_tasks:
-        places = RealPlaces(options.model, options.work, options.results / "real.jsonl")
+        places = RealPlaces(options.model, options.work, options.work / ROWS_FILE)
         _run_grid(tasks, options.variants, places, num_processes=options.processes)
+        for line in merge(options.results / ROWS_FILE, read_rows(places.rows)):
+            print(line)
 
 
 def _run_grid(tasks: list[str], variants: list[str], places: RealPlaces, *, num_processes: int) -> None:
@@ -50,9 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose-tasks", action="store_true", help="run no grid")
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
-    parser.add_argument(
-        "--variants", nargs="+", default=list(grid.VARIANTS), choices=list(grid.VARIANTS), help="of the grid"
-    )
+    usual = [name for name in grid.VARIANTS if name != "trd_served"]
+    parser.add_argument("--variants", nargs="+", default=usual, choices=list(grid.VARIANTS), help="of the grid")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / grid.STUDENT, help="made by `make models`")
     parser.add_argument("--results", type=Path, default=RESULTS)
