@@ -13,9 +13,7 @@ SERVED = "trd_served"
 BASELINES = tuple(name for name in VARIANTS if name not in ("trd", SERVED))
 """What TRD is compared with: the others have its teacher, or y* itself."""
 MISSING = "These runs are not among the committed rows; `make paper-real` makes them."
-SERVED_MISSING = (
-    "not run yet; `python -m benchmarks.paper.real --variants trd_served` makes its rows, in an hour more."
-)
+SERVED_MISSING = "not run yet; `python -m benchmarks.paper.real --variants trd_served` makes its rows, in an hour more."
 LOOKED_INTO = (
     "The first run of this grid made the student worse, and the reason was looked for in our code first. The warm-up",
     "had then shown the model bare problems only. Shown y* as well (16 problems that are not used again), such a",
