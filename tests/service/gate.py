@@ -1,10 +1,16 @@
-"""Stopping a request in its middle, so that another one overtakes it."""
+"""Stopping a request in its middle, so that another one overtakes it or waits for it."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from tests.service.records import context_of
 
 SECONDS = 60
 
@@ -27,3 +33,15 @@ class Gate:
             return result if is_after or not is_first else function(*given, **named)
 
         return gated
+
+
+def wait_for_a_lock(client: TestClient, *kinds: str) -> None:
+    """Until something waits for a lock of one of these kinds in the client's PostgreSQL: the other request is there."""
+    deadline = time.monotonic() + SECONDS
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = ANY(:kinds) AND NOT granted")
+    while time.monotonic() < deadline:
+        with context_of(client).database.read() as session:
+            if session.scalar(waiting, {"kinds": list(kinds)}):
+                return
+        time.sleep(0.02)
+    raise AssertionError("the second request does not wait for the first one")

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fastapi.testclient import TestClient
-from sqlalchemy import text
 
 from service.datasets import service as datasets
 from service.jobs import repository as jobs
 from tests.service.conftest import MakeClient
-from tests.service.gate import SECONDS, Gate
-from tests.service.records import context_of, job_body
+from tests.service.gate import SECONDS, Gate, wait_for_a_lock
+from tests.service.records import job_body
 
 HELD_OPEN = {"x-stainless-retry-count": "0"}
 """With it a job is made in a transaction of several statements, which can be stopped before its commit."""
-
-
-def wait_for_a_row_lock(client: TestClient) -> None:
-    deadline = time.monotonic() + SECONDS
-    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype IN ('transactionid', 'tuple') AND NOT granted")
-    while time.monotonic() < deadline:
-        with context_of(client).database.read() as session:
-            if session.scalar(waiting):
-                return
-        time.sleep(0.02)
-    raise AssertionError("the second request does not wait for the first one")
 
 
 def test_a_deletion_waits_for_the_job(
@@ -40,7 +26,7 @@ def test_a_deletion_waits_for_the_job(
         made = pool.submit(client.post, "/jobs", json=body, headers=HELD_OPEN)
         assert gate.reached.wait(SECONDS)
         deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
-        wait_for_a_row_lock(client)
+        wait_for_a_lock(client, "transactionid", "tuple")
         gate.opened.set()
         assert made.result(SECONDS).status_code == 201
     assert deleted.result().status_code == 409
@@ -57,7 +43,7 @@ def test_a_job_waits_for_the_deletion(
         deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
         assert gate.reached.wait(SECONDS)
         made = pool.submit(client.post, "/jobs", json=body)
-        wait_for_a_row_lock(client)
+        wait_for_a_lock(client, "transactionid", "tuple")
         gate.opened.set()
         assert deleted.result(SECONDS).status_code == 200
     assert made.result().status_code in (404, 422)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
 
 from service.jobs import repository
 from service.jobs.admission import Admissions
 from tests.service.conftest import MakeClient
-from tests.service.gate import SECONDS, Gate
-from tests.service.records import context_of, job_body
+from tests.service.gate import SECONDS, Gate, wait_for_a_lock
+from tests.service.records import job_body
 
 FIRST, REPEATED = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
 
@@ -31,17 +29,6 @@ def ids(*answers: httpx.Response) -> set[str]:
     return {answer.json()["id"] for answer in answers}
 
 
-def wait_for_an_advisory_lock(client: TestClient) -> None:
-    deadline = time.monotonic() + SECONDS
-    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-    while time.monotonic() < deadline:
-        with context_of(client).database.read() as session:
-            if session.scalar(waiting):
-                return
-        time.sleep(0.02)
-    raise AssertionError("nothing waits for the first request")
-
-
 def test_a_repeated_request_waits_for_the_first_ones_commit(
     make_client: MakeClient, postgres_url: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +38,7 @@ def test_a_repeated_request_waits_for_the_first_ones_commit(
     first = pool.submit(one.post, "/jobs", json=body, headers=FIRST)
     assert gate.reached.wait(SECONDS)
     repeated = pool.submit(other.post, "/jobs", json=body, headers=REPEATED)
-    wait_for_an_advisory_lock(one)
+    wait_for_a_lock(one, "advisory")
     unlike = other.post("/jobs", json={**body, "seed": 9}, headers=REPEATED)
     assert unlike.status_code == 201, "another body does not wait"
     gate.opened.set()
