@@ -23,6 +23,12 @@ POOL_SIZE = 20
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another before it gives up with "database is locked"."""
 
+POSTGRES_LOCK_SECONDS = 30
+"""The same on PostgreSQL, for one row."""
+POSTGRES_IDLE_SECONDS = 30
+"""How long a transaction may do nothing. One of a process that was frozen holds its job's row: nobody could cancel
+the job, and the reaper would pass it by."""
+
 _POSTGRES_TIMEOUTS = {
     "connect_timeout": 10,  # seconds
     # A network that swallows packets must end a statement as an error: by default it would hang for hours.
@@ -90,15 +96,27 @@ class Database:
 
 
 def _open_engine(url: str, pool_size: int) -> Engine:
-    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "pool_timeout": 30}
+    # Errors are logged, and a statement's parameters are users' texts and keys' digests.
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "hide_parameters": True}
+    options["pool_timeout"] = 30  # seconds
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES_TIMEOUTS, **options)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES_TIMEOUTS, **options)
+        event.listen(engine, "connect", _prepare_postgres)
+        return engine
     engine = create_engine(url, **options)
     if engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    """By statements: the address may have ``options`` of its own, which those of the driver would replace."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {int(POSTGRES_LOCK_SECONDS * 1000)}")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(POSTGRES_IDLE_SECONDS * 1000)}")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

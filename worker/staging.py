@@ -118,9 +118,13 @@ def clear(folder: Path) -> None:
 
 
 def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
-    """Free the disk of attempts whose workers were killed on this machine before they could do it."""
+    """Free the disk of attempts whose workers were killed on this machine before they could do it.
+
+    The folders are listed first: an attempt that another worker here begins meanwhile is not among them.
+    """
+    folders = list(scratch_dir.glob("*/attempt-*"))
     with database.read() as session:
         alive = repository.running_attempts(session)
-    for folder in scratch_dir.glob("*/attempt-*"):
+    for folder in folders:
         if (folder.parent.name, int(folder.name.removeprefix("attempt-"))) not in alive:
             clear(folder)

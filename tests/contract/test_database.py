@@ -4,7 +4,8 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from contract.database import Database
 from contract.tables import LeaderLease
@@ -57,6 +58,48 @@ def test_writers_that_read_first_all_get_their_turn(database_url: str) -> None:
         thread.join(60)
     assert failures == []
     assert len(names(database)) == 160
+    database.dispose()
+
+
+def test_a_frozen_writer_keeps_nobody_waiting_for_long(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.3)
+    frozen, other = Database(postgres_url), Database(postgres_url)
+    with other.write() as session:
+        session.add(lease("held"))
+
+    def take(database: Database, owner: str) -> None:
+        with database.write() as session:
+            session.execute(update(LeaderLease).values(owner=owner))
+            if database is frozen:
+                thread.start()
+                thread.join(20)
+
+    thread = threading.Thread(target=take, args=(other, "other"))
+    with pytest.raises(DBAPIError):
+        take(frozen, "frozen")
+    with other.read() as session:
+        assert session.scalar(select(LeaderLease.owner)) == "other"
+    frozen.dispose()
+    other.dispose()
+
+
+def test_a_lock_is_not_waited_for_without_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contract.database.POSTGRES_LOCK_SECONDS", 0.2)
+    database = Database(postgres_url)
+    with database.write() as session:
+        session.add(lease("held"))
+    with database.write() as first:
+        first.execute(update(LeaderLease).values(owner="first"))
+        with pytest.raises(OperationalError, match="lock timeout"), database.write() as second:
+            second.execute(update(LeaderLease).values(owner="second"))
+    database.dispose()
+
+
+def test_an_error_does_not_show_what_was_to_be_stored(database_url: str) -> None:
+    database = Database(database_url)
+    with pytest.raises(IntegrityError) as caught, database.write() as session:
+        session.execute(insert(LeaderLease).values(name="n", owner="a-secret", expires_at=None))
+    assert "a-secret" not in str(caught.value).partition("[SQL")[2]
     database.dispose()
 
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from contract.storage_keys import checkpoint_prefix, dataset_key
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import ROWS, Workbench, eventually, running
-from worker import staging
+from worker import repository, staging
 from worker.attempt import run_next
 from worker.failures import JobFailedError
 from worker.lease import Lease
@@ -104,6 +105,25 @@ def test_what_a_killed_worker_left_is_cleared_and_a_live_attempt_is_not(sqlite_b
     staging.clear_dead_attempts(sqlite_bench.database, sqlite_bench.settings.scratch_dir)
     assert [(folder / "run" / "checkpoints").exists() for folder in folders] == [True, False]
     assert (folders[1] / "engine.log").exists()
+
+
+def test_an_attempt_that_begins_while_the_dead_are_looked_for_is_left_alone(
+    sqlite_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+    running_attempts = repository.running_attempts
+
+    def and_then_another_worker_begins(session: Session) -> set[tuple[str, int]]:
+        alive = running_attempts(session)
+        folder = sqlite_bench.attempt_folder(sqlite_bench.claimed().job_id)
+        folder.mkdir(parents=True)
+        begun.append(folder / "rows.jsonl")
+        begun[0].touch()
+        return alive
+
+    monkeypatch.setattr(repository, "running_attempts", and_then_another_worker_begins)
+    staging.clear_dead_attempts(sqlite_bench.database, sqlite_bench.settings.scratch_dir)
+    assert begun[0].exists()
 
 
 def test_clearing_keeps_the_small_files(tmp_path: Path) -> None:
