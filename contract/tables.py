@@ -91,6 +91,7 @@ class Dataset(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     has_solutions: Mapped[bool]  # every row has one: what OPSD needs
     storage_key: Mapped[str] = mapped_column(String(500))
+    made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
 

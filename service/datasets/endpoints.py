@@ -11,15 +11,14 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.tables import Dataset
 from service.auth import Reader, Submitter
+from service.client_tries import ClientRetryCount, ClientTry, client_try
 from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
 from service.datasets.preview import preview_rows
 from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
-from service.datasets.service import Upload, delete, get_dataset
+from service.datasets.service import Upload, delete, get_dataset, uploaded_before
 from service.errors import ApiError, MediaTypeError, QuotaError
-from service.jobs.endpoints import RetryCount
-from service.jobs.service import RETRY_WINDOW
 from service.pages import Limit, Page, cut
 
 DEFAULT_FILENAME = "rows.jsonl"
@@ -55,12 +54,12 @@ async def upload_dataset(
     caller: Submitter,
     request: Request,
     filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = DEFAULT_FILENAME,
-    retry_count: RetryCount = 0,
+    retry_count: ClientRetryCount = None,
 ) -> DatasetView:
     """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
     names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
-    row = await receive_dataset(context, caller.owner, request, filename, is_client_retry=retry_count > 0)
+    row = await receive_dataset(context, caller.owner, request, filename, tried=client_try(request, retry_count))
     return dataset_view(row)
 
 
@@ -71,12 +70,12 @@ async def receive_dataset(
     filename: str = DEFAULT_FILENAME,
     *,
     check_form: Callable[[Form], None] | None = None,
-    is_client_retry: bool = False,
+    tried: ClientTry | None = None,
 ) -> Dataset:
     """The stored and recorded dataset in the request's body, a form's file or the body itself.
 
     With `check_form`, which refuses what must not stand beside the file, the body must be a form. Where the
-    client says that it sent the same request before, what that one stored is the answer.
+    client says that it repeats a request, what the other one stored is the answer to both.
     """
     body = request.stream()
     try:
@@ -89,7 +88,7 @@ async def receive_dataset(
     except ApiError:
         await _drain(body)
         raise
-    return await run_in_threadpool(_record, context, row, is_client_retry)
+    return await run_in_threadpool(_record, context, row, tried)
 
 
 async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, *, needs_form: bool) -> Form:
@@ -115,10 +114,10 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _record(context: ServiceContext, row: Dataset, is_client_retry: bool) -> Dataset:
+def _record(context: ServiceContext, row: Dataset, tried: ClientTry | None) -> Dataset:
     max_bytes, max_rows = context.settings.max_stored_bytes, context.settings.max_stored_rows
     with context.database.write() as session:
-        earlier = repository.newest_like(session, row, row.created_at - RETRY_WINDOW) if is_client_retry else None
+        earlier = uploaded_before(session, row, tried) if tried is not None else None
         num_bytes, num_rows = repository.num_stored(session, row.owner)
         has_room = num_bytes + row.num_bytes <= max_bytes and num_rows + row.num_rows <= max_rows
         if earlier is None and has_room:

@@ -51,8 +51,11 @@ def page(
     return session.scalars(query.order_by(order).limit(limit + 1)).all()
 
 
-def newest_like(session: Session, upload: Dataset, since: datetime) -> Dataset | None:
-    """The owner's newest dataset since then with the name and the content of `upload`."""
+def newest_like(
+    session: Session, upload: Dataset, since: datetime, *, is_made_by_retry: bool = False
+) -> Dataset | None:
+    """The owner's newest dataset since then with the name and the content of `upload`; with `is_made_by_retry` of a
+    repeated request."""
     recent = select(Dataset).where(
         Dataset.owner == upload.owner,
         Dataset.id >= first_id(DATASET_PREFIX, since),
@@ -60,6 +63,8 @@ def newest_like(session: Session, upload: Dataset, since: datetime) -> Dataset |
         Dataset.sha256 == upload.sha256,
         Dataset.deleted_at.is_(None),
     )
+    if is_made_by_retry:
+        recent = recent.where(Dataset.made_by_retry.is_(True))
     return session.scalar(recent.order_by(Dataset.id.desc()).limit(1))
 
 

@@ -12,13 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from contract.ids import DATASET_PREFIX, new_id
 from contract.storage_keys import dataset_key
 from contract.tables import Dataset
+from service.client_tries import RETRY_WINDOW, ClientTry
 from service.datasets import repository
 from service.datasets.lines import LineReader
 from service.datasets.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parquet import read_parquet
 from service.datasets.rows import MAX_ERRORS, RowLedger
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, PayloadTooLargeError
-from service.jobs.repository import uses_dataset
+from service.jobs.repository import uses_dataset, wait_for_like_requests
 from service.settings import UploadLimits
 from service.storage import CHUNK_BYTES, StagedFile, Storage
 
@@ -150,6 +151,18 @@ def get_dataset(session: Session, owner: str, dataset_id: str, *, for_update: bo
     if row is None:
         raise NotFoundError(f"there is no dataset {dataset_id}", code="dataset_not_found", param="dataset_id")
     return row
+
+
+def uploaded_before(session: Session, upload: Dataset, tried: ClientTry) -> Dataset | None:
+    """What the client's earlier request stored; or its later one, which overtook this.
+
+    Waits for a like upload that is being recorded, and marks `upload` for the requests that come after it.
+    """
+    wait_for_like_requests(session, upload.owner, f"{upload.sha256} {upload.filename}")
+    upload.made_by_retry = tried.is_repeated or None
+    if tried.is_repeated:
+        return repository.newest_like(session, upload, upload.created_at - RETRY_WINDOW)
+    return repository.newest_like(session, upload, tried.received_at, is_made_by_retry=True)
 
 
 def delete(session: Session, owner: str, dataset_id: str) -> str:

@@ -16,12 +16,12 @@ from contract.tables import Job
 from service.answers import json_answer
 from service.auth import Reader, Submitter
 from service.bodies import Body, document_sha256, json_body, openapi_body, validated
+from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
 from service.jobs import repository
 from service.jobs.admission import Admissions
 from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
 from service.jobs.service import (
-    ClientTry,
     Created,
     Creation,
     Creator,
@@ -62,8 +62,6 @@ def _no_number(value: object) -> object:
 
 
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number)]
-ClientRetryCount = Annotated[int | None, Header(alias="x-stainless-retry-count", include_in_schema=False)]
-RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)]
 
 
 class Overrides(BaseModel):
@@ -125,11 +123,6 @@ def clone_job(
     sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
     creation = Creation(caller.owner, sha256, idempotency_key, cloned_from=job_id)
     return _create(context, creation, spec, requested)
-
-
-def client_try(request: Request, retry_count: int | None) -> ClientTry | None:
-    """What the `openai` client's header says; None without it."""
-    return None if retry_count is None else ClientTry(retry_count > 0, request.state.received_at)
 
 
 def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:

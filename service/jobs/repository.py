@@ -93,12 +93,12 @@ def newest_with_body(
     return session.scalar(recent.where(Job.body_sha256 == body_sha256).order_by(Job.id.desc()).limit(1))
 
 
-def wait_for_like_requests(session: Session, owner: str, body_sha256: str) -> None:
+def wait_for_like_requests(session: Session, owner: str, words: str) -> None:
     """Be alone, until the transaction's end, with requests of the owner in these words; what the statements after it
     see is what those before stored. On SQLite every writing transaction is alone."""
     if session.get_bind().dialect.name == "postgresql":
-        words = func.hashtextextended(f"{owner} {body_sha256}", 0)
-        session.execute(select(func.pg_advisory_xact_lock(words)))
+        digest = func.hashtextextended(f"{owner} {words}", 0)
+        session.execute(select(func.pg_advisory_xact_lock(digest)))
 
 
 def page(session: Session, owner: str, wanted: JobFilter, after: str | None, limit: int) -> Sequence[Job]:

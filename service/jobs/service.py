@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -23,6 +23,7 @@ from contract.job_state import (
 )
 from contract.storage_keys import job_prefix
 from contract.tables import Job
+from service.client_tries import RETRY_WINDOW, ClientTry
 from service.datasets import repository as datasets
 from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.events.repository import NewEvent, append_events
@@ -32,18 +33,6 @@ from service.jobs.repository import Demands, Placement
 
 MAX_QUEUE_POSITION = 1_000
 """Positions are counted so far and no further: a page of jobs asks for a hundred of them."""
-
-RETRY_WINDOW = timedelta(seconds=120)
-"""A client that retries without an idempotency key does so within this time."""
-
-
-@dataclass(frozen=True)
-class ClientTry:
-    """What a client that repeats requests by itself, without a key, says of this one."""
-
-    is_repeated: bool
-    """False for the first of its requests."""
-    received_at: datetime
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from service.datasets import repository as datasets
 from service.jobs import repository
 from service.jobs.admission import Admissions
+from service.storage import StagedFile
 from tests.service.conftest import MakeClient
 from tests.service.gate import SECONDS, Gate, wait_for_a_lock
-from tests.service.records import job_body
+from tests.service.records import ROWS, job_body
 
 FIRST, REPEATED = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
 
@@ -67,3 +70,58 @@ def test_many_repeated_requests_at_once_make_one_job(either_client: TestClient, 
     posts = [pool.submit(either_client.post, "/jobs", json=body, headers=REPEATED) for _ in range(6)]
     assert len(ids(*(post.result(SECONDS) for post in posts))) == 1
     assert len(either_client.get("/jobs").json()["data"]) == 1
+
+
+def send_rows(client: TestClient, path: str, headers: dict[str, str], rows: str = ROWS) -> httpx.Response:
+    file, form = {"file": ("mine.jsonl", rows)}, {"purpose": "fine-tune"} if path == "/v1/files" else {}
+    return client.post(path, files=file, data=form, headers=headers)
+
+
+UPLOADS = pytest.mark.parametrize("path", ["/datasets", "/v1/files"])
+
+
+@UPLOADS
+def test_a_repeated_upload_waits_for_the_first_ones_commit(
+    make_client: MakeClient, postgres_url: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    one, other, gate = make_client(postgres_url), make_client(postgres_url), Gate()
+    monkeypatch.setattr(datasets, "num_stored", gate.around(datasets.num_stored, is_after=True))
+    first = pool.submit(send_rows, one, path, FIRST)
+    assert gate.reached.wait(SECONDS)
+    repeated = pool.submit(send_rows, other, path, REPEATED)
+    wait_for_a_lock(one, "advisory")
+    assert send_rows(other, path, REPEATED, ROWS + ROWS).is_success, "other rows do not wait"
+    gate.opened.set()
+    assert len(ids(first.result(SECONDS), repeated.result(SECONDS))) == 1
+    assert len(one.get("/datasets").json()["data"]) == 2
+
+
+@UPLOADS
+def test_a_first_upload_that_was_overtaken_gets_the_dataset_of_the_repeated_one(
+    either_client: TestClient,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    path: str,
+) -> None:
+    gate = Gate()
+    monkeypatch.setattr(StagedFile, "keep", gate.around(StagedFile.keep, is_after=True))
+    first = pool.submit(send_rows, either_client, path, FIRST)
+    assert gate.reached.wait(SECONDS)
+    repeated = send_rows(either_client, path, REPEATED)
+    gate.opened.set()
+    assert len(ids(first.result(SECONDS), repeated)) == 1
+    meant = send_rows(either_client, path, FIRST)
+    assert meant.json()["id"] not in ids(repeated), "received after the rows were stored: another one is meant"
+    assert len(either_client.get("/datasets").json()["data"]) == 2
+    kept = [stored for stored in (tmp_path / "storage").rglob("*") if stored.is_file()]
+    assert len(kept) == 2, "what the overtaken request stored is gone"
+
+
+@UPLOADS
+def test_many_repeated_uploads_at_once_store_one_dataset(
+    either_client: TestClient, pool: ThreadPoolExecutor, path: str
+) -> None:
+    posts = [pool.submit(send_rows, either_client, path, REPEATED) for _ in range(6)]
+    assert len(ids(*(post.result(SECONDS) for post in posts))) == 1
+    assert len(either_client.get("/datasets").json()["data"]) == 1

@@ -11,13 +11,13 @@ from starlette.responses import StreamingResponse
 
 from contract.tables import Dataset
 from service.auth import Reader, Submitter
+from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.endpoints import receive_dataset
 from service.datasets.multipart import Form
 from service.datasets.service import delete, get_dataset
 from service.errors import InvalidRequestError, NotFoundError
-from service.jobs.endpoints import RetryCount
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
 from service.pages import Page, cut
@@ -44,10 +44,13 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", openapi_extra=_UPLOAD, summary="Upload a file of problems")
-async def create_file(context: Context, caller: Submitter, request: Request, retry_count: RetryCount = 0) -> FileObject:
+async def create_file(
+    context: Context, caller: Submitter, request: Request, retry_count: ClientRetryCount = None
+) -> FileObject:
     """Purpose ``fine-tune`` alone; the rows are those of ``POST /datasets``, and so are the errors, which name
     row and field."""
-    row = await receive_dataset(context, caller.owner, request, check_form=_check_form, is_client_retry=retry_count > 0)
+    tried = client_try(request, retry_count)
+    row = await receive_dataset(context, caller.owner, request, check_form=_check_form, tried=tried)
     return file_object(row)
 
 

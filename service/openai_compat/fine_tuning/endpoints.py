@@ -14,10 +14,11 @@ from contract.job_state import Action, JobStatus
 from contract.tables import Job
 from service.auth import Reader, Submitter
 from service.bodies import Body, json_body, openapi_body, validated
+from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
 from service.errors import InvalidRequestError
 from service.jobs import repository as jobs
-from service.jobs.endpoints import REPLAYED, ClientRetryCount, IdempotencyKey, client_try, lead, submit
+from service.jobs.endpoints import REPLAYED, IdempotencyKey, lead, submit
 from service.jobs.service import Created, Creation, get_job, queue_positions
 from service.openai_compat.fine_tuning import repository
 from service.openai_compat.fine_tuning.request import FineTuningRequest
