@@ -36,7 +36,8 @@ def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:
     """Divide the problems, shuffled by the seed, among the rounds, as evenly as they go.
 
     With `optim.max_steps`, steps are cut from the last rounds, and no rollout is planned that no step
-    would train on. The last batch of an epoch may be smaller than the others; none is left out.
+    would train on. A round without a problem, or without a step, is left out. The last batch of an epoch
+    may be smaller than the others; none is left out.
     """
     order = shuffled(len(problems), config.seed, "division")
     steps_left = config.optim.max_steps if config.optim.max_steps is not None else math.inf
@@ -44,10 +45,9 @@ def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:
     for number in range(config.rounds):
         start, stop = (len(order) * (number + i) // config.rounds for i in (0, 1))
         planned = _plan_round([problems[i] for i in order[start:stop]], config, steps_left)
-        if planned.num_steps == 0:
-            break
-        rounds.append(planned)
-        steps_left -= planned.num_steps
+        if planned.num_steps > 0:
+            rounds.append(planned)
+            steps_left -= planned.num_steps
     return RunPlan(tuple(rounds))
 
 

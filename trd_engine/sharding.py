@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trd_engine.distributed import World
+from trd_engine.lora import STUDENT_ADAPTER
 from trd_engine.models import TrainedModel, backbone_of, causal_lm_of
 
 T = TypeVar("T")
@@ -134,4 +135,7 @@ def _blank(model: TrainedModel) -> TrainedModel:
         blank.generation_config = causal_lm.generation_config
         if not isinstance(model, PeftModel):
             return blank
-        return cast(PeftModel, get_peft_model(blank, model.peft_config["default"]))
+        copy = cast(PeftModel, get_peft_model(blank, model.peft_config[STUDENT_ADAPTER]))
+        for name in model.peft_config.keys() - {STUDENT_ADAPTER}:
+            copy.add_adapter(name, model.peft_config[name])
+        return copy

@@ -52,8 +52,8 @@ def run(
 def _distil(session: Session) -> None:
     state, plan = session.state, session.plan
 
-    # How good is the student before anything is trained?
-    session.evaluate_if_due(0)
+    # How good is the student before anything is trained, or at the step whose evaluation was cut off?
+    session.evaluate_if_due(state.step)
 
     while state.round < len(plan.rounds):
         # Collect: the student's rollouts, refined by the teacher where the mode does so, and verified.

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Opt
     stored = PartsReader(folder, OPTIMIZER_FILE)
     for name, parameter in _named_optimized(model, optimizer):
         keys = [key for key in ("exp_avg", "exp_avg_sq", "step") if f"{name}|{key}" in stored.names]
-        moments = {key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
+        # The fused update reads the count on the parameter's device; a GPU cannot read the CPU's memory.
+        count = partial(torch.zeros, (), device=parameter.device)
+        moments = {key: count() if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
         for key, moment in moments.items():
             stored.read_into(f"{name}|{key}", moment)
         if moments:

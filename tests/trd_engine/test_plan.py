@@ -28,6 +28,12 @@ def test_rounds_divide_the_problems_and_leave_none_out() -> None:
     assert plan.num_steps == 9
 
 
+def test_more_rounds_than_problems_leave_rounds_out_and_no_problem() -> None:
+    plan = plan_run(PROBLEMS[:2], config(rounds=5))
+    assert [r.num_trajectories for r in plan.rounds] == [1, 1]
+    assert plan.num_steps == 2
+
+
 def test_max_steps_plans_no_rollout_that_is_not_trained_on() -> None:
     plan = plan_run(PROBLEMS, config(rounds=3, optim={"batch_size": 16, "max_steps": 4}))
     assert [r.num_steps for r in plan.rounds] == [3, 1]

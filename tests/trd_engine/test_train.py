@@ -135,6 +135,25 @@ def test_a_killed_run_goes_on_from_its_rollouts(data: Path, whole: Path, tmp_pat
     assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
 
 
+def test_an_evaluation_that_a_stop_cut_off_is_made_up_for(data: Path, tmp_path: Path) -> None:
+    """Its checkpoint is older than the evaluation, which nothing else would ask for again."""
+    changes: dict[str, Any] = {"checkpoints": {"every_steps": 1}, "diagnosis": {"num_trajectories": 0}}
+    changes["evaluation"] = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "every_steps": 1}
+    config = parse_config(spec(data, optim={"batch_size": 16, "max_steps": 2}, **changes))
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def stop() -> bool:
+        if not (first / "events.jsonl").exists():
+            return False
+        return [e["step"] for e in events(first, "phase") if e["phase"] == "evaluating"] == [0, 1]
+
+    with pytest.raises(StopRequested):
+        run(config, first, stop=stop)
+    assert [e["step"] for e in events(first, "evaluation")] == [0]
+    run(config, second, resume_from=checkpoint_folder(first, 1))
+    assert [e["step"] for e in events(second, "evaluation")] == [1, 2]
+
+
 def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:
     other = write_data(tmp_path / "other", train=32)
     with pytest.raises(DataChangedError, match="fingerprint"):
