@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError, InvalidRequestError, PayloadTooLargeError, error_content, error_response
+from service.outages import outage
 from service.settings import Settings
 
 logger = logging.getLogger("service.requests")
@@ -49,9 +50,11 @@ class RequestEnvelope:
             answer.status = answer.status or 499  # nobody is left to read an answer
         except ApiError as error:
             await answer.give(error_response(error), scope, receive)
-        except Exception:
+        except Exception as error:
             logger.exception("unhandled", extra={"request_id": answer.request_id, "path": scope["path"]})
-            await answer.give(_defect(answer.request_id), scope, receive)
+            refusal = outage(error)
+            response = error_response(refusal) if refusal is not None else _defect(answer.request_id)
+            await answer.give(response, scope, receive)
         finally:
             _log(scope, answer, time.perf_counter() - began)
 

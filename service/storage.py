@@ -142,6 +142,8 @@ class StagedFile:
 
     def discard(self) -> None:
         """Forget the file unless it was kept."""
-        if not self._is_kept:
+        if self._is_kept:
+            return
+        with suppress(OSError):  # a full disk does not take what is buffered, now either
             self._stream.close()
-            self._storage.remove_staged(self._path)
+        self._storage.remove_staged(self._path)

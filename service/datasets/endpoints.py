@@ -85,7 +85,7 @@ async def receive_dataset(
             if check_form is not None:
                 check_form(form)
             row = await upload.finish(owner, form.filename or filename)
-    except ApiError:
+    except (ApiError, OSError):
         await _drain(body)
         raise
     return await run_in_threadpool(_record, context, row, tried)

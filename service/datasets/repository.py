@@ -27,11 +27,17 @@ _FIND = select(Dataset).where(
 )
 _SIZE = _FIND.with_only_columns(Dataset.num_rows, Dataset.has_solutions)
 _FIND_AND_LOCK = _FIND.with_for_update()
+_FIND_AND_KEEP = _FIND.with_for_update(read=True, key_share=True)
 
 
 def find(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset | None:
     """The owner's dataset, locked until the transaction's end where asked for."""
     return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"dataset_id": dataset_id, "owner": owner})
+
+
+def is_kept(session: Session, owner: str, dataset_id: str) -> bool:
+    """True where the owner has the dataset; until the transaction's end nobody deletes it."""
+    return session.scalar(_FIND_AND_KEEP, {"dataset_id": dataset_id, "owner": owner}) is not None
 
 
 def size(session: Session, owner: str, dataset_id: str) -> Size | None:

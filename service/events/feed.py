@@ -165,6 +165,8 @@ class EventFeed:
                 await self._look()
             except SQLAlchemyError as error:
                 logger.warning("the event feed cannot read the database, and tries again: %s", error)
+            except Exception:  # without this task every stream would stay silent, and look alive
+                logger.exception("the event feed tries again")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _look(self) -> None:

@@ -262,7 +262,7 @@ def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
 
 def _require_datasets(session: Session, job: Job) -> None:
     for dataset in (job.spec["dataset"], job.spec["evaluation"]["dataset"]):
-        if isinstance(dataset, str) and datasets.find(session, job.owner, dataset) is None:
+        if isinstance(dataset, str) and not datasets.is_kept(session, job.owner, dataset):
             raise ConflictError(
                 f"{job.id} cannot go on: its dataset {dataset} was deleted; upload it again and clone the job",
                 code="dataset_deleted",

@@ -10,7 +10,7 @@ from service.datasets import service as datasets
 from service.jobs import repository as jobs
 from tests.service.conftest import MakeClient
 from tests.service.gate import SECONDS, Gate, wait_for_a_lock
-from tests.service.records import job_body
+from tests.service.records import job_body, submit
 
 HELD_OPEN = {"x-stainless-retry-count": "0"}
 """With it a job is made in a transaction of several statements, which can be stopped before its commit."""
@@ -48,3 +48,22 @@ def test_a_job_waits_for_the_deletion(
         assert deleted.result(SECONDS).status_code == 200
     assert made.result().status_code in (404, 422)
     assert client.get("/jobs").json()["data"] == []
+
+
+def test_a_job_that_is_resumed_waits_for_the_deletion(
+    make_client: MakeClient, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, gate = make_client(postgres_url), Gate()
+    body = job_body(client)
+    job_id = submit(client, **body)
+    client.post(f"/jobs/{job_id}/cancel")
+    monkeypatch.setattr(datasets, "uses_dataset", gate.around(datasets.uses_dataset, is_after=True))
+    with ThreadPoolExecutor(2) as pool:
+        deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
+        assert gate.reached.wait(SECONDS)
+        resumed = pool.submit(client.post, f"/jobs/{job_id}/resume")
+        wait_for_a_lock(client, "transactionid", "tuple")
+        gate.opened.set()
+        assert deleted.result(SECONDS).status_code == 200
+    assert (resumed.result().status_code, resumed.result().json()["error"]["code"]) == (409, "dataset_deleted")
+    assert client.get(f"/jobs/{job_id}").json()["status"] == "cancelled"

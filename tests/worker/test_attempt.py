@@ -6,16 +6,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
+from tests.postgres_outage import closed_to_all
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, ended, eventually, process_exists, running
 from worker.attempt import run_next
@@ -265,31 +264,13 @@ def test_a_short_absence_of_the_database_loses_nothing(bench: Workbench) -> None
     job_id = bench.add_job()
     with running(bench.slot(Plan(num_steps=60, step_seconds=0.03))) as thread:
         eventually(lambda: bench.job(job_id).step >= 2)
-        with closed_to_all(bench):
+        with closed_to_all(bench.database):
             time.sleep(1.5)
         ended(thread)
     assert bench.job(job_id).status == "succeeded"
     points = bench.rows(MetricPoint, job_id, MetricPoint.step)
     assert [p.step for p in points if p.name == "loss"] == list(range(1, 61))
     assert bench.checkpoint_steps(job_id) == [56, 58, 60]
-
-
-@contextmanager
-def closed_to_all(bench: Workbench) -> Iterator[None]:
-    """PostgreSQL throws everybody out of the bench's database and lets nobody in."""
-    name = bench.database.engine.url.database
-    server = bench.database.engine.url.set(database="postgres")
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
-        connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
-        )
-        try:
-            yield
-        finally:
-            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
-    engine.dispose()
 
 
 def test_a_child_that_is_terminated_by_somebody_else_is_not_a_stop(sqlite_bench: Workbench) -> None:
