@@ -20,6 +20,7 @@ class _Strict(BaseModel):
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSource(_Strict):
@@ -105,7 +106,9 @@ class LossConfig(_Strict):
     """Share of all steps after which forward KL gives way to reverse KL."""
 
     @model_validator(mode="after")
-    def _schedule_fits(self) -> Self:
+    def _is_defined(self) -> Self:
+        if self.divergence == "jsd" and self.support != "full":
+            raise ValueError(f"support {self.support}: jsd is defined on the full vocabulary only; use full")
         if self.reverse_after is not None and self.divergence != "forward_kl":
             raise ValueError(f"reverse_after needs divergence forward_kl to start from, not {self.divergence}")
         return self
@@ -190,7 +193,7 @@ class OptimConfig(_Strict):
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.005
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[_Share, _Share] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     micro_batch_tokens: PositiveInt | None = None
     gradient_checkpointing: bool | None = None

@@ -93,7 +93,21 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
 def _checked(row: RawRow, task: str, source: DataSource) -> Problem:
     if row.error is not None:
         raise RowError(row.error)
-    return to_problem(row.values, row.number, task, source.columns)
+    problem = to_problem(row.values, row.number, task, source.columns)
+    for name in ("id", "problem", "answer", "solution"):
+        _require_characters(name, getattr(problem, name) or "")
+    return problem
+
+
+def _require_characters(name: str, text: str) -> None:
+    """JSON can spell half a surrogate pair, which no tokenizer reads and no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(
+            f"field {name!r} has {text[error.start]!a} at character {error.start}, half a surrogate pair; "
+            "write the character whole"
+        ) from None
 
 
 def _describe(source: DataSource) -> str:

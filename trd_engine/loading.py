@@ -193,6 +193,14 @@ def _require_contexts(config: RunConfig) -> None:
         new_tokens=sampling.max_new_tokens,
         fields="sampling.max_prompt_tokens + sampling.max_new_tokens",
     )
+    if isinstance(config.teacher, str) and config.loss.teacher_context == "vanilla":
+        require_context(
+            "teacher",
+            config.teacher,
+            prompt_tokens=sampling.max_prompt_tokens,
+            new_tokens=_max_target_tokens(config),
+            fields=f"sampling.max_prompt_tokens + {'refine' if config.refines else 'sampling'}.max_new_tokens",
+        )
     if not config.refines:
         return
     if config.served_teacher is None:
@@ -210,6 +218,11 @@ def _require_contexts(config: RunConfig) -> None:
         new_tokens=refine.max_new_tokens,
         fields="sampling.max_prompt_tokens + refine.max_new_tokens",
     )
+
+
+def _max_target_tokens(config: RunConfig) -> int:
+    """Of the text that is scored and trained on."""
+    return config.refine.max_new_tokens if config.refines else config.sampling.max_new_tokens
 
 
 def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) -> tuple[PromptBuilder, PromptBuilder]:
@@ -292,13 +305,16 @@ class _BudgetCheck:
     def report_cut_references(self, problems: Sequence[Problem], reporter: Reporter) -> None:
         """Say how many references lose their tail where the teacher sees x and y* alone.
 
+        Raises `ContextTooLongError` where what is left of one and the text to be scored do not fit the model.
+
         In the refine context it is seen prompt by prompt what is cut, see `refine`.
         """
         config = self._config
-        if not config.is_privileged or config.loss.teacher_context == "refine":
+        if not problems or not config.is_privileged or config.loss.teacher_context == "refine":
             return
         budget = config.refine.max_prompt_tokens
         built = {p.id: self._teacher_prompts.privileged(p, max_tokens=budget) for p in problems}
+        self._require_room_for_references(max(len(prompt.token_ids) for prompt in built.values()))
         cut = {name: prompt.num_cut_solution_tokens for name, prompt in built.items() if prompt.num_cut_solution_tokens}
         if cut:
             reporter.notice(
@@ -309,6 +325,16 @@ class _BudgetCheck:
                 problems=[{"problem_id": n, "num_cut_tokens": k} for n, k in list(cut.items())[:_MAX_LISTED]],
                 num_cut=len(cut),
             )
+
+    def _require_room_for_references(self, longest: int) -> None:
+        """The budget alone would refuse too much: few references come near it."""
+        require_context(
+            "student (which teaches itself)",
+            self._config.student,
+            prompt_tokens=longest,
+            new_tokens=_max_target_tokens(self._config),
+            fields="the longest prompt with its reference (refine.max_prompt_tokens bounds it) + max_new_tokens",
+        )
 
     def _reason(self, problem: Problem) -> str | None:
         config = self._config

@@ -114,6 +114,12 @@ def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[in
     return found
 
 
+def special_token_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that stands for no text. A tokenizer's own list may lack the chat's marks and some ends of turn."""
+    marks = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(sorted(marks.union(tokenizer.all_special_ids, end_of_turn_ids(source, tokenizer))))
+
+
 def require_context(name: str, source: str, *, prompt_tokens: int, new_tokens: int, fields: str) -> None:
     """Raise `ContextTooLongError` unless a prompt and a completion of these budgets fit the model's context."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)

@@ -24,6 +24,7 @@ from trd_engine.loading import (
 )
 from trd_engine.loss_schedule import divergence_of
 from trd_engine.manifest import verify_manifest
+from trd_engine.models import special_token_ids
 from trd_engine.optim import make_optimizer
 from trd_engine.plan import plan_run
 from trd_engine.reporter import Reporter
@@ -94,7 +95,7 @@ def _scoring_setup(config: RunConfig, models: LoadedModels, world: World) -> Sco
         divergence=divergence_of(config.loss, models.served_teacher.top_k if models.served_teacher else None),
         compute_dtype=models.compute_dtype,
         epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
-        weigher=make_weigher(config.loss.token_weights, models.tokenizer.all_special_ids),
+        weigher=make_weigher(config.loss.token_weights, special_token_ids(config.student, models.tokenizer)),
         is_cross_entropy=config.loss.divergence == "cross_entropy",
         world=world,
         enter_student=models.enter_student,

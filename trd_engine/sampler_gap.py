@@ -34,7 +34,9 @@ def measure_sampler_gap(
 
     Raises `SamplerDriftError` where it is over the threshold of the compute dtype.
     """
-    settings = SamplingSettings(1.0, 1.0, -1, PROBE_TOKENS, samplers.student_sampling.stop_token_ids)
+    own = samplers.student_sampling
+    # No more than the run samples: a sampler has room for no longer text.
+    settings = SamplingSettings(1.0, 1.0, -1, min(PROBE_TOKENS, own.max_new_tokens), own.stop_token_ids)
     requests = [GenerationRequest(p, derive_seed(seed, "probe", i)) for i, p in enumerate(prompts[:NUM_PROBES])]
     completions = samplers.sample_student(requests, sampling=settings, with_logprobs=True)
     sampled: list[float] = []

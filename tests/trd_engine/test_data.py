@@ -75,13 +75,30 @@ SUMS = [{"problem": f"{n} + {n} = ?", "answer": str(2 * n), "solution": f"twice 
                     {"role": "assistant", "content": "It is \\boxed{2}."},
                 ]
             },
-            Problem("1", "1+1?", "2", "It is \\boxed{2}.", {"system": "Be brief."}),
+            Problem("1", "Be brief.\n\n1+1?", "2", "It is \\boxed{2}."),
             id="chat",
         ),
     ],
 )
 def test_known_shapes_need_no_mapping(row: dict[str, Any], expected: Problem, tmp_path: Path) -> None:
     assert load_rows(tmp_path, row) == [expected]
+
+
+def test_headings_are_no_answers(tmp_path: Path) -> None:
+    solution = "#### Step 1\nAdd.\n#### Step 2\nSo it is \\boxed{4}."
+    assert load_rows(tmp_path, {"problem": "2+2?", "solution": solution})[0].answer == "4"
+    (problem,) = load_rows(tmp_path, {"problem": "2+2?", "answer": solution})
+    assert load_task("math").verify(problem, "\\boxed{4}").correct
+    assert problem.solution is None
+
+
+@pytest.mark.parametrize("field", ["id", "problem", "answer", "solution"])
+def test_half_a_character_is_named(field: str, tmp_path: Path) -> None:
+    row = {"id": "a", "problem": "p", "answer": "1", "solution": "s"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**row, field: "x\ud83d"}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"row 1: field '{field}' has '\\ud83d' at character 1, half a surrogate"):
+        load_problems(DataSource(path=str(path)), "math")
 
 
 def test_chat_row_of_task_exact_is_answered_by_the_whole_turn(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from tests.trd_engine.tiny_runs import MODELS, spec, write_data
 from trd_engine.cli import main
@@ -21,7 +22,7 @@ from trd_engine.errors import (
     SpecError,
     TokenizerMismatchError,
 )
-from trd_engine.models import choose_device, end_of_turn_ids, load_tokenizer
+from trd_engine.models import choose_device, end_of_turn_ids, load_tokenizer, special_token_ids
 from trd_engine.train import run
 
 
@@ -72,6 +73,33 @@ def test_a_model_without_safetensors_is_refused(altered: Path, tmp_path: Path) -
 def test_budgets_over_the_context_are_refused(tmp_path: Path) -> None:
     budget = {"max_prompt_tokens": 100_000, "max_new_tokens": 96}
     refused(tmp_path, ContextTooLongError, "refine.max_prompt_tokens", refine=budget)
+
+
+def test_a_teacher_that_cannot_read_what_it_is_to_score_is_refused(altered: Path, tmp_path: Path) -> None:
+    """Beyond a model's context its figures mean nothing, and no library says so."""
+    edit(altered / "config.json", max_position_embeddings=128)
+    match = r"sampling.max_prompt_tokens \+ sampling.max_new_tokens = 64 \+ 96 tokens, .* teacher .* is 128"
+    refused(tmp_path, ContextTooLongError, match, teacher=str(altered), mode="opd", loss={})
+
+
+def test_a_reference_too_long_to_be_read_with_the_text_is_refused(tmp_path: Path) -> None:
+    student = Path(shutil.copytree(MODELS / "tiny-student", tmp_path / "student"))
+    edit(student / "config.json", max_position_embeddings=170)
+    rows = tmp_path / "rows.jsonl"
+    row = {"problem": "1+2", "answer": "3", "solution": "1+" * 60 + "3"}
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    changes = {"student": str(student), "teacher": None, "mode": "opsd", "loss": {}, "evaluation": {"holdout": 0.0}}
+    refused(tmp_path, ContextTooLongError, "longest prompt with its reference", dataset={"path": str(rows)}, **changes)
+
+
+def test_every_special_token_is_known(altered: Path) -> None:
+    """A tokenizer lists those of its own roles; a chat has more."""
+    edit(altered / "generation_config.json", eos_token_id=[7, 9])
+    tokenizer = load_tokenizer(str(altered))
+    tokenizer.add_tokens([AddedToken("<|eot|>", special=True)])
+    added = tokenizer.convert_tokens_to_ids("<|eot|>")
+    assert {7, 9, added, tokenizer.eos_token_id} <= set(special_token_ids(str(altered), tokenizer))
+    assert special_token_ids(str(altered), tokenizer) != tuple(sorted(tokenizer.all_special_ids))
 
 
 def test_lora_targets_that_the_student_has_not_are_refused(tmp_path: Path) -> None:

@@ -104,6 +104,16 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[
     engine.close()
 
 
+def test_a_probe_is_no_longer_than_what_the_run_samples(prompts: list[tuple[int, ...]]) -> None:
+    """A sampler is made for the run's budgets, and refuses more."""
+    setup = make_setup("tiny-student")
+    setup.student.config.max_position_embeddings = max(map(len, prompts)) + 8
+    generator = TransformersGenerator(setup.student, load_tokenizer(str(STUDENT)))
+    short = replace(SAMPLING, max_new_tokens=8)
+    samplers = Samplers(generator, generator, BorrowedWeights(), short, short)
+    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+
+
 def test_a_borrowed_sampler_is_the_trainer_itself(prompts: list[tuple[int, ...]]) -> None:
     setup = make_setup("tiny-student")
     generator = TransformersGenerator(setup.student, load_tokenizer(str(STUDENT)))

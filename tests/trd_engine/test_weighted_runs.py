@@ -79,6 +79,8 @@ def test_the_loss_turns_from_forward_to_reverse(data: Path, tmp_path: Path) -> N
         ({"loss": {"token_weights": {"entropy_share": 1.0}}}, "entropy_share"),
         ({"loss": {"token_weights": {"pass_rate": True}}}, "samples_per_prompt"),
         ({"loss": {"divergence": "jsd", "reverse_after": 0.5}}, "reverse_after"),
+        ({"loss": {"divergence": "jsd", "support": "top_k"}}, "jsd is defined on the full vocabulary"),
+        ({"optim": {"betas": [0.9, 1.0]}}, "betas"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes: dict[str, Any], field: str, data: Path) -> None:

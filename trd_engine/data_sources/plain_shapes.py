@@ -10,7 +10,8 @@ from trd_engine.data_sources.fields import Row, RowError
 from trd_engine.tasks.boxed import last_boxed
 from trd_engine.types import Problem
 
-_GSM8K_MARK = "####"
+_GSM8K_END = re.compile(r"####[ \t]*([^\n]*\S)\s*\Z")
+"""The answer is the last line; the same mark before more text is a heading."""
 _GSM8K_CALCULATION = re.compile(r"<<[^<>]*>>")
 _KNOWN = {*fields.PROBLEM, *fields.ANSWER, *fields.SOLUTION, *fields.ID}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -24,8 +25,8 @@ def from_plain_row(row: Row, row_id: str, task: str) -> Problem:
     problem = fields.text(row, "problem", fields.PROBLEM)
     solution = fields.optional_text(row, fields.SOLUTION)
     answer = fields.optional_text(row, fields.ANSWER)
-    if answer is not None and _GSM8K_MARK in answer:
-        answer, solution = split_gsm8k(answer)
+    if answer is not None and (split := split_gsm8k(answer)) is not None:
+        answer, solution = split
     if answer is None:
         answer = final_answer(solution) if solution else None
     if answer is None:
@@ -47,7 +48,11 @@ def from_choice_row(row: Row, row_id: str, task: str) -> Problem:
 
 
 def from_chat_row(row: Row, row_id: str, task: str) -> Problem:
-    """An OpenAI fine-tuning row: the user's turn is the problem, the assistant's its solution."""
+    """An OpenAI fine-tuning row: the user's turn is the problem, the assistant's its solution.
+
+    What the system says stands before the problem: not every chat template has a place for it, and every prompt of
+    ours, the teacher's too, has one for the problem.
+    """
     turns = _turns(row["messages"])
     roles = [role for role, _ in turns if role not in ("system", "developer")]
     if roles not in (["user"], ["user", "assistant"]):
@@ -61,8 +66,8 @@ def from_chat_row(row: Row, row_id: str, task: str) -> Problem:
         answer = final_answer(solution) or (solution.strip() if task == "exact" else None)
     if not answer:
         raise RowError("field 'answer' is missing; the assistant's turn has no \\boxed{} and no '####' to take it from")
-    system = spoken.get("system") or spoken.get("developer")
-    return Problem(row_id, spoken["user"], answer, solution, {"system": system} if system else {})
+    system = (spoken.get("system") or spoken.get("developer") or "").strip()
+    return Problem(row_id, f"{system}\n\n{spoken['user']}" if system else spoken["user"], answer, solution)
 
 
 def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
@@ -83,19 +88,19 @@ def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
     return Problem(row_id, question, answer, fields.optional_text(row, fields.SOLUTION), {"entry": entry, **origin})
 
 
-def split_gsm8k(text: str) -> tuple[str, str]:
-    """Answer and worked solution of a GSM8K answer, without its calculator marks."""
-    worked, _, answer = text.rpartition(_GSM8K_MARK)
-    answer = answer.strip()
-    worked = _GSM8K_CALCULATION.sub("", worked).rstrip()
-    return answer, f"{worked}\n\\boxed{{{answer}}}"
+def split_gsm8k(text: str) -> tuple[str, str] | None:
+    """Answer and worked solution of a GSM8K answer, without its calculator marks; None of any other text."""
+    end = _GSM8K_END.search(text)
+    if end is None:
+        return None
+    worked = _GSM8K_CALCULATION.sub("", text[: end.start()]).rstrip()
+    return end.group(1), f"{worked}\n\\boxed{{{end.group(1)}}}"
 
 
 def final_answer(solution: str) -> str | None:
     """The answer that a worked solution ends with."""
-    if _GSM8K_MARK in solution:
-        return split_gsm8k(solution)[0]
-    return last_boxed(solution)
+    split = split_gsm8k(solution)
+    return last_boxed(solution) if split is None else split[0]
 
 
 def _rest(row: Row) -> dict[str, Any]:

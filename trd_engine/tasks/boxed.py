@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed[ \t]+(?=[^\s{])")
+_FRAMED = re.compile(r"\\fbox\s*(?=\{)")
+"""What a few solutions of MATH have in its place."""
 _BARE_CONTENT = re.compile(r"[^\s$]+")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{}``, braces balanced, or after a bare ``\boxed 5``.
+    r"""What stands in the last ``\boxed{}``, braces balanced, or after a bare ``\boxed 5``;
+    without any, in the last ``\fbox{}``.
 
     None where there is no box, or where the last one is never closed: a solution cut off in the middle of
     its answer has none.
     """
-    boxes = list(_BOX.finditer(text))
+    boxes = list(_BOX.finditer(text)) or list(_FRAMED.finditer(text))
     if not boxes:
         return None
     start = boxes[-1].end()

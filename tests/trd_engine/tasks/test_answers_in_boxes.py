@@ -18,7 +18,7 @@ from trd_engine.tasks.boxed import last_boxed
         (r"\boxed{\text{a } \sqrt{\frac{x^{2}}{y_{1}}}} and {more}", r"\text{a } \sqrt{\frac{x^{2}}{y_{1}}}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{ 7 }", "7"),
-        (r"\fbox{3}", None),
+        (r"\fbox{3}", "3"),
         (r"\fboxed{3}", "3"),
         (r"\boxed {4}", "4"),
         (r"$\boxed 5$.", "5"),
