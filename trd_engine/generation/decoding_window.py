@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from trd_engine.generation.lean_decoding import LeanDecoder, can_write_to
 from trd_engine.generation.roomy_cache import roomy_cache
 
 _PADDING_ID = 0  # any valid id: the mask keeps it from being seen
@@ -22,13 +23,17 @@ class DecodingWindow:
     Rows of the same prompt, such as the k samples of an evaluation, are one row until it is read.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], lean: LeanDecoder | None = None
+    ) -> None:
+        """`lean`: does what `model` does with single tokens, where it can."""
         num_columns = max(map(len, prompts))
         device = model.device
         different = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         mask = [[0] * (num_columns - len(prompt)) + [1] * len(prompt) for prompt in different]
         self._model = model
         self._cache = roomy_cache(model.config)
+        self._lean = lean if can_write_to(self._cache) else None
         self._prompt_UT = torch.tensor(
             [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in different], device=device
         )
@@ -58,8 +63,20 @@ class DecodingWindow:
         if len(kept) < tokens_B.shape[0]:
             tokens_B = self._keep_rows(tokens_B, kept)
         self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], dim=-1)
-        logits_BV = self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
+        logits_BV = self._read_tokens(tokens_B)
         self._length_B = self._length_B + 1
+        return logits_BV
+
+    def _read_tokens(self, tokens_B: torch.Tensor) -> torch.Tensor:
+        lean = self._lean
+        if lean is None or lean.is_alike is False:
+            return self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
+        logits_BV = lean(tokens_B, self._length_B, self._mask_BS, self._cache)
+        if lean.is_alike is None:
+            self._cache.crop(-1)  # read once more, so that the cache has the own forward's columns if they differ
+            own_BV = self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
+            lean.compare(logits_BV, own_BV)
+            return own_BV
         return logits_BV
 
     def _keep_rows(self, tokens_B: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:

@@ -6,12 +6,12 @@ oneDNN, which PyTorch carries too and which has its own order of a matrix in mem
 the faster one, where it is asked for W·xᵀ. This file owns the choice between them and the reordered copies, which live
 as long as the block in which they are used. Figures: docs/numerics.md.
 
-Legend: B rows, I and O sizes of a layer.
+Legend: B rows, I and O sizes of a layer, P sizes of layers side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ from torch.nn.functional import linear
 
 MAX_ROWS = 64
 """Beyond, both libraries are bound by arithmetic, and are alike."""
-REORDER_AFTER = 16
-"""Calls. Reordering a layer costs as much as a dozen of its products."""
+REORDER_AFTER = 8
+"""Calls. By then a layer has lost as much time as reordering it takes."""
 MIN_REORDER_ROWS = 3
 """With fewer, a product that needs no second copy of the weights is as fast."""
-_EXPECTED_ROWS = 8
-"""What the order is made for; it serves other numbers nearly as well."""
+_EXPECTED_ROWS = 64
+"""What the order is made for. It serves fewer as well as the order for 8 does, and is made in half the time."""
 
 
 class _OneDnn(NamedTuple):
@@ -54,6 +54,20 @@ def skinny_products(model: nn.Module) -> Iterator[None]:
             del layer.forward  # the class's own again
 
 
+def has_skinny_products(layer: nn.Module) -> bool:
+    """Whether the layer's forward is one of a block of `skinny_products`."""
+    return isinstance(vars(layer).get("forward"), _SkinnyForward)
+
+
+def joint_product(layers: Sequence[nn.Linear]) -> SkinnyProduct:
+    """One product for layers that read the same rows, all of them with skinny products, and with a bias or all without.
+
+    For a single layer it is the layer's own, with the copy that it has.
+    """
+    forwards = [vars(layer)["forward"] for layer in layers]
+    return forwards[0].product if len(layers) == 1 else SkinnyProduct(layers, forwards[0].product.library)
+
+
 def _is_eligible(layer: nn.Linear) -> bool:
     # A weight of another type is one that comes and goes, such as a sharded one.
     is_plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and "forward" not in vars(layer)
@@ -70,13 +84,11 @@ def _library() -> _OneDnn | None:
 
 
 class _SkinnyForward:
-    """A linear layer's forward, with its weights in oneDNN's order once it has been called often."""
+    """A linear layer's forward: the usual one, where there are many rows, a gradient, or another precision."""
 
     def __init__(self, layer: nn.Linear, library: _OneDnn) -> None:
         self._layer = layer
-        self._library = library
-        self._weight_OI: Tensor = layer.weight
-        self._num_calls = 0
+        self.product = SkinnyProduct([layer], library)
 
     def __call__(self, rows: Tensor) -> Tensor:
         layer = self._layer
@@ -84,15 +96,48 @@ class _SkinnyForward:
         is_skinny = 0 < num_rows <= MAX_ROWS and rows.dtype == torch.float32
         if not is_skinny or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
             return linear(rows, layer.weight, layer.bias)
-        self._num_calls += num_rows >= MIN_REORDER_ROWS
-        if self._num_calls >= REORDER_AFTER and self._weight_OI is layer.weight:
-            self._weight_OI = self._library.reorder(layer.weight, _EXPECTED_ROWS)
-        rows_BI = rows.reshape(num_rows, layer.in_features)
-        if num_rows < MIN_REORDER_ROWS:
-            result_BO = _weights_first(layer, rows_BI)
-        else:
-            result_BO = self._library.product(rows_BI, self._weight_OI, layer.bias, "none", [], "")
+        result_BO = self.product(rows.reshape(num_rows, layer.in_features))
         return result_BO.view(*rows.shape[:-1], layer.out_features)
+
+
+class SkinnyProduct:
+    """Rows times the weights of some layers, as one product in oneDNN's order once it has been called often."""
+
+    def __init__(self, layers: Sequence[nn.Linear], library: _OneDnn) -> None:
+        self.library = library
+        self._layers = layers
+        self._joint_weight_PI: Tensor | None = None
+        self._joint_bias_P: Tensor | None = None
+        self._num_calls = 0
+
+    def __call__(self, rows_BI: Tensor) -> Tensor:
+        """[B, P] of one fp32 row or more [B, I], the layers' results side by side, contiguous."""
+        num_rows = rows_BI.shape[0]
+        if num_rows > MAX_ROWS:
+            return self._each(lambda layer: linear(rows_BI, layer.weight, layer.bias))
+        if num_rows < MIN_REORDER_ROWS:
+            return self._each(lambda layer: _weights_first(layer, rows_BI))
+        self._num_calls += 1
+        if self._num_calls == REORDER_AFTER:
+            self._reorder()
+        if self._joint_weight_PI is None:
+            return self._each(lambda layer: self._multiply(rows_BI, layer.weight, layer.bias))
+        return self._multiply(rows_BI, self._joint_weight_PI, self._joint_bias_P)
+
+    def _each(self, product: Callable[[nn.Linear], Tensor]) -> Tensor:
+        results = [product(layer) for layer in self._layers]
+        return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
+
+    def _multiply(self, rows_BI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = self.library.product(rows_BI, weight, bias, "none", [], "")
+        return result
+
+    def _reorder(self) -> None:
+        weights: list[Tensor] = [layer.weight for layer in self._layers]
+        biases: list[Tensor] = [layer.bias for layer in self._layers]
+        is_single = len(weights) == 1
+        self._joint_weight_PI = self.library.reorder(weights[0] if is_single else torch.cat(weights), _EXPECTED_ROWS)
+        self._joint_bias_P = biases[0] if is_single or self._layers[0].bias is None else torch.cat(biases)
 
 
 def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
 from trd_engine.generation.decoding_window import DecodingWindow
+from trd_engine.generation.lean_decoding import lean_decoder
 from trd_engine.generation.protocol import ProgressCallback
 from trd_engine.generation.skinny_products import skinny_products
 from trd_engine.generation.token_sampling import draw_uniforms, sample_tokens
@@ -92,8 +93,10 @@ class TransformersGenerator:
             self._autocast(),
             skinny_products(self._model),
         ):
+            lean = lean_decoder(self._model)
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
-                self._sample_batch(batch, sampling, with_logprobs, meter)
+                window = DecodingWindow(self._model, [row.request.prompt_token_ids for row in batch], lean)
+                self._sample_batch(batch, window, sampling, with_logprobs, meter)
         meter.report()
         return [
             make_completion(
@@ -117,11 +120,15 @@ class TransformersGenerator:
         del self._model
 
     def _sample_batch(
-        self, batch: list[_Row], sampling: SamplingSettings, with_logprobs: bool, meter: ProgressMeter
+        self,
+        batch: list[_Row],
+        window: DecodingWindow,
+        sampling: SamplingSettings,
+        with_logprobs: bool,
+        meter: ProgressMeter,
     ) -> None:
         """Sample every row of `batch` to its end."""
         uniforms_BN = draw_uniforms([row.request for row in batch], sampling.max_new_tokens).to(self._model.device)
-        window = DecodingWindow(self._model, [row.request.prompt_token_ids for row in batch])
         logits_BV = window.read_prompts(self._max_step_tokens, meter.report_if_due)
         for step in range(sampling.max_new_tokens):
             tokens_B = sample_tokens(logits_BV, uniforms_BN[:, step], sampling)
