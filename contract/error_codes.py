@@ -16,6 +16,8 @@ class ErrorCode:
     code: str
     retryable: bool
     hint: str
+    is_outage: bool = False
+    """Something around the job is away or full: another try at once would meet the same."""
 
 
 def _index(*codes: ErrorCode) -> dict[str, ErrorCode]:
@@ -66,11 +68,22 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         False,
         "Lower optim.micro_batch_tokens or sampling.max_new_tokens, or use LoRA or more devices.",
     ),
-    ErrorCode("device_unavailable", True, "The device that was asked for is not on this worker."),
-    ErrorCode("disk_full", True, "Free space in the data folder, then resume the job."),
-    ErrorCode("storage_unavailable", True, "The storage did not give or take the job's files; resume when it does."),
-    ErrorCode("checkpoint_corrupt", False, "No checkpoint verifies; submit the job anew."),
-    ErrorCode("teacher_unreachable", True, "The teacher's endpoint did not answer; resume when it does."),
+    ErrorCode("device_unavailable", True, "The device that was asked for is not on this worker.", is_outage=True),
+    ErrorCode("disk_full", True, "Free space in the data folder, then resume the job.", is_outage=True),
+    ErrorCode(
+        "storage_unavailable",
+        True,
+        "The storage did not give or take the job's files; resume when it does.",
+        is_outage=True,
+    ),
+    ErrorCode(
+        "checkpoint_corrupt",
+        False,
+        "No checkpoint verifies; resume once the storage has them again, or clone the job to begin anew.",
+    ),
+    ErrorCode(
+        "teacher_unreachable", True, "The teacher's endpoint did not answer; resume when it does.", is_outage=True
+    ),
     ErrorCode(
         "teacher_refused",
         False,

@@ -21,7 +21,9 @@ from worker.failures import (
     JobFailedError,
     classify_exit,
     count_oom_kills,
+    file_failure_code,
     log_tail,
+    shown,
 )
 from worker.heartbeat import Heartbeat, Order
 from worker.job_events import NewEvent, notice
@@ -85,10 +87,12 @@ def _ended(slot: Slot, lease: Lease, folder: Path, heartbeat: Heartbeat) -> Atte
     except JobFailedError as error:
         return AttemptEnd(EndKind.FAILED, failure=error.failure)
     except PASSING_DATABASE_ERRORS as error:
-        return AttemptEnd(EndKind.LOST, failure=Failure("worker_lost", f"The worker lost the database: {error}"))
+        logger.warning("attempt %d of %s lost the database: %s", lease.attempt, lease.job_id, error)
+        return AttemptEnd(EndKind.LOST, failure=Failure("worker_lost", "The worker lost the database."))
     except Exception as error:
         logger.exception("attempt %d of %s failed in the worker", lease.attempt, lease.job_id)
-        failure = Failure("internal_error", f"The worker failed: {type(error).__name__}: {error}")
+        code = "disk_full" if file_failure_code(error) == "disk_full" else "internal_error"
+        failure = Failure(code, f"The worker failed: {type(error).__name__}: {shown(error)}")
         return AttemptEnd(EndKind.FAILED, failure=failure)
 
 

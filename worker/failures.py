@@ -6,6 +6,7 @@ can end, by its worker or by the reaper, take their decision from `final_status`
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from contract.error_codes import ERROR_CODES, ErrorCode
 from contract.job_state import AttemptStatus, JobStatus
@@ -45,6 +48,17 @@ class JobFailedError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.failure = Failure(code, message)
+
+
+def file_failure_code(error: BaseException) -> str:
+    """Of an error with the job's files, on this machine or in the storage."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "disk_full" if is_full else "storage_unavailable"
+
+
+def shown(error: BaseException) -> str:
+    """The error as the job's user may read it: what a database says holds statements, texts and addresses."""
+    return "the database did not take it" if isinstance(error, SQLAlchemyError) else str(error)
 
 
 class EndKind(StrEnum):

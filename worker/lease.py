@@ -11,15 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from contract.database import Database
+from contract.error_codes import ERROR_CODES
 from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
 from contract.tables import Attempt, Job
 from worker.database_clock import DatabaseNow
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
 from worker.job_events import Level, NewEvent, append_events
+
+OUTAGE_WAITS_SECONDS = (60.0, 300.0)
+"""How long a job rests after its first, and after each further attempt in a row that an outage ended: tried again at
+once it would use up its attempts in the same outage."""
+_OUTAGES = [entry.code for entry in ERROR_CODES.values() if entry.is_outage]
 
 
 class LeaseLostError(Exception):
@@ -41,7 +47,7 @@ def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds
     """Take the first job that waits in `queues`, by priority, then age; None where none waits."""
     waiting = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None))
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None), ~_rests())
         .order_by(Job.priority.desc(), Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -72,6 +78,13 @@ def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds
     lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec)
     _record_start(session, lease, worker)
     return lease
+
+
+def _rests() -> ColumnElement[bool]:
+    first, further = (Attempt.finished_at > DatabaseNow(-seconds) for seconds in OUTAGE_WAITS_SECONDS)
+    newest = select(Attempt.number).where(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
+    by_outage = newest.where(Attempt.error_code.in_(_OUTAGES), case((Job.num_lost > 1, further), else_=first))
+    return and_(Job.num_lost > 0, by_outage.correlate(Job).exists())
 
 
 def _record_start(session: Session, lease: Lease, worker: str) -> None:
@@ -174,8 +187,15 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
         )
         .execution_options(synchronize_session=False)
     )
-    append_events(session, job.id, [*end.circumstances, _status_event(job.attempt, end, final)])
+    wait_seconds = _wait_seconds(end, num_without_progress) if goes_on else 0.0
+    append_events(session, job.id, [*end.circumstances, _status_event(job.attempt, end, final, wait_seconds)])
     return final.status
+
+
+def _wait_seconds(end: AttemptEnd, num_without_progress: int) -> float:
+    """As `_rests` has it."""
+    is_outage = end.failure is not None and end.failure.known.is_outage
+    return OUTAGE_WAITS_SECONDS[num_without_progress > 1] if is_outage and num_without_progress > 0 else 0.0
 
 
 def _num_without_progress(session: Session, job: LockedJob, end: AttemptEnd) -> int:
@@ -235,9 +255,12 @@ _CONSEQUENCES = {
 }
 
 
-def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus) -> NewEvent:
-    message = f"Attempt {attempt} {_ENDINGS[end.kind]}; {_CONSEQUENCES[final.status]}."
+def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus, wait_seconds: float) -> NewEvent:
+    rest = f", {wait_seconds:.0f} s at least" if wait_seconds else ""
+    message = f"Attempt {attempt} {_ENDINGS[end.kind]}; {_CONSEQUENCES[final.status]}{rest}."
     data: dict[str, Any] = {"status": final.status, "attempt": attempt}
+    if wait_seconds:
+        data["wait_seconds"] = wait_seconds
     if end.failure is not None:
         data["error"] = {"code": end.failure.code, "message": end.failure.message[:MAX_MESSAGE_CHARACTERS]}
     if end.summary is not None:

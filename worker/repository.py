@@ -212,9 +212,9 @@ def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protect
     return _remove_checkpoints(session, [c for c in old if c.step != protected_step])
 
 
-def forget_checkpoint(session: Session, checkpoint: StoredCheckpoint) -> None:
-    """Offer a checkpoint that does not verify no longer. Its files stay until the next attempt or the job's end."""
-    _remove_checkpoints(session, [checkpoint])
+def forget_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> None:
+    """Offer checkpoints that do not verify no longer. Their files stay until the next attempt or the job's end."""
+    _remove_checkpoints(session, checkpoints)
 
 
 def _remove_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> list[str]:

@@ -7,13 +7,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from contract.database import Database
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.spec_problems import field_problems
 from contract.teacher_endpoints import TeacherEndpoint
 from worker import leftovers, repository
 from worker.engine_spec import dataset_ids, engine_document
-from worker.failures import JobFailedError
+from worker.failures import JobFailedError, file_failure_code, shown
 from worker.job_events import append_events, notice
 from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
@@ -42,18 +45,29 @@ def stage(
 
     Raises `JobFailedError` for what the user can be told, and `LeaseLostError`.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    spec = JobSpec.model_validate(lease.spec)
+    spec = _spec(lease)
     try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         leftovers.collect(database, storage, lease.job_id, before_attempt=lease.attempt)
         paths = {dataset_id: _stage_dataset(database, storage, dataset_id, folder) for dataset_id in dataset_ids(spec)}
         resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")
+        document = engine_document(spec, catalog, paths, endpoints)
+        (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise JobFailedError("storage_unavailable", f"The job's files could not be fetched: {error}") from error
-    document = engine_document(spec, catalog, paths, endpoints)
-    (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        raise JobFailedError(
+            file_failure_code(error), f"The job's files could not be fetched: {shown(error)}"
+        ) from error
     return Staged(spec, resumed_step)
+
+
+def _spec(lease: Lease) -> JobSpec:
+    """The job's spec, which another version of the service may have accepted."""
+    try:
+        return JobSpec.model_validate(lease.spec)
+    except ValidationError as error:
+        problems = "; ".join(problem.message for problem in field_problems(error, JobSpec))
+        raise JobFailedError("invalid_spec", f"this worker's version does not take the spec: {problems}") from error
 
 
 def _stage_dataset(database: Database, storage: Storage, dataset_id: str, folder: Path) -> str:
@@ -75,28 +89,31 @@ def _stage_checkpoint(database: Database, storage: Storage, lease: Lease, target
     """Fetch the newest checkpoint that verifies; None where the job has none yet."""
     with database.read() as session:
         checkpoints = repository.list_checkpoints(session, lease.job_id)
+    corrupt: list[StoredCheckpoint] = []
     for checkpoint in checkpoints:
         try:
             fetch_checkpoint(storage, checkpoint.storage_prefix, target, manifest_sha256=checkpoint.manifest_sha256)
         except CheckpointCorruptError as error:
             shutil.rmtree(target, ignore_errors=True)
-            _forget_corrupt(database, lease, checkpoint, error)
+            _tell_corrupt(database, lease, checkpoint, error)
+            corrupt.append(checkpoint)
             continue
         with fenced(database, lease) as session:
+            repository.forget_checkpoints(session, corrupt)
             repository.record_resume(session, lease, checkpoint.step)
         return checkpoint.step
     if checkpoints:
+        # All stay: it may be the storage that is not there, or another one.
         raise JobFailedError("checkpoint_corrupt", f"none of the job's {len(checkpoints)} checkpoints verifies")
     return None
 
 
-def _forget_corrupt(
+def _tell_corrupt(
     database: Database, lease: Lease, checkpoint: StoredCheckpoint, error: CheckpointCorruptError
 ) -> None:
     message = f"The checkpoint of step {checkpoint.step} does not verify and is left out: {error}"
     event = notice("warn", "checkpoint_corrupt", message, step=checkpoint.step)
     with fenced(database, lease) as session:
-        repository.forget_checkpoint(session, checkpoint)
         append_events(session, lease.job_id, [event])
 
 

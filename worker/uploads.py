@@ -15,7 +15,7 @@ from contract.database import Database
 from contract.storage_keys import checkpoint_prefix
 from worker import repository
 from worker.engine_events import CheckpointEvent
-from worker.failures import JobFailedError
+from worker.failures import JobFailedError, file_failure_code, shown
 from worker.job_events import append_events, notice
 from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
@@ -24,8 +24,8 @@ from worker.storage import Storage, store_checkpoint
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = (1.0, 5.0, 15.0)
-"""Waits between the tries at one upload."""
+RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
+"""Waits between the tries at one upload. The run goes on meanwhile; what is given up is trained again."""
 
 RETRIED_ERRORS = (OSError, CheckpointCorruptError, *PASSING_DATABASE_ERRORS)
 
@@ -79,8 +79,8 @@ class CheckpointUploads:
         try:
             self._store_with_retries(event)
         except RETRIED_ERRORS as error:
-            message = f"The checkpoint of step {event.step} was not stored: {error}"
-            failure = JobFailedError("storage_unavailable", message)
+            message = f"The checkpoint of step {event.step} was not stored: {shown(error)}"
+            failure = JobFailedError(file_failure_code(error), message)
             with fenced(self._database, self._lease) as session:
                 append_events(session, self._lease.job_id, [notice("warn", "checkpoint_not_stored", message)])
             raise failure from error

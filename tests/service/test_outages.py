@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,20 +13,9 @@ from sqlalchemy.exc import OperationalError
 from contract.database import Database
 from service.events.feed import EventFeed
 from service.outages import outage
-from tests.postgres_outage import closed_to_all
+from tests.outages import closed_to_all, files_up_to
 from tests.service.conftest import MakeClient
 from tests.service.records import ROWS, context_of, job_body, submit
-
-
-@contextmanager
-def files_up_to(num_bytes: int) -> Iterator[None]:
-    """No file of this process grows larger: a disk that is full at that point."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_database_that_is_away_is_no_defect(make_client: MakeClient, postgres_url: str) -> None:

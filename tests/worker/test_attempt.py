@@ -14,7 +14,7 @@ from sqlalchemy import text
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
-from tests.postgres_outage import closed_to_all
+from tests.outages import closed_to_all
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, ended, eventually, process_exists, running
 from worker.attempt import run_next

@@ -9,12 +9,12 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from contract.database import Database
 from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
 from contract.messages import DEFAULT_QUEUE
-from contract.tables import Job
+from contract.tables import Attempt, Job
 from tests.worker.workbench import Workbench
 from worker.database_clock import DatabaseNow
 from worker.failures import AttemptEnd, EndKind, Failure
@@ -53,6 +53,48 @@ def test_claims_go_by_priority_then_age_and_never_leave_the_queues(bench: Workbe
     bench.add_job(deleted_at=datetime.now(UTC))
     leases = [bench.claim() for _ in range(4)]
     assert [lease and lease.job_id for lease in leases] == [urgent, old, young, None]
+
+
+def end_by_outage(bench: Workbench) -> str:
+    lease = bench.claim()
+    assert lease is not None
+    failure = Failure("storage_unavailable", "the storage did not answer")
+    finish(bench.database, lease, AttemptEnd(EndKind.FAILED, failure=failure), max_attempts=3)
+    return lease.job_id
+
+
+def rest(bench: Workbench, job_id: str, seconds: float) -> None:
+    with bench.database.write() as session:
+        ago = datetime.now(UTC) - timedelta(seconds=seconds)
+        session.execute(update(Attempt).where(Attempt.job_id == job_id).values(finished_at=ago))
+
+
+def test_a_job_rests_after_an_outage_and_lets_others_go_first(bench: Workbench) -> None:
+    bench.add_job()
+    job_id = end_by_outage(bench)
+    assert bench.job(job_id).status == "queued"
+    assert bench.claim() is None, "it would meet the same outage"
+    event = bench.events(job_id)[-1]
+    assert event.data["wait_seconds"] == 60
+    assert event.message.endswith("last checkpoint, 60 s at least.")
+    other = bench.add_job()
+    lease = bench.claim()
+    assert lease is not None
+    assert lease.job_id == other
+    rest(bench, job_id, 61)
+    assert end_by_outage(bench) == job_id
+    rest(bench, job_id, 61)
+    assert bench.claim() is None, "the second time longer"
+    rest(bench, job_id, 301)
+    assert end_by_outage(bench) == job_id
+    assert bench.job(job_id).error_code == "crash_loop"
+
+
+def test_a_user_who_resumes_after_an_outage_is_not_kept_waiting(bench: Workbench) -> None:
+    bench.add_job()
+    job_id = end_by_outage(bench)
+    bench.set_job(job_id, num_lost=0)
+    assert bench.claim() is not None
 
 
 def test_threads_never_claim_a_job_twice(bench: Workbench) -> None:

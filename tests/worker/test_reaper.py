@@ -7,8 +7,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
@@ -109,13 +112,30 @@ def test_of_many_candidates_one_becomes_the_leader(bench: Workbench) -> None:
 
 def test_one_bell_a_queue_is_rung_for_those_who_wait_long(bench: Workbench) -> None:
     long_ago = datetime.now(UTC) - timedelta(minutes=5)
-    bench.add_job(created_at=long_ago)
-    urgent = bench.add_job(created_at=long_ago, priority=3)
+    long = bench.add_job(created_at=long_ago)
+    bench.add_job(created_at=long_ago, priority=3)
     other = bench.add_job(created_at=long_ago, queue="big")
     bench.add_job(queue="new")
     bench.add_job(created_at=long_ago, queue="paused", status=JobStatus.PAUSED)
     with bench.database.read() as session:
-        assert sorted(first_waiting(session, waited_seconds=60)) == sorted([(urgent, DEFAULT_QUEUE), (other, "big")])
+        assert sorted(first_waiting(session, waited_seconds=60)) == sorted([(long, DEFAULT_QUEUE), (other, "big")])
+
+
+def test_looking_for_those_who_wait_long_sorts_no_queue(sqlite_bench: Workbench) -> None:
+    for _ in range(3):
+        sqlite_bench.add_job(created_at=datetime.now(UTC) - timedelta(minutes=5))
+    asked: list[tuple[str, Any]] = []
+    with sqlite_bench.database.read() as session:
+        event.listen(session.connection(), "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+        assert len(first_waiting(session, waited_seconds=60)) == 1
+        plans = [row[3] for sql, values in asked[:] for row in _plan(session, sql, values)]
+    assert len(asked) >= 3
+    assert all("USING" in plan and "INDEX" in plan for plan in plans), plans
+    assert not any("TEMP B-TREE" in plan for plan in plans), plans
+
+
+def _plan(session: Session, sql: str, values: Any) -> Any:
+    return session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
 
 
 def test_the_reaper_rings_at_its_pace(sqlite_bench: Workbench) -> None:

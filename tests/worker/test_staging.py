@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from contract.storage_keys import checkpoint_prefix, dataset_key
+from tests.outages import files_up_to
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import ROWS, Workbench, eventually, running
 from worker import repository, staging
@@ -82,6 +83,48 @@ def test_a_run_never_silently_begins_again_at_zero(sqlite_bench: Workbench) -> N
     run_next(sqlite_bench.slot(DIES_AT_5))
     job = sqlite_bench.job(job_id)
     assert (job.status, job.error_code) == ("failed", "checkpoint_corrupt")
+
+
+def test_a_storage_that_is_not_there_for_a_while_loses_no_checkpoint(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job(spec={"dataset": {"generator": "basic_arithmetic", "size": 10}})
+    run_next(sqlite_bench.slot(DIES_AT_5))
+    jobs = sqlite_bench.settings.data_dir / "storage" / "jobs"
+    jobs.rename(jobs.with_name("unmounted"))
+    for _ in range(2):
+        run_next(sqlite_bench.slot(DIES_AT_5))
+        job = sqlite_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "checkpoint_corrupt")
+        sqlite_bench.set_job(job_id, status="queued")
+    jobs.with_name("unmounted").rename(jobs)
+    run_next(sqlite_bench.slot(DIES_AT_5))
+    assert sqlite_bench.job(job_id).status == "succeeded"
+    assert sqlite_bench.attempts(job_id)[-1].first_step == 4
+
+
+def test_a_full_disk_is_told_and_may_be_tried_again(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job(spec={"dataset": sqlite_bench.add_dataset(ROWS * 100_000)})
+    with files_up_to(2_000_000):
+        run_next(sqlite_bench.slot())
+    attempt, job = sqlite_bench.attempts(job_id)[0], sqlite_bench.job(job_id)
+    assert (attempt.error_code, job.status) == ("disk_full", "queued")
+
+
+def test_a_folder_that_cannot_be_made_is_no_defect(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job()
+    sqlite_bench.settings.scratch_dir.write_text("a file where the folder should be")
+    run_next(sqlite_bench.slot())
+    assert sqlite_bench.attempts(job_id)[0].error_code == "storage_unavailable"
+
+
+def test_a_spec_of_another_version_is_refused_by_its_field(sqlite_bench: Workbench) -> None:
+    job_id = sqlite_bench.add_job()
+    spec = sqlite_bench.job(job_id).spec
+    sqlite_bench.set_job(job_id, spec={**spec, "from_the_future": 1})
+    run_next(sqlite_bench.slot())
+    job = sqlite_bench.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "invalid_spec")
+    assert job.error_message is not None
+    assert "from_the_future" in job.error_message
 
 
 def test_the_checkpoint_resumed_from_outlives_the_attempt_that_needs_it(sqlite_bench: Workbench) -> None:
