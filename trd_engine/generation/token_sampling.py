@@ -1,13 +1,17 @@
 """Draws next tokens from logits, a request's draw independent of its neighbours.
 
-Legend: B rows, V vocabulary, K candidates.
+Legend: B rows, V vocabulary, K candidates, N blocks of a vocabulary, W tokens of a block.
 """
 
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 
 from trd_engine.types import GenerationRequest, SamplingSettings
+
+_BLOCK_SIZE = 256
+"""Tokens. Adding up a vocabulary one by one in float64 takes ten times as long as by blocks and then within one."""
 
 
 def draw_uniforms(requests: list[GenerationRequest], num_tokens: int) -> torch.Tensor:
@@ -32,12 +36,31 @@ def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: S
         return logits_BV.argmax(dim=-1)
     scores_BV = logits_BV.float() / sampling.temperature
     scores_BK, ids_BK = _candidates(scores_BV, sampling.top_k, sampling.top_p)
+    if ids_BK is None:
+        return _invert_by_blocks(scores_BV.softmax(dim=-1), uniforms_B)
     cumulative_BK = scores_BK.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     num_kept_B1 = _num_kept(cumulative_BK, sampling.top_p)
     mass_B1 = cumulative_BK.gather(-1, num_kept_B1 - 1)
     targets_B1 = uniforms_B.to(cumulative_BK)[:, None] * mass_B1
     picks_B1 = torch.searchsorted(cumulative_BK, targets_B1, right=True).minimum(num_kept_B1 - 1)
-    return (picks_B1 if ids_BK is None else ids_BK.gather(-1, picks_B1)).squeeze(-1)
+    return ids_BK.gather(-1, picks_B1).squeeze(-1)
+
+
+def _invert_by_blocks(probabilities_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
+    """[B] token ids, the vocabulary in its order: first the block that a uniform falls into, then the token in it."""
+    num_missing = -probabilities_BV.shape[-1] % _BLOCK_SIZE
+    if num_missing:
+        probabilities_BV = pad(probabilities_BV, (0, num_missing))
+    blocks_BNW = probabilities_BV.unflatten(-1, (-1, _BLOCK_SIZE))
+    ends_BN = blocks_BNW.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    targets_B1 = uniforms_B.to(ends_BN)[:, None] * ends_BN[:, -1:]
+    picks_B1 = torch.searchsorted(ends_BN, targets_B1, right=True)
+    start_B1 = pad(ends_BN, (1, 0)).gather(-1, picks_B1)
+    cumulative_BW = blocks_BNW[torch.arange(len(picks_B1)), picks_B1[:, 0]].cumsum(dim=-1, dtype=torch.float64)
+    # The block's sum, rounded otherwise, may be larger: below its end there is a token that can be.
+    last_B1 = cumulative_BW[:, -1:].nextafter(torch.zeros_like(targets_B1))
+    within_B1 = torch.searchsorted(cumulative_BW, (targets_B1 - start_B1).minimum(last_B1), right=True)
+    return (picks_B1 * _BLOCK_SIZE + within_B1).squeeze(-1)
 
 
 def keep_nucleus(scores_BV: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:

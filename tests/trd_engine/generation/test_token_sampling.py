@@ -53,6 +53,22 @@ def test_nucleus_keeps_the_same_tokens(temperature: float, top_p: float, top_k: 
     assert torch.allclose(kept, expected.float(), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [7, 256, 700, 1024])
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_a_draw_from_all_tokens_is_the_inverse_of_their_distribution(size: int, spread: float) -> None:
+    """At a spread of 60 most tokens have no probability at all in fp32, and whole blocks of them."""
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randn(1, size, generator=generator) * spread
+    uniforms = torch.rand(5_000, dtype=torch.float64, generator=generator)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    tokens = sample_tokens(logits.expand(len(uniforms), -1), uniforms, settings())
+    probabilities = logits[0].softmax(dim=-1).double()
+    ends = probabilities.cumsum(dim=-1)
+    assert (probabilities[tokens] > 0).all()
+    assert (uniforms <= ends[tokens] + 1e-6).all()
+    assert (uniforms >= ends[tokens] - probabilities[tokens] - 1e-6).all()
+
+
 def test_temperature_zero_takes_the_most_probable_token() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0], [9.0, 5.0, 1.0]])
     assert sample_tokens(logits, torch.tensor([0.99, 0.99]), settings(temperature=0.0)).tolist() == [1, 0]
