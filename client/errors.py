@@ -154,6 +154,7 @@ _HINTS = {
     "insufficient_scope": "ask an admin for a key with the scope: `trd keys create NAME --scope …`",
     "job_not_found": "`trd jobs` lists yours",
     "dataset_not_found": "`trd datasets list` lists yours; `trd datasets upload FILE` makes one",
+    "dataset_invalid": "nothing of the file was stored; mend it and send it again",
     "model_not_found": "`trd models` lists what may be named",
     "checkpoint_not_found": "`trd show JOB` tells which checkpoints there are",
     "rate_limit_exceeded": "wait, or ask less often",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Discriminator, Field
+from pydantic import AfterValidator, Discriminator, Field
 from pydantic import Tag as PydanticTag
+from pydantic_core import PydanticCustomError
 
 from contract.strict_model import StrictModel
 
@@ -39,7 +41,16 @@ class GeneratedDataset(StrictModel):
     """Seed of the generator."""
 
 
-DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-z]{1,64}$")]
+_ID = re.compile(r"ds_[0-9a-z]{1,64}")
+
+
+def _as_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise PydanticCustomError("dataset_id", "is no dataset's id, which begins with ds_; upload the rows to get one")
+    return value
+
+
+DatasetId = Annotated[str, AfterValidator(_as_id), Field(json_schema_extra={"pattern": f"^{_ID.pattern}$"})]
 
 
 def _dataset_kind(value: object) -> str:

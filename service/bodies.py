@@ -138,7 +138,8 @@ def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:
 def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
     """The refusal of a body whose fields are wrong: the first one in the message, all in ``errors``."""
     problems = field_problems(error, model)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    num_more = len(problems) - 1
+    more = f" (and {num_more} more {'fault' if num_more == 1 else 'faults'}, in errors)" if num_more else ""
     return InvalidRequestError(
         problems[0].message + more,
         code="invalid_spec" if model.__name__ == "JobSpec" else "invalid_value",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from client.cli import (
@@ -21,6 +24,7 @@ from client.cli import (
     up,
     watch,
 )
+from client.cli.output import say
 
 app = typer.Typer(
     name="trd",
@@ -30,6 +34,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        say(version("trd-service"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 _RUN, _LOOK, _CHANGE, _OTHER = "Run", "Look", "Change", "Other things"
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from client import Client, TrdError
 from client.checkpoints import LATEST
 from client.cli.download import fetch, served_folder
-from client.cli.exit_codes import INTERRUPTED
+from client.cli.exit_codes import INTERRUPTED, NothingThereError
 from client.cli.job_argument import job_id_of
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import python_command
@@ -93,7 +93,7 @@ def _folder_of(target: str, step: str, *, is_quiet: bool) -> Path:
     if folder.is_dir():
         return folder
     if target != LATEST and not target.startswith(JOB_PREFIX):
-        raise TrdError(f"{target}: is neither a folder here nor a job's id")
+        raise NothingThereError(f"{target}: is neither a folder here nor a job's id")
     with Client() as trd:
         manifest = trd.checkpoints.manifest(job_id_of(trd, target), step)
         data_dir = Path(os.environ.get("TRD_DATA_DIR") or DEFAULT_DATA_DIR)

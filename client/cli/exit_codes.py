@@ -17,7 +17,9 @@ from client.errors import (
 )
 
 FAILED = 1
-"""Something for which there is no code of its own; 2 is the parser's, for a command that was written wrongly."""
+"""Something for which there is no code of its own."""
+MISUSED = 2
+"""A command that was written wrongly: the parser's own code."""
 JOB_FAILED = 3
 """The job failed or was cancelled."""
 NOT_FOUND = 4
@@ -31,9 +33,20 @@ JOB_PAUSED = 8
 INTERRUPTED = 130
 """Ctrl-C, as shells have it."""
 
+
+class MisusedError(TrdError):
+    """An argument of the command has another form."""
+
+
+class NothingThereError(TrdError):
+    """An argument of the command names nothing that is there."""
+
+
 _BY_ERROR: tuple[tuple[type[TrdError], int], ...] = (
     (JobFailedError, JOB_FAILED),
     (JobPausedError, JOB_PAUSED),
+    (MisusedError, MISUSED),
+    (NothingThereError, NOT_FOUND),
     (NotFoundError, NOT_FOUND),
     (InvalidRequestError, REFUSED),
     (ConflictError, REFUSED),

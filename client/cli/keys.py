@@ -54,6 +54,9 @@ def list_keys(
     if as_json:
         print_json(found)
         return
+    if not found:
+        say("no keys but the one that the service was started with; `trd keys create NAME` makes one")
+        return
     rows = table("key", "name", "owner", "scopes", "created", "revoked")
     for key in found:
         revoked = moment(key.revoked_at) or ""

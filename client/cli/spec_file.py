@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from client.cli.exit_codes import MisusedError
 from client.errors import TrdError
 
 
@@ -57,17 +58,17 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
-    """``optim.learning_rate=1e-4`` and the like as nested fields; values are YAML. Raises `TrdError`."""
+    """``optim.learning_rate=1e-4`` and the like as nested fields; values are YAML. Raises `MisusedError`."""
     overrides: dict[str, Any] = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise TrdError(f"{setting}: is no key.path=value", hint="write it like optim.learning_rate=1e-4")
+            raise MisusedError(f"{setting}: is no key.path=value", hint="write it like optim.learning_rate=1e-4")
         try:
             parsed = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise TrdError(f"{setting}: the value is no YAML: {getattr(error, 'problem', error)}") from error
+            raise MisusedError(f"{setting}: the value is no YAML: {getattr(error, 'problem', error)}") from error
         overrides = merged(overrides, _nested(keys, parsed))
     return overrides
 

@@ -12,11 +12,11 @@ from rich.text import Text
 from client import Client
 from client.answers import DryRun, Job
 from client.cli.datasets import upload_file
+from client.cli.exit_codes import NothingThereError
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, duration, facts, print_json, remark, say, size
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
-from client.errors import TrdError
 from contract.ids import DATASET_PREFIX
 
 SetOption = Annotated[
@@ -34,7 +34,7 @@ def submit(
         str | None, typer.Option(help="Id of a dataset, or a file to upload first.", show_default=False)
     ] = None,
     settings: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, resolve and estimate; make nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, resolve and estimate; make no job.")] = False,
     watch: WatchFlag = False,
     idempotency_key: KeyOption = None,
     as_json: JsonFlag = False,
@@ -49,6 +49,8 @@ def submit(
             document["dataset"] = _dataset_id(trd, dataset, is_quiet=as_json)
         if dry_run:
             _show_dry_run(trd.jobs.dry_run(document), as_json)
+            if not as_json and document.get("dataset") != dataset:
+                remark(f"{dataset} is uploaded: --dataset {document['dataset']} takes it from now on")
             return
         job = trd.jobs.create(document, idempotency_key=idempotency_key)
         _report(trd, job, watch, as_json)
@@ -75,7 +77,7 @@ def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
     if Path(dataset).is_file():
         return upload_file(trd, Path(dataset), is_quiet=is_quiet).id
     if not dataset.startswith(DATASET_PREFIX):
-        raise TrdError(f"--dataset {dataset}: is neither a file here nor a dataset's id")
+        raise NothingThereError(f"--dataset {dataset}: is neither a file here nor a dataset's id")
     return dataset
 
 
@@ -107,7 +109,7 @@ def _show_dry_run(told: DryRun, as_json: bool) -> None:
     console.print(facts(_forecast(told)))
     for note in told.estimate_notes:
         console.print(Text(note, style="dim"))
-    console.print("nothing was made: it was a dry run", style="dim")
+    console.print("no job was made: it was a dry run", style="dim")
 
 
 def _forecast(told: DryRun) -> Iterator[tuple[str, str]]:
@@ -119,7 +121,9 @@ def _forecast(told: DryRun) -> Iterator[tuple[str, str]]:
         yield "memory per device", f"{size(told.memory.total_bytes)} ({listed})"
     if told.duration is not None:
         is_known = told.duration.time_source == "history"
-        source = f"as {told.duration.num_like_jobs} like jobs took" if is_known else "at most, by calibration on a CPU"
+        num_like = told.duration.num_like_jobs
+        like = "a like job" if num_like == 1 else f"{num_like} like jobs"
+        source = f"as {like} took" if is_known else "at most, by calibration on a CPU"
         yield "time", f"{duration(told.duration.seconds)} ({source})"
         for phase, seconds in told.duration.seconds_by_phase.items():
             yield f"  {phase}", duration(seconds)

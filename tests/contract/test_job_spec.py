@@ -165,7 +165,7 @@ def test_the_preset_goes_by_the_mode() -> None:
         ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),
         ({"loss": {"divergance": "jsd"}}, "loss.divergance", ["did you mean divergence?"]),
         ({"student": ...}, "student", ["required"]),
-        ({"dataset": "my-rows"}, "dataset", ["my-rows", "pattern"]),
+        ({"dataset": "my-rows"}, "dataset", ["my-rows", "begins with ds_", "upload"]),
         ({"dataset": {"generator": "gcd", "size": 0}}, "dataset.size", ["= 0", "greater than or equal to 1"]),
         ({"dataset": {"hub": "no-owner"}}, "dataset.hub", ["no-owner"]),
         ({"teacher": {"endpoint": ""}}, "teacher.endpoint", ["at least 1 character"]),

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_bad_rows_are_named(run: Run, tmp_path: Path) -> None:
         "row 3: ",
         "row 4: ",
     ]
+    assert "hint: nothing of the file was stored" in done.err
     told = json.loads(run("datasets", "upload", str(path), "--json").err)["error"]
     assert [fault["row"] for fault in told["errors"]] == [2, 3, 4]
 
@@ -103,6 +105,11 @@ def test_models_and_the_state_of_the_service(run: Run, service: RunningService) 
     staging.with_name("away").rename(staging)
     assert unready.code == 1
     assert "not writable" in unready.out
+
+
+def test_the_version_is_told_without_a_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRD_URL", "nonsense")
+    assert run("--version").out.strip() == version("trd-service")
 
 
 def _as_bash_asks(line: str) -> list[str]:

@@ -69,23 +69,31 @@ def test_a_dry_run_shows_and_makes_nothing(run: Run, trd: Client, spec_file: str
     assert list(trd.jobs.list(JobFilter(tag="cli-dry"))) == []
 
 
+def test_a_dry_run_says_what_it_uploaded(run: Run, trd: Client, spec_file: str, rows_file: Path) -> None:
+    done = run("submit", spec_file, "--dataset", str(rows_file), "--dry-run")
+    newest = next(trd.datasets.list(num_wanted=1)).id
+    assert f"--dataset {newest} takes it from now on" in done.err
+    assert "no job was made" in done.out
+    assert "takes it from now on" not in run("submit", spec_file, "--dataset", newest, "--dry-run").err
+
+
 @pytest.mark.parametrize(
-    ("content", "arguments", "words"),
+    ("content", "arguments", "code", "words"),
     [
-        ("mode: [", (), "line 1, column"),
-        ("- mode", (), "a spec is a mapping"),
-        (SPEC, ("--set", "optim"), "no key.path=value"),
-        (SPEC, ("--set", "optim.x=["), "no YAML"),
-        (SPEC, ("--dataset", "absent.jsonl"), "neither a file here nor a dataset's id"),
+        ("mode: [", (), 1, "line 1, column"),
+        ("- mode", (), 1, "a spec is a mapping"),
+        (SPEC, ("--set", "optim"), 2, "no key.path=value"),
+        (SPEC, ("--set", "optim.x=["), 2, "no YAML"),
+        (SPEC, ("--dataset", "absent.jsonl"), 4, "neither a file here nor a dataset's id"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_told(
-    run: Run, tmp_path: Path, content: str, arguments: tuple[str, ...], words: str
+    run: Run, tmp_path: Path, content: str, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(content)
     done = run("submit", str(path), *arguments)
-    assert done.code == 1
+    assert done.code == code
     assert words in done.err
     assert "Traceback" not in done.err
 
@@ -94,6 +102,7 @@ def test_all_faults_of_a_spec_are_listed(run: Run, spec_file: str) -> None:
     done = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "-s", "optim.lr=1")
     assert done.code == 5
     assert done.err.count("  - ") == 2
+    assert "(and 1 more fault, in errors)" in done.err
     assert "optim.lr: unknown field" in done.err
     told = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "--json")
     assert json.loads(told.err)["error"]["param"] == "optim.epochs"
