@@ -27,6 +27,7 @@ from trd_engine.prompts import MODEL_PROMPTS_FILE
 STATE_FOLDER = "state"
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
+_DRAFT = ".writing-step-"
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def checkpoint_folder(out_dir: Path, step: int) -> Path:
 
 def checkpoint_draft(out_dir: Path, step: int) -> Path:
     """Where the checkpoint of `step` is written; `commit_checkpoint` gives it its name."""
-    return out_dir / "checkpoints" / f".writing-step-{step:08d}"
+    return out_dir / "checkpoints" / f"{_DRAFT}{step:08d}"
 
 
 def begin_checkpoint(draft: Path) -> None:
-    """Make `draft` an empty folder."""
-    shutil.rmtree(draft, ignore_errors=True)
+    """Make `draft` an empty folder, and remove those of processes that died while they wrote."""
+    for stale in draft.parent.glob(f"{_DRAFT}*"):
+        shutil.rmtree(stale)
     draft.mkdir(parents=True)
 
 

@@ -19,6 +19,7 @@ from trd_engine.samplers import Samplers
 from trd_engine.tasks import Task
 from trd_engine.trajectory_file import gather_trajectories
 from trd_engine.types import Trajectory
+from trd_engine.verification import verify_all
 
 
 def refine_rollouts(
@@ -44,7 +45,8 @@ def refine_rollouts(
     def refine_mine() -> list[Trajectory]:
         seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in mine]
         completions = samplers.refine([b for _, b in mine], seeds, on_progress=reporter.generation_progress)
-        verdicts = task.verify_many([(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)])
+        pairs = [(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)]
+        verdicts = verify_all(pairs, task, reporter)
         return [
             replace(
                 t,
@@ -60,23 +62,30 @@ def refine_rollouts(
 
 
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
-    """Positions in the round of the trajectories that are trained on.
+    """Positions in the round of the trajectories that are trained on: never one without a token, as a server may give.
 
     Raises `NoTrainingDataError` where `keep` leaves none.
     """
+    written = [position for position, t in enumerate(trajectories) if t.target.token_ids]
+    if not written:
+        raise NoTrainingDataError(
+            f"none of the round's {len(trajectories)} targets holds a token: what wrote them ended before its first; "
+            "raise refine.max_new_tokens, or choose another teacher"
+        )
     if keep == "all":
-        return list(range(len(trajectories)))
-    kept = [
-        position
-        for position, t in enumerate(trajectories)
-        if t.refined_verdict is not None and t.refined_verdict.correct and not t.rollout_verdict.correct
-    ]
+        return written
+    kept = [position for position in written if _is_mended(trajectories[position])]
     if not kept:
         raise NoTrainingDataError(
             f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was mended, so that "
             'nothing is left to train on; set refine.keep to "all"'
         )
     return kept
+
+
+def _is_mended(trajectory: Trajectory) -> bool:
+    refined = trajectory.refined_verdict
+    return refined is not None and refined.correct and not trajectory.rollout_verdict.correct
 
 
 def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:

@@ -99,6 +99,10 @@ class Reporter:
         """
         size = self.world.size  # shares are alike: this one tells how far all are
         self._report_progress(progress.num_done * size, progress.num_requests * size, "samples")
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Raise `StopRequested` when this process was asked to stop; within `apart`."""
         if self._stop():
             raise StopRequested
 

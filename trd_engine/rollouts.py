@@ -11,6 +11,7 @@ from trd_engine.samplers import Samplers
 from trd_engine.tasks import Task
 from trd_engine.trajectory_file import gather_trajectories
 from trd_engine.types import GenerationRequest, Problem, Trajectory
+from trd_engine.verification import verify_all
 
 
 def collect_rollouts(
@@ -35,7 +36,7 @@ def collect_rollouts(
             for problem, sample in pairs
         ]
         completions = samplers.sample_student(requests, on_progress=reporter.generation_progress)
-        verdicts = task.verify_many([(p, c.text) for (p, _), c in zip(pairs, completions, strict=True)])
+        verdicts = verify_all([(p, c.text) for (p, _), c in zip(pairs, completions, strict=True)], task, reporter)
         return [
             Trajectory(problem, sample, request.prompt_token_ids, completion, verdict)
             for (problem, sample), request, completion, verdict in zip(

@@ -6,6 +6,7 @@ parts come together in `opening`.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -254,10 +255,14 @@ class Session:
         if world.is_main:
             begin_checkpoint(temporary)
         world.wait()
-        formats = self._write_checkpoint(temporary, merged=merged)
-        world.wait()
-        if world.is_main:
-            self._commit(temporary, formats)
+        try:
+            formats = self._write_checkpoint(temporary, merged=merged)
+            world.wait()
+            if world.is_main:
+                self._commit(temporary, formats)
+        finally:  # committed, it has another name; half written, it would keep a full disk full
+            if world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
         world.wait()  # one that left now, on a stop, would have torchrun end the others
         self.saved_at = state.step
         folder = checkpoint_folder(self.out_dir, state.step)
@@ -351,6 +356,7 @@ class Session:
         if not sample:
             return {}
         self.enter("diagnosing")
+        self.samplers.rest()  # the next to ask for memory is the training
         examined = self.diagnosis.examine(sample)
         report = self.diagnosis.report(examined, sampler_gap=self._sampler_gap)
         if self.reporter.world.is_main:
@@ -364,7 +370,10 @@ class Session:
         """The student's distance from the teacher on the fixed held-out batch, which the first call samples."""
         if not self.heldout:
             self.heldout = self._collect(self.problems.evaluation[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
-        score = score_heldout(self.setup, *self._micro_batches(list(enumerate(self.heldout))))
+        written = [(i, t) for i, t in enumerate(self.heldout) if t.target.token_ids]
+        if not written:
+            return
+        score = score_heldout(self.setup, *self._micro_batches(written))
         measured = {f"heldout_{self.setup.yardstick_name}": score.divergence}
         self.reporter.metrics(self.state.step, self.state.round, measured)
         # A backward pass costs about twice its forward; the teacher has none, which leaves some room.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -320,7 +321,7 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
 
     divergence_N = gathered("divergence_N")
     num_sequences = world.sum(sum(int(s.sequence_N.unique().numel()) for s in scored))
-    p50, p95, p99 = torch.quantile(divergence_N, torch.tensor([0.5, 0.95, 0.99])).tolist()
+    p50, p95, p99 = quantiles(divergence_N, (0.5, 0.95, 0.99))
 
     def mean(name: str) -> float:
         return float(gathered(name).mean())
@@ -342,6 +343,11 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
     if divergence.token_clip:
         metrics["clip_share"] = float((divergence_N >= divergence.token_clip).float().mean())
     return metrics
+
+
+def quantiles(values_N: Tensor, shares: Sequence[float]) -> list[float]:
+    """Of any number of values, on the CPU; torch's own refuses more than 16 million, which a large batch has."""
+    return [float(value) for value in numpy.quantile(values_N.numpy(), shares)]
 
 
 def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def test_all_are_kept_by_default_and_only_mended_ones_on_request() -> None:
     trajectories = [trajectory(before, after) for before, after in OUTCOMES]
     assert kept_positions(trajectories, "all") == [0, 1, 2, 3]
     assert kept_positions(trajectories, "fail_to_pass") == [OUTCOMES.index((False, True))]
+
+
+def test_a_target_without_a_token_is_not_trained_on() -> None:
+    empty = replace(trajectory(False, True), refined=Completion((), "", "length"))
+    assert kept_positions([empty, trajectory(False, True)], "all") == [1]
+    assert kept_positions([empty, trajectory(False, True)], "fail_to_pass") == [1]
+    with pytest.raises(NoTrainingDataError, match=r"none of the round's 1 targets holds a token"):
+        kept_positions([empty], "all")
 
 
 def test_nothing_to_keep_is_an_error_that_says_so() -> None:

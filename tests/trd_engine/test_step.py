@@ -8,7 +8,7 @@ import torch
 from tests.trd_engine.step_batches import CPU, gradient_after, load, make_setup, sequences
 from trd_engine.batching import split_into_micro_batches
 from trd_engine.errors import NonFiniteError
-from trd_engine.step import optimizer_step
+from trd_engine.step import optimizer_step, quantiles
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 100, 10_000])
@@ -37,6 +37,13 @@ def test_the_step_is_the_dense_computation() -> None:
             count += length
     loss, _ = gradient_after(split_into_micro_batches(sequences(), max_tokens=100, device=CPU))
     assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_quantiles_are_torchs_own_and_of_more_values_than_torch_takes() -> None:
+    few = torch.randn(1001, generator=torch.Generator().manual_seed(0))
+    shares = [0.5, 0.95, 0.99]
+    assert quantiles(few, shares) == pytest.approx(torch.quantile(few, torch.tensor(shares)).tolist(), rel=1e-6)
+    assert quantiles(torch.ones(2**24 + 1), [0.5]) == [1.0]
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_batch() -> None:

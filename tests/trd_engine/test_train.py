@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
-from trd_engine.checkpoint import checkpoint_folder
+from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.config import parse_config
 from trd_engine.errors import DataChangedError, DataError, StopRequested
 from trd_engine.manifest import verify_manifest
@@ -152,6 +153,23 @@ def test_an_evaluation_that_a_stop_cut_off_is_made_up_for(data: Path, tmp_path: 
     assert [e["step"] for e in events(first, "evaluation")] == [0]
     run(config, second, resume_from=checkpoint_folder(first, 1))
     assert [e["step"] for e in events(second, "evaluation")] == [1, 2]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is not kept full by half a checkpoint, of this process or of one that died."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = parse_config(spec(data, evaluation={"holdout": 0.0}, diagnosis={"num_trajectories": 0}))
+    stale = checkpoint_draft(tmp_path, 7)
+    stale.mkdir(parents=True)
+    monkeypatch.setattr("trd_engine.session.write_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(config, tmp_path)
+    assert list(stale.parent.iterdir()) == []
 
 
 def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:

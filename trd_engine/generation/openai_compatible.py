@@ -175,9 +175,11 @@ class EndpointTeacher:
 def _text(choice: Mapping[str, Any]) -> str:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, Mapping) else None
+    if text is None and isinstance(message, Mapping) and choice.get("finish_reason") in ("length", "content_filter"):
+        return ""  # the budget went into thoughts that the server keeps, or the text was withheld
     if not isinstance(text, str):
         raise MalformedAnswerError("a choice without a message of text")
-    return text
+    return text.encode("utf-8", "replace").decode()  # JSON can spell half a character, which no tokenizer reads
 
 
 def _ids(value: Any) -> list[int] | None:

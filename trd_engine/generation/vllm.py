@@ -178,6 +178,8 @@ class VllmGenerator:
 
     def _wake(self) -> None:
         if self._is_resting:
+            # What the trainer has freed, torch keeps for it, and the engine would find no room.
+            torch.cuda.empty_cache()
             self._engine.wake_up()
             self._is_resting = False
 

@@ -60,7 +60,7 @@ class CodeTask:
             return Verdict(False, "program too long")
         try:
             return self._run(complete_program(program, tests), tests)
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:  # OSError: this machine has no process or no room left for one
             return Verdict(False, f"error: {error}")
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:

@@ -77,6 +77,21 @@ def test_a_text_cut_by_length_has_no_end_of_turn(tokenizer: PreTrainedTokenizerB
     assert completion.finish_reason == "length"
 
 
+def test_an_answer_whose_budget_went_into_thoughts_is_empty(tokenizer: PreTrainedTokenizerBase) -> None:
+    """And no reason to ask again, or to end the run."""
+    for reason in ("length", "content_filter"):
+        with serving(lambda received, number, reason=reason: chat_answer(None, reason)) as server:
+            (completion,) = teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
+        assert (completion.token_ids, completion.text, completion.finish_reason) == ((), "", "length")
+        assert len(server.received) == 1
+
+
+def test_half_a_character_is_replaced(tokenizer: PreTrainedTokenizerBase) -> None:
+    with serving(lambda received, number: chat_answer("ab\ud83dc")) as server:
+        (completion,) = teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
+    assert completion.text == "ab?c"
+
+
 def test_a_text_over_the_budget_in_the_students_tokens_is_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     with serving(lambda received, number: chat_answer("acegikmo")) as server:
         (completion,) = teacher_at(server, tokenizer).complete(

@@ -41,6 +41,22 @@ def test_engines_live_side_by_side_and_outlive_each_other(
     again.close()
 
 
+def test_what_the_trainer_has_freed_is_there_when_an_engine_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps freed memory of a GPU for its own process; the engine takes what it needs past torch."""
+    order: list[str] = []
+
+    class Core:
+        def wake_up(self) -> None:
+            order.append("wake_up")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty_cache"))
+    resting = object.__new__(VllmGenerator)
+    resting._engine, resting._is_resting = Core(), True
+    resting._wake()
+    resting._wake()
+    assert order == ["empty_cache", "wake_up"]
+
+
 def test_a_rank_that_vllm_cannot_serve_is_refused(model_folder: Path) -> None:
     with pytest.raises(SpecError, match=r"lora\.rank 600"):
         VllmGenerator(model_folder, dtype=torch.float32, lora_rank=600)

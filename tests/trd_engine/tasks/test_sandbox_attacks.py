@@ -22,7 +22,7 @@ import pytest
 from trd_engine.errors import SpecError
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
 from trd_engine.tasks.sandbox.limits import MIB, Limits
-from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_program
+from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_program, whole_replies
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=2.0, total_seconds=10.0, memory_bytes=512 * MIB)
 EVERY_CONFINEMENT = pytest.mark.parametrize("confinement", candidates(), ids=lambda c: f"namespaces-{c.namespaces}")
@@ -400,6 +400,20 @@ def test_layers_that_leak_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trd_engine.tasks.sandbox.runner.candidates", lambda: [bare])
     with pytest.raises(SpecError, match=r"reading a file outside, .*went through"):
         find_confinement.__wrapped__()
+
+
+def test_many_cases_cannot_flood_the_engine_together() -> None:
+    """Each prints less than it may; its expected output is not in the sandbox, so that no case fails."""
+    limits = Limits(output_bytes=MIB, total_output_bytes=2 * MIB)
+    cases = [{"stdin": str(number)} for number in range(4)]
+    results = run_program("print('x' * 900_000)", cases, limits, candidates()[0])
+    assert [r.status for r in results] == ["ok", "ok", "too much output"]
+
+
+def test_a_reply_that_was_cut_off_is_none() -> None:
+    whole = json.dumps({"status": "ok", "output": "1\n", "passed": False, "error": ""}).encode() + b"\n"
+    assert whole_replies(whole + whole[:20]) == whole_replies(whole) == [CaseResult("ok", "1\n")]
+    assert whole_replies(whole[:20]) == []
 
 
 def test_replies_are_json_of_known_fields() -> None:

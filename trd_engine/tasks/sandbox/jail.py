@@ -62,16 +62,19 @@ def main() -> None:
     sys.path.remove(request["package_root"])
     deadline = time.monotonic() + limits.total_seconds
     jail = _Jail(request["program"], confinement, limits, scratch, deadline, allow_threads)
+    num_bytes_left = limits.total_output_bytes
     for case in request["cases"]:
-        reply = _run(jail, case)
+        reply = _run(jail, case, min(limits.output_bytes, num_bytes_left))
+        num_bytes_left -= len(reply["output"])
         print(json.dumps(reply), flush=True)  # noqa: T201 - the reply channel
         if reply["status"] != "ok" and request["stop_at_failure"]:
             break
 
 
-def _run(jail: _Jail, case: Mapping[str, Any]) -> dict[str, Any]:
+def _run(jail: _Jail, case: Mapping[str, Any], max_output_bytes: int) -> dict[str, Any]:
     """One case in a child of its own: its status, what it printed or returned, and its error."""
-    output, error, result = Pipe(jail.limits.output_bytes), Pipe(_ERROR_BYTES), Pipe(jail.limits.output_bytes)
+    output, error = Pipe(max_output_bytes), Pipe(_ERROR_BYTES)
+    result = Pipe(max(max_output_bytes, cases.KEY_BYTES))
     key_reader, key_writer = os.pipe()
     sys.stdout.flush()
     child = os.fork()

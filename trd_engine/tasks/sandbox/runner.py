@@ -80,10 +80,16 @@ def run_program(
             "stop_at_failure": stop_at_failure,
         }
         output, errors = _serve(json.dumps(request).encode(), limits.total_seconds + _START_SECONDS)
-    results = [CaseResult(**json.loads(line)) for line in output.splitlines()]
+    results = whole_replies(output)
     if cases and not results:
         raise SandboxError(f"the sandbox did not start: {errors.decode('utf-8', 'replace')[-500:].strip()}")
     return results
+
+
+def whole_replies(output: bytes) -> list[CaseResult]:
+    """The replies in a sandbox's output; the end of one that was killed while it wrote is none."""
+    whole, _, _ = output.rpartition(b"\n")
+    return [CaseResult(**json.loads(line)) for line in whole.splitlines()]
 
 
 @functools.cache
