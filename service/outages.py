@@ -8,6 +8,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.errors import UnavailableError
+from service.storage import StoredFileMissingError
 
 RETRY_AFTER_SECONDS = 5
 
@@ -21,6 +22,9 @@ def outage(error: BaseException) -> UnavailableError | None:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         is_full = any(words in str(error).lower() for words in _FULL_DATABASE)
         return _full("database") if is_full else _away("database")
+    if isinstance(error, StoredFileMissingError):
+        message = "a file that the database knows is not in the storage: tell the operator"
+        return _refusal(message, "storage_unavailable")
     if isinstance(error, OSError) and error.errno in _FULL:
         return _full("storage")
     if isinstance(error, OSError) and error.errno in _AWAY:

@@ -14,11 +14,8 @@ from contract.broker import broker_settings, make_broker_folders
 from worker.doorbell import ring_once
 from worker.poller import make_poller
 from worker.reaper import make_reaper
-from worker.settings import WorkerSettings
+from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.slot import Slot
-
-SHUTDOWN_MARGIN_SECONDS = 60.0
-"""For uploads and the last writes, after the child's grace."""
 
 
 def make_app(settings: WorkerSettings) -> Celery:

@@ -17,6 +17,9 @@ from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint, pars
 
 COMMITTED_MODELS = Path(__file__).resolve().parent.parent / "testbed" / "models"
 
+SHUTDOWN_MARGIN_SECONDS = 60.0
+"""For uploads and the last writes, after the child's grace."""
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 

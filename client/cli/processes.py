@@ -11,8 +11,8 @@ from pathlib import Path
 
 from client.errors import TrdError
 
-STOP_SECONDS = 60.0
-"""A worker lets the engine finish its step and write a checkpoint."""
+STOP_SECONDS = 150.0
+"""A worker gives the engine 60 seconds to finish its step and write a checkpoint, and itself as many to store it."""
 TAIL_CHARACTERS = 600
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import Any
 
 import pytest
 
+from client.cli.processes import STOP_SECONDS
 from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
+from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 
 SECRETS = {"POSTGRES_PASSWORD": "a1", "REDIS_PASSWORD": "b2", "TRD_API_KEY": "c" * 16, "TRD_KEY_PEPPER": "d" * 16}
 OURS = ("migrate", "api", "worker-cpu", "worker-gpu")
@@ -81,6 +84,43 @@ def test_state_is_kept_in_volumes(services: dict[str, dict[str, Any]]) -> None:
     assert ("redis", "redis:/data") in mounts
     for name in ("api", "worker-cpu", "worker-gpu"):
         assert (name, "storage:/data/storage") in mounts
+
+
+def test_ours_have_no_rights_of_roots_and_no_log_grows_without_end(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}, name
+        if name in OURS:
+            assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
+
+
+def test_images_are_of_one_debian_release(services: dict[str, dict[str, Any]]) -> None:
+    bases = [services[name]["image"] for name in ("postgres", "redis")]
+    for dockerfile in sorted((CHECKOUT / "docker").glob("*.Dockerfile")):
+        bases += [line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("FROM ")]
+    assert len(bases) == 4
+    assert all(base.endswith("-bookworm") for base in bases), bases
+
+
+def test_only_workers_read_the_file_of_their_keys(services: dict[str, dict[str, Any]]) -> None:
+    readers = {name: service["env_file"] for name, service in services.items() if "env_file" in service}
+    assert set(readers) == {"worker-cpu", "worker-gpu"}
+    assert readers["worker-gpu"] == [{"path": "worker.env", "required": False}]
+    assert "worker.env" in (CHECKOUT / ".gitignore").read_text().splitlines()
+    assert not any(line.startswith("!worker.env") for line in (CHECKOUT / ".dockerignore").read_text().splitlines())
+
+
+def test_there_is_time_for_a_graceful_end(services: dict[str, dict[str, Any]]) -> None:
+    assert services["api"]["stop_grace_period"] == "30s"
+    assert services["api"]["environment"]["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"] == "20"
+    needed = WorkerSettings.model_fields["stop_grace_seconds"].default + SHUTDOWN_MARGIN_SECONDS
+    assert services["worker-gpu"]["stop_grace_period"] == "3m"
+    assert needed < min(180, STOP_SECONDS), "Compose's, and that of `trd up`"
+
+
+def test_cleaning_up_leaves_what_users_made() -> None:
+    recipe = subprocess.run(["make", "-n", "clean"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert ".venv" in recipe.split()
+    assert "data" not in recipe.split()
 
 
 def test_the_gpu_worker_asks_for_gpus(services: dict[str, dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from service.events.feed import EventFeed
 from service.outages import outage
 from tests.outages import closed_to_all, files_up_to
 from tests.service.conftest import MakeClient
-from tests.service.records import ROWS, context_of, job_body, submit
+from tests.service.records import ROWS, context_of, job_body, submit, upload
 
 
 def test_a_database_that_is_away_is_no_defect(make_client: MakeClient, postgres_url: str) -> None:
@@ -42,6 +43,14 @@ def test_a_full_disk_is_told_and_keeps_nothing_of_the_upload(client: TestClient,
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "disk_full")
     assert [path for path in (tmp_path / "storage").rglob("*") if path.is_file()] == []
     assert submit(client), "it goes on"
+
+
+def test_a_dataset_whose_file_is_gone_is_told_of(client: TestClient, tmp_path: Path) -> None:
+    dataset = upload(client, '{"problem": "1 + 1", "answer": "2"}\n' * 3)
+    shutil.rmtree(tmp_path / "storage" / "datasets" / dataset)
+    spec = {"mode": "opsd", "student": "small", "dataset": dataset}
+    answer = client.post("/jobs", json=spec)  # it would tell the row that lacks a solution
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
 
 
 @pytest.mark.parametrize(
