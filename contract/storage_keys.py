@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+DATASETS_PREFIX = "datasets"
+JOBS_PREFIX = "jobs"
+"""In each a folder an id."""
+
 
 def dataset_key(dataset_id: str) -> str:
     """An uploaded dataset's rows, as validated."""
-    return f"datasets/{dataset_id}/rows.jsonl"
+    return f"{DATASETS_PREFIX}/{dataset_id}/rows.jsonl"
 
 
 def job_prefix(job_id: str) -> str:
     """All files of a job, whichever attempt stored them."""
-    return f"jobs/{job_id}"
+    return f"{JOBS_PREFIX}/{job_id}"
 
 
 def checkpoint_prefix(job_id: str, attempt: int, step: int) -> str:

@@ -29,6 +29,7 @@ from service.jobs.threads import job_threads
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
+from service.leftovers import collect_deleted
 from service.logs import log_json
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
@@ -92,6 +93,8 @@ def _start(settings: Settings) -> ServiceContext:
         storage.remove_stale_uploads()
     except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
         logger.warning("the storage cannot be read: %s", error)
+    threads = job_threads(database)
+    threads.submit(collect_deleted, database, storage)
     return ServiceContext(
         settings=settings,
         database=database,
@@ -101,7 +104,7 @@ def _start(settings: Settings) -> ServiceContext:
         models=ModelShelf(settings.models),
         feed=EventFeed(database),
         in_flight=RequestsInFlight(),
-        job_threads=job_threads(database),
+        job_threads=threads,
     )
 
 

@@ -91,6 +91,14 @@ class Storage:
         if self._files.exists(self._path(prefix)):
             self._files.rm(self._path(prefix), recursive=True)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below `prefix`; none where there is no such folder."""
+        path = self._path(prefix)
+        if not self._files.isdir(path):
+            return []
+        entries = self._files.ls(path, detail=True)
+        return [str(e["name"]).rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory"]
+
     def remove_stale_uploads(self) -> None:
         """Remove staged files that a process left behind when it died."""
         folder = self._path("staging")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ def size(session: Session, owner: str, dataset_id: str) -> Size | None:
     """Of the owner's dataset."""
     row = session.connection().execute(_SIZE, {"dataset_id": dataset_id, "owner": owner}).one_or_none()
     return None if row is None else Size(*row)
+
+
+def deleted_among(session: Session, dataset_ids: Collection[str]) -> Sequence[str]:
+    """Those of the datasets, of any owner, that were deleted."""
+    return session.scalars(select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_not(None))).all()
 
 
 def page(

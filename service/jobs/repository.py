@@ -426,6 +426,11 @@ def work_done(session: Session, job_id: str) -> tuple[int, int, int]:
     return int(found[0]), int(found[1]), int(found[2])
 
 
+def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:
+    """Those of the jobs, of any owner, that were deleted."""
+    return session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.deleted_at.is_not(None))).all()
+
+
 def remove_records(session: Session, job_id: str) -> None:
     """Forget what a job's run produced."""
     for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
