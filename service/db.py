@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +29,7 @@ def migrate(url: str) -> None:
     command.upgrade(_config(url), "head")
 
 
+@cache
 def expected_revision() -> str | None:
     """The newest revision that this code comes with."""
     return ScriptDirectory.from_config(_config("")).get_current_head()

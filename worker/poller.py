@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.attempt import run_next
 from worker.periodic import Periodic
-from worker.repository import schema_exists
+from worker.repository import schema_is_ready
 from worker.slot import Slot
 
 
@@ -20,5 +20,5 @@ def make_poller(slot: Slot) -> Periodic:
         run_all_waiting,
         seconds=slot.settings.poll_seconds,
         stopping=slot.stopping,
-        ready=lambda: schema_exists(slot.database),
+        ready=lambda: schema_is_ready(slot.database),
     )

@@ -21,7 +21,7 @@ from worker.database_clock import DatabaseNow
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import end_attempt, lock_expired
 from worker.periodic import Periodic
-from worker.repository import schema_exists
+from worker.repository import schema_is_ready
 from worker.slot import Slot
 
 logger = logging.getLogger(__name__)
@@ -119,5 +119,5 @@ def make_reaper(slot: Slot, ring: Ring) -> Periodic:
         reaper.turn,
         seconds=slot.settings.reaper_seconds,
         stopping=slot.stopping,
-        ready=lambda: schema_exists(slot.database),
+        ready=lambda: schema_is_ready(slot.database),
     )

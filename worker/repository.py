@@ -32,9 +32,14 @@ from worker.lease import Lease
 from worker.manifest import Manifest
 
 
-def schema_exists(database: Database) -> bool:
-    """True once the migrations have made the tables; on both databases they appear all at once."""
-    return inspect(database.engine).has_table(Job.__tablename__)
+def schema_is_ready(database: Database) -> bool:
+    """True once the migrations have made every table and column that this worker knows; more may be there.
+
+    A worker of a new version may start before the migration: a job that it took then would fail at a missing column.
+    """
+    there = inspect(database.engine).get_multi_columns()
+    columns = {name: {column["name"] for column in found} for (_, name), found in there.items()}
+    return all(set(table.columns.keys()) <= columns.get(table.name, set()) for table in Base.metadata.tables.values())
 
 
 @dataclass

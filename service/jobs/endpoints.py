@@ -202,7 +202,7 @@ def _act(context: ServiceContext, owner: str, job_id: str, action: Action) -> Jo
 def lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> tuple[Job, int | None]:
     """Do what the user asks of a job, and tell the workers where it waits again; (job, queue position)."""
     with context.database.write() as session:
-        job = act(session, owner, job_id, action)
+        job = act(session, owner, job_id, action, max_open=context.settings.max_queued_jobs)
         position = queue_position(session, job)
     if job.status == JobStatus.QUEUED:
         context.doorbell.ring(job.id, job.queue)

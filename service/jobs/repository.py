@@ -325,6 +325,12 @@ def place(
     return Placement(*found)._replace(position=min(found.position, most))
 
 
+def num_open(session: Session, owner: str, most: int) -> int:
+    """The owner's jobs that wait or run; counting stops at `most`."""
+    open_ = select(Job.id).where(Job.owner == owner, Job.status.in_(_OPEN)).limit(most)
+    return session.scalar(select(_num_of(open_))) or 0
+
+
 def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
     """A job of the owner that is not over and names the dataset."""
     dataset = Job.spec["dataset"].as_string()

@@ -123,7 +123,11 @@ class Creator:
         """Why a job was not made; raises `InvalidRequestError` where it is the data."""
         self.admissions.complete(owner, fitted, DataSizes(placement.size, placement.evaluation_size))
         assert placement.num_open >= self.max_open, "nothing else keeps a job from being made"
-        return QuotaError(f"{self.max_open} of your jobs wait or run already; wait for one to end, or cancel one")
+        return _too_many_open(self.max_open)
+
+
+def _too_many_open(max_open: int) -> QuotaError:
+    return QuotaError(f"{max_open} of your jobs wait or run already; wait for one to end, or cancel one")
 
 
 def _repeated(session: Session, job: Job) -> Created:
@@ -239,8 +243,9 @@ _MESSAGES = {
 }
 
 
-def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
-    """Do what the user asks; what was done already is done. Raises `ConflictError` with what is legal."""
+def act(session: Session, owner: str, job_id: str, action: Action, *, max_open: int) -> Job:
+    """Do what the user asks; what was done already is done. Raises `ConflictError` with what is legal, and
+    `QuotaError` where a job that is over would be one too many that waits."""
     job = get_job(session, owner, job_id, for_update=True)
     current = JobStatus(job.status)
     result = ACTION_RESULTS[action].get(current)
@@ -249,6 +254,8 @@ def act(session: Session, owner: str, job_id: str, action: Action) -> Job:
     if result is current:
         return job
     assert_transition(current, result)
+    if current.is_final and repository.num_open(session, owner, max_open) >= max_open:
+        raise _too_many_open(max_open)
     if result is JobStatus.QUEUED:
         _require_datasets(session, job)
         _clear_end(job)

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from contract.job_state import ACTION_RESULTS, FINAL_STATUSES, Action, JobStatus
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import Base, Job
+from tests.service.conftest import MakeClient
 from tests.service.records import (
     add_checkpoint,
     add_diagnosis,
@@ -44,6 +45,20 @@ def test_every_status_answers_as_the_table_says(client: TestClient, action: Acti
         else:
             assert response.status_code == 200
             assert response.json()["status"] == expected
+
+
+def test_resuming_is_held_to_the_quota_too(make_client: MakeClient, database_url: str) -> None:
+    client = make_client(database_url, max_queued_jobs=2)
+    over = submit(client)
+    client.post(f"/jobs/{over}/cancel")
+    paused, waiting = submit(client), submit(client)
+    client.post(f"/jobs/{paused}/pause")
+    assert client.post(f"/jobs/{paused}/resume").status_code == 200, "it counted all the while"
+    refused = client.post(f"/jobs/{over}/resume")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert client.get(f"/jobs/{over}").json()["status"] == "cancelled"
+    client.post(f"/jobs/{waiting}/cancel")
+    assert client.post(f"/jobs/{over}/resume").status_code == 200
 
 
 def status_events(client: TestClient, job_id: str) -> list[str]:
