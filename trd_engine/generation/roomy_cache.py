@@ -47,9 +47,9 @@ class RoomyLayer(DynamicLayer):
             num_columns = end + max(_MIN_ROOM, end // 4)
             self._rooms = _room(self.keys, key_states, num_columns), _room(self.values, value_states, num_columns)
         keys, values = self._rooms
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        keys.narrow(2, start, end - start).copy_(key_states)
+        values.narrow(2, start, end - start).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, end), values.narrow(2, 0, end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
