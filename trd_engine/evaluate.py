@@ -7,43 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trd_engine.config import EvaluationConfig
 from trd_engine.model_card import ScoreRow
 from trd_engine.prompts import PromptBuilder
-from trd_engine.reporter import Reporter
-from trd_engine.rollouts import collect_rollouts
-from trd_engine.samplers import Samplers
+from trd_engine.rollouts import Collector, collect_rollouts
 from trd_engine.statistics import summarise
-from trd_engine.tasks import Task
 from trd_engine.types import Problem, Trajectory
 
 
 def evaluate_student(
-    problems: Sequence[Problem],
-    *,
-    k: int,
-    dataset: str,
-    step: int,
-    samplers: Samplers,
-    prompts: PromptBuilder,
-    task: Task,
-    seed: int,
-    reporter: Reporter,
-    num_probe_samples: int = 0,
+    problems: Sequence[Problem], collector: Collector, config: EvaluationConfig, *, dataset: str, step: int, seed: int
 ) -> ScoreRow:
     """Sample each problem `k` times, report the scores and return them; ``evaluations/step-….jsonl`` has
     every answer, and an event the first one of each of the first `num_probe_samples` problems.
 
     The seeds of the samples do not hang on the step, so that two steps' scores are paired.
     """
-    trajectories = collect_rollouts(
-        problems,
-        samples_per_prompt=k,
-        samplers=samplers,
-        prompts=prompts,
-        task=task,
-        seed_parts=(seed, "evaluation"),
-        reporter=reporter,
-    )
+    k, reporter = config.k, collector.reporter
+    trajectories = collect_rollouts(problems, collector, samples_per_prompt=k, seed_parts=(seed, "evaluation"))
     correct = [t.rollout_verdict.correct for t in trajectories]
     scores = summarise([correct[start : start + k] for start in range(0, len(correct), k)])
     lengths = [len(t.rollout.token_ids) for t in trajectories]
@@ -66,9 +47,9 @@ def evaluate_student(
             "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
         },
     )
-    if num_probe_samples:
-        probes = trajectories[: num_probe_samples * k : k]
-        reporter.event("probe_samples", step=step, samples=[_probe_sample(t, prompts) for t in probes])
+    if config.num_probe_samples:
+        probes = trajectories[: config.num_probe_samples * k : k]
+        reporter.event("probe_samples", step=step, samples=[_probe_sample(t, collector.prompts) for t in probes])
     return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
 
 

@@ -15,7 +15,7 @@ Shapes: T tokens of the row, R sequences of length L each in a run, A query head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -128,8 +128,10 @@ def attention(
     Raises `UnservedAttentionError` in a packed row where the layer is not causal or has terms of its own
     (sinks, position biases).
     """
+    kernel = _Kernel(options.get("scaling"), softcap, options.get("dropout", 0.0))
     if isinstance(attention_mask, PackedMask):
-        return _packed_attention(module, query, key, value, attention_mask, softcap=softcap, **options), None
+        _require_served(module, options)
+        return _packed_attention(query, key, value, attention_mask, kernel), None
     if softcap is None and decoding_attention.serves(query, key, attention_mask, options):
         return decoding_attention.shared_heads(query, key, value, attention_mask, **options), None
     if softcap is None:
@@ -137,31 +139,23 @@ def attention(
         return output
     if attention_mask is None and query.shape[2] > 1:
         attention_mask = _causal_mask(query.shape[2], None, query.device)
-    kernel = _Kernel(options.get("scaling"), softcap, options.get("dropout", 0.0))
     return kernel(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
 
 
-def _packed_attention(
-    module: nn.Module,
-    query_1ATD: Tensor,
-    key_1ETD: Tensor,
-    value_1ETD: Tensor,
-    mask: PackedMask,
-    *,
-    softcap: float | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
-) -> Tensor:
+def _require_served(module: nn.Module, options: Mapping[str, Any]) -> None:
+    is_causal = options.get("is_causal")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    if not causal or s_aux is not None or position_bias is not None:
+    if not causal or options.get("s_aux") is not None or options.get("position_bias") is not None:
         raise UnservedAttentionError("the model's attention is not causal, or has sinks or position biases")
-    if _has_kernel(query_1ATD, value_1ETD) and softcap is None and dropout == 0.0:
-        return _by_kernel(query_1ATD, key_1ETD, value_1ETD, mask, scaling)
-    return _by_runs(query_1ATD, key_1ETD, value_1ETD, mask, _Kernel(scaling, softcap, dropout))
+
+
+def _packed_attention(
+    query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: PackedMask, kernel: _Kernel
+) -> Tensor:
+    """[1, T, A, D]."""
+    if _has_kernel(query_1ATD, value_1ETD) and kernel.softcap is None and kernel.dropout == 0.0:
+        return _by_kernel(query_1ATD, key_1ETD, value_1ETD, mask, kernel.scaling)
+    return _by_runs(query_1ATD, key_1ETD, value_1ETD, mask, kernel)
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

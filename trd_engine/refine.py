@@ -13,10 +13,9 @@ from typing import Literal
 from trd_engine.config import RefineConfig
 from trd_engine.determinism import derive_seed
 from trd_engine.errors import NoTrainingDataError
-from trd_engine.prompts import BuiltPrompt, PromptBuilder
+from trd_engine.prompts import BuiltPrompt
 from trd_engine.reporter import Reporter
-from trd_engine.samplers import Samplers
-from trd_engine.tasks import Task
+from trd_engine.rollouts import Collector
 from trd_engine.trajectory_file import gather_trajectories
 from trd_engine.types import Trajectory
 from trd_engine.verification import verify_all
@@ -24,16 +23,14 @@ from trd_engine.verification import verify_all
 
 def refine_rollouts(
     trajectories: Sequence[Trajectory],
-    *,
+    collector: Collector,
     config: RefineConfig,
+    *,
     privileged: bool,
-    samplers: Samplers,
-    prompts: PromptBuilder,
-    task: Task,
     seed_parts: tuple[object, ...],
-    reporter: Reporter,
 ) -> list[Trajectory]:
-    """The trajectories with their refinement and its verdict, in their order."""
+    """The trajectories with their refinement and its verdict, in their order; `collector` has the teacher's prompts."""
+    samplers, prompts, reporter = collector.samplers, collector.prompts, collector.reporter
     all_built = [
         prompts.refine(t.problem, t.rollout.text, privileged=privileged, max_tokens=config.max_prompt_tokens)
         for t in trajectories
@@ -46,7 +43,7 @@ def refine_rollouts(
         seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in mine]
         completions = samplers.refine([b for _, b in mine], seeds, on_progress=reporter.generation_progress)
         pairs = [(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)]
-        verdicts = verify_all(pairs, task, reporter)
+        verdicts = verify_all(pairs, collector.task, reporter)
         return [
             replace(
                 t,

@@ -44,7 +44,7 @@ from trd_engine.plan import RunPlan, batch_positions
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
 from trd_engine.refine import kept_positions, refine_rollouts
 from trd_engine.reporter import Reporter
-from trd_engine.rollouts import collect_rollouts
+from trd_engine.rollouts import Collector, collect_rollouts
 from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
 from trd_engine.samplers import Samplers
 from trd_engine.sequences import training_sequence
@@ -126,15 +126,11 @@ class Session:
         self._probe_sampler()
         row = evaluate_student(
             self.problems.evaluation,
-            k=self.config.evaluation.k,
+            self._collector(self.prompts),
+            wanted,
             dataset=self.problems.evaluation_name,
             step=step,
-            samplers=self.samplers,
-            prompts=self.prompts,
-            task=self.task,
             seed=self.config.seed,
-            reporter=self.reporter,
-            num_probe_samples=self.config.evaluation.num_probe_samples,
         )
         self._score_heldout()
         self.state.scores.append(row)
@@ -319,6 +315,9 @@ class Session:
 
     # -- collecting and scoring --------------------------------------------------------------------
 
+    def _collector(self, prompts: PromptBuilder) -> Collector:
+        return Collector(self.samplers, prompts, self.task, self.reporter)
+
     def _collect(
         self, problems: list[Problem], purpose: str, number: int, *, num_samples: int | None
     ) -> list[Trajectory]:
@@ -326,24 +325,18 @@ class Session:
         self.enter("rollout")
         trajectories = collect_rollouts(
             problems,
+            self._collector(self.prompts),
             samples_per_prompt=num_samples or self.config.samples_per_prompt,
-            samplers=self.samplers,
-            prompts=self.prompts,
-            task=self.task,
             seed_parts=(*seed_parts, "rollout"),
-            reporter=self.reporter,
         )
         if self.config.refines:
             self.enter("refining")
             trajectories = refine_rollouts(
                 trajectories,
-                config=self.config.refine,
+                self._collector(self.teacher_prompts),
+                self.config.refine,
                 privileged=self.config.is_privileged,
-                samplers=self.samplers,
-                prompts=self.teacher_prompts,
-                task=self.task,
                 seed_parts=(*seed_parts, "refine"),
-                reporter=self.reporter,
             )
         if self.models.served_teacher is not None:
             trajectories = self.models.served_teacher.score(trajectories, self.teacher_prompts, self.reporter)
