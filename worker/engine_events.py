@@ -10,9 +10,19 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 Count = Annotated[int, Field(ge=0)]
+
+MAX_PROBLEM_ID_CHARACTERS = 100
+"""What the tables hold. Uploads are held to it; rows from a hub or a path come with ids of any length."""
+
+
+def short_problem_id(problem_id: str) -> str:
+    """The id, cut where it is too long to be stored."""
+    if len(problem_id) <= MAX_PROBLEM_ID_CHARACTERS:
+        return problem_id
+    return problem_id[: MAX_PROBLEM_ID_CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Event(BaseModel):
@@ -99,7 +109,7 @@ class ProbeSample(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    problem_id: Annotated[str, Field(max_length=100)]
+    problem_id: Annotated[str, AfterValidator(short_problem_id)]
     prompt: str
     completion: str
     correct: bool

@@ -34,6 +34,7 @@ from worker.engine_events import (
     TrajectoriesEvent,
     load_json_line,
     parse_event,
+    short_problem_id,
 )
 from worker.job_events import NewEvent, notice
 from worker.lease import Lease, LeaseLostError, fenced
@@ -286,7 +287,6 @@ def trajectory_rows(run_dir: Path, event: TrajectoriesEvent, job_id: str) -> Ite
 
 _COPIED_FIELDS = (
     "position",
-    "problem_id",
     "sample",
     "prompt",
     "answer",
@@ -306,6 +306,7 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
         "job_id": job_id,
         "round": round_index,
         "outcome": verdicts,
+        "problem_id": short_problem_id(line["problem_id"]),
         "parts_at_token": line.get("parts_at_token"),
         "token_kl": _token_kl(line),
         **{name: line[name] for name in _COPIED_FIELDS},

@@ -48,7 +48,10 @@ def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
 
 
 def reap(database: Database, *, max_attempts: int) -> list[str]:
-    """End the attempts whose leases have run out, each in a transaction of its own; returns their jobs' ids."""
+    """End the attempts whose leases have run out, each in a transaction of its own; returns their jobs' ids.
+
+    One that cannot be ended is logged and does not keep the others, which come after it in every turn.
+    """
     with database.read() as session:
         expired = select(Job.id).where(Job.status.in_(LEASED_STATUSES), Job.lease_expires_at < DatabaseNow())
         candidates = list(session.scalars(expired.order_by(Job.lease_expires_at)))
@@ -56,12 +59,16 @@ def reap(database: Database, *, max_attempts: int) -> list[str]:
 
 
 def _reap_one(database: Database, job_id: str, *, max_attempts: int) -> bool:
-    failure = Failure("worker_lost", "The worker stopped answering: its lease ran out.")
-    with database.write() as session:
-        job = lock_expired(session, job_id)
-        if job is None:
-            return False
-        status = end_attempt(session, job, AttemptEnd(EndKind.LOST, failure=failure), max_attempts=max_attempts)
+    lost = AttemptEnd(EndKind.LOST, failure=Failure("worker_lost", "The worker stopped answering: its lease ran out."))
+    try:
+        with database.write() as session:
+            job = lock_expired(session, job_id)
+            if job is None:
+                return False
+            status = end_attempt(session, job, lost, max_attempts=max_attempts)
+    except Exception:
+        logger.exception("the lost attempt of %s cannot be ended", job_id)
+        return False
     logger.warning("attempt %d of %s is lost; the job is %s", job.attempt, job_id, status)
     return True
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,9 @@ def _tell_corrupt(
 KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")
 """Small, and worth a look after a failure."""
 
+KEPT_SECONDS = 14 * 86_400.0
+"""How long after the attempt's end."""
+
 
 def clear(folder: Path) -> None:
     """Free the disk of an attempt that has ended, but for `KEPT_FILES`. Two may do it at once."""
@@ -135,13 +140,26 @@ def clear(folder: Path) -> None:
 
 
 def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
-    """Free the disk of attempts whose workers were killed on this machine before they could do it.
+    """Free the disk of attempts whose workers were killed on this machine before they could do it, and of all that
+    is left of those that ended long ago.
 
     The folders are listed first: an attempt that another worker here begins meanwhile is not among them.
     """
     folders = list(scratch_dir.glob("*/attempt-*"))
     with database.read() as session:
         alive = repository.running_attempts(session)
+    oldest = time.time() - KEPT_SECONDS
     for folder in folders:
-        if (folder.parent.name, int(folder.name.removeprefix("attempt-"))) not in alive:
-            clear(folder)
+        if (folder.parent.name, int(folder.name.removeprefix("attempt-"))) in alive:
+            continue
+        with suppress(FileNotFoundError):  # another worker was faster
+            if folder.stat().st_mtime > oldest:
+                clear(folder)
+            else:
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # the job's, where it has another attempt's folder
+        folder.parent.rmdir()

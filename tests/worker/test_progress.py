@@ -187,8 +187,15 @@ def test_answers_to_fixed_problems_are_stored_by_step(bench: Workbench, tmp_path
     assert bench.codes(lease.job_id) == []
 
 
-def trajectories(folder: Path, num: int, refined: str = "2") -> str:
-    row = {"problem_id": "p", "sample": 0, "prompt": "q", "answer": "2", "rollout": "1", "rollout_correct": False}
+def trajectories(folder: Path, num: int, refined: str = "2", problem_id: str = "p") -> str:
+    row = {
+        "problem_id": problem_id,
+        "sample": 0,
+        "prompt": "q",
+        "answer": "2",
+        "rollout": "1",
+        "rollout_correct": False,
+    }
     row |= {"refined": refined, "refined_correct": True, "rollout_tokens": 1, "refined_tokens": 1, "detail": {}}
     folder.mkdir(exist_ok=True)
     rows = [json.dumps({**row, "position": n, "token_ids": {"prompt": [1]}}) + "\n" for n in range(num)]
@@ -206,6 +213,17 @@ def test_trajectories_are_stored_in_bulk_and_a_repeated_round_replaces_them(
     stored = bench.rows(Trajectory, lease.job_id, Trajectory.position)
     assert [t.position for t in stored] == list(range(430))
     assert {t.refined for t in stored} == {"second"}
+
+
+def test_a_problems_id_of_any_length_is_stored(bench: Workbench, lease: Lease, run: Run) -> None:
+    long = "https://problems.example/" + "x" * 200
+    with run.progress:
+        sample = {"problem_id": long, "prompt": "1+1=", "completion": "2", "correct": True}
+        run.write(trajectories(run.folder, 1, problem_id=long), line("probe_samples", step=0, samples=[sample]))
+    stored = bench.rows(Trajectory, lease.job_id, Trajectory.position)
+    stored += bench.rows(ProbeSample, lease.job_id, ProbeSample.position)
+    assert [row.problem_id for row in stored] == [long[:99] + "…"] * 2
+    assert bench.codes(lease.job_id) == []
 
 
 def test_a_file_outside_the_run_is_not_read(sqlite_bench: Workbench, tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def test_losses_with_progress_do_not_add_up(bench: Workbench) -> None:
     assert (bench.job(job_id).status, bench.job(job_id).num_lost) == ("queued", 0)
 
 
+def test_a_job_that_cannot_be_ended_does_not_keep_the_others(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, other = lose(bench), lose(bench)
+    bench.set_job(broken, lease_expires_at=datetime.now(UTC) - timedelta(hours=1), num_events=0)
+    assert reap(bench.database, max_attempts=3) == [other], "an event of the first one's number is there already"
+    assert (bench.job(broken).status, bench.job(other).status) == ("running", "queued")
+    assert broken in caplog.text
+
+
 def test_two_reapers_at_once_count_a_loss_once(bench: Workbench) -> None:
     jobs = [lose(bench) for _ in range(6)]
     with ThreadPoolExecutor(4) as threads:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -167,6 +169,19 @@ def test_an_attempt_that_begins_while_the_dead_are_looked_for_is_left_alone(
     monkeypatch.setattr(repository, "running_attempts", and_then_another_worker_begins)
     staging.clear_dead_attempts(sqlite_bench.database, sqlite_bench.settings.scratch_dir)
     assert begun[0].exists()
+
+
+def test_what_is_kept_of_an_attempt_goes_after_two_weeks(sqlite_bench: Workbench) -> None:
+    alive, dead = sqlite_bench.claimed(), sqlite_bench.add_job()
+    folders = [sqlite_bench.attempt_folder(job_id) for job_id in (alive.job_id, dead, "job_young")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "engine.log").touch()
+    for folder in folders[:2]:
+        os.utime(folder, (time.time() - staging.KEPT_SECONDS - 60,) * 2)
+    staging.clear_dead_attempts(sqlite_bench.database, sqlite_bench.settings.scratch_dir)
+    assert [(folder / "engine.log").exists() for folder in folders] == [True, False, True]
+    assert not folders[1].parent.exists()
 
 
 def test_clearing_keeps_the_small_files(tmp_path: Path) -> None:
