@@ -97,7 +97,7 @@ class _Norm:
         return cls(norm.weight * size**0.5, torch.tensor((size * norm.variance_epsilon) ** 0.5))
 
     def __call__(self, rows: Tensor) -> Tensor:
-        length = vector_norm(rows, dim=-1, keepdim=True)
+        length: Tensor = vector_norm(rows, dim=-1, keepdim=True)
         return (rows / length.hypot(self.floor)).mul_(self.scaled_weight)
 
 
