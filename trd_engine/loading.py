@@ -80,6 +80,10 @@ class ProblemSets:
     evaluation_name: str
     fingerprint: str
 
+    def scorable(self, *, privileged: bool) -> list[Problem]:
+        """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
+        return [problem for problem in self.evaluation if problem.solution or not privileged]
+
 
 def load_models(config: RunConfig, resume_from: Path | None, world: World = ALONE) -> LoadedModels:
     """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
@@ -261,7 +265,17 @@ def load_problem_sets(
             f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
             "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
         )
-    return ProblemSets(train, evaluation, name, loaded.fingerprint)
+    sets = ProblemSets(train, evaluation, name, loaded.fingerprint)
+    num_left_out = len(evaluation) - len(sets.scorable(privileged=config.is_privileged))
+    if num_left_out:
+        reporter.notice(
+            "info",
+            "heldout_without_reference",
+            f"{num_left_out} of {len(evaluation)} {name} problems have no reference solution: they are evaluated, but "
+            "the teacher, who reads one, does not score them",
+            num_left_out=num_left_out,
+        )
+    return sets
 
 
 def _require_solutions(problems: list[Problem]) -> None:

@@ -29,9 +29,12 @@ AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
     """The model with a fresh adapter in fp32, its base frozen. The adapter starts as the identity (B = 0).
 
-    Raises `SpecError` where no layer has one of the target names.
+    Raises `SpecError` where no layer but the output head has one of the target names.
     """
-    linear_names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # Not the head: the loss reads its weight alone, and an adapter on it would never be trained.
+    head = model.get_output_embeddings()
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
+    linear_names = {name.rsplit(".", 1)[-1] for name in layers}
     wanted = list(AUTO_TARGETS) if config.target_modules == "auto" else config.target_modules
     targets = [name for name in wanted if name in linear_names]
     missing = [] if config.target_modules == "auto" and targets else [n for n in wanted if n not in linear_names]

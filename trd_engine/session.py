@@ -361,8 +361,9 @@ class Session:
 
     def _score_heldout(self) -> None:
         """The student's distance from the teacher on the fixed held-out batch, which the first call samples."""
-        if not self.heldout:
-            self.heldout = self._collect(self.problems.evaluation[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
+        scorable = self.problems.scorable(privileged=self.config.is_privileged)
+        if not self.heldout and scorable:
+            self.heldout = self._collect(scorable[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
         written = [(i, t) for i, t in enumerate(self.heldout) if t.target.token_ids]
         if not written:
             return

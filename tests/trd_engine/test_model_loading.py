@@ -106,6 +106,11 @@ def test_lora_targets_that_the_student_has_not_are_refused(tmp_path: Path) -> No
     refused(tmp_path, SpecError, "wqkv.*it has.*q_proj", lora={"target_modules": ["wqkv"]})
 
 
+def test_an_adapter_on_the_head_is_refused(tmp_path: Path) -> None:
+    """The loss takes the head's weight past the layer that would add an adapter to it."""
+    refused(tmp_path, SpecError, "lm_head.*it has.*q_proj", lora={"target_modules": ["q_proj", "lm_head"]})
+
+
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(DeviceUnavailableError, match="cuda"):
         choose_device("cuda")

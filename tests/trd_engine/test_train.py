@@ -227,6 +227,27 @@ def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(da
         torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("num_references", [0, 3])
+def test_a_privileged_teacher_scores_only_what_has_a_reference(data: Path, tmp_path: Path, num_references: int) -> None:
+    """Benchmarks often have answers alone; a teacher shown an empty reference would measure something else."""
+    rows = [json.loads(line) for line in (data / "heldout.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows[num_references:]:
+        del row["solution"]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes: dict[str, Any] = {"mode": "opsd", "teacher": None, "loss": {}, "lora": {"rank": 4, "alpha": 8}}
+    changes |= {"optim": {"batch_size": 16, "max_steps": 1}, "evaluation": {"dataset": {"path": str(bare)}, "k": 1}}
+    run(parse_config(spec(data, **changes)), tmp_path / "out")
+    assert [e["num_problems"] for e in events(tmp_path / "out", "evaluation")] == [16, 16]
+    (notice,) = [e for e in events(tmp_path / "out", "notice") if e["code"] == "heldout_without_reference"]
+    assert notice["data"]["num_left_out"] == 16 - num_references
+    assert len(metric(tmp_path / "out", "heldout_forward_kl")) == (2 if num_references else 0)
+    heldout = checkpoint_folder(tmp_path / "out", 1) / "state" / "heldout.jsonl"
+    assert heldout.exists() == (num_references > 0)
+    if num_references:
+        assert len(heldout.read_text(encoding="utf-8").splitlines()) == num_references
+
+
 def test_a_student_that_teaches_itself_needs_a_reference_in_every_row(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"problem": "12+3", "answer": "15"}\n' * 1, encoding="utf-8")
