@@ -6,11 +6,13 @@ no result and is never retried; a worker without a broker finds its work in the 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery, bootsteps, signals  # type: ignore[import-untyped]
 
 from contract.broker import broker_settings, make_broker_folders
+from contract.json_logs import JsonFormatter
 from worker.doorbell import ring_once
 from worker.poller import make_poller
 from worker.reaper import make_reaper
@@ -84,3 +86,12 @@ def _stop_at_once(**_: Any) -> None:
 
 
 signals.worker_shutting_down.connect(_stop_at_once)
+
+
+def _log_json(logger: logging.Logger, **_: Any) -> None:
+    for handler in logger.handlers:
+        handler.setFormatter(JsonFormatter())
+
+
+signals.after_setup_logger.connect(_log_json)
+signals.after_setup_task_logger.connect(_log_json)

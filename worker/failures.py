@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract.error_codes import ERROR_CODES, ErrorCode
 from contract.job_state import AttemptStatus, JobStatus
+from contract.json_logs import redacted
 from worker.job_events import NewEvent
 
 FINISHED_EXIT_CODE = 0
@@ -200,9 +201,6 @@ def _oom_counters() -> list[Path]:
     return [*counters, Path("/proc/vmstat")]
 
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-
-
 def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
     """The end of the engine's log, without the values of variables that are named like secrets."""
     try:
@@ -211,7 +209,4 @@ def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
             text = file.read().decode("utf-8", errors="replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
     except FileNotFoundError:
         return ""
-    for name, value in environment.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, "[redacted]")
-    return text
+    return redacted(text, environment)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.json_logs import JsonFormatter
 from service.jobs import endpoints
-from service.logs import JsonFormatter
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.records import submit
 
