@@ -34,6 +34,7 @@ from service.logs import log_json
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
 from service.rate_limit import RateLimiter
+from service.readiness import Readiness
 from service.request_envelope import RequestEnvelope
 from service.settings import Settings
 from service.storage import Storage
@@ -93,13 +94,15 @@ def _start(settings: Settings) -> ServiceContext:
         storage.remove_stale_uploads()
     except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
         logger.warning("the storage cannot be read: %s", error)
+    doorbell = Doorbell(settings.broker_url, settings.data_dir)
     threads = job_threads(database)
     threads.submit(collect_deleted, database, storage)
     return ServiceContext(
         settings=settings,
         database=database,
         storage=storage,
-        doorbell=Doorbell(settings.broker_url, settings.data_dir),
+        doorbell=doorbell,
+        readiness=Readiness(database, storage, doorbell),
         keys=keys,
         models=ModelShelf(settings.models),
         feed=EventFeed(database),

@@ -15,6 +15,7 @@ from service.events.feed import EventFeed
 from service.jobs.in_flight import RequestsInFlight
 from service.keys.service import KeyRing
 from service.models.service import ModelShelf
+from service.readiness import Readiness
 from service.settings import Settings
 from service.storage import Storage
 
@@ -31,6 +32,7 @@ class ServiceContext:
     models: ModelShelf
     feed: EventFeed
     in_flight: RequestsInFlight
+    readiness: Readiness
     job_threads: Executor
     """They make jobs, see `service.jobs.threads`."""
 

@@ -7,12 +7,10 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 from contract.job_state import JobStatus
 from service.auth import Reader
-from service.context import Context, ServiceContext
-from service.db import current_revision, expected_revision
+from service.context import Context
 from service.jobs import repository
 
 router = APIRouter(tags=["operations"])
@@ -38,34 +36,10 @@ async def healthz() -> Health:
 )
 def readyz(context: Context, response: Response) -> dict[str, str]:
     """Needs no key. A broker that is down does not make the service unready: workers look at the database too."""
-    database, schema = _database_state(context)
-    parts = {"database": database, "schema": schema, "storage": _storage_state(context)}
+    parts = context.readiness.parts()
     is_ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if is_ready else 503
-    return {"status": "ready" if is_ready else "unready", **parts, "broker": _broker_state(context)}
-
-
-def _database_state(context: ServiceContext) -> tuple[str, str]:
-    try:
-        current = current_revision(context.database)
-    except SQLAlchemyError:
-        return "unreachable", "unknown"
-    expected = expected_revision()
-    if current != expected:
-        return "ok", f"is at {current or 'nothing'}, expected {expected}: run alembic upgrade head"
-    return "ok", "ok"
-
-
-def _storage_state(context: ServiceContext) -> str:
-    try:
-        context.storage.check()
-    except OSError as error:
-        return f"not writable: {error.strerror or type(error).__name__}"
-    return "ok"
-
-
-def _broker_state(context: ServiceContext) -> str:
-    return "ok" if context.doorbell.is_reachable() else "unreachable; jobs wait until a worker looks by itself"
+    return {"status": "ready" if is_ready else "unready", **parts, "broker": context.readiness.broker()}
 
 
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}

@@ -103,7 +103,10 @@ def test_a_database_of_the_operators_is_not_migrated_but_told_about(
     assert current_revision(database_of(client)) is None
 
 
-def test_readiness_names_what_does_not_answer(make_client: MakeClient, sqlite_url: str, tmp_path: Path) -> None:
+def test_readiness_names_what_does_not_answer(
+    make_client: MakeClient, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.readiness.LOOK_SECONDS", 0.0)
     client = make_client(sqlite_url, broker_url="redis://127.0.0.1:1/0")
     state = client.get("/readyz").json()
     assert state["status"] == "ready", "workers look at the database too"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def test_a_database_that_is_away_is_no_defect(make_client: MakeClient, postgres_
         assert "127.0.0.1" not in answer.text
         assert "SELECT" not in answer.text
     assert client.post("/jobs", json=body).status_code == 201
+
+
+def test_those_who_ask_all_the_time_make_no_work(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(context_of(client).storage, "check", lambda: looks.append(time.monotonic()))
+    answers = [client.get("/readyz").json() for _ in range(20)]
+    assert len(looks) < 5
+    assert all(answer["status"] == "ready" for answer in answers)
+    monkeypatch.setattr("service.readiness.LOOK_SECONDS", 0.0)
+    time.sleep(1.0)
+    num_looks = len(looks)
+    client.get("/readyz")
+    client.get("/readyz")
+    assert len(looks) == num_looks + 2
 
 
 @pytest.mark.parametrize("as_form", [False, True])

@@ -1,0 +1,58 @@
+"""Whether what the service needs works. Anybody may ask, without a key, so that it is looked at once a second at most:
+a look takes a connection to the database and writes a file into the storage."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from contract.database import Database
+from service.db import current_revision, expected_revision
+from service.enqueue import Doorbell
+from service.storage import Storage
+
+LOOK_SECONDS = 1.0
+
+
+class Readiness:
+    """Remembers the last look."""
+
+    def __init__(self, database: Database, storage: Storage, doorbell: Doorbell) -> None:
+        self._database = database
+        self._storage = storage
+        self._doorbell = doorbell
+        self._looking = threading.Lock()
+        self._parts: dict[str, str] = {}
+        self._look_at = 0.0
+
+    def parts(self) -> dict[str, str]:
+        """Each part, and ok or what is wrong with it. The broker is not needed: workers look at the database too."""
+        with self._looking:
+            if time.monotonic() >= self._look_at:
+                database, schema = self._database_state()
+                self._parts = {"database": database, "schema": schema, "storage": self._storage_state()}
+                self._look_at = time.monotonic() + LOOK_SECONDS
+            return dict(self._parts)
+
+    def broker(self) -> str:
+        """ok, or what follows."""
+        return "ok" if self._doorbell.is_reachable() else "unreachable; jobs wait until a worker looks by itself"
+
+    def _database_state(self) -> tuple[str, str]:
+        try:
+            current = current_revision(self._database)
+        except SQLAlchemyError:
+            return "unreachable", "unknown"
+        expected = expected_revision()
+        if current != expected:
+            return "ok", f"is at {current or 'nothing'}, expected {expected}: run alembic upgrade head"
+        return "ok", "ok"
+
+    def _storage_state(self) -> str:
+        try:
+            self._storage.check()
+        except OSError as error:
+            return f"not writable: {error.strerror or type(error).__name__}"
+        return "ok"
