@@ -71,6 +71,8 @@ class Job(JobProgress):
     expected_start_at: datetime | None
     """Of a queued job that was asked for by its id; null where nothing tells it."""
     expected_finish_at: datetime | None
+    expected_note: str | None = None
+    """Why one of the two is null."""
     error: JobError | None
     created_at: datetime
     started_at: datetime | None

@@ -123,8 +123,8 @@ def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
         ("loss", number(job.latest_metrics["loss"]) if "loss" in job.latest_metrics else None),
         ("attempt", str(job.attempt) if job.attempt else None),
         ("queue", f"{job.queue}, priority {job.priority}"),
-        ("starts", _about(job.expected_start_at)),
-        ("finishes", _about(job.expected_finish_at)),
+        ("starts", _expected(job.expected_start_at, job.expected_note)),
+        ("finishes", _expected(job.expected_finish_at, job.expected_note) if job.expected_start_at else None),
         ("created", moment(job.created_at)),
         ("started", moment(job.started_at)),
         ("finished", moment(job.finished_at)),
@@ -135,8 +135,10 @@ def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
     ]
 
 
-def _about(at: datetime | None) -> str | None:
-    return f"about {moment(at)}" if at is not None else None
+def _expected(at: datetime | None, note: str | None) -> str | None:
+    if at is not None:
+        return f"about {moment(at)}"
+    return f"not known: {note}" if note is not None else None
 
 
 def _seconds(job: Job) -> float:

@@ -23,7 +23,7 @@ def get_checkpoint(session: Session, owner: str, job_id: str, step: str) -> Chec
         is_number = step.isascii() and step.isdigit() and len(step) <= 9
         row = repository.find(session, job_id, int(step)) if is_number else None
     if row is None:
-        there = ", ".join(str(found.step) for found in repository.all_of(session, job_id)) or "none yet"
+        there = ", ".join(str(found.step) for found in repository.all_of(session, job_id)) or "none"
         raise NotFoundError(
             f"{job_id} has no checkpoint {step}; there are: {there}", code="checkpoint_not_found", param="step"
         )

@@ -62,6 +62,8 @@ class JobView(_View):
     worker is known to serve the queue."""
     expected_finish_at: datetime | None
     """expected_start_at and what like jobs of its owner took; null where there is none, or the start is null."""
+    expected_note: str | None
+    """Why one of the two is null, of a queued job by GET /jobs/{id}; for people, its words may change."""
     latest_metrics: dict[str, float | None]
     error: JobError | None
     created_at: datetime
@@ -157,6 +159,7 @@ def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNK
         queue_position=queue_position,
         expected_start_at=expected.start_at,
         expected_finish_at=expected.finish_at,
+        expected_note=expected.note,
         error=_error(job),
         tags=job.spec.get("tags", []),
         metadata=job.spec.get("metadata", {}),

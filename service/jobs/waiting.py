@@ -42,30 +42,60 @@ class ExpectedTimes:
 
     start_at: datetime | None = None
     finish_at: datetime | None = None
+    note: str | None = None
+    """Why one of them is not known, for people."""
 
 
 UNKNOWN = ExpectedTimes()
+"""Of a job that does not wait."""
 
 
 def expected_times(session: Session, job: Job, position: int | None) -> ExpectedTimes:
     """Two statements at the most: jobs that run or wait before this one, and what like jobs took."""
-    if position is None or position > MAX_BEFORE + 1:
+    if position is None:
         return UNKNOWN
+    if position > MAX_BEFORE + 1:
+        return ExpectedTimes(note=f"more than {MAX_BEFORE} jobs wait before it")
     now = datetime.now(UTC)
     queue = repository.sized_queue(session, job, max_before=MAX_BEFORE, max_leased=MAX_WORKERS + 1)
     running = [row for row in queue if row.job.status != JobStatus.QUEUED]
-    if not 0 < len(running) <= MAX_WORKERS or not all(_is_live(row.job, now) for row in running):
-        return UNKNOWN
+    obstacle = _obstacle(job.queue, running, now)
+    if obstacle is not None:
+        return ExpectedTimes(note=obstacle)
     durations = _Durations(session, {row.job.owner for row in queue if _needs_history(row.job)})
     start = _start_in_seconds(
         [_remaining_seconds(row, durations, now) for row in running],
         [durations.seconds(row) for row in queue if row.job.status == JobStatus.QUEUED and row.job.id != job.id],
     )
     if start is None or start > MAX_SECONDS:
-        return UNKNOWN
-    own = next((durations.seconds(row) for row in queue if row.job.id == job.id), None)
-    finish = start + own if own is not None and own <= MAX_SECONDS else None
-    return ExpectedTimes(_after(now, start), _after(now, finish))
+        return ExpectedTimes(note="how long a job that runs or waits before it takes is not known")
+    itself = next((row for row in queue if row.job.id == job.id), None)
+    own = durations.seconds(itself) if itself is not None else None
+    if itself is None or own is None or own > MAX_SECONDS:
+        return ExpectedTimes(_after(now, start), note=_why_without_end(itself))
+    return ExpectedTimes(_after(now, start), _after(now, start + own))
+
+
+def _obstacle(queue: str, running: Sequence[SizedJob], now: datetime) -> str | None:
+    """Why nobody knows when a worker of the queue will be free; None where that can be known."""
+    if not running:
+        return (
+            f"nothing runs in the queue {queue}, and a free worker takes a job within seconds: "
+            "if it stays queued, start a worker for that queue"
+        )
+    if len(running) > MAX_WORKERS:
+        return f"more than {MAX_WORKERS} jobs run in the queue {queue}"
+    if not all(_is_live(row.job, now) for row in running):
+        return "a job before it is being paused or cancelled, or its worker does not answer"
+    return None
+
+
+def _why_without_end(row: SizedJob | None) -> str:
+    if row is not None and row.job.step > 0:
+        return "it goes on from a checkpoint, and like jobs tell only how long a whole run takes"
+    if row is None or _counts(row) is None:
+        return "only a worker can count its problems"
+    return "none of its owner's jobs that are like it has succeeded"
 
 
 def _is_live(job: Job, now: datetime) -> bool:
@@ -90,8 +120,8 @@ def _start_in_seconds(remaining: Sequence[float | None], before: Sequence[float 
     return free[0]
 
 
-def _after(now: datetime, seconds: float | None) -> datetime | None:
-    return now + timedelta(seconds=seconds) if seconds is not None else None
+def _after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)
 
 
 def _remaining_seconds(row: SizedJob, durations: _Durations, now: datetime) -> float | None:

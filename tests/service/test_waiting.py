@@ -55,6 +55,13 @@ def expected(client: TestClient, job_id: str) -> tuple[float | None, float | Non
     return start, finish
 
 
+def note(client: TestClient, job_id: str) -> str:
+    """Why a time is null."""
+    words = client.get(f"/jobs/{job_id}").json()["expected_note"]
+    assert isinstance(words, str)
+    return words
+
+
 def about(*seconds: float) -> Any:
     return pytest.approx(seconds, abs=CLOCK_SECONDS)
 
@@ -69,6 +76,7 @@ def test_a_job_starts_when_what_runs_and_waits_before_it_is_over(either_client: 
     urgent = submit(client, **body, priority=5)
     assert expected(client, urgent) == about(300, 400)
     assert expected(client, second) == about(500, 600)
+    assert client.get(f"/jobs/{second}").json()["expected_note"] is None
 
 
 def test_the_worker_that_is_free_first_takes_the_next_job(either_client: TestClient, body: Submitted) -> None:
@@ -118,17 +126,17 @@ def test_times_grow_with_the_data(either_client: TestClient, body: Submitted) ->
 
 
 @pytest.mark.parametrize(
-    "lost",
+    ("lost", "why"),
     [
-        {"status": JobStatus.PAUSING},
-        {"status": JobStatus.CANCELLING},
-        {"lease_expires_at": datetime(2026, 1, 1, tzinfo=UTC)},
-        {"status": JobStatus.SUCCEEDED},
+        ({"status": JobStatus.PAUSING}, "being paused or cancelled"),
+        ({"status": JobStatus.CANCELLING}, "being paused or cancelled"),
+        ({"lease_expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, "its worker does not answer"),
+        ({"status": JobStatus.SUCCEEDED}, "nothing runs in the queue trd-default"),
     ],
     ids=["pausing", "cancelling", "lost", "over"],
 )
 def test_without_a_worker_that_lives_nothing_is_told(
-    either_client: TestClient, body: Submitted, lost: dict[str, Any]
+    either_client: TestClient, body: Submitted, lost: dict[str, Any], why: str
 ) -> None:
     client = either_client
     succeeded(client, body)
@@ -137,6 +145,7 @@ def test_without_a_worker_that_lives_nothing_is_told(
     assert expected(client, waiting) == about(300, 400)
     set_job(client, job_id, **lost)
     assert expected(client, waiting) == (None, None)
+    assert why in note(client, waiting)
 
 
 def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitted) -> None:
@@ -145,7 +154,9 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     first, second = submit(client, **body), submit(client, **body)
     start, finish = expected(client, first)
     assert (start, finish) == (pytest.approx(300, abs=CLOCK_SECONDS), None), "no like job: its own time is unknown"
+    assert "none of its owner's jobs" in note(client, first)
     assert expected(client, second) == (None, None)
+    assert "how long a job that runs or waits before it takes" in note(client, second)
     succeeded(client, {**body, "mode": "opd"})
     succeeded(client, body, attempt=2)
     assert expected(client, second) == (None, None), "neither is like them and whole"
@@ -153,6 +164,7 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     assert expected(client, second) == about(400, 500)
     set_job(client, first, step=3)
     assert expected(client, second) == (None, None), "a run that goes on in its middle"
+    assert "goes on from a checkpoint" in note(client, first)
 
 
 def test_an_estimate_left_on_a_waiting_job_is_not_used(either_client: TestClient, body: Submitted) -> None:
@@ -189,6 +201,7 @@ def test_far_back_in_a_queue_and_with_many_workers_nothing_is_told(either_client
     made = [submit(client, **body) for _ in range(MAX_BEFORE + 2)]
     assert expected(client, made[-2]) == about(300 + MAX_BEFORE * 100, 300 + (MAX_BEFORE + 1) * 100)
     assert expected(client, made[-1]) == (None, None)
+    assert note(client, made[-1]) == f"more than {MAX_BEFORE} jobs wait before it"
     with database_of(client).write() as session:
         columns = [row[0] for row in session.execute(text("SELECT * FROM jobs LIMIT 0")).cursor.description]
         values = ", ".join(f"'{{0}}' || {name}" if name == "id" else name for name in columns)
@@ -196,6 +209,7 @@ def test_far_back_in_a_queue_and_with_many_workers_nothing_is_told(either_client
         for number in range(MAX_WORKERS):
             session.execute(text(statement.format(number)))
     assert expected(client, made[0]) == (None, None)
+    assert note(client, made[0]) == f"more than {MAX_WORKERS} jobs run in the queue trd-default"
 
 
 def test_only_a_job_that_waits_costs_statements(either_client: TestClient, body: Submitted) -> None:

@@ -184,7 +184,7 @@ def test_a_waiting_job_shows_when_it_is_expected(run: Run, trd: Client, job_id: 
     busy = trd.jobs.clone(job_id).id
     for waiting in (job_id, busy):
         set_job(service.database, waiting, queue="of-its-own")
-    assert "starts" not in run("show", job_id).out
+    assert "not known: nothing runs in the queue of-its-own" in run("show", job_id).out
     lives_until = datetime.now(UTC) + timedelta(minutes=5)
     set_job(service.database, busy, status=JobStatus.RUNNING, eta_seconds=7200.0, lease_expires_at=lives_until)
     job = trd.jobs.get(job_id)
@@ -193,4 +193,8 @@ def test_a_waiting_job_shows_when_it_is_expected(run: Run, trd: Client, job_id: 
     assert job.expected_finish_at is None, "no like job has ended"
     (line,) = [line for line in run("show", job_id).out.splitlines() if line.startswith("starts")]
     assert f"about {job.expected_start_at.astimezone():%Y-%m-%d}" in line
-    assert "finishes" not in run("show", job_id).out
+    (line,) = [line for line in run("show", job_id).out.splitlines() if line.startswith("finishes")]
+    assert "not known: none of its owner's jobs that are like it has succeeded" in line
+    set_job(service.database, busy, status=JobStatus.CANCELLED, finished_at=datetime.now(UTC))
+    run("pause", job_id)
+    assert "starts" not in run("show", job_id).out, "it does not wait"
