@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe_machine
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 from trd_engine.generation.vllm_runtime import import_vllm
 from trd_engine.types import GenerationRequest, SamplingSettings
 
@@ -73,13 +73,10 @@ class Row:
 def make_contenders(folder: Path, dtype: str) -> dict[str, Contender]:
     """By name; bare vLLM first."""
     llm = _make_bare(folder, dtype)
-    ours = VllmGenerator(
-        folder,
-        dtype=DTYPES[dtype],
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_bytes=KV_CACHE_BYTES,
+    settings = VllmSettings(
+        dtype=DTYPES[dtype], max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, kv_cache_bytes=KV_CACHE_BYTES
     )
+    ours = VllmGenerator(folder, settings)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval()
     borrowed = TransformersGenerator(model, AutoTokenizer.from_pretrained(folder))
     return {

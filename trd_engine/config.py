@@ -329,6 +329,11 @@ class RunConfig(_Strict):
         return self.mode == "trd"
 
     @property
+    def max_target_tokens(self) -> int:
+        """Of the trajectory that is scored and trained on."""
+        return self.refine.max_new_tokens if self.refines else self.sampling.max_new_tokens
+
+    @property
     def is_privileged(self) -> bool:
         """True where the student's step-0 weights teach and see the reference solution."""
         return self.teacher is None

@@ -1,9 +1,7 @@
-"""Setting a run up: models, tokenizers, prompts, problems and generators, each checked against the others."""
+"""Setting a run up: models, tokenizers, prompts and generators, each checked against the others."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
 from trd_engine.config import LoraConfig, RunConfig
-from trd_engine.data import load_problems, split_holdout
 from trd_engine.distributed import ALONE, World, local_device
-from trd_engine.errors import DataError, ModelRefusedError, NoTrainingDataError, SpecError
+from trd_engine.errors import ModelRefusedError, SpecError
 from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
@@ -42,11 +39,8 @@ from trd_engine.tasks import Task
 from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
 from trd_engine.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
-from trd_engine.types import Problem, SamplingSettings
+from trd_engine.types import SamplingSettings
 from trd_engine.vllm_samplers import check_vllm_settings, vllm_generators
-
-_MAX_LISTED = 100
-"""Problems in one notice; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +63,6 @@ class LoadedModels:
     def pass_tokens(self, config: RunConfig) -> int:
         """Tokens of either model in one pass of one device."""
         return config.optim.micro_batch_tokens or default_pass_tokens(self.student, self.device)
-
-
-@dataclass(frozen=True)
-class ProblemSets:
-    """What is trained on and what is evaluated on; no problem is in both."""
-
-    train: list[Problem]
-    evaluation: list[Problem]
-    evaluation_name: str
-    fingerprint: str
-
-    def scorable(self, *, privileged: bool) -> list[Problem]:
-        """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
-        return [problem for problem in self.evaluation if problem.solution or not privileged]
 
 
 def load_models(config: RunConfig, resume_from: Path | None, world: World = ALONE) -> LoadedModels:
@@ -202,7 +182,7 @@ def _require_contexts(config: RunConfig) -> None:
             "teacher",
             config.teacher,
             prompt_tokens=sampling.max_prompt_tokens,
-            new_tokens=_max_target_tokens(config),
+            new_tokens=config.max_target_tokens,
             fields=f"sampling.max_prompt_tokens + {'refine' if config.refines else 'sampling'}.max_new_tokens",
         )
     if not config.refines:
@@ -224,11 +204,6 @@ def _require_contexts(config: RunConfig) -> None:
     )
 
 
-def _max_target_tokens(config: RunConfig) -> int:
-    """Of the text that is scored and trained on."""
-    return config.refine.max_new_tokens if config.refines else config.sampling.max_new_tokens
-
-
 def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) -> tuple[PromptBuilder, PromptBuilder]:
     """The student's and the teacher's: each in its own chat template and with its own folder's templates."""
     thinking = config.sampling.thinking
@@ -238,128 +213,6 @@ def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) ->
         PromptBuilder(models.tokenizer, own, thinking=thinking),
         PromptBuilder(models.teacher_tokenizer, theirs, thinking=thinking),
     )
-
-
-def load_problem_sets(
-    config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder, reporter: Reporter
-) -> ProblemSets:
-    """Load, split, and drop what does not fit its prompt budget, saying what and why.
-
-    Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
-    """
-    loaded = load_problems(config.dataset, config.task)
-    train, evaluation, name = list(loaded.problems), [], "holdout"
-    if config.evaluation.dataset is not None:
-        evaluation = list(load_problems(config.evaluation.dataset, config.task).problems)
-        name = "evaluation"
-    elif config.evaluation.holdout > 0:
-        train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
-    if config.is_privileged:
-        _require_solutions(train)
-    fits = _BudgetCheck(config, student_prompts, teacher_prompts)
-    train = fits.keep(train, reporter, "training")
-    fits.report_cut_references(train, reporter)
-    evaluation = fits.keep(evaluation, reporter, name)
-    if not train:
-        raise NoTrainingDataError(
-            f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
-            "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
-        )
-    sets = ProblemSets(train, evaluation, name, loaded.fingerprint)
-    num_left_out = len(evaluation) - len(sets.scorable(privileged=config.is_privileged))
-    if num_left_out:
-        reporter.notice(
-            "info",
-            "heldout_without_reference",
-            f"{num_left_out} of {len(evaluation)} {name} problems have no reference solution: they are evaluated, but "
-            "the teacher, who reads one, does not score them",
-            num_left_out=num_left_out,
-        )
-    return sets
-
-
-def _require_solutions(problems: list[Problem]) -> None:
-    without = [problem.id for problem in problems if not problem.solution]
-    if without:
-        raise DataError(
-            f"{len(without)} problems have no reference solution, first {without[:5]}; a student that teaches itself "
-            "needs one in every row: add field 'solution', or name a teacher"
-        )
-
-
-class _BudgetCheck:
-    def __init__(self, config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder) -> None:
-        self._config = config
-        self._student_prompts = student_prompts
-        self._teacher_prompts = teacher_prompts
-
-    def keep(self, problems: list[Problem], reporter: Reporter, use: str) -> list[Problem]:
-        reasons = {problem.id: self._reason(problem) for problem in problems}
-        dropped = [(name, reason) for name, reason in reasons.items() if reason]
-        if dropped:
-            self._report_dropped(dropped, len(problems), reporter, use)
-        return [problem for problem in problems if reasons[problem.id] is None]
-
-    def _report_dropped(
-        self, dropped: Sequence[tuple[str, str]], num_problems: int, reporter: Reporter, use: str
-    ) -> None:
-        """All of them in a file of the run, the first ones in the notice too."""
-        listed = [{"problem_id": name, "reason": reason} for name, reason in dropped]
-        path = reporter.out_dir / f"dropped-{use}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed), encoding="utf-8")
-        reporter.notice(
-            "warn",
-            "problems_dropped",
-            f"{len(dropped)} of {num_problems} {use} problems were dropped: their prompt alone is over its budget",
-            problems=listed[:_MAX_LISTED],
-            num_dropped=len(dropped),
-            file=path.name,
-        )
-
-    def report_cut_references(self, problems: Sequence[Problem], reporter: Reporter) -> None:
-        """Say how many references lose their tail where the teacher sees x and y* alone.
-
-        Raises `ContextTooLongError` where what is left of one and the text to be scored do not fit the model.
-
-        In the refine context it is seen prompt by prompt what is cut, see `refine`.
-        """
-        config = self._config
-        if not problems or not config.is_privileged or config.loss.teacher_context == "refine":
-            return
-        budget = config.refine.max_prompt_tokens
-        built = {p.id: self._teacher_prompts.privileged(p, max_tokens=budget) for p in problems}
-        self._require_room_for_references(max(len(prompt.token_ids) for prompt in built.values()))
-        cut = {name: prompt.num_cut_solution_tokens for name, prompt in built.items() if prompt.num_cut_solution_tokens}
-        if cut:
-            reporter.notice(
-                "warn",
-                "references_cut",
-                f"the references of {len(cut)} of {len(problems)} problems lose their tail in the teacher's prompt: "
-                f"with them it is over refine.max_prompt_tokens = {budget}",
-                problems=[{"problem_id": n, "num_cut_tokens": k} for n, k in list(cut.items())[:_MAX_LISTED]],
-                num_cut=len(cut),
-            )
-
-    def _require_room_for_references(self, longest: int) -> None:
-        """The budget alone would refuse too much: few references come near it."""
-        require_context(
-            "student (which teaches itself)",
-            self._config.student,
-            prompt_tokens=longest,
-            new_tokens=_max_target_tokens(self._config),
-            fields="the longest prompt with its reference (refine.max_prompt_tokens bounds it) + max_new_tokens",
-        )
-
-    def _reason(self, problem: Problem) -> str | None:
-        config = self._config
-        num_tokens = len(self._student_prompts.solve(problem))
-        if num_tokens > config.sampling.max_prompt_tokens:
-            return f"{num_tokens} prompt tokens > sampling.max_prompt_tokens = {config.sampling.max_prompt_tokens}"
-        if config.refines or config.is_privileged:
-            smallest = self._teacher_prompts.smallest(problem, refine=config.refines, privileged=config.is_privileged)
-            if smallest > config.refine.max_prompt_tokens:
-                return f"{smallest} prompt tokens > refine.max_prompt_tokens = {config.refine.max_prompt_tokens}"
-        return None
 
 
 def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, reporter: Reporter) -> Samplers:

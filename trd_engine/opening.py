@@ -17,7 +17,6 @@ from trd_engine.host_memory import keep_freed_memory
 from trd_engine.loading import (
     LoadedModels,
     load_models,
-    load_problem_sets,
     make_prompt_builders,
     make_samplers,
     report_packing,
@@ -27,6 +26,7 @@ from trd_engine.manifest import verify_manifest
 from trd_engine.models import special_token_ids
 from trd_engine.optim import make_optimizer
 from trd_engine.plan import plan_run
+from trd_engine.problem_sets import load_problem_sets
 from trd_engine.reporter import Reporter
 from trd_engine.served_scores import with_stored_scores
 from trd_engine.session import HELDOUT_FILE, HELDOUT_SCORES_FILE, SCORES_FILE, TRAJECTORIES_FILE, Session

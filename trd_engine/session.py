@@ -31,16 +31,14 @@ from trd_engine.diagnosis.verdicts import round_metrics
 from trd_engine.errors import NonFiniteError
 from trd_engine.evaluate import evaluate_student
 from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
-from trd_engine.loading import (
-    LoadedModels,
-    ProblemSets,
-)
+from trd_engine.loading import LoadedModels
 from trd_engine.loss_schedule import divergence_at
 from trd_engine.losses import Divergence
 from trd_engine.model_card import model_card, versions
 from trd_engine.non_finite import save_evidence
 from trd_engine.optim import learning_rate_at, set_learning_rate
 from trd_engine.plan import RunPlan, batch_positions
+from trd_engine.problem_sets import ProblemSets
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
 from trd_engine.refine import kept_positions, refine_rollouts
 from trd_engine.reporter import Reporter
@@ -53,10 +51,7 @@ from trd_engine.sharding import put_together
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.tasks import Task
 from trd_engine.token_weights import problem_weights
-from trd_engine.training_state import (
-    TrainingState,
-    write_state,
-)
+from trd_engine.training_state import TrainingState, write_state
 from trd_engine.trajectory_file import TokenKl, write_trajectories
 from trd_engine.types import Problem, Trajectory
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ def vllm_generators(
 ) -> tuple[Generator, Generator]:
     """The student's and the teacher's engine; one for both where it is asked for neither text but the student's, or
     where the student teaches itself."""
-    from trd_engine.generation.vllm import VllmGenerator  # vLLM's import takes seconds, and is optional
+    from trd_engine.generation.vllm import VllmGenerator, VllmSettings  # vLLM's import takes seconds, and is optional
 
     sampling = config.sampling
     solving = sampling.max_prompt_tokens + sampling.max_new_tokens
@@ -49,8 +49,7 @@ def vllm_generators(
     shares_engine = config.teacher is None
     num_engines = 2 if refines_here and not shares_engine else 1
     share = sampling.gpu_memory_utilization or _DEFAULT_SHARES[sampling.placement]
-    make = partial(
-        VllmGenerator,
+    common = VllmSettings(
         device=device.type,
         dtype=compute_dtype,
         seed=config.seed,
@@ -59,14 +58,15 @@ def vllm_generators(
         visible_devices=_own_devices(sampling, device, world, num_engines),
         can_rest=device.type == "cuda" and sampling.placement == "colocated",
     )
-    student = make(
-        Path(config.student),
+    own = replace(
+        common,
         max_model_len=max(solving, refining) if shares_engine else solving,
         lora_rank=config.lora.rank if config.lora else None,
     )
+    student = VllmGenerator(Path(config.student), own)
     if num_engines == 1:
         return student, student
-    return student, make(Path(config.teacher_folder), max_model_len=refining)
+    return student, VllmGenerator(Path(config.teacher_folder), replace(common, max_model_len=refining))
 
 
 def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:

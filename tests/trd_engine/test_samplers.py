@@ -13,7 +13,7 @@ from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
 from trd_engine.errors import SamplerDriftError
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 from trd_engine.lora import (
     STUDENT_ADAPTER,
     TEACHER_ADAPTER,
@@ -44,7 +44,7 @@ def prompts() -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VllmGenerator]:
-    generator = VllmGenerator(STUDENT, dtype=torch.float32, max_model_len=256)
+    generator = VllmGenerator(STUDENT, VllmSettings(dtype=torch.float32, max_model_len=256))
     yield generator
     generator.close()
 
@@ -81,7 +81,7 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[
     """Two adapters on one base: each role's greedy texts are those of the live module with its adapter."""
     model = add_adapter(load_model(str(STUDENT), dtype=torch.float32, device=CPU), LoraConfig(rank=4, alpha=8), seed=0)
     add_teacher_adapter(model)
-    engine = VllmGenerator(STUDENT, dtype=torch.float32, max_model_len=256, lora_rank=4)
+    engine = VllmGenerator(STUDENT, VllmSettings(dtype=torch.float32, max_model_len=256, lora_rank=4))
     switch = ServedWeights(engine, model, step0_folder=STUDENT, sync_folder=tmp_path, teacher=model)
     greedy = replace(SAMPLING, temperature=0.0)
     samplers = Samplers(engine, engine, switch, greedy, greedy)

@@ -5,6 +5,7 @@ No GPU is here: what is held are the arguments, recorded in the place of an engi
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
 from trd_engine.config import SamplingConfig, parse_config
 from trd_engine.distributed import World
 from trd_engine.errors import DeviceUnavailableError, SpecError
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 from trd_engine.train import run
 from trd_engine.types import GenerationRequest, SamplingSettings
 from trd_engine.vllm_samplers import sampler_devices, vllm_generators
@@ -28,8 +29,8 @@ APART = {"placement": "separate", "tensor_parallel_size": 2}
 class Recorded:
     """The arguments of an engine that is not made."""
 
-    def __init__(self, folder: Path, **arguments: Any) -> None:
-        self.arguments = {"folder": folder, **arguments}
+    def __init__(self, folder: Path, settings: VllmSettings) -> None:
+        self.arguments = {"folder": folder, **asdict(settings)}
 
 
 @pytest.fixture
@@ -114,6 +115,16 @@ def test_an_engine_rests_once_and_wakes_before_it_gets_new_weights() -> None:
     assert names == ["reset_prefix_cache", "sleep", "wake_up", *load, *load]
 
 
+def test_an_engine_that_wakes_finds_what_the_trainer_has_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps a GPU's freed memory for its own process; the engine takes what it needs past torch."""
+    engine = ScriptedEngine()
+    monkeypatch.setattr(torch.cuda, "empty_cache", engine.empty_cache)
+    generator = resting_generator(engine, can_rest=True)
+    generator.rest()
+    generator.load_weights(MODELS / "tiny-student")
+    assert engine.calls[2:4] == ["empty_cache", "wake_up"]
+
+
 def test_an_engine_that_cannot_rest_is_left_alone() -> None:
     engine = ScriptedEngine()
     resting_generator(engine, can_rest=False).rest()
@@ -126,8 +137,9 @@ def test_own_processes() -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     requests = [GenerationRequest((3, 4, 5, 6), seed) for seed in range(3)]
     sampling = SamplingSettings(0.6, 0.95, 20, 16, (1,))
-    ours = VllmGenerator(MODELS / "tiny-student", dtype=torch.float32, max_model_len=256)
-    own = VllmGenerator(MODELS / "tiny-student", dtype=torch.float32, max_model_len=256, visible_devices=["0"])
+    settings = VllmSettings(dtype=torch.float32, max_model_len=256)
+    ours = VllmGenerator(MODELS / "tiny-student", settings)
+    own = VllmGenerator(MODELS / "tiny-student", replace(settings, visible_devices=["0"]))
     try:
         assert own.generate(requests, sampling) == ours.generate(requests, sampling)
         for generator in (ours, own):

@@ -6,6 +6,7 @@ import gc
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,67 @@ _CPU_STEP_TOKENS = 1_024
 obeyed soon."""
 
 
+@dataclass(frozen=True)
+class VllmSettings:
+    """How an engine is made."""
+
+    device: str = "cpu"
+    """cpu or cuda; the installed vLLM must be the build for it."""
+    dtype: torch.dtype = torch.bfloat16
+    max_model_len: int | None = None
+    """Longest prompt + completion in tokens; None takes the model's own, which may be far too much memory."""
+    seed: int = 0
+    lora_rank: int | None = None
+    """The largest rank that `VllmGenerator.use_adapter` will meet; None: no adapters."""
+    max_num_seqs: int = 256
+    """Requests sampled side by side."""
+    kv_cache_bytes: int | None = None
+    """None on a CPU takes what `max_num_seqs` requests can need, up to 1 GiB, and on a GPU what
+    `gpu_memory_utilization` leaves."""
+    gpu_memory_utilization: float = 0.9
+    tensor_parallel_size: int = 1
+    """The same for all engines of a process."""
+    enforce_eager: bool | None = None
+    """None compiles and captures graphs on a GPU only."""
+    visible_devices: Sequence[str] | None = None
+    """GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes of its own; None: this
+    process's current one."""
+    can_rest: bool = False
+    """`VllmGenerator.rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """True where there is no GPU to share."""
+        return self.device == "cpu"
+
+    @property
+    def max_lora_rank(self) -> int:
+        """Room for adapters; 0: none. Raises `SpecError` where vLLM has no such room."""
+        return 0 if self.lora_rank is None else _lora_rank_room(self.lora_rank)
+
+    def engine_arguments(self, model_folder: Path) -> dict[str, Any]:
+        """These settings as vLLM's `EngineArgs` takes them."""
+        kv_cache_bytes = self.kv_cache_bytes
+        if self.on_cpu and kv_cache_bytes is None:
+            kv_cache_bytes = _cpu_kv_cache_bytes(model_folder, self.dtype, self.max_model_len, self.max_num_seqs)
+        return {
+            "model": str(model_folder),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "max_model_len": self.max_model_len,
+            "seed": self.seed,
+            "max_num_seqs": self.max_num_seqs,
+            "kv_cache_memory_bytes": kv_cache_bytes,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "enforce_eager": self.on_cpu if self.enforce_eager is None else self.enforce_eager,
+            "enable_sleep_mode": self.can_rest,
+            "distributed_executor_backend": None if self.visible_devices is None else "mp",
+            **_ALWAYS,
+            **(_LORA_ON | {"max_lora_rank": self.max_lora_rank} if self.lora_rank is not None else {}),
+            **(_cpu_arguments() if self.on_cpu else {}),
+        }
+
+
 class VllmGenerator:
     """Samples from a Hugging Face folder with an engine of its own.
 
@@ -51,65 +113,20 @@ class VllmGenerator:
 
     _is_resting = False
 
-    def __init__(
-        self,
-        model_folder: Path,
-        *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.bfloat16,
-        max_model_len: int | None = None,
-        seed: int = 0,
-        lora_rank: int | None = None,
-        max_num_seqs: int = 256,
-        kv_cache_bytes: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        tensor_parallel_size: int = 1,
-        enforce_eager: bool | None = None,
-        visible_devices: Sequence[str] | None = None,
-        can_rest: bool = False,
-    ) -> None:
-        """Load the model; seconds for a small one.
-
-        `device`: "cpu" or "cuda", and the installed vLLM must be the build for it.
-        `max_model_len`: longest prompt + completion in tokens; None takes the model's own, which may be far too
-        much memory.
-        `lora_rank`: the largest rank that `use_adapter` will meet; None: no adapters.
-        `max_num_seqs`: requests sampled side by side.
-        `kv_cache_bytes`: None on a CPU takes what `max_num_seqs` requests can need, up to 1 GiB, and on a GPU what
-        `gpu_memory_utilization` leaves.
-        `visible_devices`: GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes
-        of its own; None: this process's current one.
-        `can_rest`: `rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's.
-        `enforce_eager`: None compiles and captures graphs on a GPU only.
-        """
+    def __init__(self, model_folder: Path, settings: VllmSettings) -> None:
+        """Load the model; seconds for a small one. Raises `SpecError` for an adapter's rank that vLLM cannot serve."""
         vllm = import_vllm()
-        self._on_cpu = device == "cpu"
+        self._on_cpu = settings.on_cpu
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self._lora_ids = itertools.count(1)
         self._request_ids = itertools.count()
         self._adapter: LoRARequest | None = None
-        self._max_lora_rank = 0 if lora_rank is None else _lora_rank_room(lora_rank)
-        if self._on_cpu and kv_cache_bytes is None:
-            kv_cache_bytes = _cpu_kv_cache_bytes(model_folder, dtype, max_model_len, max_num_seqs)
-        self._can_rest = can_rest
-        arguments = vllm.EngineArgs(
-            model=str(model_folder),
-            dtype=str(dtype).removeprefix("torch."),
-            max_model_len=max_model_len,
-            seed=seed,
-            max_num_seqs=max_num_seqs,
-            kv_cache_memory_bytes=kv_cache_bytes,
-            gpu_memory_utilization=gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
-            enforce_eager=self._on_cpu if enforce_eager is None else enforce_eager,
-            **_ALWAYS | {"enable_sleep_mode": can_rest},
-            distributed_executor_backend="mp" if visible_devices is not None else None,
-            **(_LORA_ON | {"max_lora_rank": self._max_lora_rank} if lora_rank is not None else {}),
-            **(_cpu_arguments() if self._on_cpu else {}),
-        )
-        with engine_construction(visible_devices):
+        self._max_lora_rank = settings.max_lora_rank
+        self._can_rest = settings.can_rest
+        arguments = vllm.EngineArgs(**settings.engine_arguments(model_folder))
+        with engine_construction(settings.visible_devices):
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
-        self._max_admitted = max_num_seqs if self._on_cpu else 4 * max_num_seqs
+        self._max_admitted = settings.max_num_seqs if self._on_cpu else 4 * settings.max_num_seqs
         self._max_model_len: int = self._engine.model_config.max_model_len
 
     def generate(

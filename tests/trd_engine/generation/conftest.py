@@ -18,7 +18,7 @@ from tests.trd_engine.generation.random_models import (
     write_model,
 )
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +72,8 @@ def transformers_generator(model_folder: Path, tokenizer: PreTrainedTokenizerBas
 @pytest.fixture(scope="session")
 def vllm_engine(model_folder: Path) -> Iterator[VllmGenerator]:
     pytest.importorskip("vllm", exc_type=ImportError)
-    generator = VllmGenerator(
-        model_folder, dtype=torch.float32, max_model_len=MAX_MODEL_LEN, lora_rank=LORA_RANK, max_num_seqs=32
-    )
+    settings = VllmSettings(dtype=torch.float32, max_model_len=MAX_MODEL_LEN, lora_rank=LORA_RANK, max_num_seqs=32)
+    generator = VllmGenerator(model_folder, settings)
     yield generator
     generator.close()
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from examples.smollm2 import PACKAGE, convert
 from tests.trd_engine.generation.random_models import encoded_again, forward_logprobs, load_model
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 from trd_engine.types import GenerationRequest, SamplingSettings
 
 pytestmark = [
@@ -51,7 +51,7 @@ def smollm2(folder: Path) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[VllmGenerator]:
     pytest.importorskip("vllm", exc_type=ImportError)
-    generator = VllmGenerator(folder, dtype=torch.float32, max_model_len=256, max_num_seqs=16)
+    generator = VllmGenerator(folder, VllmSettings(dtype=torch.float32, max_model_len=256, max_num_seqs=16))
     yield generator
     generator.close()
 
@@ -100,7 +100,7 @@ def test_samples_are_the_ids_of_the_moment_with_the_end_of_turn(
 def test_bf16_rounds_no_worse_than_the_trainers_bf16(
     folder: Path, smollm2: PreTrainedModel, requests: list[GenerationRequest]
 ) -> None:
-    generator = VllmGenerator(folder, dtype=torch.bfloat16, max_model_len=256, max_num_seqs=16)
+    generator = VllmGenerator(folder, VllmSettings(dtype=torch.bfloat16, max_model_len=256, max_num_seqs=16))
     completions = generator.generate(requests, SAMPLED, with_logprobs=True)
     generator.close()
     exact, trainers = (

@@ -10,11 +10,11 @@ import torch
 
 from tests.trd_engine.generation.random_models import MAX_MODEL_LEN, SAMPLED, ids, make_requests
 from trd_engine.errors import SpecError
-from trd_engine.generation.vllm import VllmGenerator
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
 
 
 def make_engine(folder: Path) -> VllmGenerator:
-    return VllmGenerator(folder, dtype=torch.float32, max_model_len=MAX_MODEL_LEN, max_num_seqs=8)
+    return VllmGenerator(folder, VllmSettings(dtype=torch.float32, max_model_len=MAX_MODEL_LEN, max_num_seqs=8))
 
 
 def test_engines_live_side_by_side_and_outlive_each_other(
@@ -41,22 +41,6 @@ def test_engines_live_side_by_side_and_outlive_each_other(
     again.close()
 
 
-def test_what_the_trainer_has_freed_is_there_when_an_engine_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch keeps freed memory of a GPU for its own process; the engine takes what it needs past torch."""
-    order: list[str] = []
-
-    class Core:
-        def wake_up(self) -> None:
-            order.append("wake_up")
-
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty_cache"))
-    resting = object.__new__(VllmGenerator)
-    resting._engine, resting._is_resting = Core(), True
-    resting._wake()
-    resting._wake()
-    assert order == ["empty_cache", "wake_up"]
-
-
 def test_a_rank_that_vllm_cannot_serve_is_refused(model_folder: Path) -> None:
     with pytest.raises(SpecError, match=r"lora\.rank 600"):
-        VllmGenerator(model_folder, dtype=torch.float32, lora_rank=600)
+        VllmGenerator(model_folder, VllmSettings(dtype=torch.float32, lora_rank=600))
