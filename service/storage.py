@@ -5,6 +5,7 @@ Keys are relative, come from the database or from `contract.storage_keys`, and n
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import fsspec  # type: ignore[import-untyped]
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
 """Of a file held in memory at a time."""
@@ -90,6 +93,14 @@ class Storage:
         """Remove all files under `prefix`; nothing happens where there are none."""
         if self._files.exists(self._path(prefix)):
             self._files.rm(self._path(prefix), recursive=True)
+
+    def give_up(self, prefix: str) -> None:
+        """Remove what the database no longer knows, a file or all under a prefix. A failure is only logged: what
+        stays costs space."""
+        try:
+            self.remove_tree(prefix)
+        except OSError:
+            logger.exception("deleted, and still in the storage: %s", prefix)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below `prefix`; none where there is no such folder."""

@@ -68,7 +68,7 @@ def delete_checkpoint(
     """Refused for the one that the job would go on from."""
     with context.database.write() as session:
         row = delete(session, caller.owner, job_id, step)
-    background.add_task(context.storage.remove_tree, row.storage_prefix)
+    background.add_task(context.storage.give_up, row.storage_prefix)
     return DeletedCheckpoint(id=row.id)
 
 

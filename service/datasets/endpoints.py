@@ -166,5 +166,5 @@ def delete_dataset(context: Context, caller: Submitter, background: BackgroundTa
     """Jobs that are over keep their results."""
     with context.database.write() as session:
         key = delete(session, caller.owner, dataset_id)
-    background.add_task(context.storage.remove, key)
+    background.add_task(context.storage.give_up, key)
     return DeletedDataset(id=dataset_id)

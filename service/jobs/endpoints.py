@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from typing import Annotated, Any
 
@@ -35,9 +34,6 @@ from service.jobs.service import (
 )
 from service.jobs.waiting import expected_times
 from service.pages import Limit, Page, cut
-from service.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -214,13 +210,5 @@ def delete_job(context: Context, caller: Submitter, background: BackgroundTasks,
     """Its events, metrics, trajectories and checkpoints go with it."""
     with context.database.write() as session:
         prefix = delete(session, caller.owner, job_id)
-    background.add_task(_remove_files, context.storage, prefix)
+    background.add_task(context.storage.give_up, prefix)
     return DeletedView(id=job_id)
-
-
-def _remove_files(storage: Storage, prefix: str) -> None:
-    """After the answer: the database no longer knows the files, and what stays only costs space."""
-    try:
-        storage.remove_tree(prefix)
-    except OSError:
-        logger.exception("files of a deleted job stay in the storage: %s", prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -15,14 +16,19 @@ from tests.service.records import add_checkpoint, context_of, finish_job, submit
 SECONDS = 20
 
 
-def _failing_quietly(*_: object) -> None:
-    """A process that ends before it has removed anything."""
+def _failing(*_: object) -> None:
+    raise OSError("the storage is away")
 
 
 def test_what_could_not_be_removed_goes_at_the_next_start(
-    make_client: MakeClient, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_client: MakeClient,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     client, storage = make_client(database_url), tmp_path / "storage"
+    monkeypatch.setattr(logging.getLogger("service"), "propagate", True)
     deleted, kept = submit(client), submit(client)
     for job_id in (deleted, kept):
         add_checkpoint(client, storage, job_id, 1, {"model/model.safetensors": b"weights"})
@@ -30,10 +36,12 @@ def test_what_could_not_be_removed_goes_at_the_next_start(
     dataset = upload(client)
     (storage / "jobs" / "job_of_another_database").mkdir()
     with monkeypatch.context() as broken:
-        broken.setattr("service.jobs.endpoints._remove_files", _failing_quietly)
-        broken.setattr(Storage, "remove", _failing_quietly)
+        broken.setattr(Storage, "remove_tree", _failing)
         assert client.delete(f"/jobs/{deleted}").status_code == 200
         assert client.delete(f"/datasets/{dataset}").status_code == 200
+        assert client.delete(f"/jobs/{kept}/checkpoints/1").status_code == 200
+    assert len({record.message for record in caplog.records if "still in the storage" in record.message}) == 3
+    assert "unhandled" not in caplog.text
     assert (storage / "jobs" / deleted).exists()
     assert (storage / "datasets" / dataset).exists()
     make_client(database_url)

@@ -99,7 +99,7 @@ def delete_file(context: Context, caller: Submitter, background: BackgroundTasks
     """Jobs that are over keep their results."""
     with context.database.write() as session:
         key = delete(session, caller.owner, dataset_id)
-    background.add_task(context.storage.remove, key)
+    background.add_task(context.storage.give_up, key)
     return FileDeleted(id=dataset_id)
 
 
