@@ -84,6 +84,13 @@ def test_known_shapes_need_no_mapping(row: dict[str, Any], expected: Problem, tm
     assert load_rows(tmp_path, row) == [expected]
 
 
+def test_a_gap_in_a_column_of_numbers_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"problem": "a", "answer": 1.0}\n{"problem": "b", "answer": NaN}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="row 2: field 'answer' is missing"):
+        load_problems(DataSource(path=str(path)), "math")
+
+
 def test_headings_are_no_answers(tmp_path: Path) -> None:
     solution = "#### Step 1\nAdd.\n#### Step 2\nSo it is \\boxed{4}."
     assert load_rows(tmp_path, {"problem": "2+2?", "solution": solution})[0].answer == "4"

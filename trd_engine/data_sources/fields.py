@@ -26,8 +26,8 @@ def missing(field: str, looked_for: Sequence[str], row: Row) -> RowError:
 
 
 def first_name(row: Row, names: Sequence[str]) -> str | None:
-    """The first of `names` that the row has a value for."""
-    return next((name for name in names if row.get(name) is not None), None)
+    """The first of `names` that the row has a value for; a column of numbers may have NaN where it has none."""
+    return next((name for name in names if row.get(name) is not None and row[name] == row[name]), None)
 
 
 def text(row: Row, field: str, names: Sequence[str]) -> str:

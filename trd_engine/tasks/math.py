@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trd_engine.tasks.boxed import last_boxed
 from trd_engine.tasks.equalities import check_equalities
 from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
-from trd_engine.tasks.math_normal import as_number, in_latex, normalise
+from trd_engine.tasks.math_normal import as_number, differ_in_marks, in_latex, normalise
 from trd_engine.tasks.prompts import MATH
 from trd_engine.tasks.protocol import Pair, PromptTemplates
 from trd_engine.tasks.steps import StepCheck
@@ -70,6 +70,8 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
     ours, theirs = normalise(reference), normalise(answer)
     if ours and ours == theirs:
         return Verdict(True, answer)
+    if differ_in_marks(ours, theirs):
+        return Verdict(False, answer)
     numbers = as_number(ours), as_number(theirs)
     if None not in numbers:
         return Verdict(numbers[0] == numbers[1], answer)

@@ -36,11 +36,15 @@ _SAME_COMMAND = (
 _THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
 _UNIT_WORDS = re.compile(
-    r"(?<=[\d})])\s*\\text\s*\{\s*[A-Za-z][A-Za-z./ ]*(?:\^\{?[23]\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?\s*$"
+    r"(?<=[\d})])\s*\\text\s*\{\s*(?![AaPp]\.?[Mm]\b)[A-Za-z][A-Za-z./ ]*(?:\^\{?[23]\}?)?\s*\}"
+    r"(?:\s*\^\s*\{?[23]\}?)?\s*$"
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
-_COMMAND_SPACE = re.compile(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z])")
+_COMMAND_SPACE = re.compile(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=\d)")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?![\d])")
+_MARK = re.compile(r"(?<=\d)(?:_\{?(\d+)\}?|([AaPp])\.?[Mm]\.?)$")
+"""What follows a number and makes it another one: the base, or the half of the day."""
 _LETTER = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _MAX_NUMBER_CHARACTERS = 400
@@ -65,9 +69,18 @@ def normalise(answer: str) -> str:
     answer = _TEXT.sub(r"\1", answer)
     answer = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", answer)
     answer = _LETTER.sub("", answer, count=1) if _LETTER.match(answer) and answer.count("=") == 1 else answer
-    # A space that ends a command is kept as a separator: \pi r is not \pir.
+    answer = _SPACED_THOUSANDS.sub(lambda match: _SPACE.sub("", match.group()), answer)
+    # A space that ends a command is kept as a separator, \pi r is not \pir, and so is one between two numbers.
     answer = _COMMAND_SPACE.sub("\x00", answer)
     return _SPACE.sub("", answer).replace("\x00", " ")
+
+
+def differ_in_marks(one: str, other: str) -> bool:
+    """True for two normal forms whose numbers differ in what a parser passes over: their base, or half of the day."""
+    ours, theirs = _MARK.search(one), _MARK.search(other)
+    if ours is None or theirs is None:
+        return False
+    return [part and part.lower() for part in ours.groups()] != [part and part.lower() for part in theirs.groups()]
 
 
 def as_number(normal: str) -> Fraction | None:
