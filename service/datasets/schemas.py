@@ -40,10 +40,10 @@ class PreviewQuery(BaseModel):
     """As a job names it; none: the student teaches itself."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
     """Whose built-in templates apply where a model's folder has none."""
-    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000), DECIMAL] = 2048
-    """sampling.max_prompt_tokens."""
-    refine_max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000), DECIMAL] = 18_432
-    """refine.max_prompt_tokens."""
+    max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None
+    """sampling.max_prompt_tokens; by default what a TRD job of these models has."""
+    refine_max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None
+    """refine.max_prompt_tokens; likewise."""
     limit: Annotated[int, Field(ge=1, le=20), DECIMAL] = 3
     """Rows."""
 

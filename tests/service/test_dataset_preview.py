@@ -44,6 +44,18 @@ def test_each_prompt_is_shown_with_its_tokens_and_what_would_go(tiny: TestClient
     assert "> sampling.max_prompt_tokens = 64" in second["dropped"]
 
 
+@pytest.mark.parametrize("teacher", [{"teacher": "tiny-teacher"}, {}], ids=["a teacher", "self-taught"])
+def test_budgets_are_those_that_a_job_of_the_models_has(tiny: TestClient, teacher: dict[str, str]) -> None:
+    dataset = upload(tiny)
+    job = {"mode": "trd", "student": "tiny-student", **teacher, "dataset": dataset, "task": "exact"}
+    spec = tiny.post("/jobs?dry_run=true", json=job).json()["spec"]
+    assert spec["refine"]["max_prompt_tokens"] < 1024, "lowered to the models' context"
+    query = {"model": "tiny-student", **teacher, "task": "exact"}
+    (row,) = tiny.get(f"/datasets/{dataset}/preview", params={**query, "limit": 1}).json()["data"]
+    refine = next(prompt for prompt in row["prompts"] if prompt["kind"] == "refine")
+    assert refine["num_tokens"] + refine["attempt_tokens_that_fit"] == spec["refine"]["max_prompt_tokens"]
+
+
 def test_a_model_without_prompts_here_is_refused_with_the_reason(tiny: TestClient) -> None:
     dataset = upload(tiny)
     for name, words in (("nobody", "no such model here"), ("Org/Hub-Model", "only workers fetch it")):
