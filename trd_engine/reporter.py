@@ -44,6 +44,8 @@ class Reporter:
         self.out_dir = out_dir
         self.world = world
         path = out_dir / "events.jsonl" if world.is_main else Path(os.devnull)
+        if path.is_file():
+            _drop_half_a_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._stop = stop
         self._phase: str | None = None
@@ -147,6 +149,12 @@ class Reporter:
             spent = time.monotonic() - self._phase_started_at
             self.seconds_by_phase[self._phase] = self.seconds_by_phase.get(self._phase, 0.0) + spent
         self._phase = None
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a process that was killed had begun to write: the next event would be appended to it."""
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def finite(value: Any) -> Any:
