@@ -29,7 +29,7 @@ def roomy_cache(config: PretrainedConfig) -> DynamicCache:
 class RoomyLayer(DynamicLayer):
     """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only.
 
-    Rows leave, and double, by `batch_select_indices`; no other way of replacing what is in use is served.
+    Rows leave, and double, by `batch_select_indices`, the last columns by `crop`; nothing else replaces what is in use.
     """
 
     def __init__(self) -> None:
