@@ -37,7 +37,9 @@ def problem_text(row: Row) -> ProblemText:
         return ProblemText(row_id, question, _first(row, SOLUTION), is_exact=False)
     if row.get("messages") is not None:
         spoken = {turn["role"]: _content(turn["content"]) for turn in row["messages"]}
-        return ProblemText(row_id, spoken["user"], spoken.get("assistant"), is_exact=True)
+        system = (spoken.get("system") or spoken.get("developer") or "").strip()
+        problem = f"{system}\n\n{spoken['user']}" if system else spoken["user"]
+        return ProblemText(row_id, problem, spoken.get("assistant"), is_exact=True)
     problem = _first(row, PROBLEM) or ""
     options = row.get("choices") if row.get("choices") is not None else row.get("options")
     if options is not None:
