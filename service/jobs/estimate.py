@@ -65,10 +65,9 @@ def _plan(spec: JobSpec, num_problems: int) -> tuple[int, int]:
             in_round = min(in_round, math.ceil(in_epoch * optim.batch_size / spec.samples_per_prompt))
         sampled = in_round * spec.samples_per_prompt
         in_round_steps = int(min(optim.epochs * math.ceil(sampled / optim.batch_size), steps_left))
-        if in_round_steps == 0:
-            break
-        trajectories += sampled
-        steps += in_round_steps
+        if in_round_steps > 0:  # the engine leaves out a round without a step
+            trajectories += sampled
+            steps += in_round_steps
     return trajectories, steps
 
 

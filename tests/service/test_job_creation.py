@@ -31,7 +31,9 @@ def test_a_job_is_recorded_with_every_default_resolved(either_client: TestClient
     assert job["created_at"].endswith("Z")
     resolved = JobSpec.model_validate(job["spec"])
     assert resolved == resolved.resolved()
-    assert either_client.get(f"/jobs/{job['id']}").json() == job
+    shown = either_client.get(f"/jobs/{job['id']}").json()
+    assert shown.pop("expected_note"), "no worker is here"
+    assert shown == {name: value for name, value in job.items() if name != "expected_note"}
 
 
 def test_a_dry_run_resolves_and_estimates_and_makes_nothing(client: TestClient) -> None:

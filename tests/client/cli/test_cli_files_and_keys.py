@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from client import Client
 from client.cli.job_argument import _complete
+from service.readiness import LOOK_SECONDS
 from tests.client.breaking_proxy import BreakingProxy
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
@@ -100,6 +102,7 @@ def test_models_and_the_state_of_the_service(run: Run, service: RunningService) 
     staging = service.storage_dir / "staging"
     staging.rename(staging.with_name("away"))
     staging.write_text("in the way")
+    time.sleep(LOOK_SECONDS)
     unready = run("status")
     staging.unlink()
     staging.with_name("away").rename(staging)

@@ -120,7 +120,7 @@ def test_a_student_may_teach_itself(openai: OpenAI) -> None:
         ),
         ({"model": "gpt-4o-mini"}, "model", "model = gpt-4o-mini: there is no such model here; there are: "),
         ({"model": "foreign"}, "method.trd.teacher", "its tokenizer is not that of student foreign"),
-        ({"training_file": "file-abc"}, "training_file", 'training_file = "file-abc": string should match'),
+        ({"training_file": "file-abc"}, "training_file", 'training_file = "file-abc": is no dataset\'s id'),
         ({"training_file": "ds_none"}, "training_file", "training_file = ds_none: there is no such dataset"),
         ({"validation_file": "ds_none"}, "validation_file", "validation_file = ds_none: there is no such dataset"),
         ({"seed": -1}, "seed", "seed = -1: input should be greater than or equal to 0"),
