@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trd_engine.batching import MicroBatch
+from trd_engine.cpu_layers import cpu_layers
 from trd_engine.distributed import ALONE, World
 from trd_engine.errors import NonFiniteError
 from trd_engine.fused_loss import linear_divergence, scored_divergence
@@ -61,6 +62,11 @@ class ScoringSetup:
     """Who shares a step's batch."""
     enter_student: Enter = directly
     """Where the student's weights are whole, see `trd_engine.sharding`."""
+
+    @property
+    def models(self) -> tuple[TrainedModel, ...]:
+        """All that compute here."""
+        return (self.student,) if self.teacher is None else (self.student, self.teacher.model)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in the compute dtype, where that is not the weights' own fp32."""
@@ -200,8 +206,7 @@ def optimizer_step(
     whole batch too; a batch whose tokens all weigh nothing takes no update. Processes that divide a model compute
     together: one with fewer micro-batches passes `filler` with weight zero.
 
-    Raises `NonFiniteError`, before the update and with the weights as they were, where loss or gradient
-    is not finite.
+    Raises `NonFiniteError`, before the update and the weights as they were, where loss or gradient is not finite.
     """
     started_at = time.monotonic()
     world = setup.world
@@ -212,15 +217,16 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     loss_sum, num_sequences = 0.0, 0
     scored: list[ScoredBatch] = []
-    for batch in micro_batches:
-        loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
-        loss.backward()
-        loss_sum += float(loss.detach().double())
-        scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
-        num_sequences += len(batch.positions)
-    for _ in range(num_passes - len(micro_batches)):
-        assert filler is not None
-        score(setup, filler, setup.divergence, 0.0)[0].backward()
+    with cpu_layers(*setup.models):
+        for batch in micro_batches:
+            loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
+            loss.backward()
+            loss_sum += float(loss.detach().double())
+            scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
+            num_sequences += len(batch.positions)
+        for _ in range(num_passes - len(micro_batches)):
+            assert filler is not None
+            score(setup, filler, setup.divergence, 0.0)[0].backward()
     loss_sum = world.sum(loss_sum)
     trainable = [p for p in setup.student.parameters() if p.grad is not None]
     total_weight = world.sum(sum(float(s.weight_N.double().sum()) for s in scored))
