@@ -11,108 +11,25 @@ Defaults are the settings of Trajectory-Refined Distillation (arXiv 2606.08432).
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from contract.dataset_ref import DatasetRef
+from contract.loss_spec import PRESET_LOSSES, LossSpec, Preset
 from contract.messages import queue_name
+from contract.optim_spec import LoraSpec, OptimSpec
 from contract.sampling_spec import SamplingSpec
 from contract.strict_model import StrictModel, contradiction
 from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherUpdateSpec
-from contract.token_weights_spec import TokenWeightsSpec
 
 
 class Mode(StrEnum):
-    """Which distillation: METHOD's OPD, OPSD, or the trajectory-refined form of either."""
+    """Which distillation: OPD, OPSD, or the trajectory-refined form of either."""
 
     OPD = "opd"
     OPSD = "opsd"
     TRD = "trd"
-
-
-class Preset(StrEnum):
-    """The five variants of the paper; each fills `LossSpec`, see `PRESET_LOSSES`."""
-
-    FORWARD_KL = "forward_kl"
-    FORWARD_KL_CLIP = "forward_kl_clip"
-    REVERSE_KL = "reverse_kl"
-    REVERSE_KL_TOPK = "reverse_kl_topk"
-    TRD = "trd"
-
-
-PRESET_LOSSES: dict[Preset, dict[str, Any]] = {
-    Preset.FORWARD_KL: {"divergence": "forward_kl", "support": "full", "token_clip": 0.0, "teacher_context": "vanilla"},
-    Preset.FORWARD_KL_CLIP: {
-        "divergence": "forward_kl",
-        "support": "full",
-        "token_clip": 0.1,
-        "teacher_context": "vanilla",
-    },
-    Preset.REVERSE_KL: {"divergence": "reverse_kl", "support": "full", "token_clip": 0.0, "teacher_context": "vanilla"},
-    Preset.REVERSE_KL_TOPK: {
-        "divergence": "reverse_kl",
-        "support": "top_k",
-        "teacher_top_k": 32,
-        "token_clip": 0.0,
-        "teacher_context": "vanilla",
-    },
-    Preset.TRD: {"divergence": "forward_kl", "support": "full", "token_clip": 0.0, "teacher_context": "refine"},
-}
-"""What each preset sets in `LossSpec`; a field that the user gives beside the preset wins."""
-
-
-class LossSpec(StrictModel):
-    """The token loss D(teacher, student) and the context the teacher scores in."""
-
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "cross_entropy"] = "forward_kl"
-    """forward_kl is KL(teacher‖student), reverse_kl is KL(student‖teacher); cross_entropy is −log p of the
-    refined trajectory's own tokens, for a served teacher that gives no log-probabilities."""
-    support: Literal["full", "top_k", "sampled"] = "full"
-    """Whole vocabulary, the teacher's top k tokens renormalised, or the sampled token alone (Monte-Carlo)."""
-    teacher_top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    """Tokens in the support when ``support`` is top_k (Fu et al. 2026, arXiv 2603.25562)."""
-    beta: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """Weight of the teacher in JSD's mixture; 0 means forward KL and 1 reverse KL."""
-    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
-    """Both models' logits are divided by it."""
-    token_clip: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
-    """Each token's divergence is clamped from above at this value; 0 switches the clip off."""
-    teacher_context: Literal["vanilla", "refine"] | None = None
-    """What the teacher sees while it scores; None takes refine in mode trd and vanilla elsewhere."""
-    token_weights: TokenWeightsSpec = TokenWeightsSpec()
-    """Masks and weights on the tokens' losses."""
-    reverse_after: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Train with forward KL for this share of the steps, and with reverse KL after it (PACED, arXiv 2603.11178);
-    None: with ``divergence`` throughout."""
-
-    @model_validator(mode="after")
-    def _supports_fit(self) -> Self:
-        if self.divergence == "jsd" and self.support != "full":
-            raise contradiction(
-                "loss.support",
-                self.support,
-                "JSD is defined on the full vocabulary only",
-                'set loss.support to "full", or loss.divergence to "forward_kl" or "reverse_kl"',
-            )
-        if self.divergence == "cross_entropy" and (self.support != "full" or self.temperature != 1.0):
-            field = "support" if self.support != "full" else "temperature"
-            raise contradiction(f"loss.{field}", getattr(self, field), "the cross-entropy has no other", "leave it out")
-        if self.support == "sampled" and self.token_clip > 0:
-            raise contradiction(
-                "loss.token_clip",
-                self.token_clip,
-                "a Monte-Carlo estimate on the sampled token has no token clip",
-                'set loss.token_clip to 0, or loss.support to "full" or "top_k"',
-            )
-        if self.reverse_after is not None and self.divergence != "forward_kl":
-            raise contradiction(
-                "loss.reverse_after",
-                self.reverse_after,
-                f"the schedule goes from forward to reverse KL, and loss.divergence is {self.divergence}",
-                'set loss.divergence to "forward_kl", or leave loss.reverse_after out',
-            )
-        return self
 
 
 class RefineSpec(StrictModel):
@@ -164,48 +81,6 @@ _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "refine": ("{problem}", "{attempt}"),
     "privileged_refine": ("{problem}", "{solution}", "{attempt}"),
 }
-
-
-class LoraSpec(StrictModel):
-    """Low-rank adapters on the linear layers."""
-
-    rank: Annotated[int, Field(ge=1, le=1024)] = 64
-    """r."""
-    alpha: Annotated[float, Field(gt=0, le=65536)] = 128
-    """The adapter's output is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """On the adapter's input, while training."""
-    target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1, max_length=100)] = "auto"
-    """Names of the linear layers; auto is q, k, v, o, gate, up and down."""
-
-
-class OptimSpec(StrictModel):
-    """AdamW with warm-up and cosine decay."""
-
-    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 5e-6
-    """Peak learning rate."""
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
-    """Trajectories in one optimizer step, over all devices and accumulation."""
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Passes over a round's trajectories."""
-    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Stop after so many optimizer steps in all; None goes by epochs and rounds."""
-    warmup_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """Share of all steps in which the learning rate rises linearly from zero."""
-    min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """The cosine ends at this share of the peak."""
-    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
-    """AdamW's decoupled decay."""
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
-    """AdamW's β₁ and β₂."""
-    max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
-    """The gradient is scaled down to this norm."""
-    micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Most tokens of either model in one forward pass of one device, without padding; None chooses 16,384,
-    on a CPU fewer for large models.
-    It changes memory and speed, never the loss. One longer sequence still goes through alone."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: less memory, about a third more time. None: on a GPU."""
 
 
 class EvaluationSpec(StrictModel):

@@ -14,6 +14,7 @@ from trd_engine.diagnosis.token_places import epistemic_token_ids
 from trd_engine.distributed import World
 from trd_engine.errors import DataChangedError
 from trd_engine.host_memory import keep_freed_memory
+from trd_engine.kept_trajectories import HELDOUT, ROUND
 from trd_engine.loading import (
     LoadedModels,
     load_models,
@@ -28,13 +29,11 @@ from trd_engine.optim import make_optimizer
 from trd_engine.plan import plan_run
 from trd_engine.problem_sets import load_problem_sets
 from trd_engine.reporter import Reporter
-from trd_engine.served_scores import with_stored_scores
-from trd_engine.session import HELDOUT_FILE, HELDOUT_SCORES_FILE, SCORES_FILE, TRAJECTORIES_FILE, Session
+from trd_engine.session import Session
 from trd_engine.step import ScoringSetup
 from trd_engine.tasks import epistemic_onsets, load_task
 from trd_engine.token_weights import make_weigher
 from trd_engine.training_state import TrainingState, read_state, restore_optimizer, restore_random
-from trd_engine.trajectory_file import read_trajectories
 
 
 def open_session(
@@ -113,12 +112,8 @@ def _restore(session: Session, checkpoint: Path) -> None:
     session.state = state
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
-    if (folder / TRAJECTORIES_FILE).exists():
-        read = read_trajectories(folder / TRAJECTORIES_FILE, session.problems.train)
-        session.trajectories = with_stored_scores(folder / SCORES_FILE, read)
-    if (folder / HELDOUT_FILE).exists():
-        read = read_trajectories(folder / HELDOUT_FILE, session.problems.evaluation)
-        session.heldout = with_stored_scores(folder / HELDOUT_SCORES_FILE, read)
+    session.trajectories = ROUND.read(folder, session.problems.train)
+    session.heldout = HELDOUT.read(folder, session.problems.evaluation) or []
     if state.step > 0:
         session.samplers.student_changed()
     if session.models.teacher_update is not None:

@@ -31,6 +31,7 @@ from trd_engine.diagnosis.verdicts import round_metrics
 from trd_engine.errors import NonFiniteError
 from trd_engine.evaluate import evaluate_student
 from trd_engine.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
+from trd_engine.kept_trajectories import HELDOUT, ROUND
 from trd_engine.loading import LoadedModels
 from trd_engine.loss_schedule import divergence_at
 from trd_engine.losses import Divergence
@@ -46,7 +47,6 @@ from trd_engine.rollouts import Collector, collect_rollouts
 from trd_engine.sampler_gap import NUM_PROBES, measure_sampler_gap
 from trd_engine.samplers import Samplers
 from trd_engine.sequences import training_sequence
-from trd_engine.served_scores import write_scores
 from trd_engine.sharding import put_together
 from trd_engine.step import ScoringSetup, optimizer_step
 from trd_engine.tasks import Task
@@ -57,9 +57,6 @@ from trd_engine.types import Problem, Trajectory
 
 TRAJECTORIES_FILE = "trajectories.jsonl"
 DIAGNOSIS_FILE = "diagnosis.json"
-HELDOUT_FILE = "heldout.jsonl"
-SCORES_FILE = "teacher_scores.safetensors"
-HELDOUT_SCORES_FILE = "heldout_teacher_scores.safetensors"
 
 
 @dataclass
@@ -270,16 +267,11 @@ class Session:
         if self.models.teacher_update is not None:
             self.models.teacher_update.write(folder, world)
         if world.is_main:
-            self._write_trajectories(folder)
+            if self.trajectories is not None:
+                ROUND.write(folder, self.trajectories, self.prompts)
+            if self.heldout:
+                HELDOUT.write(folder, self.heldout, self.prompts)
         return formats
-
-    def _write_trajectories(self, folder: Path) -> None:
-        if self.trajectories is not None:
-            write_trajectories(folder / TRAJECTORIES_FILE, self.trajectories, self.prompts)
-            write_scores(folder / SCORES_FILE, self.trajectories)
-        if self.heldout:
-            write_trajectories(folder / HELDOUT_FILE, self.heldout, self.prompts)
-            write_scores(folder / HELDOUT_SCORES_FILE, self.heldout)
 
     def _commit(self, temporary: Path, formats: list[str]) -> None:
         state = self.state
@@ -377,14 +369,8 @@ class Session:
         `weights` are by the trajectory's number; None: 1 each.
         """
         sequences = [
-            training_sequence(
-                trajectory,
-                position,
-                self.config,
-                self.teacher_prompts,
-                weight=1.0 if weights is None else weights[position],
-            )
-            for position, trajectory in numbered
+            training_sequence(t, i, self.config, self.teacher_prompts, weight=1.0 if weights is None else weights[i])
+            for i, t in numbered
         ]
         max_tokens = self.models.pass_tokens(self.config)
         split = partial(split_into_micro_batches, max_tokens=max_tokens, device=self.models.device)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
 from contract.teacher_spec import ServedTeacher
-from service.jobs import repository
+from service.jobs import history
 from service.jobs.duration import NUM_LIKE, Duration, PastRun, by_calibration, by_history
 from service.jobs.estimate import Estimate
 from service.jobs.memory import Memory, memory
@@ -94,10 +94,10 @@ def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:
     """The owner's alone: another's jobs do not show, not even in a median."""
     wanted = kind_of(spec.model_dump(mode="json"))
     runs: list[PastRun] = []
-    for job_id, past, data in repository.finished_at_once(session, owner, NUM_LOOKED_AT):
+    for job_id, past, data in history.finished_at_once(session, owner, NUM_LOOKED_AT):
         seconds = seconds_by_phase(data)
         if seconds and kind_of(past) == wanted and len(runs) < NUM_LIKE:
-            num_trajectories, steps, samples = repository.work_done(session, job_id)
+            num_trajectories, steps, samples = history.work_done(session, job_id)
             optim = past["optim"]
             num_trained = min(num_trajectories * optim["epochs"], steps * optim["batch_size"])
             runs.append(PastRun(num_trajectories, num_trained, samples, seconds))

@@ -20,11 +20,11 @@ from contract.dataset_ref import GeneratedDataset
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.tables import Job
-from service.jobs import repository
+from service.jobs import history
 from service.jobs.duration import NUM_LIKE, PastRun, by_history
 from service.jobs.estimate import Estimate, estimate
 from service.jobs.forecast import kind_of, seconds_by_phase
-from service.jobs.repository import PastJob, SizedJob
+from service.jobs.history import PastJob, SizedJob
 
 MAX_BEFORE = 20
 """Further back in a queue no times are told."""
@@ -57,7 +57,7 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
     if position > MAX_BEFORE + 1:
         return ExpectedTimes(note=f"more than {MAX_BEFORE} jobs wait before it")
     now = datetime.now(UTC)
-    queue = repository.sized_queue(session, job, max_before=MAX_BEFORE, max_leased=MAX_WORKERS + 1)
+    queue = history.sized_queue(session, job, max_before=MAX_BEFORE, max_leased=MAX_WORKERS + 1)
     running = [row for row in queue if row.job.status != JobStatus.QUEUED]
     obstacle = _obstacle(job.queue, running, now)
     if obstacle is not None:
@@ -155,7 +155,7 @@ class _Durations:
 
     def _like_runs(self, job: Job) -> list[PastRun]:
         if self._past is None:
-            self._past = repository.past_jobs(self._session, self._owners, MAX_PAST)
+            self._past = history.past_jobs(self._session, self._owners, MAX_PAST)
         key = _owners_kind(job)
         if key not in self._runs:
             alike = (_past_run(past) for past in self._past if _owners_kind(past.sized.job) == key)

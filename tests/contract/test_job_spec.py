@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.job_spec import JobSpec, Mode, Preset
+from contract.job_spec import JobSpec, Mode
+from contract.loss_spec import Preset
 from contract.spec_problems import field_problems
 
 BASE: dict[str, Any] = {"mode": "trd", "student": "s", "teacher": "t", "dataset": "ds_1"}

@@ -28,7 +28,7 @@ from trd_engine.diagnosis.scoring import ScoredCompletion
 Array = NDArray[np.float64]
 
 DEFAULT_CLIP = 0.1
-"""Where the loss clips nothing, what a clip of the usual size would do (METHOD's `forward_kl_clip`)."""
+"""Where the loss clips nothing, what a clip of the usual size would do (`forward_kl_clip`)."""
 MODE_MASS = 0.1
 """The least probability of a mode: below it the teacher all but rules a token out."""
 TWO_MODES_MASS = 0.8

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from contract.job_spec import JobSpec, OptimSpec
+from contract.job_spec import JobSpec
+from contract.optim_spec import OptimSpec
 from service.errors import InvalidRequestError
 from service.openai_compat.fine_tuning.request import FineTuningRequest, Hyperparameters
 

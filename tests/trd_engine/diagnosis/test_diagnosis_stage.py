@@ -126,7 +126,7 @@ def test_the_first_wrong_step_is_the_testbeds(whole: Path, diagnosed: list[dict[
 
 
 def test_it_shows_prefix_failure_where_it_is_real(whole: Path) -> None:
-    """The student misreads an operation, and the teacher knows better: METHOD's two signs, and the cure."""
+    """The student misreads an operation and the teacher knows better: both signs of prefix failure, and the cure."""
     report = events(whole, "diagnosis")[0]["report"]
     wrong, parting = report["first_wrong_step"], report["parting"]
     assert wrong["within"]["forward_kl"] > 5 * wrong["before"]["forward_kl"]

@@ -1,0 +1,51 @@
+"""What of the student is trained, and the optimizer that trains it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contract.strict_model import StrictModel
+
+
+class LoraSpec(StrictModel):
+    """Low-rank adapters on the linear layers."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 64
+    """r."""
+    alpha: Annotated[float, Field(gt=0, le=65536)] = 128
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """On the adapter's input, while training."""
+    target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1, max_length=100)] = "auto"
+    """Names of the linear layers; auto is q, k, v, o, gate, up and down."""
+
+
+class OptimSpec(StrictModel):
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 5e-6
+    """Peak learning rate."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """Trajectories in one optimizer step, over all devices and accumulation."""
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Passes over a round's trajectories."""
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Stop after so many optimizer steps in all; None goes by epochs and rounds."""
+    warmup_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Share of all steps in which the learning rate rises linearly from zero."""
+    min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """The cosine ends at this share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
+    """AdamW's decoupled decay."""
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
+    """AdamW's β₁ and β₂."""
+    max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
+    """The gradient is scaled down to this norm."""
+    micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Most tokens of either model in one forward pass of one device, without padding; None chooses 16,384,
+    on a CPU fewer for large models.
+    It changes memory and speed, never the loss. One longer sequence still goes through alone."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, about a third more time. None: on a GPU."""
