@@ -1,7 +1,6 @@
 """Linear layers and RMS norms as a CPU trains them in fp32: the same values, in fewer passes over memory.
 
-- Linear: forward and backward through oneDNN, which PyTorch carries beside the BLAS library that it calls. That one
-  falls short on processors that it was not made for.
+- Linear: forward and backward through oneDNN: the usual library falls short on processors that it was not made for.
 - RMS norm: the gradient in closed form by layer norm's kernel, instead of one pass an operation.
 
 Owns both, and which layers they may stand in for; a layer that is not known exactly is left alone. An accelerator's
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.functional import linear
+
+from trd_engine.onednn import OneDnn, has_plain_weight, onednn
 
 _EPSILON_NAMES = ("variance_epsilon", "eps")
 _PROBE_SCALES = (1e-3, 1.0)
@@ -48,45 +49,30 @@ def cpu_layers(*models: nn.Module) -> Iterator[None]:
 
 
 def _forward_for(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    weight = getattr(module, "weight", None)
-    # A weight of another type is one that comes and goes, such as a sharded one.
-    is_plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32
-    if not is_plain or "forward" in vars(module):
+    if not has_plain_weight(module):
         return None
     if type(module) is nn.Linear:
-        return _LinearForward(module) if _product() is not None else None
+        library = onednn()
+        return _LinearForward(module, library) if library is not None else None
     return _NormForward(module) if _is_rms_norm(module) else None
 
 
 # -- linear ----------------------------------------------------------------------------------------
 
 
-def _product() -> Callable[..., Tensor] | None:
-    """oneDNN's rows · weightᵀ, which is what `torch.compile` makes of a linear layer; it has no public name."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return None
-    operator: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return operator
-
-
-def _times_transposed(left_TI: Tensor, right_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    product = _product()
-    assert product is not None
-    return product(left_TI, right_OI, bias_O, "none", [], "")
-
-
 class _LinearForward:
     """A linear layer's forward."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, library: OneDnn) -> None:
         self._layer = layer
+        self._library = library
 
     def __call__(self, rows: Tensor) -> Tensor:
         layer = self._layer
         if rows.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or rows.numel() == 0:
             return linear(rows, layer.weight, layer.bias)
         rows_TI = rows.reshape(-1, layer.in_features)
-        result_TO: Tensor = _Linear.apply(rows_TI, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+        result_TO: Tensor = _Linear.apply(rows_TI, layer.weight, layer.bias, self._library)  # type: ignore[no-untyped-call]
         return result_TO.view(*rows.shape[:-1], layer.out_features)
 
 
@@ -94,19 +80,22 @@ class _Linear(torch.autograd.Function):
     """rows · weightᵀ + bias."""
 
     @staticmethod
-    def forward(ctx: Any, rows_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    def forward(ctx: Any, rows_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, library: OneDnn) -> Tensor:
         ctx.save_for_backward(rows_TI, weight_OI)
-        return _times_transposed(rows_TI, weight_OI, bias_O)
+        ctx.library = library
+        return library.multiply(rows_TI, weight_OI, bias_O)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         rows_TI, weight_OI = ctx.saved_tensors
-        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
+        multiply = ctx.library.multiply
+        wants_rows, wants_weight, wants_bias, _ = ctx.needs_input_grad
         return (
-            _times_transposed(grad_TO, weight_OI.t()) if wants_rows else None,
-            _times_transposed(grad_TO.t(), rows_TI.t()) if wants_weight else None,
+            multiply(grad_TO, weight_OI.t()) if wants_rows else None,
+            multiply(grad_TO.t(), rows_TI.t()) if wants_weight else None,
             grad_TO.sum(0) if wants_bias else None,
+            None,
         )
 
 

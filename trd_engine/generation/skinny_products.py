@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from trd_engine.onednn import OneDnn, has_plain_weight, onednn
 
 MAX_ROWS = 64
 """Beyond, both libraries are bound by arithmetic, and are alike."""
@@ -29,11 +30,6 @@ _EXPECTED_ROWS = 64
 """What the order is made for. It serves fewer as well as the order for 8 does, and is made in half the time."""
 
 
-class _OneDnn(NamedTuple):
-    product: Callable[..., Any]
-    reorder: Callable[..., Any]
-
-
 @contextmanager
 def skinny_products(model: nn.Module) -> Iterator[None]:
     """Within it, linear layers of `model` that have fp32 weights on a CPU multiply few rows by oneDNN.
@@ -41,8 +37,8 @@ def skinny_products(model: nn.Module) -> Iterator[None]:
     Without gradient only, and the weights must stay as they are. Values differ from the usual ones by rounding.
     Nothing changes where PyTorch has no oneDNN or a layer's forward is not PyTorch's own.
     """
-    library = _library()
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_eligible(layer)]
+    library = onednn()
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and has_plain_weight(layer)]
     if library is None:
         layers = []
     for layer in layers:
@@ -68,25 +64,10 @@ def joint_product(layers: Sequence[nn.Linear]) -> SkinnyProduct:
     return forwards[0].product if len(layers) == 1 else SkinnyProduct(layers, forwards[0].product.library)
 
 
-def _is_eligible(layer: nn.Linear) -> bool:
-    # A weight of another type is one that comes and goes, such as a sharded one.
-    is_plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and "forward" not in vars(layer)
-    return is_plain and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
-
-
-def _library() -> _OneDnn | None:
-    """What `torch.compile` makes of a linear layer on a CPU; it has no public name."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return None
-    operators = torch.ops.mkldnn
-    product, reorder = (getattr(operators, name, None) for name in ("_linear_pointwise", "_reorder_linear_weight"))
-    return _OneDnn(product, reorder) if product is not None and reorder is not None else None
-
-
 class _SkinnyForward:
     """A linear layer's forward: the usual one, where there are many rows, a gradient, or another precision."""
 
-    def __init__(self, layer: nn.Linear, library: _OneDnn) -> None:
+    def __init__(self, layer: nn.Linear, library: OneDnn) -> None:
         self._layer = layer
         self.product = SkinnyProduct([layer], library)
 
@@ -103,7 +84,7 @@ class _SkinnyForward:
 class SkinnyProduct:
     """Rows times the weights of some layers, as one product in oneDNN's order once it has been called often."""
 
-    def __init__(self, layers: Sequence[nn.Linear], library: _OneDnn) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], library: OneDnn) -> None:
         self.library = library
         self._layers = layers
         self._joint_weight_PI: Tensor | None = None
@@ -121,16 +102,12 @@ class SkinnyProduct:
         if self._num_calls == REORDER_AFTER:
             self._reorder()
         if self._joint_weight_PI is None:
-            return self._each(lambda layer: self._multiply(rows_BI, layer.weight, layer.bias))
-        return self._multiply(rows_BI, self._joint_weight_PI, self._joint_bias_P)
+            return self._each(lambda layer: self.library.multiply(rows_BI, layer.weight, layer.bias))
+        return self.library.multiply(rows_BI, self._joint_weight_PI, self._joint_bias_P)
 
     def _each(self, product: Callable[[nn.Linear], Tensor]) -> Tensor:
         results = [product(layer) for layer in self._layers]
         return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
-
-    def _multiply(self, rows_BI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = self.library.product(rows_BI, weight, bias, "none", [], "")
-        return result
 
     def _reorder(self) -> None:
         weights: list[Tensor] = [layer.weight for layer in self._layers]

@@ -83,6 +83,11 @@ def decode(model: PreTrainedModel, lean: LeanDecoder | None, prompts: Sequence[t
     return logits
 
 
+def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, own in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
     model = make_model(CONFIGS[name])
@@ -94,9 +99,8 @@ def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
             found = decode(model, lean, PROMPTS)
             again = decode(model, lean_decoder(model), PROMPTS)
     assert lean.is_alike
-    for ours, own, repeated in zip(found, expected, again, strict=True):
-        torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
-        assert torch.equal(ours, repeated)
+    assert_alike(found, expected)
+    assert all(map(torch.equal, found, again))
 
 
 def test_many_rows_are_served_too() -> None:
@@ -106,8 +110,7 @@ def test_many_rows_are_served_too() -> None:
         expected = decode(model, None, prompts)
         with skinny_products(model):
             found = decode(model, lean_decoder(model), prompts)
-    for ours, own in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
+    assert_alike(found, expected)
 
 
 def test_another_forward_is_found_out_and_used_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +124,7 @@ def test_another_forward_is_found_out_and_used_alone(monkeypatch: pytest.MonkeyP
             assert lean is not None
             found = decode(model, lean, PROMPTS)
     assert lean.is_alike is False
-    for ours, own in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
+    assert_alike(found, expected)
 
 
 def test_a_cache_with_a_window_is_left_to_the_model() -> None:

@@ -88,3 +88,12 @@ def test_uniforms_hang_on_the_seed_and_on_nothing_else() -> None:
     assert torch.equal(together[1], draw_uniforms([second], 9)[0, :5])
     assert not torch.equal(together[0], together[1])
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("num_possible", [1, 255, 257, 600])
+def test_a_uniform_next_to_one_draws_a_token_that_can_be(num_possible: int) -> None:
+    logits_BV = torch.randn(200, 700, generator=torch.Generator().manual_seed(0))
+    logits_BV[:, num_possible:] = -torch.inf
+    largest_B = torch.ones(200, dtype=torch.float64).nextafter(torch.zeros(200, dtype=torch.float64))
+    tokens_B = sample_tokens(logits_BV, largest_B, SamplingSettings(1.0, 1.0, -1, 1, ()))
+    assert int(tokens_B.max()) < num_possible
