@@ -53,20 +53,16 @@ def _invert_by_blocks(probabilities_BV: torch.Tensor, uniforms_B: torch.Tensor) 
         probabilities_BV = pad(probabilities_BV, (0, num_missing))
     blocks_BNW = probabilities_BV.unflatten(-1, (-1, _BLOCK_SIZE))
     ends_BN = blocks_BNW.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    # A uniform next to 1 may round to the end itself, where no token is.
-    targets_B1 = (uniforms_B.to(ends_BN)[:, None] * ends_BN[:, -1:]).minimum(_just_below(ends_BN[:, -1:]))
+    # Below the end, also for the largest uniform, 1 - 2⁻⁵³: a float64 times it is never rounded to itself.
+    targets_B1 = uniforms_B.to(ends_BN)[:, None] * ends_BN[:, -1:]
     picks_B1 = torch.searchsorted(ends_BN, targets_B1, right=True)
     start_B1 = pad(ends_BN, (1, 0)).gather(-1, picks_B1)
     rows_B = torch.arange(len(picks_B1), device=picks_B1.device)
     cumulative_BW = blocks_BNW[rows_B, picks_B1[:, 0]].cumsum(dim=-1, dtype=torch.float64)
     # The block's sum, rounded otherwise, may be larger: below its end there is a token that can be.
-    last_B1 = _just_below(cumulative_BW[:, -1:])
+    last_B1 = cumulative_BW[:, -1:].nextafter(torch.zeros_like(targets_B1))
     within_B1 = torch.searchsorted(cumulative_BW, (targets_B1 - start_B1).minimum(last_B1), right=True)
     return (picks_B1 * _BLOCK_SIZE + within_B1).squeeze(-1)
-
-
-def _just_below(values: torch.Tensor) -> torch.Tensor:
-    return values.nextafter(torch.zeros_like(values))
 
 
 def keep_nucleus(scores_BV: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
