@@ -1,8 +1,8 @@
 """The processes of one run: who each is, and what they tell one another.
 
 Owns the process group, which exists only where ``torchrun`` started more than one process; alone, every call
-answers at once. What is exchanged is tensors and JSON, never a pickle. Every method but `share` is collective:
-all processes call it at the same place, or all of them wait.
+answers at once. What is exchanged is tensors, JSON and safetensors, never a pickle. Every method but `share` and
+`part_of` is collective: all processes call it at the same place, or all of them wait.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import datetime
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trd_engine.errors import SpecError, StopRequested
+
+T = TypeVar("T")
 
 _WAIT_TIMEOUT = datetime.timedelta(days=7)
 """Of `World`'s exchanges, at which the processes wait for one another: one may sample or verify for hours. A process
@@ -51,13 +53,20 @@ class World:
         """This process's part of ``range(count)``: every `size`-th, so that neighbours in length part evenly."""
         return list(range(self.rank, count, self.size))
 
-    def gather(self, mine: Sequence[Any]) -> list[Any]:
-        """The JSON documents of all processes, put together as `share` took them apart."""
+    def part_of(self, total: int) -> int:
+        """This process's part of a number that all of them use up together; none where `total` is less than `size`."""
+        return (total + self.size - 1 - self.rank) // self.size
+
+    def gather(self, mine: Sequence[T], dump: Callable[[list[T]], bytes], load: Callable[[bytes], list[T]]) -> list[T]:
+        """What all processes have, put together as `share` took it apart; it travels as `dump` writes it."""
         if self.size == 1:
             return list(mine)
-        parts = [json.loads(text) for text in self._gather_bytes(json.dumps(list(mine)).encode())]
-        count = sum(map(len, parts))
-        return [parts[i % self.size][i // self.size] for i in range(count)]
+        parts = [load(data) for data in self._gather_bytes(dump(list(mine)))]
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
+    def gather_documents(self, mine: Sequence[Any]) -> list[Any]:
+        """`gather` of JSON documents."""
+        return self.gather(mine, lambda documents: json.dumps(documents).encode(), json.loads)
 
     def concatenate(self, mine_N: Tensor) -> Tensor:
         """The one-dimensional tensors of all processes end to end, on the device of `mine_N`."""
@@ -95,7 +104,8 @@ class World:
         return [float(value) for value in tensor]
 
     def _gather_bytes(self, mine: bytes) -> list[bytes]:
-        data_N = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        no_bytes = torch.empty(0, dtype=torch.uint8)  # `frombuffer` takes no empty buffer
+        data_N = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else no_bytes
         sizes = [int(n) for n in self._all_reduced(self._own_slot(len(mine)), dist.ReduceOp.SUM)]
         whole = self.concatenate(data_N)
         return [bytes(part.numpy()) for part in whole.split(sizes)]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.distributed import ALONE, World, local_device
-from trd_engine.errors import ModelRefusedError, SpecError
+from trd_engine.errors import ModelRefusedError
 from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
@@ -83,7 +83,8 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
     _require_contexts(config)
     served = None
     if config.served_teacher is not None:
-        served = ServedTeacher(config, tokenizer, end_of_turn_ids=end_of_turn_ids(config.student, tokenizer))
+        own_ids = end_of_turn_ids(config.student, tokenizer)
+        served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world)
     source = config.student
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
@@ -113,9 +114,8 @@ def _divide(
     """Both models among the processes; how the student's is entered, and the teacher that knows its own way."""
     if world.size == 1:
         return directly, teacher
-    if teacher is None:
-        raise SpecError(f"devices = {world.size}: a served teacher works with one device only; set devices to 1")
-    for role, model in {"student": student, "teacher": teacher.model}.items():
+    models = {"student": student} | ({} if teacher is None else {"teacher": teacher.model})
+    for role, model in models.items():
         if packing_of(model).kind == "single":  # tried out while the model is whole
             raise ModelRefusedError(
                 f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
@@ -123,6 +123,8 @@ def _divide(
             )
     world.wait()  # one may have had to fetch the weights
     enter = shard(student, world, dtype).enter
+    if teacher is None:
+        return enter, None
     if teacher.shares_student:
         return enter, Teacher(student, shares_student=True, adapter=teacher.adapter, enter=enter)
     # Its passes take its weights as they are: it may be kept in another precision than the student's passes.

@@ -163,7 +163,7 @@ class Samplers:
 
     def to_teacher(self) -> None:
         """Load the teacher where one engine serves both; of several processes all come here together."""
-        if self.teacher is self.student:
+        if self.teacher is self.student and self.served_teacher is None:
             self.weights.to_teacher()
 
     def sample_student(
@@ -183,8 +183,7 @@ class Samplers:
         self, requests: Sequence[GenerationRequest], *, on_progress: ProgressCallback | None = None
     ) -> list[Completion]:
         """One completion of the teacher a request, with the refinement's budget."""
-        if self.teacher is self.student:
-            self.weights.to_teacher()
+        self.to_teacher()
         return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
 
     def refine(

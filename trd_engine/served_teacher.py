@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from trd_engine.config import RunConfig, ServedTeacherConfig
-from trd_engine.errors import ContextTooLongError, TeacherRefusedError
+from trd_engine.distributed import ALONE, World
+from trd_engine.errors import ContextTooLongError, SpecError, TeacherRefusedError
 from trd_engine.generation.endpoint_client import Endpoint
 from trd_engine.generation.openai_compatible import EndpointTeacher
 from trd_engine.prompts import PromptBuilder
 from trd_engine.reporter import Reporter
+from trd_engine.served_scores import TokenScores, gather_scores, with_scores
 from trd_engine.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
 from trd_engine.types import Trajectory
 
@@ -27,18 +28,23 @@ class ServedTeacher:
     """One run's teacher behind an endpoint."""
 
     def __init__(
-        self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, end_of_turn_ids: Sequence[int]
+        self,
+        config: RunConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_of_turn_ids: Sequence[int],
+        world: World = ALONE,
     ) -> None:
-        """`tokenizer` and `end_of_turn_ids` are the student's.
+        """`tokenizer` and `end_of_turn_ids` are the student's. Of several processes each asks for its own share.
 
-        Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError` and `ContextTooLongError`:
-        a run that cannot go through ends here.
+        Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError`, `ContextTooLongError` and
+        `SpecError`: a run that cannot go through ends here.
         """
         assert isinstance(config.teacher, ServedTeacherConfig)
         self._served = config.teacher
         self._config = config
         self.client = EndpointTeacher(
-            _endpoint(self._served),
+            _endpoint(self._served, world),
             tokenizer,
             end_of_turn_ids=end_of_turn_ids,
             thinking=config.sampling.thinking,
@@ -83,16 +89,21 @@ class ServedTeacher:
             )
 
     def score(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
-        """The trajectories with the teacher's scores of their targets; as they are where it does not score.
+        """The trajectories with the teacher's scores of their targets; as they are where it does not score. Collective.
 
         The teacher reads each target after the very tokens that its server makes of the prompt.
         """
         if self.top_k is None:
             return list(trajectories)
-        contexts = self._contexts(trajectories, prompts)
-        sequences = [(context, t.target.token_ids) for context, t in zip(contexts, trajectories, strict=True)]
-        scores = self.client.score(sequences, self.top_k, while_waiting=reporter.boundary)
-        return [replace(t, scores=s) for t, s in zip(trajectories, scores, strict=True)]
+        world, top_k = reporter.world, self.top_k
+        mine = [trajectories[i] for i in world.share(len(trajectories))]
+
+        def score_mine() -> list[TokenScores]:
+            contexts = self._contexts(mine, prompts)
+            sequences = [(context, t.target.token_ids) for context, t in zip(contexts, mine, strict=True)]
+            return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
+
+        return with_scores(trajectories, gather_scores(world, reporter.apart(score_mine)))
 
     def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
         if self._config.loss.teacher_context == "refine":
@@ -124,7 +135,14 @@ class ServedTeacher:
             )
 
 
-def _endpoint(served: ServedTeacherConfig) -> Endpoint:
+def _endpoint(served: ServedTeacherConfig, world: World) -> Endpoint:
+    """As one of the run's processes may use it: together they ask for no more at a time than the operator allows."""
+    if served.max_concurrency < world.size:
+        raise SpecError(
+            f"devices = {world.size}: teacher endpoint {served.endpoint} takes {served.max_concurrency} requests at a "
+            f"time, and each device asks for its own; set devices to at most {served.max_concurrency}, or have the "
+            "operator raise the endpoint's max_concurrency"
+        )
     key = None
     if served.api_key_env is not None:
         key = os.environ.get(served.api_key_env)
@@ -142,5 +160,5 @@ def _endpoint(served: ServedTeacherConfig) -> Endpoint:
         is_vllm=served.api == "vllm",
         timeout_seconds=served.timeout_seconds,
         max_tries=served.max_tries,
-        max_concurrency=served.max_concurrency,
+        max_concurrency=world.part_of(served.max_concurrency),
     )

@@ -116,5 +116,6 @@ def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajec
         return list(mine)
     lines = [trajectory_to_json(0, t, "") | {"problem": asdict(t.problem)} for t in mine]
     return [
-        trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])}) for line in world.gather(lines)
+        trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])})
+        for line in world.gather_documents(lines)
     ]

@@ -112,9 +112,6 @@ class Admissions:
             remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
             reason = f"jobs here may use at most {most}{samplers}"
             raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
-        if spec.devices > 1 and isinstance(spec.teacher, ServedTeacher):
-            reason = "a served teacher scores for one device only"
-            raise _refusal("devices", spec.devices, reason, "set devices to 1, or name a model as the teacher")
 
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[str]]:
         student = self._model("student", spec.student)
@@ -143,6 +140,11 @@ class Admissions:
         if endpoint is None:
             there = ", ".join(sorted(self._settings.teacher_endpoints)) or "none"
             raise _refusal("teacher.endpoint", name, "the operator configured no such endpoint", f"there are: {there}")
+        if spec.devices > endpoint.max_concurrency:
+            reason = (
+                f"teacher endpoint {name} takes {endpoint.max_concurrency} requests at a time, one a device at least"
+            )
+            raise _refusal("devices", spec.devices, reason, f"set devices to {endpoint.max_concurrency}, or fewer")
         spec, notices = fit_loss(spec, name, endpoint)
         tokens = endpoint.context_tokens
         if tokens is not None and endpoint.serves_logprobs:

@@ -100,6 +100,15 @@ def test_what_it_cannot_give_is_refused(
     assert words in error["message"]
 
 
+def test_each_device_asks_for_its_own(make_client: MakeClient, sqlite_url: str) -> None:
+    endpoints = {**ENDPOINTS, "narrow": ENDPOINTS["scores"].model_copy(update={"max_concurrency": 2})}
+    client = make_client(sqlite_url, teacher_endpoints=endpoints, max_devices=4)
+    assert submitted(client, "narrow", devices=2)["spec"]["devices"] == 2
+    error = refused(client, "narrow", devices=3)
+    assert error["param"] == "devices"
+    assert "narrow takes 2 requests at a time" in error["message"]
+
+
 def test_budgets_fit_its_context(served_client: TestClient) -> None:
     spec = submitted(served_client, "short")["spec"]
     assert spec["refine"]["max_prompt_tokens"] + spec["refine"]["max_new_tokens"] <= 699

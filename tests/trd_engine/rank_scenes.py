@@ -16,6 +16,7 @@ from trd_engine import checkpoint, distributed
 from trd_engine.config import load_config
 from trd_engine.distributed import open_world
 from trd_engine.errors import StopRequested
+from trd_engine.served_scores import TokenScores, gather_scores
 from trd_engine.train import run
 
 
@@ -23,13 +24,27 @@ def exchange(_folder: Path) -> None:
     """Uneven parts, and one without any."""
     with open_world(3) as world:
         share = world.share(4)
-        assert world.gather([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
-        assert world.gather([] if world.rank else ["one"]) == ["one"]
+        assert world.gather_documents([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
+        assert world.gather_documents([] if world.rank else ["one"]) == ["one"]
+        assert [world.sum(world.part_of(n)) for n in (1, 5, 9)] == [1, 5, 9]
+        for count in (4, 2):
+            gathered = gather_scores(world, [_scores_of(n) for n in world.share(count)])
+            assert [s.target_logprobs_T.tolist() for s in gathered] == [[float(n)] * n for n in range(count)]
+            assert [s.token_ids_TK.tolist() for s in gathered] == [[[n, 7]] * n for n in range(count)]
         mine = torch.arange(world.rank, dtype=torch.float32)
         assert world.concatenate(mine).tolist() == [0.0, 0.0, 1.0]
         assert (world.sum(world.rank), world.max(-world.rank)) == (3.0, 0.0)
         assert world.any(world.rank == 2)
         assert not world.any(False)
+
+
+def _scores_of(length: int) -> TokenScores:
+    """Of a completion of so many tokens."""
+    return TokenScores(
+        torch.tensor([[length, 7]] * length).reshape(-1, 2),
+        torch.zeros(length, 2),
+        torch.full((length,), float(length)),
+    )
 
 
 def last(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tests.trd_engine.generation.scripted_server import Received, Reply, ScriptedServer, serving
 from tests.trd_engine.served_models import CONTEXT, ServedModel
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from tests.trd_engine.torchrun import run_engine
 from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import RunConfig, parse_config
 from trd_engine.errors import (
@@ -27,6 +29,7 @@ from trd_engine.train import run
 
 KEY = "the-key-that-nobody-may-see"
 TOP_K = {"support": "top_k", "teacher_top_k": 5, "teacher_context": "refine"}
+SHORT: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "rounds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,7 @@ def served(server: ScriptedServer, api: str = "vllm", **changes: Any) -> dict[st
 
 
 def config_of(data: Path, teacher: Any, loss: dict[str, Any], **changes: Any) -> RunConfig:
-    base: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "rounds": 1}
-    return parse_config(spec(data, teacher=teacher, loss=loss, **{**base, **changes}))
+    return parse_config(spec(data, teacher=teacher, loss=loss, **{**SHORT, **changes}))
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -146,6 +148,50 @@ def test_a_scored_run_resumes_bitwise_and_asks_the_server_nothing_again(
     assert asked_again == {"/tokenize"}
     whole, again = (load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (scored, second))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_two_processes_share_the_asking_and_train_as_one_does(
+    data: Path, tmp_path: Path, scored: Path, model: ServedModel
+) -> None:
+    with serving(model) as server:
+        document = spec(data, teacher=served(server, max_concurrency=3), loss=TOP_K, devices=2, **SHORT)
+        done = run_engine(document, tmp_path / "two")
+        asked = Counter(received.path for received in server.received)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert asked["/v1/completions"] == asked["/v1/chat/completions"] == 24 + 8
+    assert server.max_num_open <= 3
+    assert rows(tmp_path / "two") == rows(scored)
+    assert metric(tmp_path / "two", "loss") == pytest.approx(metric(scored, "loss"), rel=1e-5)
+    one, other = (
+        load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (scored, tmp_path / "two")
+    )
+    assert all((one[name] - other[name]).norm() <= 1e-4 * one[name].norm() for name in one)
+    again = run_engine(
+        {**document, "devices": 1}, tmp_path / "two", resume=True
+    )  # the server is gone: a check needs it
+    assert "teacher_unreachable" in again.stderr
+
+
+def test_a_failure_in_one_of_two_processes_ends_both_with_its_reason(
+    data: Path, tmp_path: Path, model: ServedModel
+) -> None:
+    def script(received: Received, number: int) -> Reply:
+        return model(received, number) if number < 8 else Reply(401, {"error": "bad key"})
+
+    with serving(script) as server:
+        document = spec(data, teacher=served(server), loss=TOP_K, devices=2, **SHORT)
+        done = run_engine(document, tmp_path / "out")
+    assert done.returncode != 0
+    assert "teacher_refused: teacher endpoint big refused a request with status 401" in done.stderr
+
+
+def test_an_endpoint_for_fewer_than_the_devices_is_refused(data: Path, tmp_path: Path, model: ServedModel) -> None:
+    with serving(model) as server:
+        document = spec(data, teacher=served(server, max_concurrency=1), loss=TOP_K, devices=2, **SHORT)
+        done = run_engine(document, tmp_path / "out")
+    assert done.returncode != 0
+    assert "devices = 2: teacher endpoint big takes 1 requests at a time" in done.stderr
+    assert not server.received
 
 
 def test_opd_scores_the_raw_rollout(data: Path, tmp_path: Path, model: ServedModel) -> None:
