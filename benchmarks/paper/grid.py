@@ -89,13 +89,21 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
             "k": K[cell.split],
             # After each round: the curve along which a baseline may catch up.
             "every_steps": max(1, cell.num_train // cell.rounds // BATCH_SIZE),
-            "at_start": cell.seed == 0,  # the same student in all seeds
+            "at_start": _scores_the_untrained(cell),
         },
         "diagnosis": {"num_trajectories": NUM_DIAGNOSED if _is_diagnosed(cell) else 0, "steps": "reference"},
         "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": False},
         "seed": cell.seed,
         "device": "cpu",
     }
+
+
+def _scores_the_untrained(cell: Cell) -> bool:
+    """One seed; of the sections that show the student before its training once a setting, the first variant alone."""
+    if cell.seed != 0 or cell.section == "timing":
+        return False
+    is_once = cell.section in ("main", "controls", "lora", "other_models")
+    return not is_once or cell.variant in (next(iter(MAIN)), next(iter(CONTROLS)))
 
 
 def _is_diagnosed(cell: Cell) -> bool:

@@ -13,10 +13,11 @@ from benchmarks.paper.grid import Cell
 from testbed.task import WAIT
 
 Row = dict[str, Any]
-"""``cell`` (its factors), ``before`` (of seed 0 only) and ``after`` (see `_score`), ``curve`` (the score after each
-round, where there are several), ``rounds`` (metrics of each collection), ``first_step`` and ``last_step`` (of these
-optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run, evaluation included;
-other processes weigh less on it), ``sampled_tokens`` (of each round), ``diagnosis``, ``machine``."""
+"""``cell`` (its factors), ``before`` (of one run a setting or a variant) and ``after`` (see `_score`), ``curve`` (the
+score after each round, where there are several), ``rounds`` (metrics of each collection), ``first_step`` and
+``last_step`` (of these optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run,
+evaluation included; other processes weigh less on it), ``sampled_tokens`` (of each round), ``diagnosis`` and
+``machine``."""
 
 
 def read_rows(path: Path) -> list[Row]:

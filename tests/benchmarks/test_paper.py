@@ -40,6 +40,18 @@ def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None
         assert config.refines == VARIANTS[cell.variant].refines
 
 
+def test_the_untrained_student_is_scored_where_the_report_shows_it_and_no_more(tmp_path: Path) -> None:
+    def scored(cells: list[Cell]) -> list[tuple[str, str]]:
+        specs = [engine_spec(cell, data=tmp_path, models=MODELS) for cell in cells]
+        return [(c.teaching, c.student) for c, s in zip(cells, specs, strict=True) if s["evaluation"]["at_start"]]
+
+    settings = list(itertools.product(("opd", "opsd"), grid.MAIN_STUDENTS))
+    for make in (grid.main_cells, grid.control_cells, grid.lora_cells, grid.other_model_cells):
+        assert scored(make(RATES)) == settings
+    assert sorted(scored(grid.round_cells(RATES))) == sorted(settings * len(grid.MAIN))
+    assert scored(grid.timing_cells(RATES)) == []
+
+
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A grid of small runs: a step on 16 problems."""
