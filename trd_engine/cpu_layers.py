@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+from torch.linalg import vector_norm
 from torch.nn.functional import linear
 
 from trd_engine.onednn import OneDnn, has_plain_weight, onednn
@@ -138,7 +139,8 @@ def _agrees(module: nn.Module) -> bool:
 
 
 def _inverse_rms(rows_TH: Tensor, epsilon: float) -> Tensor:
-    return torch.rsqrt(rows_TH.pow(2).mean(-1, keepdim=True) + epsilon)
+    # A row's length is summed without writing the squares.
+    return (vector_norm(rows_TH, dim=-1, keepdim=True).square_() / rows_TH.shape[-1] + epsilon).rsqrt_()
 
 
 class _NormForward:

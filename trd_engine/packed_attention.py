@@ -155,7 +155,20 @@ def _packed_attention(
     """[1, T, A, D]."""
     if _has_kernel(query_1ATD, value_1ETD) and kernel.softcap is None and kernel.dropout == 0.0:
         return _by_kernel(query_1ATD, key_1ETD, value_1ETD, mask, kernel.scaling)
-    return _by_runs(query_1ATD, key_1ETD, value_1ETD, mask, kernel)
+    if not _is_better_in_fp32(query_1ATD, key_1ETD, value_1ETD):
+        return _by_runs(query_1ATD, key_1ETD, value_1ETD, mask, kernel)
+    dtype = _working_dtype(query_1ATD)
+    with torch.autocast("cpu", enabled=False):
+        return _by_runs(query_1ATD.float(), key_1ETD.float(), value_1ETD.float(), mask, kernel).to(dtype)
+
+
+def _is_better_in_fp32(*qkv: Tensor) -> bool:
+    """Whether a CPU is to compute attention in fp32 that was asked for in 16 bits.
+
+    Its kernel's gradient takes two to three times as long in bf16; its forward pass alone does not (docs/numerics.md).
+    """
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
+    return wants_gradient and qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

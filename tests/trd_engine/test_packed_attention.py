@@ -69,6 +69,31 @@ def test_values_and_gradients_are_the_formula(window: int | None, scaling: float
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("with_autocast", [True, False])
+@pytest.mark.parametrize("window", [None, 3])
+def test_in_16_bits_a_gradient_is_as_near_as_its_inputs_allow(with_autocast: bool, window: int | None) -> None:
+    """Under autocast queries and keys come in fp32, from the rotation, and values from a product; else all in bf16."""
+    dtypes = (torch.float32, torch.float32, torch.bfloat16) if with_autocast else (torch.bfloat16,) * 3
+    inputs = [x.detach().to(dtype).requires_grad_() for x, dtype in zip(make_qkv(), dtypes, strict=True)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=with_autocast):
+        found, _ = attention(Layer(), *inputs, mask_of(window), scaling=0.35)
+        with torch.no_grad():
+            unwanted, _ = attention(Layer(), *inputs, mask_of(window), scaling=0.35)
+    assert found.dtype == unwanted.dtype == torch.bfloat16
+    expected = reference(exact[0], exact[1], exact[2], window, 0.35, None)
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found.backward(upstream)
+    expected.backward(upstream.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)  # one rounding to bf16
+    torch.testing.assert_close(unwanted.double(), expected, rtol=0.05, atol=0.02)
+    for mine, theirs in zip(inputs, exact, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        rounding = 2**-8 if mine.dtype == torch.bfloat16 else 1e-4
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=rounding, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_kernel_is_asked_for_the_same(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: what the kernel is given is interpreted by its documented meaning instead."""
