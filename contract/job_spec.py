@@ -114,7 +114,7 @@ class CheckpointsSpec(StrictModel):
     """What is kept of the run."""
 
     every_steps: Annotated[int, Field(ge=1)] = 100
-    """A checkpoint every so many steps, and one at the end."""
+    """A checkpoint every so many steps, one with the trajectories of each round, and one at the end."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """The newest so many are kept."""
     merged: bool = True

@@ -212,14 +212,15 @@ class Session:
     # -- saving ------------------------------------------------------------------------------------
 
     def save_if_due(self) -> None:
-        """A checkpoint every `checkpoints.every_steps` steps, and one with the first round's rollouts.
+        """A checkpoint every `checkpoints.every_steps` steps, and one with each round's trajectories.
 
-        That first one has no merged model: it is the student as it came, kept for the rollouts' sake.
+        To collect a round may take hours, and is never done twice. What is kept for that alone has no merged model.
         """
         step = self.state.step
-        if step == self.saved_at or step % self.config.checkpoints.every_steps:
-            return
-        self._save(merged=self.config.checkpoints.merged and step > 0)
+        is_planned = step > 0 and step % self.config.checkpoints.every_steps == 0
+        is_collected = self.state.round_step == 0
+        if step != self.saved_at and (is_planned or is_collected):
+            self._save(merged=self.config.checkpoints.merged and is_planned)
 
     def save_for_resume(self) -> None:
         """What a stopped run goes on from, unless the newest checkpoint is just that, or nothing is done yet."""

@@ -129,10 +129,16 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
     assert_bitwise_equal(weights(second, 4), weights(whole, 4))
 
 
-def test_a_killed_run_goes_on_from_its_rollouts(data: Path, whole: Path, tmp_path: Path) -> None:
-    """The checkpoint written after the first collection holds it: nothing is sampled again."""
-    run(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, 0))
-    assert [e["round"] for e in events(tmp_path, "trajectories")] == [1]
+@pytest.mark.parametrize(("killed_after", "sampled_again"), [(0, [1]), (2, [])])
+def test_a_killed_run_goes_on_from_its_rollouts(
+    data: Path, whole: Path, tmp_path: Path, killed_after: int, sampled_again: list[int]
+) -> None:
+    """The checkpoint written after each collection holds it: nothing is sampled again."""
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
+        checkpoint_folder(whole, step).name for step in (0, 2, 4)
+    ]
+    run(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, killed_after))
+    assert [e["round"] for e in events(tmp_path, "trajectories")] == sampled_again
     assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
 
 
