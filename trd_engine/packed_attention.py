@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -165,10 +165,19 @@ def _packed_attention(
 def _is_better_in_fp32(*qkv: Tensor) -> bool:
     """Whether a CPU is to compute attention in fp32 that was asked for in 16 bits.
 
-    Its kernel's gradient takes two to three times as long in bf16; its forward pass alone does not (docs/numerics.md).
+    Without instructions for it, the kernel's gradient takes two to three times as long in bf16; the forward pass alone
+    does not (docs/numerics.md).
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
-    return wants_gradient and qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
+    is_short = qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
+    return wants_gradient and is_short and not _has_short_products()
+
+
+@cache
+def _has_short_products() -> bool:
+    """Whether this machine's processor multiplies bf16 by itself; taken for granted where it is not an x86-64."""
+    found = torch.cpu.get_capabilities()
+    return found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:
