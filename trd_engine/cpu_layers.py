@@ -139,8 +139,8 @@ def _agrees(module: nn.Module) -> bool:
 
 
 def _inverse_rms(rows_TH: Tensor, epsilon: float) -> Tensor:
-    # A row's length is summed without writing the squares.
-    return (vector_norm(rows_TH, dim=-1, keepdim=True).square_() / rows_TH.shape[-1] + epsilon).rsqrt_()
+    length_T1: Tensor = vector_norm(rows_TH, dim=-1, keepdim=True)  # summed without writing the squares
+    return (length_T1.square_() / rows_TH.shape[-1] + epsilon).rsqrt_()
 
 
 class _NormForward:

@@ -177,7 +177,7 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
 def _has_short_products() -> bool:
     """Whether this machine's processor multiplies bf16 by itself; taken for granted where it is not an x86-64."""
     found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
+    return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

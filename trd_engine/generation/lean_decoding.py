@@ -4,8 +4,8 @@ A token of a small model's decoding costs half of its time between the products:
 checks. This forward has the products that read the same rows as one, and little else. It owns the families that it
 knows (`_FAMILIES`), whose layers are norm, attention with rotary positions, norm, gated feed-forward; and it is used
 only once its logits have been those of the model's own forward. It refuses, by not being there: other families,
-adapters, weights that are not fp32 on a CPU, autocast, modules that somebody watches or has changed, and caches of
-another kind than `RoomyLayer`.
+adapters other than plain LoRA, weights that are not fp32 on a CPU, autocast, modules that somebody watches or has
+changed, and caches of another kind than `RoomyLayer`.
 
 Legend: B rows, H hidden size, S columns with the new one, V vocabulary; A query heads, E key-value heads, D of a head,
 R = D / 2.
@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 from transformers import DynamicCache
 
 from trd_engine.decoding_attention import shared_heads
 from trd_engine.generation.roomy_cache import RoomyLayer
-from trd_engine.generation.skinny_products import SkinnyProduct, has_skinny_products, joint_product
+from trd_engine.generation.skinny_products import SkinnyProduct, called_modules, has_skinny_products, joint_product
+from trd_engine.models import causal_lm_of
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _TOLERANCE = 1e-4
@@ -32,18 +35,19 @@ _TOLERANCE = 1e-4
 
 def lean_decoder(model: nn.Module) -> LeanDecoder | None:
     """For a model within its block of `skinny_products`; None where it is not served."""
-    is_known = type(model).__name__ in _FAMILIES and type(model).__module__.startswith("transformers.models.")
+    decoder = causal_lm_of(model) if isinstance(model, PeftModel) else model
+    is_known = type(decoder).__name__ in _FAMILIES and type(decoder).__module__.startswith("transformers.models.")
     if not is_known or torch.is_autocast_enabled("cpu"):
         return None
-    is_served = all(_is_plain(module) for module in model.modules()) and all(
-        weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in model.parameters()
+    is_served = all(_is_plain(module) for module in called_modules(decoder, has_skinny_products)) and all(
+        weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in decoder.parameters()
     )
-    return LeanDecoder(model) if is_served else None
+    return LeanDecoder(decoder) if is_served else None
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether calling it is calling its class's forward, or for a linear layer its skinny product."""
-    if isinstance(module, nn.Linear) and not has_skinny_products(module):
+    if isinstance(module, nn.Linear | LoraLayer) and not has_skinny_products(module):
         return False
     is_own = "forward" not in vars(module) or has_skinny_products(module)
     return is_own and not module._forward_hooks and not module._forward_pre_hooks

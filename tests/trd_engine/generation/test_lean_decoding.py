@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -103,6 +104,24 @@ def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
     assert all(map(torch.equal, found, again))
 
 
+@pytest.mark.parametrize("has_adapter", [True, False])
+def test_an_adapter_is_served(has_adapter: bool) -> None:
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # of q, k and v not all
+    model = get_peft_model(make_model(CONFIGS["qwen 3"]), LoraConfig(r=4, target_modules=targets)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+        with nullcontext() if has_adapter else model.disable_adapter():
+            expected = decode(model, None, PROMPTS)
+            with skinny_products(model):
+                lean = lean_decoder(model)
+                assert lean is not None
+                found = decode(model, lean, PROMPTS)
+    assert lean.is_alike
+    assert_alike(found, expected)
+
+
 def test_many_rows_are_served_too() -> None:
     model = make_model(CONFIGS["qwen 3"])
     prompts = [(2 + row % 60, 3) for row in range(70)]
@@ -141,7 +160,7 @@ def test_it_is_not_there_for_what_it_does_not_serve() -> None:
     watched.get_submodule("model.layers.1.mlp").register_forward_hook(lambda *_: None)
     norm = changed.get_submodule("model.norm")
     norm.forward = lambda rows: rows
-    adapted = get_peft_model(make_model(CONFIGS["llama"]), LoraConfig(target_modules=["q_proj"]))
+    adapted = get_peft_model(make_model(CONFIGS["llama"]), LoraConfig(target_modules=["q_proj"], use_dora=True)).eval()
     others: list[nn.Module] = [
         watched,
         changed,
