@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from trd_engine.tasks.sandbox import kernel
 
 SCRATCH = "/scratch"
 _NOBODY = 65534
-_FIRST_UNUSED_USER = 2_000_000_000
+_UNUSED_USERS = range(2_000_000_000, 2**31 - 1)
 """Numbers that no account has; each sandbox takes its own, so that the limit on processes is its own too."""
 
 _NEW = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
@@ -52,7 +53,8 @@ def change_root(root: str, readable: Iterable[str], devices: Iterable[str], scra
 
 def become_nobody() -> None:
     """Take a user number that owns nothing; needs root."""
-    unused = _FIRST_UNUSED_USER + os.getppid() % 1_000_000 * 100 + os.getpid() % 100
+    # Drawn: our process number is 1 here, and elsewhere that of other containers' sandboxes too.
+    unused = secrets.choice(_UNUSED_USERS)
     os.setgroups([])
     os.setresgid(unused, unused, unused)
     os.setresuid(unused, unused, unused)
