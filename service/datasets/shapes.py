@@ -112,17 +112,27 @@ def _check_choice(row: Row) -> Iterator[FieldProblem]:
     yield from _text(row, "problem", PROBLEM, numbers=False)
     yield from _text(row, "answer", ANSWER, numbers=True)
     name = "choices" if row.get("choices") is not None else "options"
-    num_options = _num_options(from_json(row[name]))
+    options = from_json(row[name])
+    num_options = _num_options(options)
     if num_options is None:
         yield _wrong(name, row[name], f"must be a list or an object, not {type_name(row[name])}")
     elif not 2 <= num_options <= MAX_CHOICES:
         yield FieldProblem(name, f"{name}: must have 2 to {MAX_CHOICES} options, not {num_options}")
+    elif not _has_a_label_each(options):
+        yield FieldProblem(name, f"{name}: label and text must be lists of the same length")
 
 
 def _num_options(options: Any) -> int | None:
     if isinstance(options, dict) and isinstance(options.get("text"), list):
         return len(options["text"])
     return len(options) if isinstance(options, list | dict) else None
+
+
+def _has_a_label_each(options: Any) -> bool:
+    if not isinstance(options, dict) or not {"label", "text"} <= options.keys():
+        return True
+    labels, texts = options["label"], options["text"]
+    return isinstance(labels, list) and isinstance(texts, list) and len(labels) == len(texts)
 
 
 def _check_chat(row: Row) -> Iterator[FieldProblem]:

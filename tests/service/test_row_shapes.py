@@ -85,6 +85,12 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("choice", {"question": "x", "choices": ["a"], "answer": 0}, "choices", "2 to 26 options, not 1"),
     ("choice", {"question": "x", "choices": "a or b", "answer": 0}, "choices", "must be a list or an object"),
     ("choice", {"question": "x", "choices": ["a", "b"]}, "answer", "required"),
+    (
+        "choice",
+        {"question": "x", "choices": {"text": ["a", "b"], "label": ["1"]}, "answer": "1"},
+        "choices",
+        "lists of the same length",
+    ),
     ("code", {"problem": "x", "tests": []}, "tests", "must be an object, not a list"),
     ("code", {"problem": "x", "tests": {}}, "tests", "must not be empty"),
     ("code", {"question": "x", "input_output": "nonsense"}, "input_output", "must be an object, not a string"),

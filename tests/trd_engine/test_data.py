@@ -128,6 +128,9 @@ def test_chat_row_of_many_turns_is_refused(tmp_path: Path) -> None:
         ({"question": "q", "choices": {"text": ["red", "green"], "label": ["1", "2"]}, "answerKey": "2"}, "B"),
         ({"question": "q", "options": {"A": "red", "B": "green"}, "answer": "A"}, "A"),
         ({"question": "q", "options": ["red", "green"], "answer": "green"}, "B"),
+        ({"question": "q", "choices": None, "options": ["red", "green"], "answer": 0}, "A"),
+        ({"question": "q", "choices": {"text": ["red", "green"], "label": ["1", "2"]}, "answer": 1}, "A"),
+        ({"question": "q", "options": {"1": "red", "2": "green"}, "answer": 2}, "B"),
     ],
 )
 def test_choices_are_listed_and_the_answer_is_a_letter(row: dict[str, Any], letter: str, tmp_path: Path) -> None:
@@ -140,6 +143,25 @@ def test_choices_are_listed_and_the_answer_is_a_letter(row: dict[str, Any], lett
 def test_choice_answer_that_is_no_option_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 1: field 'answer' is 'D', which is none of the options"):
         load_rows(tmp_path, {"question": "q", "choices": ["red", "green"], "answer": "D"}, task="choice")
+
+
+def test_choices_and_labels_of_different_number_are_refused(tmp_path: Path) -> None:
+    row = {"question": "q", "choices": {"text": ["red", "green"], "label": ["1"]}, "answer": "1"}
+    with pytest.raises(DataError, match="row 1: field 'choices' has 1 labels for 2 texts; give each text its label"):
+        load_rows(tmp_path, row, task="choice")
+
+
+@pytest.mark.parametrize("answer", ["b", "B", "B. 4", "(B) 4", "**B**", "\\boxed{B}", "The answer is B."])
+def test_an_answer_whose_options_stand_in_the_problem_becomes_a_letter(answer: str, tmp_path: Path) -> None:
+    (problem,) = load_rows(tmp_path, {"problem": "2+2? (A) 3 (B) 4", "answer": answer}, task="choice")
+    assert problem.answer == "B"
+    assert load_task("choice").verify(problem, "\\boxed{B}").correct
+
+
+def test_an_answer_that_names_no_letter_is_refused(tmp_path: Path) -> None:
+    row = {"problem": "2+2? (A) 3 (B) 4"}
+    with pytest.raises(DataError, match=r"row 1: field 'answer' is '4', .* write the right one's letter, as in 'B'"):
+        load_rows(tmp_path, {**row, "answer": 4}, {**row, "answer": "a dog"}, task="choice")
 
 
 # Shapes of a programming problem

@@ -109,9 +109,9 @@ def _rest(row: Row) -> dict[str, Any]:
 
 def _options(row: Row) -> list[tuple[str, str]]:
     """(label, text) of each option."""
-    given = fields.parse_json(row.get("choices", row.get("options")), "choices")
+    given = fields.parse_json(row["options"] if row.get("choices") is None else row["choices"], "choices")
     if isinstance(given, dict) and {"text", "label"} <= given.keys():
-        pairs = list(zip(map(str, given["label"]), map(str, given["text"]), strict=True))
+        pairs = _labelled(given["label"], given["text"])
     elif isinstance(given, dict):
         pairs = [(str(label), str(option)) for label, option in given.items()]
     elif isinstance(given, list):
@@ -123,17 +123,26 @@ def _options(row: Row) -> list[tuple[str, str]]:
     return pairs
 
 
+def _labelled(labels: Any, texts: Any) -> list[tuple[str, str]]:
+    if not isinstance(labels, list) or not isinstance(texts, list):
+        raise RowError("field 'choices' must have lists as label and text")
+    if len(labels) != len(texts):
+        raise RowError(f"field 'choices' has {len(labels)} labels for {len(texts)} texts; give each text its label")
+    return list(zip(map(str, labels), map(str, texts), strict=True))
+
+
 def _letter(answer: Any, options: list[tuple[str, str]]) -> str:
     """The letter under which the right option is listed."""
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
-        return LETTERS[answer]
     wanted = str(answer).strip()
     labels = [label for label, _ in options]
     texts = [option for _, option in options]
+    is_number = isinstance(answer, int) and not isinstance(answer, bool)
+    if is_number and wanted not in labels and 0 <= answer < len(options):
+        return LETTERS[answer]
     for known in (labels, texts, list(LETTERS[: len(options)])):
         if wanted in known:
             return LETTERS[known.index(wanted)]
-    raise RowError(f"field 'answer' is {wanted!r}, which is none of the options {labels}")
+    raise RowError(f"field 'answer' is {wanted!r}, which is none of the options {labels}; give one's label or text")
 
 
 def _turns(messages: Any) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from trd_engine.data_sources.evalplus_shape import from_evalplus_row
 from trd_engine.data_sources.fields import Row, RowError
 from trd_engine.data_sources.livecodebench_shape import from_livecodebench_row
 from trd_engine.data_sources.plain_shapes import from_chat_row, from_choice_row, from_entry_row, from_plain_row
+from trd_engine.tasks.choice import reference_letter
 from trd_engine.types import Problem
 
 Shape = Callable[[Row, str, str], Problem]
@@ -34,6 +35,8 @@ def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> 
     row = _renamed(row, columns)
     row_id = fields.optional_text(row, fields.ID) or str(number)
     problem = _shape(row, task)(row, row_id, task)
+    if task == "choice":
+        problem = dataclasses.replace(problem, answer=_named_letter(problem.answer))
     return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)))
 
 
@@ -55,6 +58,16 @@ def _shape(row: Row, task: str) -> Shape:
     if task == "choice" and there & {"choices", "options"}:
         return from_choice_row
     return from_plain_row
+
+
+def _named_letter(answer: str) -> str:
+    letter = reference_letter(answer)
+    if letter is None:
+        raise RowError(
+            f"field 'answer' is {answer!r:.80}, which names no option; write the right one's letter, as in 'B', "
+            "or give the options in a field 'choices'"
+        )
+    return letter
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _BOXED_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?(?:[.:,)\s].*)?", re.DOTALL)
 _STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*[*(\[]*([A-Z])\b(?!')", re.IGNORECASE)
 _ALONE = re.compile(r"[*(\[]*([A-Z])[*)\].]*")
+_NAMED = re.compile(r"[*(\[]*([A-Za-z])(?:[*)\].:]+(?:\s.*)?)?", re.DOTALL)
 
 
 class ChoiceTask:
@@ -31,7 +32,7 @@ class ChoiceTask:
         letter = chosen_letter(completion_text)
         if letter is None:
             return Verdict(False, "no answer")
-        return Verdict(letter == chosen_letter(problem.answer), letter)
+        return Verdict(letter == reference_letter(problem.answer), letter)
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """One after the other."""
@@ -50,3 +51,9 @@ def chosen_letter(text: str) -> str | None:
     last_line = text.strip().rpartition("\n")[2].strip()
     alone = _ALONE.fullmatch(last_line)
     return alone.group(1) if alone else None
+
+
+def reference_letter(text: str) -> str | None:
+    """The letter that a reference answer names, as a capital: "b", "B. green" and "(B) green" are B too."""
+    named = None if "\\boxed" in text else _NAMED.fullmatch(text.strip())
+    return named.group(1).upper() if named else chosen_letter(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trd_engine.tasks import load_task
+from trd_engine.tasks.choice import reference_letter
 from trd_engine.types import Problem, Verdict
 
 
@@ -51,3 +52,14 @@ def test_exact_does_not_take_two_digits_for_one() -> None:
 def test_choice(text: str, letter: str | None) -> None:
     verdict = load_task("choice").verify(Problem("1", "?", "B"), text)
     assert verdict == Verdict(letter == "B", letter or "no answer")
+
+
+@pytest.mark.parametrize("reference", ["b", "B. green", "(B) green", "B) green", "[b]", r"\boxed{B}", "Answer: B"])
+def test_choice_takes_the_letter_of_a_reference_too(reference: str) -> None:
+    assert load_task("choice").verify(Problem("1", "?", reference), r"\boxed{B}").correct
+    assert not load_task("choice").verify(Problem("1", "?", reference), r"\boxed{A}").correct
+
+
+@pytest.mark.parametrize("reference", ["4", "a dog", "Bob", "A.M. or P.M.", ""])
+def test_choice_finds_no_letter_where_a_reference_names_none(reference: str) -> None:
+    assert reference_letter(reference) is None
