@@ -101,6 +101,7 @@ class LossConfig(_Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     token_clip: Annotated[float, Field(ge=0)] = 0.0
     teacher_context: Literal["vanilla", "refine"] = "vanilla"
+    """Left out in mode trd: refine."""
     token_weights: TokenWeightsConfig = TokenWeightsConfig()
     reverse_after: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of all steps after which forward KL gives way to reverse KL."""
@@ -160,6 +161,16 @@ class PromptsConfig(_Strict):
     privileged: str | None = None
     refine: str | None = None
     privileged_refine: str | None = None
+
+    @model_validator(mode="after")
+    def _show_what_they_are_about(self) -> Self:
+        for name in type(self).model_fields:
+            template = getattr(self, name)
+            needed = ["{problem}", *(["{solution}"] if name.startswith("privileged") else [])]
+            missing = [placeholder for placeholder in needed if template is not None and placeholder not in template]
+            if missing:
+                raise ValueError(f"{name}: the template lacks {' and '.join(missing)}; write it where the text belongs")
+        return self
 
 
 class LoraConfig(_Strict):
@@ -262,6 +273,16 @@ class RunConfig(_Strict):
     student_name: str | None = None
     """What to call the student in the model card; None: its folder's name."""
     teacher_name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refined_text_is_scored_in_its_context(cls, document: Any) -> Any:
+        """The method's default, which hangs on the mode."""
+        if not isinstance(document, dict) or document.get("mode") != "trd":
+            return document
+        loss = document.get("loss", {})
+        is_open = isinstance(loss, dict) and "teacher_context" not in loss
+        return {**document, "loss": {**loss, "teacher_context": "refine"}} if is_open else document
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -29,6 +29,7 @@ from trd_engine.optim import make_optimizer
 from trd_engine.plan import plan_run
 from trd_engine.problem_sets import load_problem_sets
 from trd_engine.reporter import Reporter
+from trd_engine.same_run import require_same_run, run_identity
 from trd_engine.session import Session
 from trd_engine.step import ScoringSetup
 from trd_engine.tasks import epistemic_onsets, load_task
@@ -78,7 +79,11 @@ def open_session(
             max_tokens=models.pass_tokens(config),
         ),
         optimizer=make_optimizer(models.student, config.optim),
-        state=TrainingState(data_fingerprint=problems.fingerprint),
+        state=TrainingState(
+            data_fingerprint=problems.fingerprint,
+            evaluation_fingerprint=problems.evaluation_fingerprint,
+            identity=run_identity(config),
+        ),
         prune=prune,
     )
     if resume_from is not None:
@@ -104,11 +109,11 @@ def _scoring_setup(config: RunConfig, models: LoadedModels, world: World) -> Sco
 def _restore(session: Session, checkpoint: Path) -> None:
     folder = checkpoint / STATE_FOLDER
     state = read_state(folder)
-    if state.data_fingerprint != session.problems.fingerprint:
-        raise DataChangedError(
-            f"the run started on data with fingerprint {state.data_fingerprint}, and now it is "
-            f"{session.problems.fingerprint}; a resumed run needs the same rows in the same order"
-        )
+    require_same_run(state.identity, session.config)
+    _require_same_data("data", state.data_fingerprint, session.problems.fingerprint)
+    if state.evaluation_fingerprint is not None:
+        found = session.problems.evaluation_fingerprint or "that of none"
+        _require_same_data("evaluation data", state.evaluation_fingerprint, found)
     session.state = state
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
@@ -119,9 +124,19 @@ def _restore(session: Session, checkpoint: Path) -> None:
     if session.models.teacher_update is not None:
         session.models.teacher_update.restore(folder)
         session.samplers.teacher_changed()
-    # The same folder of the same run would be written again otherwise.
-    if checkpoint == checkpoint_folder(session.out_dir, state.step) or session.trajectories is not None:
+    # One that lacks what this run will soon have, trajectories or the last score, is written again.
+    is_whole = session.trajectories is not None and not session.is_finished
+    is_result = state.round >= len(session.plan.rounds) and checkpoint == checkpoint_folder(session.out_dir, state.step)
+    if is_whole or is_result:
         session.saved_at = state.step
+
+
+def _require_same_data(name: str, started_with: str, found: str) -> None:
+    if started_with != found:
+        raise DataChangedError(
+            f"the run started on {name} with fingerprint {started_with}, and now it is {found}; a resumed run needs "
+            "the same rows in the same order"
+        )
 
 
 def _plan_eta(session: Session) -> None:

@@ -29,6 +29,8 @@ class ProblemSets:
     evaluation: list[Problem]
     evaluation_name: str
     fingerprint: str
+    evaluation_fingerprint: str | None
+    """None where they are held out of the others."""
 
     def scorable(self, *, privileged: bool) -> list[Problem]:
         """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
@@ -43,10 +45,10 @@ def load_problem_sets(
     Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
     """
     loaded = load_problems(config.dataset, config.task)
-    train, evaluation, name = list(loaded.problems), [], "holdout"
+    train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
     if config.evaluation.dataset is not None:
-        evaluation = list(load_problems(config.evaluation.dataset, config.task).problems)
-        name = "evaluation"
+        others = load_problems(config.evaluation.dataset, config.task)
+        evaluation, name, evaluation_fingerprint = list(others.problems), "evaluation", others.fingerprint
     elif config.evaluation.holdout > 0:
         train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
     if config.is_privileged:
@@ -60,7 +62,7 @@ def load_problem_sets(
             f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
             "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
         )
-    sets = ProblemSets(train, evaluation, name, loaded.fingerprint)
+    sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint)
     _report_unscored(sets, config, reporter)
     return sets
 

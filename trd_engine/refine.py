@@ -55,7 +55,9 @@ def refine_rollouts(
             for (t, b), completion, verdict in zip(mine, completions, verdicts, strict=True)
         ]
 
-    return gather_trajectories(reporter.world, reporter.apart(refine_mine))
+    refined = gather_trajectories(reporter.world, reporter.apart(refine_mine))
+    _report_empty(refined, reporter)
+    return refined
 
 
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
@@ -92,6 +94,18 @@ def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:
     if built.num_cut_solution_tokens:
         notices.append(f"refining prompt: the last {built.num_cut_solution_tokens} tokens of the reference were cut")
     return tuple(notices)
+
+
+def _report_empty(trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
+    num_empty = sum(1 for t in trajectories if not t.target.token_ids)
+    if num_empty:
+        reporter.notice(
+            "warn",
+            "refinements_empty",
+            f"{num_empty} of {len(trajectories)} refinements hold no token, and are not trained on: the teacher's "
+            "budget went into thoughts that it does not show, or it refused",
+            num_empty=num_empty,
+        )
 
 
 def _report_cuts(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Reporter) -> None:

@@ -219,7 +219,7 @@ class Session:
         step = self.state.step
         is_planned = step > 0 and step % self.config.checkpoints.every_steps == 0
         is_collected = self.state.round_step == 0
-        if step != self.saved_at and (is_planned or is_collected):
+        if step != self.saved_at and (is_planned or is_collected) and not self.is_finished:
             self._save(merged=self.config.checkpoints.merged and is_planned)
 
     def save_for_resume(self) -> None:
@@ -276,13 +276,13 @@ class Session:
 
     def _commit(self, temporary: Path, formats: list[str]) -> None:
         state = self.state
-        newest = state.scores[-1] if state.scores else None
+        score = next((row for row in state.scores if row.step == state.step), None)
         commit_checkpoint(
             temporary,
             self.out_dir,
             state.step,
             formats=formats,
-            metrics={"avg_at_k": newest.avg_at_k, "pass_at_k": newest.pass_at_k} if newest else {},
+            metrics={"avg_at_k": score.avg_at_k, "pass_at_k": score.pass_at_k} if score else {},
             data_fingerprint=state.data_fingerprint,
             seed=self.config.seed,
             versions=versions(),

@@ -8,6 +8,7 @@ head is whole, and its gradient takes the way of all others.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -135,7 +136,11 @@ def _blank(model: TrainedModel) -> TrainedModel:
         blank.generation_config = causal_lm.generation_config
         if not isinstance(model, PeftModel):
             return blank
-        copy = cast(PeftModel, get_peft_model(blank, model.peft_config[STUDENT_ADAPTER]))
-        for name in model.peft_config.keys() - {STUDENT_ADAPTER}:
-            copy.add_adapter(name, model.peft_config[name])
+        # PEFT writes the base's local path into the settings that it is given.
+        settings = {n: dataclasses.replace(own, base_model_name_or_path=None) for n, own in model.peft_config.items()}
+        copy = cast(PeftModel, get_peft_model(blank, settings[STUDENT_ADAPTER]))
+        for name in settings.keys() - {STUDENT_ADAPTER}:
+            copy.add_adapter(name, settings[name])
+        for name, own in model.peft_config.items():
+            copy.peft_config[name].base_model_name_or_path = own.base_model_name_or_path
         return copy

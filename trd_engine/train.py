@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from trd_engine.checkpoint import newest_checkpoint
 from trd_engine.config import RunConfig
 from trd_engine.distributed import open_world
-from trd_engine.errors import StopRequested
+from trd_engine.errors import SpecError, StopRequested
+from trd_engine.hub_models import with_local_models
 from trd_engine.opening import open_session
 from trd_engine.reporter import Reporter
 from trd_engine.session import Session
@@ -36,6 +38,11 @@ def run(
 
     Raises `EngineError`, whose code and message are for the user.
     """
+    if resume_from is None and (other := newest_checkpoint(out_dir)) is not None:
+        raise SpecError(
+            f"{out_dir} holds a run already, up to {other.name}; go on with it (--resume), or give another folder"
+        )
+    config = with_local_models(config)
     with open_world(config.devices) as world, Reporter(out_dir, stop=stop, world=world) as reporter:
         session = open_session(config, out_dir, reporter, resume_from=resume_from, prune=prune_checkpoints)
         try:
@@ -66,9 +73,9 @@ def _distil(session: Session) -> None:
         session.enter("training")
         while state.round_step < plan.rounds[state.round].num_steps:
             session.train_step()
+            session.evaluate_if_due(state.step)  # first: a checkpoint tells its own score
             if not session.is_round_end:
                 session.save_if_due()
-            session.evaluate_if_due(state.step)
             session.reporter.progress(state.step, plan.num_steps, "steps")
 
         session.end_round()

@@ -40,6 +40,10 @@ class TrainingState:
     scores: list[ScoreRow] = field(default_factory=list)
     evaluated_at: list[int] = field(default_factory=list)
     """Steps at which the evaluation is complete, 0 for the baseline."""
+    evaluation_fingerprint: str | None = None
+    """Of the problems that it is evaluated on, where they are not a part of the others."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """See `same_run.run_identity`."""
 
 
 def write_state(

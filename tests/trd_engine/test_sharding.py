@@ -17,6 +17,8 @@ def test_a_teachers_adapter_comes_along() -> None:
     base = load_model(str(MODELS / "tiny-student"), dtype=torch.float32, device=torch.device("cpu"))
     model = add_adapter(base, LoraConfig(rank=4, alpha=8), seed=0)
     add_teacher_adapter(model)
+    for settings in model.peft_config.values():
+        settings.base_model_name_or_path = "acme/public-name"
     with torch.no_grad():
         for teacher, _ in adapter_pairs(model).values():
             teacher.add_(1.0)
@@ -26,3 +28,5 @@ def test_a_teachers_adapter_comes_along() -> None:
     assert ours.keys() == theirs.keys()
     assert any(f".{TEACHER_ADAPTER}." in name for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for whole in (copy, model):
+        assert {s.base_model_name_or_path for s in whole.peft_config.values()} == {"acme/public-name"}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.config import parse_config
-from trd_engine.errors import DataChangedError, DataError, StopRequested
+from trd_engine.errors import DataChangedError, DataError, SpecError, StopRequested
 from trd_engine.manifest import verify_manifest
 from trd_engine.train import run
 
@@ -161,6 +161,64 @@ def test_an_evaluation_that_a_stop_cut_off_is_made_up_for(data: Path, tmp_path: 
     assert [e["step"] for e in events(second, "evaluation")] == [1, 2]
 
 
+@pytest.mark.parametrize("is_same_folder", [True, False])
+def test_a_stop_in_the_last_evaluation_still_ends_with_the_whole_result(
+    data: Path, tmp_path: Path, is_same_folder: bool
+) -> None:
+    """What the stop saves has neither the merged model nor the last score."""
+    changes: dict[str, Any] = {"mode": "opsd", "teacher": None, "loss": {}, "lora": {"rank": 2, "alpha": 4}}
+    changes |= {"optim": {"batch_size": 16, "max_steps": 2}, "diagnosis": {"num_trajectories": 0}}
+    config = parse_config(spec(data, **changes))
+    first = tmp_path / "first"
+    second = first if is_same_folder else tmp_path / "second"
+
+    def stop() -> bool:
+        if not (first / "events.jsonl").exists():
+            return False
+        return events(first, "phase")[-1]["phase"] == "evaluating" and len(metric(first, "loss")) == 2
+
+    with pytest.raises(StopRequested):
+        run(config, first, stop=stop)
+    assert verify_manifest(checkpoint_folder(first, 2))["formats"] == ["adapter"]
+    run(config, second, resume_from=checkpoint_folder(first, 2))
+    manifest = verify_manifest(checkpoint_folder(second, 2))
+    assert manifest["formats"] == ["adapter", "merged"]
+    assert manifest["metrics"]["avg_at_k"] == events(second, "evaluation")[-1]["avg_at_k"]
+
+
+def test_a_round_that_a_stop_cut_off_is_kept_once_it_is_collected(data: Path, tmp_path: Path) -> None:
+    config = parse_config(spec(data, rounds=2, evaluation={"holdout": 0.0}, diagnosis={"num_trajectories": 0}))
+
+    def stop() -> bool:
+        if not (tmp_path / "events.jsonl").exists():
+            return False
+        return events(tmp_path, "phase")[-1] | {"phase": "rollout", "round": 1} == events(tmp_path, "phase")[-1]
+
+    with pytest.raises(StopRequested):
+        run(config, tmp_path, stop=stop)
+    state = checkpoint_folder(tmp_path, 2) / "state"
+    assert not (state / "trajectories.jsonl").exists()
+    with pytest.raises(StopRequested):  # two steps on, as far as a kill would come
+        run(config, tmp_path, resume_from=state.parent, stop=lambda: len(metric(tmp_path, "loss")) == 3)
+    assert (state / "trajectories.jsonl").exists()
+
+
+def test_a_checkpoint_tells_its_own_score_or_none(data: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"checkpoints": {"every_steps": 1}, "diagnosis": {"num_trajectories": 0}}
+    changes["evaluation"] = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "every_steps": 2}
+    run(parse_config(spec(data, optim={"batch_size": 16, "max_steps": 3}, **changes)), tmp_path)
+    scores = {e["step"]: e["avg_at_k"] for e in events(tmp_path, "evaluation")}
+    assert scores.keys() == {0, 2, 3}
+    for step in range(4):
+        found = verify_manifest(checkpoint_folder(tmp_path, step))["metrics"]
+        assert found.get("avg_at_k") == scores.get(step)
+
+
+def test_a_folder_that_holds_a_run_is_not_trained_into_again(data: Path, whole: Path) -> None:
+    with pytest.raises(SpecError, match=r"holds a run already, up to step-0*4; go on with it \(--resume\)"):
+        run(parse_config(spec(data)), whole)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +234,29 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left"):
         run(config, tmp_path)
     assert list(stale.parent.iterdir()) == []
+
+
+def test_another_spec_is_refused_on_resume_and_another_place_is_not(data: Path, whole: Path, tmp_path: Path) -> None:
+    changed = spec(data, rounds=2, seed=1, optim={"learning_rate": 1e-4, "batch_size": 16})
+    with pytest.raises(SpecError, match=r"optim.learning_rate = 0.0001, and was 0.001; seed = 1, and was 0; start"):
+        run(parse_config(changed), tmp_path / "out", resume_from=checkpoint_folder(whole, 2))
+    elsewhere = spec(data, rounds=2, student_name="moved", checkpoints={"every_steps": 7, "merged": False})
+    run(parse_config(elsewhere), tmp_path / "moved", resume_from=checkpoint_folder(whole, 2))
+    assert_bitwise_equal(weights(tmp_path / "moved", 4), weights(whole, 4))
+
+
+def test_other_evaluation_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:
+    others = write_data(tmp_path / "others", heldout=20) / "heldout.jsonl"
+    for evaluation, error in (
+        ({"dataset": {"path": str(others)}, "k": 2}, DataChangedError),
+        ({"k": 2}, DataChangedError),
+    ):
+        with pytest.raises(error, match="evaluation data with fingerprint"):
+            run(
+                parse_config(spec(data, rounds=2, evaluation=evaluation)),
+                tmp_path / "out",
+                resume_from=checkpoint_folder(whole, 2),
+            )
 
 
 def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ class EndpointTeacher:
             token_ids = _encode(self._tokenizer, text)
         else:
             text = str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
-        if stopped and (not token_ids or token_ids[-1] not in self._end_of_turn_ids):
+        # An answer without a text gets no end either: nobody is to learn to say nothing.
+        if stopped and token_ids and token_ids[-1] not in self._end_of_turn_ids:
             token_ids.append(self._end_of_turn_ids[0])
         is_whole = stopped and len(token_ids) <= sampling.max_new_tokens
         prompt_token_ids = _ids(document.get("prompt_token_ids"))
@@ -175,8 +176,8 @@ class EndpointTeacher:
 def _text(choice: Mapping[str, Any]) -> str:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, Mapping) else None
-    if text is None and isinstance(message, Mapping) and choice.get("finish_reason") in ("length", "content_filter"):
-        return ""  # the budget went into thoughts that the server keeps, or the text was withheld
+    if text is None and isinstance(message, Mapping) and choice.get("finish_reason") is not None:
+        return ""  # the budget went into thoughts that the server keeps, or it refused, or the text was withheld
     if not isinstance(text, str):
         raise MalformedAnswerError("a choice without a message of text")
     return text.encode("utf-8", "replace").decode()  # JSON can spell half a character, which no tokenizer reads

@@ -86,6 +86,14 @@ def test_an_answer_whose_budget_went_into_thoughts_is_empty(tokenizer: PreTraine
         assert len(server.received) == 1
 
 
+def test_a_refusal_is_an_empty_answer_that_nobody_learns_to_give(tokenizer: PreTrainedTokenizerBase) -> None:
+    for text in (None, ""):
+        with serving(lambda received, number, text=text: chat_answer(text, "stop")) as server:
+            (completion,) = teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
+        assert (completion.token_ids, completion.text) == ((), "")
+        assert len(server.received) == 1
+
+
 def test_half_a_character_is_replaced(tokenizer: PreTrainedTokenizerBase) -> None:
     with serving(lambda received, number: chat_answer("ab\ud83dc")) as server:
         (completion,) = teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
@@ -116,7 +124,7 @@ def test_a_special_token_spelled_out_is_mere_text(tokenizer: PreTrainedTokenizer
         Reply(429, {}, headers={"Retry-After": "0"}),
         Reply(200, raw=b"<html>"),
         Reply(200, {"choices": []}),
-        chat_answer(None),
+        Reply(200, {"choices": [{"message": {}}]}),
     ],
     ids=["500", "503", "429", "no-json", "no-choice", "no-text"],
 )
