@@ -19,7 +19,8 @@ from benchmarks.paper.committed import merge
 from benchmarks.paper.models import trained_models
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
-from benchmarks.paper.sections import ALONE, DEFAULT_SECTIONS, SECTIONS, rate_cells, section_cells
+from benchmarks.paper.sections import ALONE, DEFAULT_SECTIONS, SECTIONS, compared_cells, rate_cells, section_cells
+from benchmarks.paper.summary import group
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -49,9 +50,10 @@ def _run(options: argparse.Namespace, places: Places) -> None:
     if options.full:
         other_models = replace(places, models=trained_models(options.work, seed=1))
         run_cells(grid.other_model_cells(rates), other_models, num_processes=options.processes)
+    rows = [*read_rows(options.results / ROWS_FILE), *read_rows(places.rows)]
     for name in sections:
         if name in ALONE:
-            run_cells(cells[name], places, num_processes=1)
+            run_cells(compared_cells(cells[name], group(rows)), places, num_processes=1)
 
 
 def _learning_rates(options: argparse.Namespace, places: Places, sections: Sequence[str]) -> grid.LearningRates:

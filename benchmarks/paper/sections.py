@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from benchmarks.paper import grid
 from benchmarks.paper.grid import SEEDS, Cell, LearningRates
 from benchmarks.paper.learning_rates import RATE_SECTION
+from benchmarks.paper.tables import Groups, best_baseline
 
 SECTIONS = ("main", "controls", "support", "rounds", "lora", "loops", "timing")
 DEFAULT_SECTIONS = ("main", "controls", "timing")
@@ -82,6 +83,18 @@ def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEE
         "lora": grid.lora_cells,
     }
     return makers[section](rates, seeds)
+
+
+def compared_cells(cells: Sequence[Cell], groups: Groups) -> list[Cell]:
+    """Of the cells of `ALONE` those whose seconds the report compares: `trd`, and each setting's best baselines by the
+    rows so far. With no row of a setting, all of its cells."""
+
+    def is_compared(cell: Cell) -> bool:
+        sections = ("main", "rounds", "loops")
+        best = {best_baseline(groups, section, cell.teaching, cell.student) for section in sections} - {None}
+        return cell.variant == "trd" or not best or cell.variant in best
+
+    return [cell for cell in cells if is_compared(cell)]
 
 
 def _pairing_cells(pairings: Sequence[Pairing], rates: LearningRates, seeds: Sequence[int]) -> list[Cell]:

@@ -15,6 +15,7 @@ from benchmarks.paper.committed import merge
 from benchmarks.paper.grid import Cell, engine_spec
 from benchmarks.paper.rows import Row, append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
+from benchmarks.paper.sections import compared_cells
 from benchmarks.paper.summary import difference, estimate, group
 from benchmarks.paper.variants import VARIANTS
 from tests.trd_engine.tiny_runs import MODELS
@@ -50,6 +51,20 @@ def test_the_untrained_student_is_scored_where_the_report_shows_it_and_no_more(t
         assert scored(make(RATES)) == settings
     assert sorted(scored(grid.round_cells(RATES))) == sorted(settings * len(grid.MAIN))
     assert scored(grid.timing_cells(RATES)) == []
+
+
+def test_only_what_the_report_compares_is_timed() -> None:
+    cells = grid.timing_cells(RATES)
+    assert compared_cells(cells, {}) == cells
+    rows = [
+        make_row(name, 0, [score], 1, section)
+        for section, best in (("main", "reverse_kl"), ("rounds", "forward_kl"))
+        for name, score in ((best, 0.9), ("reverse_kl_topk", 0.5), ("trd", 1.0))
+    ]
+    compared = compared_cells(cells, group(rows))
+    of_setting = [cell.variant for cell in compared if (cell.teaching, cell.student) == ("opd", "gap")]
+    assert of_setting == ["forward_kl", "reverse_kl", "trd"]
+    assert len(compared) == 3 * len(grid.MAIN) + 3
 
 
 @pytest.fixture
