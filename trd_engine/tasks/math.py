@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trd_engine.tasks.boxed import last_boxed
 from trd_engine.tasks.equalities import check_equalities
 from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
-from trd_engine.tasks.math_normal import as_number, differ_in_marks, in_latex, normalise
+from trd_engine.tasks.math_normal import as_number, differ_in_marks, differ_in_units, in_latex, normalise
 from trd_engine.tasks.prompts import MATH
 from trd_engine.tasks.protocol import Pair, PromptTemplates
 from trd_engine.tasks.steps import StepCheck
@@ -67,6 +67,8 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
         return Verdict(False, "no answer")
     if len(answer) > _MAX_ANSWER_CHARACTERS:
         return Verdict(False, "answer too long")
+    if differ_in_units(reference, answer):
+        return Verdict(False, answer)
     ours, theirs = normalise(reference), normalise(answer)
     if ours and ours == theirs:
         return Verdict(True, answer)

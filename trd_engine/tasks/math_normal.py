@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from trd_engine.tasks import math_units
+
 _UNICODE = {
     "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "∞": "\\infty ",
     "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∩": "\\cap ", "∅": "\\emptyset ", "±": "\\pm ",
@@ -35,10 +37,6 @@ _SAME_COMMAND = (
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
-_UNIT_WORDS = re.compile(
-    r"(?<=[\d})])\s*\\text\s*\{\s*(?![AaPp]\.?[Mm]\b)[A-Za-z][A-Za-z./ ]*(?:\^\{?[23]\}?)?\s*\}"
-    r"(?:\s*\^\s*\{?[23]\}?)?\s*$"
-)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
 _COMMAND_SPACE = re.compile(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=\d)")
@@ -52,20 +50,17 @@ _MAX_NUMBER_CHARACTERS = 400
 
 
 def in_latex(answer: str) -> str:
-    """The answer with Unicode mathematics written in LaTeX."""
+    """The answer with Unicode mathematics, and words that are part of a number, written in LaTeX."""
     answer = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", answer)
     answer = _ROOT.sub(lambda match: "\\sqrt{" + (match.group(1) or match.group(2)) + "}", answer)
     for character, latex in _UNICODE.items():
         answer = answer.replace(character, latex)
-    return answer
+    return math_units.spell_out_factors(answer)
 
 
 def normalise(answer: str) -> str:
     """One written form for answers that differ in notation only."""
-    answer = in_latex(answer)
-    for pattern, replacement in _SAME_COMMAND:
-        answer = pattern.sub(replacement, answer)
-    answer = _UNIT_WORDS.sub("", answer.strip().rstrip(".").rstrip())
+    answer = math_units.UNIT.sub("", _with_same_commands(answer))
     answer = _TEXT.sub(r"\1", answer)
     answer = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", answer)
     answer = _LETTER.sub("", answer, count=1) if _LETTER.match(answer) and answer.count("=") == 1 else answer
@@ -73,6 +68,11 @@ def normalise(answer: str) -> str:
     # A space that ends a command is kept as a separator, \pi r is not \pir, and so is one between two numbers.
     answer = _COMMAND_SPACE.sub("\x00", answer)
     return _SPACE.sub("", answer).replace("\x00", " ")
+
+
+def differ_in_units(one: str, other: str) -> bool:
+    """True for two answers with different units; one may have none, and 5 be 5 cm."""
+    return math_units.differ_in_units(_with_same_commands(one), _with_same_commands(other))
 
 
 def differ_in_marks(one: str, other: str) -> bool:
@@ -90,3 +90,10 @@ def as_number(normal: str) -> Fraction | None:
     if _THOUSANDS.fullmatch(normal):
         normal = normal.replace(",", "")
     return Fraction(normal) if _NUMBER.fullmatch(normal) else None
+
+
+def _with_same_commands(answer: str) -> str:
+    answer = in_latex(answer)
+    for pattern, replacement in _SAME_COMMAND:
+        answer = pattern.sub(replacement, answer)
+    return answer.strip().rstrip(".").rstrip()

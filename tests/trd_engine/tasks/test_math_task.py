@@ -45,6 +45,14 @@ SAME = [
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
     (r"\pm 2", "2, -2"), (r"\text{Monday}", "Monday"), (r"\mathrm{no\ solution}", r"\text{no solution}"),
     ("1 000", "1000"), (r"12\,345", "12345"), ("101_2", "101_{2}"), ("101_2", "101"),
+    ("10000000", r"10\text{ million}"), (r"3\text{ dozen eggs}", "36"), ("300000", r"3~\mathrm{hundred\ thousand}"),
+    (r"2.5\text{ million}", r"2.5\text{ Million dollars}"), ("2i", r"2\mathrm{i}"), ("4e", r"4\,\text{e}"),
+    (r"3+2\mathrm{i}", "3+2i"), (r"0.5\pi", r"0.5\text{ pi}"), (r"2\pi i", r"2\pi\mathrm{i}"),
+    ("5", r"5\text{ m}"), (r"5\text{ m}", r"5.0\text{ meters}"), (r"12\text{ cm}^2", r"12\text{ square centimeters}"),
+    (r"12\text{ sq. cm}", r"12\mathrm{~cm^{2}}"), (r"12\text{ square units}", r"12\text{ cm}^2"),
+    (r"60\text{ mph}", r"60\text{ miles per hour}"), (r"5\text{ ways}", r"5\text{ different ways}"),
+    (r"90^\circ\text{C}", "90"), (r"90\text{ degrees}", r"90^\circ\mathrm{F}"), (r"3\text{ boxes}", r"3\text{ box}"),
+    (r"1\text{ person}", r"1\text{ persons}"),
     (r"\boxed{7}", "7"), (r"$\frac{7}{2}$", "3.5"), (r"6 \times 10^3", "6000"),
 ]  # fmt: skip
 DIFFERENT = [
@@ -54,6 +62,11 @@ DIFFERENT = [
     (r"\pi", "3"), (r"\text{Monday}", r"\text{Tuesday}"), ("(3,4)", "(4,3)"), ("1234", "1,23,4"), ("x^2", "x^3"),
     ("34", "3 4"), ("101_2", "101_3"), (r"10\text{ AM}", r"10\text{ PM}"), ("10:00", "11:00"),
     (r"10:00\text{ AM}", r"10:00\text{ p.m.}"),
+    ("10", r"10\text{ million}"), (r"12\text{ thousand}", "12"), ("3", r"3\text{ dozen}"), ("2", r"2\mathrm{i}"),
+    ("4", r"4\mathrm{e}"), ("3", r"3\text{x}"), ("0.5", r"0.5\text{ pi}"), (r"2\text{ million}", r"2\text{ billion}"),
+    (r"5\text{ cm}", r"5\text{ m}"), (r"\frac{1}{2}\text{ hour}", r"0.5\text{ min}"),
+    (r"5\text{ dollars}", r"5\text{ cents}"), (r"12\text{ cm}^2", r"12\text{ cm}^3"), (r"5\text{ m/s}", r"5\text{ m}"),
+    (r"90^\circ\text{C}", r"90^\circ\text{F}"), (r"3\text{ million dollars}", "3"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,79 @@
+r"""Words behind a number: which are part of its value, and which units are the same.
+
+Parsers of mathematics pass over all of them, and would take ``10\text{ million}`` for 10 and 5 cm for 5 m.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SPACES = r"(?:\s|~|\\[,;:! ])*"
+_WRAPPED = rf"\\(?:text|mathrm|mathbf|textbf|textit|operatorname|mbox|mathit|boldsymbol)\s*\{{{_SPACES}"
+_MULTIPLIERS = {
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+_MULTIPLIER = rf"(?:{'|'.join(_MULTIPLIERS)})s?\b"
+_FACTORS = re.compile(
+    rf"(?<=[\d}})]){_SPACES}{_WRAPPED}((?:{_MULTIPLIER}{_SPACES})+)([^{{}}]*)\}}", re.IGNORECASE
+)  # fmt: skip
+_SYMBOL = re.compile(rf"(?<=[0-9A-Za-z}})]){_SPACES}{_WRAPPED}(pi|(?![CFJKLNVWghms])[A-Za-z]){_SPACES}\}}")
+"""A letter that is no unit, as the i of 2i."""
+UNIT = re.compile(
+    r"(?<=[\d})])\s*\\text\s*\{\s*(?![AaPp]\.?[Mm]\b)(?P<words>[A-Za-z][A-Za-z./ ]*)(?:\^\{?(?P<inside>[23])\}?)?\s*\}"
+    r"(?:\s*\^\s*\{?(?P<behind>[23])\}?)?\s*$"
+)
+_SAYS_NOTHING = {"unit", "degree"}
+_SAME = (
+    ("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre"), ("m", "meter", "metre"),
+    ("km", "kilometer", "kilometre"), ("in", "inch"), ("ft", "foot", "feet"), ("yd", "yard", "yds"), ("mi", "mile"),
+    ("g", "gram"), ("kg", "kilogram", "kgs"), ("lb", "pound", "lbs"), ("oz", "ounce"), ("L", "l", "liter", "litre"),
+    ("mL", "ml", "milliliter", "millilitre"), ("s", "sec", "second"), ("min", "minute"), ("h", "hr", "hour", "hrs"),
+    ("mi/h", "mph"), ("km/h", "kph", "kmh"), ("C", "celsius"), ("F", "fahrenheit"), ("K", "kelvin"),
+)  # fmt: skip
+_SYMBOLS = {word: words[0] for words in _SAME for word in words}
+_POWER_WORDS = (
+    (re.compile(r"\b(?:square|sq) ([^\s/]+)"), r"\1^2"),
+    (re.compile(r"\b(?:cubic|cu) ([^\s/]+)"), r"\1^3"),
+    (re.compile(r" squared\b"), "^2"),
+    (re.compile(r" cubed\b"), "^3"),
+)
+_PER = re.compile(r" ?(?:/|\bper\b) ?")
+_PLURAL = re.compile(r"(?:(?<=x)|(?<=ss)|(?<=[cs]h))es$|(?<=\w\w[^s])s$")
+
+
+def spell_out_factors(answer: str) -> str:
+    r"""The LaTeX of an answer with ``\text{ million}`` as a factor, and ``\mathrm{i}`` as the bare symbol."""
+    answer = _FACTORS.sub(_as_factor, answer)
+    return _SYMBOL.sub(lambda match: " \\pi " if match.group(1) == "pi" else f" {match.group(1)}", answer)
+
+
+def differ_in_units(one: str, other: str) -> bool:
+    r"""True for two answers, their wrappers all ``\text``, with a unit each, if neither says the other's."""
+    ours, theirs = _unit(one), _unit(other)
+    return not (ours <= theirs or theirs <= ours)
+
+
+def _as_factor(match: re.Match[str]) -> str:
+    words = re.findall(_MULTIPLIER, match.group(1), re.IGNORECASE)
+    factors = "".join(f" \\times {_MULTIPLIERS[word.lower().removesuffix('s')]}" for word in words)
+    return f"{factors}\\text{{ {match.group(2)}}}" if match.group(2) else factors
+
+
+def _unit(answer: str) -> frozenset[str]:
+    """The words of an answer's unit, each in one form; none where there is no unit."""
+    found = UNIT.search(answer)
+    if found is None:
+        return frozenset()
+    power = found["inside"] or found["behind"]
+    words = " ".join(found["words"].replace(".", " ").split()) + (f"^{power}" if power else "")
+    for pattern, replacement in _POWER_WORDS:
+        words = pattern.sub(replacement, words)
+    units = ("/".join(map(_symbol, word.split("/"))) for word in _PER.sub("/", words).split())
+    return frozenset(unit for unit in units if unit.partition("^")[0] not in _SAYS_NOTHING)
+
+
+def _symbol(word: str) -> str:
+    name, mark, power = word.partition("^")
+    singular = _PLURAL.sub("", name.lower())
+    symbol = _SYMBOLS.get(name) or _SYMBOLS.get(singular, singular)
+    return _SYMBOLS.get(symbol, symbol) + mark + power
