@@ -139,8 +139,7 @@ def _agrees(module: nn.Module) -> bool:
 
 
 def _inverse_rms(rows_TH: Tensor, epsilon: float) -> Tensor:
-    length_T1: Tensor = vector_norm(rows_TH, dim=-1, keepdim=True)  # summed without writing the squares
-    return (length_T1.square_() / rows_TH.shape[-1] + epsilon).rsqrt_()
+    return torch.rsqrt(rows_TH.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
 class _NormForward:
