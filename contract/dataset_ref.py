@@ -11,12 +11,16 @@ from pydantic_core import PydanticCustomError
 
 from contract.strict_model import StrictModel
 
+Config = Annotated[str, Field(min_length=1, max_length=100)]
+
 
 class HubDataset(StrictModel):
     """A dataset on a Hugging Face hub, by the operator's allow-list."""
 
     hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
     """Its id, ``owner/name``."""
+    config: Config | None = None
+    """Which of its configurations to read; needed where it has several, as ``main`` of ``openai/gsm8k``."""
     split: Annotated[str, Field(min_length=1, max_length=100)] = "train"
     """Which split to read."""
     revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
@@ -28,6 +32,8 @@ class PathDataset(StrictModel):
 
     path: Annotated[str, Field(min_length=1, max_length=1000)]
     """JSONL or Parquet file, or a dataset folder."""
+    config: Config | None = None
+    """Which configuration of a dataset folder to read; needed where it has several."""
 
 
 class GeneratedDataset(StrictModel):

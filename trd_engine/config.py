@@ -29,6 +29,8 @@ class DataSource(_Strict):
     path: str | None = None
     """JSONL or Parquet file, or a dataset folder."""
     hub: str | None = None
+    config: str | None = None
+    """Which of several configurations of a hub's dataset or of a folder to read."""
     split: str = "train"
     revision: str | None = None
     generator: str | None = None

@@ -114,8 +114,10 @@ def test_every_setting_of_the_user_arrives() -> None:
     ("reference", "expected"),
     [
         ({"hub": "owner/data", "split": "test"}, {"hub": "owner/data", "split": "test"}),
+        ({"hub": "owner/data", "config": "main"}, {"hub": "owner/data", "split": "train", "config": "main"}),
         ({"hub": "owner/data", "revision": "abc"}, {"hub": "owner/data", "split": "train", "revision": "abc"}),
         ({"path": "/data/rows.parquet"}, {"path": "/data/rows.parquet"}),
+        ({"path": "/data/sums", "config": "main"}, {"path": "/data/sums", "config": "main"}),
         ({"generator": "gsm_symbolic", "size": 50, "seed": 3}, {"generator": "gsm_symbolic", "size": 50, "seed": 3}),
     ],
 )

@@ -33,17 +33,19 @@ def read_rows(source: DataSource) -> list[RawRow]:
     if source.generator is not None:
         return _number(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:
-        return _number(_load_hub(source.hub, source.split, source.revision))
+        return _number(_load_hub(source.hub, source))
     assert source.path is not None
-    return read_path(Path(source.path), source.split)
+    return read_path(Path(source.path), source.split, source.config)
 
 
-def read_path(path: Path, split: str) -> list[RawRow]:
-    """The rows of a JSONL, JSON or Parquet file, or of one split of a dataset folder."""
+def read_path(path: Path, split: str, config: str | None = None) -> list[RawRow]:
+    """The rows of a JSONL, JSON or Parquet file, or of one split of a dataset folder's configuration."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir():
-        return _number(_load_folder(path, split))
+        return _number(_load_folder(path, split, config))
+    if config is not None:
+        raise _no_configurations(path, config)
     if path.suffix == ".parquet" or _starts_with(path, _PARQUET_MAGIC):
         return _number(_read_parquet(path))
     if path.suffix == ".json":
@@ -107,15 +109,17 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _load_folder(path: Path, split: str) -> Iterable[dict[str, Any]]:
+def _load_folder(path: Path, split: str, config: str | None) -> Iterable[dict[str, Any]]:
     """A folder written by `save_to_disk`, or one of data files as the hub has them."""
     import datasets  # type: ignore[import-untyped]
 
     saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+    if saved and config is not None:
+        raise _no_configurations(path, config)
     try:
-        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), name=config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{path}: not a readable dataset folder: {error}") from error
+        raise DataError(f"{path}{_of(config)}: not a readable dataset folder: {error}{_remedy(error)}") from error
     if isinstance(loaded, datasets.Dataset):
         return cast(Iterable[dict[str, Any]], loaded)
     if split not in loaded:
@@ -123,15 +127,29 @@ def _load_folder(path: Path, split: str) -> Iterable[dict[str, Any]]:
     return cast(Iterable[dict[str, Any]], loaded[split])
 
 
-def _load_hub(name: str, split: str, revision: str | None) -> Iterable[dict[str, Any]]:
+def _load_hub(name: str, source: DataSource) -> Iterable[dict[str, Any]]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, split=split, revision=revision)
+        loaded = datasets.load_dataset(name, name=source.config, split=source.split, revision=source.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        at = f" at revision {revision}" if revision else ""
+        at = f" at revision {source.revision}" if source.revision else ""
         raise DataError(
-            f"dataset {name}{at}, split {split!r}: could not be loaded from the hub: {error}; "
-            "check the name and the network, or give a local file as path"
+            f"dataset {name}{at}{_of(source.config)}, split {source.split!r}: could not be loaded from the hub: "
+            f"{error}{_remedy(error) or '; check the name and the network, or give a local file as path'}"
         ) from error
     return cast(Iterable[dict[str, Any]], loaded)
+
+
+def _of(config: str | None) -> str:
+    return f", config {config!r}" if config else ""
+
+
+def _remedy(error: Exception) -> str:
+    """For a configuration that is missing or not there; `datasets` lists the ones there are, by no type of its own."""
+    is_about_it = str(error).startswith(("Config name is missing", "BuilderConfig"))
+    return "; name one of them in the field config" if is_about_it else ""
+
+
+def _no_configurations(path: Path, config: str) -> DataError:
+    return DataError(f"{path}: config {config!r} is for a folder of data files, and this is none; leave config out")
