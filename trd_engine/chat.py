@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
@@ -76,16 +77,17 @@ class ChatModel:
 
     def _prompt(self, question: dict[str, Any]) -> Tensor:
         """Token ids, [1, T]."""
-        if "prompt" in question:
-            text = str(question["prompt"])
-        else:
-            text = str(
-                self._tokenizer.apply_chat_template(question["messages"], add_generation_prompt=True, tokenize=False)
-            )
+        text = str(question["prompt"]) if "prompt" in question else self._in_template(question["messages"])
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         if not ids:
             raise EngineError("the prompt is empty: there is nothing to go on from")
         return torch.tensor([ids], device=self._model.device)
+
+    def _in_template(self, messages: Any) -> str:
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        except (TemplateError, TypeError) as error:
+            raise EngineError(f"messages do not fit the model's chat template: {error}") from error
 
 
 _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -60,6 +60,15 @@ def test_a_question_that_cannot_be_answered_does_not_end_it() -> None:
     assert said[-1]["num_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    "messages", [[{"role": "user"}], ["hi"], "hi", [{"role": "user", "content": None}], [], 3, None]
+)
+def test_messages_that_the_template_cannot_take_do_not_end_it(messages: Any) -> None:
+    said = asked(TEACHER, {"messages": messages}, {"prompt": "<user>1+1<assistant>"})
+    assert said[1]["error"].startswith("the question cannot be answered: ")
+    assert said[-1]["num_tokens"] > 0
+
+
 def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
     model = load_model(str(TEACHER), dtype=torch.float32, device=torch.device("cpu"))
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
