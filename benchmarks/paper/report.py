@@ -66,7 +66,7 @@ def _design() -> list[str]:
         "student's rollouts. *slips*: it is, now and then. OPD: another model teaches; OPSD: the student's own step-0",
         "weights that are shown the reference solution. Intervals are 95 %, over seeds and problems; differences are",
         "paired by both. The best baseline is the one with the highest avg@8 on the very problems that it is compared",
-        "on, which favours it. Everything is reached by fields of the spec that any job has.",
+        "on, which favours it. Everything is reached by fields of the engine's spec that any run has.",
         "",
     ]
 
