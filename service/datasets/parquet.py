@@ -6,7 +6,6 @@ therefore bounded before they are unpacked.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import IO, Any
 from service.bodies import holds_unstorable
 from service.datasets.parquet_pages import ColumnPages, PageReader
 from service.datasets.rows import RowLedger
-from service.errors import InvalidRequestError, MediaTypeError, PayloadTooLargeError
+from service.errors import InvalidRequestError, PayloadTooLargeError
 from service.settings import UploadLimits
 
 MAGIC = b"PAR1"
@@ -49,10 +48,6 @@ class _Column:
 
 def read_parquet(stream: IO[bytes], ledger: RowLedger, limits: UploadLimits) -> None:
     """Give every row to the ledger; raises `ApiError` where the file cannot be read or is too large."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise MediaTypeError(
-            "Parquet cannot be read here, pyarrow is not installed; send the rows as application/jsonl"
-        )
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -108,7 +103,7 @@ def _columns(stream: IO[bytes], reader: PageReader, metadata: Any, group: int) -
 
 
 def _shared_bytes(stream: IO[bytes], group: int, path: str, pages: ColumnPages) -> int:
-    import pyarrow.compute
+    import pyarrow.compute  # type: ignore[import-untyped]
     import pyarrow.parquet
 
     if pages.has_prefixes:

@@ -6,7 +6,6 @@ resolves it. Reads the database and JSON files of the models; writes nothing.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,8 +157,6 @@ class Admissions:
             self._check_hub(field, data)
         elif isinstance(data, PathDataset):
             self._check_path(field, data)
-        elif isinstance(data, GeneratedDataset):
-            _check_generator(field, data)
 
     def _check_hub(self, field: str, data: HubDataset) -> None:
         allowed = self._settings.hub_datasets
@@ -213,13 +210,6 @@ def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
         reason = f"its tokenizer is not that of student {student.entry.name}: {difference}"
         raise _refusal(
             "teacher", teacher.entry.name, reason, "name a teacher of the student's family", "tokenizer_mismatch"
-        )
-
-
-def _check_generator(field: str, data: GeneratedDataset) -> None:
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise _refusal(
-            f"{field}.generator", data.generator, "reasoning-gym is not installed here", "upload the problems instead"
         )
 
 

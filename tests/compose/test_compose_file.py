@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
+import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +151,51 @@ def test_what_an_image_is_built_from_exists_and_reaches_the_builder(
         assert path in let_through, f"{path} is kept from the builder by .dockerignore"
     declared = {word.partition("=")[0] for line in lines if line.startswith("ARG ") for word in line.split()[1:2]}
     assert set(build["args"]) == declared
+
+
+def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
+    assert "RUN pip install --constraint constraints.txt --editable ." in (
+        (CHECKOUT / "docker" / "service.Dockerfile").read_text().splitlines()
+    )
+    installed = with_dependencies("trd-service")
+    distributions = packages_distributions()
+    for path in sorted([*(CHECKOUT / "service").rglob("*.py"), *(CHECKOUT / "contract").rglob("*.py")]):
+        for module in imported_modules(path) - sys.stdlib_module_names - {"service", "contract"}:
+            assert installed & set(map(canonical, distributions[module])), f"{path}: {module}"
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Top-level names, of imports within functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def with_dependencies(distribution: str) -> set[str]:
+    """What pip installs with it, no extra asked for. Ours are read from pyproject.toml: the one that is installed here
+    may be of an earlier day."""
+    ours = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["dependencies"]
+    found, waiting = set(), [distribution]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        with suppress(PackageNotFoundError):  # for another system
+            needed = ours if name == distribution else requires(name) or []
+            waiting += [canonical(line) for line in needed if not re.search(r"extra *==", line)]
+    return found
+
+
+def canonical(requirement: str) -> str:
+    """The name of a distribution, in the one way of writing it."""
+    match = re.match(r"[\w.-]+", requirement)
+    assert match is not None, requirement
+    return re.sub(r"[-_.]+", "-", match.group()).lower()
 
 
 @pytest.mark.parametrize("dockerfile", ["docker/service.Dockerfile", "docker/worker.Dockerfile"])
