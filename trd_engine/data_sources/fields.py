@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trd_engine.tasks.sandbox.limits import allow_long_integers
+
 Row = Mapping[str, Any]
 
 PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "query", "instruction", "input")
@@ -74,6 +76,7 @@ def parse_json(value: Any, name: str) -> Any:
     """The value of a field that holds JSON as a string; a value of another type is taken as it is."""
     if not isinstance(value, str):
         return value
+    allow_long_integers()
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:

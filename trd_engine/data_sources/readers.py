@@ -15,6 +15,7 @@ from typing import Any, cast
 from trd_engine.config import DataSource
 from trd_engine.data_sources.generated import generate_rows
 from trd_engine.errors import DataError
+from trd_engine.tasks.sandbox.limits import allow_long_integers
 
 _PARQUET_MAGIC = b"PAR1"
 
@@ -30,6 +31,7 @@ class RawRow:
 
 def read_rows(source: DataSource) -> list[RawRow]:
     """All rows of `source`, the unreadable ones with their error; raises DataError if there is no such source."""
+    allow_long_integers()
     if source.generator is not None:
         return _number(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:

@@ -110,6 +110,42 @@ def test_humaneval_prompt_brings_its_imports_and_helpers(task: CodeTask, tmp_pat
     assert task.verify(loaded, fenced("def add(a: int) -> List:\n    return [twice(a)]")).correct
 
 
+@pytest.mark.parametrize(
+    ("preamble", "program"),
+    [
+        (
+            'import math\n\ndef f(x):\n    """Same."""\n',
+            "from __future__ import annotations\n\ndef f(x: T) -> T:\n    return x",
+        ),
+        (
+            'def f(x):\n    """Same."""\n',
+            "# First\nfrom __future__ import (\n    annotations,\n)\ndef f(x):\n    return x",
+        ),
+        (
+            '"""Doc."""\nfrom __future__ import annotations\ndef f(x):\n    """Same."""\n',
+            "from __future__ import division\ndef f(x): return x",
+        ),
+        ('"""Doc."""\nfrom __future__ import annotations\ndef f(x: T):\n', "    return x"),
+    ],
+)
+def test_programs_may_import_from_the_future(task: CodeTask, preamble: str, program: str) -> None:
+    tests = {"entry_point": "f", "preamble": preamble, "test": "def check(f):\n    assert f(1) == 1"}
+    assert task.verify(problem("check", **tests), fenced(program)) == Verdict(True, "passed 1 tests")
+
+
+def test_long_integers_are_printed_returned_and_compared(task: CodeTask, tmp_path: Path) -> None:
+    number, next_number = "1" + "0" * 4999 + "1", "1" + "0" * 4999 + "2"
+    printing = problem("stdio", inputs=["5000\n"], outputs=[f"{number}\n"])
+    assert task.verify(printing, fenced("print(10 ** int(input()) + 1)")).correct
+    calls = f'"inputs": [[{number}]], "outputs": [{next_number}]'
+    taco = {**TACO_CALL, "input_output": f'{{"fn_name": "f", {calls}}}'}
+    own = f'{{"problem": "?", "tests": {{"kind": "call", "entry_point": "f", {calls}}}}}'
+    for calling in load_rows(tmp_path, taco, own, task="code"):
+        assert task.verify(calling, fenced("def f(x):\n    return x + 1")).correct
+        assert not task.verify(calling, fenced("def f(x):\n    return x + 2")).correct
+    assert "Exceeds the limit (50000 digits)" in task.verify(printing, fenced("print(10 ** 50000)")).detail
+
+
 def test_values_are_compared_as_values(task: CodeTask) -> None:
     calls = problem("call", entry_point="f", inputs=[[2], [3]], outputs=[[[0, 1], 0.5], [[0, 1, 2], 0.3333333]])
     program = "def f(n):\n    return tuple([range(n), 1 / n])"
@@ -131,6 +167,9 @@ def test_many_programs_are_verified_side_by_side_and_in_order(task: CodeTask) ->
         ("```python\na\n```\nor\n```py\nb\nc\n```", "b\nc"),
         ("```\na\n```", "a"),
         ("```python\na\n```\nRun it:\n```bash\npython a.py\n```", "a"),
+        ("```python\na\n```\nSample output:\n```\n5\n```", "a"),
+        ("```\n5\n```\nis wanted:\n```Python\na\n```", "a"),
+        ("```\na\n```\nbetter:\n```\nb\n```", "b"),
         ("    ```python\n    a\n    ```", "    a"),
         ("print(1)", "print(1)"),
         ("```python\nprint(1)", ""),

@@ -28,7 +28,7 @@ from trd_engine.tasks.sandbox.confinement import (
     leave_machine,
 )
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
-from trd_engine.tasks.sandbox.limits import Limits
+from trd_engine.tasks.sandbox.limits import Limits, allow_long_integers
 
 _ERROR_BYTES = 4000
 
@@ -47,6 +47,7 @@ class _Jail:
 def main() -> None:
     """Serve the request on standard input; every line on standard output is a reply."""
     kernel.die_with_parent()
+    allow_long_integers()
     request = json.load(sys.stdin.buffer)
     limits = Limits(**request["limits"])
     confinement = Confinement(**request["confinement"])
