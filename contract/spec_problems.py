@@ -11,6 +11,11 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+MAX_PROBLEMS = 100
+"""Of one request. A body may have a wrong field every few bytes."""
+MAX_SUGGESTIONS = 10
+"""Of one request: each compares the field with all that are known."""
+
 
 @dataclass(frozen=True)
 class FieldProblem:
@@ -23,21 +28,24 @@ class FieldProblem:
 
 
 def field_problems(error: ValidationError, model: type[BaseModel]) -> list[FieldProblem]:
-    """Every problem in `error`, in the order of the fields, one a field."""
+    """The first `MAX_PROBLEMS` problems in `error`, in the order of the fields, one a field."""
     problems: dict[str, FieldProblem] = {}
     for details in error.errors(include_url=False):
-        problem = _describe(details, model)
+        problem = _describe(details, model, suggests=len(problems) < MAX_SUGGESTIONS)
         problems.setdefault(problem.param, problem)
+        if len(problems) == MAX_PROBLEMS:
+            break
     return list(problems.values())
 
 
-def _describe(details: ErrorDetails, model: type[BaseModel]) -> FieldProblem:
+def _describe(details: ErrorDetails, model: type[BaseModel], *, suggests: bool) -> FieldProblem:
     context = details.get("ctx", {})
     if details["type"] == "contradiction":
         return FieldProblem(str(context["param"]), details["msg"])
     param = _dotted(details, model)
     if details["type"] == "extra_forbidden":
-        return FieldProblem(param, f"{param}: unknown field{_suggestion(details['loc'], model)}")
+        suggestion = _suggestion(details["loc"], model) if suggests else ""
+        return FieldProblem(param, f"{param}: unknown field{suggestion}")
     if details["type"] == "missing":
         return FieldProblem(param, f"{param}: this field is required")
     reason = details["msg"][:1].lower() + details["msg"][1:]

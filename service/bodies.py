@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from contract.spec_problems import field_problems
+from contract.spec_problems import MAX_PROBLEMS, field_problems
 from service.errors import InvalidRequestError, MediaTypeError
 
 MAX_BODY_DEPTH = 32
+SMALL_BODY_BYTES = 2**14
+"""Up to here a body is read between two other requests: a thread costs as much, and a full spec is smaller."""
 
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
@@ -43,10 +46,16 @@ def json_body(model: type[BodyModel], *, is_optional: bool = False) -> Callable[
             content = b"{}"
         else:
             _check_media_type(request)
-        document = parse_object(content)
-        return Body(validated(model, document), document, document_sha256(document))
+        if len(content) <= SMALL_BODY_BYTES:
+            return _body(model, content)
+        return await run_in_threadpool(_body, model, content)
 
     return read
+
+
+def _body(model: type[BodyModel], content: bytes) -> Body[BodyModel]:
+    document = parse_object(content)
+    return Body(validated(model, document), document, document_sha256(document))
 
 
 def openapi_body(model: type[BaseModel], *, is_optional: bool = False) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def _is_unstorable(text: str) -> bool:
 
 
 def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:
-    """`document` as `model`; raises `InvalidRequestError` that names every wrong field."""
+    """`document` as `model`; raises `InvalidRequestError` that names the wrong fields."""
     try:
         return model.model_validate_json(json.dumps(document))
     except ValidationError as error:
@@ -136,10 +145,13 @@ def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:
 
 
 def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
-    """The refusal of a body whose fields are wrong: the first one in the message, all in ``errors``."""
+    """The refusal of a body whose fields are wrong: the first one in the message, up to `MAX_PROBLEMS` in
+    ``errors``."""
     problems = field_problems(error, model)
     num_more = len(problems) - 1
     more = f" (and {num_more} more {'fault' if num_more == 1 else 'faults'}, in errors)" if num_more else ""
+    if len(problems) == MAX_PROBLEMS:
+        more = f" (and at least {num_more} more faults, the first {MAX_PROBLEMS} in errors)"
     return InvalidRequestError(
         problems[0].message + more,
         code="invalid_spec" if model.__name__ == "JobSpec" else "invalid_value",

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contract.job_spec import JobSpec, Mode
 from contract.loss_spec import Preset
-from contract.spec_problems import field_problems
+from contract.spec_problems import MAX_PROBLEMS, MAX_SUGGESTIONS, field_problems
 
 BASE: dict[str, Any] = {"mode": "trd", "student": "s", "teacher": "t", "dataset": "ds_1"}
 
@@ -208,3 +208,10 @@ def test_a_schedule_starts_from_forward_kl(changes: dict[str, Any]) -> None:
     loss = {**changes.get("loss", {}), "reverse_after": 0.5}
     assert "forward to reverse" in problems(**{"mode": "opd", **changes, "loss": loss})["loss.reverse_after"]
     assert spec(mode="opd", loss={"reverse_after": 0.5}).resolved().loss.reverse_after == 0.5
+
+
+def test_of_very_many_wrong_fields_the_first_are_told() -> None:
+    found = problems(**{f"samplin{i:05}": 1 for i in range(30_000)})
+    assert list(found) == [f"samplin{i:05}" for i in range(MAX_PROBLEMS)]
+    assert found["samplin00000"].endswith("did you mean sampling?")
+    assert sum("did you mean" in message for message in found.values()) == MAX_SUGGESTIONS

@@ -236,6 +236,13 @@ def test_a_wrong_spec_is_refused_before_anything_is_queued(
     assert num_jobs(client) == 0
 
 
+def test_a_body_of_nothing_but_faults_has_a_short_answer(client: TestClient) -> None:
+    body = {**job_body(client), **{f"samplin{i:05}": 1 for i in range(30_000)}}
+    error = client.post("/jobs", json=body).json()["error"]
+    assert len(error["errors"]) == 100
+    assert error["message"].endswith("(and at least 99 more faults, the first 100 in errors)")
+
+
 def test_the_queue_position_counts_who_is_claimed_first(either_client: TestClient) -> None:
     low, first, second = (submit(either_client, priority=priority) for priority in (-1, 0, 0))
     urgent = submit(either_client, priority=10)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import httpx
+import pytest
 from fastapi.testclient import TestClient
 
+from service import bodies
 from tests.service.records import ROWS, database_of, finish_job, job_body
 
 
@@ -48,6 +51,29 @@ def test_jobs_that_wait_for_the_database_keep_nobody_else_waiting(client: TestCl
     for thread in threads:
         thread.join(60)
     assert answers == [201] * 45
+
+
+def test_a_large_body_is_not_read_on_the_loop_that_serves_everybody(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = threading.Event()
+    go_on = threading.Event()
+    parse = bodies.parse_object
+
+    def slow(content: bytes) -> dict[str, Any]:
+        reading.set()
+        assert go_on.wait(60), "nobody else was served meanwhile"
+        return parse(content)
+
+    monkeypatch.setattr(bodies, "parse_object", slow)
+    body = {**job_body(client), "metadata": {"note": "x" * bodies.SMALL_BODY_BYTES}}
+    request = threading.Thread(target=lambda: client.post("/jobs", json=body))
+    request.start()
+    assert reading.wait(60)
+    assert client.get("/healthz").status_code == 200
+    go_on.set()
+    request.join(60)
+    assert not request.is_alive()
 
 
 def test_figures_for_prometheus(client: TestClient) -> None:
