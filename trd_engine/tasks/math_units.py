@@ -29,6 +29,7 @@ _SAME = (
     ("g", "gram"), ("kg", "kilogram", "kgs"), ("lb", "pound", "lbs"), ("oz", "ounce"), ("L", "l", "liter", "litre"),
     ("mL", "ml", "milliliter", "millilitre"), ("s", "sec", "second"), ("min", "minute"), ("h", "hr", "hour", "hrs"),
     ("mi/h", "mph"), ("km/h", "kph", "kmh"), ("C", "celsius"), ("F", "fahrenheit"), ("K", "kelvin"),
+    ("dollar",), ("cent",),
 )  # fmt: skip
 _SYMBOLS = {word: words[0] for words in _SAME for word in words}
 _POWER_WORDS = (
@@ -37,6 +38,7 @@ _POWER_WORDS = (
     (re.compile(r" squared\b"), "^2"),
     (re.compile(r" cubed\b"), "^3"),
 )
+_PART = re.compile(r"\^[23]$")
 _PER = re.compile(r" ?(?:/|\bper\b) ?")
 _PLURAL = re.compile(r"(?:(?<=x)|(?<=ss)|(?<=[cs]h))es$|(?<=\w\w[^s])s$")
 
@@ -48,9 +50,13 @@ def spell_out_factors(answer: str) -> str:
 
 
 def differ_in_units(one: str, other: str) -> bool:
-    r"""True for two answers, their wrappers all ``\text``, with a unit each, if neither says the other's."""
+    r"""True for two answers, their wrappers all ``\text``, with a unit of measurement each, if neither says the other's.
+
+    Words that are no such unit say nothing: "people" may be "persons".
+    """
     ours, theirs = _unit(one), _unit(other)
-    return not (ours <= theirs or theirs <= ours)
+    are_measures = all(_PART.sub("", unit) in _SYMBOLS for units in (ours, theirs) for unit in _parts(units))
+    return are_measures and not (ours <= theirs or theirs <= ours)
 
 
 def _as_factor(match: re.Match[str]) -> str:
@@ -70,6 +76,11 @@ def _unit(answer: str) -> frozenset[str]:
         words = pattern.sub(replacement, words)
     units = ("/".join(map(_symbol, word.split("/"))) for word in _PER.sub("/", words).split())
     return frozenset(unit for unit in units if unit.partition("^")[0] not in _SAYS_NOTHING)
+
+
+def _parts(units: frozenset[str]) -> list[str]:
+    """The units with those behind a stroke apart."""
+    return [part for unit in units for part in ([unit] if unit in _SYMBOLS else unit.split("/"))]
 
 
 def _symbol(word: str) -> str:

@@ -52,7 +52,7 @@ SAME = [
     (r"12\text{ sq. cm}", r"12\mathrm{~cm^{2}}"), (r"12\text{ square units}", r"12\text{ cm}^2"),
     (r"60\text{ mph}", r"60\text{ miles per hour}"), (r"5\text{ ways}", r"5\text{ different ways}"),
     (r"90^\circ\text{C}", "90"), (r"90\text{ degrees}", r"90^\circ\mathrm{F}"), (r"3\text{ boxes}", r"3\text{ box}"),
-    (r"1\text{ person}", r"1\text{ persons}"),
+    (r"1\text{ person}", r"1\text{ persons}"), (r"5\text{ people}", r"5\text{ persons}"),
     (r"\boxed{7}", "7"), (r"$\frac{7}{2}$", "3.5"), (r"6 \times 10^3", "6000"),
 ]  # fmt: skip
 DIFFERENT = [
