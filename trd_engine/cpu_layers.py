@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
-from torch.linalg import vector_norm
 from torch.nn.functional import linear
 
 from trd_engine.onednn import OneDnn, has_plain_weight, onednn

@@ -50,7 +50,7 @@ def spell_out_factors(answer: str) -> str:
 
 
 def differ_in_units(one: str, other: str) -> bool:
-    r"""True for two answers, their wrappers all ``\text``, with a unit of measurement each, if neither says the other's.
+    r"""True for two answers, their wrappers all ``\text``, with a unit of measurement each that the other does not say.
 
     Words that are no such unit say nothing: "people" may be "persons".
     """
