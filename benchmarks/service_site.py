@@ -94,6 +94,8 @@ class Site:
             "DATABASE_URL": url,
             "TRD_API_KEY": key,
             "TRD_MAX_REQUESTS_PER_MINUTE": "100000000",
+            "TRD_MAX_STREAMS_PER_KEY": "100000",
+            "TRD_MAX_STREAMS": "100000",
             "STORAGE_URL": f"file://{data_dir / 'storage'}",
         }
         if self.kind == "postgresql":

@@ -24,6 +24,7 @@ from service.db import migrate
 from service.enqueue import Doorbell
 from service.errors import error_response, invalid_parameters
 from service.events.feed import EventFeed
+from service.events.streams import OpenStreams
 from service.jobs.in_flight import RequestsInFlight
 from service.jobs.threads import job_threads
 from service.keys import repository as stored_keys
@@ -106,6 +107,7 @@ def _start(settings: Settings) -> ServiceContext:
         keys=keys,
         models=ModelShelf(settings.models),
         feed=EventFeed(database),
+        streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
         in_flight=RequestsInFlight(),
         job_threads=threads,
     )

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from contract.database import Database
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
+from service.events.streams import OpenStreams
 from service.jobs.in_flight import RequestsInFlight
 from service.keys.service import KeyRing
 from service.models.service import ModelShelf
@@ -31,6 +32,7 @@ class ServiceContext:
     keys: KeyRing
     models: ModelShelf
     feed: EventFeed
+    streams: OpenStreams
     in_flight: RequestsInFlight
     readiness: Readiness
     job_threads: Executor

@@ -71,6 +71,10 @@ class Settings(BaseModel):
     """Most rows of uploaded datasets of one owner."""
     max_requests_per_minute: Limit = 6000
     """Of one key, in one process."""
+    max_streams_per_key: Limit = 100
+    """Event streams of one key that are open at once, in one process."""
+    max_streams: Limit = 2000
+    """Event streams of all keys that are open at once, in one process."""
     max_body_bytes: Limit = 2**20
     """Of a request's JSON body."""
     max_header_bytes: Limit = 2**15
@@ -132,6 +136,8 @@ _VARIABLES = {
     "TRD_MAX_STORED_BYTES": "max_stored_bytes",
     "TRD_MAX_STORED_ROWS": "max_stored_rows",
     "TRD_MAX_REQUESTS_PER_MINUTE": "max_requests_per_minute",
+    "TRD_MAX_STREAMS_PER_KEY": "max_streams_per_key",
+    "TRD_MAX_STREAMS": "max_streams",
     "TRD_MAX_BODY_BYTES": "max_body_bytes",
     "TRD_MAX_HEADER_BYTES": "max_header_bytes",
 }

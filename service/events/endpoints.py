@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from contract.job_state import JobStatus
 from service.auth import Reader
@@ -13,6 +12,7 @@ from service.context import Context
 from service.errors import InvalidRequestError
 from service.events import repository
 from service.events.schemas import EventView, event_view
+from service.events.streams import CountedStream
 from service.jobs.service import get_job
 from service.pages import Limit, Page, cut
 from service.query_types import DECIMAL
@@ -47,8 +47,9 @@ def list_events(
             return Page(data=[event_view(row) for row in rows], has_more=has_more)
     if last_event_id is not None and JobStatus(job.status).is_final and after >= job.num_events:
         return Response(status_code=204)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(context.feed.stream(job_id, after), media_type="text/event-stream", headers=headers)
+    key_id = caller.key_id
+    frames = context.feed.stream(job_id, after, is_welcome=lambda: context.keys.is_good(key_id))
+    return CountedStream(frames, context.streams, key_id)
 
 
 def _sequence(last_event_id: str | None) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -112,12 +113,20 @@ class EventFeed:
         for channel in self._channels.values():
             channel.tell()
 
-    async def stream(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        """The job's events from number `after` on, as they come; ends with the job."""
+    async def stream(
+        self, job_id: str, after: int, is_welcome: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[bytes]:
+        """The job's events from number `after` on, as they come; ends with the job, and soon after `is_welcome`,
+        which may read the database, says no."""
         cursor = after
+        ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
         last_progress: dict[str, Any] | None = None
         with self._subscribed(job_id) as channel:
             while not self._is_closing and not channel.is_gone:
+                if time.monotonic() >= ask_at:
+                    if not await run_in_threadpool(_is_so, is_welcome):
+                        return
+                    ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
                 news = channel.news  # taken before looking: what comes in between is not slept through
                 frames = await self._next_frames(job_id, channel, cursor)
                 for frame in frames:
@@ -217,6 +226,14 @@ def _update(channel: Channel, known_newest: int | None, news: _News | None) -> N
     if news.frames or channel.state != state:
         channel.state = state
         channel.tell()
+
+
+def _is_so(condition: Callable[[], bool]) -> bool:
+    """True too where the database cannot tell."""
+    try:
+        return condition()
+    except SQLAlchemyError:
+        return True
 
 
 def _is_over(channel: Channel, cursor: int) -> bool:

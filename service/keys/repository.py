@@ -16,6 +16,11 @@ def by_digest(session: Session, digest: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
 
 
+def is_good(session: Session, key_id: str) -> bool:
+    """True where there is the key, and it is not revoked."""
+    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
+
+
 def any_key(session: Session) -> bool:
     """True where a key was ever made."""
     return session.scalar(select(ApiKey.id).limit(1)) is not None

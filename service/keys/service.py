@@ -19,6 +19,7 @@ CACHE_SECONDS = 5.0
 """How long another process may still honour a key that was revoked."""
 MAX_CACHED = 10_000
 
+BOOTSTRAP_ID = "bootstrap"
 BOOTSTRAP_OWNER = "admin"
 
 
@@ -30,6 +31,7 @@ class KeyRing:
         self._pepper = pepper
         self._bootstrap_digest = key_digest(bootstrap_key, pepper) if bootstrap_key is not None else None
         self._cached: dict[str, tuple[Caller, float]] = {}
+        self._good_until: dict[str, float] = {}
 
     def digest(self, key: str) -> str:
         """What the database knows the key by."""
@@ -50,13 +52,27 @@ class KeyRing:
         caller, good_until = self._cached.get(self.digest(key), (None, 0.0))
         return caller if time.monotonic() < good_until else None
 
+    def is_good(self, key_id: str) -> bool:
+        """True where the key, which was found before, is not revoked."""
+        if key_id == BOOTSTRAP_ID or time.monotonic() < self._good_until.get(key_id, 0.0):
+            return True
+        asked_at = time.monotonic()
+        with self._database.read() as session:
+            is_good = repository.is_good(session, key_id)
+        if is_good:
+            if len(self._good_until) >= MAX_CACHED:
+                self._good_until.clear()
+            self._good_until[key_id] = asked_at + CACHE_SECONDS
+        return is_good
+
     def forget(self) -> None:
         """Ask the database again from now on: a key was revoked."""
         self._cached.clear()
+        self._good_until.clear()
 
     def _bootstrap(self, digest: str) -> Caller | None:
         if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
-            return Caller("bootstrap", BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
+            return Caller(BOOTSTRAP_ID, BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
         return None
 
     def _stored(self, digest: str) -> Caller | None:

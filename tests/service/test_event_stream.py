@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ import pytest
 
 from contract.database import Database
 from contract.job_state import JobStatus
-from tests.service.conftest import ADMIN_KEY, AUTHORIZED
+from service.events.feed import KEEP_ALIVE
+from tests.service.conftest import ADMIN_KEY, AUTHORIZED, MakeClient
 from tests.service.live_server import LiveServer, live_server, stop
-from tests.service.records import ROWS, add_events, finish_job
+from tests.service.records import ROWS, add_events, context_of, finish_job, submit
 
 STREAM = {**AUTHORIZED, "accept": "text/event-stream"}
 
@@ -57,7 +60,8 @@ def numbers(received: list[Frame]) -> list[int]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("streams") / "data"
-    with live_server(folder, TRD_API_KEY=ADMIN_KEY, TRD_MODELS=f"{models_dir}/*") as running:
+    limits = {"TRD_MAX_STREAMS_PER_KEY": "30", "TRD_MAX_STREAMS": "40"}
+    with live_server(folder, TRD_API_KEY=ADMIN_KEY, TRD_MODELS=f"{models_dir}/*", **limits) as running:
         yield running
 
 
@@ -141,6 +145,63 @@ def test_a_status_is_told_while_it_lasts(server: LiveServer, database: Database,
         rest = list(stream)
     assert [frame.event for frame in rest] == ["status", "progress", "end"]
     assert rest[-1].data == {"status": "cancelled"}
+
+
+@contextmanager
+def open_stream(url: str, **headers: str) -> Iterator[Iterator[Frame]]:
+    with httpx.stream("GET", url, headers={**STREAM, **headers}, timeout=20) as response:
+        assert response.status_code == 200, response.read()
+        yield frames(response)
+
+
+def new_key(server: LiveServer) -> tuple[str, dict[str, str]]:
+    body = {"name": "reader", "owner": "admin", "scopes": ["read"]}
+    made = httpx.post(f"{server.url}/keys", json=body, headers=AUTHORIZED).json()
+    return made["id"], {"authorization": f"Bearer {made['key']}"}
+
+
+def test_a_key_has_so_many_streams_and_the_process_so_many(server: LiveServer, job_id: str) -> None:
+    url = f"{server.url}/jobs/{job_id}/events"
+    (_, one), (_, other) = new_key(server), new_key(server)
+    with ExitStack() as opened:
+        streams = [opened.enter_context(open_stream(url, **one)) for _ in range(30)]
+        refused = httpx.get(url, headers={**STREAM, **one})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
+        assert "this key has 30 event streams open" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        assert httpx.get(url, headers=one).json()["data"], "pages are not streams"
+        streams += [opened.enter_context(open_stream(url, **other)) for _ in range(10)]
+        assert (
+            "40 event streams are open here" in httpx.get(url, headers={**STREAM, **other}).json()["error"]["message"]
+        )
+    deadline = time.monotonic() + 20
+    while "trd_streams 0" not in httpx.get(f"{server.url}/metrics", headers=AUTHORIZED).text:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with open_stream(url, **one) as stream:
+        assert next(stream).event == "status"
+
+
+def test_a_stream_ends_soon_after_its_key_is_revoked(
+    make_client: MakeClient, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.events.feed.KEEP_ALIVE_SECONDS", 0.2)
+    context = context_of(client := make_client(sqlite_url))
+    job_id = submit(client)
+    key_id = client.post("/keys", json={"name": "reader", "scopes": ["read"]}).json()["id"]
+
+    async def watch() -> list[bytes]:
+        received = []
+        async with context.feed.running(), asyncio.timeout(20):
+            async for frame in context.feed.stream(job_id, 0, lambda: context.keys.is_good(key_id)):
+                received.append(frame)
+                if received.count(KEEP_ALIVE) == 3:
+                    client.delete(f"/keys/{key_id}")
+        return received
+
+    received = asyncio.run(watch())
+    assert received.count(KEEP_ALIVE) in (3, 4)
+    assert not any(b"event: end" in frame for frame in received), "the job goes on"
 
 
 def test_a_server_that_is_stopped_lets_its_streams_go(tmp_path: Path, models_dir: Path) -> None:
