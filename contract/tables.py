@@ -93,7 +93,7 @@ class Dataset(Base):
     storage_key: Mapped[str] = mapped_column(String(500))
     made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
     created_at: Mapped[datetime]
-    deleted_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]  # in the future: being uploaded, and gone if nothing more is heard
 
     __table_args__ = (Index(None, "owner", "id"),)
 

@@ -1,5 +1,5 @@
 """Files of jobs and datasets that were deleted, and stayed: the process ended, or the storage was away, between the
-deletion and the removal.
+deletion and the removal. Files of uploads that ended before their row was complete.
 
 A row that says so makes its files go, and nothing else does: a database that is not this storage's removes nothing.
 """

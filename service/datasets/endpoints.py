@@ -16,9 +16,10 @@ from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
 from service.datasets.preview import preview_rows
+from service.datasets.recording import store
 from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
-from service.datasets.service import Upload, delete, get_dataset, uploaded_before
-from service.errors import ApiError, MediaTypeError, QuotaError
+from service.datasets.service import Upload, delete, get_dataset
+from service.errors import ApiError, MediaTypeError
 from service.pages import Limit, Page, cut
 
 DEFAULT_FILENAME = "rows.jsonl"
@@ -85,10 +86,10 @@ async def receive_dataset(
             if check_form is not None:
                 check_form(form)
             row = await upload.finish(owner, form.filename or filename)
+            return await run_in_threadpool(store, context, staged, row, tried)
     except (ApiError, OSError):
         await _drain(body)
         raise
-    return await run_in_threadpool(_record, context, row, tried)
 
 
 async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, *, needs_form: bool) -> Form:
@@ -112,22 +113,6 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
     with suppress(ApiError):  # the limit on the body holds here too
         async for _ in body:
             pass
-
-
-def _record(context: ServiceContext, row: Dataset, tried: ClientTry | None) -> Dataset:
-    max_bytes, max_rows = context.settings.max_stored_bytes, context.settings.max_stored_rows
-    with context.database.write() as session:
-        earlier = uploaded_before(session, row, tried) if tried is not None else None
-        num_bytes, num_rows = repository.num_stored(session, row.owner)
-        has_room = num_bytes + row.num_bytes <= max_bytes and num_rows + row.num_rows <= max_rows
-        if earlier is None and has_room:
-            session.add(row)
-    if earlier is None and has_room:
-        return row
-    context.storage.remove(row.storage_key)
-    if earlier is not None:
-        return earlier
-    raise QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")
 
 
 @router.get("", summary="List datasets, newest first")

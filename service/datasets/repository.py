@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select
@@ -47,8 +47,15 @@ def size(session: Session, owner: str, dataset_id: str) -> Size | None:
 
 
 def deleted_among(session: Session, dataset_ids: Collection[str]) -> Sequence[str]:
-    """Those of the datasets, of any owner, that were deleted."""
-    return session.scalars(select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_not(None))).all()
+    """Those of the datasets, of any owner, that were deleted, or whose upload ended without a word."""
+    deleted = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at <= datetime.now(UTC))
+    return session.scalars(deleted).all()
+
+
+def is_published(session: Session, dataset_id: str) -> bool:
+    """True where the dataset is there for its owner."""
+    published = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
+    return session.scalar(published) is not None
 
 
 def page(

@@ -80,13 +80,11 @@ class Upload:
         _refuse_bad_rows(self._ledger)
 
     async def finish(self, owner: str, filename: str) -> Dataset:
-        """The row of the stored file; raises `InvalidRequestError` that names each bad row."""
+        """The row of the file, that is not yet in its place; raises `InvalidRequestError` that names each bad row."""
         await self._flush()
         await run_in_threadpool(self._check_to_the_end)
         now = datetime.now(UTC)
         dataset_id = new_id(DATASET_PREFIX, now_seconds=now.timestamp())
-        key = dataset_key(dataset_id)
-        await run_in_threadpool(self._staged.keep, key)
         return Dataset(
             id=dataset_id,
             owner=owner,
@@ -96,7 +94,7 @@ class Upload:
             num_bytes=self._num_bytes,
             sha256=self._sha256.hexdigest(),
             has_solutions=self._ledger.first_without_solution is None,
-            storage_key=key,
+            storage_key=dataset_key(dataset_id),
             created_at=now,
         )
 

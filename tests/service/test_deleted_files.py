@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from contract.job_state import JobStatus
+from service.leftovers import collect_deleted
 from service.storage import Storage
 from tests.service.conftest import MakeClient
-from tests.service.records import add_checkpoint, context_of, finish_job, submit, upload
+from tests.service.records import ROWS, add_checkpoint, context_of, finish_job, submit, upload
 
 SECONDS = 20
+JSONL = {"content-type": "application/jsonl"}
+
+
+def stored(folder: Path) -> list[Path]:
+    return [path for path in (folder / "storage" / "datasets").rglob("*") if path.is_file()]
 
 
 def _failing(*_: object) -> None:
@@ -51,3 +64,61 @@ def test_what_could_not_be_removed_goes_at_the_next_start(
         time.sleep(0.02)
     assert sorted(path.name for path in (storage / "jobs").iterdir()) == sorted([kept, "job_of_another_database"])
     assert len(list((storage / "datasets").iterdir())) == 2, "those of the two jobs"
+
+
+def test_the_file_of_an_upload_that_cannot_be_recorded_goes(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.datasets.repository.num_stored", _locked)
+    for _ in range(3):
+        assert client.post("/datasets", content=ROWS, headers=JSONL).json()["error"]["code"] == "database_unavailable"
+    assert stored(tmp_path) == []
+    assert client.get("/datasets").json()["data"] == []
+    monkeypatch.undo()
+    upload(client)
+    assert len(stored(tmp_path)) == 1
+
+
+def _locked(*_: object) -> None:
+    raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+
+def test_a_file_stays_where_the_database_may_have_its_row(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = context_of(client).database
+    write = database.write
+
+    @contextmanager
+    def answer_lost() -> Iterator[Session]:
+        with write() as session:
+            yield session
+        if stored(tmp_path):
+            raise OperationalError("COMMIT", {}, Exception("connection reset"))
+
+    monkeypatch.setattr(database, "write", answer_lost)
+    assert client.post("/datasets", content=ROWS, headers=JSONL).status_code == 503
+    monkeypatch.undo()
+    (dataset,) = client.get("/datasets").json()["data"]
+    assert [path.parent.name for path in stored(tmp_path)] == [dataset["id"]]
+
+
+def test_what_an_upload_left_without_a_word_goes_a_day_later(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(client)
+    monkeypatch.setattr("service.datasets.repository.num_stored", _gone)
+    assert client.post("/datasets", content=ROWS, headers=JSONL).status_code == 503
+    monkeypatch.undo()
+    dataset = upload(client)
+    collect_deleted(context.database, context.storage)
+    assert len(stored(tmp_path)) == 2, "one may be an upload of now"
+    tomorrow = datetime.now(UTC) + timedelta(days=1, minutes=1)
+    with monkeypatch.context() as later:
+        later.setattr("service.datasets.repository.datetime", SimpleNamespace(now=lambda zone: tomorrow))
+        collect_deleted(context.database, context.storage)
+    assert [path.parent.name for path in stored(tmp_path)] == [dataset]
+
+
+def _gone(*_: object) -> None:
+    raise OperationalError("COMMIT", {}, Exception("server closed the connection"), connection_invalidated=True)
