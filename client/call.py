@@ -159,7 +159,7 @@ def is_worth_repeating(error: BaseException, *, is_repeatable: bool) -> bool:
         return False
     if error.status == 429:
         return True  # refused before anything was done
-    return is_repeatable and error.status in _PASSING_STATUSES
+    return is_repeatable and (error.status in _PASSING_STATUSES or error.refusal.should_retry is True)
 
 
 def pause_seconds(num_failures: int, error: BaseException | None = None) -> float:

@@ -81,6 +81,8 @@ def test_a_rate_limit_is_waited_for(tmp_path: Path) -> None:
         (Refusal(429, "quota", should_retry=False), True, False),
         (Refusal(503, "down", should_retry=False), True, False),
         (Refusal(422, "wrong"), True, False),
+        (Refusal(409, "in flight", should_retry=True), True, True),
+        (Refusal(409, "in flight", should_retry=True), False, False),
     ],
 )
 def test_what_may_be_sent_again(refusal: Refusal, is_repeatable: bool, expected: bool) -> None:
