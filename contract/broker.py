@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from contract.private_folder import make_private_folder
+
 EMBEDDED_BROKER_URL = "filesystem://"
 """The broker of embedded mode: messages are files in the data folder, no server needed."""
 
@@ -52,4 +54,4 @@ def make_broker_folders(settings: dict[str, Any]) -> None:
     options = settings["broker_transport_options"]
     for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
         if name in options:
-            Path(options[name]).mkdir(parents=True, exist_ok=True)
+            make_private_folder(Path(options[name]))

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from contract.database_url import with_driver
+from contract.private_folder import make_private_folder
 
 POOL_SIZE = 20
 """Connections that are kept open; as many more are opened while they are needed."""
@@ -105,7 +106,7 @@ def _open_engine(url: str, pool_size: int) -> Engine:
         return engine
     engine = create_engine(url, **options)
     if engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(Path(engine.url.database).parent)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

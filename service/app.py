@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from contract.database import Database
+from contract.private_folder import make_private_folder
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate, KeyScope
 from service.context import ServiceContext
@@ -83,7 +84,7 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
 
 def _start(settings: Settings) -> ServiceContext:
     log_json()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
     database = Database(settings.database_url)

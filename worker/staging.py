@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from contract.database import Database
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.private_folder import make_private_folder
 from contract.spec_problems import field_problems
 from contract.teacher_endpoints import TeacherEndpoint
 from worker import leftovers, repository
@@ -50,7 +51,7 @@ def stage(
     spec = _spec(lease)
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        make_private_folder(folder)
         leftovers.collect(database, storage, lease.job_id, before_attempt=lease.attempt)
         paths = {dataset_id: _stage_dataset(database, storage, dataset_id, folder) for dataset_id in dataset_ids(spec)}
         resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")

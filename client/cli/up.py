@@ -21,6 +21,7 @@ from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import ChildProcess, python_command
 from client.settings import LocalService
 from contract.database_url import DEFAULT_DATA_DIR
+from contract.private_folder import make_private_folder
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
@@ -44,7 +45,7 @@ def up(
     Other commands in the same folder find both by themselves. A job that runs when they are stopped goes on when
     they are started again.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data_dir)
     _require_none_running(data_dir)
     service = LocalService(url=f"http://{HOST}:{_checked_port(port)}", api_key=_api_key(data_dir, os.environ))
     environment = _environment(data_dir, service.api_key)

@@ -13,6 +13,8 @@ import secrets
 import zlib
 from pathlib import Path
 
+from contract.private_folder import make_private_folder
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PREFIX = "trd_"
 _NUM_RANDOM = 32
@@ -51,7 +53,7 @@ def load_pepper(configured: str | None, data_dir: Path) -> str:
     if configured is not None:
         return configured
     path = data_dir / "key-pepper"
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data_dir)
     draft = data_dir / f"key-pepper.{secrets.token_hex(8)}"
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_hex(32), encoding="ascii")

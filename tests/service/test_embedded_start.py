@@ -31,6 +31,7 @@ def test_the_first_start_makes_everything_and_prints_a_key_once(
         (key,) = KEY.findall(capsys.readouterr().err)
         headers = {"authorization": f"Bearer {key}"}
         assert client.get("/readyz").json()["status"] == "ready"
+        assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
         assert client.get("/jobs", headers=headers).json()["data"] == []
         assert client.post("/keys", headers=headers, json={"name": "x"}).status_code == 201
     with TestClient(create_app(settings)) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_the_folder_has_the_spec_and_the_rows(sqlite_bench: Workbench) -> None:
     assert spec["student"].endswith("testbed/models/tiny-student")
     assert result.resumed_step is None
     assert not (folder / "resume").exists()
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 def test_rows_that_are_not_what_was_uploaded_are_refused(sqlite_bench: Workbench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -39,4 +40,5 @@ def test_an_api_that_does_not_start_is_told_with_the_end_of_its_log(
     assert "TRD_MAX_DEVICES" in done.err
     assert "DATABASE_URL: left out" in done.err
     assert f"its log is {Path('data') / 'api.log'}" in done.err
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert LocalService.of(tmp_path / "data") is None, "nobody is led to a service that never was"

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from contract.broker import broker_settings, make_broker_folders
+from contract.database import Database
+from contract.private_folder import make_private_folder
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_new_folders_are_their_users_alone_and_old_ones_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o750)
+    for _ in range(2):
+        make_private_folder(tmp_path / "shared" / "data" / "scratch")
+    assert mode(tmp_path / "shared") == 0o750
+    assert (mode(tmp_path / "shared" / "data"), mode(tmp_path / "shared" / "data" / "scratch")) == (0o700, 0o700)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_private_folder(tmp_path / "file")
+
+
+def test_whoever_comes_first_makes_the_data_folder_private(tmp_path: Path) -> None:
+    make_broker_folders(broker_settings(None, tmp_path / "one"))
+    Database(f"sqlite:///{tmp_path / 'two' / 'trd.db'}").dispose()
+    assert (mode(tmp_path / "one"), mode(tmp_path / "two")) == (0o700, 0o700)
