@@ -36,11 +36,18 @@ class LocalService(BaseModel):
 
     @classmethod
     def of(cls, data_dir: Path) -> Self | None:
-        """What the folder says; None where nothing was started there, or another user did."""
+        """What the folder says; None where nothing was started there, or another user did.
+
+        A folder may come from anybody, and TRD_API_KEY goes where its file says: only this user's own file is
+        believed, and only an address on this machine.
+        """
         try:
-            return cls.model_validate_json((data_dir / LOCAL_SERVICE_FILE).read_bytes())
+            with (data_dir / LOCAL_SERVICE_FILE).open("rb") as file:
+                is_ours = os.fstat(file.fileno()).st_uid == os.getuid()
+                local = cls.model_validate_json(file.read())
         except (OSError, ValidationError):
             return None
+        return local if is_ours and _is_loopback(local.url) else None
 
     def save(self, data_dir: Path) -> Path:
         """Write it where `of` looks; nobody else may read it, from its first byte on."""
@@ -90,7 +97,14 @@ class ClientSettings(BaseModel):
     @property
     def is_loopback(self) -> bool:
         """True where the service is on this machine: no proxy stands between."""
-        return urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
+        return _is_loopback(self.url)
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    except ValueError:
+        return False
 
 
 def _checked_key(api_key: str | None) -> str | None:

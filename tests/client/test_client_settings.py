@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_the_local_key_is_for_its_user_alone(tmp_path: Path) -> None:
     path = LocalService(url="http://127.0.0.1:1", api_key="local").save(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("{")
+    assert LocalService.of(tmp_path) is None
+
+
+@pytest.mark.parametrize("url", ["https://evil.example", "http://127.0.0.1.evil.example:80", "http://[", ""])
+def test_a_folder_cannot_lead_the_users_key_elsewhere(tmp_path: Path, url: str) -> None:
+    LocalService(url=url, api_key="x" * 20).save(tmp_path)
+    settings = ClientSettings.from_environment({"TRD_DATA_DIR": str(tmp_path), "TRD_API_KEY": "the-users-real-key"})
+    assert (settings.url, settings.api_key) == ("http://127.0.0.1:8000", "the-users-real-key")
+
+
+def test_another_users_file_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LocalService(url="http://127.0.0.1:8123", api_key="theirs").save(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     assert LocalService.of(tmp_path) is None
 
 
