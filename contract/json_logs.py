@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,21 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """`text` without the values of variables that are named like secrets, and without the passwords of addresses."""
-    for secret in _secrets(environment):
+    return _without(_written(_secrets(environment)), text)
+
+
+def _written(secrets: Iterable[str]) -> list[str]:
+    """As they are, and as JSON writes them; the longest first, since one may hold another."""
+    forms = {form for secret in secrets for form in (secret, _in_json(secret), _in_json(secret, ensure_ascii=False))}
+    return sorted(forms, key=len, reverse=True)
+
+
+def _in_json(text: str, *, ensure_ascii: bool = True) -> str:
+    return json.dumps(text, ensure_ascii=ensure_ascii)[1:-1]
+
+
+def _without(secrets: Iterable[str], text: str) -> str:
+    for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
 
@@ -49,7 +63,8 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
-        self._secrets = dict.fromkeys(_secrets(environment))
+        # A message may be a JSON text itself, which the line's own form escapes once more.
+        self._secrets = sorted({_in_json(form) for form in _written(_secrets(environment))}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -61,7 +76,4 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line, default=str)
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
+        return _without(self._secrets, json.dumps(line, default=str))

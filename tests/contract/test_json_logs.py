@@ -16,6 +16,8 @@ ENVIRONMENT = {
     "BIG_API_KEY": "sk-big-key-of-a-teacher",
     "TRD_KEY_PEPPER": "pepper-pepper",
     "SHORT_TOKEN": "abc",
+    "HF_TOKEN": 'pa"ss\\word-ä1',
+    "AWS_SECRET": "ends-with-\\",
     "PATH": "/usr/bin:/bin",
     "NOT_A_URL": "http://[broken@",
 }
@@ -30,6 +32,10 @@ ENVIRONMENT = {
         ("redis://:broker-pass@redis", "redis://:[redacted]@redis"),
         ("pepper-pepper", "[redacted]"),
         ("abc in /usr/bin:/bin", "abc in /usr/bin:/bin"),
+        ('token pa"ss\\word-ä1', "token [redacted]"),
+        (json.dumps({"t": 'pa"ss\\word-ä1'}), '{"t": "[redacted]"}'),
+        (json.dumps({"t": 'pa"ss\\word-ä1'}, ensure_ascii=False), '{"t": "[redacted]"}'),
+        ('"ends-with-\\"', '"[redacted]"'),
     ],
 )
 def test_secrets_of_the_environment_are_left_out(text: str, shown: str) -> None:
