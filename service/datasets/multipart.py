@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidRequestError
@@ -108,14 +108,14 @@ async def receive_form(content_type: str, stream: AsyncIterable[bytes], sink: Si
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequestError("content-type: multipart/form-data needs a boundary", code="invalid_form")
-    parser = _Parser(boundary)
     try:
+        parser = _Parser(boundary)
         async for content in stream:
             parser.write(content)
             for piece in parser.pending:
                 await sink(piece)
             parser.pending.clear()
-    except MultipartParseError as error:
+    except FormParserError as error:  # of a boundary that is too long, too
         raise InvalidRequestError(f"the form cannot be read: {error}", code="invalid_form") from error
     if not parser.is_complete:
         raise InvalidRequestError("the form ends before its closing boundary", code="invalid_form")

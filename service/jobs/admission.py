@@ -6,6 +6,7 @@ resolves it. Reads the database and JSON files of the models; writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,11 +166,7 @@ class Admissions:
             raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
 
     def _check_path(self, field: str, data: PathDataset) -> None:
-        path = Path(data.path).resolve()  # no link in a root leads out of all roots
-        is_inside = Path(data.path).is_absolute() and any(
-            path.is_relative_to(root.resolve()) for root in self._settings.dataset_roots
-        )
-        if not is_inside or not path.exists():
+        if not _is_there(Path(data.path), self._settings.dataset_roots):
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
@@ -196,6 +193,15 @@ def _num_problems(field: str, data: DatasetRef, size: Size | None) -> int | None
     if size is None:
         raise _refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
     return size.num_rows
+
+
+def _is_there(path: Path, roots: Sequence[Path]) -> bool:
+    try:
+        resolved = path.resolve()  # no link in a root leads out of all roots
+        is_inside = path.is_absolute() and any(resolved.is_relative_to(root.resolve()) for root in roots)
+        return is_inside and resolved.exists()
+    except (OSError, RuntimeError):  # a name that is too long, a folder that may not be read, a ring of links
+        return False
 
 
 def _context_tokens(model: ShelvedModel | None) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
@@ -57,7 +58,17 @@ def _no_number(value: object) -> object:
     return value
 
 
-Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number)]
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _within_reach(value: datetime | None) -> datetime | None:
+    """Nothing was made before or after, and at the calendar's ends another time zone or a millisecond more fails."""
+    if value is None or _EARLIEST.year < value.year < _LATEST.year:
+        return value
+    return _EARLIEST if value.year <= _EARLIEST.year else _LATEST
+
+
+Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number), AfterValidator(_within_reach)]
 
 
 class Overrides(BaseModel):

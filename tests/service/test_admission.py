@@ -115,8 +115,17 @@ def test_paths_lie_in_the_operators_roots(make_client: MakeClient, sqlite_url: s
     (root / "rows.jsonl").write_text("{}")
     (tmp_path / "secret.jsonl").write_text("{}")
     (root / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    (root / "ring").symlink_to(root / "ring")
     client = make_client(sqlite_url, dataset_roots=(root,))
-    for path in ("../secret.jsonl", "secret.jsonl", "root/../secret.jsonl", "root/link.jsonl", "root/none.jsonl"):
+    for path in (
+        "root/" + 300 * "a",
+        "root/ring",
+        "../secret.jsonl",
+        "secret.jsonl",
+        "root/../secret.jsonl",
+        "root/link.jsonl",
+        "root/none.jsonl",
+    ):
         error = refusal(client, dataset={"path": str(tmp_path / path)})
         assert error["param"] == "dataset.path"
         assert "there is no such file" in error["message"]

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from contract.ids import new_id
 from contract.tables import Job, JobTag
-from tests.service.records import database_of
+from tests.service.records import database_of, submit
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -106,3 +106,20 @@ def test_a_wrong_parameter_is_named(shared_client: TestClient, params: dict[str,
     error = response.json()["error"]
     assert error["param"] == param
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "finds"),
+    [
+        ({"created_before": "9999-12-31T23:59:59.999999Z"}, True),
+        ({"created_before": "9999-12-31T23:59:59-14:00"}, True),
+        ({"created_after": "9999-12-31T23:59:59-14:00"}, False),
+        ({"created_after": "0001-01-01T00:00:00+14:00"}, True),
+        ({"created_before": "0001-01-01T00:00:00+14:00"}, False),
+    ],
+)
+def test_the_calendars_ends_are_times_too(client: TestClient, filters: dict[str, str], finds: bool) -> None:
+    submit(client)
+    answer = client.get("/jobs", params=filters)
+    assert answer.status_code == 200, answer.text
+    assert bool(answer.json()["data"]) is finds

@@ -45,6 +45,7 @@ def test_a_file_comes_through_whole(content: bytes, size: int) -> None:
     [
         ("multipart/form-data", b"", "needs a boundary"),
         ("multipart/form-data; boundary=b", b"nonsense", "cannot be read"),
+        (f"multipart/form-data; boundary={'b' * 400}", b"--b", "cannot be read"),
         ("multipart/form-data; boundary=b", b"--b\r\n", "ends before"),
         (*encoded(files={"a": (None, "1")}), "holds no file"),
         (*encoded(files=[("a", ("1", b"x")), ("b", ("2", b"y"))]), "more than one file"),
