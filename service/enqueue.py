@@ -48,6 +48,7 @@ class Doorbell:
         self._rung: Counter[str] = Counter()
         self._second = 0
         self._counting = threading.Lock()
+        self._checking = threading.Lock()
         self._was_reachable = False
         self._check_at = 0.0
 
@@ -78,10 +79,14 @@ class Doorbell:
             self._room.release()
 
     def is_reachable(self) -> bool:
-        """True where the broker takes a connection within `SEND_SECONDS`; asked every `CHECK_SECONDS` at most."""
-        if time.monotonic() >= self._check_at:
-            self._was_reachable = self._connects()
-            self._check_at = time.monotonic() + CHECK_SECONDS
+        """True where the broker takes a connection within `SEND_SECONDS`; asked every `CHECK_SECONDS` at most, by one
+        caller. Who comes meanwhile gets the answer before: anybody may ask, and would hold a thread of all requests."""
+        if time.monotonic() >= self._check_at and self._checking.acquire(blocking=False):
+            try:
+                self._was_reachable = self._connects()
+                self._check_at = time.monotonic() + CHECK_SECONDS
+            finally:
+                self._checking.release()
         return self._was_reachable
 
     def _connects(self) -> bool:

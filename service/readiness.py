@@ -1,5 +1,6 @@
 """Whether what the service needs works. Anybody may ask, without a key, so that it is looked at once a second at most:
-a look takes a connection to the database and writes a file into the storage."""
+a look takes a connection to the database and writes a file into the storage. Nobody waits for another's look: what
+hangs would hold as many threads as somebody cares to take."""
 
 from __future__ import annotations
 
@@ -14,6 +15,10 @@ from service.enqueue import Doorbell
 from service.storage import Storage
 
 LOOK_SECONDS = 1.0
+HANGING_SECONDS = 10.0
+"""A look that takes longer is an answer of its own."""
+
+_PARTS = ("database", "schema", "storage")
 
 
 class Readiness:
@@ -24,17 +29,25 @@ class Readiness:
         self._storage = storage
         self._doorbell = doorbell
         self._looking = threading.Lock()
-        self._parts: dict[str, str] = {}
+        self._parts = dict.fromkeys(_PARTS, "is being looked at")
         self._look_at = 0.0
+        self._began_at = 0.0
 
     def parts(self) -> dict[str, str]:
         """Each part, and ok or what is wrong with it. The broker is not needed: workers look at the database too."""
-        with self._looking:
-            if time.monotonic() >= self._look_at:
-                database, schema = self._database_state()
-                self._parts = {"database": database, "schema": schema, "storage": self._storage_state()}
-                self._look_at = time.monotonic() + LOOK_SECONDS
-            return dict(self._parts)
+        if time.monotonic() < self._look_at:
+            return self._parts
+        if not self._looking.acquire(blocking=False):
+            hangs = time.monotonic() - self._began_at > HANGING_SECONDS
+            return dict.fromkeys(_PARTS, "does not answer") if hangs else self._parts
+        try:
+            self._began_at = time.monotonic()
+            database, schema = self._database_state()
+            self._parts = {"database": database, "schema": schema, "storage": self._storage_state()}
+            self._look_at = time.monotonic() + LOOK_SECONDS
+        finally:
+            self._looking.release()
+        return self._parts
 
     def broker(self) -> str:
         """ok, or what follows."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_a_broker_that_is_down_holds_nobody_up(tmp_path: Path) -> None:
     assert not bell.is_reachable()
     bell.close()
     assert time.monotonic() - began < 10
+
+
+def test_one_asks_a_broker_that_hangs_and_the_others_do_not_wait(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bell = Doorbell(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", tmp_path)
+        first = threading.Thread(target=bell.is_reachable)
+        first.start()
+        with silent.accept()[0]:
+            began = time.monotonic()
+            assert [bell.is_reachable() for _ in range(100)] == [False] * 100
+            assert time.monotonic() - began < 1
+            assert first.is_alive()
+            first.join(30)
+        bell.close()
 
 
 def test_the_thread_outlives_a_failure(redis_url: str, tmp_path: Path) -> None:

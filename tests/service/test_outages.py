@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from service.events.feed import EventFeed
 from service.outages import outage
 from tests.outages import closed_to_all, files_up_to
 from tests.service.conftest import MakeClient
+from tests.service.gate import Gate
 from tests.service.records import ROWS, context_of, job_body, submit, upload
 
 
@@ -47,6 +49,24 @@ def test_those_who_ask_all_the_time_make_no_work(client: TestClient, monkeypatch
     client.get("/readyz")
     client.get("/readyz")
     assert len(looks) == num_looks + 2
+
+
+def test_a_storage_that_hangs_holds_one_thread_and_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    readiness, gate = context_of(client).readiness, Gate()
+    assert set(readiness.parts().values()) == {"ok"}
+    monkeypatch.setattr("service.readiness.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(readiness, "_look_at", 0.0)
+    monkeypatch.setattr(context_of(client).storage, "check", gate.around(lambda: None, is_after=False))
+    first = threading.Thread(target=readiness.parts)
+    first.start()
+    assert gate.reached.wait(60)
+    assert client.get("/readyz").json()["status"] == "ready"
+    monkeypatch.setattr("service.readiness.HANGING_SECONDS", 0.0)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["storage"]) == (503, "does not answer")
+    gate.opened.set()
+    first.join(60)
+    assert client.get("/readyz").json()["status"] == "ready"
 
 
 @pytest.mark.parametrize("as_form", [False, True])
