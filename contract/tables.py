@@ -149,6 +149,7 @@ class Job(Base):
         Index(None, "owner", "status", "id"),
         Index(None, "status", "queue", "priority", "id"),
         Index(None, "status", "lease_expires_at"),
+        Index(None, "status", "deleted_at", "id"),  # counts without a look at the rows, which hold specs
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from service import bodies
 from tests.service.records import ROWS, database_of, finish_job, job_body
@@ -74,6 +75,29 @@ def test_a_large_body_is_not_read_on_the_loop_that_serves_everybody(
     go_on.set()
     request.join(60)
     assert not request.is_alive()
+
+
+def test_figures_are_read_from_an_index_that_holds_no_spec(client: TestClient) -> None:
+    """On SQLite: PostgreSQL's plan depends on how many rows there are."""
+    database = database_of(client)
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            statements.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert client.get("/metrics").status_code == 200
+    event.remove(database.engine, "before_cursor_execute", note)
+    with database.read() as session:
+        plans = [
+            str(session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all())
+            for statement, parameters in statements
+        ]
+    counting, waiting = plans
+    assert "USING COVERING INDEX ix_jobs_status_deleted_at_id" in counting
+    assert "USING INDEX ix_jobs_status_deleted_at_id" in waiting
+    assert "TEMP B-TREE" not in waiting
 
 
 def test_figures_for_prometheus(client: TestClient) -> None:
