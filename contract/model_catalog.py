@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
                 raise ValueError(f"TRD_MODELS names {entry.name!r} twice; rename one with name=folder")
             entries[entry.name] = entry
     return entries
+
+
+def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
+    """What an operator is told of hub ids without a revision; None where there are none."""
+    names = [entry.source for entry in catalog.values() if not entry.is_local and entry.revision is None]
+    if not names:
+        return None
+    return (
+        f"TRD_MODELS: {', '.join(names)} without a revision: whoever owns it may change it under a run that resumes; "
+        "write owner/name@revision, with a commit of the hub's"
+    )
 
 
 def _parse_item(item: str) -> list[CatalogEntry]:

@@ -13,11 +13,14 @@ from celery import Celery, bootsteps, signals  # type: ignore[import-untyped]
 
 from contract.broker import broker_settings, make_broker_folders
 from contract.json_logs import JsonFormatter
+from contract.model_catalog import unpinned_warning
 from worker.doorbell import ring_once
 from worker.poller import make_poller
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.slot import Slot
+
+logger = logging.getLogger(__name__)
 
 
 def make_app(settings: WorkerSettings) -> Celery:
@@ -66,6 +69,8 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         make_broker_folders(broker_settings(slot.settings.broker_url, slot.settings.data_dir))
+        if warning := unpinned_warning(slot.catalog()):
+            logger.warning(warning)
         for thread in self._threads:
             thread.start()
 

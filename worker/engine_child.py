@@ -22,6 +22,9 @@ from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE
 
 FAILED_EXIT_CODE = 1
 
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.tiktoken", "merges.txt", "vocab.txt"]
+"""What is fetched of a model. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
+
 _FAILED_FILE = "failed"
 _COLLECTIVES = ("gloo", "nccl")
 
@@ -55,9 +58,9 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
     try:
         config = load_config(folder / "spec.json")
         named = {name: getattr(config, name) for name in ("student", "teacher")}
-        pinned = {name: fetch_pinned(source) for name, source in named.items() if isinstance(source, str)}
+        fetched = {name: fetch_model(source) for name, source in named.items() if isinstance(source, str)}
         resumable = resume_from if resume_from.is_dir() else None
-        run(config.model_copy(update=pinned), out_dir, resume_from=resumable, stop=stop)
+        run(config.model_copy(update=fetched), out_dir, resume_from=resumable, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the edge of the process: every failure is reported
@@ -67,17 +70,20 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
     return FINISHED_EXIT_CODE
 
 
-def fetch_pinned(source: str) -> str:
-    """A local folder for ``owner/name@revision``; anything else as it is. Raises `ModelNotFoundError`."""
+def fetch_model(source: str) -> str:
+    """A local folder for ``owner/name`` or ``owner/name@revision``; a folder as it is. Raises `ModelNotFoundError`.
+
+    The engine reads more of a folder than of a hub: a model's generation settings tell which tokens end a turn.
+    """
     from huggingface_hub import snapshot_download
 
     from trd_engine.errors import ModelNotFoundError
 
-    hub_id, at, revision = source.rpartition("@")
-    if not at or source.startswith("/"):
+    if source.startswith("/"):
         return source
+    hub_id, _, revision = source.partition("@")
     try:
-        return snapshot_download(hub_id, revision=revision)
+        return snapshot_download(hub_id, revision=revision or None, allow_patterns=MODEL_FILES)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"model {source!r} could not be fetched: {error}") from error
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.model_catalog import CatalogEntry, ModelFacts, ModelRefusedError, parse_catalog, read_facts
+from contract.model_catalog import (
+    CatalogEntry,
+    ModelFacts,
+    ModelRefusedError,
+    parse_catalog,
+    read_facts,
+    unpinned_warning,
+)
+
+logger = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 2.0
 _FACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -29,6 +39,8 @@ class ModelShelf:
     def __init__(self, setting: str) -> None:
         self._setting = setting
         self._catalog = parse_catalog(setting)  # a bad setting stops the start, not a request
+        if warning := unpinned_warning(self._catalog):
+            logger.warning(warning)
         self._parsed_at = time.monotonic()
         self._facts: dict[tuple[object, ...], ShelvedModel] = {}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract.model_catalog import ModelRefusedError, parse_catalog, read_facts, vocabulary_difference
+from contract.model_catalog import ModelRefusedError, parse_catalog, read_facts, unpinned_warning, vocabulary_difference
 
 
 def write_model(folder: Path, *, tokens: dict[str, int] | None = None, **tokenizer: Any) -> Path:
@@ -28,6 +28,8 @@ def test_folders_and_hub_ids_are_named(tmp_path: Path) -> None:
     assert not catalog["short"].is_local
     assert catalog["mine"].source == str(tmp_path / "all" / "one")
     assert parse_catalog("") == {}
+    assert "Org/Other without a revision" in str(unpinned_warning(catalog))
+    assert unpinned_warning(parse_catalog(f"{tmp_path}/all/*,Org/Name@v2")) is None
 
 
 @pytest.mark.parametrize("setting", ["a=Org/X,a=Org/Y", "not-a-hub-id", "x=also/not/one"])

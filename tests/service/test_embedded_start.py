@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from contract.teacher_endpoints import TeacherEndpoint
 from service.app import create_app
 from service.db import current_revision, expected_revision
+from service.models.service import ModelShelf
 from service.settings import Settings
 from tests.service.conftest import ADMIN_KEY, MakeClient
 from tests.service.live_server import live_server
@@ -61,6 +63,17 @@ def test_a_given_key_is_taken_and_none_is_made(tmp_path: Path, capsys: pytest.Ca
 def test_a_bad_setting_is_refused(environment: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Settings.from_environment(environment)
+
+
+def test_a_hub_model_without_a_revision_is_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("service"), "propagate", True)
+    ModelShelf("Org/Pinned@v1")
+    assert caplog.messages == []
+    ModelShelf("Org/Pinned@v1,short=Org/Moving")
+    (message,) = set(caplog.messages)
+    assert message.startswith("TRD_MODELS: Org/Moving without a revision")
 
 
 def test_settings_come_from_the_environment(tmp_path: Path) -> None:
