@@ -12,8 +12,8 @@ from huggingface_hub import snapshot_download
 from trd_engine.config import RunConfig
 from trd_engine.errors import ModelNotFoundError
 
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-"""Weights that hold no code, and what is read beside them."""
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "tokenizer*"]
+"""What is fetched of a model. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
 
 
 def with_local_models(config: RunConfig) -> RunConfig:

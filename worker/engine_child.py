@@ -22,9 +22,6 @@ from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE
 
 FAILED_EXIT_CODE = 1
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.tiktoken", "merges.txt", "vocab.txt"]
-"""What is fetched of a model. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
-
 _FAILED_FILE = "failed"
 _COLLECTIVES = ("gloo", "nccl")
 
@@ -57,10 +54,7 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
 
     try:
         config = load_config(folder / "spec.json")
-        named = {name: getattr(config, name) for name in ("student", "teacher")}
-        fetched = {name: fetch_model(source) for name, source in named.items() if isinstance(source, str)}
-        resumable = resume_from if resume_from.is_dir() else None
-        run(config.model_copy(update=fetched), out_dir, resume_from=resumable, stop=stop)
+        run(config, out_dir, resume_from=resume_from if resume_from.is_dir() else None, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the edge of the process: every failure is reported
@@ -68,24 +62,6 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         report_failure(out_dir, error)
         return FAILED_EXIT_CODE
     return FINISHED_EXIT_CODE
-
-
-def fetch_model(source: str) -> str:
-    """A local folder for ``owner/name`` or ``owner/name@revision``; a folder as it is. Raises `ModelNotFoundError`.
-
-    The engine reads more of a folder than of a hub: a model's generation settings tell which tokens end a turn.
-    """
-    from huggingface_hub import snapshot_download
-
-    from trd_engine.errors import ModelNotFoundError
-
-    if source.startswith("/"):
-        return source
-    hub_id, _, revision = source.partition("@")
-    try:
-        return snapshot_download(hub_id, revision=revision or None, allow_patterns=MODEL_FILES)
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"model {source!r} could not be fetched: {error}") from error
 
 
 def report_failure(out_dir: Path, error: Exception) -> None:

@@ -41,7 +41,7 @@ def engine_document(
 ) -> dict[str, Any]:
     """The engine's document for a resolved spec; raises `JobFailedError`.
 
-    A hub model is written ``owner/name@revision``, which `worker.engine_child` makes a folder of.
+    A hub model is written ``owner/name@revision``, which the engine makes a folder of.
     `dataset_paths` has the local file of each uploaded dataset that the spec names. A served teacher's key stays in
     the environment; the document has the variable's name.
     """

@@ -8,15 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.worker.workbench import eventually
-from trd_engine.errors import ContextTooLongError, ModelNotFoundError
-from worker.engine_child import StopRequest, failure_code, fetch_model, report_failure
+from trd_engine.errors import ContextTooLongError
+from worker.engine_child import StopRequest, failure_code, report_failure
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,96 +69,6 @@ def test_a_stop_is_a_signal_or_a_file(tmp_path: Path) -> None:
         assert by_file()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_a_pinned_model_becomes_its_folder_in_the_hubs_cache(tmp_path: Path) -> None:
-    """In a process of its own, with a cache laid out as the hub's client does, and no network."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    script = "import sys; from worker.engine_child import fetch_model; sys.stdout.write(fetch_model(sys.argv[1]))"
-    result = subprocess.run(
-        [sys.executable, "-c", script, f"owner/name@{commit}"],
-        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert Path(result.stdout) == snapshot
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ON_THE_HUB = (
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "model-00001-of-00001.safetensors",
-    "modeling_evil.py",
-    "pytorch_model.bin",
-    "tokenizer.model",
-    "training_args.pt",
-)
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """As much of a hub as fetching a snapshot of one model takes."""
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/models/owner/name/revision/"):
-            self._answer(
-                json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": n} for n in ON_THE_HUB]})
-            )
-        elif "/tree/" in self.path:
-            files = [{"type": "file", "path": name, "size": 2, "oid": COMMIT} for name in ON_THE_HUB]
-            self._answer(json.dumps(files))
-        else:
-            self._answer("{}")
-
-    do_HEAD = do_GET
-
-    def _answer(self, content: str) -> None:
-        self.send_response(200)
-        for name, value in (("etag", '"1"'), ("x-repo-commit", COMMIT), ("content-length", str(len(content)))):
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content.encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def test_a_model_without_a_revision_is_fetched_too_and_nothing_that_is_unpickled_or_run(tmp_path: Path) -> None:
-    script = "import sys; from worker.engine_child import fetch_model; sys.stdout.write(fetch_model('owner/name'))"
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as hub:
-        threading.Thread(target=hub.serve_forever).start()
-        address = f"http://127.0.0.1:{hub.server_port}"
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        hub.shutdown()
-    assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in Path(result.stdout).iterdir()) == [
-        name for name in ON_THE_HUB if not name.endswith((".bin", ".pt", ".py"))
-    ]
-
-
-def test_a_folder_is_left_as_it_is() -> None:
-    assert fetch_model("/models/odd@name") == "/models/odd@name"
-
-
-@pytest.mark.parametrize("source", ["owner/name@v1", "owner/name"])
-def test_a_model_that_cannot_be_had_is_not_found(source: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=source):
-        fetch_model(source)
 
 
 @pytest.mark.slow
