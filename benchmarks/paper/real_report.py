@@ -121,8 +121,26 @@ def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
         "for it with text and nothing else, so that the student is trained by cross-entropy on that text.",
         f"On the held-out problems its avg@4 is {solved['after']}, {solved['before']} before it was taught; of the",
         f"student's y_o {written} are right, of its y_r {revised}. `{SERVED}` {verdicts}, paired.",
+        *_other_machine_lines(groups[SERVED], groups[compared[0]]),
         "",
     ]
+
+
+def _other_machine_lines(served: Sequence[Row], others: Sequence[Row]) -> list[str]:
+    """Whether rows of another machine, which made the student anew, are of a student that answers alike."""
+    if {_processor(row) for row in served} == {_processor(row) for row in others}:
+        return []
+    shares, others_shares = ([row["rounds"][0]["rollout_accuracy"] for row in rows] for rows in (served, others))
+    as_many = "as many" if shares == others_shares[: len(shares)] else "not as many"
+    return [
+        "Its rows are of another machine than the others', on which the student was warmed up anew: of its y_o",
+        f"{as_many} are right as of the other rows', seed by seed. Seconds compare within one machine alone.",
+    ]
+
+
+def _processor(row: Row) -> str:
+    """Without the date and the versions."""
+    return str(row["machine"].split("; ")[1])
 
 
 def _score_table(groups: Groups) -> list[str]:

@@ -162,6 +162,7 @@ def _row(cell: RealCell, correct: list[int], before: list[int] | None = None) ->
         "rounds": [{"rollout_accuracy": 0.25, "refined_accuracy": 0.5}],
         "sampled_tokens": {"rollout": [100], "refined": [80]},
         "seconds_by_phase": {"rollout": 1.0, "training": 2.0},
+        "machine": "2026-01-02; Some processor, 2 cores; Python 3.11.",
     }
 
 
@@ -213,6 +214,21 @@ def test_the_section_says_what_the_rows_say_and_what_is_missing() -> None:
     assert "of the student's y_o 25.0 % are right, of its y_r 50.0 %" in text
     assert "`trd_served` **wins** against `ce_reference` (50.0 [" in text
     assert "**ties** against `trd` (0.0 [" in text
+    assert "another machine" not in text
+    for share, words in ((0.25, "of its y_o as many are right"), (0.5, "of its y_o not as many are right")):
+        elsewhere = [
+            row
+            | {
+                "machine": "2026-01-03; Another, 2 cores",
+                "rounds": [{"rollout_accuracy": share, "refined_accuracy": 0.5}],
+            }
+            for row in rows
+            if row["cell"]["variant"] == "trd_served"
+        ]
+        others = [row for row in rows if row["cell"]["variant"] != "trd_served"]
+        text = " ".join(real_section([*others, *elsewhere, _row(grid.teacher_cell(TASK), [4, 2] * 20, [0, 1] * 20)]))
+        assert "Its rows are of another machine" in text
+        assert words in text
     half = "\n".join(real_section([row for row in rows if row["cell"]["seed"] == 0]))
     assert "Only 1 of 3 seeds" in half
 
