@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.paper import catch_up, claims, figures, mechanism, question_tables, tables
+from benchmarks.paper.committed import compare
 from benchmarks.paper.real_report import real_section
 from benchmarks.paper.rows import Row, read_rows
 from benchmarks.paper.summary import Estimate, avg_at_k, difference, group
@@ -22,6 +23,8 @@ PLOTS: dict[str, tuple[Callable[[Groups, Path], bool], str]] = {
 
 REAL_ROWS_FILE = "real.jsonl"
 """What `make paper-real` writes."""
+AGAIN_ROWS_FILE = "runs_again.jsonl"
+"""Rows that `make paper` left in its work folder on another machine."""
 
 
 def write(rows: list[Row], results: Path, report: Path) -> None:
@@ -31,9 +34,28 @@ def write(rows: list[Row], results: Path, report: Path) -> None:
     drawn = {name for name, (draw, _) in PLOTS.items() if draw(groups, results / f"{name}.svg")}
     folder = Path("..", results.resolve().relative_to(report.resolve().parents[1])).as_posix()
     images = {name: [f"![{text}]({folder}/{name}.svg)", ""] for name, (_, text) in PLOTS.items() if name in drawn}
-    page = "\n".join(_page(groups, rows, read_rows(results / REAL_ROWS_FILE), images))
+    lines = _page(groups, rows, read_rows(results / REAL_ROWS_FILE), images)
+    page = "\n".join([*lines, *_again(rows, read_rows(results / AGAIN_ROWS_FILE))])
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(page + "\n", encoding="utf-8")
+
+
+def _again(rows: list[Row], again: list[Row]) -> list[str]:
+    """How runs of another machine stand to the rows."""
+    if not again:
+        return []
+    committed = {row["id"]: row["after"] for row in rows}
+    num_alike = sum(committed.get(row["id"]) == row["after"] for row in again)
+    return [
+        "",
+        "## Again on another machine",
+        "",
+        f"{len(again)} of these runs, made once more by `make paper` in a fresh clone: {compare(rows, again)[-1]},",
+        f"variant by variant, and in {num_alike} runs every problem has as many right answers as before. The tables above",
+        "are of the first rows.",
+        "",
+        *(f"- {machine}" for machine in sorted({row["machine"] for row in again})),
+    ]
 
 
 def _page(groups: Groups, rows: list[Row], real_rows: list[Row], images: dict[str, list[str]]) -> list[str]:

@@ -94,6 +94,14 @@ def test_runs_become_rows_once_and_rows_become_a_report(places: Places, tmp_path
     assert "| OPD, gap | y_r, refine |" in text
     report.write(rows, places.rows.parent, page)
     assert page.read_text(encoding="utf-8") == text
+    other = rows[1] | {"machine": "another"}
+    append_row(places.rows.parent / report.AGAIN_ROWS_FILE, other)
+    report.write(rows, places.rows.parent, page)
+    again = page.read_text(encoding="utf-8").removeprefix(text.rstrip("\n"))
+    assert "1 of these runs, made once more" in again
+    assert "1 of 1 within the committed 95 % intervals" in again
+    assert "in 1 runs every problem has as many right answers as before" in again
+    assert again.endswith("- another\n")
 
 
 def test_the_rate_with_the_best_validation_score_is_chosen(tmp_path: Path) -> None:
