@@ -51,8 +51,8 @@ def _again(rows: list[Row], again: list[Row]) -> list[str]:
         "## Again on another machine",
         "",
         f"{len(again)} of these runs, made once more by `make paper` in a fresh clone: {compare(rows, again)[-1]},",
-        f"variant by variant, and in {num_alike} runs every problem has as many right answers as before. The tables above",
-        "are of the first rows.",
+        f"variant by variant, and in {num_alike} runs every problem has as many right answers as before. The tables",
+        "above are of the first rows.",
         "",
         *(f"- {machine}" for machine in sorted({row["machine"] for row in again})),
     ]
