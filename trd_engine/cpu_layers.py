@@ -1,6 +1,6 @@
 """Linear layers and RMS norms as a CPU trains them in fp32: the same values, in fewer passes over memory.
 
-- Linear: forward and backward through oneDNN: the usual library falls short on processors that it was not made for.
+- Linear: forward and backward through oneDNN, where the processor is not by the maker of MKL, which PyTorch calls.
 - RMS norm: the gradient in closed form by layer norm's kernel, instead of one pass an operation.
 
 Owns both, and which layers they may stand in for; a layer that is not known exactly is left alone. An accelerator's
@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn.functional import linear
 
 from trd_engine.onednn import OneDnn, has_plain_weight, onednn
+from trd_engine.processor import suits_mkl
 
 _EPSILON_NAMES = ("variance_epsilon", "eps")
 _PROBE_SCALES = (1e-3, 1.0)
@@ -52,7 +53,7 @@ def _forward_for(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if not has_plain_weight(module):
         return None
     if type(module) is nn.Linear:
-        library = onednn()
+        library = None if suits_mkl() else onednn()
         return _LinearForward(module, library) if library is not None else None
     return _NormForward(module) if _is_rms_norm(module) else None
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -32,6 +32,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from trd_engine import decoding_attention
+from trd_engine.processor import has_short_products
 
 NAME = "trd_packed"
 """What a model's `set_attn_implementation` is given."""
@@ -170,14 +171,7 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
     is_short = qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
-    return wants_gradient and is_short and not _has_short_products()
-
-
-@cache
-def _has_short_products() -> bool:
-    """Whether this machine's processor multiplies bf16 by itself; taken for granted where it is not an x86-64."""
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])
+    return wants_gradient and is_short and not has_short_products()
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

@@ -12,9 +12,16 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from trd_engine import cpu_layers as cpu_layers_module
 from trd_engine.cpu_layers import _RmsNorm, cpu_layers
 
 EPSILON = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear layers are swapped whatever machine the tests run on."""
+    monkeypatch.setattr(cpu_layers_module, "suits_mkl", lambda: False)
 
 
 def linear_reference(layer: nn.Module, rows: Tensor) -> Tensor:
@@ -88,6 +95,13 @@ def test_a_norm_is_known_by_what_it_does_and_not_by_its_weight() -> None:
     with cpu_layers(plain := LlamaRMSNorm(16), other := Unweighted(16)):  # both weights are ones
         assert "forward" in vars(plain)
         assert "forward" not in vars(other)
+
+
+def test_linear_layers_stay_mkls_on_its_makers_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_layers_module, "suits_mkl", lambda: True)
+    with cpu_layers(product := nn.Linear(16, 8), norm := LlamaRMSNorm(16)):
+        assert "forward" not in vars(product)
+        assert "forward" in vars(norm)
 
 
 def test_autocast_is_obeyed() -> None:

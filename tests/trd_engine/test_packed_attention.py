@@ -76,7 +76,7 @@ def test_16_bits_are_as_near_as_they_can_be(
     with_autocast: bool, window: int | None, has_short_products: bool, rounding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under autocast queries and keys come in fp32, from the rotation, and values from a product; else all in bf16."""
-    monkeypatch.setattr(packed_attention, "_has_short_products", lambda: has_short_products)
+    monkeypatch.setattr(packed_attention, "has_short_products", lambda: has_short_products)
     dtypes = (torch.float32, torch.float32, torch.bfloat16) if with_autocast else (torch.bfloat16,) * 3
     inputs = [x.detach().to(dtype).requires_grad_() for x, dtype in zip(make_qkv(), dtypes, strict=True)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
