@@ -32,7 +32,8 @@ def main() -> None:
     options = _parser().parse_args()
     committed = options.results / ROWS_FILE
     if not options.report_only:
-        places = Places(options.work / "data", options.models, options.work / "runs", options.work / ROWS_FILE)
+        work = options.work
+        places = Places(work / "data", options.models, work / "runs", work / ROWS_FILE, work / "samples")
         _run(options, places)
         for line in merge(committed, read_rows(places.rows)):
             print(line)

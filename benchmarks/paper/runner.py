@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -32,6 +33,8 @@ class Places:
     """Output folders of the runs; deleted once their row is written."""
     rows: Path
     """The JSONL file of finished runs."""
+    samples: Path
+    """What several runs draw alike; see `shared_samples`."""
 
 
 def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> None:
@@ -70,13 +73,17 @@ def run_pool(cells: Sequence[CellT], run: Callable[[CellT], Row], rows: Path, *,
 
 def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     """One run of the engine, in this process."""
+    from benchmarks.paper.shared_samples import shared_samples
     from trd_engine.config import parse_config
     from trd_engine.train import run
 
     out_dir = places.work / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
     began = time.process_time()
-    run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
+    # Where a run's seconds are compared it draws all itself.
+    sharing = nullcontext() if cell.section == "timing" else shared_samples(places.samples)
+    with sharing:
+        run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
     row = make_row(cell, out_dir, machine, time.process_time() - began)
     shutil.rmtree(out_dir)
     return row

@@ -71,7 +71,8 @@ def test_only_what_the_report_compares_is_timed() -> None:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A grid of small runs: a step on 16 problems."""
     monkeypatch.setattr(runner, "NUM_HELDOUT", 8)
-    return Places(tmp_path / "data", MODELS, tmp_path / "runs", tmp_path / "docs" / "results" / "runs.jsonl")
+    rows = tmp_path / "docs" / "results" / "runs.jsonl"
+    return Places(tmp_path / "data", MODELS, tmp_path / "runs", rows, tmp_path / "samples")
 
 
 def test_runs_become_rows_once_and_rows_become_a_report(places: Places, tmp_path: Path) -> None:
