@@ -21,6 +21,7 @@ from contract.private_folder import make_private_folder
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate, KeyScope
 from service.context import ServiceContext
+from service.datasets.arriving import ArrivingBytes
 from service.db import migrate
 from service.enqueue import Doorbell
 from service.errors import error_response, invalid_parameters
@@ -109,6 +110,7 @@ def _start(settings: Settings) -> ServiceContext:
         models=ModelShelf(settings.models),
         feed=EventFeed(database),
         streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
+        arriving=ArrivingBytes(settings),
         in_flight=RequestsInFlight(),
         job_threads=threads,
     )

@@ -10,6 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from contract.database import Database
+from service.datasets.arriving import ArrivingBytes
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
@@ -33,6 +34,7 @@ class ServiceContext:
     models: ModelShelf
     feed: EventFeed
     streams: OpenStreams
+    arriving: ArrivingBytes
     in_flight: RequestsInFlight
     readiness: Readiness
     job_threads: Executor

@@ -16,7 +16,7 @@ from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
 from service.datasets.preview import preview_rows
-from service.datasets.recording import store
+from service.datasets.recording import num_stored_bytes, store
 from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
 from service.datasets.service import Upload, delete, get_dataset
 from service.errors import ApiError, MediaTypeError
@@ -80,31 +80,42 @@ async def receive_dataset(
     """
     body = request.stream()
     try:
+        # What a client repeats may be stored already, and is found again also where it has filled the quota.
+        is_repeated = tried is not None and tried.is_repeated
+        num_stored = 0 if is_repeated else await run_in_threadpool(num_stored_bytes, context, owner)
         with context.storage.staged() as staged:
             upload = Upload(staged, context.settings.upload)
-            form = await _read_body(request, body, upload, needs_form=check_form is not None)
-            if check_form is not None:
-                check_form(form)
-            row = await upload.finish(owner, form.filename or filename)
+            with context.arriving.counted(owner, num_stored) as count:
+                form = await _read_body(request, body, upload, count, needs_form=check_form is not None)
+                if check_form is not None:
+                    check_form(form)
+                row = await upload.finish(owner, form.filename or filename)
             return await run_in_threadpool(store, context, staged, row, tried)
     except (ApiError, OSError):
         await _drain(body)
         raise
 
 
-async def _read_body(request: Request, body: AsyncIterator[bytes], upload: Upload, *, needs_form: bool) -> Form:
-    """Feed the upload; a raw body is a form without a name and without fields."""
+async def _read_body(
+    request: Request, body: AsyncIterator[bytes], upload: Upload, count: Callable[[int], None], *, needs_form: bool
+) -> Form:
+    """Feed the upload, whose bytes are counted; a raw body is a form without a name and without fields."""
+
+    async def take(content: bytes) -> None:
+        count(len(content))
+        await upload.write(content)
+
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise MediaTypeError("content-encoding: send the rows as they are, not compressed")
     if media_type == "multipart/form-data":
-        return await receive_form(content_type, body, upload.write)
+        return await receive_form(content_type, body, take)
     if needs_form or media_type not in RAW_TYPES:
         raw = "" if needs_form else ", or the rows as application/jsonl or application/vnd.apache.parquet"
         raise MediaTypeError(f"content-type = {media_type or 'none'}: send a multipart/form-data file{raw}")
     async for content in body:
-        await upload.write(content)
+        await take(content)
     return Form()
 
 

@@ -15,8 +15,8 @@ from contract.tables import Dataset
 from service.client_tries import ClientTry
 from service.context import ServiceContext
 from service.datasets import repository
+from service.datasets.arriving import no_room
 from service.datasets.service import uploaded_before
-from service.errors import QuotaError
 from service.storage import STALE, StagedFile
 
 
@@ -37,8 +37,13 @@ def store(context: ServiceContext, staged: StagedFile, row: Dataset, tried: Clie
     context.storage.give_up(row.storage_key)
     if kept is not None:
         return kept
-    max_bytes, max_rows = context.settings.max_stored_bytes, context.settings.max_stored_rows
-    raise QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")
+    raise no_room(context.settings)
+
+
+def num_stored_bytes(context: ServiceContext, owner: str) -> int:
+    """Of all datasets of the owner."""
+    with context.database.read() as session:
+        return repository.num_stored(session, owner)[0]
 
 
 def _publish(context: ServiceContext, row: Dataset, tried: ClientTry | None) -> Dataset | None:
