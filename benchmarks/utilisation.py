@@ -44,6 +44,8 @@ RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PEAK_SHAPES = ((2048, 2048, 2048), (4096, 4096, 1024), (2048, 1536, 576))
 TARGET = 0.55
+NUM_WARM_UP = 2
+"""Updates that are not counted: in these the process takes its memory from the system, page by page."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _squares(lengths: tuple[int, ...]) -> int:
 
 
 def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int) -> Measured:
-    """Updates in turns with the peak; the first is not counted."""
+    """Updates in turns with the peak."""
     dtype = DTYPES[workload.precision]
     student, teacher = random_model(0), random_model(1).to(dtype)
     optimizer = make_optimizer(student, OptimConfig())
@@ -107,10 +109,10 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
     batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
     seconds, peaks = [], []
-    for number in range(num_updates + 1):
+    for number in range(NUM_WARM_UP + num_updates):
         peaks.append(matrix_peak(dtype))
         took = optimizer_step(setup, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)["step_seconds"]
-        if number > 0:
+        if number >= NUM_WARM_UP:
             seconds.append(took)
     return Measured(statistics.median(seconds), statistics.median(peaks), work_of(student, batches))
 
@@ -129,7 +131,7 @@ def main() -> int:
     """The command line; 1 where the target is missed."""
     options = _parse()
     torch.set_num_threads(options.threads)
-    sys.stderr.write(f"about {len(options.workloads) * (options.updates + 1) * 20 / 60:.0f} minutes\n")
+    sys.stderr.write(f"about {len(options.workloads) * (NUM_WARM_UP + options.updates) * 20 / 60:.0f} minutes\n")
     lines = ["# The update's share of the machine's matrix-multiply peak", ""]
     lines += [f"SmolLM2-135M's shape, {options.threads} threads, medians of {options.updates} updates; to reach: 55 %."]
     lines += ["The formula is at the head of benchmarks/utilisation.py.", *describe_machine(("torch", "transformers"))]
