@@ -169,18 +169,25 @@ def main() -> None:
         sys.stdout.write(f"{extra_mib(arguments.memory_of, arguments.tokens[0], arguments.dtype)}\n")
         return
     load_before = os.getloadavg()[0]
-    rows = [row for n in arguments.tokens for row in measure_times(n, arguments.dtype, arguments.repeats)]
-    for row in rows:
-        row.extra_mib = measure_memory(row)
-        _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
-    header = [
+    rows: list[Row] = []
+    for num_tokens in arguments.tokens:
+        of_size = measure_times(num_tokens, arguments.dtype, arguments.repeats)
+        for row in of_size:
+            row.extra_mib = measure_memory(row)
+            _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
+        rows += of_size
+        # After each size: where products are emulated the next may take an hour.
+        write_tables(rows, _header(arguments.repeats, load_before), arguments.name or f"loss_{arguments.dtype}")
+
+
+def _header(repeats: int, load_before: float) -> list[str]:
+    return [
         "# Forward KL from hidden states, forward and backward",
         "",
-        f"H {HIDDEN}, V {VOCABULARY}, one thread, medians of {arguments.repeats} interleaved repeats after a warm-up.",
+        f"H {HIDDEN}, V {VOCABULARY}, one thread, medians of {repeats} interleaved repeats after a warm-up.",
         *describe_machine(("torch", "trl", "liger-kernel", "transformers")),
         f"Load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f}.",
     ]
-    write_tables(rows, header, arguments.name or f"loss_{arguments.dtype}")
 
 
 if __name__ == "__main__":

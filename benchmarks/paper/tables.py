@@ -42,11 +42,10 @@ def score_table(groups: Groups, section: str, variants: Sequence[str]) -> list[s
 def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teaching: str, student: str) -> Iterator[str]:
     compared_in = section if any(name in BASELINES for name in variants) else "main"
     best = best_baseline(groups, compared_in, teaching, student)
-    first = next((groups[k] for k in groups if k[0] == section and k[1:3] == (teaching, student)), None)
-    if first is None:
-        return
+    found = [groups[key] for key in groups if key[:3] == (section, teaching, student)]
     name = setting_name(teaching, student)
-    before = [row for row in first if row["before"]]
+    # Of one variant: the untrained student is the same for all, and a new row may say it of another than the old ones.
+    before = next((scored for rows in found if (scored := [row for row in rows if row["before"]])), [])
     if before:
         average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
         yield f"| {name} | before | | {average} | {passed} | | |"

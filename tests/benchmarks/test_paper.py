@@ -17,6 +17,7 @@ from benchmarks.paper.rows import Row, append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
 from benchmarks.paper.sections import compared_cells
 from benchmarks.paper.summary import difference, estimate, group
+from benchmarks.paper.tables import score_table
 from benchmarks.paper.variants import VARIANTS
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import parse_config
@@ -146,6 +147,13 @@ def make_row(variant: str, seed: int, curve: list[float], tokens: int, section: 
         "sampled_tokens": {"rollout": [tokens] * len(curve), "refined": [0] * len(curve)},
         "seconds_by_phase": {"rollout": tokens / 10, "training": tokens / 10, "evaluating": 1e6},
     }
+
+
+def test_the_untrained_student_is_shown_whichever_variant_says_it() -> None:
+    silent, telling = (make_row(name, 0, [0.5], 1, "controls") for name in ("ce_refined", "kd_teacher_samples"))
+    table = score_table(group([silent | {"before": None}, telling]), "controls", ("ce_refined", "kd_teacher_samples"))
+    assert [line.split(" | ")[1] for line in table[2:]] == ["before", "ce_refined", "kd_teacher_samples"]
+    assert table[2].startswith("| OPD, gap | before | | 0.0 [0.0, 0.0]")
 
 
 def test_scores_are_compared_at_equal_tokens_and_equal_seconds() -> None:
