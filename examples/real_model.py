@@ -60,7 +60,6 @@ def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
         "optim": {"learning_rate": 2e-4, "batch_size": BATCH_SIZE, "max_steps": NUM_STEPS, "micro_batch_tokens": 2048},
         "evaluation": {"dataset": heldout, "k": 2},
         "diagnosis": {"num_trajectories": 8},  # of 24; all of them would take as long as the training
-        "precision": "bf16",
         "name": f"SmolLM2 {mode}",
     }
 
