@@ -16,7 +16,8 @@ Row = dict[str, Any]
 """``cell`` (its factors), ``before`` (of one run a setting or a variant) and ``after`` (see `_score`), ``curve`` (the
 score after each round, where there are several), ``rounds`` (metrics of each collection), ``first_step`` and
 ``last_step`` (of these optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run,
-evaluation included; other processes weigh less on it), ``sampled_tokens`` (of each round), ``diagnosis`` and
+evaluation included; other processes weigh less on it; neither counts what other runs had drawn, see `shared_samples`,
+but in section *timing*), ``sampled_tokens`` (of each round), ``diagnosis`` and
 ``machine``."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ NUM_RESAMPLES = 2000
 Factors = tuple[str, str, str, str]
 """(section, teaching, student, variant)."""
 Scores = NDArray[np.float64]
-"""[S, P]: one score a seed and problem."""
+"""[S, P]: one score a seed and problem; R resamples of both."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,22 @@ def difference(scores_SP: Scores, others_SP: Scores) -> Estimate:
 
 
 def _interval(scores_SP: Scores, mean: float) -> Estimate:
-    generator = np.random.default_rng(0)
-    num_seeds, num_problems = scores_SP.shape
-    means = np.empty(NUM_RESAMPLES)
-    for i in range(NUM_RESAMPLES):
-        seeds_S = generator.integers(num_seeds, size=num_seeds)
-        problems_P = generator.integers(num_problems, size=num_problems)
-        means[i] = scores_SP[np.ix_(seeds_S, problems_P)].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
+    seeds_RS, problems_RP = _resamples(*scores_SP.shape)
+    means_R = ((seeds_RS @ scores_SP) * problems_RP).sum(axis=1)
+    low, high = np.quantile(means_R, [0.025, 0.975])
     return Estimate(mean, float(low), float(high))
+
+
+@cache
+def _resamples(num_seeds: int, num_problems: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[R, S] and [R, P]: the weight in each resample's mean of each seed and of each problem."""
+    generator = np.random.default_rng(0)
+    seeds_RS, problems_RP = np.empty((NUM_RESAMPLES, num_seeds)), np.empty((NUM_RESAMPLES, num_problems))
+    for seeds_S, problems_P in zip(seeds_RS, problems_RP, strict=True):
+        for weights in (seeds_S, problems_P):
+            size = len(weights)
+            weights[:] = np.bincount(generator.integers(size, size=size), minlength=size) / size
+    return seeds_RS, problems_RP
 
 
 def mean_of(rows: Sequence[Row], read: Callable[[Row], float]) -> float:
