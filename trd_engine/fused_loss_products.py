@@ -14,6 +14,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
+
+from trd_engine.processor import has_short_products
 
 LOGIT_TILE_ROWS = 1024
 """Rows of the head at a time for fp32 logits on a CPU: 5 to 15 % faster than one product over all of them."""
@@ -96,9 +99,15 @@ class Projection:
 
     def output(self, rows: slice, out_CV: Tensor) -> None:
         """The head's output, before scale and cap, of some rows."""
-        hidden_CH = self.hidden_NH[rows]
+        hidden_CH, num_rows = self.hidden_NH[rows], len(self.head_VH)
+        if _is_better_in_fp32(hidden_CH):
+            hidden_CH = hidden_CH.float()
+            for tile in slices(0, num_rows, LOGIT_TILE_ROWS):
+                bias = None if self.bias_V is None else self.bias_V[tile].float()
+                out_CV[:, tile] = linear(hidden_CH, self.head_VH[tile].float(), bias)
+            return
         is_tiled = hidden_CH.device.type == "cpu" and hidden_CH.dtype == torch.float32
-        for tile in slices(0, len(self.head_VH), LOGIT_TILE_ROWS if is_tiled else max(1, len(self.head_VH))):
+        for tile in slices(0, num_rows, LOGIT_TILE_ROWS if is_tiled else max(1, num_rows)):
             head_HV = self.head_VH[tile].t()
             if self.bias_V is None:
                 torch.mm(hidden_CH, head_HV, out=out_CV[:, tile])
@@ -146,7 +155,7 @@ class Gradients:
         """Multiplies out the gradient in a chunk's output over the whole shared vocabulary."""
         num_shared = gradient_CV.shape[1]
         if self.hidden_NH is not None:
-            torch.mm(gradient_CV, head_VH, out=self.hidden_NH[rows])
+            _put_product(self.hidden_NH[rows], gradient_CV, head_VH)
         if self.head_XH is not None:
             _add_product(self.head_XH[:num_shared], gradient_CV, hidden_CH)
         if self.bias_X is not None:
@@ -168,12 +177,34 @@ def slices(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, stop)) for first in range(start, max(stop, start + 1), step))
 
 
+def _is_better_in_fp32(tensor: Tensor) -> bool:
+    """Whether it is bf16 that the processor has no instructions for: products made in fp32 and then rounded are the
+    same, and take a fraction of the time (docs/numerics.md)."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and not has_short_products()
+
+
+def _put_product(into_CH: Tensor, gradient_CV: Tensor, head_VH: Tensor) -> None:
+    if not _is_better_in_fp32(gradient_CV):
+        torch.mm(gradient_CV, head_VH, out=into_CH)
+        return
+    sum_CH = into_CH.new_zeros(into_CH.shape, dtype=torch.float32)
+    for tile in slices(0, len(head_VH), GRADIENT_TILE_ROWS):
+        sum_CH.addmm_(gradient_CV[:, tile].float(), head_VH[tile].float())
+    into_CH.copy_(sum_CH)
+
+
 def _add_product(sum_VH: Tensor, gradient_CV: Tensor, hidden_CH: Tensor) -> None:
     if sum_VH.dtype == gradient_CV.dtype:
         sum_VH.addmm_(gradient_CV.t(), hidden_CH)
         return
+    in_fp32 = _is_better_in_fp32(gradient_CV)
+    if in_fp32:
+        hidden_CH = hidden_CH.float()
     for tile in slices(0, len(sum_VH), GRADIENT_TILE_ROWS):
-        sum_VH[tile] += gradient_CV[:, tile].t() @ hidden_CH
+        if in_fp32:
+            sum_VH[tile].addmm_(gradient_CV[:, tile].float().t(), hidden_CH)
+        else:
+            sum_VH[tile] += gradient_CV[:, tile].t() @ hidden_CH
 
 
 def _add_rows(into: Tensor, ids: Tensor, rows: Tensor) -> None:

@@ -27,7 +27,8 @@ class ArrivingBytes:
             nonlocal num_arrived
             num_arrived += num_bytes
             self._by_owner[owner] += num_bytes
-            if num_stored + self._by_owner[owner] > self._settings.max_stored_bytes:
+            is_too_large = num_arrived > self._settings.upload.max_bytes  # with any quota: the upload itself tells
+            if not is_too_large and num_stored + self._by_owner[owner] > self._settings.max_stored_bytes:
                 raise no_room(self._settings)
 
         try:

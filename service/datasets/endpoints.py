@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from contract.tables import Dataset
@@ -16,7 +17,7 @@ from service.context import Context, ServiceContext
 from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
 from service.datasets.preview import preview_rows
-from service.datasets.recording import num_stored_bytes, store
+from service.datasets.recording import num_bytes_stored, store
 from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
 from service.datasets.service import Upload, delete, get_dataset
 from service.errors import ApiError, MediaTypeError
@@ -82,7 +83,7 @@ async def receive_dataset(
     try:
         # What a client repeats may be stored already, and is found again also where it has filled the quota.
         is_repeated = tried is not None and tried.is_repeated
-        num_stored = 0 if is_repeated else await run_in_threadpool(num_stored_bytes, context, owner)
+        num_stored = 0 if is_repeated else await run_in_threadpool(num_bytes_stored, context, owner)
         with context.storage.staged() as staged:
             upload = Upload(staged, context.settings.upload)
             with context.arriving.counted(owner, num_stored) as count:
@@ -91,7 +92,7 @@ async def receive_dataset(
                     check_form(form)
                 row = await upload.finish(owner, form.filename or filename)
             return await run_in_threadpool(store, context, staged, row, tried)
-    except (ApiError, OSError):
+    except (ApiError, OSError, SQLAlchemyError):
         await _drain(body)
         raise
 

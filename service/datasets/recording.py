@@ -40,10 +40,10 @@ def store(context: ServiceContext, staged: StagedFile, row: Dataset, tried: Clie
     raise no_room(context.settings)
 
 
-def num_stored_bytes(context: ServiceContext, owner: str) -> int:
+def num_bytes_stored(context: ServiceContext, owner: str) -> int:
     """Of all datasets of the owner."""
     with context.database.read() as session:
-        return repository.num_stored(session, owner)[0]
+        return repository.num_bytes_stored(session, owner)
 
 
 def _publish(context: ServiceContext, row: Dataset, tried: ClientTry | None) -> Dataset | None:

@@ -86,6 +86,12 @@ def newest_like(
     return session.scalar(recent.order_by(Dataset.id.desc()).limit(1))
 
 
+def num_bytes_stored(session: Session, owner: str) -> int:
+    """Of all datasets of the owner."""
+    query = select(func.sum(Dataset.num_bytes)).where(Dataset.owner == owner, Dataset.deleted_at.is_(None))
+    return int(session.scalar(query) or 0)
+
+
 def num_stored(session: Session, owner: str) -> tuple[int, int]:
     """(bytes, rows) of all datasets of the owner."""
     query = select(func.sum(Dataset.num_bytes), func.sum(Dataset.num_rows))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trd_engine.divergence_reference import SETTINGS, divergences, name_of
+from trd_engine import fused_loss_products
 from trd_engine.fused_loss import linear_divergence
 from trd_engine.losses import Divergence, token_divergence
 
@@ -334,6 +335,12 @@ def test_the_teacher_gets_no_gradient() -> None:
     assert case.teacher_head.grad is None
 
 
+@pytest.fixture(params=[True, False], ids=["with bf16 products", "without"])
+def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_loss_products, "has_short_products", lambda: request.param)
+
+
+@pytest.mark.usefixtures("any_processor")
 @pytest.mark.parametrize("divergence", SUPPORTS, ids=str)
 def test_bf16_is_the_loss_of_bf16_logits(divergence: Divergence) -> None:
     case = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=300)
@@ -355,6 +362,24 @@ def test_bf16_is_the_loss_of_bf16_logits(divergence: Divergence) -> None:
         assert error < 0.02
 
 
+def test_bf16_is_the_same_whether_the_processor_multiplies_it_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_loss_products, "LOGIT_TILE_ROWS", 128)
+    monkeypatch.setattr(fused_loss_products, "GRADIENT_TILE_ROWS", 128)
+    found = []
+    for has_short_products in (True, False):
+        monkeypatch.setattr(fused_loss_products, "has_short_products", lambda has=has_short_products: has)
+        case = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=310)
+        biases = {"student_bias": case.student_bias, "teacher_bias": case.teacher_bias}
+        loss, per_token = case.loss(Divergence(), chunk_tokens=17, **biases)
+        trained = (case.student_hidden, case.student_head, case.student_bias)
+        found.append([per_token, *torch.autograd.grad(loss, trained)])
+    for with_products, without in zip(*found, strict=True):
+        assert with_products.dtype == without.dtype
+        difference = (with_products.double() - without.double()).norm()
+        assert difference < 0.01 * with_products.double().norm()
+
+
+@pytest.mark.usefixtures("any_processor")
 def test_autocast_multiplies_in_bf16_and_sums_in_fp32() -> None:
     case = make_case(torch.float32, num_tokens=40, student_vocabulary=300, teacher_vocabulary=300)
     plain_loss, plain_per_token = case.loss(Divergence())
