@@ -18,6 +18,7 @@ from typing import TypeVar
 from benchmarks.machine import describe_machine
 from benchmarks.paper.grid import NUM_HELDOUT, Cell, engine_spec
 from benchmarks.paper.rows import Row, append_row, make_row, read_rows
+from benchmarks.paper.sections import ALONE
 from testbed.make_data import draw_rows
 
 CellT = TypeVar("CellT", bound=Cell)
@@ -81,7 +82,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     shutil.rmtree(out_dir, ignore_errors=True)
     began = time.process_time()
     # Where a run's seconds are compared it draws all itself.
-    sharing = nullcontext() if cell.section == "timing" else shared_samples(places.samples)
+    sharing = nullcontext() if cell.section in ALONE else shared_samples(places.samples)
     with sharing:
         run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
     row = make_row(cell, out_dir, machine, time.process_time() - began)

@@ -2,7 +2,8 @@
 
 Runs of one seed begin with the same student and the same problems, and what a generator answers is decided by its
 model, the requests and the settings: a run that finds the answer here ends with the same weights as one that draws it.
-What a model answers once it has been trained is its run's own, and is not kept.
+What a model answers once it has been trained is its run's own, and is not kept. Like the finished rows beside it the
+folder knows nothing of the engine's version: it goes when that changes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,14 @@ class _Shelf:
         if self._untrained.setdefault(model, weights) != weights:
             return self._draw(generator, requests, sampling, with_logprobs=with_logprobs, **options)
         settings = {name: value for name, value in vars(generator).items() if isinstance(value, int | str | None)}
-        question = [weights, str(generator._autocast_dtype), settings, asdict(sampling), with_logprobs]
+        question = [
+            weights,
+            model.config.to_json_string(),
+            str(generator._autocast_dtype),
+            settings,
+            asdict(sampling),
+            with_logprobs,
+        ]
         question += [[asdict(request) for request in requests]]
         path = self._folder / f"{hashlib.sha256(json.dumps(question).encode()).hexdigest()}.json"
         if path.exists():
