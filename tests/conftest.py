@@ -33,7 +33,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def _missing(error: ServerMissingError) -> NoReturn:
+def _missing(error: Exception) -> NoReturn:
     """A visible skip on a developer's machine; in CI, where everything must run, a failure."""
     if os.environ.get("CI"):
         pytest.fail(str(error), pytrace=False)
@@ -43,6 +43,12 @@ def _missing(error: ServerMissingError) -> NoReturn:
 @pytest.fixture(scope="session")
 def missing_server() -> Callable[[ServerMissingError], NoReturn]:
     """For tests that start servers of their own: what to do where the program is not installed."""
+    return _missing
+
+
+@pytest.fixture(scope="session")
+def missing_part() -> Callable[[Exception], NoReturn]:
+    """What to do where a test needs a program that is not installed; the error says how to install it."""
     return _missing
 
 

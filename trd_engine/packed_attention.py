@@ -38,6 +38,7 @@ NAME = "trd_packed"
 """What a model's `set_attn_implementation` is given."""
 
 _MAX_KERNEL_HEAD_SIZE = 256
+_KERNEL_HEAD_STEP = 8  # what `scaled_dot_product_attention` pads heads to before its flash kernel
 _MIN_KERNEL_CAPABILITY = (8, 0)  # the first GPUs that flash attention runs on
 
 
@@ -185,6 +186,7 @@ def _has_kernel(query_1ATD: Tensor, value_1ETD: Tensor) -> bool:
         query_1ATD.is_cuda
         and _working_dtype(query_1ATD) in (torch.float16, torch.bfloat16)
         and query_1ATD.shape[-1] == value_1ETD.shape[-1] <= _MAX_KERNEL_HEAD_SIZE
+        and query_1ATD.shape[-1] % _KERNEL_HEAD_STEP == 0
         and torch.cuda.get_device_capability(query_1ATD.device) >= _MIN_KERNEL_CAPABILITY
     )
 

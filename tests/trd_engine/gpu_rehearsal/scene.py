@@ -1,0 +1,89 @@
+"""What is done on the rehearsed GPU, each scene in a process of its own: see `test_gpu_rehearsal`.
+
+    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY steps
+    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY run SPEC OUT [--resume]
+    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY mixtures
+
+The last line that it prints is JSON. Modules that import torch are imported after the device is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.trd_engine.gpu_rehearsal import device
+
+
+def steps() -> dict[str, Any]:
+    """What every variant of a step comes to, here and there, and which of CUDA's own kernels it called there."""
+    from tests.trd_engine.gpu_rehearsal.gpu import CPU, GPU, rehearsed_gpu
+    from tests.trd_engine.gpu_rehearsal.variants import VARIANTS, take_two_steps
+
+    compared: dict[str, Any] = {}
+    for name, variant in VARIANTS.items():
+        here = take_two_steps(variant, CPU)
+        with rehearsed_gpu() as kernel_calls:
+            there = take_two_steps(variant, GPU)
+            compared[name] = {"cpu": here, "gpu": there, "kernel_calls": dict(kernel_calls)}
+    return compared
+
+
+def run(spec: str, out: str, *options: str) -> dict[str, Any]:
+    """A whole run from its spec, or the rest of one."""
+    from tests.trd_engine.gpu_rehearsal.gpu import rehearsed_gpu
+    from trd_engine.checkpoint import newest_checkpoint
+    from trd_engine.config import RunConfig
+    from trd_engine.train import run as run_engine
+
+    resume_from = newest_checkpoint(Path(out)) if "--resume" in options else None
+    with rehearsed_gpu() as kernel_calls:
+        config = RunConfig.model_validate_json(Path(spec).read_text(encoding="utf-8"))
+        run_engine(config, Path(out), resume_from=resume_from)
+    return {"kernel_calls": dict(kernel_calls)}
+
+
+def mixtures() -> dict[str, Any]:
+    """What a GPU refuses, and what it takes."""
+    import torch
+
+    from tests.trd_engine.gpu_rehearsal.gpu import RehearsedTensor, rehearsed_gpu
+
+    def count_here() -> None:
+        parameter = torch.nn.Parameter(torch.ones(2, device="cuda"))
+        parameter.grad = torch.ones_like(parameter)
+        optimizer = torch.optim.AdamW([parameter], fused=True)
+        optimizer.step()
+        optimizer.state[parameter]["step"] = torch.ones(())
+        optimizer.step()
+
+    mistakes: dict[str, Callable[[], object]] = {
+        "sum": lambda: torch.ones(2, device="cuda") + torch.ones(2),
+        "cat": lambda: torch.cat([torch.ones(2, device="cuda"), torch.ones(2)]),
+        "gather": lambda: torch.ones(2, device="cuda").gather(0, torch.tensor([0])),
+        "matmul": lambda: torch.nn.Linear(2, 2)(torch.ones(1, 2, device="cuda")),
+        "numpy": lambda: torch.ones(2, device="cuda").numpy(),
+        "step_count": count_here,
+    }
+    refused = {}
+    with rehearsed_gpu():
+        for name, mistake in mistakes.items():
+            try:
+                mistake()
+            except (RuntimeError, TypeError) as error:
+                refused[name] = str(error)
+        values = torch.arange(4.0, device="cuda", requires_grad=True)
+        (values[torch.tensor([1, 3])] * torch.tensor(2.0)).sum().backward()
+        gradient = values.grad
+        assert isinstance(gradient, RehearsedTensor)
+        return {"mistakes": list(mistakes), "refused": refused, "gradient": gradient.tolist()}
+
+
+SCENES: dict[str, Callable[..., dict[str, Any]]] = {"steps": steps, "run": run, "mixtures": mixtures}
+
+if __name__ == "__main__":
+    device.load(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps(SCENES[sys.argv[2]](*sys.argv[3:])) + "\n")
