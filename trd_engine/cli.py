@@ -60,8 +60,20 @@ def _run(options: argparse.Namespace) -> int:
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
+    _print_once(_scores(options.out))
     _print_once(f"finished: {newest_checkpoint(options.out)}")
     return 0
+
+
+def _scores(out: Path) -> str:
+    """The evaluations that the run reported at its end, a line each."""
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = next(event["summary"]["scores"] for event in reversed(events) if event["type"] == "finished")
+    return "\n".join(
+        f"step {row['step']}, {row['num_problems']} problems of {row['dataset']}: "
+        f"avg@{row['k']} {row['avg_at_k']:.1%}, pass@{row['k']} {row['pass_at_k']:.1%}"
+        for row in rows
+    )
 
 
 def _print_once(message: str) -> None:

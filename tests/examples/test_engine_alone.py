@@ -1,0 +1,56 @@
+"""`docs/engine.md`, done as it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trd_engine.config import LossConfig, load_config
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+
+
+def test_the_losses_are_called_as_the_page_says() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(snippet, names)  # our own page
+    assert names["head_VH"].grad.isfinite().all()  # type: ignore[attr-defined]
+
+
+def test_the_variants_of_the_page_are_the_presets() -> None:
+    from contract.loss_spec import PRESET_LOSSES
+
+    rows = dict(re.findall(r"^\| `(\w+)` \| [a-z, ]+ \| `(\{.*?\})`", PAGE, re.MULTILINE))
+    assert set(rows) == {str(preset) for preset in PRESET_LOSSES}
+    for preset, wanted in PRESET_LOSSES.items():
+        found = LossConfig.model_validate_json(rows[str(preset)]).model_dump()
+        # In mode trd the refine context is the default of the spec, not of its block.
+        assert {**found, "teacher_context": wanted["teacher_context"]} == {**found, **wanted}, preset
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_train_a_better_student(tmp_path: Path) -> None:
+    (tmp_path / "testbed").symlink_to(ROOT / "testbed")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    commands = [line.removeprefix(".venv/bin/python ") for line in PAGE.splitlines() if line.startswith(".venv")]
+    assert len(commands) == 3
+    for command in commands[:2]:  # the third waits for somebody to type
+        done = subprocess.run(
+            [sys.executable, *command.split()],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=550,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (float(share) for share in re.findall(r"avg@4 ([\d.]+)%", done.stdout))
+    assert after > before
+    assert load_config(ROOT / "examples" / "engine.json").mode == "trd"
+    folder = commands[2].split()[-1]
+    assert (tmp_path / folder / "config.json").is_file()
