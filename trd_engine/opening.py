@@ -111,9 +111,8 @@ def _restore(session: Session, checkpoint: Path) -> None:
     state = read_state(folder)
     require_same_run(state.identity, session.config)
     _require_same_data("data", state.data_fingerprint, session.problems.fingerprint)
-    if state.evaluation_fingerprint is not None:
-        found = session.problems.evaluation_fingerprint or "that of none"
-        _require_same_data("evaluation data", state.evaluation_fingerprint, found)
+    # Compared where there is none too: a run that held problems out, given evaluation data, would train on them.
+    _require_same_evaluation(state.evaluation_fingerprint, session.problems.evaluation_fingerprint)
     session.state = state
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
@@ -136,6 +135,15 @@ def _require_same_data(name: str, started_with: str, found: str) -> None:
         raise DataChangedError(
             f"the run started on {name} with fingerprint {started_with}, and now it is {found}; a resumed run needs "
             "the same rows in the same order"
+        )
+
+
+def _require_same_evaluation(started_with: str | None, found: str | None) -> None:
+    if started_with != found:
+        before, now = (f"data with fingerprint {one}" if one else "no data of its own" for one in (started_with, found))
+        raise DataChangedError(
+            f"the run started with evaluation {before}, and now it is {now}; a resumed run needs the "
+            "evaluation.dataset that it started with, or none where it had none: what is held out hangs on it"
         )
 
 

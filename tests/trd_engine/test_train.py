@@ -259,6 +259,21 @@ def test_other_evaluation_data_is_refused_on_resume(data: Path, whole: Path, tmp
             )
 
 
+def test_evaluation_data_is_refused_on_resume_where_problems_were_held_out(data: Path, tmp_path: Path) -> None:
+    """Else the run would go on to train on what it held out."""
+    changes: dict[str, Any] = {"diagnosis": {"num_trajectories": 0}, "optim": {"batch_size": 16, "max_steps": 1}}
+    config = parse_config(spec(data, **changes, evaluation={"holdout": 0.25, "k": 1}))
+    first = tmp_path / "first"
+    run(config, first)
+    added = {"holdout": 0.25, "k": 1, "dataset": {"path": str(data / "heldout.jsonl")}}
+    with pytest.raises(DataChangedError, match="started with evaluation no data of its own, and now it is data with"):
+        run(
+            parse_config(spec(data, **changes, evaluation=added)),
+            tmp_path / "out",
+            resume_from=checkpoint_folder(first, 0),
+        )
+
+
 def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:
     other = write_data(tmp_path / "other", train=32)
     with pytest.raises(DataChangedError, match="fingerprint"):
