@@ -2,14 +2,15 @@
 
 ``checkpoints/step-NNNNNNNN/`` holds ``model/`` (a folder of its own: full weights, or with LoRA the
 merged ones), ``adapter/`` (PEFT, with LoRA), ``state/`` (what resuming needs besides) and, written
-last, ``manifest.json``. A folder without a manifest that verifies is no checkpoint.
+last, ``manifest.json``. A folder without a manifest that verifies is no checkpoint. No folder is
+deleted or replaced under its own name: a crash in the middle leaves no part of one that looks whole.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trd_engine.errors import CheckpointCorruptError
 from trd_engine.lora import STUDENT_ADAPTER, merged_state_dict
-from trd_engine.manifest import MANIFEST_FILE, write_manifest
+from trd_engine.manifest import MANIFEST_FILE, has_all_files, write_manifest
 from trd_engine.models import TrainedModel, causal_lm_of
 from trd_engine.prompts import MODEL_PROMPTS_FILE
 
@@ -28,6 +29,8 @@ STATE_FOLDER = "state"
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
 _DRAFT = ".writing-step-"
+_REPLACED = ".replaced-step-"
+"""One whose successor of the same step is about to take its name."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ def begin_checkpoint(draft: Path) -> None:
     """Make `draft` an empty folder, and remove those of processes that died while they wrote."""
     for stale in draft.parent.glob(f"{_DRAFT}*"):
         shutil.rmtree(stale)
+    _put_back_replaced(draft.parent)
+    for stale in draft.parent.glob(f"{_REPLACED}*"):
+        shutil.rmtree(stale)
     draft.mkdir(parents=True)
 
 
@@ -61,13 +67,16 @@ def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -
     """Write the manifest and rename the folder: a crash before this leaves no checkpoint, never half a one."""
     write_manifest(temporary, step=step, **facts)
     folder = checkpoint_folder(out_dir, step)
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process that died after renaming it
+    replaced = folder.parent / f"{_REPLACED}{step:08d}"
+    if folder.exists():  # an earlier process's, or one with less in it
+        folder.rename(replaced)
     temporary.rename(folder)
     descriptor = os.open(folder.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -112,13 +121,28 @@ def prune_checkpoints(out_dir: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of this folder."""
     complete = sorted(path.parent for path in (out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}"))
     for folder in complete[:-keep]:
-        shutil.rmtree(folder)
+        doomed = folder.with_name(f".writing-{folder.name}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def newest_checkpoint(out_dir: Path) -> Path | None:
-    """The newest complete checkpoint below a run's folder."""
-    complete: Sequence[Path] = sorted((out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}"))
-    return complete[-1].parent if complete else None
+    """The newest checkpoint below a run's folder that has all its files.
+
+    Where none has, the newest with a manifest: who would go on from it learns what it lacks.
+    """
+    _put_back_replaced(out_dir / "checkpoints")
+    found = sorted((path.parent for path in (out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}")), reverse=True)
+    return next((folder for folder in found if has_all_files(folder)), found[0] if found else None)
+
+
+def _put_back_replaced(folder: Path) -> None:
+    """Give those their names again whose successor never took it."""
+    for replaced in folder.glob(f"{_REPLACED}*"):
+        own = folder / f"step-{replaced.name.removeprefix(_REPLACED)}"
+        if not own.exists():
+            with suppress(OSError):  # another process of the run was first
+                replaced.rename(own)
 
 
 def _write_extras(folder: Path, extras: ExportExtras) -> None:

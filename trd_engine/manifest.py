@@ -42,6 +42,15 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def has_all_files(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there with its size: quick, and blind to what is in them."""
+    try:
+        files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+        return all((folder / entry["name"]).stat().st_size == entry["num_bytes"] for entry in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file, read in pieces."""
     with path.open("rb") as file:
