@@ -127,7 +127,7 @@ def _restore(session: Session, checkpoint: Path) -> None:
     is_whole = session.trajectories is not None and not session.is_finished
     is_result = state.round >= len(session.plan.rounds) and checkpoint == checkpoint_folder(session.out_dir, state.step)
     if is_whole or is_result:
-        session.saved_at = state.step
+        session.saved_at = state.position
 
 
 def _require_same_data(name: str, started_with: str, found: str) -> None:

@@ -81,8 +81,8 @@ class Session:
     trajectories: list[Trajectory] | None = None
     """Of the round under way; None while they are still to be collected."""
     heldout: list[Trajectory] = field(default_factory=list)
-    saved_at: int = -1
-    """Step of the newest checkpoint."""
+    saved_at: tuple[int, int] = (-1, -1)
+    """Position of the newest checkpoint."""
     _sampler_gap: float | None = None
     """The newest one, in nats."""
 
@@ -219,18 +219,19 @@ class Session:
         step = self.state.step
         is_planned = step > 0 and step % self.config.checkpoints.every_steps == 0
         is_collected = self.state.round_step == 0
-        if step != self.saved_at and (is_planned or is_collected) and not self.is_finished:
+        if self.state.position != self.saved_at and (is_planned or is_collected) and not self.is_finished:
             self._save(merged=self.config.checkpoints.merged and is_planned)
 
     def save_for_resume(self) -> None:
         """What a stopped run goes on from, unless the newest checkpoint is just that, or nothing is done yet."""
-        if self.state.step == self.saved_at or (self.state.step == 0 and self.trajectories is None):
+        is_nothing_new = self.trajectories is None and self.state.step in (0, self.saved_at[0])
+        if is_nothing_new or self.state.position == self.saved_at:
             return
         self._save(merged=False)
 
     def save_final(self) -> None:
         """The run's result."""
-        if self.saved_at != self.state.step:
+        if self.saved_at != self.state.position:
             self._save(merged=self.config.checkpoints.merged)
 
     def close(self) -> None:
@@ -253,7 +254,7 @@ class Session:
             if world.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
         world.wait()  # one that left now, on a stop, would have torchrun end the others
-        self.saved_at = state.step
+        self.saved_at = state.position
         folder = checkpoint_folder(self.out_dir, state.step)
         self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
         if not self.is_finished:

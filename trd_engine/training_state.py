@@ -45,6 +45,11 @@ class TrainingState:
     identity: dict[str, Any] = field(default_factory=dict)
     """See `same_run.run_identity`."""
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Step and round: a step that ends a round is also where the next one is collected."""
+        return self.step, self.round
+
 
 def write_state(
     folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE

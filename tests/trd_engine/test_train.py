@@ -203,6 +203,26 @@ def test_a_round_that_a_stop_cut_off_is_kept_once_it_is_collected(data: Path, tm
     assert (state / "trajectories.jsonl").exists()
 
 
+def test_after_a_stop_at_a_rounds_last_step_the_next_round_is_kept_once_it_is_collected(
+    data: Path, tmp_path: Path
+) -> None:
+    config = parse_config(spec(data, rounds=2, evaluation={"holdout": 0.0}, diagnosis={"num_trajectories": 0}))
+
+    def stop() -> bool:
+        return (tmp_path / "events.jsonl").exists() and len(metric(tmp_path, "loss")) == 2
+
+    with pytest.raises(StopRequested):
+        run(config, tmp_path, stop=stop)
+    saved = checkpoint_folder(tmp_path, 2)
+    before = verify_manifest(saved)["files"]
+    with pytest.raises(StopRequested):
+        run(config, tmp_path, resume_from=saved, stop=lambda: len(metric(tmp_path, "loss")) == 3)
+    state = json.loads((saved / "state" / "state.json").read_text(encoding="utf-8"))["state"]
+    assert (state["step"], state["round"]) == (2, 1)
+    assert (saved / "state" / "trajectories.jsonl").exists()
+    assert verify_manifest(saved)["files"] != before
+
+
 def test_a_checkpoint_tells_its_own_score_or_none(data: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints": {"every_steps": 1}, "diagnosis": {"num_trajectories": 0}}
     changes["evaluation"] = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "every_steps": 2}
