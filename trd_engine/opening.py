@@ -35,6 +35,7 @@ from trd_engine.step import ScoringSetup
 from trd_engine.tasks import epistemic_onsets, load_task
 from trd_engine.token_weights import make_weigher
 from trd_engine.training_state import TrainingState, read_state, restore_optimizer, restore_random
+from trd_engine.weights_fingerprint import require_same_weights, weights_identity
 
 
 def open_session(
@@ -82,7 +83,7 @@ def open_session(
         state=TrainingState(
             data_fingerprint=problems.fingerprint,
             evaluation_fingerprint=problems.evaluation_fingerprint,
-            identity=run_identity(config),
+            identity={**run_identity(config), **weights_identity(config)},
         ),
         prune=prune,
     )
@@ -110,6 +111,7 @@ def _restore(session: Session, checkpoint: Path) -> None:
     folder = checkpoint / STATE_FOLDER
     state = read_state(folder)
     require_same_run(state.identity, session.config)
+    require_same_weights(state.identity, weights_identity(session.config))
     _require_same_data("data", state.data_fingerprint, session.problems.fingerprint)
     # Compared where there is none too: a run that held problems out, given evaluation data, would train on them.
     _require_same_evaluation(state.evaluation_fingerprint, session.problems.evaluation_fingerprint)

@@ -2,7 +2,7 @@
 
 A run that goes on under another learning rate, seed or split would train on batches that nobody asked for, and its
 scores before and after would not compare. Where it runs, how often it saves and how its models are held in memory may
-change. Data is told apart by its fingerprint, and models by the weights in the checkpoint: both may have moved.
+change. Data and models are told apart by what is in them, see `weights_fingerprint`: both may have moved.
 """
 
 from __future__ import annotations
