@@ -46,9 +46,10 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, 1, "old")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_in_deletion(patch)
-        write(tmp_path, 1, "new")
+        with pytest.raises(Killed):
+            write(tmp_path, 1, "new")
     newest = newest_checkpoint(tmp_path)
     assert newest == checkpoint_folder(tmp_path, 1)
     verify_manifest(newest)
@@ -68,9 +69,10 @@ def test_a_kill_between_the_two_names_leaves_the_old_one(
             raise Killed
         return rename(path, target)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed)
-        write(tmp_path, 1, "new")
+        with pytest.raises(Killed):
+            write(tmp_path, 1, "new")
     if goes_on:
         write(tmp_path, 0)
     assert newest_checkpoint(tmp_path) == folder
@@ -80,9 +82,10 @@ def test_a_kill_between_the_two_names_leaves_the_old_one(
 def test_a_kill_while_old_ones_are_deleted_leaves_none_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (1, 2):
         write(tmp_path, step)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_in_deletion(patch)
-        prune_checkpoints(tmp_path, 1)
+        with pytest.raises(Killed):
+            prune_checkpoints(tmp_path, 1)
     assert not checkpoint_folder(tmp_path, 1).exists()
     write(tmp_path, 3)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000002", "step-00000003"}
