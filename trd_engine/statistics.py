@@ -63,8 +63,12 @@ def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.9
     """Wilson's score interval of a proportion: honest near 0 and 1 too, where the normal one has no width."""
     if not 0 <= num_successes <= num_trials or num_trials == 0:
         raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, not {num_successes} of {num_trials}")
+    return _wilson_of_share(num_successes / num_trials, num_trials, confidence)
+
+
+def _wilson_of_share(share: float, num_trials: int, confidence: float = 0.95) -> Interval:
     z = NormalDist().inv_cdf(0.5 + _checked(confidence) / 2)
-    share, spread = num_successes / num_trials, z * z / num_trials
+    spread = z * z / num_trials
     centre = share + spread / 2
     half_width = math.sqrt(spread * (share * (1 - share) + spread / 4))
     low, high = (centre - half_width) / (1 + spread), (centre + half_width) / (1 + spread)
@@ -90,8 +94,9 @@ def bootstrap_interval(
 def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
     """avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
 
-    Scores of only 0 and 1 get Wilson's interval, since a bootstrap of equal scores has no width; others
-    the bootstrap. Raises ValueError on no problem, no sample, or rows of different lengths.
+    Scores of only 0 and 1, and scores that are all the same, get Wilson's interval, since a bootstrap of
+    equal scores has no width; others the bootstrap. For scores between 0 and 1 Wilson's is wider than need
+    be: of all with their mean, those of only 0 and 1 vary most. Raises ValueError on no problem, no sample, or rows of different lengths.
     """
     shares = _shares(correct_PK)
     k = len(correct_PK[0])
@@ -114,6 +119,8 @@ def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
 def _interval(scores_P: list[float], seed: int) -> Interval:
     if all(score in (0.0, 1.0) for score in scores_P):
         return wilson_interval(round(sum(scores_P)), len(scores_P))
+    if all(score == scores_P[0] for score in scores_P):
+        return _wilson_of_share(scores_P[0], len(scores_P))
     return bootstrap_interval(scores_P, seed=seed)
 
 

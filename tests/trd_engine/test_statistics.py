@@ -113,3 +113,12 @@ def test_summary_of_equal_scores_still_admits_doubt() -> None:
 def test_summary_refuses_missing_or_uneven_samples(correct: list[list[bool]]) -> None:
     with pytest.raises(ValueError, match="sample"):
         summarise(correct)
+
+
+def test_equal_scores_between_0_and_1_have_an_interval_with_a_width() -> None:
+    """Of n problems with the share 1/2 each: that of n/2 right ones, which vary more."""
+    for num_problems in (2, 30):
+        scores = summarise([[True, False, True, False]] * num_problems)
+        assert (scores.avg_low, scores.avg_high) == wilson_interval(num_problems // 2, num_problems)
+    one = summarise([[True, False, True, False]])
+    assert one.avg_low < 0.2 < one.avg_at_k == 0.5 < 0.8 < one.avg_high
