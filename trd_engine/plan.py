@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trd_engine.config import RunConfig
+from trd_engine.config import EvaluationConfig, RunConfig
 from trd_engine.determinism import shuffled
 from trd_engine.types import Problem
 
@@ -30,6 +30,13 @@ class RunPlan:
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return sum(r.num_steps for r in self.rounds)
+
+
+def evaluation_is_due(wanted: EvaluationConfig, step: int, num_steps: int) -> bool:
+    """At the end, every `every_steps` steps, and at the baseline where it is wanted."""
+    if step == 0:
+        return wanted.at_start
+    return step == num_steps or (wanted.every_steps is not None and step % wanted.every_steps == 0)
 
 
 def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:

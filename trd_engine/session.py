@@ -38,7 +38,7 @@ from trd_engine.losses import Divergence
 from trd_engine.model_card import model_card, versions
 from trd_engine.non_finite import save_evidence
 from trd_engine.optim import learning_rate_at, set_learning_rate
-from trd_engine.plan import RunPlan, batch_positions
+from trd_engine.plan import RunPlan, batch_positions, evaluation_is_due
 from trd_engine.problem_sets import ProblemSets
 from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
 from trd_engine.refine import kept_positions, refine_rollouts
@@ -108,11 +108,10 @@ class Session:
     def evaluate_if_due(self, step: int) -> None:
         """Evaluate at the baseline, at the end and every `evaluation.every_steps`; once at each."""
         wanted = self.config.evaluation
-        if step == 0:
-            is_due = wanted.at_start
-        else:
-            is_due = step == self.plan.num_steps or (wanted.every_steps is not None and step % wanted.every_steps == 0)
-        if not self.problems.evaluation or step != self.state.step or not is_due or step in self.state.evaluated_at:
+        if not self.problems.evaluation or step != self.state.step or step in self.state.evaluated_at:
+            return
+        self._sample_heldout()
+        if not evaluation_is_due(wanted, step, self.plan.num_steps):
             return
         self.enter("evaluating")
         self._probe_sampler()
@@ -348,11 +347,14 @@ class Session:
         self.reporter.metrics(state.step, state.round, report.metrics())
         return token_kl(examined)
 
-    def _score_heldout(self) -> None:
-        """The student's distance from the teacher on the fixed held-out batch, which the first call samples."""
+    def _sample_heldout(self) -> None:
+        """The fixed held-out batch, once: step 0's student's, whenever the first evaluation is."""
         scorable = self.problems.scorable(privileged=self.config.is_privileged)
         if not self.heldout and scorable:
             self.heldout = self._collect(scorable[:MAX_HELDOUT_PROBLEMS], "heldout", 0, num_samples=1)
+
+    def _score_heldout(self) -> None:
+        """The student's distance from the teacher on the fixed held-out batch."""
         written = [(i, t) for i, t in enumerate(self.heldout) if t.target.token_ids]
         if not written:
             return

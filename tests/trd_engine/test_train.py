@@ -234,6 +234,19 @@ def test_a_checkpoint_tells_its_own_score_or_none(data: Path, tmp_path: Path) ->
         assert found.get("avg_at_k") == scores.get(step)
 
 
+def test_the_heldout_batch_is_step_0s_students_whenever_the_first_evaluation_is(data: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"diagnosis": {"num_trajectories": 0}, "mode": "opd", "loss": {}}
+    changes["optim"] = {"learning_rate": 3e-2, "batch_size": 16, "max_steps": 2}
+    batches = []
+    for at_start in (True, False):
+        out = tmp_path / str(at_start)
+        evaluation = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "at_start": at_start}
+        run(parse_config(spec(data, **changes, evaluation=evaluation)), out)
+        lines = (checkpoint_folder(out, 2) / "state" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+        batches.append([json.loads(line)["rollout"] for line in lines])
+    assert batches[0] == batches[1]
+
+
 def test_a_folder_that_holds_a_run_is_not_trained_into_again(data: Path, whole: Path) -> None:
     with pytest.raises(SpecError, match=r"holds a run already, up to step-0*4; go on with it \(--resume\)"):
         run(parse_config(spec(data)), whole)
