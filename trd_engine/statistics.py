@@ -96,7 +96,8 @@ def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
 
     Scores of only 0 and 1, and scores that are all the same, get Wilson's interval, since a bootstrap of
     equal scores has no width; others the bootstrap. For scores between 0 and 1 Wilson's is wider than need
-    be: of all with their mean, those of only 0 and 1 vary most. Raises ValueError on no problem, no sample, or rows of different lengths.
+    be: of all with their mean, those of only 0 and 1 vary most. Raises ValueError on no problem, no
+    sample, or rows of different lengths.
     """
     shares = _shares(correct_PK)
     k = len(correct_PK[0])
