@@ -15,7 +15,7 @@ from trd_engine.config import DataSource
 from trd_engine.data_sources.canonical import plain_json
 from trd_engine.data_sources.fields import RowError
 from trd_engine.data_sources.readers import RawRow, read_rows
-from trd_engine.data_sources.shapes import to_problem
+from trd_engine.data_sources.shapes import require_known_fields, to_problem
 from trd_engine.errors import DataError
 from trd_engine.types import Problem
 
@@ -34,6 +34,10 @@ class LoadedData:
 
 def load_problems(source: DataSource, task: str) -> LoadedData:
     """All problems of `source`; raises DataError that lists up to twenty broken rows by number and field."""
+    try:
+        require_known_fields(source.columns)
+    except RowError as error:
+        raise DataError(f"{_describe(source)}: {error}") from error
     rows = read_rows(source)
     if not rows:
         raise DataError(f"{_describe(source)}: no rows")
@@ -93,7 +97,12 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
 def _checked(row: RawRow, task: str, source: DataSource) -> Problem:
     if row.error is not None:
         raise RowError(row.error)
-    problem = to_problem(row.values, row.number, task, source.columns)
+    try:
+        problem = to_problem(row.values, row.number, task, source.columns)
+    except RowError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a type not thought of
+        raise RowError(f"is not read as a problem of task {task}: {type(error).__name__}: {error}") from error
     for name in ("id", "problem", "answer", "solution"):
         _require_characters(name, getattr(problem, name) or "")
     return problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def as_text(value: Any, name: str) -> str:
     """A scalar as text: 204.0, as Parquet gives an integer column with gaps, is "204"."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(f"field {name!r} is {value}, which no number is; where it is meant, write it as text")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str | bool | int | float):

@@ -66,8 +66,8 @@ def from_chat_row(row: Row, row_id: str, task: str) -> Problem:
         answer = final_answer(solution) or (solution.strip() if task == "exact" else None)
     if not answer:
         raise RowError("field 'answer' is missing; the assistant's turn has no \\boxed{} and no '####' to take it from")
-    system = (spoken.get("system") or spoken.get("developer") or "").strip()
-    return Problem(row_id, f"{system}\n\n{spoken['user']}" if system else spoken["user"], answer, solution)
+    system = [text.strip() for role, text in turns if role in ("system", "developer") and text.strip()]
+    return Problem(row_id, "\n\n".join([*system, spoken["user"]]), answer, solution)
 
 
 def from_entry_row(row: Row, row_id: str, task: str) -> Problem:

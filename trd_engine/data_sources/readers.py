@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from trd_engine.errors import DataError
 from trd_engine.tasks.sandbox.limits import allow_long_integers
 
 _PARQUET_MAGIC = b"PAR1"
+_FORMATS = "; of files, JSON Lines, JSON (named .json) and Parquet are read, and nothing compressed around them"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,14 @@ def read_path(path: Path, split: str, config: str | None = None) -> list[RawRow]
         return _number(_read_parquet(path))
     if path.suffix == ".json":
         return _read_json_array(path)
-    return list(_read_lines(path))
+    return _name_formats(list(_read_lines(path)))
+
+
+def _name_formats(rows: list[RawRow]) -> list[RawRow]:
+    """The same rows; where the first is none, the file may be of another format, and its error says what is read."""
+    if rows and rows[0].error is not None:
+        rows[0] = replace(rows[0], error=rows[0].error + _FORMATS)
+    return rows
 
 
 def _number(rows: Iterable[dict[str, Any]]) -> list[RawRow]:
@@ -106,7 +114,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error
     return rows
 

@@ -28,6 +28,15 @@ _CODE_SHAPES: tuple[tuple[frozenset[str], Shape], ...] = (
     (frozenset({"test_list"}), from_mbpp_row),
 )
 """The columns that give each shape away."""
+_OWN_FIELDS = ("id", "problem", "answer", "solution", "messages", "choices", "metadata", "tests", "starter_code")
+_READ_FIELDS = {
+    *_OWN_FIELDS,
+    *(*fields.PROBLEM, *fields.ANSWER, *fields.SOLUTION, *fields.ID, "options", "generated", "solutions"),
+    *(name for names, _ in _CODE_SHAPES for name in names),
+    *("question_content", "private_test_cases", "canonical_solution", "plus_input", "atol", "contract"),
+    *("test_setup_code", "test_imports", "text", "code"),
+}
+"""All that some shape reads."""
 
 
 def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> Problem:
@@ -38,6 +47,16 @@ def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> 
     if task == "choice":
         problem = dataclasses.replace(problem, answer=_named_letter(problem.answer))
     return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)))
+
+
+def require_known_fields(columns: Mapping[str, str]) -> None:
+    """Raise `RowError` where `columns` maps a name that no shape reads, which would do nothing."""
+    unknown = [field for field in columns if field not in _READ_FIELDS]
+    if unknown:
+        raise RowError(
+            f"columns maps {', '.join(map(repr, unknown))}, which is no field of ours; there are "
+            f"{', '.join(_OWN_FIELDS)} and the columns of known data sets; write our field first, then the row's column"
+        )
 
 
 def _shape(row: Row, task: str) -> Shape:
