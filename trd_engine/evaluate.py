@@ -11,7 +11,7 @@ from trd_engine.config import EvaluationConfig
 from trd_engine.model_card import ScoreRow
 from trd_engine.prompts import PromptBuilder
 from trd_engine.rollouts import Collector, collect_rollouts
-from trd_engine.statistics import summarise
+from trd_engine.statistics import pass_curve, summarise
 from trd_engine.types import Problem, Trajectory
 
 
@@ -26,7 +26,8 @@ def evaluate_student(
     k, reporter = config.k, collector.reporter
     trajectories = collect_rollouts(problems, collector, samples_per_prompt=k, seed_parts=(seed, "evaluation"))
     correct = [t.rollout_verdict.correct for t in trajectories]
-    scores = summarise([correct[start : start + k] for start in range(0, len(correct), k)])
+    correct_PK = [correct[start : start + k] for start in range(0, len(correct), k)]
+    scores = summarise(correct_PK)
     lengths = [len(t.rollout.token_ids) for t in trajectories]
     if reporter.world.is_main:
         _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
@@ -43,6 +44,7 @@ def evaluate_student(
         pass_low=scores.pass_low,
         pass_high=scores.pass_high,
         detail={
+            "pass_at": {str(j): share for j, share in pass_curve(correct_PK).items()},
             "mean_tokens": sum(lengths) / len(lengths),
             "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
         },

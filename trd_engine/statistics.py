@@ -117,6 +117,13 @@ def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
     )
 
 
+def pass_curve(correct_PK: Sequence[Sequence[bool]]) -> dict[int, float]:
+    """pass@j for j = 1, 2, 4, … and k itself, each unbiased from all k samples of every problem."""
+    k = len(correct_PK[0])
+    draws = [*(2**power for power in range(k.bit_length()) if 2**power < k), k]
+    return {j: math.fsum(pass_at_k(k, sum(row), j) for row in correct_PK) / len(correct_PK) for j in draws}
+
+
 def _interval(scores_P: list[float], seed: int) -> Interval:
     if all(score in (0.0, 1.0) for score in scores_P):
         return wilson_interval(round(sum(scores_P)), len(scores_P))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trd_engine.statistics import avg_at_k, bootstrap_interval, pass_at_k, summarise, wilson_interval
+from trd_engine.statistics import avg_at_k, bootstrap_interval, pass_at_k, pass_curve, summarise, wilson_interval
 
 SAMPLES = st.integers(1, 9).flatmap(
     lambda n: st.tuples(st.lists(st.booleans(), min_size=n, max_size=n), st.integers(1, n))
@@ -122,3 +122,13 @@ def test_equal_scores_between_0_and_1_have_an_interval_with_a_width() -> None:
         assert (scores.avg_low, scores.avg_high) == wilson_interval(num_problems // 2, num_problems)
     one = summarise([[True, False, True, False]])
     assert one.avg_low < 0.2 < one.avg_at_k == 0.5 < 0.8 < one.avg_high
+
+
+@pytest.mark.parametrize(("k", "draws"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+def test_the_curve_goes_from_avg_at_k_to_pass_at_k(k: int, draws: list[int]) -> None:
+    correct = [[place < num_correct for place in range(k)] for num_correct in range(k + 1)]
+    curve, scores = pass_curve(correct), summarise(correct)
+    assert list(curve) == draws
+    assert curve[1] == pytest.approx(scores.avg_at_k)
+    assert curve[k] == scores.pass_at_k
+    assert sorted(curve.values()) == list(curve.values())

@@ -44,6 +44,9 @@ def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 def test_a_run_reports_all_it_does(whole: Path) -> None:
     assert [e["step"] for e in events(whole, "evaluation")] == [0, 4]
+    for evaluation in events(whole, "evaluation"):
+        assert list(evaluation["detail"]["pass_at"]) == ["1", "2"]
+        assert evaluation["detail"]["pass_at"]["2"] == evaluation["pass_at_k"]
     assert [e["num"] for e in events(whole, "trajectories")] == [24, 24]
     phases = {e["phase"] for e in events(whole, "phase")}
     assert phases == {"preparing", "rollout", "refining", "diagnosing", "training", "evaluating", "saving"}
