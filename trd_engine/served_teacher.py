@@ -116,10 +116,9 @@ class ServedTeacher:
     def _check_server(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """One small request finds a wrong key, a wrong model, another tokenizer or a context that is too short."""
         found = self.client.tokenize(SAMPLE_TEXTS, as_chat=False)
-        if self.top_k is not None:
-            for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):
-                ours = tokenizer(text, add_special_tokens=False)["input_ids"]
-                require_same_ids(text, ours, theirs.token_ids, teacher=f"teacher endpoint {self._served.endpoint}")
+        for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):  # its completions arrive as ids, scored or not
+            ours = tokenizer(text, add_special_tokens=False)["input_ids"]
+            require_same_ids(text, ours, theirs.token_ids, teacher=f"teacher endpoint {self._served.endpoint}")
         config = self._config
         prompt, new = config.refine.max_prompt_tokens, config.refine.max_new_tokens
         fields = "refine.max_prompt_tokens + refine.max_new_tokens"

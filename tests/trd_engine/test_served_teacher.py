@@ -238,7 +238,10 @@ def test_a_server_that_fails_for_good_fails_the_run_clearly(
     assert KEY not in str(raised.value)
 
 
-def test_another_tokenizer_is_refused_with_the_first_difference(data: Path, tmp_path: Path, model: ServedModel) -> None:
+@pytest.mark.parametrize("loss", [TOP_K, {"divergence": "cross_entropy"}], ids=["top_k", "cross_entropy"])
+def test_another_tokenizer_is_refused_with_the_first_difference(
+    data: Path, tmp_path: Path, model: ServedModel, loss: dict[str, Any]
+) -> None:
     def script(received: Received, number: int) -> Reply:
         reply = model(received, number)
         if received.path == "/tokenize" and received.body["prompt"].startswith("12+3"):
@@ -246,7 +249,7 @@ def test_another_tokenizer_is_refused_with_the_first_difference(data: Path, tmp_
         return reply
 
     with serving(script) as server, pytest.raises(TokenizerMismatchError, match=r"from token 2 on.*endpoint big"):
-        run(config_of(data, served(server), TOP_K), tmp_path)
+        run(config_of(data, served(server), loss), tmp_path)
 
 
 def test_a_context_that_is_too_short_is_told_before_anything_is_sampled(
