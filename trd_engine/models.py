@@ -68,9 +68,30 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreT
         )
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
+    _mend_generation_settings(source, model)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
     model.eval()
     return model
+
+
+def _mend_generation_settings(source: str, model: PreTrainedModel) -> None:
+    """Settings that transformers loads and refuses to save would end the run at its first checkpoint.
+
+    The usual case names a temperature or a top_p and leaves out `do_sample`, without which they mean nothing.
+    """
+    settings = model.generation_config
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            raise ModelRefusedError(
+                f"the generation_config.json of model {source!r} could not be saved again: {error}"
+            ) from error
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken
 
 from tests.trd_engine.tiny_runs import MODELS, spec, write_data
@@ -22,7 +24,7 @@ from trd_engine.errors import (
     SpecError,
     TokenizerMismatchError,
 )
-from trd_engine.models import choose_device, end_of_turn_ids, load_tokenizer, special_token_ids
+from trd_engine.models import choose_device, end_of_turn_ids, load_model, load_tokenizer, special_token_ids
 from trd_engine.train import run
 
 
@@ -141,3 +143,18 @@ def test_the_command_line_runs_and_resumes(tmp_path: Path, capsys: pytest.Captur
     assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "step-00000002" in capsys.readouterr().out
     assert main(["run", str(path), "--out", str(tmp_path / "out"), "--resume"]) == 0
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.6}, {"top_p": 0.9, "do_sample": False}])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_generation_settings_that_cannot_be_saved_are_mended_at_load(
+    altered: Path, tmp_path: Path, settings: dict[str, Any], lora: dict[str, Any] | None
+) -> None:
+    edit(altered / "generation_config.json", **settings)
+    model = load_model(str(altered), dtype=torch.float32, device=torch.device("cpu"))
+    if lora is not None:
+        model = get_peft_model(model, LoraConfig(r=lora["rank"], target_modules="all-linear")).merge_and_unload()
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text(encoding="utf-8"))
+    assert saved["do_sample"] is True
+    assert settings.items() - {("do_sample", False)} <= saved.items()
