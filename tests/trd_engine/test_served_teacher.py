@@ -208,6 +208,7 @@ def test_opd_scores_the_raw_rollout(data: Path, tmp_path: Path, model: ServedMod
 def test_a_server_that_stumbles_does_not_stop_a_run(data: Path, tmp_path: Path, model: ServedModel) -> None:
     stumbles = {3: Reply(500, {}), 5: Reply(429, {}, headers={"Retry-After": "0"}), 7: Reply(200, raw=b"<html>")}
     stumbles |= {9: Reply(200, {"choices": [{"message": {}}]}), 11: Reply(is_dropped=True)}
+    stumbles |= {13: Reply(200, raw=b"not compressed", headers={"Content-Encoding": "gzip"})}
 
     def script(received: Received, number: int) -> Reply:
         return stumbles[number] if number in stumbles else model(received, number)

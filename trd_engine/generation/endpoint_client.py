@@ -139,7 +139,7 @@ class EndpointClient:
                     asked_pause = response.headers.get("Retry-After")
                     self._check_status(response)
                     return parse(response.json())
-                except (httpx.TransportError, TimeoutError, _TransientStatusError, ValueError) as error:
+                except (httpx.RequestError, TimeoutError, _TransientStatusError, ValueError) as error:
                     problem = _describe(error)
                 if num_tried < self._endpoint.max_tries:
                     await asyncio.sleep(self._pause(num_tried, asked_pause))
