@@ -107,6 +107,22 @@ def test_packed_is_alone(family: str) -> None:
     assert relative(gradient_of(model, packed_TH), gradient_of(reference, alone_TH)) < 1e-5
 
 
+LONG_ROPE = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 20}
+
+
+@pytest.mark.parametrize(
+    ("family", "rope", "limit"),
+    [("phi3", {"rope_type": "longrope", **LONG_ROPE}, 256), ("llama", {"rope_type": "dynamic"}, 20)],
+    ids=["longrope", "dynamic"],
+)
+def test_rotary_frequencies_that_a_neighbour_would_change(family: str, rope: dict[str, Any], limit: int) -> None:
+    rope = {"rope_theta": 10000.0, "factor": 4.0, **rope}
+    model = make_model(family, {"rope_parameters": rope, "max_position_embeddings": limit})
+    ids_1T, positions_1T = make_row()
+    assert packing_of(model).kind == "single"
+    assert relative(read_row(model, ids_1T, positions_1T, LENGTHS), alone(model, ids_1T)) < 1e-5
+
+
 @pytest.mark.parametrize("family", OTHERWISE)
 def test_what_our_attention_cannot_serve_is_read_otherwise(family: str) -> None:
     """Attention of their own, chunks, sinks, position biases, states and convolutions along the row."""
