@@ -18,6 +18,7 @@ from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.known_head import require_known_head
 from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models import (
     TrainedModel,
@@ -90,6 +91,7 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
         source = str(resume_from / MODEL_FOLDER)
     dtype = torch.float32 if config.lora is None else compute_dtype
     base = load_model(source, dtype=dtype, device=device)
+    require_known_head("student", base)
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
     teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
@@ -158,6 +160,7 @@ def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, 
         dtype = torch.float32  # an average moves by less than bf16 can tell
     # Full fine-tuning moves every weight: teaching itself then needs a copy.
     model = load_model(config.teacher_folder, dtype=dtype, device=device)
+    require_known_head("teacher", model)
     return Teacher(model.requires_grad_(False))
 
 
