@@ -15,7 +15,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from trd_engine.errors import (
     ContextTooLongError,
@@ -79,7 +86,7 @@ def _mend_generation_settings(source: str, model: PreTrainedModel) -> None:
 
     The usual case names a temperature or a top_p and leaves out `do_sample`, without which they mean nothing.
     """
-    settings = model.generation_config
+    settings: GenerationConfig | None = getattr(model, "generation_config", None)
     if settings is None:
         return
     try:

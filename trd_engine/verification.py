@@ -7,21 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trd_engine.errors import EngineError
 from trd_engine.reporter import Reporter
 from trd_engine.tasks import Task
-from trd_engine.types import Problem, Verdict
+from trd_engine.tasks.protocol import Pair
+from trd_engine.types import Verdict
 
 PART = 32
 """Completions between two looks: enough to keep a verifier's processes busy side by side."""
+_MAX_SHOWN = 500
+"""Characters of a crash in a verdict."""
 
 
-def verify_all(pairs: Sequence[tuple[Problem, str]], task: Task, reporter: Reporter) -> list[Verdict]:
+def verify_all(pairs: Sequence[Pair], task: Task, reporter: Reporter) -> list[Verdict]:
     """One verdict a pair, in order; within `Reporter.apart`, since a stop of this process alone is looked at.
 
     Raises `StopRequested`.
     """
     verdicts: list[Verdict] = []
     for start in range(0, len(pairs), PART):
-        verdicts += task.verify_many(pairs[start : start + PART])
+        verdicts += _verdicts(pairs[start : start + PART], task)
         reporter.stop_if_asked()
     return verdicts
+
+
+def _verdicts(pairs: Sequence[Pair], task: Task) -> list[Verdict]:
+    """A verifier that crashes on a completion has judged it: the round's hours of sampling are worth more."""
+    try:
+        return task.verify_many(pairs)
+    except EngineError:
+        raise
+    except Exception as error:  # noqa: BLE001 - texts of a model reach code of many libraries
+        if len(pairs) == 1:
+            return [Verdict(False, f"error: the verifier crashed: {type(error).__name__}: {error}"[:_MAX_SHOWN])]
+        # One by one, so that the others have the verdicts that they would have had without it.
+        return [verdict for pair in pairs for verdict in _verdicts([pair], task)]

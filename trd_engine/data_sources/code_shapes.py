@@ -72,11 +72,16 @@ def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
     """A row of (problem, tests), the tests in the form of this module."""
     tests = fields.parse_json(row["tests"], "tests")
     kind = tests.get("kind") if isinstance(tests, dict) else None
-    if kind not in _NEEDED:
+    if not isinstance(kind, str) or kind not in _NEEDED:
         raise RowError(f"field 'tests' must be an object whose kind is one of {', '.join(_NEEDED)}, not {kind!r}")
     for name, kind_of_value in _NEEDED[kind].items():
         if not isinstance(tests.get(name), kind_of_value):
             raise RowError(f"field 'tests' of kind {kind} needs {name!r}, a {kind_of_value.__name__}")
+    for name in ("setup", "preamble"):
+        if not isinstance(tests.get(name, ""), str):
+            raise RowError(f"field 'tests' has a {name!r} of {type(tests[name]).__name__}; it must be text")
+    if kind == "assert" and not (tests["asserts"] and all(isinstance(each, str) for each in tests["asserts"])):
+        raise RowError("field 'tests' of kind assert needs 'asserts', a list of statements, and one at least")
     if "inputs" in tests:
         tests = {**tests, **_input_output(tests, "tests", kind)}
     problem = fields.text(row, "problem", fields.PROBLEM)

@@ -79,6 +79,8 @@ class CodeTask:
                 return Verdict(False, f"test {number} of {len(cases)}: {failure}")
         if len(results) < len(cases):
             return Verdict(False, f"test {len(results) + 1} of {len(cases)}: error: the sandbox ended early")
+        if not cases:
+            return Verdict(False, "no tests")
         return Verdict(True, f"passed {len(cases)} tests")
 
 

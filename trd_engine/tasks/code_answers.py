@@ -10,8 +10,8 @@ from typing import Any
 
 from trd_engine.tasks.sandbox.limits import allow_long_integers
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-_OPEN_FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
+_CLOSING_FENCE = re.compile(r"[ \t]*```[ \t]*")
 _PYTHON = {"python", "python3", "py", "py3"}
 _FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|[^\n;]*)[^\n]*\n?", re.MULTILINE)
 _TOLERANCE = 1e-6
@@ -21,13 +21,35 @@ _TOLERANCE = 1e-6
 def extract_program(text: str) -> str:
     """The last block fenced as Python, else the last without a language, else, where there is no fence at all, the
     whole text; "" for none."""
-    blocks = [(language.lower(), str(body)) for language, body in _FENCE.findall(text)]
+    blocks, has_fence = _fenced_blocks(text)
     # What a program prints is often shown after it, in a fence that names no language.
     labelled = [body for language, body in blocks if language in _PYTHON]
     candidates = labelled or [body for language, body in blocks if not language]
     if candidates:
         return candidates[-1].strip("\n")
-    return "" if _OPEN_FENCE.search(text) else text.strip()
+    return "" if has_fence else text.strip()
+
+
+def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
+    """(language, body) of each block that is opened and closed, and whether there is any fence at all.
+
+    One walk over the lines: a model that writes one fence after another would keep a search for pairs busy for minutes.
+    """
+    blocks: list[tuple[str, str]] = []
+    language: str | None = None
+    body: list[str] = []
+    has_fence = False
+    for line in text.split("\n"):
+        fence = _FENCE.match(line)
+        has_fence = has_fence or fence is not None
+        if language is None:
+            language, body = fence.group(1).lower() if fence else None, []
+        elif _CLOSING_FENCE.fullmatch(line):
+            blocks.append((language, "".join(f"{each}\n" for each in body)))
+            language = None
+        else:
+            body.append(line)
+    return blocks, has_fence
 
 
 def complete_program(program: str, tests: Mapping[str, Any]) -> str:
@@ -52,9 +74,11 @@ def same_value(expected: Any, returned: str) -> bool:
     allow_long_integers()
     try:
         value = json.loads(returned)
-    except ValueError:
+        is_wrapped = isinstance(expected, list) and len(expected) == 1
+        return _same(expected, value) or (is_wrapped and _same(expected[0], value))
+    except (ValueError, RecursionError, OverflowError):
+        # No JSON, lists too deep to read or to compare, an integer that no float can be near.
         return False
-    return _same(expected, value) or (isinstance(expected, list) and len(expected) == 1 and _same(expected[0], value))
 
 
 def _futures_first(source: str) -> str:

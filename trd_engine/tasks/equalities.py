@@ -24,7 +24,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _WRITTEN = {"×": "*", "·": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-"}
-_MODULO = re.compile(r"[\s$(\\]*[pb]?mod", re.IGNORECASE)
+_MODULO = re.compile(r"[\s$(\\]{0,20}[pb]?mod", re.IGNORECASE)
+"""Bounded: at each mark all space behind it would be read again."""
 MAX_SIDE_TOKENS = 60
 """Longer sides are passed over: nobody writes them, and a model's runaway text would cost time."""
 MAX_DIGITS = 30

@@ -61,7 +61,7 @@ def differ_in_units(one: str, other: str) -> bool:
 
 def _as_factor(match: re.Match[str]) -> str:
     words = re.findall(_MULTIPLIER, match.group(1), re.IGNORECASE)
-    factors = "".join(f" \\times {_MULTIPLIERS[word.lower().removesuffix('s')]}" for word in words)
+    factors = "".join(f" \\times {_MULTIPLIERS[word.casefold().removesuffix('s')]}" for word in words)
     return f"{factors}\\text{{ {match.group(2)}}}" if match.group(2) else factors
 
 

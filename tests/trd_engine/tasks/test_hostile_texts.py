@@ -1,0 +1,62 @@
+"""Texts and values that a degenerate model, or a program that it wrote, may give: judged, and soon."""
+
+from __future__ import annotations
+
+import pytest
+
+from trd_engine.data_sources.fields import RowError
+from trd_engine.data_sources.shapes import to_problem
+from trd_engine.tasks.code_answers import extract_program, same_value
+from trd_engine.tasks.equalities import check_equalities
+from trd_engine.tasks.math_units import spell_out_factors
+
+
+@pytest.mark.parametrize(
+    ("expected", "returned"), [(2.5, str(10**400)), ([1], "[" * 200_000), ([2.5], f"[{10**400}]"), (1, "nonsense")]
+)
+def test_a_value_that_cannot_be_compared_is_wrong(expected: object, returned: str) -> None:
+    assert not same_value(expected, returned)
+
+
+@pytest.mark.timeout(60)
+def test_fences_and_line_ends_without_end_are_read_once() -> None:
+    """By pairs, or again at each mark, these would take hours."""
+    assert extract_program("```python\n" * 100_000) == ""
+    assert check_equalities("\n" * 200_000) is None
+    assert check_equalities("=" + " " * 200_000) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("so\n```python\nx = 1\n```\nprints\n```\n1\n```\n", "x = 1"),
+        ("  ```py\nx = 1\n\ny = 2\n  ```", "x = 1\n\ny = 2"),
+        ("```\nx = 1\n```", "x = 1"),
+        ("```python\nx = 1", ""),
+        ("x = 1", "x = 1"),
+        ("```python\n```", ""),
+        ("```text\nno\n```", ""),
+        ("```python\nx = '''\n```json\n'''\n```", "x = '''\n```json\n'''"),
+    ],
+)
+def test_the_program_of_a_text(text: str, program: str) -> None:
+    assert extract_program(text) == program
+
+
+def test_a_letter_that_only_folds_to_another_is_read() -> None:
+    assert spell_out_factors("10\\text{ thouſand}") == spell_out_factors("10\\text{ thousand}")
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"kind": "assert", "asserts": []},
+        {"kind": "assert", "asserts": [1]},
+        {"kind": "assert", "asserts": ["assert f()"], "setup": 5},
+        {"kind": "assert", "asserts": ["assert f()"], "preamble": 5},
+        {"kind": ["assert"]},
+    ],
+)
+def test_tests_that_test_nothing_are_refused(tests: object) -> None:
+    with pytest.raises(RowError, match="field 'tests'"):
+        to_problem({"problem": "?", "tests": tests}, 0, "code", {})
