@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trd_engine.config import DataSource
 from trd_engine.data_sources.canonical import plain_json
@@ -52,9 +53,14 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     """sha256 over the canonical JSON of each problem and their order."""
     digest = hashlib.sha256()
     for problem in problems:
-        line = json.dumps(plain_json(asdict(problem)), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        line = json.dumps(plain_json(_trained_on(problem)), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
+
+
+def _trained_on(problem: Problem) -> dict[str, Any]:
+    """All of a problem but the name that its scores are grouped by."""
+    return {name: value for name, value in asdict(problem).items() if name != "benchmark"}
 
 
 def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from trd_engine.prompts import PromptBuilder
 from trd_engine.rollouts import Collector, collect_rollouts
 from trd_engine.statistics import pass_curve, summarise
 from trd_engine.types import Problem, Trajectory
+
+_MAX_DATASETS = 100
+"""More names are no data sets but something of each row's own."""
 
 
 def evaluate_student(
@@ -45,6 +49,7 @@ def evaluate_student(
         pass_high=scores.pass_high,
         detail={
             "pass_at": {str(j): share for j, share in pass_curve(correct_PK).items()},
+            "by_dataset": _by_dataset([problem.benchmark for problem in problems], correct_PK),
             "mean_tokens": sum(lengths) / len(lengths),
             "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
         },
@@ -53,6 +58,17 @@ def evaluate_student(
         probes = trajectories[: config.num_probe_samples * k : k]
         reporter.event("probe_samples", step=step, samples=[_probe_sample(t, collector.prompts) for t in probes])
     return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
+
+
+def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[bool]]) -> dict[str, dict[str, float]]:
+    """The scores of each data set that rows name, as AIME24 and HMMT25 in one file; none of one alone."""
+    correct_by_name: dict[str, list[Sequence[bool]]] = {}
+    for name, correct_K in zip(names_P, correct_PK, strict=True):
+        if name is not None:
+            correct_by_name.setdefault(name, []).append(correct_K)
+    if not 2 <= len(correct_by_name) <= _MAX_DATASETS:
+        return {}
+    return {name: asdict(summarise(correct)) for name, correct in sorted(correct_by_name.items())}
 
 
 def _probe_sample(trajectory: Trajectory, prompts: PromptBuilder) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Problem:
     """The reference solution y*, which OPSD's teacher sees."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What a task needs beyond that, such as tests, choices or starter code."""
+    benchmark: str | None = None
+    """The data set that the row says it is of, where a file holds several; scores are told for each."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ ANSWER = ("answer", "Answer", "final_answer", "expected_answer", "answerKey", "g
 SOLUTION = ("solution", "Solution", "reference_solution", "rationale", "reasoning")
 ID = ("id", "ID", "problem_id", "question_id", "unique_id", "task_id", "problem_idx", "uid")
 
+BENCHMARK = ("benchmark", "data_source", "dataset")
+_MAX_NAME = 80
+
 
 class RowError(ValueError):
     """What is wrong with a row, in words that follow its number."""
@@ -84,3 +87,10 @@ def parse_json(value: Any, name: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise RowError(f"field {name!r} is not valid JSON: {error}") from error
+
+
+def benchmark_name(row: Row) -> str | None:
+    """Which data set a row says it is of, where a file holds several; only the grouping of scores hangs on it."""
+    name = first_name(row, BENCHMARK)
+    value = row[name] if name is not None else None
+    return value.strip()[:_MAX_NAME] or None if isinstance(value, str) else None

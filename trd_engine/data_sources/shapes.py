@@ -46,7 +46,7 @@ def to_problem(row: Row, number: int, task: str, columns: Mapping[str, str]) -> 
     problem = _shape(row, task)(row, row_id, task)
     if task == "choice":
         problem = dataclasses.replace(problem, answer=_named_letter(problem.answer))
-    return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)))
+    return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)), benchmark=fields.benchmark_name(row))
 
 
 def require_known_fields(columns: Mapping[str, str]) -> None:
