@@ -196,10 +196,11 @@ class Session:
             "compute_dtype": str(self.setup.compute_dtype),
             "versions": versions(),
         }
-        rank = self.reporter.world.rank
+        world = self.reporter.world
         folder = save_evidence(
-            self.out_dir, error.evidence, self.trajectories, self.prompts, step=step, rank=rank, facts=facts
+            self.out_dir, error.evidence, self.trajectories, self.prompts, step=step, rank=world.rank, facts=facts
         )
+        world.wait()  # the first process that fails ends the others
         return NonFiniteError(f"{error}; see {folder.relative_to(self.out_dir).as_posix()} in the run's folder")
 
     def end_round(self) -> None:

@@ -236,7 +236,7 @@ def optimizer_step(
     total_norm = get_total_norm([p.grad for p in trainable if p.grad is not None])
     grad_norm = float(whole(total_norm))
     # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
-    _require_finite(loss_sum, grad_norm, micro_batches, scored, setup.student)
+    _require_finite(loss_sum, grad_norm, micro_batches, scored, setup)
     if grad_norm > max_grad_norm:  # else every gradient would be read and written to be multiplied by one
         clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
     if total_weight > 0:
@@ -296,15 +296,20 @@ def _require_finite(
     grad_norm: float,
     micro_batches: Sequence[MicroBatch],
     scored: Sequence[ScoredBatch],
-    student: TrainedModel,
+    setup: ScoringSetup,
 ) -> None:
+    """Loss and norm are the whole batch's, so that of several processes all come here, and name its trajectories."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]
-    evidence = gather_evidence(loss, grad_norm, micro_batches, figures, student)
+    evidence = gather_evidence(loss, grad_norm, micro_batches, figures, setup.student)
+    own = {"positions": evidence.positions, "bad": sorted({row["position"] for row in evidence.tokens})}
+    all_parts = setup.world.gather_documents([own])
+    positions, bad = (sorted(place for part in all_parts for place in part[name]) for name in ("positions", "bad"))
+    named = f"; with tokens that are not finite: {bad}" if bad else ""
     raise NonFiniteError(
         f"loss = {loss}, gradient norm = {grad_norm}: the step was not taken and the weights are as before it; "
-        f"trajectories of the batch, by position in the round: {list(evidence.positions)}",
+        f"trajectories of the batch, by position in the round: {positions}{named}",
         evidence,
     )
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from tests.trd_engine.tiny_runs import metric
-from trd_engine import checkpoint, distributed
+from trd_engine import checkpoint, distributed, step
+from trd_engine.batching import MicroBatch
 from trd_engine.config import load_config
 from trd_engine.distributed import open_world
-from trd_engine.errors import StopRequested
+from trd_engine.errors import NonFiniteError, StopRequested
 from trd_engine.served_scores import TokenScores, gather_scores
+from trd_engine.step import ScoringSetup
 from trd_engine.train import run
 
 
@@ -87,5 +91,27 @@ def stop(folder: Path) -> None:
         sys.exit(75)
 
 
+def break_a_token(folder: Path) -> None:
+    """A loss that is not finite in the second process alone; each says what it was told."""
+    score = step.score
+
+    def broken(setup: ScoringSetup, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:
+        loss, divergence_N, statistics = score(setup, batch, *arguments, **options)
+        if setup.world.rank == 1 and torch.is_grad_enabled():
+            (folder / "broken.json").write_text(json.dumps(batch.positions[0]), encoding="utf-8")
+            divergence_N = divergence_N.clone()
+            divergence_N[0] = float("nan")
+            loss = loss * float("nan")
+        return loss, divergence_N, statistics
+
+    step.score = broken
+    try:
+        run(load_config(folder / "spec.json"), folder / "run")
+    except NonFiniteError as error:
+        (folder / f"rank-{os.environ['RANK']}.txt").write_text(str(error), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    {"exchange": exchange, "last": last, "stall": stall, "stop": stop}[sys.argv[1]](Path(sys.argv[2]))
+    {"exchange": exchange, "last": last, "stall": stall, "stop": stop, "break_a_token": break_a_token}[sys.argv[1]](
+        Path(sys.argv[2])
+    )

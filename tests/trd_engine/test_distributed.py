@@ -52,3 +52,26 @@ def test_a_stop_leaves_a_checkpoint_however_long_that_takes(tmp_path: Path) -> N
     saved = checkpoint_folder(tmp_path / "out", 1)
     assert saved.is_dir(), printed
     assert verify_manifest(saved)["step"] == 1
+
+
+def test_every_process_names_the_trajectories_of_all_and_the_broken_one(tmp_path: Path) -> None:
+    """The second process's token is not finite; the first one, which reports the failure, has to say so too."""
+    changes = {"diagnosis": {"num_trajectories": 0}, "evaluation": {"holdout": 0.0}}
+    document = spec(write_data(tmp_path / "data"), devices=2, mode="opd", loss={}, **changes)
+    (tmp_path / "spec.json").write_text(json.dumps(document), encoding="utf-8")
+    with scene("break_a_token", str(tmp_path), num_processes=2) as launcher:
+        printed, _ = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, printed
+    broken = json.loads((tmp_path / "broken.json").read_text(encoding="utf-8"))
+    told = [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in range(2)]
+    facts = [json.loads((folder / "facts.json").read_text(encoding="utf-8")) for folder in evidence_folders(tmp_path)]
+    positions = sorted(place for each in facts for place in each["positions"])
+    assert len(positions) == 16
+    assert broken in positions
+    for message in told:
+        assert f"by position in the round: {positions}; with tokens that are not finite: [{broken}]" in message
+
+
+def evidence_folders(out: Path) -> list[Path]:
+    """Of all processes."""
+    return sorted((out / "run" / "non-finite").iterdir())
