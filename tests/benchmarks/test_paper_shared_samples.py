@@ -55,11 +55,12 @@ def test_only_untrained_models_answers_are_kept_and_found_again(places: Places) 
         new = [places.samples / name for name in files(places) - before]
         return sorted(len(json.loads(path.read_text(encoding="utf-8"))) for path in new)
 
-    # The probe of the sampler, the held-out yardstick, rollout and refinement. The score at the end is not.
-    assert sizes_after(CELL) == [4, 8, 32, 32]
+    # The probe of the sampler, then rollouts and refinements: of the held-out yardstick, and those that are trained on.
+    # The score at the end is not.
+    assert sizes_after(CELL) == [4, 8, 8, 32, 32]
     assert sizes_after(OTHERS["the same rollout"]) == []
     assert sizes_after(OTHERS["the same rollout, another teacher"]) == [8, 32]
-    assert sizes_after(OTHERS["another seed"]) == [4, 8, 32, 32]
+    assert sizes_after(OTHERS["another seed"]) == [4, 8, 8, 32, 32]
 
 
 def test_a_run_whose_seconds_count_draws_all_itself(places: Places) -> None:
