@@ -82,6 +82,12 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "No checkpoint verifies; resume once the storage has them again, or clone the job to begin anew.",
     ),
     ErrorCode(
+        "verifier_unavailable",
+        True,
+        "The program that judges answers does not start on this worker, and says why; resume once it does.",
+        is_outage=True,
+    ),
+    ErrorCode(
         "teacher_unreachable", True, "The teacher's endpoint did not answer; resume when it does.", is_outage=True
     ),
     ErrorCode(

@@ -55,31 +55,32 @@ def _run(options: argparse.Namespace) -> int:
         resume_from = newest_checkpoint(options.out) if options.resume else None
         run(config, options.out, resume_from=resume_from, stop=lambda: stopping, prune_checkpoints=True)
     except StopRequested:
-        _print_once(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")
+        if _is_main():
+            print(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
         return EXIT_STOPPED
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-    _print_once(_scores(options.out))
-    _print_once(f"finished: {newest_checkpoint(options.out)}")
+    if _is_main():
+        lines = [*_scores(options.out), f"finished: {newest_checkpoint(options.out)}"]
+        print("\n".join(lines))  # noqa: T201
     return 0
 
 
-def _scores(out: Path) -> str:
-    """The evaluations that the run reported at its end, a line each."""
+def _scores(out: Path) -> list[str]:
+    """The evaluations that the run reported at its end, a line each; the main process has written them."""
     events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = next(event["summary"]["scores"] for event in reversed(events) if event["type"] == "finished")
-    return "\n".join(
+    return [
         f"step {row['step']}, {row['num_problems']} problems of {row['dataset']}: "
         f"avg@{row['k']} {row['avg_at_k']:.1%}, pass@{row['k']} {row['pass_at_k']:.1%}"
         for row in rows
-    )
+    ]
 
 
-def _print_once(message: str) -> None:
+def _is_main() -> bool:
     """Of several processes the main one prints."""
-    if os.environ.get("RANK", "0") == "0":
-        print(message)  # noqa: T201
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _parser() -> argparse.ArgumentParser:

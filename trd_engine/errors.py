@@ -13,6 +13,7 @@ EngineError                     a stable code, a message for the user, and wheth
 ├── SamplerDriftError           sampler_drift
 ├── DeviceUnavailableError      device_unavailable
 ├── CheckpointCorruptError      checkpoint_corrupt
+├── VerifierUnavailableError    verifier_unavailable
 ├── TeacherUnreachableError     teacher_unreachable
 └── TeacherRefusedError         teacher_refused
 
@@ -108,6 +109,12 @@ class CheckpointCorruptError(EngineError):
     """A checkpoint's files are not what its manifest says."""
 
     code = "checkpoint_corrupt"
+
+
+class VerifierUnavailableError(EngineError):
+    """What judges the answers does not start, so that every answer would be wrong."""
+
+    code = "verifier_unavailable"
 
 
 class TeacherUnreachableError(EngineError):

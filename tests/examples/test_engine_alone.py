@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.loss_spec import PRESET_LOSSES
 from trd_engine.config import LossConfig, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +24,6 @@ def test_the_losses_are_called_as_the_page_says() -> None:
 
 
 def test_the_variants_of_the_page_are_the_presets() -> None:
-    from contract.loss_spec import PRESET_LOSSES
-
     rows = dict(re.findall(r"^\| `(\w+)` \| [a-z, ]+ \| `(\{.*?\})`", PAGE, re.MULTILINE))
     assert set(rows) == {str(preset) for preset in PRESET_LOSSES}
     for preset, wanted in PRESET_LOSSES.items():

@@ -56,7 +56,7 @@ def test_a_mapped_field_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
 def test_an_answer_that_is_not_finite_is_refused(tmp_path: Path, written: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"problem": "p", "answer": {written}}}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"^row 1: field 'answer' is -?inf, which no number is"):
+    with pytest.raises(DataError, match=r"^row 1: field 'answer' is -?inf, which is no finite number"):
         load_problems(DataSource(path=str(path)), "math")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.trd_engine.rows import load_rows
 from tests.trd_engine.tiny_runs import events, spec, write_data
-from trd_engine.config import DataSource, parse_config
-from trd_engine.data import load_problems
+from trd_engine.config import parse_config
+from trd_engine.data import fingerprint
 from trd_engine.statistics import summarise
 from trd_engine.train import run
+from trd_engine.types import Problem
 
 
 def named_rows(data: Path, names: list[str | None]) -> Path:
@@ -49,7 +52,16 @@ def test_one_data_set_is_told_once(tmp_path: Path, names: list[str | None]) -> N
     assert [event["detail"]["by_dataset"] for event in events(tmp_path / "run", "evaluation")] == [{}, {}]
 
 
-def test_a_name_does_not_change_what_is_trained_on(tmp_path: Path) -> None:
-    data = write_data(tmp_path / "data", train=16, heldout=3)
-    named = [load_problems(DataSource(path=str(named_rows(data, [name] * 3))), "math") for name in ("a", "b")]
-    assert [[p.benchmark for p in loaded.problems] for loaded in named] == [["a"] * 3, ["b"] * 3]
+@pytest.mark.parametrize("column", ["benchmark", "data_source", "dataset"])
+def test_the_name_is_read_from_its_columns_and_from_a_mapped_one(tmp_path: Path, column: str) -> None:
+    row = {"problem": "1+1", "answer": "2"}
+    (own,) = load_rows(tmp_path, row | {column: " aime24 "})
+    (mapped,) = load_rows(tmp_path, row | {"of": "aime24"}, columns={column: "of"})
+    (odd,) = load_rows(tmp_path, row | {column: {"name": "aime24"}})
+    assert (own.benchmark, mapped.benchmark, odd.benchmark) == ("aime24", "aime24", None)
+
+
+def test_checkpoints_of_before_there_were_names_are_resumed() -> None:
+    """Their fingerprint covers what is trained on; how scores are grouped is no part of that."""
+    problem = Problem("1", "1+1", "2")
+    assert fingerprint([replace(problem, benchmark="aime24")]) == fingerprint([problem])

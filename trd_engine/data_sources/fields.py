@@ -61,7 +61,7 @@ def as_text(value: Any, name: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, float) and not math.isfinite(value):
-        raise RowError(f"field {name!r} is {value}, which no number is; where it is meant, write it as text")
+        raise RowError(f"field {name!r} is {value}, which is no finite number; where it is meant, write it as text")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str | bool | int | float):

@@ -31,7 +31,16 @@ _CODE_SHAPES: tuple[tuple[frozenset[str], Shape], ...] = (
 _OWN_FIELDS = ("id", "problem", "answer", "solution", "messages", "choices", "metadata", "tests", "starter_code")
 _READ_FIELDS = {
     *_OWN_FIELDS,
-    *(*fields.PROBLEM, *fields.ANSWER, *fields.SOLUTION, *fields.ID, "options", "generated", "solutions"),
+    *(
+        *fields.PROBLEM,
+        *fields.ANSWER,
+        *fields.SOLUTION,
+        *fields.ID,
+        *fields.BENCHMARK,
+        "options",
+        "generated",
+        "solutions",
+    ),
     *(name for names, _ in _CODE_SHAPES for name in names),
     *("question_content", "private_test_cases", "canonical_solution", "plus_input", "atol", "contract"),
     *("test_setup_code", "test_imports", "text", "code"),

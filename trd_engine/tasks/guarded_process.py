@@ -1,7 +1,8 @@
 """Calls of code that may hang, crash or run wild on a model's text, each with a hard time limit.
 
 A few child processes answer requests one after the other, as JSON lines on pipes. One that does not answer
-in time is killed and replaced; its request fails and the run goes on. Works from any thread.
+in time is killed and replaced; its request fails and the run goes on. One that cannot even start ends the
+run: it would find every answer wrong. Works from any thread.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trd_engine.errors import VerifierUnavailableError
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
@@ -58,7 +61,7 @@ class GuardedPool:
             self._idle.put(worker)
 
     def call(self, request: dict[str, Any]) -> Reply:
-        """The reply to one request; waits for a free worker first."""
+        """The reply to one request; waits for a free worker first. Raises `VerifierUnavailableError`."""
         worker = self._idle.get()
         try:
             return worker.call(request)
@@ -107,8 +110,8 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, request: dict[str, Any]) -> Reply:
+        process = self._running()
         try:
-            process = self._running()
             _send(process, request)
             reply = _receive(process, self._limit_seconds)
         except TimeoutError:
@@ -137,18 +140,17 @@ class _Worker:
         if self._process is not None and self._process.poll() is not None:
             self.stop()
         if self._process is None:
-            command = [
-                sys.executable,
-                "-P",
-                "-s",
-                "-c",
-                _START,
-                str(_PACKAGE_ROOT),
-                self._verifier,
-                str(self._limit_seconds),
-            ]
+            # Once more where it fails: the machine may have had no room for a process at that moment.
+            self._process = self._started() or self._started(is_last_try=True)
+        assert self._process is not None
+        return self._process
+
+    def _started(self, *, is_last_try: bool = False) -> subprocess.Popen[bytes] | None:
+        """A child that has greeted; None where it did not, and on the last try `VerifierUnavailableError`."""
+        arguments = [str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds)]
+        try:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-s", "-c", _START, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -156,8 +158,21 @@ class _Worker:
                 env=_ENVIRONMENT,
                 start_new_session=True,
             )
-            _receive(self._process, _START_SECONDS)  # its greeting
-        return self._process
+            greeting = _receive(self._process, _START_SECONDS)
+            problem = greeting.get("failure")
+        except TimeoutError:
+            problem = f"no sign of life in {_START_SECONDS:.0f} s"
+        except (OSError, EOFError, ValueError) as error:
+            problem = str(error)
+        if problem is None:
+            return self._process
+        self.stop()
+        if not is_last_try:
+            return None
+        raise VerifierUnavailableError(
+            f"the verifier {self._verifier!r} does not start: {problem}; without it every answer would be wrong. "
+            "Mend the installation or free memory, and go on from the newest checkpoint"
+        )
 
 
 def _send(process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:

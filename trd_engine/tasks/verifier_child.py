@@ -27,8 +27,12 @@ def main(arguments: Sequence[str]) -> None:
     """Serve the verifier named first, with the limit in seconds named second."""
     name, limit_seconds = arguments[0], float(arguments[1])
     replies = _claim_standard_output()
-    verify = _load(name)
-    _limit_self()
+    try:
+        verify = _load(name)
+        _limit_self()
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is told instead of a greeting
+        _write(replies, {"failure": f"{type(error).__name__}: {error}"[:5000]})
+        return
     _write(replies, {"ready": True})
     for line in sys.stdin.buffer:
         # Should the parent die while we hang, nobody else would end us: SIGALRM's default action does.

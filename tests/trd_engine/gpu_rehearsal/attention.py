@@ -1,5 +1,7 @@
 """PyTorch's attention over sequences of different lengths, and its gradient, by what its documentation says.
 
+The parameters are those of PyTorch's own operations, in their order.
+
 Shapes: T tokens of all sequences, A query heads, E key-value heads, D of a head; `bounds` are cumulative lengths.
 """
 
@@ -30,7 +32,9 @@ def varlen_attention(
     assert query_TAD.dtype in (torch.float16, torch.bfloat16), "the kernel has 16 bits only"
     assert query_TAD.shape[-1] % 8 == 0, "the kernel takes heads of multiples of 8"
     assert bounds.dtype == torch.int32
-    output_TAD = _attention(query_TAD, key_TED, value_TED, bounds, other_bounds, scale, window)
+    sequences = _sequences(query_TAD, key_TED, value_TED, bounds, other_bounds, scale, window)
+    outputs = [(weights @ value).transpose(0, 1) for _, _, _, value, weights, _ in sequences]
+    output_TAD = torch.cat(outputs).to(query_TAD.dtype)
     return output_TAD, torch.zeros(query_TAD.shape[1], len(query_TAD)), torch.zeros(2, dtype=torch.uint64)
 
 
@@ -65,20 +69,6 @@ def varlen_attention_gradient(
             shared = part.unflatten(0, (whole.shape[1], -1)).sum(dim=1)
             whole[sequence] = shared.transpose(0, 1)
     return tuple(gradient.to(query_TAD.dtype) for gradient in gradients)
-
-
-def _attention(
-    query_TAD: Tensor,
-    key_TED: Tensor,
-    value_TED: Tensor,
-    bounds: Tensor,
-    other_bounds: Tensor,
-    scale: float | None,
-    window: list[int],
-) -> Tensor:
-    sequences = _sequences(query_TAD, key_TED, value_TED, bounds, other_bounds, scale, window)
-    outputs = [(weights @ value).transpose(0, 1) for _, _, _, value, weights, _ in sequences]
-    return torch.cat(outputs).to(query_TAD.dtype)
 
 
 def _sequences(

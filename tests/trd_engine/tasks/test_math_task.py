@@ -8,15 +8,20 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trd_engine.errors import VerifierUnavailableError
+from trd_engine.reporter import Reporter
+from trd_engine.tasks import guarded_process
 from trd_engine.tasks.guarded_process import GuardedPool
 from trd_engine.tasks.math import MathTask, quick_verdict
 from trd_engine.tasks.math_normal import as_number, normalise
 from trd_engine.types import Problem, Verdict
+from trd_engine.verification import verify_all
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +153,29 @@ def test_killed_verifier_is_a_verdict_and_the_next_one_works() -> None:
         assert task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}").correct
     finally:
         pool.close()
+
+
+def test_a_verifier_that_never_starts_ends_the_run_and_judges_nothing(tmp_path: Path) -> None:
+    pool = GuardedPool("nonsense", 1.0, num_workers=1)
+    pairs = [(problem(r"\frac{1}{2}"), r"\boxed{\sqrt{0.25}}")]
+    with (
+        Reporter(tmp_path) as reporter,
+        pytest.raises(VerifierUnavailableError, match="'nonsense' does not start: Ass"),
+    ):
+        verify_all(pairs, MathTask(pool), reporter)
+    assert pool.process_ids() == []
+
+
+def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "tried"
+    once = f"import os\nif not os.path.exists({str(marker)!r}):\n    open({str(marker)!r}, 'w')\n    os._exit(7)\n"
+    monkeypatch.setattr(guarded_process, "_START", once + guarded_process._START)
+    pool = GuardedPool("math", 20.0, num_workers=1)
+    try:
+        assert MathTask(pool).verify(problem(r"\frac{1}{2}"), r"\boxed{\sqrt{0.25}}").correct
+    finally:
+        pool.close()
+    assert marker.exists()
 
 
 def test_works_from_other_threads(task: MathTask) -> None:
