@@ -11,14 +11,20 @@ from trd_engine.tasks.protocol import Pair, PromptTemplates
 from trd_engine.types import Problem, Verdict
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
-_BOXED_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?(?:[.:,)\s].*)?", re.DOTALL)
-_STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*[*(\[]*([A-Z])\b(?!')", re.IGNORECASE)
+_BOXED_LETTER = re.compile(r"(?P<open>[(\[]?)\s*(?P<letter>[A-Za-z])\s*[)\]]?(?P<rest>(?:[.:,;/)\s\\&].*)?)", re.DOTALL)
+_ANOTHER_LETTER = re.compile(
+    r"\s*(?:[,;/&]|\b(?:or|and)\b)+\s*(?:or\s+|and\s+)?[(\[]?[A-Za-z](?![A-Za-z'])", re.IGNORECASE
+)
+_PROSE = re.compile(r"\s+[a-z']", re.IGNORECASE)
+_LETTER = r"\b(?:\s+is)?(?:\s*[:=])?\s*(?:[*$]|\\\()*(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Z])\b(?!')(?<!I(?=\s[a-z])))"
+_ANSWER = re.compile(r"\b(?i:answer)" + _LETTER)
+_OPTION = re.compile(r"\b(?i:option|choice)" + _LETTER)
 _ALONE = re.compile(r"[*(\[]*([A-Z])[*)\].]*")
 _NAMED = re.compile(r"[*(\[]*([A-Za-z])(?:[*)\].:]+(?:\s.*)?)?", re.DOTALL)
 
 
 class ChoiceTask:
-    r"""Takes the letter in the last box, else the last one stated ("the answer is B"), else a lone last line."""
+    r"""Takes the letter in the last box, else the last one called the answer, then option, else a lone last line."""
 
     name = "choice"
 
@@ -44,13 +50,24 @@ def chosen_letter(text: str) -> str | None:
     if "\\boxed" in text:
         inside = _WRAPPED.sub(r"\1", last_boxed(text) or "").strip()
         found = _BOXED_LETTER.fullmatch(inside)
-        return found.group(1).upper() if found else None
-    stated = [match.group(1) for match in _STATED.finditer(text) if match.group(1).isupper()]
+        return found["letter"].upper() if found is not None and _is_one_letter(found) else None
+    # What a text calls its answer outranks the options that it names on the way, before and after.
+    stated = _ANSWER.findall(text) or _OPTION.findall(text)
     if stated:
-        return stated[-1]
+        bracketed, bare = stated[-1]
+        return str(bracketed or bare).upper()
     last_line = text.strip().rpartition("\n")[2].strip()
     alone = _ALONE.fullmatch(last_line)
     return alone.group(1) if alone else None
+
+
+def _is_one_letter(found: re.Match[str]) -> bool:
+    """Whether a box holds one option, with its text perhaps: neither several, nor a sentence that begins with a word
+    of one letter."""
+    if _ANOTHER_LETTER.match(found["rest"]):
+        return False
+    is_word = not found["open"] and (found["letter"].islower() or found["letter"] in "AI")
+    return not (is_word and _PROSE.match(found["rest"]))
 
 
 def reference_letter(text: str) -> str | None:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from trd_engine.tasks.boxed import last_boxed
 from trd_engine.tasks.equalities import check_equalities
 from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
-from trd_engine.tasks.math_normal import as_number, differ_in_marks, differ_in_units, in_latex, normalise
+from trd_engine.tasks.math_normal import (
+    as_number,
+    contradicts_itself,
+    differ_in_marks,
+    differ_in_negation,
+    differ_in_units,
+    in_latex,
+    normalise,
+)
 from trd_engine.tasks.prompts import MATH
 from trd_engine.tasks.protocol import Pair, PromptTemplates
 from trd_engine.tasks.steps import StepCheck
@@ -72,7 +80,7 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
     ours, theirs = normalise(reference), normalise(answer)
     if ours and ours == theirs:
         return Verdict(True, answer)
-    if differ_in_marks(ours, theirs):
+    if differ_in_marks(ours, theirs) or differ_in_negation(ours, theirs) or contradicts_itself(ours, theirs):
         return Verdict(False, answer)
     numbers = as_number(ours), as_number(theirs)
     if None not in numbers:

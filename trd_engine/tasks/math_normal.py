@@ -43,6 +43,7 @@ _COMMAND_SPACE = re.compile(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=\d)")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?![\d])")
 _MARK = re.compile(r"(?<=\d)(?:_\{?(\d+)\}?|([AaPp])\.?[Mm]\.?)$")
 """What follows a number and makes it another one: the base, or the half of the day."""
+_NEGATION = re.compile(r"\\(?:ne|neg|lnot|not)(?![a-zA-Z])")
 _LETTER = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _MAX_NUMBER_CHARACTERS = 400
@@ -81,6 +82,19 @@ def differ_in_marks(one: str, other: str) -> bool:
     if ours is None or theirs is None:
         return False
     return [part and part.lower() for part in ours.groups()] != [part and part.lower() for part in theirs.groups()]
+
+
+def differ_in_negation(one: str, other: str) -> bool:
+    """True for two normal forms of which one says what the value is not; a parser passes over that."""
+    return (_NEGATION.search(one) is None) != (_NEGATION.search(other) is None)
+
+
+def contradicts_itself(reference: str, answer: str) -> bool:
+    """True for a chain such as 8=7, two of whose sides are different numbers; a parser takes its last side alone."""
+    if "=" not in answer or "=" in reference:
+        return False
+    values = {as_number(side) for side in answer.split("=")} - {None}
+    return len(values) > 1
 
 
 def as_number(normal: str) -> Fraction | None:

@@ -6,6 +6,7 @@ import pytest
 
 from trd_engine.data_sources.fields import RowError
 from trd_engine.data_sources.shapes import to_problem
+from trd_engine.tasks.choice import chosen_letter
 from trd_engine.tasks.code_answers import extract_program, same_value
 from trd_engine.tasks.equalities import check_equalities
 from trd_engine.tasks.math_units import spell_out_factors
@@ -24,6 +25,9 @@ def test_fences_and_line_ends_without_end_are_read_once() -> None:
     assert extract_program("```python\n" * 100_000) == ""
     assert check_equalities("\n" * 200_000) is None
     assert check_equalities("=" + " " * 200_000) is None
+    assert chosen_letter("answer" + " " * 200_000) is None
+    assert chosen_letter("answer" * 100_000) is None
+    assert chosen_letter("\\boxed{A" + " ," * 100_000 + "}") == "A"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ SAME = [
     (r"90^\circ\text{C}", "90"), (r"90\text{ degrees}", r"90^\circ\mathrm{F}"), (r"3\text{ boxes}", r"3\text{ box}"),
     (r"1\text{ person}", r"1\text{ persons}"), (r"5\text{ people}", r"5\text{ persons}"),
     (r"\boxed{7}", "7"), (r"$\frac{7}{2}$", "3.5"), (r"6 \times 10^3", "6000"),
+    ("7", "3+4=7"), ("7", "x = 7.0 = 7"), (r"x \ne 3", "x ≠ 3"), ("1.5", r"\frac{3}{2}=1.5"), ("1,2", "x=1, x=2"),
 ]  # fmt: skip
 DIFFERENT = [
     ("2", "3"), ("2", "20"), ("12", "1,2"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("(1,2]", "[1,2)"),
@@ -72,6 +73,8 @@ DIFFERENT = [
     (r"5\text{ cm}", r"5\text{ m}"), (r"\frac{1}{2}\text{ hour}", r"0.5\text{ min}"),
     (r"5\text{ dollars}", r"5\text{ cents}"), (r"12\text{ cm}^2", r"12\text{ cm}^3"), (r"5\text{ m/s}", r"5\text{ m}"),
     (r"90^\circ\text{C}", r"90^\circ\text{F}"), (r"3\text{ million dollars}", "3"),
+    ("7", r"\ne 7"), ("7", r"x \neq 7"), ("7", r"\neg 7"), ("7", r"\not 7"), ("7", "8 = 7"), ("5", "1=2=3=5"),
+    (r"x \ne 3", "3"),
 ]  # fmt: skip
 
 
