@@ -19,11 +19,14 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
+from trd_engine.config import RunConfig
 from trd_engine.errors import CheckpointCorruptError
 from trd_engine.lora import STUDENT_ADAPTER, merged_state_dict
 from trd_engine.manifest import MANIFEST_FILE, has_all_files, write_manifest
+from trd_engine.model_card import model_card
 from trd_engine.models import TrainedModel, causal_lm_of
 from trd_engine.prompts import MODEL_PROMPTS_FILE
+from trd_engine.training_state import TrainingState
 
 STATE_FOLDER = "state"
 MODEL_FOLDER = "model"
@@ -41,6 +44,21 @@ class ExportExtras:
     card: str
     prompts_file: Path | None
     """The student's own templates, so that the trained student can be trained again."""
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
+    ) -> ExportExtras:
+        """Those of a run where it stands."""
+        card = model_card(
+            config,
+            step=state.step,
+            num_steps=num_steps,
+            data_fingerprint=state.data_fingerprint,
+            scores=state.scores,
+        )
+        own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
+        return cls(tokenizer, card, own_prompts if own_prompts.is_file() else None)
 
 
 def checkpoint_folder(out_dir: Path, step: int) -> Path:

@@ -35,12 +35,12 @@ from trd_engine.kept_trajectories import HELDOUT, ROUND
 from trd_engine.loading import LoadedModels
 from trd_engine.loss_schedule import divergence_at
 from trd_engine.losses import Divergence
-from trd_engine.model_card import model_card, versions
+from trd_engine.model_card import versions
 from trd_engine.non_finite import save_evidence
 from trd_engine.optim import learning_rate_at, set_learning_rate
 from trd_engine.plan import RunPlan, batch_positions, evaluation_is_due
 from trd_engine.problem_sets import ProblemSets
-from trd_engine.prompts import MODEL_PROMPTS_FILE, PromptBuilder
+from trd_engine.prompts import PromptBuilder
 from trd_engine.refine import kept_positions, refine_rollouts
 from trd_engine.reporter import Reporter
 from trd_engine.rollouts import Collector, collect_rollouts
@@ -83,8 +83,6 @@ class Session:
     heldout: list[Trajectory] = field(default_factory=list)
     saved_at: tuple[int, int] = (-1, -1)
     """Position of the newest checkpoint."""
-    _sampler_gap: float | None = None
-    """The newest one, in nats."""
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -141,6 +139,16 @@ class Session:
         state, planned = self.state, self.plan.rounds[self.state.round]
         self._probe_sampler()
         self.trajectories = self._collect(list(planned.problems), "round", state.round, num_samples=None)
+
+    def report_round(self) -> None:
+        """Diagnose the trajectories, and tell of them; before the first step, which makes another student.
+
+        A run that is resumed in between does it once more: what was told then is told again, with the same values.
+        """
+        state = self.state
+        if state.round_step > 0:
+            return
+        assert self.trajectories is not None
         found = self._diagnose(self.trajectories)
         path = self._round_file(state.round, TRAJECTORIES_FILE)
         if self.reporter.world.is_main:
@@ -156,6 +164,7 @@ class Session:
     def train_step(self) -> None:
         """One optimizer step on the next batch of the round."""
         assert self.trajectories is not None
+        self.enter("training")
         self.samplers.rest()
         state, optim = self.state, self.config.optim
         kept = kept_positions(self.trajectories, self.config.refine.keep)
@@ -257,14 +266,13 @@ class Session:
         self.saved_at = state.position
         folder = checkpoint_folder(self.out_dir, state.step)
         self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
-        if not self.is_finished:
-            self.enter("training")
 
     def _write_checkpoint(self, temporary: Path, *, merged: bool) -> list[str]:
         """Every process its parts, and the main one all that is whole; returns the formats of the weights."""
         world, folder = self.reporter.world, temporary / STATE_FOLDER
         student = self.models.student if world.size == 1 else put_together(self.models.student, world)
-        formats = [] if student is None else write_weights(temporary, student, self._extras(), merged=merged)
+        extras = ExportExtras.of(self.config, self.state, self.plan.num_steps, self.models.tokenizer)
+        formats = [] if student is None else write_weights(temporary, student, extras, merged=merged)
         write_state(folder, self.state, self.models.student, self.optimizer, world)
         if self.models.teacher_update is not None:
             self.models.teacher_update.write(folder, world)
@@ -290,17 +298,6 @@ class Session:
         )
         if self.prune:
             prune_checkpoints(self.out_dir, self.config.checkpoints.keep)
-
-    def _extras(self) -> ExportExtras:
-        card = model_card(
-            self.config,
-            step=self.state.step,
-            num_steps=self.plan.num_steps,
-            data_fingerprint=self.state.data_fingerprint,
-            scores=self.state.scores,
-        )
-        own_prompts = Path(self.config.student) / MODEL_PROMPTS_FILE
-        return ExportExtras(self.models.tokenizer, card, own_prompts if own_prompts.is_file() else None)
 
     # -- collecting and scoring --------------------------------------------------------------------
 
@@ -340,7 +337,7 @@ class Session:
         self.enter("diagnosing")
         self.samplers.rest()  # the next to ask for memory is the training
         examined = self.diagnosis.examine(sample)
-        report = self.diagnosis.report(examined, sampler_gap=self._sampler_gap)
+        report = self.diagnosis.report(examined, sampler_gap=self.state.sampler_gap)
         if self.reporter.world.is_main:
             path = self._round_file(state.round, DIAGNOSIS_FILE)
             write_report(path, report, round_index=state.round, step=state.step)
@@ -393,7 +390,7 @@ class Session:
     def _probe_sampler(self) -> None:
         prompts = [self.prompts.solve(problem) for problem in self.problems.train[:NUM_PROBES]]
         gap = measure_sampler_gap(self.samplers, self.setup, prompts, seed=self.config.seed)
-        self._sampler_gap = gap
+        self.state.sampler_gap = gap
         self.reporter.metrics(self.state.step, self.state.round, {"sampler_gap": gap})
 
     def _round_file(self, round_index: int, name: str) -> Path:

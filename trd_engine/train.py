@@ -69,8 +69,10 @@ def _distil(session: Session) -> None:
         # A checkpoint at the end of a round waits for the next round's rollouts, so that it holds them too.
         session.save_if_due()
 
+        # Diagnose a sample of them, before the first step makes another student.
+        session.report_round()
+
         # Distil: a global batch a step.
-        session.enter("training")
         while state.round_step < plan.rounds[state.round].num_steps:
             session.train_step()
             session.evaluate_if_due(state.step)  # first: a checkpoint tells its own score

@@ -42,6 +42,8 @@ class TrainingState:
     """Steps at which the evaluation is complete, 0 for the baseline."""
     evaluation_fingerprint: str | None = None
     """Of the problems that it is evaluated on, where they are not a part of the others."""
+    sampler_gap: float | None = None
+    """The newest one, in nats."""
     identity: dict[str, Any] = field(default_factory=dict)
     """See `same_run.run_identity`."""
 

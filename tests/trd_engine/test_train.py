@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.config import parse_config
+from trd_engine.diagnosis.stage import RoundDiagnosis
 from trd_engine.errors import DataChangedError, DataError, SpecError, StopRequested
 from trd_engine.manifest import verify_manifest
 from trd_engine.train import run
@@ -40,6 +41,14 @@ def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
 def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _without_time(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != "at"}
+
+
+def _rounds_refined(out: Path) -> list[int]:
+    return [e["round"] for e in events(out, "phase") if e["phase"] == "refining"]
 
 
 def test_a_run_reports_all_it_does(whole: Path) -> None:
@@ -132,16 +141,39 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
     assert_bitwise_equal(weights(second, 4), weights(whole, 4))
 
 
-@pytest.mark.parametrize(("killed_after", "sampled_again"), [(0, [1]), (2, [])])
+@pytest.mark.parametrize(("killed_after", "sampled_again", "told_again"), [(0, [1], [0, 1]), (2, [], [1])])
 def test_a_killed_run_goes_on_from_its_rollouts(
-    data: Path, whole: Path, tmp_path: Path, killed_after: int, sampled_again: list[int]
+    data: Path, whole: Path, tmp_path: Path, killed_after: int, sampled_again: list[int], told_again: list[int]
 ) -> None:
-    """The checkpoint written after each collection holds it: nothing is sampled again."""
+    """The checkpoint written after each collection holds it: nothing is sampled again, and what is told is the same."""
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
         checkpoint_folder(whole, step).name for step in (0, 2, 4)
     ]
     run(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, killed_after))
-    assert [e["round"] for e in events(tmp_path, "trajectories")] == sampled_again
+    assert _rounds_refined(tmp_path) == sampled_again
+    for kind in ("trajectories", "diagnosis"):
+        told = [_without_time(e) for e in events(whole, kind) if e["round"] in told_again]
+        assert [_without_time(e) for e in events(tmp_path, kind)] == told
+    assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
+
+
+def test_a_round_is_saved_before_its_diagnosis(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(spec(data, rounds=2))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundDiagnosis, "examine", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path)
+    run(config, tmp_path, resume_from=checkpoint_folder(tmp_path, 0))
+    assert _rounds_refined(tmp_path) == _rounds_refined(whole)
+    assert [_without_time(e) for e in events(tmp_path, "diagnosis")] == [
+        _without_time(e) for e in events(whole, "diagnosis")
+    ]
     assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
 
 
