@@ -51,7 +51,7 @@ def evaluate_student(
             "pass_at": {str(j): share for j, share in pass_curve(correct_PK).items()},
             "by_dataset": _by_dataset([problem.benchmark for problem in problems], correct_PK),
             "mean_tokens": sum(lengths) / len(lengths),
-            "truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / len(trajectories),
+            "truncated_share": sum(t.rollout.finish_reason != "stop" for t in trajectories) / len(trajectories),
         },
     )
     if config.num_probe_samples:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trd_engine.fused_loss_pass import ChunkedPass, Tokens
+from trd_engine.fused_loss_pass import ChunkedPass, Tokens, num_sparse_tokens
 from trd_engine.fused_loss_products import Gradients, LogitShape, LogitSource, Projection
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
 from trd_engine.losses import Divergence, check_token_ids
@@ -29,7 +29,8 @@ CHUNK_BYTES_ACCELERATOR = 2**30
 """Both models' logits of one chunk, where the caller names no chunk size."""
 BLOCK_BYTES_CPU = 2**20
 BLOCK_BYTES_ACCELERATOR = 64 * 2**20
-"""One model's logits of one block in fp32: what a CPU's cache holds, or what keeps an accelerator busy."""
+"""One model's logits of one block in fp32, or the rows of the head that its top-k tokens take: what a CPU's cache holds,
+or what keeps an accelerator busy."""
 
 
 class LinearOptions(TypedDict, total=False):
@@ -98,7 +99,7 @@ def linear_divergence(
 
     `token_weights_N` defaults to 1/N. The weights come in, and are not applied to `per_token_N` by the
     caller, because the gradient is summed in this pass and must know them. A weight of exactly 0 takes a
-    row out of loss and gradient, whatever its values. `token_ids_N` as in `losses.token_divergence`;
+    row out of loss and gradient, whatever its values or token. `token_ids_N` as in `losses.token_divergence`;
     where given, the statistics hold both models' log-probabilities of them.
 
     Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without a cap where None.
@@ -106,7 +107,7 @@ def linear_divergence(
     dtype, or in autocast's; all else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
     Nothing waits for an accelerator, and sums are taken in a fixed order.
 
-    Raises ValueError where shapes do not fit.
+    Raises ValueError where shapes do not fit, and, on a CPU, where `token_ids_N` holds what is no token of both models.
     """
     num_shared = min(len(student_head_VH), len(teacher_head_VG))
     student_shape = LogitShape(student_logit_scale, student_soft_cap)
@@ -120,7 +121,7 @@ def linear_divergence(
         _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
         wanted=_wanted(statistics, student),
         chunk_tokens=_chunk_tokens(student, teacher, chunk_tokens),
-        block_rows=_block_rows(student),
+        block_rows=_block_rows(student, divergence),
     )
     loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
     return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
@@ -151,7 +152,7 @@ def scored_divergence(
         _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
         wanted=_wanted(statistics, student),
         chunk_tokens=_chunk_tokens(student, teacher, None),
-        block_rows=_block_rows(student),
+        block_rows=_block_rows(student, divergence),
     )
     loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
     assert token_statistics is not None
@@ -236,16 +237,20 @@ def _tokens(
     num_tokens, device = len(student.hidden_NH), student.hidden_NH.device
     if teacher.num_tokens != num_tokens:
         raise ValueError(f"teacher_hidden_NG has {teacher.num_tokens} rows, but student_hidden_NH {num_tokens}")
-    check_token_ids(divergence, ids_N, num_tokens)
-    dtype = torch.promote_types(student.hidden_NH.dtype, torch.float32)
+    dtype, num_shared = torch.promote_types(student.hidden_NH.dtype, torch.float32), len(student.head_VH)
     if weights_N is None:
+        check_token_ids(divergence, ids_N, num_tokens, num_shared)
         even_N = torch.full((num_tokens,), 1 / max(1, num_tokens), dtype=dtype, device=device)
         return Tokens(even_N, ids_N, may_be_masked=False)
     if weights_N.shape != (num_tokens,):
         raise ValueError(f"token_weights_N must have shape ({num_tokens},), not {tuple(weights_N.shape)}")
     # looked up where it costs nothing; an accelerator would have to be waited for
     may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
-    return Tokens(weights_N.detach().to(device, dtype), ids_N, may_be_masked)
+    weights_N = weights_N.detach().to(device, dtype)
+    if ids_N is not None and ids_N.shape == weights_N.shape and may_be_masked:
+        ids_N = ids_N.masked_fill(weights_N == 0, 0)  # often marked with −100, which is no token
+    check_token_ids(divergence, ids_N, num_tokens, num_shared)
+    return Tokens(weights_N, ids_N, may_be_masked)
 
 
 def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedStatistics | None:
@@ -271,6 +276,8 @@ def _chunk_tokens(student: Projection, teacher: LogitSource, wanted: int | None)
     return max(1, budget // bytes_per_token)
 
 
-def _block_rows(student: Projection) -> int:
+def _block_rows(student: Projection, divergence: Divergence) -> int:
     budget = BLOCK_BYTES_CPU if student.head_VH.device.type == "cpu" else BLOCK_BYTES_ACCELERATOR
-    return max(1, budget // (4 * len(student.head_VH)))
+    num_shared, hidden_size = student.head_VH.shape
+    widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
+    return max(1, budget // (4 * widest))

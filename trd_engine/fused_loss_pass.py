@@ -20,6 +20,10 @@ from trd_engine.fused_loss_products import Gradients, LogitSource, Projection, s
 from trd_engine.fused_loss_statistics import TokenStatistics, WantedStatistics, block_statistics
 from trd_engine.losses import Divergence
 
+SPARSE_SHARE = 64
+"""Up to this part of the vocabulary the teacher's top-k tokens have products of their own; for more, those with the
+whole head are the faster ones and need less room."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -63,8 +67,8 @@ class ChunkedPass:
         if self.wanted is not None:
             with_sampled = self.tokens.ids_N is not None
             statistics = TokenStatistics.empty(len(weights_N), per_token_N, self.wanted, with_sampled=with_sampled)
-        is_top_k = self.divergence.support == "top_k"
-        needs_student = not is_top_k or self.wanted is not None
+        is_sparse = num_sparse_tokens(self.divergence, len(self.student.head_VH)) > 0
+        needs_student = not is_sparse or self.wanted is not None
         student_CV = self.student.room(self.chunk_tokens if needs_student else 0)
         teacher_CV = self.teacher.room(self.chunk_tokens)
         for chunk in slices(0, len(weights_N), self.chunk_tokens):
@@ -74,9 +78,9 @@ class ChunkedPass:
             for rows in slices(chunk.start, chunk.stop, self.block_rows):
                 within = slice(rows.start - chunk.start, rows.stop - chunk.start)
                 student_RV, teacher_RV = student_CV[within], teacher_CV[within]
-                block = self._top_k_block if is_top_k else self._block
+                block = self._sparse_block if is_sparse else self._block
                 per_token_N[rows] = block(rows, student_RV, teacher_RV, statistics, gradients)
-            if not is_top_k and gradients.any_wanted:
+            if not is_sparse and gradients.any_wanted:
                 gradient_CV = student_CV[: chunk.stop - chunk.start]
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
                 gradients.add(chunk, gradient_CV, self.student.head_VH, hidden_CH)
@@ -99,6 +103,13 @@ class ChunkedPass:
             is_own = self.divergence.temperature == 1.0
             own = (student, teacher) if is_own else _distributions(student_logits_RV, teacher_logits_RV)
             statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
+        if self.divergence.support == "top_k":
+            teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
+            student_logits_RK = student_logits_RV.gather(-1, ids_RK)
+            divergence_R, gradient_RK = self._top_k_gradient(student_logits_RK, teacher_logits_RK, rows)
+            if gradients.any_wanted:
+                student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
+            return divergence_R
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._weigh(divergence_R, rows)
         if gradients.any_wanted:
@@ -106,7 +117,7 @@ class ChunkedPass:
             torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
         return divergence_R
 
-    def _top_k_block(
+    def _sparse_block(
         self,
         rows: slice,
         student_RV: Tensor,
@@ -114,24 +125,32 @@ class ChunkedPass:
         statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
-        """The block's divergence on the teacher's top-k tokens; only their rows of the head are touched."""
+        """The block's divergence on the teacher's few top-k tokens; only their rows of the head are touched."""
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         if statistics is not None and self.wanted is not None:
             own = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
             statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
-        top_k = min(self.divergence.teacher_top_k, teacher_logits_RV.shape[1])
-        teacher_logits_RK, ids_RK = teacher_logits_RV.topk(top_k, dim=-1)
+        teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
         output_RK, head_RKH = self.student.output_at(rows, ids_RK, self._dtype)
-        student_logits_RK = self.student.shape.apply(output_RK)
-        student, teacher = self._tempered(student_logits_RK), self._tempered(teacher_logits_RK)
-        divergence_R, gradient_RK = divergence_and_gradient(student, teacher, self.divergence, None)
-        divergence_R, factor_R1 = self._weigh(divergence_R, rows)
+        divergence_R, gradient_RK = self._top_k_gradient(self.student.shape.apply(output_RK), teacher_logits_RK, rows)
         if gradients.any_wanted:
-            self.student.shape.chain_(gradient_RK, student_logits_RK)
-            gradient_RK = self.tokens.masked(gradient_RK, rows) * factor_R1
             hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
             gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
         return divergence_R
+
+    def _top_k_gradient(
+        self, student_logits_RK: Tensor, teacher_logits_RK: Tensor, rows: slice
+    ) -> tuple[Tensor, Tensor]:
+        """The clipped divergence on the teacher's top-k tokens, and the weighted gradient in the student's output."""
+        student, teacher = self._tempered(student_logits_RK), self._tempered(teacher_logits_RK)
+        divergence_R, gradient_RK = divergence_and_gradient(student, teacher, self.divergence, None)
+        divergence_R, factor_R1 = self._weigh(divergence_R, rows)
+        self.student.shape.chain_(gradient_RK, student_logits_RK)
+        return divergence_R, self.tokens.masked(gradient_RK, rows) * factor_R1
+
+    @property
+    def _top_k(self) -> int:
+        return min(self.divergence.teacher_top_k, len(self.student.head_VH))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -148,6 +167,12 @@ class ChunkedPass:
             factor_R = factor_R.masked_fill(divergence_R > self.divergence.token_clip, 0.0)
             divergence_R = divergence_R.clamp(max=self.divergence.token_clip)
         return divergence_R, factor_R.unsqueeze(-1)
+
+
+def num_sparse_tokens(divergence: Divergence, num_shared: int) -> int:
+    """How many tokens of a row have products of their own: K, or 0 where the whole vocabulary is multiplied out."""
+    is_sparse = divergence.support == "top_k" and SPARSE_SHARE * divergence.teacher_top_k <= num_shared
+    return divergence.teacher_top_k if is_sparse else 0
 
 
 def _distributions(student_logits_RV: Tensor, teacher_logits_RV: Tensor) -> tuple[Distribution, Distribution]:

@@ -89,15 +89,15 @@ def token_divergence(
     kind is log q − log p, and the reverse kind the k3 estimator r − 1 − log r with r = q/p and log r at
     most 20 (beyond it the gradient is zero).
 
-    Raises ValueError where shapes do not fit or `token_ids_N` is missing.
+    Raises ValueError where shapes do not fit, or `token_ids_N` is missing or holds what is no token of both.
     """
-    check_token_ids(divergence, token_ids_N, len(student_logits_NV))
     if student_logits_NV.dim() != 2 or teacher_logits_NV.dim() != 2 or len(student_logits_NV) != len(teacher_logits_NV):
         raise ValueError(
             "student and teacher logits must be [tokens, vocabulary] of the same tokens, not "
             f"{tuple(student_logits_NV.shape)} and {tuple(teacher_logits_NV.shape)}"
         )
     num_shared = min(student_logits_NV.shape[1], teacher_logits_NV.shape[1])
+    check_token_ids(divergence, token_ids_N, len(student_logits_NV), num_shared)
     student_NV, teacher_NV = student_logits_NV[:, :num_shared], teacher_logits_NV[:, :num_shared].detach()
     if divergence.support == "top_k":
         teacher_NV, top_ids_NK = teacher_NV.topk(min(divergence.teacher_top_k, num_shared), dim=-1)
@@ -111,12 +111,22 @@ def token_divergence(
     return per_token_N.clamp(max=divergence.token_clip) if divergence.token_clip else per_token_N
 
 
-def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_tokens: int) -> None:
-    """Raises ValueError where the sampled tokens are missing or are not one a position."""
+def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_tokens: int, num_shared: int) -> None:
+    """Raises ValueError where the sampled tokens are missing, are not one a position, or, looked up where it costs
+    nothing, lie beyond the vocabulary that both models share."""
     if divergence.support == "sampled" and token_ids_N is None:
         raise ValueError("support 'sampled' needs token_ids_N, the sampled token of each position")
     if token_ids_N is not None and token_ids_N.shape != (num_tokens,):
         raise ValueError(f"token_ids_N must have shape ({num_tokens},), not {tuple(token_ids_N.shape)}")
+    if token_ids_N is None or token_ids_N.device.type != "cpu":  # an accelerator would have to be waited for
+        return
+    foreign_N = (token_ids_N < 0) | (token_ids_N >= num_shared)
+    if bool(foreign_N.any()):
+        row = int(foreign_N.nonzero()[0])
+        raise ValueError(
+            f"token_ids_N[{row}] is {int(token_ids_N[row])}: use ids of the {num_shared} tokens that student and teacher "
+            "share"
+        )
 
 
 def _log_probs(logits_NV: Tensor, divergence: Divergence) -> Tensor:

@@ -43,10 +43,13 @@ def measure_sampler_gap(
     trained: list[float] = []
     for request, completion in zip(requests, completions, strict=True):
         assert completion.logprobs is not None
+        if not completion.token_ids:
+            continue
         sampled += completion.logprobs
         trained += _trainer_logprobs(setup, request.prompt_token_ids, completion.token_ids)
     # Each process holds its own sampler against the trainer; the worst of them counts.
-    gap = setup.world.max(float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean()))
+    mean = float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean()) if sampled else 0.0
+    gap = setup.world.max(mean)
     limit = MAX_MEAN_GAP[setup.compute_dtype]
     if not gap <= limit:
         raise SamplerDriftError(

@@ -62,7 +62,8 @@ class Completion:
     """As sampled, with the end-of-turn token when `finish_reason` is stop."""
     text: str
     """Decoded without special tokens; for people and verifiers, never encoded again for the loss."""
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "unknown_token"]
+    """unknown_token: it ends before a sampled id that the tokenizer does not know."""
     logprobs: tuple[float, ...] | None = None
     """Of each sampled token under the sampler's own, untempered distribution, where asked for."""
     prompt_token_ids: tuple[int, ...] | None = None

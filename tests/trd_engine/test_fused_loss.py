@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trd_engine.divergence_reference import SETTINGS, divergences, name_of
-from trd_engine import fused_loss_products
-from trd_engine.fused_loss import linear_divergence
+from trd_engine import fused_loss_pass, fused_loss_products
+from trd_engine.fused_loss import StatisticsRequest, linear_divergence
 from trd_engine.losses import Divergence, token_divergence
 
 N, H, G, V, V_TEACHER, K = 7, 4, 3, 11, 13, 4
@@ -32,6 +32,12 @@ SUPPORTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _few_top_k_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vocabularies as small as these have too few tokens for the products that top-k tokens have of their own."""
+    monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", 1)
+
+
 @dataclass
 class Case:
     """Two last layers, the teacher's of another hidden size and with a wider vocabulary."""
@@ -45,7 +51,7 @@ class Case:
     token_weights: Tensor
     token_ids: Tensor
 
-    def loss(self, divergence: Divergence, **options: Any) -> tuple[Tensor, Tensor]:
+    def loss(self, divergence: Divergence, **options: Any) -> Any:
         """The loss under test, with the case's weights and sampled tokens where the options say no other."""
         given = {"token_weights_N": self.token_weights, "token_ids_N": self.token_ids, **options}
         return linear_divergence(
@@ -202,6 +208,28 @@ def test_many_chunks_blocks_and_tiles_agree_with_the_dense_loss(divergence: Dive
         torch.testing.assert_close(per_token, dense.detach(), rtol=1e-5, atol=1e-5)
         for ours, theirs in zip(gradients(loss, case), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
+@pytest.mark.parametrize("change", [{}, {"temperature": 0.6}, {"token_clip": 0.2}], ids=str)
+def test_many_top_k_tokens_are_multiplied_out_to_the_same_values(
+    kind: Any, change: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the whole head, where their own products would take longer and more room."""
+    case = make_case()
+    case.token_weights[2] = 0.0
+    divergence = Divergence(kind, "top_k", teacher_top_k=K, **change)
+    shape = {"student_bias": case.student_bias, "student_logit_scale": 0.7, "student_soft_cap": 2.0}
+    loss, per_token = case.loss(divergence, chunk_tokens=3, **shape)
+    few = gradients(loss, case)
+    monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", V)
+    assert fused_loss_pass.num_sparse_tokens(divergence, V) == 0
+    same_loss, same_per_token = case.loss(divergence, chunk_tokens=3, **shape)
+    torch.testing.assert_close(same_loss, loss, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(same_per_token, per_token, rtol=1e-13, atol=1e-14)
+    for ours, theirs in zip(gradients(same_loss, case), few, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-14)
+    assert float(few[0].abs().sum()) > 0
 
 
 @pytest.mark.parametrize("divergence", SUPPORTS, ids=str)
@@ -447,6 +475,20 @@ def test_no_tokens_are_no_loss() -> None:
         assert loss.item() == 0.0
         assert per_token.shape == (0,)
         assert torch.equal(gradients(loss, case)[1], torch.zeros_like(case.student_head))
+
+
+@pytest.mark.parametrize("support", ["full", "sampled"])
+def test_the_token_of_a_row_of_weight_zero_may_be_anything_and_another_is_refused_by_name(support: Any) -> None:
+    case = make_case()
+    case.token_weights[2] = 0.0
+    divergence, wanted = Divergence(support=support), StatisticsRequest()
+    expected, _, _ = case.loss(divergence, statistics=wanted)
+    case.token_ids[2] = -100
+    marked, _, _ = case.loss(divergence, statistics=wanted)
+    assert torch.equal(marked, expected)
+    case.token_ids[4] = V  # in the teacher's wider vocabulary alone
+    with pytest.raises(ValueError, match=rf"token_ids_N\[4\] is {V}: use ids of the {V} tokens"):
+        case.loss(divergence, statistics=wanted)
 
 
 def test_wrong_shapes_are_refused() -> None:

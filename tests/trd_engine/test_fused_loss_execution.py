@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trd_engine.fused_loss import StatisticsRequest, linear_divergence
+from trd_engine.fused_loss import BLOCK_BYTES_CPU, StatisticsRequest, linear_divergence
+from trd_engine.fused_loss_pass import SPARSE_SHARE
 from trd_engine.losses import Divergence
 
 N, H, G, V = 90, 16, 8, 2000
@@ -20,6 +21,7 @@ DIVERGENCES = [
     Divergence("reverse_kl", temperature=0.7),
     Divergence("jsd", token_clip=0.1),
     Divergence("forward_kl", "top_k"),
+    Divergence("forward_kl", "top_k", teacher_top_k=V // 4),
     Divergence("reverse_kl", "sampled"),
 ]
 
@@ -125,3 +127,14 @@ def test_a_frozen_head_costs_no_room_for_its_gradient() -> None:
         loss, _ = linear_divergence(*tensors.values(), Divergence(), chunk_tokens=1)
         loss.backward()
     assert largest.num_elements < V * H
+
+
+def test_the_top_k_tokens_rows_of_the_head_are_gathered_within_a_blocks_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden_NH, head_VH = torch.randn(N, 700, generator=generator), torch.randn(V, 700, generator=generator)
+    hidden_NH.requires_grad_()
+    divergence = Divergence("forward_kl", "top_k", teacher_top_k=V // SPARSE_SHARE)
+    with LargestTensor([hidden_NH, head_VH]) as largest:
+        loss, _ = linear_divergence(hidden_NH, head_VH, hidden_NH.detach(), head_VH, divergence)
+        loss.backward()
+    assert largest.num_elements <= BLOCK_BYTES_CPU // 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +427,22 @@ def test_a_student_that_teaches_itself_needs_a_reference_in_every_row(tmp_path: 
     )
     with pytest.raises(DataError, match="no reference solution"):
         run(config, tmp_path / "out")
+
+
+def test_ids_of_a_heads_padding_end_a_rollout_and_not_the_run(data: Path, tmp_path: Path) -> None:
+    """A student whose padding comes as often as "+", and a teacher that has no rows for it."""
+    model = AutoModelForCausalLM.from_pretrained(MODELS / "tiny-student")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-student")
+    num_tokens = model.config.vocab_size
+    model.resize_token_embeddings(num_tokens + 1, mean_resizing=False)
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        head[num_tokens] = head[tokenizer.get_vocab()["+"]]
+    shutil.copytree(MODELS / "tiny-student", tmp_path / "padded")
+    model.save_pretrained(tmp_path / "padded")
+    config = spec(data, student=str(tmp_path / "padded"), optim={"batch_size": 16, "max_steps": 1})
+    run(parse_config(config), tmp_path / "out")
+    lines = (tmp_path / "out" / "rounds" / "0000" / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert "unknown_token" in {row["detail"]["rollout_finish_reason"] for row in rows}
+    assert max(max(row["token_ids"]["rollout"], default=0) for row in rows) < num_tokens

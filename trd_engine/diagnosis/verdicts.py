@@ -17,7 +17,7 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     metrics = {
         "rollout_accuracy": sum(t.rollout_verdict.correct for t in trajectories) / count,
         "rollout_tokens_p50": float(statistics.median(len(t.rollout.token_ids) for t in trajectories)),
-        "rollout_truncated_share": sum(t.rollout.finish_reason == "length" for t in trajectories) / count,
+        "rollout_truncated_share": sum(t.rollout.finish_reason != "stop" for t in trajectories) / count,
     }
     refined = [(t.rollout_verdict.correct, t.refined_verdict.correct) for t in trajectories if t.refined_verdict]
     if refined:
@@ -27,6 +27,6 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             "fail_to_pass": sum(after and not before for before, after in refined) / count,
             "pass_to_fail": sum(before and not after for before, after in refined) / count,
             "refined_tokens_p50": float(statistics.median(len(c.token_ids) for c in completions)),
-            "refined_truncated_share": sum(c.finish_reason == "length" for c in completions) / count,
+            "refined_truncated_share": sum(c.finish_reason != "stop" for c in completions) / count,
         }
     return metrics

@@ -37,16 +37,30 @@ def make_completion(
     logprobs: Sequence[float] | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Completion:
-    """The completion of the ids as sampled, the stop token included where there is one."""
-    stopped = bool(token_ids) and token_ids[-1] in stop_token_ids
-    text = tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    """The completion of the ids as sampled, the stop token included where there is one.
+
+    It ends before the first id that the tokenizer does not know, as a head that is padded for speed can give: no other
+    model need have a row for it, and no text says what it means.
+    """
+    num_known = _num_known(token_ids, tokenizer)
+    known = token_ids[:num_known]
+    stopped = bool(known) and known[-1] in stop_token_ids
+    text = tokenizer.decode(list(known), skip_special_tokens=True)
     assert isinstance(text, str)
     return Completion(
-        token_ids=tuple(token_ids),
+        token_ids=tuple(known),
         text=text,
-        finish_reason="stop" if stopped else "length",
-        logprobs=None if logprobs is None else tuple(logprobs),
+        finish_reason="unknown_token" if num_known < len(token_ids) else "stop" if stopped else "length",
+        logprobs=None if logprobs is None else tuple(logprobs[:num_known]),
     )
+
+
+def _num_known(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids there are before the first that lies beyond the tokenizer's last."""
+    if max(token_ids, default=0) < len(tokenizer):
+        return len(token_ids)
+    last = max(tokenizer.get_vocab().values())  # beyond the length where the ids have gaps
+    return next((i for i, token_id in enumerate(token_ids) if token_id > last), len(token_ids))
 
 
 REPORT_SECONDS = 0.5
