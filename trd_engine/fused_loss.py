@@ -29,8 +29,8 @@ CHUNK_BYTES_ACCELERATOR = 2**30
 """Both models' logits of one chunk, where the caller names no chunk size."""
 BLOCK_BYTES_CPU = 2**20
 BLOCK_BYTES_ACCELERATOR = 64 * 2**20
-"""One model's logits of one block in fp32, or the rows of the head that its top-k tokens take: what a CPU's cache holds,
-or what keeps an accelerator busy."""
+"""One model's logits of one block in fp32, or the rows of the head of its top-k tokens: what a CPU's cache holds, or
+what keeps an accelerator busy."""
 
 
 class LinearOptions(TypedDict, total=False):
@@ -248,7 +248,8 @@ def _tokens(
     may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
     weights_N = weights_N.detach().to(device, dtype)
     if ids_N is not None and ids_N.shape == weights_N.shape and may_be_masked:
-        ids_N = ids_N.masked_fill(weights_N == 0, 0)  # often marked with −100, which is no token
+        is_foreign_N = (ids_N < 0) | (ids_N >= num_shared)
+        ids_N = ids_N.masked_fill(is_foreign_N & (weights_N == 0), 0)  # often marked with −100, which is no token
     check_token_ids(divergence, ids_N, num_tokens, num_shared)
     return Tokens(weights_N, ids_N, may_be_masked)
 

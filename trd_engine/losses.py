@@ -124,8 +124,8 @@ def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_toke
     if bool(foreign_N.any()):
         row = int(foreign_N.nonzero()[0])
         raise ValueError(
-            f"token_ids_N[{row}] is {int(token_ids_N[row])}: use ids of the {num_shared} tokens that student and teacher "
-            "share"
+            f"token_ids_N[{row}] is {int(token_ids_N[row])}: use ids of the {num_shared} tokens that student and "
+            "teacher share"
         )
 
 
