@@ -7,7 +7,7 @@ what `AutoModelForCausalLM` makes of its configuration.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,6 +31,13 @@ from trd_engine.errors import (
     ModelNotFoundError,
     ModelRefusedError,
 )
+
+_LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+"""As Cohere, Falcon-H1 and Muse Glimmer call it."""
+_LOGIT_DIVISORS = ("logits_scaling",)
+"""Granite's."""
+_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Gemma's, RecurrentGemma's and xLSTM's."""
 
 TrainedModel = PreTrainedModel | PeftModel
 """A student: all of its weights are trained, or those of its adapter."""
@@ -194,15 +202,27 @@ def context_of(model: nn.Module) -> int | None:
 
 
 def head_of(model: nn.Module) -> OutputHead:
-    """The output head, with the scale and soft-cap of the families that have them (Cohere, Granite, Gemma 2)."""
+    """The output head, with the scale and the soft-cap of the families that have them.
+
+    `known_head` holds the result against each model's own logits: one to which a name means something else is refused.
+    """
     causal_lm = causal_lm_of(model)
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
-    scale = getattr(config, "logit_scale", None)
-    divisor = getattr(config, "logits_scaling", None)
     return OutputHead(
         weight_VH=head.weight,
         bias_V=getattr(head, "bias", None),
-        scale=float(scale) if scale else 1.0 / float(divisor) if divisor else 1.0,
-        softcap=getattr(config, "final_logit_softcapping", None),
+        scale=_logit_scale(config),
+        softcap=_first_set(config, _SOFT_CAPS),
     )
+
+
+def _logit_scale(config: PreTrainedConfig) -> float:
+    divisor = _first_set(config, _LOGIT_DIVISORS)
+    return _first_set(config, _LOGIT_FACTORS) or (1.0 / divisor if divisor else 1.0)
+
+
+def _first_set(config: PreTrainedConfig, names: Sequence[str]) -> float | None:
+    """The first of a configuration's values that is there and not 0."""
+    values = (getattr(config, name, None) for name in names)
+    return next((float(value) for value in values if value), None)

@@ -16,6 +16,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "gemma2": {**PACKED["gemma2"], "final_logit_softcapping": 1.0},
     "cohere2": {**PACKED["cohere2"], "logit_scale": 0.25},
     "granite": {"logits_scaling": 4.0},
+    "falcon_h1": {**OTHERWISE["falcon_h1"][1], "lm_head_multiplier": 0.5},
+    "recurrent_gemma": {"logits_soft_cap": 1.0, "lru_width": 32},
     "gptj": OTHERWISE["gptj"][1],
     "mamba2": MAMBA,
     "llama4_text": OTHERWISE["llama4_text"][1],
@@ -29,8 +31,9 @@ def test_known_heads_pass(family: str, dtype: torch.dtype) -> None:
 
 
 def test_another_term_is_refused_by_name() -> None:
-    model = make_model("falcon_h1", {**OTHERWISE["falcon_h1"][1], "lm_head_multiplier": 0.5})
-    with pytest.raises(ModelRefusedError, match="teacher's architecture FalconH1ForCausalLM has logits with a term"):
+    """The same name as Granite's divisor, but a factor."""
+    model = make_model("hyperclovax", {"logits_scaling": 0.5})
+    with pytest.raises(ModelRefusedError, match="teacher's architecture HyperCLOVAXForCausalLM has logits with a term"):
         require_known_head("teacher", model)
 
 
