@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging
 
-from trd_engine.errors import EngineError, ModelRefusedError
+from trd_engine.errors import EngineError
+from trd_engine.model_folder import find_model
 from trd_engine.models import choose_compute_dtype, choose_device, end_of_turn_ids, load_model, load_tokenizer
 
 Say = Callable[[dict[str, Any]], None]
@@ -46,14 +47,14 @@ class ChatModel:
     def __init__(self, folder: Path) -> None:
         """Load it; raises `EngineError`. A folder with an adapter alone needs the base model that it names."""
         device = choose_device("auto")
-        base = _base_of_adapter(folder)
-        source = base or str(folder.resolve())
+        found = find_model(folder)
+        source = found.source
         model = load_model(source, dtype=choose_compute_dtype("auto", device), device=device)
         self._tokenizer = load_tokenizer(source)
         self._stop_token_ids = end_of_turn_ids(source, self._tokenizer)
         self._model: PreTrainedModel | PeftModel = model
-        if base is not None:
-            self._model = PeftModel.from_pretrained(model, str(folder.resolve())).eval()
+        if found.adapter is not None:
+            self._model = PeftModel.from_pretrained(model, str(found.adapter)).eval()
 
     def answer(self, question: dict[str, Any], say: Say) -> None:
         """Answer one question; raises `EngineError` where it has not the form of one."""
@@ -92,17 +93,6 @@ class ChatModel:
 
 _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 """The model's own sampling settings would only warn."""
-
-
-def _base_of_adapter(folder: Path) -> str | None:
-    """The model that a folder's adapter was trained on; None where the folder holds a model of its own."""
-    adapter = folder / "adapter_config.json"
-    if (folder / "config.json").is_file() or not adapter.is_file():
-        return None
-    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ModelRefusedError(f"{folder} holds an adapter that names no base model; ask for the merged model instead")
-    return str(base)
 
 
 def serve(folder: Path, questions: Iterable[str], say: Say) -> None:

@@ -1,4 +1,5 @@
-"""``python -m trd_engine run spec.json --out DIR``: a run without any service; ``… chat FOLDER``: talk to its model."""
+"""``python -m trd_engine run SPEC --out DIR``: a run without any service; ``… evaluate SPEC FOLDER --out DIR``: a
+model's scores on the spec's evaluation problems; ``… chat FOLDER``: talk to a model."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from trd_engine.checkpoint import newest_checkpoint
-from trd_engine.config import load_config
+from trd_engine.config import DataSource, RunConfig, load_config
 from trd_engine.errors import EngineError, StopRequested
 
 EXIT_FAILED = 1
@@ -23,7 +25,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "prompts":
         return _print_prompts()
-    return _chat(options.folder) if options.command == "chat" else _run(options)
+    if options.command == "chat":
+        return _chat(options.folder)
+    stop = _stop_on_signals()
+    try:
+        config = load_config(options.spec)
+        return _evaluate(config, options, stop) if options.command == "evaluate" else _run(config, options, stop)
+    except StopRequested:
+        return EXIT_STOPPED
+    except EngineError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
 
 
 def _print_prompts() -> int:
@@ -39,7 +51,8 @@ def _chat(folder: Path) -> int:
     return chat.main(folder)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _stop_on_signals() -> Callable[[], bool]:
+    """Whether a signal has asked to stop."""
     stopping = False
 
     def ask_to_stop(*_: object) -> None:
@@ -48,19 +61,32 @@ def _run(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    try:
-        config = load_config(options.spec)
-        from trd_engine.train import run  # torch takes seconds to load; a broken spec is told at once
+    return lambda: stopping
 
-        resume_from = newest_checkpoint(options.out) if options.resume else None
-        run(config, options.out, resume_from=resume_from, stop=lambda: stopping, prune_checkpoints=True)
+
+def _evaluate(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
+    from trd_engine.evaluate_folder import evaluate_folder
+
+    wanted = config.evaluation
+    if options.data is not None:
+        wanted = wanted.model_copy(update={"dataset": DataSource(path=options.data)})
+    if options.k is not None:
+        wanted = wanted.model_copy(update={"k": options.k})
+    evaluate_folder(config.model_copy(update={"evaluation": wanted}), options.folder, options.out, stop=stop)
+    print("\n".join(_scores(options.out)))  # noqa: T201
+    return 0
+
+
+def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
+    from trd_engine.train import run  # torch takes seconds to load; a broken spec is told at once
+
+    resume_from = newest_checkpoint(options.out) if options.resume else None
+    try:
+        run(config, options.out, resume_from=resume_from, stop=stop, prune_checkpoints=True)
     except StopRequested:
         if _is_main():
             print(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
-        return EXIT_STOPPED
-    except EngineError as error:
-        print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_FAILED
+        raise
     if _is_main():
         lines = [*_scores(options.out), f"finished: {newest_checkpoint(options.out)}"]
         print("\n".join(lines))  # noqa: T201
@@ -83,6 +109,13 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trd_engine", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -90,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path, help="JSON file with the engine's spec (trd_engine.config.RunConfig)")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and checkpoints")
     run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    evaluate = commands.add_parser("evaluate", help="a model's scores on a spec's evaluation problems")
+    evaluate.add_argument("spec", type=Path, help="the spec whose data, task, sampling and seed are taken")
+    evaluate.add_argument("folder", type=Path, help="a checkpoint, a model's or an adapter's folder")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and all answers")
+    evaluate.add_argument("--data", metavar="FILE", help="these problems instead of the spec's")
+    evaluate.add_argument("--k", type=_positive, help="samples of each problem, instead of the spec's evaluation.k")
     commands.add_parser("prompts", help="print the tasks' built-in templates: what contract/task_prompts.json holds")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")

@@ -67,6 +67,30 @@ def load_problem_sets(
     return sets
 
 
+def load_evaluation_problems(
+    config: RunConfig, student_prompts: PromptBuilder, reporter: Reporter
+) -> tuple[list[Problem], str]:
+    """What a run of this spec is evaluated on, as far as the student's own prompts fit, and its name.
+
+    Raises `DataError` where there is none.
+    """
+    problems, name = _evaluation_problems(config)
+    problems = _BudgetCheck(config, student_prompts, student_prompts).keep(problems, reporter, name)
+    if not problems:
+        raise DataError(
+            f"no problem is left to evaluate on; name evaluation.dataset, or raise sampling.max_prompt_tokens = "
+            f"{config.sampling.max_prompt_tokens}"
+        )
+    return problems, name
+
+
+def _evaluation_problems(config: RunConfig) -> tuple[list[Problem], str]:
+    if config.evaluation.dataset is not None:
+        return list(load_problems(config.evaluation.dataset, config.task).problems), "evaluation"
+    problems = list(load_problems(config.dataset, config.task).problems)
+    return split_holdout(problems, config.evaluation.holdout, config.seed)[1], "holdout"
+
+
 def _report_unscored(sets: ProblemSets, config: RunConfig, reporter: Reporter) -> None:
     num_problems = len(sets.evaluation)
     num_left_out = num_problems - len(sets.scorable(privileged=config.is_privileged))
