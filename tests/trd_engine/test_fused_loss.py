@@ -370,14 +370,18 @@ def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("any_processor")
 @pytest.mark.parametrize("divergence", SUPPORTS, ids=str)
-def test_bf16_is_the_loss_of_bf16_logits(divergence: Divergence) -> None:
+@pytest.mark.parametrize("sparse_share", [1, 1000], ids=["top-k tokens alone", "whole head"])
+def test_bf16_is_the_loss_of_bf16_logits(
+    divergence: Divergence, sparse_share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", sparse_share)
     case = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=300)
     loss, per_token = case.loss(divergence, chunk_tokens=17)
     exact = token_divergence(case.student_logits(), case.teacher_logits(), divergence, token_ids_N=case.token_ids)
     ours = gradients(loss, case)
     assert per_token.dtype == torch.float32
     assert [gradient.dtype for gradient in ours] == [torch.bfloat16] * 2
-    if divergence.support != "top_k":  # whose few logits are not rounded to bf16
+    if not fused_loss_pass.num_sparse_tokens(divergence, 300):  # whose few logits are not rounded to bf16
         torch.testing.assert_close(per_token, exact.detach(), rtol=1e-4, atol=1e-5)
     whole = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=300)
     student = whole.student_hidden.double() @ whole.student_head.double().t()
