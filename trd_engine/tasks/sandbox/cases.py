@@ -7,12 +7,16 @@ reads after its last line. A program that sets out to fool its own test script c
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
+import threading
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 RESULT_DESCRIPTOR = 3
@@ -24,31 +28,62 @@ FAILED = 70
 
 def run_case(program: str, case: Mapping[str, Any]) -> int:
     """Run the program on one case and return the exit code; its exception goes to standard error."""
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    vars(sys).update(stdin=stdin, __stdin__=stdin, stdout=stdout, __stdout__=stdout)
     sys.argv = ["program.py"]
-    try:
-        _dispatch(program, case)
-    except SystemExit as exit_request:
-        code = _exit_code(exit_request)
-    except BaseException as error:  # noqa: BLE001 - whatever an untrusted program raises is its failure
-        _report(error)
-        code = FAILED
-    else:
-        code = 0
-    return _flush(code)
-
-
-def _dispatch(program: str, case: Mapping[str, Any]) -> None:
+    atexit._clear()  # what this process was to do at its own end
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module  # dataclasses and pickling look it up
-    exec(compile(program, "program.py", "exec"), module.__dict__)
+    code = _exit_code_of(lambda: _dispatch(module, program, case))
+    return _end_script(module, code) if "stdin" in case else _flush(code)
+
+
+def _dispatch(module: types.ModuleType, program: str, case: Mapping[str, Any]) -> None:
+    _execute(program, "program.py", module)
     if "test" in case:
-        exec(compile(case["test"], "test.py", "exec"), module.__dict__)
+        _execute(case["test"], "test.py", module)
         os.write(RESULT_DESCRIPTOR, os.read(KEY_DESCRIPTOR, KEY_BYTES))
     elif "entry_point" in case:
         value = _entry_point(module, case["entry_point"])(*case["arguments"])
         _write_all(json.dumps(value, default=_as_list).encode())
+
+
+def _execute(source: str, name: str, module: types.ModuleType) -> None:
+    # Not with this file's own imports from __future__.
+    exec(compile(source, name, "exec", dont_inherit=True), vars(module))
+
+
+def _exit_code_of(run: Callable[[], None]) -> int:
+    try:
+        run()
+    except SystemExit as exit_request:
+        return _exit_code(exit_request)
+    except BaseException as error:  # noqa: BLE001 - whatever an untrusted program raises is its failure
+        _report(error)
+        return FAILED
+    return 0
+
+
+def _end_script(module: types.ModuleType, code: int) -> int:
+    """What Python does at a script's end, as much of it as may print: threads, exit handlers, files left open."""
+    _try(threading._shutdown)  # type: ignore[attr-defined]
+    _try(atexit._run_exitfuncs)
+    code = _flush(code)
+    # What nobody holds any longer writes its buffer, if the program made a file of its own of descriptor 1.
+    sys.stdout = sys.__stdout__
+    names = vars(module)
+    for name in list(names):
+        if name != "__builtins__":
+            names[name] = None
+    _try(gc.collect)
+    _try(lambda: sys.stdout.flush())
+    return code
+
+
+def _try(action: Callable[[], object]) -> None:
+    with suppress(BaseException):
+        action()
 
 
 def _entry_point(module: types.ModuleType, name: str) -> Any:
@@ -86,7 +121,8 @@ def _report(error: BaseException) -> None:
 
 def _flush(code: int) -> int:
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+            sys.stdout.flush()
     except BaseException:  # noqa: BLE001 - the program may have put anything in its place
         return code or FAILED
     return code
