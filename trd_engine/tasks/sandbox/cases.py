@@ -19,11 +19,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from trd_engine.tasks.sandbox.prelude import RECURSION_LIMIT, builtin_names
+
 RESULT_DESCRIPTOR = 3
 KEY_DESCRIPTOR = 4
 KEY_BYTES = 32
 FAILED = 70
 """Exit code of a case whose program raised."""
+_SCRIPT = "__main__"
+_LIBRARY = "program"
+"""What a program is called whose functions are tested: no block for `__main__` runs, nor does any grader run it."""
 
 
 def run_case(program: str, case: Mapping[str, Any]) -> int:
@@ -33,13 +38,17 @@ def run_case(program: str, case: Mapping[str, Any]) -> int:
     vars(sys).update(stdin=stdin, __stdin__=stdin, stdout=stdout, __stdout__=stdout)
     sys.argv = ["program.py"]
     atexit._clear()  # what this process was to do at its own end
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module  # dataclasses and pickling look it up
+    module = types.ModuleType(_SCRIPT if "stdin" in case else _LIBRARY)
+    # Both: pickling looks a class's module up by its name, and some tests look for __main__.
+    sys.modules[module.__name__] = sys.modules["__main__"] = module
     code = _exit_code_of(lambda: _dispatch(module, program, case))
     return _end_script(module, code) if "stdin" in case else _flush(code)
 
 
 def _dispatch(module: types.ModuleType, program: str, case: Mapping[str, Any]) -> None:
+    if "entry_point" in case:
+        vars(module)["__builtins__"] = builtin_names(program)
+        sys.setrecursionlimit(RECURSION_LIMIT)
     _execute(program, "program.py", module)
     if "test" in case:
         _execute(case["test"], "test.py", module)

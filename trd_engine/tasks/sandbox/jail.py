@@ -29,6 +29,7 @@ from trd_engine.tasks.sandbox.confinement import (
 )
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
 from trd_engine.tasks.sandbox.limits import Limits, allow_long_integers
+from trd_engine.tasks.sandbox.prelude import load_prelude
 
 _ERROR_BYTES = 4000
 
@@ -61,6 +62,8 @@ def main() -> None:
     give_up_privileges(confinement)
     kernel.die_with_parent()  # changing the user forgets it
     sys.path.remove(request["package_root"])
+    if any("entry_point" in case for case in request["cases"]):
+        load_prelude()
     deadline = time.monotonic() + limits.total_seconds
     jail = _Jail(request["program"], confinement, limits, scratch, deadline, allow_threads)
     num_bytes_left = limits.total_output_bytes
