@@ -309,6 +309,27 @@ def test_one_case_leaves_nothing_running_for_the_next(confinement: Confinement) 
     assert [result.output for result in results] == ["[]\n[0, 1, 2, 3, 4]\n", "[]\n"]
 
 
+@EVERY_CONFINEMENT
+def test_every_case_begins_with_an_empty_scratch_folder(confinement: Confinement) -> None:
+    program = """
+import os
+print(os.listdir("."))
+os.mkdir("kept")
+open("kept/notes", "w").close()
+os.mkdir("shut", 0o300)
+open("shut/notes", "w").close()
+os.mkdir("shut/sealed", 0)
+os.mkdir("sealed", 0)
+open(".hidden", "w").close()
+open(b"\\xff", "w").close()
+for _ in range(1500):
+    os.mkdir("deeper")
+    os.chdir("deeper")
+"""
+    results = run_program(program, [{"stdin": ""}] * 3, QUICK, confinement)
+    assert [(result.status, result.output, result.error) for result in results] == [("ok", "[]\n", "")] * 3
+
+
 def test_nothing_is_left_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for confinement in candidates():

@@ -30,6 +30,7 @@ from trd_engine.tasks.sandbox.confinement import (
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
 from trd_engine.tasks.sandbox.limits import Limits, allow_long_integers
 from trd_engine.tasks.sandbox.prelude import load_prelude
+from trd_engine.tasks.sandbox.scratch import empty_scratch
 
 _ERROR_BYTES = 4000
 
@@ -68,6 +69,7 @@ def main() -> None:
     jail = _Jail(request["program"], confinement, limits, scratch, deadline, allow_threads)
     num_bytes_left = limits.total_output_bytes
     for case in request["cases"]:
+        empty_scratch(Path(scratch))
         reply = _run(jail, case, min(limits.output_bytes, num_bytes_left))
         num_bytes_left -= len(reply["output"])
         print(json.dumps(reply), flush=True)  # noqa: T201 - the reply channel

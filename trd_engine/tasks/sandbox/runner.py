@@ -19,6 +19,7 @@ from trd_engine.errors import SpecError
 from trd_engine.tasks.sandbox.attacks import successful_attacks
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
 from trd_engine.tasks.sandbox.limits import Limits
+from trd_engine.tasks.sandbox.scratch import empty_scratch
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 _START = """\
@@ -79,7 +80,11 @@ def run_program(
             "package_root": _PACKAGE_ROOT,
             "stop_at_failure": stop_at_failure,
         }
-        output, errors = _serve(json.dumps(request).encode(), limits.total_seconds + _START_SECONDS)
+        try:
+            output, errors = _serve(json.dumps(request).encode(), limits.total_seconds + _START_SECONDS)
+        finally:
+            with suppress(OSError):
+                empty_scratch(Path(root))
     results = whole_replies(output)
     if cases and not results:
         raise SandboxError(f"the sandbox did not start: {errors.decode('utf-8', 'replace')[-500:].strip()}")
