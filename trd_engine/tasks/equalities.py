@@ -1,7 +1,8 @@
 r"""The arithmetic that a text claims, ``12 + 3 × 4 = 24``, computed again, exactly.
 
 Only what cannot be misread is checked: both sides are plain numbers with + − × ÷ and brackets, and nothing else
-touches them. ``2x + 3 = 7``, ``x = 5`` and ``3 + 5 = 1 (mod 7)`` say something else, and are passed over.
+touches them. ``2x + 3 = 7`` and ``x = 5`` say something else, and are passed over. What does not hold is wrong only
+where the words around it leave no other reading (`equality_context`): ``3 + 5 = 1 (mod 7)`` is right.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+from trd_engine.tasks.equality_context import counts_otherwise, says_something_else
 from trd_engine.tasks.steps import StepCheck
 
 _TOKEN = re.compile(
@@ -24,8 +26,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _WRITTEN = {"×": "*", "·": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-"}
-_MODULO = re.compile(r"[\s$(\\]{0,20}[pb]?mod", re.IGNORECASE)
-"""Bounded: at each mark all space behind it would be read again."""
 MAX_SIDE_TOKENS = 60
 """Longer sides are passed over: nobody writes them, and a model's runaway text would cost time."""
 MAX_DIGITS = 30
@@ -46,6 +46,14 @@ class _Side:
     """Nothing that is no arithmetic touches it."""
 
     @property
+    def start(self) -> int:
+        return self.pieces[0].start
+
+    @property
+    def end(self) -> int:
+        return self.pieces[-1].end
+
+    @property
     def has_operator(self) -> bool:
         return any(piece.text in "+-*/" for piece in self.pieces[1:])
 
@@ -59,13 +67,18 @@ def check_equalities(text: str) -> StepCheck | None:
     """Each checkable equality is a step; None where there is none, so that nothing can be told."""
     starts: list[int] = []
     first_wrong = None
+    counts_plainly: bool | None = None
     for left, right in _equalities(text):
-        holds = _holds(left, right)
-        if holds is None:
+        values = _values(left, right)
+        if values is None:
             continue
-        if not holds and first_wrong is None:
-            first_wrong = len(starts)
-        starts.append(left.pieces[0].start)
+        holds = _are_equal((left, right), values)
+        if not holds:
+            counts_plainly = not counts_otherwise(text) if counts_plainly is None else counts_plainly
+            if not counts_plainly or says_something_else(text, left.start, right.end, _ratio(*values)):
+                continue
+            first_wrong = len(starts) if first_wrong is None else first_wrong
+        starts.append(left.start)
     return StepCheck(tuple(starts), first_wrong) if starts else None
 
 
@@ -81,7 +94,7 @@ def _equalities(text: str) -> Iterator[tuple[_Side, _Side]]:
             chain.append(_Side(tuple(pieces), not touched))
             pieces, touched = [], False
         else:
-            chain.append(_Side(tuple(pieces), not (touched or _spoils(piece, pieces, text))))
+            chain.append(_Side(tuple(pieces), not (touched or _is_attached(piece, pieces))))
             yield from _neighbours(chain)
             chain, pieces = [], []
             touched = piece.kind == "other" and text[piece.end : piece.end + 1].strip() != ""
@@ -89,10 +102,9 @@ def _equalities(text: str) -> Iterator[tuple[_Side, _Side]]:
     yield from _neighbours(chain)
 
 
-def _spoils(piece: _Piece, before: list[_Piece], text: str) -> bool:
-    """True where what ends a side changes what the side says: ``= 3x``, ``= 1 (mod 7)``."""
-    is_attached = piece.kind == "other" and bool(before) and before[-1].end == piece.start
-    return is_attached or _MODULO.match(text, piece.start) is not None
+def _is_attached(piece: _Piece, before: list[_Piece]) -> bool:
+    """True where what ends a side changes what the side says: ``= 3x``."""
+    return piece.kind == "other" and bool(before) and before[-1].end == piece.start
 
 
 def _neighbours(chain: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
@@ -109,17 +121,24 @@ def _pieces(text: str) -> Iterator[_Piece]:
             yield _Piece(kind, _WRITTEN.get(match.group(), match.group()), match.start(), match.end())
 
 
-def _holds(left: _Side, right: _Side) -> bool | None:
-    """None where it is no equality of plain arithmetic."""
+def _values(left: _Side, right: _Side) -> tuple[Fraction, Fraction] | None:
+    """The sides' values; None where it is no equality of plain arithmetic."""
     sides = (left, right)
     if not all(s.is_clean and 0 < len(s.pieces) <= MAX_SIDE_TOKENS for s in sides):
         return None
     if not any(s.has_operator for s in sides):
         return None
     first, second = (_Reader(s.pieces).value() for s in sides)
-    if first is None or second is None:
-        return None
-    return first == second or abs(first - second) <= _rounding(sides, (first, second))
+    return None if first is None or second is None else (first, second)
+
+
+def _are_equal(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> bool:
+    return values[0] == values[1] or abs(values[0] - values[1]) <= _rounding(sides, values)
+
+
+def _ratio(first: Fraction, second: Fraction) -> Fraction | None:
+    """The greater to the smaller; None where one is zero or they differ in sign."""
+    return max(first / second, second / first) if first * second > 0 else None
 
 
 def _rounding(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> Fraction:
