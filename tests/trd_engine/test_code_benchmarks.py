@@ -153,6 +153,14 @@ class Bomb:
         ({"public_test_cases": '[{"input": "1"}]'}, "input and output"),
         ({"public_test_cases": json.dumps([case("1", "2", "functional")])}, "stdin or functional for all"),
         (
+            {"public_test_cases": [{"input": "1", "output": "2", "testtype": ["stdin"]}]},
+            r"field 'public_test_cases': testtype is \['stdin'\]; write 'stdin' or 'functional', or leave it out",
+        ),
+        (
+            {"private_test_cases": [{"input": "1", "output": "2", "testtype": "file"}]},
+            "field 'private_test_cases': testtype is 'file'; write 'stdin'",
+        ),
+        (
             {"public_test_cases": json.dumps([case("1", "2", "functional")]), "private_test_cases": ""},
             "func_name",
         ),
@@ -167,11 +175,26 @@ def test_a_broken_livecodebench_row_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"base_input": []}, "is empty"), ({"base_input": [1]}, "list of argument lists")]
+    ("changes", "words"),
+    [
+        ({"base_input": []}, "is empty"),
+        ({"base_input": [1]}, "list of argument lists"),
+        ({"atol": "x"}, "field 'atol' is 'x', which is no tolerance; give a number such as 1e-06, or leave it out"),
+        ({"atol": [1e-6]}, "field 'atol' is "),
+        ({"atol": -1}, "field 'atol' is -1"),
+        ({"atol": True}, "field 'atol' is True"),
+    ],
 )
 def test_a_broken_evalplus_row_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         load_rows(tmp_path, {**HUMANEVAL_PLUS, **changes}, task="code")
+
+
+def test_a_tolerance_may_be_text_or_not_there(tmp_path: Path) -> None:
+    rows = [{**HUMANEVAL_PLUS, "task_id": str(atol), "atol": atol} for atol in ("1e-3", None, 0, 0.25)]
+    scripts = [problem.extra["tests"]["test"] for problem in load_rows(tmp_path, *rows, task="code")]
+    found = [script.partition("abs_tol=")[2].partition(")")[0] for script in scripts]
+    assert found == ["0.001", "1e-06", "1e-06", "0.25"]
 
 
 def humaneval_rows() -> list[dict[str, Any]]:

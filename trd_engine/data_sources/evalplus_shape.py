@@ -98,7 +98,7 @@ def from_evalplus_row(row: Row, row_id: str, task: str) -> Problem:
     script = _SCRIPT.format(
         reference=reference,
         entry_point=entry_point,
-        atol=float(row.get("atol") or _FLOAT_TOLERANCE),
+        atol=fields.tolerance(row, "atol", _FLOAT_TOLERANCE),
         is_unordered=entry_point in _UNORDERED,
         inputs=json.dumps([*_inputs(row, "base_input"), *_inputs(row, "plus_input")]),
     )

@@ -56,6 +56,22 @@ def optional_text(row: Row, names: Sequence[str]) -> str | None:
     return value if value.strip() else None
 
 
+def tolerance(row: Row, name: str, default: float) -> float:
+    """How far numbers may differ; a field that may be absent, or zero where none is meant."""
+    if first_name(row, (name,)) is None:
+        return default
+    value = row[name]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise RowError(
+            f"field {name!r} is {value!r:.80}, which is no tolerance; give a number such as {default}, or leave it out"
+        )
+    return number or default
+
+
 def as_text(value: Any, name: str) -> str:
     """A scalar as text: 204.0, as Parquet gives an integer column with gaps, is "204"."""
     if isinstance(value, list) and len(value) == 1:

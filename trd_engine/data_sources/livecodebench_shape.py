@@ -20,6 +20,7 @@ from trd_engine.types import Problem
 _MAX_BYTES = 256 * 2**20
 """Of one row's private tests, unpacked: more is a bomb."""
 _HARMLESS = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP"}
+_KINDS = ("stdin", "functional")
 _STRINGS = {"BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE", "UNICODE"}
 
 
@@ -44,7 +45,7 @@ def _tests(cases: list[dict[str, Any]], row: Row) -> dict[str, Any]:
     if kinds == {"stdin"}:
         return {"kind": "stdio", "inputs": inputs, "outputs": outputs}
     if kinds != {"functional"}:
-        raise RowError(f"field 'public_test_cases': testtype must be stdin or functional for all, not {sorted(kinds)}")
+        raise RowError("field 'public_test_cases': testtype must be stdin or functional for all, private ones too")
     metadata = fields.parse_json(row.get("metadata") or {}, "metadata")
     name = metadata.get("func_name") if isinstance(metadata, dict) else None
     if not name:
@@ -66,6 +67,9 @@ def _cases(value: Any, name: str) -> list[dict[str, Any]]:
     is_list = isinstance(cases, list) and all(isinstance(case, dict) for case in cases)
     if not is_list or any("input" not in case or "output" not in case for case in cases):
         raise RowError(f"field {name!r} must be a list of objects with input and output")
+    for case in cases:
+        if (kind := case.get("testtype", "stdin")) not in _KINDS:
+            raise RowError(f"field {name!r}: testtype is {kind!r:.80}; write 'stdin' or 'functional', or leave it out")
     return list(cases)
 
 
