@@ -14,6 +14,7 @@ from typing import Any
 
 from trd_engine.config import DataSource
 from trd_engine.data_sources.canonical import plain_json
+from trd_engine.data_sources.entries import entry_errors
 from trd_engine.data_sources.fields import RowError
 from trd_engine.data_sources.readers import RawRow, read_rows
 from trd_engine.data_sources.shapes import require_known_fields, to_problem
@@ -97,6 +98,7 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
             continue
         seen[problem.id] = row.number
         problems.append(problem)
+    errors += [f"row {seen[problem.id]}: {error}" for problem, error in entry_errors(problems)]
     return problems, errors
 
 

@@ -274,6 +274,8 @@ def test_generator_whose_problems_have_no_one_answer_loads() -> None:
 def test_unknown_generator_names_the_ones_there_are() -> None:
     with pytest.raises(DataError, match=r"no such generator; it has .*basic_arithmetic"):
         load_problems(DataSource(generator="no_such_thing", size=1), "reasoning_gym")
+    with pytest.raises(DataError, match=r"no such generator; the closest are basic_arithmetic, "):
+        load_problems(DataSource(generator="basic_aritmetic", size=1), "reasoning_gym")
 
 
 def test_generator_rows_are_the_same_in_another_process() -> None:

@@ -82,7 +82,8 @@ def from_entry_row(row: Row, row_id: str, task: str) -> Problem:
             "field 'metadata' must have the name of its generator as 'source_dataset'; "
             "for answers that are compared as text, use task exact"
         )
-    entry = {"question": question, "answer": row.get("answer"), "metadata": metadata}
+    name = fields.first_name(row, fields.ANSWER)
+    entry = {"question": question, "answer": None if name is None else row[name], "metadata": metadata}
     origin = {"generated": row["generated"]} if "generated" in row else {}
     answer = fields.optional_text(row, fields.ANSWER) or ""
     return Problem(row_id, question, answer, fields.optional_text(row, fields.SOLUTION), {"entry": entry, **origin})

@@ -6,6 +6,7 @@ under the sandbox's layers, keeps limits and holds nothing worth taking.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -120,7 +121,9 @@ def _load_reasoning_gym_entries() -> Verifier:
     def make(request: dict[str, Any]) -> list[Any]:
         name = request["generator"]
         if name not in DATASETS:
-            raise ValueError(f"reasoning-gym has no such generator; it has {', '.join(sorted(DATASETS))}")
+            close = difflib.get_close_matches(name, DATASETS, n=3)
+            there = f"the closest are {', '.join(close)}" if close else f"it has {', '.join(sorted(DATASETS))}"
+            raise ValueError(f"reasoning-gym has no such generator; {there}")
         dataset = reasoning_gym.create_dataset(name, size=request["size"], seed=request["seed"])
         return [plain_json(dataset[index]) for index in range(request["start"], request["stop"])]
 

@@ -13,6 +13,7 @@ from trd_engine.data import load_problems
 from trd_engine.errors import DataError
 from trd_engine.tasks import load_task
 from trd_engine.tasks.reasoning_gym import given_answer
+from trd_engine.types import Problem
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,36 @@ def test_rows_without_a_generator_are_refused(tmp_path: Path) -> None:
         load_rows(tmp_path, {"question": "q", "answer": "12"}, task="reasoning_gym")
 
 
-def test_unknown_generator_is_a_verdict(tmp_path: Path) -> None:
-    [row] = load_rows(
-        tmp_path, {"question": "q", "answer": "1", "metadata": {"source_dataset": "nothing"}}, task="reasoning_gym"
-    )
-    assert load_task("reasoning_gym").verify(row, "1").detail.startswith("error: ValueError")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"metadata": {"source_dataset": "basic_arithmetics"}},
+            "row 2: field 'metadata' has source_dataset 'basic_arithmetics', which scores no answer: reasoning-gym "
+            "has no such generator; the closest are basic_arithmetic, .* \\(as in 1 more\\); for answers that are "
+            "compared as text, use task exact",
+        ),
+        ({"metadata": {"source_dataset": "composite"}}, "row 2: .*'composite', which scores no answer: .*Must specify"),
+        ({"answer": None}, "row 2: field 'answer' is missing; the scorer of 'basic_arithmetic' compares with it"),
+    ],
+)
+def test_rows_that_no_scorer_could_find_right_are_refused(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    row = {"question": "q", "answer": "12", "metadata": {"source_dataset": "basic_arithmetic"}}
+    with pytest.raises(DataError, match=words):
+        load_rows(tmp_path, row, {**row, **changes}, {**row, **changes}, task="reasoning_gym")
+
+
+def test_an_answer_may_have_any_of_its_names_and_be_missing_where_only_the_scorer_can_tell(tmp_path: Path) -> None:
+    named = {"question": "q", "target": "12", "metadata": {"source_dataset": "basic_arithmetic"}}
+    untold = {"question": "q", "metadata": {"source_dataset": "graph_color"}}
+    problems = load_rows(tmp_path, named, untold, task="reasoning_gym")
+    assert load_task("reasoning_gym").verify(problems[0], "<answer>12</answer>").correct
+    assert problems[1].answer == ""
+
+
+def test_unknown_generator_is_a_verdict() -> None:
+    entry = {"question": "q", "answer": "1", "metadata": {"source_dataset": "nothing"}}
+    verdict = load_task("reasoning_gym").verify(Problem("1", "q", "1", None, {"entry": entry}), "1")
+    assert verdict.detail.startswith("error: ValueError")
