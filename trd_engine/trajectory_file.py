@@ -80,6 +80,8 @@ def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> di
             "refined_finish_reason": refined.finish_reason if refined else None,
             "rollout_verdict": trajectory.rollout_verdict.detail,
             "refined_verdict": verdict.detail if verdict else None,
+            "rollout_verdict_failure": trajectory.rollout_verdict.failure,
+            "refined_verdict_failure": verdict.failure if verdict else None,
             "notices": list(trajectory.notices),
         },
         "token_ids": {
@@ -100,14 +102,19 @@ def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem
         sample=line["sample"],
         prompt_token_ids=tuple(ids["prompt"]),
         rollout=Completion(tuple(ids["rollout"]), line["rollout"], detail["rollout_finish_reason"]),
-        rollout_verdict=Verdict(line["rollout_correct"], detail["rollout_verdict"]),
+        rollout_verdict=_verdict(line, "rollout"),
         refine_prompt_token_ids=tuple(ids["refine_prompt"]) if refined else None,
         refined=Completion(tuple(ids["refined"]), line["refined"], detail["refined_finish_reason"])
         if refined
         else None,
-        refined_verdict=Verdict(line["refined_correct"], detail["refined_verdict"]) if refined else None,
+        refined_verdict=_verdict(line, "refined") if refined else None,
         notices=tuple(detail["notices"]),
     )
+
+
+def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
+    detail = line["detail"]
+    return Verdict(line[f"{of}_correct"], detail[f"{of}_verdict"], detail.get(f"{of}_verdict_failure"))
 
 
 def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajectory]:

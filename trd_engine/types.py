@@ -77,6 +77,9 @@ class Verdict:
     correct: bool
     detail: str = ""
     """Why: the extracted answer, "no answer", "time-out", the failing test."""
+    failure: Literal["error", "time-out"] | None = None
+    """How judging ended where it came to no end of its own; the completion then counts as wrong. A program that runs
+    out of time is one too: on a busy machine a right one may."""
 
 
 @dataclass(frozen=True)

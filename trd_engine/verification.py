@@ -39,6 +39,7 @@ def _verdicts(pairs: Sequence[Pair], task: Task) -> list[Verdict]:
         raise
     except Exception as error:  # noqa: BLE001 - texts of a model reach code of many libraries
         if len(pairs) == 1:
-            return [Verdict(False, f"error: the verifier crashed: {type(error).__name__}: {error}"[:_MAX_SHOWN])]
+            detail = f"error: the verifier crashed: {type(error).__name__}: {error}"
+            return [Verdict(False, detail[:_MAX_SHOWN], "error")]
         # One by one, so that the others have the verdicts that they would have had without it.
         return [verdict for pair in pairs for verdict in _verdicts([pair], task)]

@@ -52,7 +52,7 @@ class CrashingTask(ExactTask):
 def test_a_crash_of_the_verifier_is_one_verdict(tmp_path: Path) -> None:
     with Reporter(tmp_path) as reporter:
         verdicts = verify_all(PAIRS, CrashingTask(), reporter)
-    assert verdicts[5] == Verdict(False, "error: the verifier crashed: KeyError: 'ſ'")
+    assert verdicts[5] == Verdict(False, "error: the verifier crashed: KeyError: 'ſ'", "error")
     assert [v.correct for v in verdicts] == [i % 2 == 0 for i in range(len(PAIRS))]
 
 

@@ -9,7 +9,7 @@ from trd_engine.types import Trajectory
 
 
 def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Verifier accuracies of y_o and y_r, what refining turned into what, and lengths in tokens.
+    """Verifier accuracies of y_o and y_r, what refining turned into what, verdicts that failed, and lengths in tokens.
 
     Shares are of all trajectories of the round (METHOD: fail→pass 16.0 %, pass→fail 0.4 % in the paper).
     """
@@ -19,6 +19,7 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout_tokens_p50": float(statistics.median(len(t.rollout.token_ids) for t in trajectories)),
         "rollout_truncated_share": sum(t.rollout.finish_reason != "stop" for t in trajectories) / count,
     }
+    metrics |= _failure_shares(trajectories)
     refined = [(t.rollout_verdict.correct, t.refined_verdict.correct) for t in trajectories if t.refined_verdict]
     if refined:
         completions = [t.refined for t in trajectories if t.refined]
@@ -30,3 +31,12 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             "refined_truncated_share": sum(c.finish_reason != "stop" for c in completions) / count,
         }
     return metrics
+
+
+def _failure_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Of all verdicts of the round, y_o's and y_r's: those which count as wrong because judging failed."""
+    verdicts = [v for t in trajectories for v in (t.rollout_verdict, t.refined_verdict) if v is not None]
+    return {
+        "verifier_error_share": sum(v.failure == "error" for v in verdicts) / len(verdicts),
+        "verifier_timeout_share": sum(v.failure == "time-out" for v in verdicts) / len(verdicts),
+    }

@@ -13,6 +13,7 @@ from typing import Any
 
 from trd_engine.errors import SpecError
 from trd_engine.tasks.code_answers import complete_program, extract_program, same_output, same_value
+from trd_engine.tasks.guarded_process import TIME_OUT
 from trd_engine.tasks.prompts import CODE
 from trd_engine.tasks.protocol import Pair, PromptTemplates
 from trd_engine.tasks.sandbox.confinement import Confinement
@@ -61,7 +62,7 @@ class CodeTask:
         try:
             return self._run(complete_program(program, tests), tests)
         except (SandboxError, OSError) as error:  # OSError: this machine has no process or no room left for one
-            return Verdict(False, f"error: {error}")
+            return Verdict(False, f"error: {error}", "error")
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Verdicts in order, a few programs at a time."""
@@ -76,9 +77,11 @@ class CodeTask:
         for number, result in enumerate(results, start=1):
             failure = _failure(tests, number - 1, result)
             if failure is not None:
-                return Verdict(False, f"test {number} of {len(cases)}: {failure}")
+                ended = TIME_OUT if result.status == TIME_OUT else None
+                return Verdict(False, f"test {number} of {len(cases)}: {failure}", ended)
         if len(results) < len(cases):
-            return Verdict(False, f"test {len(results) + 1} of {len(cases)}: error: the sandbox ended early")
+            detail = f"test {len(results) + 1} of {len(cases)}: error: the sandbox ended early"
+            return Verdict(False, detail, "error")
         if not cases:
             return Verdict(False, "no tests")
         return Verdict(True, f"passed {len(cases)} tests")

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trd_engine.errors import VerifierUnavailableError
+from trd_engine.types import Verdict
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
@@ -39,7 +40,7 @@ _ENVIRONMENT = {
 _START_SECONDS = 120.0
 """Importing sympy takes seconds on a busy machine."""
 _MAX_WORKERS = 4
-TIME_OUT = "time-out"
+TIME_OUT: Literal["time-out"] = "time-out"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Reply:
 
     value: Any = None
     failure: str | None = None
+
+    def failed_verdict(self) -> Verdict | None:
+        """The verdict where there is no value; None where there is one."""
+        if self.failure is None:
+            return None
+        return Verdict(False, self.failure, TIME_OUT if self.failure == TIME_OUT else "error")
 
 
 class GuardedPool:

@@ -64,7 +64,7 @@ class MathTask:
         requests = [{"reference": in_latex(reference), "answer": in_latex(answer)} for reference, answer in hard]
         replies = self._pool.map(requests)
         return {
-            pair: Verdict(reply.value is True, pair[1] if reply.failure is None else reply.failure)
+            pair: reply.failed_verdict() or Verdict(reply.value is True, pair[1])
             for pair, reply in zip(hard, replies, strict=True)
         }
 

@@ -41,9 +41,7 @@ class ReasoningGymTask:
         requests = [_request(problem, answer) for (problem, _), answer in zip(pairs, answers, strict=True)]
         replies = self._pool.map(requests)
         return [
-            Verdict(False, reply.failure)
-            if reply.failure is not None
-            else Verdict(reply.value >= FULL_SCORE, f"score {reply.value:.3g}: {answer}"[:500])
+            reply.failed_verdict() or Verdict(reply.value >= FULL_SCORE, f"score {reply.value:.3g}: {answer}"[:500])
             for answer, reply in zip(answers, replies, strict=True)
         ]
 

@@ -65,7 +65,7 @@ def test_reference_solution_of_every_shape_passes_and_a_wrong_one_fails(
         ("print(1 / 0)", Verdict(False, "test 1 of 2: exit code 70 ZeroDivisionError: division by zero")),
         ("print(3", Verdict(False, "test 1 of 2: exit code 70 SyntaxError: '(' was never closed")),
         ("import sys\nprint(3)\nsys.exit(2)", Verdict(False, "test 1 of 2: exit code 2")),
-        ("while True: pass", Verdict(False, "test 1 of 2: time-out")),
+        ("while True: pass", Verdict(False, "test 1 of 2: time-out", "time-out")),
     ],
 )
 def test_detail_says_what_went_wrong(task: CodeTask, program: str, verdict: Verdict) -> None:

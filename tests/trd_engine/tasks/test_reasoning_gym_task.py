@@ -103,3 +103,4 @@ def test_unknown_generator_is_a_verdict() -> None:
     entry = {"question": "q", "answer": "1", "metadata": {"source_dataset": "nothing"}}
     verdict = load_task("reasoning_gym").verify(Problem("1", "q", "1", None, {"entry": entry}), "1")
     assert verdict.detail.startswith("error: ValueError")
+    assert verdict.failure == "error"
