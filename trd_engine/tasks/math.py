@@ -10,6 +10,7 @@ from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
 from trd_engine.tasks.math_normal import (
     as_number,
     contradicts_itself,
+    differ_in_denial,
     differ_in_marks,
     differ_in_negation,
     differ_in_units,
@@ -75,7 +76,7 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
         return Verdict(False, "no answer")
     if len(answer) > _MAX_ANSWER_CHARACTERS:
         return Verdict(False, "answer too long")
-    if differ_in_units(reference, answer):
+    if differ_in_units(reference, answer) or differ_in_denial(reference, answer):
         return Verdict(False, answer)
     ours, theirs = normalise(reference), normalise(answer)
     if ours and ours == theirs:

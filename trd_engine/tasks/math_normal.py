@@ -44,6 +44,13 @@ _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?![\d])")
 _MARK = re.compile(r"(?<=\d)(?:_\{?(\d+)\}?|([AaPp])\.?[Mm]\.?)$")
 """What follows a number and makes it another one: the base, or the half of the day."""
 _NEGATION = re.compile(r"\\(?:ne|neg|lnot|not)(?![a-zA-Z])")
+_DENIAL = re.compile(
+    r"\b(?:is|was|be)(?:n['’]t\b|\s+(?:not|no|never|wrong|incorrect|false|untrue|invalid|impossible)\b)"
+    r"|\(\s*(?:wrong|incorrect|false|untrue|invalid)\s*\)"
+    r"|\bnot\s+(?:right|correct|true|valid|(?:the|an)\s+(?:\w+\s+)?answer)\b",
+    re.IGNORECASE,
+)
+"""In words behind a number. Without a verb they may be what is counted: 7 wrong answers."""
 _LETTER = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _MAX_NUMBER_CHARACTERS = 400
@@ -89,6 +96,11 @@ def differ_in_negation(one: str, other: str) -> bool:
     return (_NEGATION.search(one) is None) != (_NEGATION.search(other) is None)
 
 
+def differ_in_denial(one: str, other: str) -> bool:
+    r"""True for two answers of which one says of itself that it is wrong, as ``7\text{ is wrong}`` does."""
+    return _denies(one) != _denies(other)
+
+
 def contradicts_itself(reference: str, answer: str) -> bool:
     """True for a chain such as 8=7, two of whose sides are different numbers; a parser takes its last side alone."""
     if "=" not in answer or "=" in reference:
@@ -104,6 +116,10 @@ def as_number(normal: str) -> Fraction | None:
     if _THOUSANDS.fullmatch(normal):
         normal = normal.replace(",", "")
     return Fraction(normal) if _NUMBER.fullmatch(normal) else None
+
+
+def _denies(answer: str) -> bool:
+    return any(_DENIAL.search(words) for words in _TEXT.findall(_with_same_commands(answer)))
 
 
 def _with_same_commands(answer: str) -> str:

@@ -60,6 +60,9 @@ SAME = [
     (r"1\text{ person}", r"1\text{ persons}"), (r"5\text{ people}", r"5\text{ persons}"),
     (r"\boxed{7}", "7"), (r"$\frac{7}{2}$", "3.5"), (r"6 \times 10^3", "6000"),
     ("7", "3+4=7"), ("7", "x = 7.0 = 7"), (r"x \ne 3", "x ≠ 3"), ("1.5", r"\frac{3}{2}=1.5"), ("1,2", "x=1, x=2"),
+    ("7", r"7\text{ wrong answers}"), ("7", r"7\text{ are wrong}"), ("7", r"7\text{ false positives}"),
+    ("7", r"7\text{ apples}"), ("7", r"7\text{ cm}"), ("7", r"7\text{ students not here}"),
+    ("7", r"7\text{ is the answer}"), (r"\text{it is false}", r"\text{it is false}"),
 ]  # fmt: skip
 DIFFERENT = [
     ("2", "3"), ("2", "20"), ("12", "1,2"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("(1,2]", "[1,2)"),
@@ -74,7 +77,8 @@ DIFFERENT = [
     (r"5\text{ dollars}", r"5\text{ cents}"), (r"12\text{ cm}^2", r"12\text{ cm}^3"), (r"5\text{ m/s}", r"5\text{ m}"),
     (r"90^\circ\text{C}", r"90^\circ\text{F}"), (r"3\text{ million dollars}", "3"),
     ("7", r"\ne 7"), ("7", r"x \neq 7"), ("7", r"\neg 7"), ("7", r"\not 7"), ("7", "8 = 7"), ("5", "1=2=3=5"),
-    (r"x \ne 3", "3"),
+    (r"x \ne 3", "3"), ("7", r"7\text{ is wrong}"), ("7", r"7\textbf{ is not the answer}"), ("7", r"7\text{ (wrong)}"),
+    ("7", r"7 \mathrm{ isn't right}"), ("7", r"7\text{ apples is incorrect}"), ("7", r"7\text{, not the right answer}"),
 ]  # fmt: skip
 
 
