@@ -72,10 +72,11 @@ def check_equalities(text: str) -> StepCheck | None:
         values = _values(left, right)
         if values is None:
             continue
-        holds = _are_equal((left, right), values)
-        if not holds:
+        if not _are_equal((left, right), values):
             counts_plainly = not counts_otherwise(text) if counts_plainly is None else counts_plainly
-            if not counts_plainly or says_something_else(text, left.start, right.end, _ratio(*values)):
+            if not counts_plainly or _runs_on(values[0], right):
+                continue
+            if says_something_else(text, left.start, right.end, _ratio(*values)):
                 continue
             first_wrong = len(starts) if first_wrong is None else first_wrong
         starts.append(left.start)
@@ -134,6 +135,12 @@ def _values(left: _Side, right: _Side) -> tuple[Fraction, Fraction] | None:
 
 def _are_equal(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> bool:
     return values[0] == values[1] or abs(values[0] - values[1]) <= _rounding(sides, values)
+
+
+def _runs_on(value: Fraction, right: _Side) -> bool:
+    """Whether the right side computes on from the left one's value: ``5 + 3 = 8 × 2 = 16`` is careless, not wrong."""
+    first = right.pieces[0]
+    return first.kind == "number" and right.has_operator and Fraction(first.text.replace(",", "")) == value
 
 
 def _ratio(first: Fraction, second: Fraction) -> Fraction | None:

@@ -18,6 +18,8 @@ _WINDOW = 160
 
 _SYMBOLS_BEFORE = frozenset("\"'`“‘”’—→⇒⟹➔•&|#>∴✓✔✅…")
 _SYMBOLS_BEHIND = frozenset("\"'`“‘”’—→⇒⟹➔✓✔✅…&|#><≤≥≈]}\\")
+_LABELS = re.compile(r"\(\d{1,2}\)\s?[-+]\s?\(\d{1,2}\)\s?=")
+"""Perhaps of two equations, which are added."""
 _MARKS = ".,;:!?"
 _CLAUSE_ENDS = _MARKS + "=\n"
 _WORD = re.compile(r"[A-Za-z]+(?:['’]t\b)?")
@@ -40,6 +42,7 @@ def says_something_else(text: str, start: int, end: int, ratio: Fraction | None)
     is_cents_in_dollars = ratio == 100 and "$" in text[start:end]
     return (
         is_cents_in_dollars
+        or _LABELS.match(text, start) is not None
         or _is_operand(before)
         or _takes_all(_clause(before))
         or _goes_on(behind, ratio)

@@ -13,15 +13,16 @@ OTHER_COUNTING = re.compile(
     r"\b(?:binary|ternary|octal|hex|hexadecimal|modul[oi]|modular|modulus|mod|congruen\w*|residues?|xor|bitwise|clock)\b"
     r"|\\[pb]?mod|\\equiv|≡|ℤ|(?-i:\b[ZF]_|\bGF\()|\\mathbb\s?\{?\s?[ZF]\s?\}?\s?[_/]"
     r"|\bbase[\s-]?\$?(?:\d|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)|\b(?:in|to|from) base\b"
+    r"|\bconcatenat|\bvectors?\b|\bsymbol\b[^.\n]{0,20}\b(?:means|stands|denotes|represents)\b"
     r"|\bdefin\w{0,9}\b[^.\n]{0,40}\boperat|\boperat\w{0,9}\b[^.\n]{0,40}\bdefin",
     re.IGNORECASE,
 )
-"""Modular arithmetic, other bases, and operations of the problem's own."""
+"""Modular arithmetic, other bases, vectors, and operations of the problem's own."""
 
 UNSAID = _set(
     "imagine pretend contrary impossible absurd false wrong wrongly incorrect incorrectly error invalid fail fails"
     " claim claims claimed not no never cannot nor neither unless whether would otherwise instead rather about around"
-    " roughly nearly almost"
+    " roughly nearly almost might may think thinks thought seem seems appear appears"
 )
 """In the same sentence, before or behind: it is not claimed, or not exactly."""
 UNSAID_STEMS = ("suppos", "assum", "hypothe", "contradict", "mistake", "erroneous", "approx", "round", "estimat")
@@ -40,7 +41,7 @@ PART_OF = re.compile(r"%|\d\$?\s{1,3}of\b")
 TAKES_NEXT = _set(
     "of by than over per negative plus minus times add subtract mod choose divided multiplied from between through step"
     " steps part case question problem exercise equation eq line option page pages chapter section figure fig number"
-    " numbers version"
+    " numbers version row column rule example day week year level grade room item test less away"
 )
 """Right before the equality: its first number belongs to the word."""
 WHOLE = re.compile(r"(?:total|sum) of\Z", re.IGNORECASE)
