@@ -60,7 +60,7 @@ _MAX_NUMBER_CHARACTERS = 400
 def in_latex(answer: str) -> str:
     """The answer with Unicode mathematics, and words that are part of a number, written in LaTeX."""
     answer = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", answer)
-    answer = _ROOT.sub(lambda match: "\\sqrt{" + (match.group(1) or match.group(2)) + "}", answer)
+    answer = _ROOT.sub(lambda match: "\\sqrt{" + match.group(match.lastindex or 0) + "}", answer)
     for character, latex in _UNICODE.items():
         answer = answer.replace(character, latex)
     return math_units.spell_out_factors(answer)
