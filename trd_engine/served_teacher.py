@@ -114,7 +114,8 @@ class ServedTeacher:
         return [by_problem[t.problem.id] for t in trajectories]
 
     def _check_server(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """One small request finds a wrong key, a wrong model, another tokenizer or a context that is too short."""
+        """Small requests find a wrong key, a wrong model, another tokenizer, a context that is too short, or a server
+        that scores fewer tokens a position than the loss is to have."""
         found = self.client.tokenize(SAMPLE_TEXTS, as_chat=False)
         for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):  # its completions arrive as ids, scored or not
             ours = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -132,6 +133,21 @@ class ServedTeacher:
                 f"{fields} = {prompt} + {new} tokens, and {needed} in all, but teacher endpoint "
                 f"{self._served.endpoint} takes {limit}; lower them"
             )
+        if self.top_k is not None:
+            self._check_top_k(found[0].token_ids[:2], self.top_k)
+
+    def _check_top_k(self, two_ids: Sequence[int], top_k: int) -> None:
+        """Ask for so many tokens once, before a round is sampled that nothing could score."""
+        one_token = [(two_ids[:1], two_ids[1:])]
+        try:
+            self.client.score(one_token, top_k)
+        except TeacherRefusedError as refusal:
+            self.client.score(one_token, 1)  # raises where the number is not what it refuses
+            raise TeacherRefusedError(
+                f"loss.teacher_top_k = {top_k}, but teacher endpoint {self._served.endpoint} does not tell so many "
+                "tokens a position; lower loss.teacher_top_k, or have the operator raise the server's --max-logprobs "
+                f"(20 where it is not set) and the endpoint's max_logprobs. The server's words: {refusal}"
+            ) from refusal
 
 
 def _endpoint(served: ServedTeacherConfig, world: World) -> Endpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,9 @@ def test_a_scored_run_resumes_bitwise_and_asks_the_server_nothing_again(
             run(config_of(data, served(server), TOP_K), first, stop=stop)
         num_before = len(server.received)
         run(config_of(data, served(server), TOP_K), second, resume_from=checkpoint_folder(first, 1))
-        asked_again = {received.path for received in server.received[num_before:]}
-    assert asked_again == {"/tokenize"}
+        asked_again = Counter(received.path for received in server.received[num_before:])
+    assert asked_again.keys() == {"/tokenize", "/v1/completions"}
+    assert asked_again["/v1/completions"] == 1  # the check at the start
     whole, again = (load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (scored, second))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
@@ -158,7 +160,8 @@ def test_two_processes_share_the_asking_and_train_as_one_does(
         done = run_engine(document, tmp_path / "two")
         asked = Counter(received.path for received in server.received)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert asked["/v1/completions"] == asked["/v1/chat/completions"] == 24 + 8
+    assert asked["/v1/chat/completions"] == 24 + 8
+    assert asked["/v1/completions"] == 24 + 8 + 2  # each process checks once, at the start
     assert server.max_num_open <= 3
     assert rows(tmp_path / "two") == rows(scored)
     assert metric(tmp_path / "two", "loss") == pytest.approx(metric(scored, "loss"), rel=1e-5)
@@ -260,6 +263,35 @@ def test_a_context_that_is_too_short_is_told_before_anything_is_sampled(
     with serving(model) as server, pytest.raises(ContextTooLongError, match=f"endpoint big takes {CONTEXT}"):
         run(config_of(data, served(server), TOP_K, refine=refine), tmp_path)
     assert {received.path for received in server.received} == {"/tokenize"}
+
+
+def limited(model: ServedModel, max_logprobs: int, received: Received, number: int) -> Reply:
+    """As a vLLM answers that was started with `--max-logprobs`."""
+    asked = received.body.get("prompt_logprobs", 0)
+    if asked <= max_logprobs:
+        return model(received, number)
+    said = f"Requested prompt logprobs of {asked}, which is greater than max allowed: {max_logprobs}"
+    return Reply(400, {"error": {"message": said, "code": 400}})
+
+
+def test_a_server_that_scores_too_few_tokens_is_told_before_anything_is_sampled(
+    data: Path, tmp_path: Path, model: ServedModel
+) -> None:
+    config_words = r"loss\.teacher_top_k = 5.*endpoint big does not tell so many.*lower loss\.teacher_top_k, or .*"
+    with serving(partial(limited, model, 4)) as server:
+        with pytest.raises(TeacherRefusedError, match=config_words + "--max-logprobs.*max allowed: 4"):
+            run(config_of(data, served(server), TOP_K), tmp_path)
+        assert not {"/v1/chat/completions"} & {received.path for received in server.received}
+        run(config_of(data, served(server), {**TOP_K, "teacher_top_k": 4}), tmp_path / "lower")
+
+
+def test_a_refusal_to_score_at_all_is_not_blamed_on_the_number(data: Path, tmp_path: Path, model: ServedModel) -> None:
+    with (
+        serving(partial(limited, model, 0)) as server,
+        pytest.raises(TeacherRefusedError, match="prompt logprobs of 1") as raised,
+    ):
+        run(config_of(data, served(server), TOP_K), tmp_path)
+    assert "loss.teacher_top_k" not in str(raised.value)
 
 
 def test_a_key_that_is_not_there_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
