@@ -58,6 +58,13 @@ class MicroBatch:
         return int(self.token_ids_N.numel())
 
     @property
+    def is_told(self) -> Tensor:
+        """[N], where a teacher's distribution is there; a local teacher's is everywhere."""
+        if self.scores is not None:
+            return self.scores.is_told
+        return torch.ones_like(self.token_ids_N, dtype=torch.bool)
+
+    @property
     def num_student_tokens(self) -> int:
         """Tokens that the student reads."""
         return self.student.input_ids_1T.numel()

@@ -81,7 +81,8 @@ class ServedTeacherConfig(_Strict):
     model: str
     """As the server names it."""
     api: Literal["openai", "vllm"] = "openai"
-    """openai: refines by text alone; vllm: tells token ids and log-probabilities too."""
+    """openai: refines by text, and may tell log-probabilities of the tokens that it writes; vllm: tells token ids, and
+    log-probabilities of any text."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
     network: Literal["public", "private", "loopback"] = "public"
@@ -326,14 +327,23 @@ class RunConfig(_Strict):
                 raise ValueError("loss.divergence cross_entropy has no support and no temperature; leave them out")
             if loss.token_weights.drift_gamma or loss.token_weights.entropy_score != "entropy":
                 raise ValueError("loss.token_weights weighs by the teacher's log-probabilities, and there are none")
-        elif served is not None and served.api != "vllm":
-            remedy = "cross_entropy" if self.mode == "trd" else "mode trd with loss.divergence cross_entropy"
-            raise ValueError(f"teacher endpoint {served.endpoint} gives no log-probabilities; use {remedy}")
-        elif served is not None and loss.support != "top_k":
-            raise ValueError(f"loss.support {loss.support}: a served teacher scores a few tokens a position; use top_k")
+        elif served is not None:
+            if served.api != "vllm":
+                self._require_own_answers_scored(served)
+            if loss.support != "top_k":
+                raise ValueError(f"loss.support {loss.support}: a served teacher scores a few tokens; use top_k")
         if served is not None and self.teacher_precision != "auto":
             raise ValueError(f"teacher_precision {self.teacher_precision}: a served teacher's is its server's affair")
         return self
+
+    def _require_own_answers_scored(self, served: ServedTeacherConfig) -> None:
+        """A server that is no vLLM tells log-probabilities of what it writes alone, or of nothing."""
+        weights, name = self.loss.token_weights, f"teacher endpoint {served.endpoint}"
+        if self.loss.teacher_context != "refine":  # which only mode trd has
+            remedy = "mode trd" if self.mode != "trd" else "teacher_context refine, or loss.divergence cross_entropy"
+            raise ValueError(f"{name} gives log-probabilities of its own answers to the refining prompt; use {remedy}")
+        if weights.drift_gamma or weights.entropy_score != "entropy":
+            raise ValueError(f"loss.token_weights weighs by log-probabilities: {name} may leave tokens without")
 
     @property
     def served_teacher(self) -> ServedTeacherConfig | None:

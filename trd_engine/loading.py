@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trd_engine.checkpoint import MODEL_FOLDER, restore_adapter
+from trd_engine.checkpoint import MODEL_FOLDER, STATE_FOLDER, restore_adapter
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.distributed import ALONE, World, local_device
 from trd_engine.errors import ModelRefusedError
@@ -18,6 +18,7 @@ from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.kept_trajectories import were_scored
 from trd_engine.known_head import require_known_head
 from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models import (
@@ -85,7 +86,8 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
     served = None
     if config.served_teacher is not None:
         own_ids = end_of_turn_ids(config.student, tokenizer)
-        served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world)
+        was_scored = None if resume_from is None else were_scored(resume_from / STATE_FOLDER)
+        served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world, was_scored=was_scored)
     source = config.student
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)

@@ -53,6 +53,7 @@ def open_session(
     report_packing(models, reporter)
     if models.served_teacher is not None:
         models.served_teacher.report(reporter)
+        config = config.model_copy(update={"loss": models.served_teacher.loss})
     prompts, teacher_prompts = make_prompt_builders(config, models, task)
     problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
     plan = plan_run(problems.train, config)

@@ -16,8 +16,9 @@ from trd_engine.errors import NoTrainingDataError
 from trd_engine.prompts import BuiltPrompt
 from trd_engine.reporter import Reporter
 from trd_engine.rollouts import Collector
+from trd_engine.served_scores import UNTOLD_NOTICE
 from trd_engine.trajectory_file import gather_trajectories
-from trd_engine.types import Trajectory
+from trd_engine.types import Completion, Trajectory
 from trd_engine.verification import verify_all
 
 
@@ -50,7 +51,8 @@ def refine_rollouts(
                 refine_prompt_token_ids=completion.prompt_token_ids or b.token_ids,
                 refined=completion,
                 refined_verdict=verdict,
-                notices=(*t.notices, *_cut_notices(b)),
+                notices=(*t.notices, *_cut_notices(b), *_score_notices(completion)),
+                scores=completion.scores,
             )
             for (t, b), completion, verdict in zip(mine, completions, verdicts, strict=True)
         ]
@@ -94,6 +96,10 @@ def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:
     if built.num_cut_solution_tokens:
         notices.append(f"refining prompt: the last {built.num_cut_solution_tokens} tokens of the reference were cut")
     return tuple(notices)
+
+
+def _score_notices(completion: Completion) -> tuple[str, ...]:
+    return () if completion.untold_reason is None else (UNTOLD_NOTICE + completion.untold_reason,)
 
 
 def _report_empty(trajectories: Sequence[Trajectory], reporter: Reporter) -> None:

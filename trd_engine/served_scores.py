@@ -3,7 +3,7 @@
 A server gives the log-probabilities of a few tokens a position, never the whole vocabulary. The rest of the
 mass is taken as spread evenly; a loss on the served tokens does not see it, and statistics are off by no more
 than what it hides. A server that gives none leaves the target's own tokens: a distribution that is sure of
-them, whose forward KL is the cross-entropy.
+them, whose forward KL is the cross-entropy. So does a single token that a server told nothing of.
 
 Shapes: T tokens of one completion, N of a micro-batch, C of a chunk, K served tokens, V the vocabulary.
 """
@@ -25,6 +25,8 @@ from trd_engine.types import Trajectory
 
 IMPOSSIBLE = -1e4
 """A logit whose probability is exactly 0 in fp32, and that is finite all the same."""
+UNTOLD_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
+"""How a trajectory's notice of it begins; the reason follows."""
 _TIE_BREAK = 1e-3
 """How far below the least of the served tokens any other one stands at least, in nats."""
 
@@ -37,7 +39,23 @@ class TokenScores:
     logprobs_TK: Tensor
     """Nats, in fp32."""
     target_logprobs_T: Tensor
-    """Of the completion's own tokens, which need not be among the best."""
+    """Of the completion's own tokens, which need not be among the best; NaN where the server told nothing."""
+
+    @classmethod
+    def untold(cls, target_ids: Sequence[int], top_k: int) -> TokenScores:
+        """Of a completion of whose tokens nothing was told; in the shape of those of which something was."""
+        nothing_T = torch.full((len(target_ids),), torch.nan)
+        ids_T1 = torch.tensor(list(target_ids), dtype=torch.int64).unsqueeze(-1)
+        return cls(ids_T1.repeat(1, top_k), nothing_T.unsqueeze(-1).repeat(1, top_k), nothing_T)
+
+    @property
+    def is_told(self) -> Tensor:
+        """[T], where the server told a distribution."""
+        return ~self.target_logprobs_T.isnan()
+
+    def at(self, places_N: Tensor) -> TokenScores:
+        """Of some of the tokens."""
+        return TokenScores(self.token_ids_TK[places_N], self.logprobs_TK[places_N], self.target_logprobs_T[places_N])
 
     @classmethod
     def concatenated(cls, scores: Sequence[TokenScores], device: torch.device) -> TokenScores:

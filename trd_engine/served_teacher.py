@@ -1,27 +1,32 @@
 """A served teacher in the loop: its place in the spec, what is checked before anything is sampled, its scores.
 
-Where the server says log-probabilities (a vLLM), the round's targets are scored once, right after they are
-collected, and the scores are kept with the round: a step asks no server, and a resumed run trains on the same
-numbers. Where it says none, the loss is the cross-entropy on the refined trajectory, and the run says so.
+A vLLM scores the round's targets once, right after they are collected. Any other server may tell log-probabilities of
+its own answers: asked at the start, it is held to it, and where the answer is the target and its prompt the loss's
+context these are the same numbers. Scores are kept with the round: a step asks no server, and a resumed run trains on
+what it began with. Where nothing is told, the loss is the cross-entropy on the refined trajectory, and the run says so.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from trd_engine.config import RunConfig, ServedTeacherConfig
+from trd_engine.config import LossConfig, RunConfig, ServedTeacherConfig
 from trd_engine.distributed import ALONE, World
 from trd_engine.errors import ContextTooLongError, SpecError, TeacherRefusedError
 from trd_engine.generation.endpoint_client import Endpoint
 from trd_engine.generation.openai_compatible import EndpointTeacher
 from trd_engine.prompts import PromptBuilder
 from trd_engine.reporter import Reporter
-from trd_engine.served_scores import TokenScores, gather_scores, with_scores
+from trd_engine.served_scores import UNTOLD_NOTICE, TokenScores, gather_scores, with_scores
 from trd_engine.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
-from trd_engine.types import Trajectory
+from trd_engine.types import SamplingSettings, Trajectory
+
+PROBE = "What is 12 + 7?"
+"""Asked at the start; one token of the answer is waited for."""
 
 
 class ServedTeacher:
@@ -34,8 +39,10 @@ class ServedTeacher:
         *,
         end_of_turn_ids: Sequence[int],
         world: World = ALONE,
+        was_scored: bool | None = None,
     ) -> None:
         """`tokenizer` and `end_of_turn_ids` are the student's. Of several processes each asks for its own share.
+        `was_scored` says of a resumed run whether its teacher told log-probabilities; it goes on so.
 
         Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError`, `ContextTooLongError` and
         `SpecError`: a run that cannot go through ends here.
@@ -52,8 +59,20 @@ class ServedTeacher:
         scores = config.loss.divergence != "cross_entropy"
         self.top_k = min(config.loss.teacher_top_k, len(tokenizer)) if scores else None
         """Tokens that it scores at each position; None: it does not score."""
+        self._why_not = "" if scores else "loss.divergence says so"
         if self._served.api == "vllm":
             self._check_server(tokenizer)
+        elif self.top_k is not None:
+            self._score_own_answers(self.top_k, world, was_scored)
+
+    @property
+    def loss(self) -> LossConfig:
+        """The spec's where the teacher scores, else the cross-entropy, which has no schedule and no temperature."""
+        loss = self._config.loss
+        if self.top_k is not None or loss.divergence == "cross_entropy":
+            return loss
+        changes = {"divergence": "cross_entropy", "support": "full", "temperature": 1.0, "reverse_after": None}
+        return loss.model_copy(update=changes)
 
     def report(self, reporter: Reporter) -> None:
         """Say what the loss is made of, and what could not be checked."""
@@ -62,8 +81,8 @@ class ServedTeacher:
             reporter.notice(
                 "warn",
                 "teacher_without_logprobs",
-                f"the loss is the cross-entropy on the refined trajectory: teacher endpoint {name} gives no "
-                "log-probabilities, or loss.divergence says so; metrics speak of cross-entropy and not of a KL",
+                "the loss is the cross-entropy on the refined trajectory, taught by the text of teacher endpoint "
+                f"{name} alone: {self._why_not}; metrics speak of cross-entropy and not of a KL",
             )
         else:
             loss = self._config.loss
@@ -95,6 +114,9 @@ class ServedTeacher:
         """
         if self.top_k is None:
             return list(trajectories)
+        if self._served.api != "vllm":
+            self._report_untold(trajectories, reporter)
+            return list(trajectories)
         world, top_k = reporter.world, self.top_k
         mine = [trajectories[i] for i in world.share(len(trajectories))]
 
@@ -104,6 +126,63 @@ class ServedTeacher:
             return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
 
         return with_scores(trajectories, gather_scores(world, reporter.apart(score_mine)))
+
+    def _report_untold(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
+        """Answers whose tokens are not the student's one for one, and single tokens of the others."""
+        reasons = [
+            n.removeprefix(UNTOLD_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNTOLD_NOTICE)
+        ]
+        untold = [~t.scores.is_told for t in trajectories if t.scores is not None]
+        num_tokens, num_untold = sum(map(len, untold)), sum(int(one_T.sum()) for one_T in untold)
+        if num_untold:
+            first = f"; the first: {reasons[0]}" if reasons else ""
+            reporter.notice(
+                "warn" if reasons else "info",
+                "teacher_scores_partial",
+                f"the loss is the cross-entropy at {num_untold} of {num_tokens} tokens, at which the log-probabilities "
+                f"of teacher endpoint {self._served.endpoint} cannot be used: they are missing (as at an end of turn), "
+                "or of tokens that the student does not have one for one. Refinements that are trained on so as a "
+                f"whole: {len(reasons)} of {len(trajectories)}{first}",
+                num_untold_tokens=num_untold,
+                num_tokens=num_tokens,
+                num_untold_refinements=len(reasons),
+            )
+
+    def _score_own_answers(self, top_k: int, world: World, was_scored: bool | None) -> None:
+        """Ask for log-probabilities with every answer, where the server tells such as the loss is to have."""
+        if was_scored is None:
+            self._why_not = self._find_obstacle(top_k)
+        elif not was_scored:
+            self._why_not = "the run began without its log-probabilities"
+        if world.any(bool(self._why_not)):
+            self.top_k = None
+            self._why_not = self._why_not or "another process of the run was told none"
+        else:
+            self.client.score_answers(top_k)
+
+    def _find_obstacle(self, top_k: int) -> str:
+        """Why its answers' log-probabilities cannot make the loss; empty where they can.
+
+        The first token's are asked for as the refinements are sampled and again untempered: they are to be the same.
+        """
+        sampling = self._config.sampling
+        as_sampled = SamplingSettings(sampling.temperature, sampling.top_p, sampling.top_k, 1, ())
+        plain = replace(as_sampled, temperature=1.0, top_p=1.0)
+        try:
+            first, second = (self.client.first_logprobs(PROBE, one, top_k) for one in (as_sampled, plain))
+        except TeacherRefusedError as refusal:
+            self.client.first_logprobs(PROBE, as_sampled, None)  # raises where it is not they that it refuses
+            return (
+                f"it refuses to tell the log-probabilities of loss.teacher_top_k = {top_k} tokens a position, of which "
+                f"a lower number may pass. The server's words: {refusal}"
+            )
+        if first is None or second is None:
+            return "its answers tell no log-probabilities"
+        if len(first) < top_k or len(second) < top_k:
+            return f"it tells {min(len(first), len(second))} tokens a position, fewer than loss.teacher_top_k = {top_k}"
+        if any(abs(first[token] - second[token]) > _tolerance(second[token]) for token in first.keys() & second.keys()):
+            return "its log-probabilities hang on the temperature and top-p that it samples with"
+        return ""
 
     def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
         if self._config.loss.teacher_context == "refine":
@@ -148,6 +227,11 @@ class ServedTeacher:
                 "tokens a position; lower loss.teacher_top_k, or have the operator raise the server's --max-logprobs "
                 f"(20 where it is not set) and the endpoint's max_logprobs. The server's words: {refusal}"
             ) from refusal
+
+
+def _tolerance(logprob: float) -> float:
+    """Nats by which two answers to one question may differ: half-precision kernels, which see other batches."""
+    return 0.1 + 0.05 * abs(logprob)
 
 
 def _endpoint(served: ServedTeacherConfig, world: World) -> Endpoint:

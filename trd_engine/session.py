@@ -353,10 +353,10 @@ class Session:
 
     def _score_heldout(self) -> None:
         """The student's distance from the teacher on the fixed held-out batch."""
-        written = [(i, t) for i, t in enumerate(self.heldout) if t.target.token_ids]
-        if not written:
+        measurable = [(i, t) for i, t in enumerate(self.heldout) if t.is_measurable]
+        if not measurable:
             return
-        score = score_heldout(self.setup, *self._micro_batches(written))
+        score = score_heldout(self.setup, *self._micro_batches(measurable))
         measured = {f"heldout_{self.setup.yardstick_name}": score.divergence}
         self.reporter.metrics(self.state.step, self.state.round, measured)
         # A backward pass costs about twice its forward; the teacher has none, which leaves some room.

@@ -17,13 +17,12 @@ from trd_engine.batching import MicroBatch
 from trd_engine.cpu_layers import cpu_layers
 from trd_engine.distributed import ALONE, World
 from trd_engine.errors import NonFiniteError
-from trd_engine.fused_loss import linear_divergence, scored_divergence
-from trd_engine.fused_loss_products import LogitShape
+from trd_engine.fused_loss import linear_divergence
 from trd_engine.fused_loss_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.losses import Divergence
 from trd_engine.models import TrainedModel, head_of
 from trd_engine.non_finite import gather_evidence
-from trd_engine.served_scores import ServedLogits
+from trd_engine.served_loss import LossPass, served_pass
 from trd_engine.sharding import Enter, directly, whole
 from trd_engine.teacher import Teacher, hidden_states
 from trd_engine.token_weights import TokenFigures, TokenWeigher
@@ -88,6 +87,8 @@ class ScoredBatch:
     student_entropy_N: Tensor
     top1_agreement_N: Tensor
     epistemic_mass_N: Tensor
+    is_told_N: Tensor
+    """Where the teacher told a distribution; elsewhere the loss is the cross-entropy."""
 
 
 Weigh = Callable[[MicroBatch, TokenFigures | None], Tensor]
@@ -128,10 +129,6 @@ def score(
         return scored
 
 
-LossPass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, TokenStatistics]]
-"""From the student's hidden states and the tokens' weights to the loss, each token's D and the statistics."""
-
-
 def _loss_pass(
     setup: ScoringSetup,
     batch: MicroBatch,
@@ -142,18 +139,7 @@ def _loss_pass(
     """The pass over both heads; a served teacher has neither hidden states nor a head."""
     student = head_of(setup.student)
     if setup.teacher is None or teacher_hidden_NG is None:
-        served = _served_logits(batch, len(student.weight_VH))
-        return lambda hidden_NH, weights_N: scored_divergence(
-            hidden_NH,
-            student.weight_VH,
-            served,
-            divergence,
-            token_ids_N=batch.token_ids_N,
-            token_weights_N=weights_N,
-            student_bias=student.bias_V,
-            student_shape=LogitShape(student.scale, student.softcap),
-            statistics=request,
-        )
+        return served_pass(student, batch.scores, batch.token_ids_N, divergence, request)
     teacher = setup.teacher.head()
 
     def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
@@ -175,12 +161,6 @@ def _loss_pass(
         )
 
     return pass_over
-
-
-def _served_logits(batch: MicroBatch, num_vocabulary: int) -> ServedLogits:
-    if batch.scores is None:
-        return ServedLogits.sure_of(batch.token_ids_N, num_vocabulary)
-    return ServedLogits.of(batch.scores, batch.token_ids_N, num_vocabulary)
 
 
 def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
@@ -288,6 +268,7 @@ def _score_to_train(setup: ScoringSetup, batch: MicroBatch, token_weight: float)
         statistics.student_entropy_N,
         statistics.top1_agreement_N,
         statistics.teacher_epistemic_mass_N,
+        batch.is_told,
     )
 
 
@@ -322,7 +303,8 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
     """How a step's token losses are spread, and how likely both models find the text.
 
     Percentiles are of single tokens' divergence in nats; `..._per_trajectory` is the mean over
-    trajectories of their sums; perplexities are of the target y under each model in its own context.
+    trajectories of their sums; perplexities are of the target y under each model in its own context. Tokens that the
+    teacher told nothing of are in none of its figures, and `cross_entropy_token_share` says how many they are.
     """
 
     def gathered(name: str) -> Tensor:
@@ -330,12 +312,18 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
         # A process without a sequence of this batch has figures of none.
         return world.concatenate(torch.cat(mine).float().cpu() if mine else torch.zeros(0))
 
-    divergence_N = gathered("divergence_N")
-    num_sequences = world.sum(sum(int(s.sequence_N.unique().numel()) for s in scored))
+    is_told_N = gathered("is_told_N") > 0
+    untold_share, all_untold = float((~is_told_N).float().mean()), not bool(is_told_N.any())
+    is_told_N = is_told_N | all_untold
+    divergence_N = gathered("divergence_N")[is_told_N]
+    num_sequences = world.sum(sum(int(s.sequence_N[s.is_told_N | all_untold].unique().numel()) for s in scored))
     p50, p95, p99 = quantiles(divergence_N, (0.5, 0.95, 0.99))
 
     def mean(name: str) -> float:
         return float(gathered(name).mean())
+
+    def mean_told(name: str) -> float:
+        return float(gathered(name)[is_told_N].mean())
 
     metrics = {
         "divergence_per_token": float(divergence_N.mean()),
@@ -345,15 +333,17 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
         "divergence_p99": p99,
         "divergence_max": float(divergence_N.max()),
         "student_perplexity": float(torch.exp(torch.tensor(-mean("student_logprob_N")))),
-        "teacher_perplexity": float(torch.exp(torch.tensor(-mean("teacher_logprob_N")))),
+        "teacher_perplexity": float(torch.exp(torch.tensor(-mean_told("teacher_logprob_N")))),
         "student_entropy": mean("student_entropy_N"),
-        "top1_agreement": mean("top1_agreement_N"),
-        "epistemic_mass": mean("epistemic_mass_N"),
+        "top1_agreement": mean_told("top1_agreement_N"),
+        "epistemic_mass": mean_told("epistemic_mass_N"),
         "kept_token_share": float((gathered("weight_N") > 0).float().mean()),
     }
     if divergence.token_clip:
         metrics["clip_share"] = float((divergence_N >= divergence.token_clip).float().mean())
-    return metrics
+    if untold_share:
+        metrics["cross_entropy_token_share"] = untold_share
+    return without_teacher(metrics) if all_untold else metrics
 
 
 def quantiles(values_N: Tensor, shares: Sequence[float]) -> list[float]:
@@ -373,14 +363,15 @@ def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:
 
 @torch.no_grad()
 def mean_yardstick(setup: ScoringSetup, micro_batches: Sequence[MicroBatch], filler: MicroBatch | None = None) -> float:
-    """`ScoringSetup.yardstick` per trained token over fixed batches; `filler` as in `optimizer_step`."""
+    """`ScoringSetup.yardstick` over fixed batches, per trained token that the teacher told of; `filler` as in
+    `optimizer_step`."""
     setup.student.eval()
     num_passes = int(setup.world.max(len(micro_batches)))
     total, num_tokens = 0.0, 0
     for batch in micro_batches:
         _, divergence_N, _ = score(setup, batch, setup.yardstick, 0.0)
-        total += float(divergence_N.double().sum())
-        num_tokens += batch.num_trained_tokens
+        total += float(divergence_N[batch.is_told].double().sum())
+        num_tokens += int(batch.is_told.sum())
     for _ in range(num_passes - len(micro_batches)):
         assert filler is not None
         score(setup, filler, setup.yardstick, 0.0)

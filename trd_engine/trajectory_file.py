@@ -11,6 +11,7 @@ from typing import Any
 
 from trd_engine.distributed import World
 from trd_engine.prompts import PromptBuilder
+from trd_engine.served_scores import gather_scores, with_scores
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 
@@ -118,11 +119,13 @@ def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
 
 
 def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajectory]:
-    """The trajectories of all processes, put together as `World.share` took them apart."""
+    """The trajectories of all processes, put together as `World.share` took them apart. All have scores, or none."""
     if world.size == 1:
         return list(mine)
     lines = [trajectory_to_json(0, t, "") | {"problem": asdict(t.problem)} for t in mine]
-    return [
+    scores = gather_scores(world, [t.scores for t in mine if t.scores is not None])
+    gathered = [
         trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])})
         for line in world.gather_documents(lines)
     ]
+    return with_scores(gathered, scores) if scores else gathered

@@ -68,6 +68,10 @@ class Completion:
     """Of each sampled token under the sampler's own, untempered distribution, where asked for."""
     prompt_token_ids: tuple[int, ...] | None = None
     """What a server made of a prompt that it was given as text, where it says so."""
+    scores: TokenScores | None = None
+    """What a server told of its own answer's tokens, where asked for."""
+    untold_reason: str | None = None
+    """Why `scores` tell nothing, where they do not."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ class Trajectory:
     def target(self) -> Completion:
         """The completion y to train on: the refined trajectory, or the rollout where there is none."""
         return self.refined if self.refined is not None else self.rollout
+
+    @property
+    def is_measurable(self) -> bool:
+        """True where the teacher tells of a token of the target, at which student and teacher can be compared."""
+        return bool(self.target.token_ids) and (self.scores is None or bool(self.scores.is_told.any()))
 
     @property
     def parts_at_token(self) -> int | None:

@@ -11,6 +11,8 @@ import torch
 from trd_engine.fused_loss import scored_divergence
 from trd_engine.fused_loss_statistics import StatisticsRequest
 from trd_engine.losses import Divergence
+from trd_engine.models import OutputHead
+from trd_engine.served_loss import served_pass
 from trd_engine.served_scores import ServedLogits, TokenScores, with_stored_scores, write_scores
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
@@ -87,6 +89,37 @@ def test_without_scores_it_is_the_cross_entropy(tensors: dict[str, torch.Tensor]
     torch.testing.assert_close(tensors["head"].grad.double(), head.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
     assert statistics.student_logprob_N is not None
     torch.testing.assert_close(statistics.student_logprob_N.double(), -expected_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("share_told", [0.0, 0.6])
+def test_tokens_of_which_nothing_was_told_are_taught_by_the_cross_entropy(
+    tensors: dict[str, torch.Tensor], share_told: float
+) -> None:
+    told_N = torch.rand(N, generator=torch.Generator().manual_seed(5)) < share_told
+    whole, nothing = served(tensors), TokenScores.untold(tensors["targets"].tolist(), K)
+    scores = TokenScores(
+        torch.where(told_N[:, None], whole.token_ids_TK, nothing.token_ids_TK),
+        torch.where(told_N[:, None], whole.logprobs_TK, nothing.logprobs_TK),
+        torch.where(told_N, whole.target_logprobs_T, nothing.target_logprobs_T),
+    )
+    divergence = Divergence("reverse_kl", "top_k", K, temperature=1.7)
+    pass_over = served_pass(
+        OutputHead(tensors["head"], None, 1.0, None), scores, tensors["targets"], divergence, StatisticsRequest()
+    )
+    loss, per_token_N, statistics = pass_over(tensors["hidden"], tensors["weights"])
+    loss.backward()
+    hidden, head = (tensors[name].detach().double().requires_grad_() for name in ("hidden", "head"))
+    logits_NV = hidden @ head.T
+    best = tensors["teacher"].double().topk(K, -1)
+    log_q_NK, log_p_NK = ((x / 1.7).log_softmax(-1) for x in (best.values, logits_NV.gather(-1, best.indices)))
+    entropy_N = torch.nn.functional.cross_entropy(logits_NV, tensors["targets"], reduction="none")
+    expected_N = torch.where(told_N, (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1), entropy_N)
+    (tensors["weights"].double() * expected_N).sum().backward()
+    torch.testing.assert_close(per_token_N.double(), expected_N, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors["hidden"].grad.double(), hidden.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
+    torch.testing.assert_close(tensors["head"].grad.double(), head.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
+    assert statistics.student_logprob_N is not None
+    torch.testing.assert_close(statistics.student_logprob_N.double(), -entropy_N, rtol=1e-4, atol=1e-4)
 
 
 def test_a_served_distribution_sums_to_one(tensors: dict[str, torch.Tensor]) -> None:

@@ -306,9 +306,11 @@ def test_a_key_that_is_not_there_is_told(data: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mode": "opd", "loss": {}, "api": "openai"}, "gives no log-probabilities; use mode trd"),
-        ({"loss": {}, "api": "openai"}, "gives no log-probabilities; use cross_entropy"),
-        ({"loss": {"support": "full"}}, "scores a few tokens a position; use top_k"),
+        ({"mode": "opd", "loss": {}, "api": "openai"}, "of its own answers to the refining prompt; use mode trd"),
+        ({"loss": {**TOP_K, "teacher_context": "vanilla"}, "api": "openai"}, "use teacher_context refine, or"),
+        ({"loss": {**TOP_K, "token_weights": {"drift_gamma": 0.5}}, "api": "openai"}, "may leave tokens without"),
+        ({"loss": {}, "api": "openai"}, "scores a few tokens; use top_k"),
+        ({"loss": {"support": "full"}}, "scores a few tokens; use top_k"),
         ({"loss": {"divergence": "cross_entropy"}, "mode": "opd"}, "in mode trd"),
         ({"loss": {"divergence": "cross_entropy", "temperature": 2.0}}, "no temperature"),
         ({"loss": TOP_K, "teacher_precision": "bf16"}, "server's affair"),

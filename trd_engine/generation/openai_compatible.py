@@ -2,13 +2,14 @@
 
 Not a `Generator`: the server applies its own chat template. Where it is a vLLM it also says the token ids of what it
 read and wrote; any other server's text becomes token ids here, by the student's tokenizer, and nowhere else is a
-completion ever encoded from text.
+completion ever encoded from text. Such a server may spell out its answer's tokens with their log-probabilities: the
+teacher's distribution at every token of the refined trajectory, in the very prompt that it was sampled from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from trd_engine.generation.completions import ProgressMeter
 from trd_engine.generation.endpoint_client import Endpoint, EndpointClient, MalformedAnswerError
 from trd_engine.generation.protocol import ProgressCallback
+from trd_engine.generation.served_tokens import NotOneForOneError, Spelling, read_scores
 from trd_engine.served_scores import TokenScores
 from trd_engine.types import Completion, SamplingSettings
 
@@ -60,7 +62,22 @@ class EndpointTeacher:
         self._client = EndpointClient(endpoint)
         self._tokenizer = tokenizer
         self._end_of_turn_ids = tuple(end_of_turn_ids)
+        self._answer_top_k: int | None = None
+        self._spelling = Spelling(tokenizer)
         self._template_fields = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
+
+    def score_answers(self, top_k: int) -> None:
+        """From now on ask for the `top_k` best tokens at each token of an answer: completions then have scores."""
+        self._answer_top_k = top_k
+
+    def first_logprobs(self, message: str, sampling: SamplingSettings, top_k: int | None) -> dict[str, float] | None:
+        """What the server tells of an answer's first token and of its alternatives, by their spelling; None where it
+        tells nothing, or is not asked. One token is asked for. Raises as `complete`."""
+        body = self._chat_body(TextRequest(message, seed=0), sampling) | {"max_tokens": 1, **_logprob_fields(top_k)}
+        (found,) = self._client.post_all(
+            "chat/completions", [body], lambda document, _: _first_logprobs(document), lambda _: None
+        )
+        return found
 
     def complete(
         self,
@@ -71,7 +88,8 @@ class EndpointTeacher:
     ) -> list[Completion]:
         """One completion a request, in their order; `on_progress` may raise, as for `Generator.generate`.
 
-        A text that is longer than `max_new_tokens` in the student's tokens is cut there. Raises
+        A text that is longer than `max_new_tokens` in the student's tokens is cut there. After `score_answers` each
+        has the scores of its tokens, which tell nothing where the server's tokens are not the student's. Raises
         `TeacherUnreachableError` and `TeacherRefusedError`.
         """
         meter = ProgressMeter(on_progress, len(requests))
@@ -132,6 +150,7 @@ class EndpointTeacher:
             "max_tokens": sampling.max_new_tokens,
             "seed": request.seed,
         }
+        body |= _logprob_fields(self._answer_top_k)
         if self._endpoint.is_vllm:
             body |= {"top_k": max(sampling.top_k, 0), "return_token_ids": True, **self._template_fields}
         return body
@@ -165,12 +184,38 @@ class EndpointTeacher:
             token_ids.append(self._end_of_turn_ids[0])
         is_whole = stopped and len(token_ids) <= sampling.max_new_tokens
         prompt_token_ids = _ids(document.get("prompt_token_ids"))
-        return Completion(
+        completion = Completion(
             tuple(token_ids[: sampling.max_new_tokens]),
             text,
             "stop" if is_whole else "length",
             prompt_token_ids=None if prompt_token_ids is None else tuple(prompt_token_ids),
         )
+        return completion if self._answer_top_k is None else self._scored(completion, choice, self._answer_top_k)
+
+    def _scored(self, completion: Completion, choice: Mapping[str, Any], top_k: int) -> Completion:
+        ids, ends = completion.token_ids, self._end_of_turn_ids
+        try:
+            scores = read_scores(_told(choice), ids, self._spelling, top_k, end_of_turn_ids=ends)
+        except NotOneForOneError as error:
+            return replace(completion, scores=TokenScores.untold(ids, top_k), untold_reason=str(error))
+        return replace(completion, scores=scores)
+
+
+def _logprob_fields(top_k: int | None) -> dict[str, Any]:
+    return {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
+
+
+def _told(choice: Mapping[str, Any]) -> Any:
+    """The answer's tokens with their log-probabilities; None where the server told none."""
+    logprobs = choice.get("logprobs")
+    return logprobs.get("content") if isinstance(logprobs, Mapping) else None
+
+
+def _first_logprobs(document: Any) -> dict[str, float] | None:
+    content = _told(_only_choice(document))
+    if not content:
+        return None
+    return {entry["token"]: float(entry["logprob"]) for entry in [content[0], *content[0]["top_logprobs"]]}
 
 
 def _text(choice: Mapping[str, Any]) -> str:

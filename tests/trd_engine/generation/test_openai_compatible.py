@@ -231,6 +231,28 @@ def test_scores_are_the_best_tokens_at_the_completion(tokenizer: PreTrainedToken
     assert scores.logprobs_TK.tolist() == [[-0.5, -1.5], pytest.approx([-0.2, -1.9])]
 
 
+def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+    best = [{"token": token, "bytes": None, "logprob": logprob} for token, logprob in (("a", -0.2), ("b", -1.7))]
+
+    def script(received: Received, number: int) -> Reply:
+        reply = chat_answer("a" if number == 0 else "ac")
+        reply.document["choices"][0]["logprobs"] = {"content": [{**best[0], "top_logprobs": best}]}
+        return reply
+
+    with serving(script) as server:
+        teacher = teacher_at(server, tokenizer, max_concurrency=1)
+        teacher.score_answers(2)
+        one, other = teacher.complete(make_text_requests(2), SAMPLED)
+    assert (server.received[0].body["logprobs"], server.received[0].body["top_logprobs"]) == (True, 2)
+    assert one.scores is not None
+    assert one.scores.token_ids_TK[0].tolist() == tokenizer.convert_tokens_to_ids(["a", "b"])
+    assert one.scores.is_told.tolist() == [True, False]  # the end of turn, of which this server tells nothing
+    assert one.untold_reason is None
+    assert other.scores is not None
+    assert not other.scores.is_told.any()
+    assert "token number 1 is nothing" in (other.untold_reason or "")
+
+
 def test_only_a_vllm_scores(tokenizer: PreTrainedTokenizerBase) -> None:
     with serving(lambda received, number: chat_answer("")) as server, pytest.raises(ValueError, match="cannot score"):
         teacher_at(server, tokenizer).score([((2,), (3,))], top_k=1)
