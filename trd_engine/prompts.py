@@ -77,55 +77,57 @@ class PromptBuilder:
         """The prompt that shows x, y_o and, where `privileged`, y*.
 
         Over `max_tokens` the attempt's tail is cut first, then the reference's, each with a notice in its
-        place. A prompt whose problem alone is too long comes back too long; the caller drops it.
+        place; a part that its own notice would make longer stays whole. A prompt that is too long even so comes
+        back too long; one that `smallest` finds too long is dropped before.
         """
         template = self._templates.privileged_refine if privileged else self._templates.refine
         return self._fitted(template, problem, attempt=attempt, max_tokens=max_tokens)
 
     def smallest(self, problem: Problem, *, refine: bool, privileged: bool) -> int:
-        """Tokens that the teacher's prompt has at the least, its attempt and its reference cut to nothing."""
+        """Tokens that the teacher's prompt has at the least, whatever its attempt.
+
+        Attempt and reference are cut to their notice, the reference only where that is the shorter.
+        """
         notice = self._templates.truncation_notice
         if not refine:
             template = self._templates.privileged if privileged else self._templates.solve
         else:
             template = self._templates.privileged_refine if privileged else self._templates.refine
-        return len(self._render(template, problem=problem.problem, attempt=notice, solution=notice))
+        solutions = {notice, problem.solution or ""} if privileged else {notice}
+        return min(len(self._render(template, problem=problem.problem, attempt=notice, solution=s)) for s in solutions)
 
     def decode_prompt(self, token_ids: tuple[int, ...]) -> str:
         """The prompt as the model sees it, special tokens included; for people."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def _fitted(self, template: str, problem: Problem, *, attempt: str | None, max_tokens: int) -> BuiltPrompt:
-        texts = {"attempt": attempt, "solution": problem.solution or ""}
+        texts = _present({"attempt": attempt, "solution": problem.solution or ""})
         cut = {"attempt": 0, "solution": 0}
-        token_ids = self._render(template, problem=problem.problem, **_present(texts))
-        for part in ("attempt", "solution"):
-            text = texts[part]
-            if len(token_ids) <= max_tokens or not text:
-                continue
-            token_ids, cut[part] = self._shorten(template, problem, texts, part, text, token_ids, max_tokens)
-        message = fill(template, problem=problem.problem, **_present(texts))
+        token_ids = self._render(template, problem=problem.problem, **texts)
+        for part in texts:
+            if len(token_ids) > max_tokens:
+                shorter, shorter_ids, num_cut = self._shortened(template, problem, texts, part, max_tokens)
+                if len(shorter_ids) < len(token_ids):
+                    texts, token_ids, cut[part] = shorter, shorter_ids, num_cut
+        message = fill(template, problem=problem.problem, **texts)
         return BuiltPrompt(token_ids, cut["attempt"], cut["solution"], message)
 
-    def _shorten(
-        self,
-        template: str,
-        problem: Problem,
-        texts: dict[str, str | None],
-        part: str,
-        text: str,
-        token_ids: tuple[int, ...],
-        max_tokens: int,
-    ) -> tuple[tuple[int, ...], int]:
-        """Cut the tail of one part. Ids near the cut may merge otherwise, so it repeats until it fits."""
-        part_ids = self._tokenizer.encode(text, add_special_tokens=False)
-        keep = len(part_ids)
+    def _shortened(
+        self, template: str, problem: Problem, texts: Mapping[str, str], part: str, max_tokens: int
+    ) -> tuple[dict[str, str], tuple[int, ...], int]:
+        """The texts with the tail of one part cut as far as needed, their prompt, and how many tokens were cut.
+
+        The notice takes room too, and ids near the cut may merge otherwise, so it repeats until it fits.
+        """
+        part_ids = self._tokenizer.encode(texts[part], add_special_tokens=False)
+        shorter, keep = dict(texts), len(part_ids)
+        token_ids = self._render(template, problem=problem.problem, **shorter)
         while len(token_ids) > max_tokens and keep > 0:
-            keep = max(0, keep - max(1, len(token_ids) - max_tokens))
+            keep = max(0, keep - (len(token_ids) - max_tokens))
             head = str(self._tokenizer.decode(part_ids[:keep], skip_special_tokens=False))
-            texts[part] = head + self._templates.truncation_notice
-            token_ids = self._render(template, problem=problem.problem, **_present(texts))
-        return token_ids, len(part_ids) - keep
+            shorter[part] = head + self._templates.truncation_notice
+            token_ids = self._render(template, problem=problem.problem, **shorter)
+        return shorter, token_ids, len(part_ids) - keep
 
     def _render(self, template: str, **texts: str) -> tuple[int, ...]:
         content = fill(template, **texts)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trd_engine.config import PromptsConfig
 from trd_engine.errors import ModelRefusedError
@@ -56,6 +59,62 @@ def test_the_attempt_is_cut_before_the_reference_and_the_problem_never(builder: 
     assert tight.num_cut_attempt_tokens == 40
     assert tight.num_cut_solution_tokens > 0
     assert len(tight.token_ids) <= smallest
+
+
+NOTICE = "R;A;R"
+"""Five tokens of the small student's."""
+
+
+def with_notice(notice: str) -> PromptBuilder:
+    templates = choose_templates(TASK, str(STUDENT), PromptsConfig())
+    return PromptBuilder(load_tokenizer(str(STUDENT)), replace(templates, truncation_notice=notice))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    num_problem=st.integers(1, 12),
+    num_attempt=st.integers(0, 20),
+    num_solution=st.integers(0, 20),
+    budget=st.integers(1, 70),
+    is_privileged=st.booleans(),
+    notice=st.sampled_from(["~", NOTICE]),
+)
+def test_a_prompt_fits_or_cannot(
+    num_problem: int, num_attempt: int, num_solution: int, budget: int, is_privileged: bool, notice: str
+) -> None:
+    builder = with_notice(notice)
+    problem = Problem("p", "1" * num_problem, "15", solution="2" * num_solution)
+    attempt = "3" * num_attempt
+    whole = builder.refine(problem, attempt, privileged=is_privileged, max_tokens=10_000)
+    built = builder.refine(problem, attempt, privileged=is_privileged, max_tokens=budget)
+    # The templates add a constant: each part counts as many tokens as it has, and a cut one as its notice has at least.
+    fixed = len(whole.token_ids) - num_attempt - (num_solution if is_privileged else 0)
+    cut_to = len(notice)
+    least_reference = min(num_solution, cut_to) if is_privileged else 0
+    least = fixed + min(num_attempt, cut_to) + least_reference
+    assert len(built.token_ids) <= len(whole.token_ids)
+    assert (len(built.token_ids) <= budget) == (least <= budget)
+    assert builder.smallest(problem, refine=True, privileged=is_privileged) == fixed + cut_to + least_reference
+    text = builder.decode_prompt(built.token_ids)
+    assert "1" * num_problem in text
+    assert (notice in text) == bool(built.num_cut_attempt_tokens or built.num_cut_solution_tokens)
+    if built.num_cut_solution_tokens:  # only where all of the attempt that its notice is shorter than is gone
+        assert built.num_cut_attempt_tokens == num_attempt or num_attempt <= cut_to
+    if len(whole.token_ids) <= budget:
+        assert built == whole
+
+
+def test_what_is_shorter_than_its_notice_stays() -> None:
+    builder = with_notice(NOTICE)
+    short = replace(PROBLEM, solution="15")
+    whole = builder.refine(short, "15", privileged=True, max_tokens=1000)
+    one_over = builder.refine(short, "15", privileged=True, max_tokens=len(whole.token_ids) - 1)
+    assert one_over == whole
+    long = replace(PROBLEM, solution="7+8=15;" * 8)
+    whole = builder.refine(long, "15", privileged=True, max_tokens=1000)
+    one_over = builder.refine(long, "15", privileged=True, max_tokens=len(whole.token_ids) - 1)
+    assert (one_over.num_cut_attempt_tokens, one_over.num_cut_solution_tokens) == (0, 1 + len(NOTICE))
+    assert len(one_over.token_ids) == len(whole.token_ids) - 1
 
 
 def test_braces_and_placeholders_inside_texts_stay_as_they_are(tmp_path: Path) -> None:
