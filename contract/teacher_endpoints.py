@@ -25,7 +25,8 @@ class TeacherEndpoint(StrictModel):
     model: Annotated[str, Field(min_length=1, max_length=500)]
     """As the server names it."""
     api: Literal["openai", "vllm"] = "openai"
-    """openai: answers with text alone; vllm: tells token ids and log-probabilities too."""
+    """openai: answers with text, and may tell log-probabilities of it; vllm: tells token ids, and log-probabilities of
+    any text."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*(API_KEY|TOKEN|SECRET)$")] | None = None
     """Name of the workers' environment variable that holds the key; logs redact variables of such names."""
     network: Literal["public", "private", "loopback"] = "public"
@@ -34,7 +35,8 @@ class TeacherEndpoint(StrictModel):
     context_tokens: Annotated[int, Field(ge=2)] | None = None
     """Prompt and answer together, at most; None is left to the engine to ask."""
     max_logprobs: Annotated[int, Field(ge=1)] = 20
-    """Of api vllm: tokens a position that the server scores at most, its ``--max-logprobs``."""
+    """Tokens a position that the server scores at most: a vLLM's ``--max-logprobs``, another's largest
+    ``top_logprobs``."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """For one answer, to its last byte."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 6
@@ -55,7 +57,7 @@ class TeacherEndpoint(StrictModel):
 
     @property
     def serves_logprobs(self) -> bool:
-        """True where it can score."""
+        """True where it can score any text."""
         return self.api == "vllm"
 
 

@@ -17,7 +17,7 @@ def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSp
     """
     if spec.resolved_loss.divergence == "cross_entropy":
         return spec, []
-    loss, notice = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name)
+    loss, notice = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name, endpoint)
     return _with_loss(spec, loss), [notice]
 
 
@@ -27,17 +27,46 @@ def _with_loss(spec: JobSpec, loss: dict[str, Any]) -> JobSpec:
     return validated(JobSpec, {**given, "loss": loss})
 
 
-def _on_text(spec: JobSpec, name: str) -> tuple[dict[str, Any], str]:
+def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[str, Any], str]:
+    """Its own answers may come with log-probabilities; the run asks, and takes the cross-entropy where they do not.
+
+    So the loss must be one for which the cross-entropy can stand.
+    """
     why = f"teacher endpoint {name} gives no log-probabilities"
     if spec.mode is not Mode.TRD:
         remedy = "use mode trd, where it refines by text, or a teacher of GET /models"
         raise _refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
+    loss = spec.resolved_loss
+    may_score = loss.teacher_context == "refine" and not _asks_for_full(spec)
+    legal = {"divergence": ("forward_kl",), "support": ("full", "top_k"), "reverse_after": (None,)} if may_score else {}
     for field in ("divergence", "support", "reverse_after"):
         given = getattr(spec.loss, field)
-        if field in spec.loss.model_fields_set and given not in (None, "full"):
-            raise _refusal(f"loss.{field}", given, why, "leave it out: the loss is then the cross-entropy")
-    loss = {**spec.resolved_loss.model_dump(mode="json"), "divergence": "cross_entropy"}
-    return loss, f"loss.divergence = cross_entropy, on the refined trajectory: {why}"
+        if field in spec.loss.model_fields_set and given not in legal.get(field, (None, "full")):
+            more = " of any text but its own answers" if may_score else ""
+            raise _refusal(f"loss.{field}", given, why + more, "leave it out: the loss is then the cross-entropy")
+    on_text = {**loss.model_dump(mode="json"), "divergence": "cross_entropy", "support": "full"}
+    _with_loss(spec, on_text)
+    if not may_score:
+        return on_text, f"loss.divergence = cross_entropy, on the refined trajectory: {why}"
+    fitted = {**on_text, "divergence": "forward_kl", "support": "top_k", "teacher_top_k": _top_k(spec, name, endpoint)}
+    return fitted, (
+        f"loss.support = top_k with loss.teacher_top_k = {fitted['teacher_top_k']} where the answers of teacher "
+        f"endpoint {name} carry log-probabilities, and else loss.divergence = cross_entropy on the refined trajectory; "
+        "the run finds out, and says which"
+    )
+
+
+def _asks_for_full(spec: JobSpec) -> bool:
+    return "support" in spec.loss.model_fields_set and spec.loss.support == "full"
+
+
+def _top_k(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> int:
+    """Tokens a position; raises where the user asks for more than the endpoint tells."""
+    asked, most = spec.resolved_loss.teacher_top_k, endpoint.max_logprobs
+    if "teacher_top_k" in spec.loss.model_fields_set and asked > most:
+        why = f"teacher endpoint {name} scores {most} tokens a position at most, not the whole vocabulary"
+        raise _refusal("loss.teacher_top_k", asked, why, f"set it to at most {most}, or leave it out")
+    return min(asked, most)
 
 
 def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[str, Any], str]:
@@ -47,9 +76,7 @@ def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dic
         raise _refusal("loss.divergence", "jsd", f"{why}, which JSD needs", "use forward_kl or reverse_kl")
     if "support" in spec.loss.model_fields_set and loss.support != "top_k":
         raise _refusal("loss.support", loss.support, why, "set it to top_k, or leave it out")
-    if "teacher_top_k" in spec.loss.model_fields_set and loss.teacher_top_k > most:
-        raise _refusal("loss.teacher_top_k", loss.teacher_top_k, why, f"set it to at most {most}, or leave it out")
-    top_k = min(loss.teacher_top_k, most)
+    top_k = _top_k(spec, name, endpoint)
     fitted = {**loss.model_dump(mode="json"), "support": "top_k", "teacher_top_k": top_k}
     return fitted, f"loss.support = top_k with loss.teacher_top_k = {top_k}: {why}"
 

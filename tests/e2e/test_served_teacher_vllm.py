@@ -18,6 +18,7 @@ from tests.trd_engine.generation.random_models import load_model
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import parse_config
+from trd_engine.errors import TeacherRefusedError
 from trd_engine.train import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -70,6 +71,28 @@ def test_a_run_trains_on_its_text_and_its_scores(url: str, tmp_path: Path) -> No
     assert events(tmp_path / "served", "finished")
 
 
+def test_a_run_trains_on_the_log_probabilities_of_its_answers(url: str, tmp_path: Path) -> None:
+    """The server as any OpenAI-compatible one: chat completions alone, whose tokens are spelled out."""
+    data = write_data(tmp_path / "data", train=24, heldout=8)
+    changes: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "loss": LOSS}
+    teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "openai")}
+    run(parse_config(spec(data, teacher=teacher, **changes)), tmp_path / "served")
+    notices = {event["code"]: event for event in events(tmp_path / "served", "notice")}
+    assert "gives the log-probabilities of 10 tokens" in notices["teacher_scores"]["message"]
+    assert notices["teacher_scores_partial"]["data"]["num_untold_refinements"] == 0
+    run(parse_config(spec(data, **changes)), tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "served", 0))
+    assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-2)
+
+
+def test_more_tokens_than_it_scores_are_told_before_anything_is_sampled(url: str, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", train=8, heldout=4)
+    loss = {**LOSS, "teacher_top_k": 21}
+    teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "vllm")}
+    with pytest.raises(TeacherRefusedError, match=r"loss\.teacher_top_k = 21.*max.* 20"):
+        run(parse_config(spec(data, teacher=teacher, loss=loss)), tmp_path / "served")
+    assert not (tmp_path / "served" / "rounds").exists()
+
+
 def test_a_job_goes_through_service_and_worker(url: str, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=24, heldout=8)
     named = {
@@ -100,9 +123,9 @@ def test_a_job_goes_through_service_and_worker(url: str, tmp_path: Path) -> None
             said = " ".join(event.message for event in client.events.list(job.id))
             assert KEY not in said
             if name == "text":
-                assert "loss.divergence = cross_entropy, on the refined trajectory" in said
-                assert "the loss is the cross-entropy on the refined trajectory" in said
+                assert "where the answers of teacher endpoint text carry log-probabilities" in said
+                assert "gives the log-probabilities of 20 tokens a position" in said
     assert (losses["scores"]["support"], losses["scores"]["teacher_top_k"]) == ("top_k", 10)
-    assert losses["text"]["divergence"] == "cross_entropy"
+    assert (losses["text"]["support"], losses["text"]["teacher_top_k"]) == ("top_k", 20)
     left = [path for path in (tmp_path / "service").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert left == []
