@@ -15,7 +15,8 @@ class TokenWeightsSpec(StrictModel):
     skip_special_tokens: bool = False
     """No loss on special tokens, the end-of-turn token among them (arXiv 2603.25562): stopping is then not learned."""
     skip_first_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """No loss on so many first tokens of each completion."""
+    """No loss on so many first tokens of each completion: a teacher that is shown more than the student may open with
+    words that give it away (SDFT, arXiv 2601.19897)."""
     prefix_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Loss on so many first tokens of each completion alone (arXiv 2602.15260); None: on all of it."""
     entropy_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

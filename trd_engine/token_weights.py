@@ -78,7 +78,9 @@ def place_mask(counts: Sequence[int], skip_first: int, prefix: int | None) -> Te
     """1 from token number `skip_first` (from 0) of each trajectory up to token number `prefix` (None: its end).
 
     The prefix alone: "Fast and Effective On-policy Distillation from Reasoning Prefixes", arXiv 2602.15260, where
-    sampling stops there too (`sampling.max_new_tokens`).
+    sampling stops there too (`sampling.max_new_tokens`). The skipping: "Self-Distillation Enables Continual Learning"
+    (SDFT), arXiv 2601.19897, whose teacher reads a demonstration and may open with "Following the example…"; masking
+    the first few tokens keeps the student, who reads none, from learning to say so.
     """
     places_N = torch.cat([torch.arange(count) for count in counts])
     last = math.inf if prefix is None else prefix

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from contract.job_spec import JobSpec, Mode
 from contract.loss_spec import Preset
 from contract.spec_problems import MAX_PROBLEMS, MAX_SUGGESTIONS, field_problems
+from contract.token_weights_spec import TokenWeightsSpec
 
 BASE: dict[str, Any] = {"mode": "trd", "student": "s", "teacher": "t", "dataset": "ds_1"}
 
@@ -185,6 +187,11 @@ def test_a_refusal_names_field_value_and_remedy(changes: dict[str, Any], field: 
 def test_every_wrong_field_is_named() -> None:
     found = problems(rounds=0, devices=0, colour="red")
     assert set(found) == {"rounds", "devices", "colour"}
+
+
+def test_every_weight_on_the_token_loss_names_its_paper() -> None:
+    fields = TokenWeightsSpec.model_fields
+    assert [n for n, field in fields.items() if not re.search(r"arXiv \d{4}\.\d{5}|TIP", field.description or "")] == []
 
 
 def test_weights_on_the_token_loss_are_checked() -> None:
