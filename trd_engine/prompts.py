@@ -78,23 +78,21 @@ class PromptBuilder:
 
         Over `max_tokens` the attempt's tail is cut first, then the reference's, each with a notice in its
         place; a part that its own notice would make longer stays whole. A prompt that is too long even so comes
-        back too long; one that `smallest` finds too long is dropped before.
+        back too long, and the caller leaves it out.
         """
         template = self._templates.privileged_refine if privileged else self._templates.refine
         return self._fitted(template, problem, attempt=attempt, max_tokens=max_tokens)
 
     def smallest(self, problem: Problem, *, refine: bool, privileged: bool) -> int:
-        """Tokens that the teacher's prompt has at the least, whatever its attempt.
-
-        Attempt and reference are cut to their notice, the reference only where that is the shorter.
-        """
+        """Tokens that the teacher's prompt has at the least: with an empty attempt, and the reference whole or cut to
+        its notice, whichever is the shorter."""
         notice = self._templates.truncation_notice
         if not refine:
             template = self._templates.privileged if privileged else self._templates.solve
         else:
             template = self._templates.privileged_refine if privileged else self._templates.refine
         solutions = {notice, problem.solution or ""} if privileged else {notice}
-        return min(len(self._render(template, problem=problem.problem, attempt=notice, solution=s)) for s in solutions)
+        return min(len(self._render(template, problem=problem.problem, attempt="", solution=s)) for s in solutions)
 
     def decode_prompt(self, token_ids: tuple[int, ...]) -> str:
         """The prompt as the model sees it, special tokens included; for people."""

@@ -37,12 +37,17 @@ def refine_rollouts(
         for t in trajectories
     ]
     _report_cuts(all_built, config.max_prompt_tokens, reporter)
+    num_left_out = _report_left_out(all_built, config.max_prompt_tokens, reporter)
     mine = [(trajectories[i], all_built[i]) for i in reporter.world.share(len(trajectories))]
     samplers.to_teacher()
 
     def refine_mine() -> list[Trajectory]:
-        seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in mine]
-        completions = samplers.refine([b for _, b in mine], seeds, on_progress=reporter.generation_progress)
+        fitting = [(t, b) for t, b in mine if len(b.token_ids) <= config.max_prompt_tokens]
+        seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in fitting]
+        answers = iter(samplers.refine([b for _, b in fitting], seeds, on_progress=reporter.generation_progress))
+        completions = [
+            next(answers) if len(b.token_ids) <= config.max_prompt_tokens else samplers.no_refinement() for _, b in mine
+        ]
         pairs = [(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)]
         verdicts = verify_all(pairs, collector.task, reporter)
         return [
@@ -51,14 +56,14 @@ def refine_rollouts(
                 refine_prompt_token_ids=completion.prompt_token_ids or b.token_ids,
                 refined=completion,
                 refined_verdict=verdict,
-                notices=(*t.notices, *_cut_notices(b), *_score_notices(completion)),
+                notices=(*t.notices, *_prompt_notices(b, config.max_prompt_tokens), *_score_notices(completion)),
                 scores=completion.scores,
             )
             for (t, b), completion, verdict in zip(mine, completions, verdicts, strict=True)
         ]
 
     refined = gather_trajectories(reporter.world, reporter.apart(refine_mine))
-    _report_empty(refined, reporter)
+    _report_empty(refined, num_left_out, reporter)
     return refined
 
 
@@ -71,7 +76,7 @@ def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fai
     if not written:
         raise NoTrainingDataError(
             f"none of the round's {len(trajectories)} targets holds a token: what wrote them ended before its first; "
-            "raise refine.max_new_tokens, or choose another teacher"
+            "raise refine.max_new_tokens or refine.max_prompt_tokens, or choose another teacher"
         )
     if keep == "all":
         return written
@@ -89,8 +94,10 @@ def _is_mended(trajectory: Trajectory) -> bool:
     return refined is not None and refined.correct and not trajectory.rollout_verdict.correct
 
 
-def _cut_notices(built: BuiltPrompt) -> tuple[str, ...]:
+def _prompt_notices(built: BuiltPrompt, max_tokens: int) -> tuple[str, ...]:
     notices = []
+    if len(built.token_ids) > max_tokens:
+        notices.append(f"not refined: {len(built.token_ids)} prompt tokens > refine.max_prompt_tokens = {max_tokens}")
     if built.num_cut_attempt_tokens:
         notices.append(f"refining prompt: the last {built.num_cut_attempt_tokens} tokens of the attempt were cut")
     if built.num_cut_solution_tokens:
@@ -102,8 +109,23 @@ def _score_notices(completion: Completion) -> tuple[str, ...]:
     return () if completion.untold_reason is None else (UNTOLD_NOTICE + completion.untold_reason,)
 
 
-def _report_empty(trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
-    num_empty = sum(1 for t in trajectories if not t.target.token_ids)
+def _report_left_out(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Reporter) -> int:
+    """How many prompts do not fit, however much of their attempt is cut."""
+    num_too_long = sum(1 for b in built if len(b.token_ids) > max_tokens)
+    if num_too_long:
+        reporter.notice(
+            "warn",
+            "attempts_left_out",
+            f"{num_too_long} of {len(built)} rollouts are not refined, and not trained on: their refining prompt is "
+            f"over refine.max_prompt_tokens = {max_tokens} even with nothing left of them but the notice of the cut",
+            num_left_out=num_too_long,
+        )
+    return num_too_long
+
+
+def _report_empty(trajectories: Sequence[Trajectory], num_left_out: int, reporter: Reporter) -> None:
+    """Those left out were not asked for."""
+    num_empty = sum(1 for t in trajectories if not t.target.token_ids) - num_left_out
     if num_empty:
         reporter.notice(
             "warn",

@@ -197,6 +197,10 @@ class Samplers:
         requests = [GenerationRequest(prompt.token_ids, seed) for prompt, seed in pairs]
         return self.sample_teacher(requests, on_progress=on_progress)
 
+    def no_refinement(self) -> Completion:
+        """In the place of an answer to a prompt that nobody is asked."""
+        return Completion((), "", "length") if self.served_teacher is None else self.served_teacher.no_answer()
+
     def student_changed(self) -> None:
         """The student has new weights: the next rollout is to come from them."""
         self.weights.student_changed()

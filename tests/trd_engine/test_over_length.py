@@ -81,3 +81,17 @@ def test_an_attempt_is_cut_before_the_reference_and_the_response_never(tmp_path:
         assert "tokens of the attempt were cut" in row["detail"]["notices"][0]
         assert len(row["token_ids"]["refine_prompt"]) <= 16
         assert row["refined_tokens"] == len(row["token_ids"]["refined"])
+
+
+def test_an_attempt_that_does_not_fit_is_left_out_and_its_problem_kept(tmp_path: Path) -> None:
+    """The budget holds the problem and short attempts; a long one's notice is one token, a short one's nothing."""
+    data = rows(tmp_path / "data", num_long=0, num_short=8, solution="4")
+    # <user> 1+2 R 4 A <assistant>, and no token for an attempt
+    refine = {"max_prompt_tokens": 8, "max_new_tokens": 96}
+    config = parse_config(small(data, teacher=None, refine=refine))
+    with pytest.raises(NoTrainingDataError, match=r"none of the round's 8 targets holds a token.*max_prompt_tokens"):
+        run(config, tmp_path / "none")
+    (notice,) = notices(tmp_path / "none", "attempts_left_out")
+    assert notice["data"]["num_left_out"] == 8
+    assert not notices(tmp_path / "none", "problems_dropped")
+    assert not notices(tmp_path / "none", "refinements_empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,31 @@ def test_refinements_of_other_tokens_are_trained_on_by_their_text(
     assert len(noticed) == told[1]["data"]["num_untold_refinements"]
     assert all(0.05 < share < 0.8 for share in metric(tmp_path, "cross_entropy_token_share"))
     assert metric(tmp_path, "heldout_top_k_forward_kl")[-1] < metric(tmp_path, "heldout_top_k_forward_kl")[0]
+
+
+@pytest.mark.parametrize("api", ["openai", "vllm"])
+def test_a_rollout_that_is_left_out_of_the_refining_has_no_score(tmp_path: Path, model: ServedModel, api: str) -> None:
+    """<user> and <assistant>, a problem of three or four tokens, a mark, and one token of what was cut."""
+    given = [{"id": str(i), "problem": f"{i}+{2 + 10 * (i % 2)}", "answer": "1"} for i in range(8)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    changes: dict[str, Any] = {
+        "dataset": {"path": str(path)},
+        "evaluation": {"holdout": 0.0},
+        "refine": {"max_prompt_tokens": 7, "max_new_tokens": 96},
+    }
+    with serving(model) as server:
+        run(config_of(tmp_path, served(server, api), TOP_K, **changes), tmp_path / "out")
+    (notice,) = [event for event in events(tmp_path / "out", "notice") if event["code"] == "attempts_left_out"]
+    assert notice["data"]["num_left_out"] == 4
+    for row in rows(tmp_path / "out"):
+        is_left_out = int(row["problem_id"]) % 2 == 1
+        assert any("not refined: 8 prompt tokens" in said for said in row["detail"]["notices"]) == is_left_out
+        assert (row["refined_tokens"] == 0) == is_left_out
+    assert metric(tmp_path / "out", "loss")
+    again = config_of(tmp_path, str(MODELS / "tiny-teacher"), TOP_K, **changes)
+    run(again, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "out", 0))
+    assert metric(tmp_path / "local", "loss")[0] == pytest.approx(metric(tmp_path / "out", "loss")[0], rel=1e-3)
 
 
 def test_a_wrong_key_is_told_before_anything_is_sampled(data: Path, tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ class EndpointTeacher:
         """From now on ask for the `top_k` best tokens at each token of an answer: completions then have scores."""
         self._answer_top_k = top_k
 
+    def no_answer(self) -> Completion:
+        """In the place of one that was not asked for; with scores of no token where the others have scores."""
+        scores = None if self._answer_top_k is None else TokenScores.untold((), self._answer_top_k)
+        return Completion((), "", "length", scores=scores)
+
     def first_logprobs(self, message: str, sampling: SamplingSettings, top_k: int | None) -> dict[str, float] | None:
         """What the server tells of an answer's first token and of its alternatives, by their spelling; None where it
         tells nothing, or is not asked. One token is asked for. Raises as `complete`."""
