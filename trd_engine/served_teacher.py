@@ -176,11 +176,13 @@ class ServedTeacher:
                 f"it refuses to tell the log-probabilities of loss.teacher_top_k = {top_k} tokens a position, of which "
                 f"a lower number may pass. The server's words: {refusal}"
             )
-        if first is None or second is None:
+        if not first or not second:
             return "its answers tell no log-probabilities"
         if len(first) < top_k or len(second) < top_k:
             return f"it tells {min(len(first), len(second))} tokens a position, fewer than loss.teacher_top_k = {top_k}"
-        if any(abs(first[token] - second[token]) > _tolerance(second[token]) for token in first.keys() & second.keys()):
+        sampled, untempered = dict(first), dict(second)
+        shared = sampled.keys() & untempered.keys()
+        if any(abs(sampled[token] - untempered[token]) > _tolerance(untempered[token]) for token in shared):
             return "its log-probabilities hang on the temperature and top-p that it samples with"
         return ""
 

@@ -102,6 +102,13 @@ def fewer(received: Received, reply: Reply) -> Reply:
     return reply
 
 
+def another_shape(received: Received, reply: Reply) -> Reply:
+    """As the completions of old, which name tokens and log-probabilities in two lists."""
+    for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
+        told["top_logprobs"] = None
+    return reply
+
+
 def tempered(received: Received, reply: Reply) -> Reply:
     """As a server that tells what it samples from."""
     for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
@@ -118,6 +125,7 @@ def tempered(received: Received, reply: Reply) -> Reply:
         (without, "its answers tell no log-probabilities"),
         (refusing, "loss.teacher_top_k = 5 tokens a position, of which a lower number may pass.*must be 4 or less"),
         (fewer, "it tells 3 tokens a position, fewer than loss.teacher_top_k = 5"),
+        (another_shape, "its answers tell no log-probabilities"),
         (tempered, "hang on the temperature and top-p"),
     ],
 )

@@ -22,6 +22,9 @@ from trd_engine.generation.served_tokens import NotOneForOneError, Spelling, rea
 from trd_engine.served_scores import TokenScores
 from trd_engine.types import Completion, SamplingSettings
 
+_OTHER_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
+"""What reading log-probabilities raises that are not spelled as OpenAI's are: an answer without them, not a bad one."""
+
 
 @dataclass(frozen=True)
 class TextRequest:
@@ -63,21 +66,23 @@ class EndpointTeacher:
         self._tokenizer = tokenizer
         self._end_of_turn_ids = tuple(end_of_turn_ids)
         self._answer_top_k: int | None = None
-        self._spelling = Spelling(tokenizer)
+        self._spelling: Spelling | None = None
         self._template_fields = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
 
     def score_answers(self, top_k: int) -> None:
         """From now on ask for the `top_k` best tokens at each token of an answer: completions then have scores."""
-        self._answer_top_k = top_k
+        self._answer_top_k, self._spelling = top_k, Spelling(self._tokenizer)
 
     def no_answer(self) -> Completion:
         """In the place of one that was not asked for; with scores of no token where the others have scores."""
         scores = None if self._answer_top_k is None else TokenScores.untold((), self._answer_top_k)
         return Completion((), "", "length", scores=scores)
 
-    def first_logprobs(self, message: str, sampling: SamplingSettings, top_k: int | None) -> dict[str, float] | None:
-        """What the server tells of an answer's first token and of its alternatives, by their spelling; None where it
-        tells nothing, or is not asked. One token is asked for. Raises as `complete`."""
+    def first_logprobs(
+        self, message: str, sampling: SamplingSettings, top_k: int | None
+    ) -> list[tuple[str, float]] | None:
+        """What the server tells of the alternatives to an answer's first token; None where it tells nothing that can
+        be read, or is not asked. One token is asked for. Raises as `complete`."""
         body = self._chat_body(TextRequest(message, seed=0), sampling) | {"max_tokens": 1, **_logprob_fields(top_k)}
         (found,) = self._client.post_all(
             "chat/completions", [body], lambda document, _: _first_logprobs(document), lambda _: None
@@ -198,12 +203,17 @@ class EndpointTeacher:
         return completion if self._answer_top_k is None else self._scored(completion, choice, self._answer_top_k)
 
     def _scored(self, completion: Completion, choice: Mapping[str, Any], top_k: int) -> Completion:
+        assert self._spelling is not None
         ids, ends = completion.token_ids, self._end_of_turn_ids
         try:
             scores = read_scores(_told(choice), ids, self._spelling, top_k, end_of_turn_ids=ends)
         except NotOneForOneError as error:
-            return replace(completion, scores=TokenScores.untold(ids, top_k), untold_reason=str(error))
-        return replace(completion, scores=scores)
+            reason = str(error)
+        except _OTHER_SHAPE as error:
+            reason = f"log-probabilities of another shape: {type(error).__name__}: {error}"
+        else:
+            return replace(completion, scores=scores)
+        return replace(completion, scores=TokenScores.untold(ids, top_k), untold_reason=reason)
 
 
 def _logprob_fields(top_k: int | None) -> dict[str, Any]:
@@ -216,11 +226,11 @@ def _told(choice: Mapping[str, Any]) -> Any:
     return logprobs.get("content") if isinstance(logprobs, Mapping) else None
 
 
-def _first_logprobs(document: Any) -> dict[str, float] | None:
-    content = _told(_only_choice(document))
-    if not content:
+def _first_logprobs(document: Any) -> list[tuple[str, float]] | None:
+    try:
+        return [(entry["token"], float(entry["logprob"])) for entry in _told(_only_choice(document))[0]["top_logprobs"]]
+    except _OTHER_SHAPE:
         return None
-    return {entry["token"]: float(entry["logprob"]) for entry in [content[0], *content[0]["top_logprobs"]]}
 
 
 def _text(choice: Mapping[str, Any]) -> str:

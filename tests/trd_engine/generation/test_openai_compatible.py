@@ -236,13 +236,15 @@ def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreT
 
     def script(received: Received, number: int) -> Reply:
         reply = chat_answer("a" if number == 0 else "ac")
-        reply.document["choices"][0]["logprobs"] = {"content": [{**best[0], "top_logprobs": best}]}
+        told: dict[str, Any] = {**best[0], "top_logprobs": best} if number < 2 else {"text": "a"}
+        reply.document["choices"][0]["logprobs"] = {"content": [told]}
         return reply
 
     with serving(script) as server:
         teacher = teacher_at(server, tokenizer, max_concurrency=1)
         teacher.score_answers(2)
-        one, other = teacher.complete(make_text_requests(2), SAMPLED)
+        one, other, odd = teacher.complete(make_text_requests(3), SAMPLED)
+        assert len(server.received) == 3
     assert (server.received[0].body["logprobs"], server.received[0].body["top_logprobs"]) == (True, 2)
     assert one.scores is not None
     assert one.scores.token_ids_TK[0].tolist() == tokenizer.convert_tokens_to_ids(["a", "b"])
@@ -251,6 +253,7 @@ def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreT
     assert other.scores is not None
     assert not other.scores.is_told.any()
     assert "token number 1 is nothing" in (other.untold_reason or "")
+    assert (odd.text, odd.untold_reason) == ("ac", "log-probabilities of another shape: KeyError: 'token'")
 
 
 def test_only_a_vllm_scores(tokenizer: PreTrainedTokenizerBase) -> None:
