@@ -104,6 +104,9 @@ def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, me
         model.save_pretrained(folder / MODEL_FOLDER)
         _write_extras(folder / MODEL_FOLDER, extras)
         return ["full"]
+    settings = model.peft_config[STUDENT_ADAPTER]
+    # PEFT keeps the names in a set, whose order, and with it the file, would be another one in every process.
+    settings.target_modules = sorted(settings.target_modules)  # type: ignore[attr-defined]
     model.save_pretrained(str(folder / ADAPTER_FOLDER), selected_adapters=[STUDENT_ADAPTER])
     _write_extras(folder / ADAPTER_FOLDER, extras)
     if not merged:

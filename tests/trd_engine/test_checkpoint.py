@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.checkpoint import (
+    ExportExtras,
     begin_checkpoint,
     checkpoint_draft,
     checkpoint_folder,
     commit_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
+    write_weights,
 )
+from trd_engine.config import LoraConfig
+from trd_engine.lora import AUTO_TARGETS, add_adapter
 from trd_engine.manifest import verify_manifest
+from trd_engine.models import load_model, load_tokenizer
 
 
 class Killed(BaseException):
@@ -97,3 +105,13 @@ def test_one_that_lacks_a_file_gives_way_to_the_one_before(tmp_path: Path) -> No
     assert newest_checkpoint(tmp_path) == first
     (first / "b").write_text("short", encoding="utf-8")
     assert newest_checkpoint(tmp_path) == second  # none is whole: what it lacks is said on resume
+
+
+def test_an_adapters_settings_are_written_in_the_same_order_by_every_process(tmp_path: Path) -> None:
+    """A resumed run's files are those of a run that went on, its checksums with them."""
+    folder = str(MODELS / "tiny-student")
+    base = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
+    model = add_adapter(base, LoraConfig(rank=2, alpha=4), seed=0)
+    write_weights(tmp_path, model, ExportExtras(load_tokenizer(folder), "card", None), merged=False)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["target_modules"] == sorted(AUTO_TARGETS)
