@@ -1,0 +1,154 @@
+"""The engine from its command line, killed by SIGKILL at moments that its own output tells, until a resume ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
+from trd_engine.manifest import MANIFEST_FILE, verify_manifest
+
+ROOT = Path(__file__).parents[2]
+Moment = Callable[[Path, list[dict[str, Any]]], bool]
+"""Whether it has come, by the run's folder and the events since its process began."""
+
+_TIMINGS = {"step_seconds", "tokens_per_second"}
+_RESULTS = ("metrics", "evaluation", "diagnosis", "trajectories", "probe_samples")
+
+
+def run_and_kill(spec: dict[str, Any], out: Path, moments: Iterable[Moment]) -> None:
+    """A run that is killed at each of the moments in turn, gone on with after each, and then left to end."""
+    for moment in moments:
+        process = start(spec, out)
+        try:
+            kill_at(process, out, moment)
+        finally:
+            process.kill()
+            process.wait()
+    assert start(spec, out).wait(timeout=300) == 0, _log(out)
+
+
+def start(spec: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
+    """A process that begins the run, or goes on with it where it has a checkpoint."""
+    path = out.with_suffix(".json")
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    command = [sys.executable, "-m", "trd_engine", "run", str(path), "--out", str(out), "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with out.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def kill_at(process: subprocess.Popen[bytes], out: Path, moment: Moment) -> None:
+    """Halt the process when the moment has come, and kill it if it has not passed meanwhile."""
+    num_before = len(events_so_far(out))
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the run ended before the moment came: {_log(out)}"
+        if moment(out, events_so_far(out)[num_before:]):
+            _halt(process)
+            if moment(out, events_so_far(out)[num_before:]):
+                process.kill()
+                process.wait()
+                return
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+    raise TimeoutError(f"the moment never came: {_log(out)}")
+
+
+def _halt(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    status = Path("/proc") / str(process.pid) / "stat"
+    while status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ("T", "Z"):
+        time.sleep(0.001)
+
+
+def events_so_far(out: Path) -> list[dict[str, Any]]:
+    """Of a run that may be about to write the next, and may have written half of it."""
+    path = out / "events.jsonl"
+    if not path.exists():
+        return []
+    whole_lines, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole_lines.splitlines()]
+
+
+def in_phase(phase: str, round_index: int) -> Moment:
+    """The run is in this phase of this round."""
+
+    def has_come(_: Path, events: list[dict[str, Any]]) -> bool:
+        phases = [(event["phase"], event["round"]) for event in events if event["type"] == "phase"]
+        return phases[-1:] == [(phase, round_index)]
+
+    return has_come
+
+
+def after_step(step: int) -> Moment:
+    """The step is taken and told, and the next is not."""
+
+    def has_come(_: Path, events: list[dict[str, Any]]) -> bool:
+        taken = [event["step"] for event in events if event["type"] == "metrics" and "loss" in event["values"]]
+        return taken[-1:] == [step]
+
+    return has_come
+
+
+def while_saving(step: int) -> Moment:
+    """A part of the checkpoint of `step` is written, and what makes it one is not."""
+
+    def has_come(out: Path, events: list[dict[str, Any]]) -> bool:
+        draft = checkpoint_draft(out, step)
+        is_begun = bool(events) and draft.is_dir() and any(draft.iterdir())
+        return is_begun and not (draft / MANIFEST_FILE).exists() and draft.is_dir()
+
+    return has_come
+
+
+def after_events(count: int) -> Moment:
+    """So many things were told, whatever they are."""
+    return lambda _, events: len(events) >= count
+
+
+def differences(ours: Path, theirs: Path, step: int) -> list[str]:
+    """What is not byte by byte the same of two runs that ended at `step`: names of files of the result, of the state
+    to resume from, of trajectories and answers; and what only one of them has told.
+
+    What a killed process had told may be told again, but not otherwise.
+    """
+    names = _unequal(_checkpoint_files(ours, step), _checkpoint_files(theirs, step))
+    for folder in ("rounds", "evaluations"):
+        names += _unequal(_files(ours / folder), _files(theirs / folder))
+    return names + sorted(_results(ours) ^ _results(theirs))
+
+
+def _unequal(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+
+def _checkpoint_files(out: Path, step: int) -> dict[str, str]:
+    return {entry["name"]: entry["sha256"] for entry in verify_manifest(checkpoint_folder(out, step))["files"]}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _results(out: Path) -> set[str]:
+    rows = [event for event in events_so_far(out) if event["type"] in _RESULTS]
+    return {json.dumps(_without_timings(row), sort_keys=True) for row in rows}
+
+
+def _without_timings(row: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in row.items() if name != "at"}
+    if row["type"] == "metrics":
+        plain["values"] = {name: value for name, value in row["values"].items() if name not in _TIMINGS}
+    return plain
+
+
+def _log(out: Path) -> str:
+    return out.with_suffix(".log").read_text(encoding="utf-8")[-2000:]
