@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tests.trd_engine.tiny_runs import metric
-from trd_engine import checkpoint, distributed, step
+from trd_engine import checkpoint, distributed, step, train
 from trd_engine.batching import MicroBatch
 from trd_engine.config import load_config
 from trd_engine.distributed import open_world
@@ -71,6 +72,15 @@ def stall(_folder: Path) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
+def each(folder: Path) -> None:
+    """A run of every spec in the folder, one after the other in one world: processes take long to start, and a
+    launcher's store has room for one process group."""
+    with open_world(2) as world:
+        train.open_world = lambda _: nullcontext(world)  # type: ignore[assignment]
+        for path in sorted(folder.glob("*.json")):
+            run(load_config(path), folder / path.stem)
+
+
 def stop(folder: Path) -> None:
     """A stop after the first step, with a checkpoint whose manifest takes longer than torchrun has patience."""
     write = checkpoint.write_manifest
@@ -111,7 +121,7 @@ def break_a_token(folder: Path) -> None:
         (folder / f"rank-{os.environ['RANK']}.txt").write_text(str(error), encoding="utf-8")
 
 
+SCENES = (exchange, last, stall, each, stop, break_a_token)
+
 if __name__ == "__main__":
-    {"exchange": exchange, "last": last, "stall": stall, "stop": stop, "break_a_token": break_a_token}[sys.argv[1]](
-        Path(sys.argv[2])
-    )
+    {scene.__name__: scene for scene in SCENES}[sys.argv[1]](Path(sys.argv[2]))

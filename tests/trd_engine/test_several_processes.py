@@ -13,16 +13,37 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
-from tests.trd_engine.torchrun import run_engine
+from tests.trd_engine.torchrun import run_engine, scene
 from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import parse_config
 from trd_engine.errors import SpecError
 from trd_engine.manifest import verify_manifest
+from trd_engine.sharded_file import PartsReader
+from trd_engine.teacher_update import TEACHER_WEIGHTS
 from trd_engine.train import run
 
 FULL: dict[str, Any] = {"rounds": 2}
 LORA: dict[str, Any] = {"rounds": 2, "teacher": None, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 EMA: dict[str, Any] = {"mode": "opsd", "loss": {}, "teacher": None, "teacher_update": {"kind": "ema", "decay": 0.9}}
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "places": {"skip_special_tokens": True, "skip_first_tokens": 1, "prefix_tokens": 24},
+    "entropy": {"entropy_share": 0.5},
+    "soft or": {"entropy_share": 0.5, "entropy_score": "soft_or"},
+    "drift": {"drift_gamma": 0.5},
+    "pass rate": {"pass_rate": True},
+    "all": {"entropy_share": 0.5, "drift_gamma": 0.5, "skip_special_tokens": True, "pass_rate": True},
+}
+"""Of tokens, by the option that makes them."""
+SHORT: dict[str, dict[str, Any]] = {
+    "plain": {},
+    **{name: {"loss": {"teacher_context": "refine", "token_weights": weights}} for name, weights in WEIGHTS.items()},
+    "moving adapter": {
+        **LORA,
+        "teacher_update": {"kind": "ema", "decay": 0.5},
+        "optim": {"learning_rate": 3e-3, "batch_size": 12},
+    },
+}
+"""Changes to `short_spec`, by the name of the run."""
 METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout_forward_kl", "rollout_accuracy")
 
 
@@ -67,6 +88,69 @@ def test_two_processes_do_what_one_does(data: Path, tmp_path: Path, changes: dic
     assert_alike(tmp_path / "two", tmp_path / "one", 4)
     AutoModelForCausalLM.from_pretrained(checkpoint_folder(tmp_path / "two", 4) / "model")
     assert len(events(tmp_path / "two", "finished")) == 1
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Short runs by name, of one process and of two."""
+    data, one, two = (tmp_path_factory.mktemp(name) for name in ("data", "one", "two"))
+    write_data(data, train=12)
+    for name, changes in SHORT.items():
+        (two / f"{name}.json").write_text(json.dumps(short_spec(data, devices=2, **changes)), encoding="utf-8")
+        run(parse_config(short_spec(data, **changes)), one / name)
+    with scene("each", str(two), num_processes=2) as launcher:
+        printed, _ = launcher.communicate(timeout=400)
+    assert launcher.returncode == 0, printed
+    return {name: (one / name, two / name) for name in SHORT}
+
+
+def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
+    """Two steps on four samples of each of twelve problems, enough to tell the easy ones from the hard."""
+    base: dict[str, Any] = {"samples_per_prompt": 4, "optim": {"learning_rate": 1e-3, "batch_size": 24}}
+    base |= {"sampling": {"engine": "transformers", "temperature": 1.0, "max_prompt_tokens": 64, "max_new_tokens": 48}}
+    base |= {"refine": {"max_prompt_tokens": 192, "max_new_tokens": 48}, "checkpoints": {"every_steps": 1, "keep": 9}}
+    base |= {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
+    return spec(data, **{**base, **changes})
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_two_processes_weigh_tokens_as_one_does(both: dict[str, tuple[Path, Path]], name: str) -> None:
+    one, two = both[name]
+    assert trajectories(two, 0) == trajectories(one, 0)
+    assert metric(two, "kept_token_share") == pytest.approx(metric(one, "kept_token_share"), rel=1e-5)
+    assert_alike(two, one, 2)
+    assert metric(one, "loss") != metric(both["plain"][0], "loss")  # the weights are no ones
+
+
+def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(
+    both: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    one, two = both["moving adapter"]
+    for round_index in (0, 1):
+        assert trajectories(two, round_index) == trajectories(one, round_index)
+    assert_alike(two, one, 4)
+    assert_teachers_alike(two, one, 4)
+    config = parse_config(json.loads((two.parent / f"{two.name}.json").read_text(encoding="utf-8")) | {"devices": 1})
+    run(config, tmp_path, resume_from=checkpoint_folder(two, 1))
+    assert trajectories(tmp_path, 1) == trajectories(one, 1)
+    assert metric(tmp_path, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
+    assert_teachers_alike(tmp_path, one, 4)
+
+
+def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
+    """Of a teacher that moves, and has moved."""
+    readers = [PartsReader(checkpoint_folder(out, step) / "state", TEACHER_WEIGHTS) for out in (ours, theirs)]
+    begun = PartsReader(checkpoint_folder(theirs, 0) / "state", TEACHER_WEIGHTS)
+    assert readers[0].names == readers[1].names
+    shapes = load_file(checkpoint_folder(theirs, step) / "state" / f"{TEACHER_WEIGHTS}.safetensors")
+    has_moved = False
+    for name, alike in shapes.items():
+        one, other, first = (torch.empty_like(alike) for _ in range(3))
+        for reader, target in zip((*readers, begun), (one, other, first), strict=True):
+            reader.read_into(name, target)
+        assert (one - other).norm() <= 1e-4 * one.norm(), name
+        has_moved |= not torch.equal(first, other)
+    assert has_moved
 
 
 @pytest.mark.slow
