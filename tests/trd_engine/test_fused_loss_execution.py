@@ -1,4 +1,5 @@
-"""How the one-pass loss runs: what it allocates, that it waits for no device, and that it repeats itself."""
+"""How the one-pass loss runs: what it allocates, that it waits for no device, that it repeats itself, and that in bf16
+the size of a chunk is no part of what it says."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trd_engine import fused_loss_products
 from trd_engine.fused_loss import BLOCK_BYTES_CPU, StatisticsRequest, linear_divergence
 from trd_engine.fused_loss_pass import SPARSE_SHARE
 from trd_engine.losses import Divergence
@@ -138,3 +140,47 @@ def test_the_top_k_tokens_rows_of_the_head_are_gathered_within_a_blocks_budget()
         loss, _ = linear_divergence(hidden_NH, head_VH, hidden_NH.detach(), head_VH, divergence)
         loss.backward()
     assert largest.num_elements <= BLOCK_BYTES_CPU // 4
+
+
+KINDS = [
+    Divergence("forward_kl"),
+    Divergence("reverse_kl"),
+    Divergence("jsd"),
+    *(Divergence(kind, support) for kind in ("forward_kl", "reverse_kl") for support in ("top_k", "sampled")),
+    Divergence("forward_kl", "top_k", teacher_top_k=V // 4),
+]
+
+
+@pytest.mark.parametrize("has_short_products", [True, False], ids=["with bf16 products", "without"])
+@pytest.mark.parametrize("divergence", KINDS, ids=str)
+def test_the_chunk_size_changes_bf16_by_its_rounding_alone(
+    divergence: Divergence, has_short_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token's logits are products of its own row, the same in any chunk but for the order of a sum in fp32, which
+    moves the rare logit to the next bf16 number. The head's gradient is a sum of the chunks' products, each rounded
+    to bf16, by 2⁻⁹ of itself at most, before it is added in fp32; a hidden state's is one such product."""
+    monkeypatch.setattr(fused_loss_products, "has_short_products", lambda: has_short_products)
+    *whole_values, whole_hidden, whole_head = _bf16_results(divergence, N)
+    for chunk_tokens in (1, 7, 64, N - 1):
+        *values, hidden, head = _bf16_results(divergence, chunk_tokens)
+        for ours, theirs in zip(values, whole_values, strict=True):
+            assert _relative_error(ours, theirs) < 1e-3
+        assert _relative_error(hidden, whole_hidden) < 2**-8
+        assert _relative_error(head, whole_head) < 2**-8
+
+
+def _bf16_results(divergence: Divergence, chunk_tokens: int) -> list[Tensor]:
+    """The loss, each token's D, and the gradients of the hidden states and of the head."""
+    tensors = inputs(torch.bfloat16)
+    with torch.no_grad():
+        for name in ("student_head_VH", "teacher_head_VG"):
+            tensors[name] /= 4  # so that no token's weight of exp(log q − log p) drowns the others'
+    loss, per_token = linear_divergence(
+        *tensors.values(), divergence, token_ids_N=torch.arange(N), chunk_tokens=chunk_tokens
+    )
+    trained = (tensors["student_hidden_NH"], tensors["student_head_VH"])
+    return [loss.detach(), per_token, *torch.autograd.grad(loss, trained)]
+
+
+def _relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
