@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trd_engine.config import DataSource
-from trd_engine.data_sources.canonical import plain_json
+from trd_engine.data_sources.canonical import agreed_json, plain_json
 from trd_engine.data_sources.entries import entry_errors
 from trd_engine.data_sources.fields import RowError
 from trd_engine.data_sources.readers import RawRow, read_rows
@@ -32,6 +32,8 @@ class LoadedData:
     problems: list[Problem]
     fingerprint: str
     """sha256 over the problems' canonical JSON, in order: the same however the rows are stored."""
+    former_fingerprint: str
+    """What checkpoints of earlier versions hold in its place."""
 
 
 def load_problems(source: DataSource, task: str) -> LoadedData:
@@ -47,21 +49,30 @@ def load_problems(source: DataSource, task: str) -> LoadedData:
     if errors:
         more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
         raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
-    return LoadedData(problems, fingerprint(problems))
+    return LoadedData(problems, fingerprint(problems), former_fingerprint(problems))
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
     """sha256 over the canonical JSON of each problem and their order."""
+    return _digest({**row, "extra": agreed_json(row["extra"])} for row in map(_trained_on, problems))
+
+
+def former_fingerprint(problems: Iterable[Problem]) -> str:
+    """As `fingerprint`, but other for other formats where objects have gaps or whole numbers are floats."""
+    return _digest(map(_trained_on, problems))
+
+
+def _digest(rows: Iterable[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
-    for problem in problems:
-        line = json.dumps(plain_json(_trained_on(problem)), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    for row in rows:
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 
 
 def _trained_on(problem: Problem) -> dict[str, Any]:
-    """All of a problem but the name that its scores are grouped by."""
-    return {name: value for name, value in asdict(problem).items() if name != "benchmark"}
+    """All of a problem but the name that its scores are grouped by, as plain JSON."""
+    return {name: plain_json(value) for name, value in asdict(problem).items() if name != "benchmark"}
 
 
 def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:

@@ -113,9 +113,13 @@ def _restore(session: Session, checkpoint: Path) -> None:
     state = read_state(folder)
     require_same_run(state.identity, session.config)
     require_same_weights(state.identity, weights_identity(session.config))
-    _require_same_data("data", state.data_fingerprint, session.problems.fingerprint)
+    problems, former = session.problems, session.problems.former_fingerprints
+    if state.data_fingerprint != former[problems.fingerprint]:
+        _require_same_data("data", state.data_fingerprint, problems.fingerprint)
     # Compared where there is none too: a run that held problems out, given evaluation data, would train on them.
-    _require_same_evaluation(state.evaluation_fingerprint, session.problems.evaluation_fingerprint)
+    found = problems.evaluation_fingerprint
+    if found is None or state.evaluation_fingerprint != former[found]:
+        _require_same_evaluation(state.evaluation_fingerprint, found)
     session.state = state
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)

@@ -6,7 +6,7 @@ Nothing is dropped or cut in silence: it is counted, listed and said why.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trd_engine.config import RunConfig
@@ -31,6 +31,8 @@ class ProblemSets:
     fingerprint: str
     evaluation_fingerprint: str | None
     """None where they are held out of the others."""
+    former_fingerprints: Mapping[str, str]
+    """By fingerprint, the one that checkpoints of earlier versions hold in its place."""
 
     def scorable(self, *, privileged: bool) -> list[Problem]:
         """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
@@ -45,10 +47,12 @@ def load_problem_sets(
     Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
     """
     loaded = load_problems(config.dataset, config.task)
+    former = {loaded.fingerprint: loaded.former_fingerprint}
     train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
     if config.evaluation.dataset is not None:
         others = load_problems(config.evaluation.dataset, config.task)
         evaluation, name, evaluation_fingerprint = list(others.problems), "evaluation", others.fingerprint
+        former[others.fingerprint] = others.former_fingerprint
     elif config.evaluation.holdout > 0:
         train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
     if config.is_privileged:
@@ -62,7 +66,7 @@ def load_problem_sets(
             f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
             "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
         )
-    sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint)
+    sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint, former)
     _report_unscored(sets, config, reporter)
     return sets
 

@@ -21,6 +21,8 @@ _NEEDED: dict[str, dict[str, type]] = {
     "assert": {"asserts": list},
     "check": {"entry_point": str, "test": str},
 }
+_OF_SOME_KINDS = ("inputs", "setup", "preamble")
+"""Of no use as null, and looked at wherever they are."""
 _PYTHON_FENCE = "```python\n{}\n```"
 
 
@@ -71,6 +73,8 @@ def from_mbpp_row(row: Row, row_id: str, task: str) -> Problem:
 def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
     """A row of (problem, tests), the tests in the form of this module."""
     tests = fields.parse_json(row["tests"], "tests")
+    if isinstance(tests, dict):  # Parquet gives every row the keys of all kinds, null where its own has none
+        tests = {name: value for name, value in tests.items() if value is not None or name not in _OF_SOME_KINDS}
     kind = tests.get("kind") if isinstance(tests, dict) else None
     if not isinstance(kind, str) or kind not in _NEEDED:
         raise RowError(f"field 'tests' must be an object whose kind is one of {', '.join(_NEEDED)}, not {kind!r}")

@@ -114,7 +114,8 @@ def _options(row: Row) -> list[tuple[str, str]]:
     if isinstance(given, dict) and {"text", "label"} <= given.keys():
         pairs = _labelled(given["label"], given["text"])
     elif isinstance(given, dict):
-        pairs = [(str(label), str(option)) for label, option in given.items()]
+        # Parquet gives every row the labels of all rows, null where it has no such option.
+        pairs = [(str(label), str(option)) for label, option in given.items() if option is not None]
     elif isinstance(given, list):
         pairs = [(LETTERS[place], str(option)) for place, option in enumerate(given[: len(LETTERS)])]
     else:
