@@ -1,4 +1,4 @@
-"""The engine from its command line, killed by SIGKILL at moments that its own output tells, until a resume ends."""
+"""The engine from its command line, killed or stopped at moments that its own output tells, until a resume ends."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
+from trd_engine.cli import EXIT_STOPPED
 from trd_engine.manifest import MANIFEST_FILE, verify_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +26,20 @@ _RESULTS = ("metrics", "evaluation", "diagnosis", "trajectories", "probe_samples
 
 def run_and_kill(spec: dict[str, Any], out: Path, moments: Iterable[Moment]) -> None:
     """A run that is killed at each of the moments in turn, gone on with after each, and then left to end."""
-    for moment in moments:
+    run_and_interrupt(spec, out, [(moment, signal.SIGKILL) for moment in moments])
+
+
+def run_and_interrupt(spec: dict[str, Any], out: Path, interruptions: Iterable[tuple[Moment, signal.Signals]]) -> None:
+    """A run that is sent the signals in turn, each when its moment has come; gone on with, and then left to end."""
+    for moment, sent in interruptions:
         process = start(spec, out)
         try:
-            kill_at(process, out, moment)
+            interrupt_at(process, out, moment, sent)
+            code = process.wait(timeout=120)
         finally:
             process.kill()
             process.wait()
+        assert code == (-signal.SIGKILL if sent == signal.SIGKILL else EXIT_STOPPED), _log(out)
     assert start(spec, out).wait(timeout=300) == 0, _log(out)
 
 
@@ -45,19 +53,20 @@ def start(spec: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def kill_at(process: subprocess.Popen[bytes], out: Path, moment: Moment) -> None:
-    """Halt the process when the moment has come, and kill it if it has not passed meanwhile."""
+def interrupt_at(process: subprocess.Popen[bytes], out: Path, moment: Moment, sent: signal.Signals) -> None:
+    """Halt the process when the moment has come, and send the signal if it has not passed meanwhile."""
     num_before = len(events_so_far(out))
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the run ended before the moment came: {_log(out)}"
         if moment(out, events_so_far(out)[num_before:]):
             _halt(process)
-            if moment(out, events_so_far(out)[num_before:]):
-                process.kill()
-                process.wait()
-                return
+            is_now = moment(out, events_so_far(out)[num_before:])
+            if is_now:
+                process.send_signal(sent)
             process.send_signal(signal.SIGCONT)
+            if is_now:
+                return
         time.sleep(0.002)
     raise TimeoutError(f"the moment never came: {_log(out)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.trd_engine.killed_runs import (
     after_step,
     differences,
     in_phase,
+    run_and_interrupt,
     run_and_kill,
     while_saving,
 )
@@ -69,3 +71,28 @@ def test_a_run_killed_at_random_moments_ends_as_one_never_killed(
     moments = [after_events(chance.randint(1, 25)) for _ in range(4)]
     run_and_kill(document, tmp_path / "killed", moments)
     assert differences(tmp_path / "killed", whole, NUM_STEPS) == []
+
+
+VLLM: dict[str, dict[str, Any]] = {
+    "LoRA": {"teacher_update": {"kind": "ema", "decay": 0.5}},
+    "full": {"lora": None},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", VLLM.values(), ids=VLLM)
+def test_a_run_that_samples_with_vllm_goes_on_as_one_never_interrupted(
+    document: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The engine that starts anew answers with the weights that the one before was given step by step.
+
+    With LoRA it has an adapter for each role; with full weights it loads each role's in turn. What the stop leaves is
+    gone on with by sampling at once, which the kill interrupts.
+    """
+    pytest.importorskip("vllm", exc_type=ImportError)
+    sampled = {**document, "teacher_update": {"kind": "frozen"}, **changes}
+    sampled["sampling"] = {**document["sampling"], "engine": "vllm"}
+    run_and_kill(sampled, tmp_path / "whole", [])
+    moment = in_phase("refining", 1)
+    run_and_interrupt(sampled, tmp_path / "interrupted", [(moment, signal.SIGTERM), (moment, signal.SIGKILL)])
+    assert differences(tmp_path / "interrupted", tmp_path / "whole", NUM_STEPS) == []

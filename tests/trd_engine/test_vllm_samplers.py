@@ -5,6 +5,8 @@ No GPU is here: what is held are the arguments, recorded in the place of an engi
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 import trd_engine.generation.vllm as vllm_module
 from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
+from tests.worker.workbench import eventually, process_exists
 from trd_engine.config import SamplingConfig, parse_config
 from trd_engine.distributed import World
 from trd_engine.errors import DeviceUnavailableError, SpecError
@@ -148,3 +151,44 @@ def test_own_processes() -> None:
     finally:
         own.close()
         ours.close()
+
+
+ENGINE_APART = """
+import sys, time, torch
+from pathlib import Path
+from trd_engine.generation.vllm import VllmGenerator, VllmSettings
+settings = VllmSettings(dtype=torch.float32, max_model_len=256, visible_devices=["0"])
+engine = VllmGenerator(Path(sys.argv[1]), settings)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_no_process_of_an_engine_outlives_a_trainer_that_is_killed() -> None:
+    """It would keep its GPU from the run that goes on. vLLM's workers watch a pipe that their parent holds open."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    command = [sys.executable, "-c", ENGINE_APART, str(MODELS / "tiny-student")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        try:
+            assert trainer.stdout is not None
+            assert any(line == "ready\n" for line in trainer.stdout)
+            workers = children_of(trainer.pid)
+        finally:
+            trainer.kill()
+    assert workers
+    for pid in workers:
+        eventually(lambda pid=pid: not process_exists(pid), seconds=60)  # type: ignore[misc]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started, and that run still."""
+    stats = {int(path.parent.name): _read(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    return [child for child, stat in stats.items() if stat.rpartition(")")[2].split()[1:2] == [str(pid)]]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # gone since it was listed
+        return ""
