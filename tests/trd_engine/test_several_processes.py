@@ -26,7 +26,7 @@ FULL: dict[str, Any] = {"rounds": 2}
 LORA: dict[str, Any] = {"rounds": 2, "teacher": None, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 EMA: dict[str, Any] = {"mode": "opsd", "loss": {}, "teacher": None, "teacher_update": {"kind": "ema", "decay": 0.9}}
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "places": {"skip_special_tokens": True, "skip_first_tokens": 1, "prefix_tokens": 24},
+    "places": {"skip_special_tokens": True, "skip_first_tokens": 1, "prefix_tokens": 40},
     "entropy": {"entropy_share": 0.5},
     "soft or": {"entropy_share": 0.5, "entropy_score": "soft_or"},
     "drift": {"drift_gamma": 0.5},
