@@ -25,6 +25,7 @@ from trd_engine.train import run
 FULL: dict[str, Any] = {"rounds": 2}
 LORA: dict[str, Any] = {"rounds": 2, "teacher": None, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 EMA: dict[str, Any] = {"mode": "opsd", "loss": {}, "teacher": None, "teacher_update": {"kind": "ema", "decay": 0.9}}
+MOVING: dict[str, Any] = {**LORA, "teacher_update": {"kind": "ema", "decay": 0.5}}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "places": {"skip_special_tokens": True, "skip_first_tokens": 1, "prefix_tokens": 40},
     "entropy": {"entropy_share": 0.5},
@@ -37,11 +38,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 SHORT: dict[str, dict[str, Any]] = {
     "plain": {},
     **{name: {"loss": {"teacher_context": "refine", "token_weights": weights}} for name, weights in WEIGHTS.items()},
-    "moving adapter": {
-        **LORA,
-        "teacher_update": {"kind": "ema", "decay": 0.5},
-        "optim": {"learning_rate": 3e-3, "batch_size": 12},
-    },
+    "moving adapter": {**MOVING, "optim": {"learning_rate": 3e-3, "batch_size": 12}},
 }
 """Changes to `short_spec`, by the name of the run."""
 METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout_forward_kl", "rollout_accuracy")
@@ -154,7 +151,7 @@ def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [FULL, LORA, EMA], ids=["full", "LoRA", "moving average"])
+@pytest.mark.parametrize("changes", [FULL, LORA, EMA, MOVING], ids=["full", "LoRA", "moving average", "moving adapter"])
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(
     data: Path, tmp_path: Path, changes: dict[str, Any], first: int, then: int
