@@ -20,7 +20,7 @@ from examples.local_service import local_service
 from examples.word_problems import main as make_problems
 
 MODEL_NAME = "smollm2-135m-instruct"
-NUM_STEPS = 6
+NUM_STEPS = 4
 BATCH_SIZE = 4
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     options.out.mkdir(parents=True)
     train, heldout = options.out / "train.jsonl", options.out / "heldout.jsonl"
     make_problems(
-        ["--out", str(train), "--size", "64", "--seed", "0", "--heldout", str(heldout), "--heldout-size", "8"]
+        ["--out", str(train), "--size", "64", "--seed", "0", "--heldout", str(heldout), "--heldout-size", "6"]
     )
     settings = {"TRD_MODELS": f"{MODEL_NAME}={options.model.resolve()}"}
     with local_service(options.out / "service", settings=settings) as service:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
-    """LoRA on the whole model, six steps of four trajectories."""
+    """LoRA on the whole model, four steps of four trajectories."""
     return {
         "mode": mode,
         "student": MODEL_NAME,
@@ -59,7 +59,7 @@ def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
         "lora": {"rank": 16, "alpha": 32},
         "optim": {"learning_rate": 2e-4, "batch_size": BATCH_SIZE, "max_steps": NUM_STEPS, "micro_batch_tokens": 2048},
         "evaluation": {"dataset": heldout, "k": 2},
-        "diagnosis": {"num_trajectories": 8},  # of 24; all of them would take as long as the training
+        "diagnosis": {"num_trajectories": 4},  # of 16; all of them would take as long as the training
         "name": f"SmolLM2 {mode}",
     }
 
