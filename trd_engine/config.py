@@ -342,6 +342,11 @@ class RunConfig(_Strict):
         if self.loss.teacher_context != "refine":  # which only mode trd has
             remedy = "mode trd" if self.mode != "trd" else "teacher_context refine, or loss.divergence cross_entropy"
             raise ValueError(f"{name} gives log-probabilities of its own answers to the refining prompt; use {remedy}")
+        if self.loss.divergence != "forward_kl" or self.loss.reverse_after is not None:
+            raise ValueError(
+                f"{name} may leave tokens without log-probabilities, whose loss is then the cross-entropy, a forward "
+                "KL; use loss.divergence forward_kl without reverse_after"
+            )
         if weights.drift_gamma or weights.entropy_score != "entropy":
             raise ValueError(f"loss.token_weights weighs by log-probabilities: {name} may leave tokens without")
 

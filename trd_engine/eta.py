@@ -37,12 +37,12 @@ class EtaEstimator:
         """Add `units` of work of this kind to what is left."""
         self._left[kind] = self._left.get(kind, 0.0) + units
 
-    def start(self, kind: str) -> None:
-        """A stretch of work of this kind begins now."""
-        self._kind, self._started_at, self._done_in_phase = kind, time.monotonic(), 0.0
+    def start(self, kind: str, done: float = 0.0) -> None:
+        """A stretch of work of this kind begins now, where `done` units are finished already."""
+        self._kind, self._started_at, self._done_in_phase = kind, time.monotonic(), done
 
     def advance(self, done: float) -> None:
-        """`done` units of the stretch that `start` began are finished, in all."""
+        """`done` units are finished, in all: with those before the stretch that `start` began."""
         if self._kind is None or self._started_at is None:
             return
         now = time.monotonic()

@@ -34,9 +34,3 @@ class KeptTrajectories:
 
 ROUND = KeptTrajectories("trajectories.jsonl", "teacher_scores.safetensors")
 HELDOUT = KeptTrajectories("heldout.jsonl", "heldout_teacher_scores.safetensors")
-
-
-def were_scored(folder: Path) -> bool | None:
-    """Whether a served teacher gave scores to the trajectories that a checkpoint keeps; None where it keeps none."""
-    kept = [k for k in (ROUND, HELDOUT) if (folder / k.trajectories_name).exists()]
-    return any((folder / k.scores_name).exists() for k in kept) if kept else None

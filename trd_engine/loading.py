@@ -18,7 +18,6 @@ from trd_engine.generation.choice import choose_engine
 from trd_engine.generation.own_copy import CopyGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.kept_trajectories import were_scored
 from trd_engine.known_head import require_known_head
 from trd_engine.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models import (
@@ -35,12 +34,13 @@ from trd_engine.pass_size import default_pass_tokens
 from trd_engine.prompts import PromptBuilder, choose_templates
 from trd_engine.reporter import Reporter
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
-from trd_engine.served_teacher import ServedTeacher
+from trd_engine.served_teacher import ServedTeacher, was_scored_before
 from trd_engine.sharding import Enter, directly, shard
 from trd_engine.tasks import Task
 from trd_engine.teacher import Teacher
 from trd_engine.teacher_update import TeacherUpdate
 from trd_engine.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
+from trd_engine.training_state import read_state
 from trd_engine.types import SamplingSettings
 from trd_engine.vllm_samplers import check_vllm_settings, vllm_generators
 
@@ -86,7 +86,7 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
     served = None
     if config.served_teacher is not None:
         own_ids = end_of_turn_ids(config.student, tokenizer)
-        was_scored = None if resume_from is None else were_scored(resume_from / STATE_FOLDER)
+        was_scored = None if resume_from is None else was_scored_before(read_state(resume_from / STATE_FOLDER).identity)
         served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world, was_scored=was_scored)
     source = config.student
     if resume_from is not None and config.lora is None:

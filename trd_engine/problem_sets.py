@@ -79,7 +79,7 @@ def load_evaluation_problems(
     Raises `DataError` where there is none.
     """
     problems, name = _evaluation_problems(config)
-    problems = _BudgetCheck(config, student_prompts, student_prompts).keep(problems, reporter, name)
+    problems = _BudgetCheck(config, student_prompts, None).keep(problems, reporter, name)
     if not problems:
         raise DataError(
             f"no problem is left to evaluate on; name evaluation.dataset, or raise sampling.max_prompt_tokens = "
@@ -120,7 +120,10 @@ def _require_solutions(problems: list[Problem]) -> None:
 class _BudgetCheck:
     """What of the data fits the prompt budgets, and what is said of the rest."""
 
-    def __init__(self, config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder) -> None:
+    def __init__(
+        self, config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder | None
+    ) -> None:
+        """`teacher_prompts` None: there is no teacher who is to read them."""
         self._config = config
         self._student_prompts = student_prompts
         self._teacher_prompts = teacher_prompts
@@ -159,6 +162,7 @@ class _BudgetCheck:
         config = self._config
         if not problems or not config.is_privileged or config.loss.teacher_context == "refine":
             return
+        assert self._teacher_prompts is not None
         budget = config.refine.max_prompt_tokens
         built = {p.id: self._teacher_prompts.privileged(p, max_tokens=budget) for p in problems}
         self._require_room_for_references(max(len(prompt.token_ids) for prompt in built.values()))
@@ -188,7 +192,7 @@ class _BudgetCheck:
         num_tokens = len(self._student_prompts.solve(problem))
         if num_tokens > config.sampling.max_prompt_tokens:
             return f"{num_tokens} prompt tokens > sampling.max_prompt_tokens = {config.sampling.max_prompt_tokens}"
-        if config.refines or config.is_privileged:
+        if self._teacher_prompts is not None and (config.refines or config.is_privileged):
             smallest = self._teacher_prompts.smallest(problem, refine=config.refines, privileged=config.is_privileged)
             if smallest > config.refine.max_prompt_tokens:
                 return f"{smallest} prompt tokens > refine.max_prompt_tokens = {config.refine.max_prompt_tokens}"

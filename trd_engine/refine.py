@@ -44,12 +44,11 @@ def refine_rollouts(
     def refine_mine() -> list[Trajectory]:
         fitting = [(t, b) for t, b in mine if len(b.token_ids) <= config.max_prompt_tokens]
         seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in fitting]
-        answers = iter(samplers.refine([b for _, b in fitting], seeds, on_progress=reporter.generation_progress))
-        completions = [
-            next(answers) if len(b.token_ids) <= config.max_prompt_tokens else samplers.no_refinement() for _, b in mine
-        ]
-        pairs = [(t.problem, c.text) for (t, _), c in zip(mine, completions, strict=True)]
-        verdicts = verify_all(pairs, collector.task, reporter)
+        answers = samplers.refine([b for _, b in fitting], seeds, on_progress=reporter.generation_progress)
+        pairs = [(t.problem, c.text) for (t, _), c in zip(fitting, answers, strict=True)]
+        judged = iter(zip(answers, verify_all(pairs, collector.task, reporter), strict=True))
+        left_out = (samplers.no_refinement(), None)
+        found = [next(judged) if len(b.token_ids) <= config.max_prompt_tokens else left_out for _, b in mine]
         return [
             replace(
                 t,
@@ -59,7 +58,7 @@ def refine_rollouts(
                 notices=(*t.notices, *_prompt_notices(b, config.max_prompt_tokens), *_score_notices(completion)),
                 scores=completion.scores,
             )
-            for (t, b), completion, verdict in zip(mine, completions, verdicts, strict=True)
+            for (t, b), (completion, verdict) in zip(mine, found, strict=True)
         ]
 
     refined = gather_trajectories(reporter.world, reporter.apart(refine_mine))

@@ -78,15 +78,11 @@ class Reporter:
         """The run is now in `phase`."""
         self._close_phase()
         self._phase, self._phase_started_at, self._last_progress_at = phase, time.monotonic(), -math.inf
-        self.eta.start(phase)
+        self.eta.start(phase, step if phase == "training" else 0)  # steps are counted through the whole run
         self.event("phase", phase=phase, round=round_index, num_rounds=num_rounds, step=step, num_steps=num_steps)
 
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units of the current phase are finished; raises `StopRequested` when asked to stop."""
-        self._report_progress(done, total, unit)
-        self.boundary()
-
-    def _report_progress(self, done: int, total: int, unit: str) -> None:
+    def report_progress(self, done: int, total: int, unit: str) -> None:
+        """`done` of `total` units of the current phase are finished."""
         self.eta.advance(done)
         now = time.monotonic()
         if done >= total or now - self._last_progress_at >= PROGRESS_SECONDS:
@@ -95,12 +91,12 @@ class Reporter:
             self.event("progress", phase=self._phase, done=done, total=total, unit=unit, eta_seconds=remaining)
 
     def generation_progress(self, progress: GenerationProgress) -> None:
-        """`progress` in the form in which generators report it, of this process's share; within `apart`.
+        """`report_progress` in the form in which generators report it, of this process's share; within `apart`.
 
         Raises `StopRequested` when this process was asked to stop.
         """
         size = self.world.size  # shares are alike: this one tells how far all are
-        self._report_progress(progress.num_done * size, progress.num_requests * size, "samples")
+        self.report_progress(progress.num_done * size, progress.num_requests * size, "samples")
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:

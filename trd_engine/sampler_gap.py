@@ -43,10 +43,10 @@ def measure_sampler_gap(
     trained: list[float] = []
     for request, completion in zip(requests, completions, strict=True):
         assert completion.logprobs is not None
-        if not completion.token_ids:
-            continue
+        # Of an empty one, too, and then of no use: of several processes all make the same passes.
+        found = _trainer_logprobs(setup, request.prompt_token_ids, completion.token_ids or request.prompt_token_ids[:1])
         sampled += completion.logprobs
-        trained += _trainer_logprobs(setup, request.prompt_token_ids, completion.token_ids)
+        trained += found[: len(completion.token_ids)]
     # Each process holds its own sampler against the trainer; the worst of them counts.
     mean = float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean()) if sampled else 0.0
     gap = setup.world.max(mean)

@@ -9,14 +9,15 @@ what it began with. Where nothing is told, the loss is the cross-entropy on the 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from trd_engine.config import LossConfig, RunConfig, ServedTeacherConfig
 from trd_engine.distributed import ALONE, World
-from trd_engine.errors import ContextTooLongError, SpecError, TeacherRefusedError
+from trd_engine.errors import ContextTooLongError, SpecError, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.generation.endpoint_client import Endpoint
 from trd_engine.generation.openai_compatible import EndpointTeacher
 from trd_engine.prompts import PromptBuilder
@@ -170,7 +171,7 @@ class ServedTeacher:
         plain = replace(as_sampled, temperature=1.0, top_p=1.0)
         try:
             first, second = (self.client.first_logprobs(PROBE, one, top_k) for one in (as_sampled, plain))
-        except TeacherRefusedError as refusal:
+        except (TeacherRefusedError, TeacherUnreachableError) as refusal:  # some answer 501 to what they do not know
             self.client.first_logprobs(PROBE, as_sampled, None)  # raises where it is not they that it refuses
             return (
                 f"it refuses to tell the log-probabilities of loss.teacher_top_k = {top_k} tokens a position, of which "
@@ -229,6 +230,12 @@ class ServedTeacher:
                 "tokens a position; lower loss.teacher_top_k, or have the operator raise the server's --max-logprobs "
                 f"(20 where it is not set) and the endpoint's max_logprobs. The server's words: {refusal}"
             ) from refusal
+
+
+def was_scored_before(identity: Mapping[str, Any]) -> bool | None:
+    """Whether the teacher told log-probabilities to the run of that `same_run.run_identity`; None: it does not say."""
+    divergence = identity.get("loss.divergence")
+    return None if divergence is None else divergence != "cross_entropy"
 
 
 def _tolerance(logprob: float) -> float:

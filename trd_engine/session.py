@@ -188,6 +188,7 @@ class Session:
         if self.models.teacher_update is not None and self.models.teacher_update.after_step(state.step):
             self.samplers.teacher_changed()
         self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})
+        self.reporter.report_progress(state.step, self.plan.num_steps, "steps")
 
     def _divergence(self, step: int) -> Divergence:
         return divergence_at(self.setup.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)
@@ -266,6 +267,8 @@ class Session:
         self.saved_at = state.position
         folder = checkpoint_folder(self.out_dir, state.step)
         self.reporter.event("checkpoint", step=state.step, path=folder.relative_to(self.out_dir).as_posix())
+        if state.round_step > 0 and not self.is_finished:
+            self.enter("training")
 
     def _write_checkpoint(self, temporary: Path, *, merged: bool) -> list[str]:
         """Every process its parts, and the main one all that is whole; returns the formats of the weights."""

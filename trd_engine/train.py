@@ -78,7 +78,7 @@ def _distil(session: Session) -> None:
             session.evaluate_if_due(state.step)  # first: a checkpoint tells its own score
             if not session.is_round_end:
                 session.save_if_due()
-            session.reporter.progress(state.step, plan.num_steps, "steps")
+            session.reporter.boundary()
 
         session.end_round()
 

@@ -108,7 +108,7 @@ def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem
         refined=Completion(tuple(ids["refined"]), line["refined"], detail["refined_finish_reason"])
         if refined
         else None,
-        refined_verdict=_verdict(line, "refined") if refined else None,
+        refined_verdict=_verdict(line, "refined") if line["refined_correct"] is not None else None,
         notices=tuple(detail["notices"]),
     )
 

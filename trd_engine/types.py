@@ -100,6 +100,7 @@ class Trajectory:
     """The teacher's refining prompt, in which y_r was sampled and is scored."""
     refined: Completion | None = None
     refined_verdict: Verdict | None = None
+    """None too where nobody was asked to refine it: `refined` is then empty."""
     notices: tuple[str, ...] = ()
     """What was cut, and where."""
     scores: TokenScores | None = None

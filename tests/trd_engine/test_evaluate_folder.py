@@ -61,6 +61,14 @@ def test_other_problems_and_as_many_samples_as_asked_for(data: Path, tmp_path: P
     assert (others["dataset"], others["num_problems"], others["k"]) == ("evaluation", 16, 2)
 
 
+def test_a_budget_that_the_student_never_needs_drops_nothing(data: Path, tmp_path: Path) -> None:
+    document = spec(data, mode="opd", loss={}, refine={"max_prompt_tokens": 8})
+    student = str(MODELS / "tiny-student")
+    assert main(["evaluate", spec_file(tmp_path, document), student, "--out", str(tmp_path / "out"), "--k", "1"]) == 0
+    (scores,) = events(tmp_path / "out", "evaluation")
+    assert scores["num_problems"] == 16
+
+
 @pytest.mark.parametrize(
     ("changes", "folder", "complaint"),
     [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.trd_engine.tiny_runs import events
 from trd_engine.reporter import Reporter
@@ -22,3 +25,17 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     with Reporter(tmp_path) as reporter:
         reporter.metrics(1, 0, {"loss": float("nan"), "grad_norm": float("inf")})
     assert events(tmp_path, "metrics")[0]["values"] == {"loss": None, "grad_norm": None}
+
+
+def test_the_steps_of_a_stretch_of_training_are_counted_from_where_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a checkpoint, an evaluation or a resume: 50 steps were taken before."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Reporter(tmp_path, stop=lambda: False) as reporter:
+        reporter.eta.plan("training", 50)
+        reporter.phase("training", round_index=0, num_rounds=1, step=50, num_steps=100)
+        now[0] = 2.0
+        reporter.report_progress(51, 100, "steps")
+        assert reporter.eta.remaining_seconds() == 49 * 2.0

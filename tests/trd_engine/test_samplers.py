@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.trd_engine.tiny_runs import MODELS
+from trd_engine import sampler_gap
 from trd_engine.config import LoraConfig
 from trd_engine.errors import SamplerDriftError
 from trd_engine.generation.transformers import TransformersGenerator
@@ -28,8 +30,8 @@ from trd_engine.sampler_gap import measure_sampler_gap
 from trd_engine.samplers import BorrowedWeights, Samplers, ServedWeights
 from trd_engine.step import ScoringSetup
 from trd_engine.tasks import load_task
-from trd_engine.teacher import Teacher
-from trd_engine.types import GenerationRequest, Problem, SamplingSettings
+from trd_engine.teacher import Teacher, hidden_states
+from trd_engine.types import Completion, GenerationRequest, Problem, SamplingSettings
 
 STUDENT = MODELS / "tiny-student"
 SAMPLING = SamplingSettings(0.6, 0.95, 20, 64, (load_tokenizer(str(STUDENT)).eos_token_id,))
@@ -75,6 +77,32 @@ def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
     assert samplers.sample_student(requests) != before
     assert samplers.sample_teacher(requests) == before
     assert samplers.sample_student(requests) != before
+
+
+class _Silent(TransformersGenerator):
+    """Says nothing to the first of the requests, as where its first id is no token."""
+
+    def generate(self, *arguments: Any, **options: Any) -> list[Completion]:
+        first, *others = super().generate(*arguments, **options)
+        return [replace(first, token_ids=(), text="", logprobs=()), *others]
+
+
+def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
+    prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes each must make as many passes as the others, or they wait for ever."""
+    setup = make_setup("tiny-student")
+    passes: list[object] = []
+    generator = _Silent(setup.student, load_tokenizer(str(STUDENT)))
+    samplers = Samplers(generator, generator, BorrowedWeights(), SAMPLING, SAMPLING)
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        passes.append(arguments)
+        return hidden_states(*arguments)
+
+    monkeypatch.setattr(sampler_gap, "hidden_states", counted)
+    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert len(passes) == len(prompts)
 
 
 def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[int, ...]], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.trd_engine.test_served_teacher import data as data
 from tests.trd_engine.test_served_teacher import model as model
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec
 from tests.trd_engine.torchrun import run_engine
-from trd_engine.checkpoint import checkpoint_folder
+from trd_engine.checkpoint import checkpoint_folder, newest_checkpoint
 from trd_engine.errors import StopRequested, TeacherRefusedError
 from trd_engine.train import run
 
@@ -96,6 +96,10 @@ def refusing(received: Received, reply: Reply) -> Reply:
     return Reply(400, {"error": "'top_logprobs' must be 4 or less"}) if asked > 4 else reply
 
 
+def not_implemented(received: Received, reply: Reply) -> Reply:
+    return Reply(501, {"error": "no logprobs here"}) if received.body.get("logprobs") else reply
+
+
 def fewer(received: Received, reply: Reply) -> Reply:
     for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
         del told["top_logprobs"][3:]
@@ -124,6 +128,7 @@ def tempered(received: Received, reply: Reply) -> Reply:
     [
         (without, "its answers tell no log-probabilities"),
         (refusing, "loss.teacher_top_k = 5 tokens a position, of which a lower number may pass.*must be 4 or less"),
+        (not_implemented, "it refuses to tell the log-probabilities.*501"),
         (fewer, "it tells 3 tokens a position, fewer than loss.teacher_top_k = 5"),
         (another_shape, "its answers tell no log-probabilities"),
         (tempered, "hang on the temperature and top-p"),
@@ -158,6 +163,29 @@ def test_a_run_that_began_without_them_goes_on_so(data: Path, tmp_path: Path, mo
         run(config_of(data, served(server, "openai"), TOP_K), second, resume_from=checkpoint_folder(first, 1))
     assert metric(second, "cross_entropy_per_token")
     assert not metric(second, "divergence_per_token")
+
+
+def test_a_run_that_is_stopped_between_two_rounds_goes_on_with_them(
+    data: Path, tmp_path: Path, model: ServedModel
+) -> None:
+    """Its checkpoint has no trajectories to tell from, and the server tells nothing any more."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    changes: dict[str, Any] = {"rounds": 2, "evaluation": {"holdout": 0.0}, "optim": {"batch_size": 24}}
+
+    def stop() -> bool:
+        if not (first / "events.jsonl").exists():
+            return False
+        return events(first, "phase")[-1] | {"phase": "rollout", "round": 1} == events(first, "phase")[-1]
+
+    with serving(model) as server, pytest.raises(StopRequested):
+        run(config_of(data, served(server, "openai"), TOP_K, **changes), first, stop=stop)
+    checkpoint = newest_checkpoint(first)
+    assert checkpoint is not None
+    assert not (checkpoint / "state" / "trajectories.jsonl").exists()
+    with serving(lambda received, number: without(received, model(received, number))) as server:
+        run(config_of(data, served(server, "openai"), TOP_K, **changes), second, resume_from=checkpoint)
+    assert "teacher_without_logprobs" not in codes(second)
+    assert "teacher_scores_partial" in codes(second)
 
 
 def test_refinements_of_other_tokens_are_trained_on_by_their_text(
@@ -205,6 +233,7 @@ def test_a_rollout_that_is_left_out_of_the_refining_has_no_score(tmp_path: Path,
         is_left_out = int(row["problem_id"]) % 2 == 1
         assert any("not refined: 8 prompt tokens" in said for said in row["detail"]["notices"]) == is_left_out
         assert (row["refined_tokens"] == 0) == is_left_out
+        assert (row["refined_correct"] is None) == is_left_out
     assert metric(tmp_path / "out", "loss")
     again = config_of(tmp_path, str(MODELS / "tiny-teacher"), TOP_K, **changes)
     run(again, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "out", 0))

@@ -59,6 +59,8 @@ def test_a_run_reports_all_it_does(whole: Path) -> None:
         assert evaluation["detail"]["pass_at"]["2"] == evaluation["pass_at_k"]
     assert [e["num"] for e in events(whole, "trajectories")] == [24, 24]
     phases = {e["phase"] for e in events(whole, "phase")}
+    steps = [e for e in events(whole, "progress") if e["unit"] == "steps"]
+    assert {e["phase"] for e in steps} == {"training"}
     assert phases == {"preparing", "rollout", "refining", "diagnosing", "training", "evaluating", "saving"}
     assert len(metric(whole, "loss")) == 4
     assert metric(whole, "refined_accuracy")[0] > metric(whole, "rollout_accuracy")[0] + 0.2

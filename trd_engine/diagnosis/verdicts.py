@@ -11,7 +11,8 @@ from trd_engine.types import Trajectory
 def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Verifier accuracies of y_o and y_r, what refining turned into what, verdicts that failed, and lengths in tokens.
 
-    Shares are of all trajectories of the round (METHOD: fail→pass 16.0 %, pass→fail 0.4 % in the paper).
+    Shares are of all trajectories of the round (METHOD: fail→pass 16.0 %, pass→fail 0.4 % in the paper), those of
+    refinements of all that were refined: attempts that fit no refining prompt are left out.
     """
     count = len(trajectories)
     metrics = {
@@ -22,7 +23,8 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     metrics |= _failure_shares(trajectories)
     refined = [(t.rollout_verdict.correct, t.refined_verdict.correct) for t in trajectories if t.refined_verdict]
     if refined:
-        completions = [t.refined for t in trajectories if t.refined]
+        completions = [t.refined for t in trajectories if t.refined and t.refined_verdict]
+        count = len(refined)
         metrics |= {
             "refined_accuracy": sum(after for _, after in refined) / count,
             "fail_to_pass": sum(after and not before for before, after in refined) / count,

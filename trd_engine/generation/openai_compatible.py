@@ -22,7 +22,7 @@ from trd_engine.generation.served_tokens import NotOneForOneError, Spelling, rea
 from trd_engine.served_scores import TokenScores
 from trd_engine.types import Completion, SamplingSettings
 
-_OTHER_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
+_OTHER_SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What reading log-probabilities raises that are not spelled as OpenAI's are: an answer without them, not a bad one."""
 
 
@@ -227,8 +227,9 @@ def _told(choice: Mapping[str, Any]) -> Any:
 
 
 def _first_logprobs(document: Any) -> list[tuple[str, float]] | None:
+    choice = _only_choice(document)
     try:
-        return [(entry["token"], float(entry["logprob"])) for entry in _told(_only_choice(document))[0]["top_logprobs"]]
+        return [(entry["token"], float(entry["logprob"])) for entry in _told(choice)[0]["top_logprobs"]]
     except _OTHER_SHAPE:
         return None
 

@@ -9,6 +9,7 @@ Shapes: T tokens of a completion, K told at each.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,9 @@ def read_scores(
         )
     scores = TokenScores.untold(completion, top_k)
     rows = {place: _row(entry, spelling, top_k) for place, entry in enumerate(content[:num_told])}
-    told = {place: row for place, row in rows.items() if row is not None}
+    told = {
+        place: row for place, row in rows.items() if row is not None and math.isfinite(float(content[place]["logprob"]))
+    }
     if told:
         places = torch.tensor(list(told))
         scores.token_ids_TK[places] = torch.tensor([[token_id for token_id, _ in row] for row in told.values()])
@@ -82,9 +85,9 @@ def _row(entry: Mapping[str, Any], spelling: Spelling, top_k: int) -> list[tuple
     """The alternatives at one token, the likeliest first; None where they are fewer than asked, or not all known."""
     known: dict[int, float] = {}
     for alternative in entry.get("top_logprobs") or []:
-        token_id = spelling.id_of(alternative)
-        if token_id is not None:
-            known.setdefault(token_id, float(alternative["logprob"]))
+        token_id, logprob = spelling.id_of(alternative), float(alternative["logprob"])
+        if token_id is not None and math.isfinite(logprob):  # −inf: the server masks what it samples from
+            known.setdefault(token_id, logprob)
     return sorted(known.items(), key=lambda pair: -pair[1])[:top_k] if len(known) >= top_k else None
 
 

@@ -53,3 +53,13 @@ def test_a_trajectory_file_from_before_they_were_kept_is_read() -> None:
     assert read.refined_verdict is not None
     assert (read.rollout_verdict.failure, read.refined_verdict.failure) == (None, None)
     assert read.rollout_verdict.detail == ERROR.detail
+
+
+def test_an_attempt_that_nobody_was_asked_to_refine_is_no_refinement() -> None:
+    left_out = Trajectory(PROBLEM, 0, (1,), TEXT, RIGHT, (1,), Completion((), "", "length"), None)
+    metrics = round_metrics([left_out, trajectory(WRONG, RIGHT)])
+    assert (metrics["pass_to_fail"], metrics["fail_to_pass"], metrics["refined_truncated_share"]) == (0.0, 1.0, 0.0)
+    assert metrics["rollout_accuracy"] == 0.5
+    read = trajectory_from_json(trajectory_to_json(0, left_out, ""), {"p": PROBLEM})
+    assert (read.refined, read.refined_verdict) == (left_out.refined, None)
+    assert "refined_accuracy" not in round_metrics([left_out])

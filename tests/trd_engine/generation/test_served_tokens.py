@@ -105,3 +105,12 @@ def test_a_vocabulary_that_spells_no_bytes_names_nothing() -> None:
     tokenizer.decoder = decoders.WordPiece()
     spelling = Spelling(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     assert spelling.id_of(entry("a")) is None
+
+
+def test_a_mass_of_nothing_is_not_told() -> None:
+    """As of what a server masks by its own top-k; JSON of Python's has −Infinity."""
+    content = [position("a", "b"), position("b", "a")]
+    content[0]["top_logprobs"][1]["logprob"] = -math.inf
+    content[1]["logprob"] = math.nan
+    scores = read_scores(content, (1, 7), Spelling(byte_level()), 2, end_of_turn_ids=(END,))
+    assert scores.is_told.tolist() == [False, False]

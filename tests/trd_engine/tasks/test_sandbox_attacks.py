@@ -21,8 +21,10 @@ import pytest
 
 from trd_engine.errors import SpecError
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
+from trd_engine.tasks.sandbox.drain import _num_bytes
 from trd_engine.tasks.sandbox.limits import MIB, Limits
 from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_program, whole_replies
+from trd_engine.tasks.sandbox.scratch import empty_scratch
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=2.0, total_seconds=10.0, memory_bytes=512 * MIB)
 EVERY_CONFINEMENT = pytest.mark.parametrize("confinement", candidates(), ids=lambda c: f"namespaces-{c.namespaces}")
@@ -440,3 +442,15 @@ def test_a_reply_that_was_cut_off_is_none() -> None:
 def test_replies_are_json_of_known_fields() -> None:
     result = run_program("def f(x): return {x, x}", [{"entry_point": "f", "arguments": [3]}], QUICK, candidates()[0])
     assert json.loads(result[0].output) == [3]
+
+
+def test_folders_deeper_than_a_recursion_goes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk is ours, outside of the program's process and its limits."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1500):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("file").write_bytes(b"x" * 1000)
+    monkeypatch.chdir(tmp_path)
+    assert _num_bytes(tmp_path) == 1000
+    empty_scratch(tmp_path)

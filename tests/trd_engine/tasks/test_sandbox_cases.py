@@ -157,3 +157,9 @@ def test_the_main_block_runs_in_scripts_alone() -> None:
 def test_classes_of_a_tested_program_are_found_by_their_name() -> None:
     program = "import pickle\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
     assert run_test(program, "assert pickle.loads(pickle.dumps(A(3))) == A(3)").passed
+
+
+def test_a_main_block_of_the_test_is_a_part_of_the_test() -> None:
+    guarded = "if __name__ == '__main__':\n    assert f() == {}"
+    assert run_test(_GUARDED, guarded.format(1)).passed
+    assert not run_test(_GUARDED, guarded.format(2)).passed

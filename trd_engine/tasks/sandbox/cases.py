@@ -51,6 +51,7 @@ def _dispatch(module: types.ModuleType, program: str, case: Mapping[str, Any]) -
         sys.setrecursionlimit(RECURSION_LIMIT)
     _execute(program, "program.py", module)
     if "test" in case:
+        module.__name__ = _SCRIPT  # a test's own main block is a part of it
         _execute(case["test"], "test.py", module)
         os.write(RESULT_DESCRIPTOR, os.read(KEY_DESCRIPTOR, KEY_BYTES))
     elif "entry_point" in case:

@@ -6,6 +6,7 @@ import enum
 import os
 import selectors
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _SCRATCH_CHECK_SECONDS = 0.05
@@ -67,11 +68,13 @@ def _read_all(selector: selectors.BaseSelector, deadline: float, watched: Path |
 
 def _num_bytes(folder: Path) -> int:
     """Bytes of the files in a folder that is being changed while we look."""
-    total = 0
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(f"{directory}/{name}").st_size
-            except OSError:
-                continue  # removed meanwhile
+    total, folders = 0, [str(folder)]
+    while folders:  # no recursion: programs nest deeper than it goes
+        with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed meanwhile
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_size
     return total
