@@ -33,7 +33,10 @@ ROWS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "options by name": ("choice", [{"choices": {"A": "x", "B": "y"}}, {"choices": {"A": "x", "B": "y", "C": "z"}}]),
     "generated entries": (
         "reasoning_gym",
-        [{"metadata": {"source_dataset": "sums", "digits": {"low": 1}}}, {"metadata": {"source_dataset": "sums"}}],
+        [
+            {"metadata": {"source_dataset": "chain_sum", "digits": {"low": 1}}},
+            {"metadata": {"source_dataset": "chain_sum"}},
+        ],
     ),
 }
 """A task, and what its rows have beside a problem and an answer."""
