@@ -31,7 +31,7 @@ def main() -> None:
     options.out.mkdir(parents=True)
     train, heldout = options.out / "train.jsonl", options.out / "heldout.jsonl"
     make_problems(
-        ["--out", str(train), "--size", "64", "--seed", "0", "--heldout", str(heldout), "--heldout-size", "6"]
+        ["--out", str(train), "--size", "64", "--seed", "0", "--heldout", str(heldout), "--heldout-size", "4"]
     )
     settings = {"TRD_MODELS": f"{MODEL_NAME}={options.model.resolve()}"}
     with local_service(options.out / "service", settings=settings) as service:
@@ -58,7 +58,7 @@ def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
         "refine": {"max_prompt_tokens": 768, "max_new_tokens": 160},
         "lora": {"rank": 16, "alpha": 32},
         "optim": {"learning_rate": 2e-4, "batch_size": BATCH_SIZE, "max_steps": NUM_STEPS, "micro_batch_tokens": 2048},
-        "evaluation": {"dataset": heldout, "k": 2},
+        "evaluation": {"dataset": heldout, "k": 1},
         "diagnosis": {"num_trajectories": 4},  # of 16; all of them would take as long as the training
         "name": f"SmolLM2 {mode}",
     }

@@ -452,5 +452,7 @@ def test_folders_deeper_than_a_recursion_goes_are_counted(tmp_path: Path, monkey
         os.chdir("d")
     Path("file").write_bytes(b"x" * 1000)
     monkeypatch.chdir(tmp_path)
-    assert _num_bytes(tmp_path) == 1000
-    empty_scratch(tmp_path)
+    try:
+        assert _num_bytes(tmp_path) == 1000
+    finally:  # pytest's own clean-up does not go so deep
+        empty_scratch(tmp_path)
