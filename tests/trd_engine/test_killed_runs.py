@@ -52,6 +52,7 @@ def whole(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_stage_ends_as_one_never_killed(
     document: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:

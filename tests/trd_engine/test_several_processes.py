@@ -110,6 +110,7 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
     return spec(data, **{**base, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_two_processes_weigh_tokens_as_one_does(both: dict[str, tuple[Path, Path]], name: str) -> None:
     one, two = both[name]
@@ -119,6 +120,7 @@ def test_two_processes_weigh_tokens_as_one_does(both: dict[str, tuple[Path, Path
     assert metric(one, "loss") != metric(both["plain"][0], "loss")  # the weights are no ones
 
 
+@pytest.mark.slow
 def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(
     both: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
