@@ -68,6 +68,7 @@ def test_a_resumed_run_asks_nothing_and_trains_on_what_was_told(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, told: Path, model: ServedModel) -> None:
     with serving(model) as server:
         document = spec(

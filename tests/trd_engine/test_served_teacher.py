@@ -152,6 +152,7 @@ def test_a_scored_run_resumes_bitwise_and_asks_the_server_nothing_again(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_asking_and_train_as_one_does(
     data: Path, tmp_path: Path, scored: Path, model: ServedModel
 ) -> None:
