@@ -97,7 +97,7 @@ def _start(settings: Settings) -> ServiceContext:
         storage.remove_stale_uploads()
     except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
         logger.warning("the storage cannot be read: %s", error)
-    doorbell = Doorbell(settings.broker_url, settings.data_dir)
+    doorbell = Doorbell(settings.broker_url)
     threads = job_threads(database)
     threads.submit(collect_deleted, database, storage)
     return ServiceContext(

@@ -1,48 +1,41 @@
-"""Ringing the doorbell: one message a job, sent after the commit, never waited for.
+"""The doorbell: one message per job, sent after the commit by a thread that no request waits for.
 
-The database is the truth and workers look there on their own, so that a message that is lost or
-sent twice does no harm. A broker that is down therefore delays a job, and never fails a request.
+Workers poll the database, so a message that is lost or sent twice does no harm. A broker that is down delays a job
+and never fails a request. Without a broker (embedded mode) nothing is sent.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
 from kombu.exceptions import OperationalError
-from kombu.transport import filesystem
 
-from contract.broker import broker_settings, make_broker_folders
-from contract.messages import RUN_JOB_TASK
+from contract.messages import RUN_JOB_TASK, redis_options
 
 logger = logging.getLogger(__name__)
 
 SEND_SECONDS = 2.0
-"""How long one message may hold up the next."""
+"""Longest time that one message may delay the next."""
 CHECK_SECONDS = 10.0
-"""How long an answer about the broker holds: asking one that is down takes seconds."""
+"""How long the result of a connection check is reused: checking a broker that is down takes seconds."""
 MAX_PENDING = 1000
-"""Messages that wait for a slow broker; more are dropped, the workers' own look finds their jobs."""
+"""Messages that may wait for a slow broker. Further ones are dropped; polling workers find their jobs."""
 MAX_RINGS_A_SECOND = 32
-"""Of one queue. A message makes a free worker look what waits first, whichever job it was sent for: what more
-messages would tell, the workers know, and each costs as much as a good part of the request."""
+"""Per queue. A message makes a free worker claim the first waiting job, whichever job it was sent for, so more
+messages would add nothing, and sending one costs a good part of a request."""
 
 
 class Doorbell:
-    """Sends job ids to the workers from a thread of its own."""
+    """Sends job ids to the workers from one background thread."""
 
-    def __init__(self, broker_url: str | None, data_dir: Path) -> None:
-        settings = broker_settings(broker_url, data_dir)
-        make_broker_folders(settings)
-        self._celery = _producer(settings)
+    def __init__(self, broker_url: str | None) -> None:
+        """`broker_url` is None in embedded mode."""
+        self._celery = _producer(broker_url) if broker_url is not None else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorbell")
         self._room = threading.BoundedSemaphore(MAX_PENDING)
         self._rung: Counter[str] = Counter()
@@ -54,12 +47,12 @@ class Doorbell:
 
     def ring(self, job_id: str, queue: str) -> None:
         """Send the message soon. Never raises and never waits."""
-        if self._rings_enough(queue):
+        if self._celery is None or self._rings_enough(queue):
             return
         if self._room.acquire(blocking=False):
-            self._thread.submit(self._send, job_id, queue)
+            self._thread.submit(self._send, self._celery, job_id, queue)
         else:
-            logger.warning("doorbell dropped: the broker is slow", extra={"job_id": job_id})
+            logger.warning("a doorbell was dropped: the broker is slow", extra={"job_id": job_id})
 
     def _rings_enough(self, queue: str) -> bool:
         with self._counting:
@@ -70,43 +63,44 @@ class Doorbell:
             self._rung[queue] += 1
             return self._rung[queue] > MAX_RINGS_A_SECOND
 
-    def _send(self, job_id: str, queue: str) -> None:
+    def _send(self, celery: Celery, job_id: str, queue: str) -> None:
         try:
-            self._celery.send_task(RUN_JOB_TASK, args=[job_id], queue=queue, retry=False, ignore_result=True)
-        except Exception as error:  # noqa: BLE001 - the thread's edge; each broker's driver has errors of its own
-            logger.warning("doorbell failed, the workers will find the job: %s", error, extra={"job_id": job_id})
+            celery.send_task(RUN_JOB_TASK, args=[job_id], queue=queue, retry=False, ignore_result=True)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary; every broker driver has other errors
+            logger.warning("no doorbell was sent, the workers will poll the job: %s", error, extra={"job_id": job_id})
         finally:
             self._room.release()
 
     def is_reachable(self) -> bool:
-        """True where the broker takes a connection within `SEND_SECONDS`; asked every `CHECK_SECONDS` at most, by one
-        caller. Who comes meanwhile gets the answer before: anybody may ask, and would hold a thread of all requests."""
+        """Return whether the broker accepts a connection within `SEND_SECONDS`; true without a broker.
+
+        One caller checks, at most every `CHECK_SECONDS`; concurrent callers get the previous result. Anybody may
+        ask without a key, and waiting callers would occupy all request threads.
+        """
+        if self._celery is None:
+            return True
         if time.monotonic() >= self._check_at and self._checking.acquire(blocking=False):
             try:
-                self._was_reachable = self._connects()
+                self._was_reachable = _connects(self._celery)
                 self._check_at = time.monotonic() + CHECK_SECONDS
             finally:
                 self._checking.release()
         return self._was_reachable
 
-    def _connects(self) -> bool:
-        try:
-            with self._celery.connection_for_write(connect_timeout=SEND_SECONDS) as connection:
-                connection.ensure_connection(max_retries=1, timeout=SEND_SECONDS)
-        except (OperationalError, OSError):
-            return False
-        return True
-
     def close(self) -> None:
-        """Send what is waiting, and stop."""
+        """Send the waiting messages and stop."""
         self._thread.shutdown(wait=True)
-        self._celery.close()
+        if self._celery is not None:
+            self._celery.close()
 
 
-def _producer(settings: dict[str, Any]) -> Celery:
+def _producer(broker_url: str) -> Celery:
     app = Celery("trd-producer", set_as_current=False)
-    app.conf.update(settings)
     app.conf.update(
+        broker_url=broker_url,
+        broker_transport_options=redis_options(
+            broker_url, connect_seconds=SEND_SECONDS, read_seconds=SEND_SECONDS, max_retries=0
+        ),
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
@@ -114,30 +108,13 @@ def _producer(settings: dict[str, Any]) -> Celery:
         broker_connection_retry=False,
         broker_pool_limit=1,
     )
-    if settings["broker_url"].startswith("redis"):
-        quick = {"socket_connect_timeout": SEND_SECONDS, "socket_timeout": SEND_SECONDS, "max_retries": 0}
-        app.conf.broker_transport_options = {**settings["broker_transport_options"], **quick}
-    if settings["broker_url"].startswith("filesystem"):
-        app.conf.broker_transport = f"{__name__}:WholeFileTransport"
     return app
 
 
-class _WholeFileChannel(filesystem.Channel):
-    """A message appears under its name only when it is whole.
-
-    kombu's own channel writes into the open file under its final name, and a worker that lists the
-    folder in between reads an empty message, which ends that worker.
-    """
-
-    def _put(self, queue: Any, payload: Any, **_: Any) -> None:  # type: ignore[override]
-        folder = Path(self.data_folder_out)
-        name = f"{time.time_ns()}_{uuid.uuid4()}"
-        draft = folder / f"{name}.draft"
-        draft.write_text(json.dumps(payload), encoding="utf-8")
-        draft.replace(folder / f"{name}.{queue}.msg")
-
-
-class WholeFileTransport(filesystem.Transport):
-    """kombu's ``filesystem://`` with whole messages."""
-
-    Channel = _WholeFileChannel
+def _connects(celery: Celery) -> bool:
+    try:
+        with celery.connection_for_write(connect_timeout=SEND_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=SEND_SECONDS)
+    except (OperationalError, OSError):
+        return False
+    return True

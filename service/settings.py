@@ -44,7 +44,7 @@ class Settings(BaseModel):
     database_url: str
     """As SQLAlchemy takes it."""
     broker_url: str | None = None
-    """None: the embedded broker in the data folder."""
+    """Without a broker (None) no doorbells are sent: workers poll the database."""
     storage_url: str
     """Where datasets and checkpoints lie, as fsspec takes it."""
     is_embedded: bool

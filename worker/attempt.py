@@ -28,7 +28,9 @@ from worker.failures import (
 from worker.heartbeat import Heartbeat, Order
 from worker.job_events import NewEvent, notice
 from worker.lease import Lease, LeaseLostError, claim, finish
+from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
+from worker.repository import schema_is_ready
 from worker.slot import Slot
 from worker.staging import Staged
 from worker.uploads import CheckpointUploads
@@ -37,6 +39,22 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.2
 """How often the child and its orders are looked at; never waits for the database."""
+
+
+def make_poller(slot: Slot) -> Periodic:
+    """Return a thread that runs all waiting jobs, one after the other, and polls for new ones."""
+
+    def run_all_waiting() -> None:
+        while run_next(slot):
+            pass
+
+    return Periodic(
+        "poller",
+        run_all_waiting,
+        seconds=slot.settings.poll_seconds,
+        stopping=slot.stopping,
+        ready=lambda: schema_is_ready(slot.database),
+    )
 
 
 def run_next(slot: Slot) -> bool:

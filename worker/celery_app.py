@@ -1,7 +1,7 @@
-"""``celery -A worker.celery_app worker``: settings and wiring.
+"""``celery -A worker.celery_app worker``: the worker's settings and wiring.
 
-A message is a doorbell. It is acknowledged before its task runs, carries a job's id and nothing else, has
-no result and is never retried; a worker without a broker finds its work in the database.
+A message is a doorbell: it carries a job's id, is acknowledged before its task runs, has no result and is never
+retried. A worker finds its jobs in the database, with or without a broker.
 """
 
 from __future__ import annotations
@@ -10,47 +10,51 @@ import logging
 from typing import Any
 
 from celery import Celery, bootsteps, signals  # type: ignore[import-untyped]
+from kombu.exceptions import OperationalError
 
-from contract.broker import broker_settings, make_broker_folders
 from contract.json_logs import JsonFormatter
+from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
-from worker.doorbell import ring_once
-from worker.poller import make_poller
+from contract.private_folder import make_private_folder
+from worker.attempt import make_poller, run_next
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.slot import Slot
 
 logger = logging.getLogger(__name__)
 
+EMBEDDED_BROKER_URL = "memory://"
+"""Celery needs a broker. This one reaches no other process: in embedded mode the poller finds the jobs."""
+CONNECT_SECONDS = 5.0
+
 
 def make_app(settings: WorkerSettings) -> Celery:
-    """The Celery application of a worker."""
-    broker = broker_settings(settings.broker_url, settings.data_dir)
-    app = Celery("trd-worker", include=["worker.tasks"])
-    app.conf.update(broker)
+    """Return the Celery application of a worker."""
+    broker_url = settings.broker_url or EMBEDDED_BROKER_URL
+    app = Celery("trd-worker")
     app.conf.update(
+        broker_url=broker_url,
+        broker_transport_options=redis_options(broker_url, connect_seconds=CONNECT_SECONDS, read_seconds=30.0),
         task_serializer="json",
         accept_content=["json"],
         task_acks_late=False,
         task_ignore_result=True,
         task_default_queue=settings.queues[0],
         task_queues={name: {"exchange": name, "routing_key": name} for name in settings.queues},
-        # Threads, so that the consumer answers while a task runs for hours; the work is a child's anyway.
+        # Threads: the consumer must answer while a task runs for hours, and the work is done by a child process.
         worker_pool="threads",
         worker_concurrency=1,
         worker_prefetch_multiplier=1,
-        # A doorbell that waited here while a job runs would not be heard by a free worker. Redis alone can.
-        worker_disable_prefetch=broker["broker_url"].startswith("redis"),
+        # A prefetched doorbell would wait behind the running job although another worker is free. Redis only.
+        worker_disable_prefetch=broker_url.startswith("redis"),
         worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # Without a broker the worker stays, works by polling, and connects when it can.
+        # If the broker is down the worker polls the database, and connects when it can.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_connection_timeout=5,
+        broker_connection_timeout=CONNECT_SECONDS,
     )
-    if broker["broker_url"].startswith("filesystem"):
-        app.conf.broker_transport = "worker.embedded_broker:Transport"
     return app
 
 
@@ -58,8 +62,26 @@ slot = Slot(WorkerSettings.from_environment())
 app = make_app(slot.settings)
 
 
+@app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]
+def run_job(job_id: str) -> None:
+    """Run the first waiting job, which may be another one than `job_id`; do nothing if none waits."""
+    run_next(slot)
+
+
+def ring_once(app: Celery, job_id: str, queue: str) -> None:
+    """Send a doorbell unless one waits in the queue already; do nothing if the broker is down."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=app.conf.broker_connection_timeout)
+            _, num_waiting, _ = connection.default_channel.queue_declare(queue, durable=True, auto_delete=False)
+            if num_waiting == 0:
+                app.send_task(RUN_JOB_TASK, args=[job_id], queue=queue, connection=connection, retry=False)
+    except (OperationalError, OSError) as error:
+        logger.info("no doorbell was sent for %s, the broker is down: %s", job_id, error)
+
+
 class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The poller and the reaper: begun before the broker is looked for, ended before the pool is."""
+    """The poller and the reaper: started before the worker connects to the broker, stopped before its pool."""
 
     requires = frozenset({"celery.worker.components:Pool"})
 
@@ -68,14 +90,14 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
         self._threads = [make_poller(slot), make_reaper(slot, lambda job_id, queue: ring_once(app, job_id, queue))]
 
     def start(self, worker: Any) -> None:
-        make_broker_folders(broker_settings(slot.settings.broker_url, slot.settings.data_dir))
+        make_private_folder(slot.settings.data_dir)
         if warning := unpinned_warning(slot.catalog()):
             logger.warning(warning)
         for thread in self._threads:
             thread.start()
 
     def stop(self, worker: Any) -> None:
-        """Stop the running job at a boundary; its checkpoint is stored, and the job queued again."""
+        """Stop the running job at its next step boundary: its checkpoint is stored and the job is queued again."""
         slot.stopping.set()
         for thread in self._threads:
             thread.join(slot.settings.stop_grace_seconds + SHUTDOWN_MARGIN_SECONDS)
@@ -86,7 +108,7 @@ app.steps["worker"].add(Threads)
 
 
 def _stop_at_once(**_: Any) -> None:
-    """The signal comes first, before the consumer has wound down."""
+    """Take no further job from the first signal on: the consumer winds down later."""
     slot.stopping.set()
 
 

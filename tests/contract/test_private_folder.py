@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from contract.broker import broker_settings, make_broker_folders
 from contract.database import Database
 from contract.private_folder import make_private_folder
 
@@ -25,7 +24,6 @@ def test_new_folders_are_their_users_alone_and_old_ones_stay_as_they_are(tmp_pat
         make_private_folder(tmp_path / "file")
 
 
-def test_whoever_comes_first_makes_the_data_folder_private(tmp_path: Path) -> None:
-    make_broker_folders(broker_settings(None, tmp_path / "one"))
-    Database(f"sqlite:///{tmp_path / 'two' / 'trd.db'}").dispose()
-    assert (mode(tmp_path / "one"), mode(tmp_path / "two")) == (0o700, 0o700)
+def test_the_database_makes_the_data_folder_private(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'data' / 'trd.db'}").dispose()
+    assert mode(tmp_path / "data") == 0o700

@@ -30,7 +30,7 @@ class Place:
 
     def ring(self, *job_ids: str, queue: str = "trd-default") -> None:
         """Send doorbells as the API does."""
-        bell = Doorbell(self.broker_url, self.bench.settings.data_dir)
+        bell = Doorbell(self.broker_url)
         for job_id in job_ids:
             bell.ring(job_id, queue)
         bell.close()

@@ -1,4 +1,4 @@
-"""A real Celery worker process on both brokers and both databases, and what happens to it."""
+"""A real Celery worker process, embedded (SQLite, no broker) and with servers (PostgreSQL, Redis)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import redis
 from celery import Celery
 
-from contract.broker import broker_settings
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from tests.faults.conftest import Place
@@ -23,10 +22,25 @@ from tests.worker.workbench import eventually, process_exists
 ROOT = Path(__file__).parents[2]
 LONG = Plan(num_steps=10_000, step_seconds=0.02, checkpoint_every=10)
 NEVER = "600"
-"""Seconds between two looks at the database: what happens then is a message's doing."""
+"""Seconds between two polls of the database: only a message can start a job."""
 
 
-def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(place: Place) -> None:
+def test_an_embedded_worker_starts_a_job_within_a_second(embedded: Place) -> None:
+    with embedded.worker(Plan(), TRD_POLL_SECONDS="") as worker:  # the default
+        worker.wait_until_ready()
+        jobs = []
+        for _ in range(3):
+            jobs.append(embedded.bench.add_job())
+            eventually(lambda: embedded.bench.job(jobs[-1]).status == "succeeded")
+        assert worker.terminate() == 0
+    assert "Traceback" not in worker.output()
+    for job in map(embedded.bench.job, jobs):
+        assert job.started_at is not None
+        assert (job.started_at - job.created_at).total_seconds() < 1
+
+
+def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_servers: Place) -> None:
+    place = with_servers
     with place.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
         worker.wait_until_ready()
         job_id = place.bench.add_job()
@@ -68,7 +82,7 @@ def test_a_worker_answers_while_a_job_runs_and_leaves_messages_to_free_workers(
     with_servers: Place, redis_server: RedisServer
 ) -> None:
     app = Celery("asker", set_as_current=False)
-    app.conf.update(broker_settings(with_servers.broker_url, with_servers.bench.settings.data_dir))
+    app.conf.update(broker_url=with_servers.broker_url)
     with (
         with_servers.worker(LONG, TRD_POLL_SECONDS=NEVER) as worker,
         app,
@@ -145,23 +159,11 @@ def test_two_workers_share_the_work_and_no_job(place: Place) -> None:
     assert len({attempt.worker for attempt in attempts}) == 2
 
 
-@pytest.mark.slow
-def test_a_torn_message_does_not_end_the_worker(embedded: Place) -> None:
-    with embedded.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
-        worker.wait_until_ready()
-        messages = embedded.bench.settings.data_dir / "broker" / "messages"
-        (messages / "1_torn.trd-default.msg").write_bytes(b'{"body": "')
-        eventually(lambda: "torn message" in worker.output())
-        job_id = embedded.bench.add_job()
-        embedded.ring(job_id)
-        eventually(lambda: embedded.bench.job(job_id).status == "succeeded")
-
-
 LOADED = """
 import sys
 from worker.celery_app import app, slot
 app.loader.import_default_modules()
-assert "worker.tasks" in sys.modules
+assert "trd.run_job" in app.tasks
 assert slot.database.engine and slot.storage
 print(sorted(m for m in ("torch", "vllm", "transformers", "trd_engine", "fastapi") if m in sys.modules))
 """

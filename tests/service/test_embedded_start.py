@@ -147,6 +147,6 @@ def test_uvicorn_starts_with_nothing_configured(tmp_path: Path) -> None:
         assert answer.json() == {"object": "list", "data": [], "has_more": False}
         assert httpx.get(f"{server.url}/readyz").json()["status"] == "ready"
     assert server.process.returncode is not None
-    assert {path.name for path in data_dir.iterdir()} >= {"trd.db", "key-pepper", "broker", "storage"}
+    assert {path.name for path in data_dir.iterdir()} >= {"trd.db", "key-pepper", "storage"}
     with live_server(data_dir) as server:
         assert httpx.get(f"{server.url}/jobs", headers={"authorization": f"Bearer {key}"}).status_code == 200

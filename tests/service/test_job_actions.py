@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from contract.job_state import ACTION_RESULTS, FINAL_STATUSES, Action, JobStatus
+from contract.messages import DEFAULT_QUEUE
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import Base, Job
 from tests.service.conftest import MakeClient
@@ -101,13 +103,14 @@ def test_a_resumed_job_waits_again_without_its_error(client: TestClient) -> None
         assert session.get_one(Job, job_id).num_lost == 0
 
 
-def test_a_resumed_job_rings_the_doorbell(client: TestClient) -> None:
+def test_a_resumed_job_rings_the_doorbell(make_client: MakeClient, sqlite_url: str, redis_url: str) -> None:
+    client = make_client(sqlite_url, broker_url=redis_url)
     job_id = submit(client)
     for action in ("pause", "pause", "resume"):
         client.post(f"/jobs/{job_id}/{action}")
-    context = context_of(client)
-    context.doorbell.close()
-    assert len(list((context.settings.data_dir / "broker" / "messages").iterdir())) == 2
+    context_of(client).doorbell.close()
+    with redis.Redis.from_url(redis_url) as broker:
+        assert broker.llen(DEFAULT_QUEUE) == 2
 
 
 @pytest.mark.parametrize("status", [status for status in JobStatus if status not in FINAL_STATUSES])

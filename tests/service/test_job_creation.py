@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
+import json
 import threading
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from fastapi.testclient import TestClient
 from sqlalchemy import event, func, select
 
@@ -266,10 +269,12 @@ def test_a_failed_job_says_why(client: TestClient) -> None:
     }
 
 
-def test_a_submitted_job_rings_the_doorbell_of_its_queue(client: TestClient) -> None:
+def test_a_submitted_job_rings_the_doorbell_of_its_queue(
+    make_client: MakeClient, sqlite_url: str, redis_url: str
+) -> None:
+    client = make_client(sqlite_url, broker_url=redis_url)
     job_id = submit(client, queue="gpu-8")
-    context = context_of(client)
-    context.doorbell.close()
-    messages = list((context.settings.data_dir / "broker" / "messages").iterdir())
-    assert [path.name.partition(".")[2] for path in messages] == ["gpu-8.msg"]
-    assert job_id in messages[0].read_text()
+    context_of(client).doorbell.close()
+    with redis.Redis.from_url(redis_url) as broker:
+        (message,) = broker.lrange("gpu-8", 0, -1)
+    assert job_id in base64.b64decode(json.loads(message)["body"]).decode()

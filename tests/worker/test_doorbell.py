@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from contract.broker import broker_settings, make_broker_folders
 from contract.messages import RUN_JOB_TASK
 from tests.servers import free_port
-from worker.celery_app import make_app
-from worker.doorbell import ring_once
+from worker.celery_app import make_app, ring_once
 from worker.settings import WorkerSettings
 
 
 def worker_app(broker_url: str | None, data_dir: Path) -> Celery:
-    make_broker_folders(broker_settings(broker_url, data_dir))
     settings = WorkerSettings(
         data_dir=data_dir, database_url="sqlite://", broker_url=broker_url, storage_url="memory://", name="tester"
     )

@@ -17,9 +17,8 @@ from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, eventually
-from worker.attempt import run_next
+from worker.attempt import make_poller, run_next
 from worker.lease import fenced
-from worker.poller import make_poller
 from worker.reaper import Reaper, first_waiting, lead, make_reaper, reap
 from worker.repository import ProgressBatch, write_progress
 
