@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trd_engine.fused_loss import CHUNK_BYTES_CPU, StatisticsRequest, linear_divergence
-from trd_engine.fused_loss_products import Gradients, LogitShape, Projection, slices
-from trd_engine.losses import Divergence
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.losses.linear_divergence import CHUNK_BYTES_CPU, StatisticsRequest, linear_divergence
+from trd_engine.distillation.losses.products import Gradients, Projection, slices
+from trd_engine.models.head import LogitShape
 
 FORWARD_KL = Divergence("forward_kl")
 
@@ -68,7 +69,7 @@ def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
 
 
 def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest | None = None) -> Tensor:
-    """`trd_engine.fused_loss.linear_divergence` at its defaults."""
+    """`trd_engine.distillation.losses.linear_divergence.linear_divergence` at its defaults."""
     loss = linear_divergence(
         inputs.student_hidden_NH,
         inputs.head(frozen=frozen),

@@ -31,9 +31,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe_machine
-from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator, VllmSettings
-from trd_engine.generation.vllm_runtime import import_vllm
+from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+from trd_engine.generation.vllm.runtime import import_vllm
 from trd_engine.types import GenerationRequest, SamplingSettings
 
 if TYPE_CHECKING:

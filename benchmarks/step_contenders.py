@@ -18,16 +18,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.loss_contenders import trl_tiles
-from trd_engine.batching import split_into_micro_batches
 from trd_engine.config import OptimConfig
-from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.host_memory import keep_freed_memory
-from trd_engine.losses import Divergence
-from trd_engine.optim import make_optimizer
-from trd_engine.packing import packing_of
-from trd_engine.pass_size import default_pass_tokens
-from trd_engine.step import ScoringSetup, optimizer_step
-from trd_engine.teacher import Teacher
+from trd_engine.distillation.batching import default_pass_tokens, split_into_micro_batches
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.models.attention.packing import packing_of
+from trd_engine.runtime.hardware import keep_freed_memory
+from trd_engine.teachers.local import Teacher
+from trd_engine.training.optim import make_optimizer
+from trd_engine.training.step import optimizer_step
 from trd_engine.types import GenerationRequest, SamplingSettings, TrainingSequence
 
 Precision = Literal["fp32", "bf16"]

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from benchmarks.machine import describe_machine
 from benchmarks.step import WORKLOADS
 from benchmarks.step_contenders import MAX_GRAD_NORM, Workload, random_model
-from trd_engine.batching import MicroBatch, split_into_micro_batches
 from trd_engine.config import OptimConfig
-from trd_engine.host_memory import keep_freed_memory
-from trd_engine.losses import Divergence
-from trd_engine.optim import make_optimizer
-from trd_engine.pass_size import default_pass_tokens
-from trd_engine.step import ScoringSetup, optimizer_step
-from trd_engine.teacher import Teacher
+from trd_engine.distillation.batching import MicroBatch, default_pass_tokens, split_into_micro_batches
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.runtime.hardware import keep_freed_memory
+from trd_engine.teachers.local import Teacher
+from trd_engine.training.optim import make_optimizer
+from trd_engine.training.step import optimizer_step
 from trd_engine.types import TrainingSequence
 
 RESULTS = Path(__file__).parent / "results"

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from trd_engine.checkpoint import newest_checkpoint
 from trd_engine.config import DataSource, RunConfig, load_config
-from trd_engine.errors import EngineError, StopRequested
+from trd_engine.runtime.errors import EngineError, StopRequested
+from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
@@ -39,14 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_prompts() -> int:
-    from trd_engine.tasks.prompts import BY_TASK
+    from trd_engine.tasks.templates import BY_TASK
 
     print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
     return 0
 
 
 def _chat(folder: Path) -> int:
-    from trd_engine import chat  # torch takes seconds to load
+    from trd_engine.generation import chat  # torch takes seconds to load
 
     return chat.main(folder)
 
@@ -65,7 +65,7 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 
 def _evaluate(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from trd_engine.evaluate_folder import evaluate_folder
+    from trd_engine.evaluation.evaluate_folder import evaluate_folder
 
     wanted = config.evaluation
     if options.data is not None:
@@ -78,7 +78,7 @@ def _evaluate(config: RunConfig, options: argparse.Namespace, stop: Callable[[],
 
 
 def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from trd_engine.train import run  # torch takes seconds to load; a broken spec is told at once
+    from trd_engine.training.loop import run  # torch takes seconds to load; a broken spec is told at once
 
     resume_from = newest_checkpoint(options.out) if options.resume else None
     try:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trd_engine.errors import SpecError
+from trd_engine.runtime.errors import SpecError
 
 
 class _Strict(BaseModel):
@@ -49,7 +49,7 @@ class DataSource(_Strict):
 
 
 class TokenWeightsConfig(_Strict):
-    """Which tokens of the target the loss is taken on, and how much each counts; see `trd_engine.token_weights`."""
+    """Which tokens of the target carry the loss, and their weights; see `distillation.token_weights`."""
 
     skip_special_tokens: bool = False
     skip_first_tokens: Annotated[int, Field(ge=0)] = 0

@@ -6,13 +6,13 @@ end-of-turn token included where the model produced it, and they are never made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from trd_engine.served_scores import TokenScores
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -140,3 +140,67 @@ class TrainingSequence:
     """Of each of its tokens, before any weight that differs within it."""
     scores: TokenScores | None = None
     """Of the trained tokens, where a served teacher gave them."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One evaluation, as the card shows it."""
+
+    step: int
+    dataset: str
+    k: int
+    num_problems: int
+    avg_at_k: float
+    pass_at_k: float
+
+
+@dataclass(frozen=True)
+class GenerationProgress:
+    """How far a call of `Generator.generate` is."""
+
+    num_done: int
+    """Completed requests."""
+    num_requests: int
+    num_tokens: int
+    """Sampled so far in this call."""
+
+
+ProgressCallback = Callable[[GenerationProgress], None]
+"""Called at least every second or so. It may raise, for example `StopRequested`: the generator then
+aborts what is under way, stays usable, and lets the exception through."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """The teacher's best tokens at each of a completion's, under its untempered distribution."""
+
+    token_ids_TK: Tensor
+    logprobs_TK: Tensor
+    """Nats, in fp32."""
+    target_logprobs_T: Tensor
+    """Of the completion's own tokens, which need not be among the best; NaN where the server told nothing."""
+
+    @classmethod
+    def untold(cls, target_ids: Sequence[int], top_k: int) -> TokenScores:
+        """Of a completion of whose tokens nothing was told; in the shape of those of which something was."""
+        nothing_T = torch.full((len(target_ids),), torch.nan)
+        ids_T1 = torch.tensor(list(target_ids), dtype=torch.int64).unsqueeze(-1)
+        return cls(ids_T1.repeat(1, top_k), nothing_T.unsqueeze(-1).repeat(1, top_k), nothing_T)
+
+    @property
+    def is_told(self) -> Tensor:
+        """[T], where the server told a distribution."""
+        return ~self.target_logprobs_T.isnan()
+
+    def at(self, places_N: Tensor) -> TokenScores:
+        """Of some of the tokens."""
+        return TokenScores(self.token_ids_TK[places_N], self.logprobs_TK[places_N], self.target_logprobs_T[places_N])
+
+    @classmethod
+    def concatenated(cls, scores: Sequence[TokenScores], device: torch.device) -> TokenScores:
+        """Of several completions one after another, on `device`."""
+        return cls(
+            torch.cat([s.token_ids_TK for s in scores]).to(device),
+            torch.cat([s.logprobs_TK for s in scores]).to(device),
+            torch.cat([s.target_logprobs_T for s in scores]).to(device),
+        )

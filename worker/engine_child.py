@@ -49,8 +49,8 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
     out_dir = folder / "run"
     resume_from = folder / "resume"
     from trd_engine.config import load_config
-    from trd_engine.errors import StopRequested
-    from trd_engine.train import run
+    from trd_engine.runtime.errors import StopRequested
+    from trd_engine.training.loop import run
 
     try:
         config = load_config(folder / "spec.json")
@@ -72,7 +72,7 @@ def report_failure(out_dir: Path, error: Exception) -> None:
     """
     if _has_lost_another(error) or not _is_first_to_fail(out_dir.parent):
         return
-    from trd_engine.reporter import Reporter
+    from trd_engine.runtime.events import Reporter
 
     code = failure_code(error)
     details = "".join(traceback.format_exception(error)) if code == "internal_error" else None
@@ -96,7 +96,7 @@ def _is_first_to_fail(folder: Path) -> bool:
 
 def failure_code(error: BaseException) -> str:
     """The stable code of an exception, or of the first of its causes that has one."""
-    from trd_engine.errors import EngineError
+    from trd_engine.runtime.errors import EngineError
 
     seen: BaseException | None = error
     while seen is not None:

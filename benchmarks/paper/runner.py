@@ -76,7 +76,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     """One run of the engine, in this process."""
     from benchmarks.paper.shared_samples import shared_samples
     from trd_engine.config import parse_config
-    from trd_engine.train import run
+    from trd_engine.training.loop import run
 
     out_dir = places.work / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)

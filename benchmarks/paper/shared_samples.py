@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from trd_engine.generation.transformers import TransformersGenerator
+from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
 
 Generate = Callable[..., list[Completion]]

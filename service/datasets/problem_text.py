@@ -1,6 +1,6 @@
 """What of a row a prompt shows: the problem and the reference solution, as the engine puts them together.
 
-The engine reads rows itself (`trd_engine.data_sources`); a test holds both to the same texts. Rows of programming
+The engine reads rows itself (`trd_engine.data`); a test holds both to the same texts. Rows of programming
 problems are shown with their question alone: the engine adds starter code or a test to it.
 """
 

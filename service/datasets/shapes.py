@@ -1,6 +1,6 @@
 """The shapes that rows come in, and what each must hold.
 
-The engine reads the same shapes (`trd_engine.data_sources`), and a test holds the two together: what is
+The engine reads the same shapes (`trd_engine.data`), and a test holds the two together: what is
 accepted here trains there. A row is plain (problem, answer, solution, under the usual names), a chat
 (``messages``), a choice (``choices`` or ``options``), or a programming problem with tests.
 """

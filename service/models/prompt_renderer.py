@@ -1,7 +1,7 @@
 """A model's prompts, token for token, without torch or transformers: its tokenizer and its chat template alone.
 
-The engine's `trd_engine.prompts` is the truth; a test holds the two together. Reads tokenizer.json, the chat template
-and the folder's own prompt templates.
+The engine's `trd_engine.tasks.prompt_builder` is the truth; a test holds the two together. Reads
+tokenizer.json, the chat template and the folder's own prompt templates.
 """
 
 from __future__ import annotations

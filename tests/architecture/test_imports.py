@@ -60,7 +60,7 @@ def test_the_worker_does_not_load_the_web_framework(tmp_path: Path) -> None:
 
 def test_the_engine_loads_neither_queue_nor_database(tmp_path: Path) -> None:
     forbidden = {"contract", "service", "worker", "celery", "kombu", "sqlalchemy", "fastapi"}
-    assert loaded_by("trd_engine.train", tmp_path) & forbidden == set()
+    assert loaded_by("trd_engine.training.loop", tmp_path) & forbidden == set()
 
 
 def test_the_client_loads_neither_the_service_nor_a_database(tmp_path: Path) -> None:

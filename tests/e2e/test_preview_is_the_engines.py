@@ -13,10 +13,10 @@ from service.datasets.problem_text import problem_text
 from service.models.prompt_renderer import PROMPT_KINDS, PromptRenderer
 from tests.trd_engine import rows
 from trd_engine.config import PromptsConfig
-from trd_engine.models import load_tokenizer
-from trd_engine.prompts import PromptBuilder, choose_templates
-from trd_engine.tasks import load_task
-from trd_engine.tasks.prompts import BY_TASK
+from trd_engine.models.loading import load_tokenizer
+from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
+from trd_engine.tasks.registry import load_task
+from trd_engine.tasks.templates import BY_TASK
 from trd_engine.types import Problem
 
 ROOT = Path(__file__).parents[2]

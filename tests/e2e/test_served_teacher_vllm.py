@@ -16,10 +16,10 @@ from benchmarks.vllm_server import serving_model
 from examples.local_service import local_service
 from tests.trd_engine.generation.random_models import load_model
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
-from trd_engine.checkpoint import checkpoint_folder
 from trd_engine.config import parse_config
-from trd_engine.errors import TeacherRefusedError
-from trd_engine.train import run
+from trd_engine.runtime.errors import TeacherRefusedError
+from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
+from trd_engine.training.loop import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -12,8 +12,8 @@ import pytest
 
 from examples.word_problems import MAX_SIZE, TEMPLATES, draw_problems, main, split_of
 from trd_engine.config import DataSource
-from trd_engine.data import load_problems
-from trd_engine.tasks import load_task
+from trd_engine.data.problems import load_problems
+from trd_engine.tasks.registry import load_task
 
 _EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 

@@ -19,7 +19,7 @@ import transformers
 
 from tests.trd_engine.tiny_runs import metric, spec, write_data
 from trd_engine.config import parse_config
-from trd_engine.train import run
+from trd_engine.training.loop import run
 
 FILE = Path(__file__).with_suffix(".json")
 NAMES = ("loss", "grad_norm", "heldout_forward_kl")

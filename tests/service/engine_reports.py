@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from trd_engine.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
-from trd_engine.diagnosis.report import make_report
-from trd_engine.diagnosis.scoring import ScoredCompletion
+from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
+from trd_engine.evaluation.diagnosis.report import make_report
+from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
 
 
 def engine_report(*, refined: bool = True) -> dict[str, Any]:

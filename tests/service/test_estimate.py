@@ -7,7 +7,7 @@ import pytest
 from contract.job_spec import JobSpec
 from service.jobs.estimate import Estimate, estimate
 from trd_engine.config import parse_config
-from trd_engine.plan import plan_run
+from trd_engine.training.plan import plan_run
 from trd_engine.types import Problem
 
 

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from contract.job_spec import JobSpec
 from service.jobs.memory import DEFAULT_MICRO_BATCH_TOKENS, LOSS_CHUNK_BYTES, memory
 from service.models.shape import ModelShape, read_shape
-from trd_engine import batching, fused_loss
+from trd_engine.distillation import batching
+from trd_engine.distillation.losses import linear_divergence as fused_loss
 
 MODELS = Path(__file__).parents[2] / "testbed" / "models"
 SHAPE = ModelShape(2, 8, 16, query_width=8, key_width=4, vocabulary=32, is_tied=True)

@@ -8,9 +8,9 @@ import pytest
 
 from service.datasets import shapes
 from service.datasets.shapes import inspect_row
-from trd_engine.data_sources import fields
-from trd_engine.data_sources.fields import RowError
-from trd_engine.data_sources.shapes import to_problem
+from trd_engine.data.shapes import fields
+from trd_engine.data.shapes.choose import to_problem
+from trd_engine.data.shapes.fields import RowError
 from trd_engine.types import Problem
 
 USER = {"role": "user", "content": "1 + 1?"}

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trd_engine.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.cli import EXIT_STOPPED
-from trd_engine.manifest import MANIFEST_FILE, verify_manifest
+from trd_engine.models.folders import MANIFEST_FILE
+from trd_engine.training.checkpoints.checkpoint import checkpoint_draft, checkpoint_folder
+from trd_engine.training.checkpoints.manifest import verify_manifest
 
 ROOT = Path(__file__).parents[2]
 Moment = Callable[[Path, list[dict[str, Any]]], bool]

@@ -15,14 +15,18 @@ import torch
 import torch.distributed as dist
 
 from tests.trd_engine.tiny_runs import metric
-from trd_engine import checkpoint, distributed, step, train
-from trd_engine.batching import MicroBatch
 from trd_engine.config import load_config
-from trd_engine.distributed import open_world
-from trd_engine.errors import NonFiniteError, StopRequested
-from trd_engine.served_scores import TokenScores, gather_scores
-from trd_engine.step import ScoringSetup
-from trd_engine.train import run
+from trd_engine.distillation.batching import MicroBatch
+from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.runtime import distributed
+from trd_engine.runtime.distributed import open_world
+from trd_engine.runtime.errors import NonFiniteError, StopRequested
+from trd_engine.teachers.token_scores import gather_scores
+from trd_engine.training import loop as train
+from trd_engine.training import step
+from trd_engine.training.checkpoints import checkpoint
+from trd_engine.training.loop import run
+from trd_engine.types import TokenScores
 
 
 def exchange(_folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trd_engine.config import DataSource
-from trd_engine.data import load_problems
+from trd_engine.data.problems import load_problems
 from trd_engine.types import Problem
 
 TACO_STDIO = {

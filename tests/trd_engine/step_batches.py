@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from trd_engine.batching import MicroBatch
-from trd_engine.losses import Divergence
-from trd_engine.step import ScoringSetup, optimizer_step
-from trd_engine.teacher import Teacher
-from trd_engine.token_weights import TokenWeigher
+from trd_engine.distillation.batching import MicroBatch
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.token_weights import TokenWeigher
+from trd_engine.teachers.local import Teacher
+from trd_engine.training.step import optimizer_step
 from trd_engine.types import TrainingSequence
 
 MODELS = Path(__file__).parents[2] / "testbed" / "models"

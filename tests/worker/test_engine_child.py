@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.workbench import eventually
-from trd_engine.errors import ContextTooLongError
+from trd_engine.runtime.errors import ContextTooLongError
 from worker.engine_child import StopRequest, failure_code, report_failure
 
 ROOT = Path(__file__).parents[2]

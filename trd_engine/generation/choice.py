@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from trd_engine.errors import SpecError
-from trd_engine.generation.vllm_runtime import import_vllm
+from trd_engine.generation.vllm.runtime import import_vllm
+from trd_engine.runtime.errors import SpecError
 
 EngineName = Literal["vllm", "transformers"]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from trd_engine.errors import ContextTooLongError
-from trd_engine.generation.protocol import GenerationProgress, ProgressCallback
-from trd_engine.types import Completion, GenerationRequest, SamplingSettings
+from trd_engine.runtime.errors import ContextTooLongError
+from trd_engine.types import Completion, GenerationProgress, GenerationRequest, ProgressCallback, SamplingSettings
 
 
 def check_requests(

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from trd_engine.types import Completion, GenerationRequest, SamplingSettings
-
-
-@dataclass(frozen=True)
-class GenerationProgress:
-    """How far a call of `Generator.generate` is."""
-
-    num_done: int
-    """Completed requests."""
-    num_requests: int
-    num_tokens: int
-    """Sampled so far in this call."""
-
-
-ProgressCallback = Callable[[GenerationProgress], None]
-"""Called at least every second or so. It may raise, for example `StopRequested`: the generator then
-aborts what is under way, stays usable, and lets the exception through."""
+from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
 
 
 class Generator(Protocol):
@@ -58,4 +42,32 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free the model's memory. The generator is not used again."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One answer to ask for."""
+
+    message: str
+    """The user's turn of a chat, without any template."""
+    seed: int
+    """Sent along; a server need not heed it."""
+
+
+class TextGenerator(Protocol):
+    """Answers messages as text behind an API; the answers carry the ids of the student's tokenizer."""
+
+    def complete(
+        self,
+        requests: Sequence[TextRequest],
+        sampling: SamplingSettings,
+        *,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Completion]:
+        """Return one completion per request, in the order of `requests`."""
+        ...
+
+    def no_answer(self) -> Completion:
+        """Return the empty completion that stands for a request that was not sent."""
         ...

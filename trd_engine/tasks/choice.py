@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from trd_engine.tasks.boxed import last_boxed
-from trd_engine.tasks.prompts import CHOICE
 from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.templates import CHOICE
 from trd_engine.types import Problem, Verdict
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trd_engine.tasks.boxed import last_boxed
-from trd_engine.tasks.prompts import EXACT
 from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.templates import EXACT
 from trd_engine.types import Problem, Verdict
 
 

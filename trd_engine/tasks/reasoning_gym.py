@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trd_engine.tasks.boxed import last_boxed
-from trd_engine.tasks.guarded_process import GuardedPool, shared_pool
-from trd_engine.tasks.prompts import REASONING_GYM
 from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.templates import REASONING_GYM
+from trd_engine.tasks.verifier_pool.pool import GuardedPool, shared_pool
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 10.0

@@ -1,7 +1,7 @@
 r"""Where a worked solution first goes wrong, told by its steps.
 
 Two ways to tell, neither of which guesses: by a reference that shows the one right way, a step a line
-(`check_by_reference`), and by the arithmetic that a text itself claims (`trd_engine.tasks.equalities`).
+(`check_by_reference`), and by the arithmetic that a text itself claims (`trd_engine.tasks.math.equalities`).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: i
 def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
     """One run of the engine, in this process; beside it, the endpoint that some variants ask."""
     from trd_engine.config import parse_config
-    from trd_engine.train import run
+    from trd_engine.training.loop import run
 
     student = places.model if cell.is_warm_up else places.student(cell.task)
     out_dir = places.work / "runs" / cell.id

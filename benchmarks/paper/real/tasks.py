@@ -16,7 +16,7 @@ from typing import Any, Literal
 import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from trd_engine.data_sources.canonical import plain_json
+from trd_engine.runtime.plain_json import plain_json
 from trd_engine.tasks.protocol import fill
 
 Entry = dict[str, Any]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPT2Config, Qwen3Config
 
-from trd_engine.errors import SpecError
 from trd_engine.generation.choice import choose_engine
+from trd_engine.runtime.errors import SpecError
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_a_vllm_that_does_not_import(model_folder: Path, monkeypatch: pytest.Mon
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("trd_engine.generation.vllm_runtime.importlib.import_module", broken)
+    monkeypatch.setattr("trd_engine.generation.vllm.runtime.importlib.import_module", broken)
     engine, reason = choose_engine("auto", [str(model_folder)], device=CPU)
     assert engine == "transformers"
     assert reason == "vllm is installed but does not import: operator torchvision::nms does not exist"

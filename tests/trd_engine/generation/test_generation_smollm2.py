@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from examples.smollm2 import PACKAGE, convert
 from tests.trd_engine.generation.random_models import encoded_again, forward_logprobs, load_model
-from trd_engine.generation.transformers import TransformersGenerator
-from trd_engine.generation.vllm import VllmGenerator, VllmSettings
+from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
 from trd_engine.types import GenerationRequest, SamplingSettings
 
 pytestmark = [

@@ -35,9 +35,9 @@ def steps() -> dict[str, Any]:
 def run(spec: str, out: str, *options: str) -> dict[str, Any]:
     """A whole run from its spec, or the rest of one."""
     from tests.trd_engine.gpu_rehearsal.gpu import rehearsed_gpu
-    from trd_engine.checkpoint import newest_checkpoint
     from trd_engine.config import RunConfig
-    from trd_engine.train import run as run_engine
+    from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
+    from trd_engine.training.loop import run as run_engine
 
     resume_from = newest_checkpoint(Path(out)) if "--resume" in options else None
     with rehearsed_gpu() as kernel_calls:

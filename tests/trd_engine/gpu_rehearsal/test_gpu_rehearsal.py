@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.trd_engine.gpu_rehearsal import device
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
 from trd_engine.config import RunConfig
-from trd_engine.train import run
+from trd_engine.training.loop import run
 
 ROOT = Path(__file__).parents[3]
 FORWARD, BACKWARD = "_varlen_attn", "_varlen_attn_backward"

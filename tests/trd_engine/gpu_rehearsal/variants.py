@@ -9,17 +9,17 @@ import torch
 from peft import PeftModel
 
 from tests.trd_engine.step_batches import load, sequences
-from trd_engine.batching import split_into_micro_batches
 from trd_engine.config import LoraConfig, OptimConfig, TokenWeightsConfig
-from trd_engine.lora import add_adapter
-from trd_engine.losses import Divergence
-from trd_engine.models import TrainedModel
-from trd_engine.optim import make_optimizer
-from trd_engine.served_scores import TokenScores
-from trd_engine.step import ScoringSetup, mean_yardstick, optimizer_step
-from trd_engine.teacher import Teacher
-from trd_engine.token_weights import TokenWeigher
-from trd_engine.types import TrainingSequence
+from trd_engine.distillation.batching import split_into_micro_batches
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.scoring import ScoringSetup, mean_yardstick
+from trd_engine.distillation.token_weights import TokenWeigher
+from trd_engine.models.loading import TrainedModel
+from trd_engine.models.lora import add_adapter
+from trd_engine.teachers.local import Teacher
+from trd_engine.training.optim import make_optimizer
+from trd_engine.training.step import optimizer_step
+from trd_engine.types import TokenScores, TrainingSequence
 
 EPISTEMIC_IDS = (5, 9)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trd_engine.tasks import load_task
 from trd_engine.tasks.choice import reference_letter
+from trd_engine.tasks.registry import load_task
 from trd_engine.types import Problem, Verdict
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from trd_engine.data_sources.fields import RowError
-from trd_engine.data_sources.shapes import to_problem
+from trd_engine.data.shapes.choose import to_problem
+from trd_engine.data.shapes.fields import RowError
 from trd_engine.tasks.choice import chosen_letter
-from trd_engine.tasks.code_answers import extract_program, same_value
-from trd_engine.tasks.equalities import check_equalities
-from trd_engine.tasks.math_units import spell_out_factors
+from trd_engine.tasks.code.answers import extract_program, same_value
+from trd_engine.tasks.math.equalities import check_equalities
+from trd_engine.tasks.math.units import spell_out_factors
 
 
 @pytest.mark.parametrize(

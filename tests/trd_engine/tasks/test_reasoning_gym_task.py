@@ -9,10 +9,10 @@ import pytest
 
 from tests.trd_engine.rows import load_rows
 from trd_engine.config import DataSource
-from trd_engine.data import load_problems
-from trd_engine.errors import DataError
-from trd_engine.tasks import load_task
+from trd_engine.data.problems import load_problems
+from trd_engine.runtime.errors import DataError
 from trd_engine.tasks.reasoning_gym import given_answer
+from trd_engine.tasks.registry import load_task
 from trd_engine.types import Problem
 
 

@@ -7,8 +7,10 @@ import random
 import pytest
 
 from testbed import task as testbed
-from trd_engine.tasks import StepwiseTask, check_by_reference, load_task
-from trd_engine.tasks.equalities import check_equalities
+from trd_engine.tasks.math.equalities import check_equalities
+from trd_engine.tasks.protocol import StepwiseTask
+from trd_engine.tasks.registry import load_task
+from trd_engine.tasks.steps import check_by_reference
 from trd_engine.types import Problem
 
 REFERENCE = "85-3|82|\\boxed{82}"

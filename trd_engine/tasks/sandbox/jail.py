@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trd_engine.runtime.plain_json import allow_long_integers
 from trd_engine.tasks.sandbox import cases, kernel
 from trd_engine.tasks.sandbox.confinement import (
     Confinement,
@@ -28,7 +29,7 @@ from trd_engine.tasks.sandbox.confinement import (
     leave_machine,
 )
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
-from trd_engine.tasks.sandbox.limits import Limits, allow_long_integers
+from trd_engine.tasks.sandbox.limits import Limits
 from trd_engine.tasks.sandbox.prelude import load_prelude
 from trd_engine.tasks.sandbox.scratch import empty_scratch
 

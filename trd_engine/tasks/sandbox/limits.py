@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import resource
-import sys
 from dataclasses import dataclass
 
 MIB = 2**20
-MAX_INTEGER_DIGITS = 50_000
-"""Of an integer as text. Python stops at 4,300, and contest problems ask for longer ones."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,3 @@ def apply_limits(limits: Limits) -> None:
         _, hard = resource.getrlimit(kind)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
-
-
-def allow_long_integers() -> None:
-    """Let this process and its forks read and write `MAX_INTEGER_DIGITS`.
-
-    For good: the limit is one for all threads, and none could lower it again without cutting off another.
-    """
-    if 0 < sys.get_int_max_str_digits() < MAX_INTEGER_DIGITS:
-        sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trd_engine.errors import SpecError
+from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.sandbox.attacks import successful_attacks
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
 from trd_engine.tasks.sandbox.limits import Limits

@@ -1,0 +1,91 @@
+"""The same rows, whatever format they are stored in: the same problems and the same fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.trd_engine.rows import write_jsonl
+from tests.trd_engine.tiny_runs import events, spec
+from trd_engine.config import DataSource, parse_config
+from trd_engine.data.problems import LoadedData, former_fingerprint, load_problems
+from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
+from trd_engine.training.loop import run
+
+ROWS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "a column with gaps": ("math", [{"level": 1}, {}, {"level": None}]),
+    "whole numbers and fractions": ("math", [{"level": 1}, {"level": 2.5}]),
+    "objects of other keys": ("math", [{"source": {"book": 1}}, {"source": {"page": {"number": 2}}}, {}]),
+    "lists of objects": ("math", [{"steps": [{"a": 1}, {"b": [None, 2]}]}, {"steps": []}]),
+    "tests of each kind": (
+        "code",
+        [
+            {"tests": {"kind": "stdio", "inputs": ["1"], "outputs": ["2"]}},
+            {"tests": {"kind": "call", "entry_point": "f", "inputs": ["1\n2"], "outputs": ["3"]}},
+            {"tests": {"kind": "assert", "setup": "import math", "asserts": ["assert f(1) == 2"]}},
+            {"tests": {"kind": "check", "entry_point": "f", "preamble": "", "test": "def check(f): ..."}},
+        ],
+    ),
+    "options by name": ("choice", [{"choices": {"A": "x", "B": "y"}}, {"choices": {"A": "x", "B": "y", "C": "z"}}]),
+    "generated entries": (
+        "reasoning_gym",
+        [
+            {"metadata": {"source_dataset": "chain_sum", "digits": {"low": 1}}},
+            {"metadata": {"source_dataset": "chain_sum"}},
+        ],
+    ),
+}
+"""A task, and what its rows have beside a problem and an answer."""
+
+
+def stored(folder: Path, rows: list[dict[str, Any]], task: str) -> tuple[LoadedData, LoadedData]:
+    """The rows read from JSON Lines and from Parquet."""
+    whole = [{"problem": f"1+{number}", "answer": "B", **row} for number, row in enumerate(rows)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_with_all_columns(whole)), folder / "rows.parquet")
+    paths = (write_jsonl(folder / "rows.jsonl", whole), folder / "rows.parquet")
+    lines, table = (load_problems(DataSource(path=str(path)), task) for path in paths)
+    return lines, table
+
+
+def _with_all_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """pyarrow takes the columns of the first row for those of all."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parquet_and_json_lines_hold_the_same_problems(tmp_path: Path, name: str) -> None:
+    task, rows = ROWS[name]
+    lines, table = stored(tmp_path, rows, task)
+    assert [(p.problem, p.answer, p.solution) for p in table.problems] == [
+        (p.problem, p.answer, p.solution) for p in lines.problems
+    ]
+    assert table.fingerprint == lines.fingerprint
+
+
+def test_plain_rows_have_the_fingerprint_that_they_always_had(tmp_path: Path) -> None:
+    lines, table = stored(tmp_path, [{"solution": "2, for B", "level": 3, "topics": ["sums"]}, {"level": 4}], "math")
+    assert {lines.fingerprint, table.fingerprint} == {lines.former_fingerprint}
+    assert lines.fingerprint == "3f6e773366fc0a4a5d9152359106eb4bace6b8ee8e90f9a418161337d210b58a"
+    more = stored(tmp_path, [{"level": 3.5}, {"level": 4}], "math")
+    assert more[0].fingerprint != lines.fingerprint
+
+
+def test_a_checkpoint_with_a_former_fingerprint_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"problem": f"{number}+2", "answer": number + 2, "level": 1.0, "of": {"a": None}} for number in range(16)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_jsonl(tmp_path / "heldout.jsonl", rows[:2])
+    changes: dict[str, Any] = {"mode": "opd", "loss": {}, "diagnosis": {"num_trajectories": 0}}
+    changes["sampling"] = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 8}
+    config = parse_config(spec(tmp_path, **changes, optim={"batch_size": 8}, checkpoints={"every_steps": 1, "keep": 9}))
+    with monkeypatch.context() as earlier:
+        earlier.setattr("trd_engine.data.problems.fingerprint", former_fingerprint)
+        run(config, tmp_path / "first")
+    run(config, tmp_path / "second", resume_from=checkpoint_folder(tmp_path / "first", 1))
+    assert len(events(tmp_path / "second", "finished")) == 1

@@ -1,0 +1,69 @@
+"""Files and rows that are not what they should be: each is said so, by its row and field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trd_engine.rows import load_rows
+from trd_engine.config import DataSource
+from trd_engine.data.problems import load_problems
+from trd_engine.runtime.errors import DataError
+
+ROW = {"problem": "1+1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.csv", b"problem,answer\n1+1,2\n"), ("rows.jsonl.gz", gzip.compress(json.dumps(ROW).encode()))],
+)
+def test_a_file_of_another_format_is_told_which_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^row 1: not .*; of files, JSON Lines, JSON \(named .json\) and Parquet are"):
+        load_problems(DataSource(path=str(path)), "math")
+
+
+def test_a_parquet_file_with_bytes_that_are_no_text_is_named(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    raw = pyarrow.array([b"1+\xff"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"problem": raw, "answer": ["2"]}), path)
+    with pytest.raises(DataError, match=f"^{path}: not a readable Parquet file: .*utf-8"):
+        load_problems(DataSource(path=str(path)), "math")
+
+
+@pytest.mark.parametrize("roles", [("system", "system"), ("system", "developer"), ("developer", "system")])
+def test_all_that_the_system_says_stands_before_the_problem_in_order(tmp_path: Path, roles: tuple[str, str]) -> None:
+    turns = [(roles[0], "One."), (roles[1], "Two."), ("user", "1+1?"), ("assistant", "\\boxed{2}")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    (problem,) = load_rows(tmp_path, row)
+    assert problem.problem == "One.\n\nTwo.\n\n1+1?"
+
+
+def test_a_mapped_field_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"columns maps 'probelm', which is no field of ours; there are id, problem, "):
+        load_rows(tmp_path, ROW, columns={"probelm": "problem"})
+
+
+@pytest.mark.parametrize("written", ["Infinity", "-Infinity", "1e400"])
+def test_an_answer_that_is_not_finite_is_refused(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"problem": "p", "answer": {written}}}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"^row 1: field 'answer' is -?inf, which is no finite number"):
+        load_problems(DataSource(path=str(path)), "math")
+
+
+def test_what_no_shape_thought_of_is_still_the_rows_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unprepared(row: dict[str, Any], *_: Any) -> None:
+        raise TypeError("unhashable type: 'list'")
+
+    monkeypatch.setattr("trd_engine.data.shapes.choose.from_plain_row", unprepared)
+    with pytest.raises(DataError, match=r"^row 1: is not read as a problem of task math: TypeError: unhashable"):
+        load_rows(tmp_path, ROW)

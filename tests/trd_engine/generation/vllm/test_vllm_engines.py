@@ -1,0 +1,194 @@
+"""Which engines a run asks vLLM for, on which devices, and that they rest while the student is trained.
+
+No GPU is here: what is held are the arguments, recorded in the place of an engine. `test_own_processes` runs one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trd_engine.generation.vllm.generator as vllm_module
+from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
+from tests.worker.workbench import eventually, process_exists
+from trd_engine.config import SamplingConfig, parse_config
+from trd_engine.generation.vllm.engines import sampler_devices, vllm_generators
+from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+from trd_engine.runtime.distributed import World
+from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
+from trd_engine.training.loop import run
+from trd_engine.types import GenerationRequest, SamplingSettings
+
+GPU = torch.device("cuda", 0)
+APART = {"placement": "separate", "tensor_parallel_size": 2}
+
+
+class Recorded:
+    """The arguments of an engine that is not made."""
+
+    def __init__(self, folder: Path, settings: VllmSettings) -> None:
+        self.arguments = {"folder": folder, **asdict(settings)}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_module, "VllmGenerator", Recorded)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8,9")
+
+
+def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    """Of the student's engine, and of the teacher's where it has one."""
+    config = parse_config(spec(Path("data"), sampling=sampling, devices=world.size, **changes))
+    engines = vllm_generators(config, GPU, torch.bfloat16, world)
+    return [engine.arguments for engine in dict.fromkeys(engines) if isinstance(engine, Recorded)]
+
+
+@pytest.mark.usefixtures("made")
+def test_one_engine_of_one_process_is_in_it_and_has_half_of_the_memory() -> None:
+    (student,) = arguments(World(), sampling={}, mode="opd", loss={})
+    assert (student["gpu_memory_utilization"], student["visible_devices"], student["can_rest"]) == (0.5, None, True)
+
+
+@pytest.mark.usefixtures("made")
+def test_two_engines_share_the_memory_and_have_processes_of_their_own() -> None:
+    student, teacher = arguments(World(), sampling={"gpu_memory_utilization": 0.6})
+    for engine in (student, teacher):
+        assert engine["gpu_memory_utilization"] == pytest.approx(0.3)
+        assert engine["visible_devices"] == ["4"]
+
+
+@pytest.mark.usefixtures("made")
+def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    (here,) = arguments(World(1, 2), sampling={}, mode="opd", loss={})
+    assert (here["visible_devices"], here["tensor_parallel_size"], here["can_rest"]) == (["5"], 1, True)
+    (apart,) = arguments(World(1, 2), sampling=APART, mode="opd", loss={})
+    assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["8", "9"], 2)
+    assert (apart["gpu_memory_utilization"], apart["can_rest"]) == (0.9, False)
+
+
+def test_too_few_gpus_are_told() -> None:
+    with pytest.raises(DeviceUnavailableError, match="need 6 GPUs, and 5 are visible"):
+        sampler_devices(SamplingConfig.model_validate(APART), list("01234"), local_rank=1, num_local=2)
+
+
+def test_devices_of_the_samplers_are_refused_and_memory_ignored_on_a_cpu(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", train=8, heldout=4)
+    with pytest.raises(SpecError, match=r"sampling\.placement = separate: it is for vLLM on GPUs, .* on cpu"):
+        run(parse_config(spec(data, sampling={"max_prompt_tokens": 64, "max_new_tokens": 96, **APART})), tmp_path / "a")
+    sampling = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 8, "gpu_memory_utilization": 0.4}
+    run(parse_config(spec(data, sampling=sampling)), tmp_path / "b")
+    ignored = [event for event in events(tmp_path / "b", "notice") if event["code"] == "setting_ignored"]
+    assert "sampling.gpu_memory_utilization is ignored" in ignored[0]["message"]
+
+
+class ScriptedEngine:
+    """Writes down what is asked of a sleeping and waking engine, which only a GPU has."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **options: self.calls.append(f"{name}{options or ''}")
+
+
+def resting_generator(engine: ScriptedEngine, *, can_rest: bool) -> VllmGenerator:
+    generator = object.__new__(VllmGenerator)
+    vars(generator).update(_engine=engine, _can_rest=can_rest, _is_resting=False, _on_cpu=False, _adapter=None)
+    return generator
+
+
+def test_an_engine_rests_once_and_wakes_before_it_gets_new_weights() -> None:
+    engine = ScriptedEngine()
+    generator = resting_generator(engine, can_rest=True)
+    generator.rest()
+    generator.rest()
+    generator.load_weights(MODELS / "tiny-student")
+    generator.load_weights(MODELS / "tiny-student")
+    names = [call.split("{")[0] for call in engine.calls]
+    assert engine.calls[1] == "sleep{'level': 1}"
+    load = ["collective_rpc", "reset_prefix_cache"]
+    assert names == ["reset_prefix_cache", "sleep", "wake_up", *load, *load]
+
+
+def test_an_engine_that_wakes_finds_what_the_trainer_has_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps a GPU's freed memory for its own process; the engine takes what it needs past torch."""
+    engine = ScriptedEngine()
+    monkeypatch.setattr(torch.cuda, "empty_cache", engine.empty_cache)
+    generator = resting_generator(engine, can_rest=True)
+    generator.rest()
+    generator.load_weights(MODELS / "tiny-student")
+    assert engine.calls[2:4] == ["empty_cache", "wake_up"]
+
+
+def test_an_engine_that_cannot_rest_is_left_alone() -> None:
+    engine = ScriptedEngine()
+    resting_generator(engine, can_rest=False).rest()
+    assert engine.calls == []
+
+
+@pytest.mark.slow
+def test_own_processes() -> None:
+    """On the CPU, where an engine in processes of its own must say what one in ours says."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    requests = [GenerationRequest((3, 4, 5, 6), seed) for seed in range(3)]
+    sampling = SamplingSettings(0.6, 0.95, 20, 16, (1,))
+    settings = VllmSettings(dtype=torch.float32, max_model_len=256)
+    ours = VllmGenerator(MODELS / "tiny-student", settings)
+    own = VllmGenerator(MODELS / "tiny-student", replace(settings, visible_devices=["0"]))
+    try:
+        assert own.generate(requests, sampling) == ours.generate(requests, sampling)
+        for generator in (ours, own):
+            generator.load_weights(MODELS / "tiny-teacher")
+        assert own.generate(requests, sampling) == ours.generate(requests, sampling)
+    finally:
+        own.close()
+        ours.close()
+
+
+ENGINE_APART = """
+import sys, time, torch
+from pathlib import Path
+from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+settings = VllmSettings(dtype=torch.float32, max_model_len=256, visible_devices=["0"])
+engine = VllmGenerator(Path(sys.argv[1]), settings)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_no_process_of_an_engine_outlives_a_trainer_that_is_killed() -> None:
+    """It would keep its GPU from the run that goes on. vLLM's workers watch a pipe that their parent holds open."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    command = [sys.executable, "-c", ENGINE_APART, str(MODELS / "tiny-student")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        try:
+            assert trainer.stdout is not None
+            assert any(line == "ready\n" for line in trainer.stdout)
+            workers = children_of(trainer.pid)
+        finally:
+            trainer.kill()
+    assert workers
+    for pid in workers:
+        eventually(lambda pid=pid: not process_exists(pid), seconds=60)  # type: ignore[misc]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started, and that run still."""
+    stats = {int(path.parent.name): _read(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    return [child for child, stat in stats.items() if stat.rpartition(")")[2].split()[1:2] == [str(pid)]]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # gone since it was listed
+        return ""

@@ -1,0 +1,65 @@
+"""What a round's verdicts come to."""
+
+from __future__ import annotations
+
+import pytest
+
+from trd_engine.rollouts.files import trajectory_from_json, trajectory_to_json
+from trd_engine.rollouts.metrics import round_metrics
+from trd_engine.tasks.registry import load_task
+from trd_engine.types import Completion, Problem, Trajectory, Verdict
+
+PROBLEM = Problem("p", "?", "7")
+TEXT = Completion((1, 2), "so", "stop")
+RIGHT, WRONG = Verdict(True, "7"), Verdict(False, "8")
+ERROR, TIME_OUT = Verdict(False, "error: TypeError: x", "error"), Verdict(False, "time-out", "time-out")
+
+
+def trajectory(before: Verdict, after: Verdict | None = None) -> Trajectory:
+    if after is None:
+        return Trajectory(PROBLEM, 0, (1,), TEXT, before)
+    return Trajectory(PROBLEM, 0, (1,), TEXT, before, (1,), TEXT, after)
+
+
+def test_verdicts_that_failed_are_shares_of_all_verdicts() -> None:
+    round_ = [trajectory(ERROR, RIGHT), trajectory(TIME_OUT, ERROR), trajectory(WRONG), trajectory(RIGHT, ERROR)]
+    metrics = round_metrics(round_)
+    assert metrics["verifier_error_share"] == pytest.approx(3 / 7)
+    assert metrics["verifier_timeout_share"] == pytest.approx(1 / 7)
+    assert metrics["rollout_accuracy"] == 0.25
+
+
+def test_a_round_without_failures_says_so() -> None:
+    metrics = round_metrics([trajectory(RIGHT), trajectory(WRONG)])
+    assert (metrics["verifier_error_share"], metrics["verifier_timeout_share"]) == (0.0, 0.0)
+
+
+def test_an_answer_that_spells_a_failure_is_none() -> None:
+    for answer in ("time-out", "error: x"):
+        assert load_task("exact").verify(PROBLEM, f"\\boxed{{{answer}}}").failure is None
+
+
+@pytest.mark.parametrize("of", [trajectory(ERROR), trajectory(TIME_OUT, ERROR), trajectory(RIGHT, WRONG)])
+def test_failures_survive_the_trajectory_file(of: Trajectory) -> None:
+    line = trajectory_to_json(0, of, "")
+    assert trajectory_from_json(line, {"p": PROBLEM}) == of
+
+
+def test_a_trajectory_file_from_before_they_were_kept_is_read() -> None:
+    line = trajectory_to_json(0, trajectory(ERROR, TIME_OUT), "")
+    for name in ("rollout_verdict_failure", "refined_verdict_failure"):
+        del line["detail"][name]
+    read = trajectory_from_json(line, {"p": PROBLEM})
+    assert read.refined_verdict is not None
+    assert (read.rollout_verdict.failure, read.refined_verdict.failure) == (None, None)
+    assert read.rollout_verdict.detail == ERROR.detail
+
+
+def test_an_attempt_that_nobody_was_asked_to_refine_is_no_refinement() -> None:
+    left_out = Trajectory(PROBLEM, 0, (1,), TEXT, RIGHT, (1,), Completion((), "", "length"), None)
+    metrics = round_metrics([left_out, trajectory(WRONG, RIGHT)])
+    assert (metrics["pass_to_fail"], metrics["fail_to_pass"], metrics["refined_truncated_share"]) == (0.0, 1.0, 0.0)
+    assert metrics["rollout_accuracy"] == 0.5
+    read = trajectory_from_json(trajectory_to_json(0, left_out, ""), {"p": PROBLEM})
+    assert (read.refined, read.refined_verdict) == (left_out.refined, None)
+    assert "refined_accuracy" not in round_metrics([left_out])

@@ -1,0 +1,40 @@
+"""Where a run stands, written down and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trd_engine.training.checkpoints.state import TrainingState, restore_optimizer, write_state
+
+
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A small model after one update."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_all_of_the_optimizers_state_comes_back(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    write_state(tmp_path, TrainingState("f"), model, optimizer)
+    fresh = torch.optim.AdamW(model.parameters(), fused=True)
+    restore_optimizer(tmp_path, model, fresh)
+    for parameter in model.parameters():
+        ours, theirs = fresh.state[parameter], optimizer.state[parameter]
+        assert ours.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_all_of_it_comes_back_on_the_parameters_own_device(tmp_path: Path) -> None:
+    """A fused update on a GPU reads its step count there; the meta device stands for it on machines without one."""
+    model, optimizer = trained()
+    write_state(tmp_path, TrainingState("f"), model, optimizer)
+    elsewhere = torch.nn.Linear(3, 2, device="meta")
+    fresh = torch.optim.AdamW(elsewhere.parameters())
+    restore_optimizer(tmp_path, elsewhere, fresh)
+    devices = {value.device.type for state in fresh.state.values() for value in state.values()}
+    assert devices == {"meta"}

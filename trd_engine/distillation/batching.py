@@ -1,0 +1,186 @@
+"""From trajectories to micro-batches: what is scored with what, in which forward pass.
+
+Sequences are packed end to end, without padding. Shapes: T positions of a row, N trained tokens of the
+micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trd_engine.models.attention.packing import ScoredTokens
+from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
+from trd_engine.runtime.distributed import World
+from trd_engine.types import TokenScores, TrainingSequence
+
+DEFAULT_MICRO_BATCH_TOKENS = 16_384
+"""Tokens of one forward pass where the spec does not say."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of both models over the same completions."""
+
+    student: ScoredTokens
+    teacher: ScoredTokens
+    token_ids_N: Tensor
+    """The trained tokens: the sampled completion ids, sequence after sequence."""
+    sequence_N: Tensor
+    """Which sequence (0, 1, …) each trained token belongs to."""
+    weight_N: Tensor
+    """Each trained token's weight from its trajectory, fp32."""
+    tokens_by_sequence: tuple[int, ...]
+    """Trained tokens of each sequence; they sum to N."""
+    positions: tuple[int, ...]
+    """Of the trajectories in their round, to name a bad batch by."""
+    scores: TokenScores | None = None
+    """A served teacher's, of the N trained tokens, where it gave them."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """N."""
+        return int(self.token_ids_N.numel())
+
+    @property
+    def is_told(self) -> Tensor:
+        """[N], where a teacher's distribution is there; a local teacher's is everywhere."""
+        if self.scores is not None:
+            return self.scores.is_told
+        return torch.ones_like(self.token_ids_N, dtype=torch.bool)
+
+    @property
+    def num_student_tokens(self) -> int:
+        """Tokens that the student reads."""
+        return self.student.input_ids_1T.numel()
+
+    @property
+    def num_input_tokens(self) -> int:
+        """Tokens that both models read."""
+        return self.student.input_ids_1T.numel() + self.teacher.input_ids_1T.numel()
+
+
+@dataclass
+class _Row:
+    """Sequences that share a micro-batch, and what they take of the budget in either view."""
+
+    sequences: list[TrainingSequence] = field(default_factory=list)
+    num_student_tokens: int = 0
+    num_teacher_tokens: int = 0
+
+    def has_room(self, sequence: TrainingSequence, max_tokens: int) -> bool:
+        return (
+            self.num_student_tokens + _student_tokens(sequence) <= max_tokens
+            and self.num_teacher_tokens + _teacher_tokens(sequence) <= max_tokens
+        )
+
+    def add(self, sequence: TrainingSequence) -> None:
+        self.sequences.append(sequence)
+        self.num_student_tokens += _student_tokens(sequence)
+        self.num_teacher_tokens += _teacher_tokens(sequence)
+
+
+def split_into_micro_batches(
+    sequences: Sequence[TrainingSequence], *, max_tokens: int, device: torch.device
+) -> list[MicroBatch]:
+    """All of `sequences`, packed in rows of at most `max_tokens` tokens for the student and for the teacher
+    each (one longer sequence goes alone).
+
+    Longest first into the first row with room, so that few rows are needed; the same sequences in another
+    order give the same rows. Which sequences share a row does not change the step: losses are weighted by
+    the tokens of the whole step.
+    """
+    rows: list[_Row] = []
+    for sequence in sorted(sequences, key=lambda s: (-_longest(s), s.position)):
+        row = next((row for row in rows if row.has_room(sequence, max_tokens)), None)
+        if row is None:
+            row = _Row()
+            rows.append(row)
+        row.add(sequence)
+    return [_collate(row.sequences, device) for row in rows]
+
+
+def share_of(sequences: Sequence[TrainingSequence], world: World) -> list[TrainingSequence]:
+    """This process's part of a batch: longest first to the process that has the fewest tokens so far.
+
+    Deterministic, and the same in all processes; none is left out, and none is in two parts.
+    """
+    parts: list[list[TrainingSequence]] = [[] for _ in range(world.size)]
+    num_tokens = [0] * world.size
+    for sequence in sorted(sequences, key=lambda s: (-_student_tokens(s) - _teacher_tokens(s), s.position)):
+        rank = min(range(world.size), key=num_tokens.__getitem__)
+        parts[rank].append(sequence)
+        num_tokens[rank] += _student_tokens(sequence) + _teacher_tokens(sequence)
+    return parts[world.rank]
+
+
+def _student_tokens(sequence: TrainingSequence) -> int:
+    return len(sequence.student_prompt_ids) + len(sequence.completion_ids)
+
+
+def _teacher_tokens(sequence: TrainingSequence) -> int:
+    return len(sequence.teacher_prompt_ids) + len(sequence.completion_ids)
+
+
+def _longest(sequence: TrainingSequence) -> int:
+    return max(_student_tokens(sequence), _teacher_tokens(sequence))
+
+
+def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBatch:
+    token_ids = [token for s in group for token in s.completion_ids]
+    owners = [number for number, s in enumerate(group) for _ in s.completion_ids]
+    scores = [s.scores for s in group if s.scores is not None]
+    return MicroBatch(
+        student=_score_after([s.student_prompt_ids for s in group], group, device),
+        teacher=_score_after([s.teacher_prompt_ids for s in group], group, device),
+        token_ids_N=torch.tensor(token_ids, device=device),
+        sequence_N=torch.tensor(owners, device=device),
+        weight_N=torch.tensor([s.weight for s in group for _ in s.completion_ids], device=device),
+        tokens_by_sequence=tuple(len(s.completion_ids) for s in group),
+        positions=tuple(s.position for s in group),
+        scores=TokenScores.concatenated(scores, device) if scores else None,
+    )
+
+
+def _score_after(
+    prompts: Sequence[tuple[int, ...]], group: Sequence[TrainingSequence], device: torch.device
+) -> ScoredTokens:
+    texts = [(*prompt, *s.completion_ids) for prompt, s in zip(prompts, group, strict=True)]
+    # Equal lengths side by side: attention takes them as one batch.
+    layout = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    starts, num_tokens = [0] * len(texts), 0
+    for number in layout:
+        starts[number] = num_tokens
+        num_tokens += len(texts[number])
+    predicts = [
+        start + len(prompt) - 1 + offset
+        for start, prompt, s in zip(starts, prompts, group, strict=True)
+        for offset in range(len(s.completion_ids))
+    ]
+    lengths = tuple(len(texts[number]) for number in layout)
+    return ScoredTokens(
+        input_ids_1T=torch.tensor([[token for number in layout for token in texts[number]]], device=device),
+        position_ids_1T=torch.tensor([[place for length in lengths for place in range(length)]], device=device),
+        lengths=lengths,
+        predicts_N=torch.tensor(predicts, device=device),
+    )
+
+
+KEPT_BYTES_CPU = 2**30
+"""What the layers' matrices may take in and give out in one pass, which is about three quarters of what is kept."""
+
+
+MIN_TOKENS_CPU = 256
+"""With fewer, reading the weights and adding up their gradients would take a tenth of the time and more."""
+
+
+def default_pass_tokens(student: TrainedModel, device: torch.device) -> int:
+    """Tokens of a micro-batch; the same for the same model, so that a resumed run splits its batches alike."""
+    if device.type != "cpu" or causal_lm_of(student).is_gradient_checkpointing:
+        return DEFAULT_MICRO_BATCH_TOKENS
+    linear = [layer for layer in backbone_of(student).modules() if isinstance(layer, nn.Linear)]
+    bytes_a_token = sum(4 * (layer.in_features + layer.out_features) for layer in linear)
+    return min(DEFAULT_MICRO_BATCH_TOKENS, max(MIN_TOKENS_CPU, KEPT_BYTES_CPU // max(1, bytes_a_token)))

@@ -1,0 +1,1 @@
+"""The divergences: a plain reference, and the chunked pass that never holds [tokens x vocabulary]."""

@@ -1,0 +1,285 @@
+"""The token loss straight from hidden states: output head, divergence and gradient in one pass.
+
+`linear_divergence` is the engine's loss. Both models' logits exist for one chunk of tokens at a time; the
+student's gradient is formed in their place and multiplied out before the next chunk, and backward only
+scales what forward has found. This file owns the call: its checks, defaults and place in autograd. The
+loop is in `fused_loss_pass`, the closed forms in `fused_loss_gradient`, the meaning in `losses`.
+
+Shapes: N tokens, V vocabulary, H and G the hidden sizes of student and teacher.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trd_engine.distillation.losses.chunked_pass import ChunkedPass, Tokens, num_sparse_tokens
+from trd_engine.distillation.losses.divergence import Divergence, check_token_ids
+from trd_engine.distillation.losses.products import Gradients, LogitSource, Projection
+from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
+from trd_engine.models.head import LogitShape
+
+__all__ = ["LinearOptions", "StatisticsRequest", "TokenStatistics", "linear_divergence"]
+
+CHUNK_BYTES_CPU = 96 * 2**20
+CHUNK_BYTES_ACCELERATOR = 2**30
+"""Both models' logits of one chunk, where the caller names no chunk size."""
+BLOCK_BYTES_CPU = 2**20
+BLOCK_BYTES_ACCELERATOR = 64 * 2**20
+"""One model's logits of one block in fp32, or the rows of the head of its top-k tokens: what a CPU's cache holds, or
+what keeps an accelerator busy."""
+
+
+class LinearOptions(TypedDict, total=False):
+    """The options of `linear_divergence` but for `statistics`."""
+
+    token_weights_N: Tensor | None
+    token_ids_N: Tensor | None
+    chunk_tokens: int | None
+    student_bias: Tensor | None
+    teacher_bias: Tensor | None
+    student_logit_scale: float
+    teacher_logit_scale: float
+    student_soft_cap: float | None
+    teacher_soft_cap: float | None
+
+
+@overload
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    statistics: None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    statistics: StatisticsRequest,
+    **options: Unpack[LinearOptions],
+) -> tuple[Tensor, Tensor, TokenStatistics]: ...
+
+
+def linear_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher_hidden_NG: Tensor,
+    teacher_head_VG: Tensor,
+    divergence: Divergence,
+    *,
+    token_weights_N: Tensor | None = None,
+    token_ids_N: Tensor | None = None,
+    chunk_tokens: int | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    student_logit_scale: float = 1.0,
+    teacher_logit_scale: float = 1.0,
+    student_soft_cap: float | None = None,
+    teacher_soft_cap: float | None = None,
+    statistics: StatisticsRequest | None = None,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TokenStatistics]:
+    """Σ wᵢ Dᵢ over N positions, without ever holding [N × V] logits.
+
+    Returns (loss, per_token_N), and a `TokenStatistics` as a third where `statistics` asks for it.
+    `loss` is differentiable in the student's hidden states, head and bias, whichever of them require it;
+    `per_token_N` (nats, after the clip, without the weight) is detached.
+
+    `token_weights_N` defaults to 1/N. The weights come in, and are not applied to `per_token_N` by the
+    caller, because the gradient is summed in this pass and must know them. A weight of exactly 0 takes a
+    row out of loss and gradient, whatever its values or token. `token_ids_N` as in `losses.token_divergence`;
+    where given, the statistics hold both models' log-probabilities of them.
+
+    Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without a cap where None.
+    `chunk_tokens` changes time and memory, not values; None fits the device. Products run in the models'
+    dtype, or in autocast's; all else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
+    Nothing waits for an accelerator, and sums are taken in a fixed order.
+
+    Raises ValueError where shapes do not fit, and, on a CPU, where `token_ids_N` holds what is no token of both models.
+    """
+    num_shared = min(len(student_head_VH), len(teacher_head_VG))
+    student_shape = LogitShape(student_logit_scale, student_soft_cap)
+    teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
+    student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
+    teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
+    one_pass = ChunkedPass(
+        student,
+        teacher,
+        divergence,
+        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
+        wanted=_wanted(statistics, student),
+        chunk_tokens=_chunk_tokens(student, teacher, chunk_tokens),
+        block_rows=_block_rows(student, divergence),
+    )
+    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
+
+
+def scored_divergence(
+    student_hidden_NH: Tensor,
+    student_head_VH: Tensor,
+    teacher: LogitSource,
+    divergence: Divergence,
+    *,
+    statistics: StatisticsRequest,
+    token_ids_N: Tensor,
+    token_weights_N: Tensor | None = None,
+    student_bias: Tensor | None = None,
+    student_shape: LogitShape | None = None,
+) -> tuple[Tensor, Tensor, TokenStatistics]:
+    """`linear_divergence` with a teacher whose logits over the student's vocabulary are there, and no hidden states.
+
+    Raises ValueError where shapes do not fit.
+    """
+    shape = student_shape or LogitShape()
+    student = _projection(student_hidden_NH, student_head_VH, student_bias, shape, len(student_head_VH))
+    one_pass = ChunkedPass(
+        student,
+        teacher,
+        divergence,
+        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
+        wanted=_wanted(statistics, student),
+        chunk_tokens=_chunk_tokens(student, teacher, None),
+        block_rows=_block_rows(student, divergence),
+    )
+    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    assert token_statistics is not None
+    return loss, per_token_N, token_statistics
+
+
+def _differentiable(
+    one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor, TokenStatistics | None]:
+    """Runs the pass, and ties its loss to the student's hidden states, head and bias."""
+    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    with torch.no_grad(), _without_autocast(inputs[0].device.type):
+        sums = Gradients.zeros(inputs, wanted, one_pass.student)
+        loss, per_token_N, statistics = one_pass.run(sums)
+        gradients = [
+            None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums.tensors, inputs, strict=True)
+        ]
+    if any(wanted):
+        loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
+    return loss, per_token_N, statistics
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Nothing is cast behind the pass's back: what needed casting has been cast."""
+    is_on = _autocast_dtype(device_type) is not None
+    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if is_on else None
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A loss whose gradients have been found together with it."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("linear_divergence: for a second backward give the first retain_graph=True")
+        if _graph_is_kept():
+            return None, None, *(g if g is None else g * grad_loss for g in ctx.gradients)
+        # in place, and no reference is kept: autograd then takes the head's gradient over without a copy
+        gradients, ctx.gradients = ctx.gradients, None
+        if grad_loss.device.type == "cpu" and grad_loss == 1:  # asking an accelerator would mean to wait for it
+            return None, None, *gradients
+        return None, None, *(g if g is None else g.mul_(grad_loss) for g in gradients)
+
+
+def _graph_is_kept() -> bool:
+    # not public, but what torch's own compiled backward asks before it reuses buffers; without it, be careful
+    query = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(query())
+
+
+def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape: LogitShape, num: int) -> Projection:
+    if hidden_NH.dim() != 2 or head_VH.dim() != 2 or hidden_NH.shape[1] != head_VH.shape[1]:
+        raise ValueError(
+            "hidden states [tokens, hidden] and head [vocabulary, hidden] must share the hidden size, not "
+            f"{tuple(hidden_NH.shape)} and {tuple(head_VH.shape)}"
+        )
+    if bias_V is not None and bias_V.shape != head_VH.shape[:1]:
+        raise ValueError(f"the head's bias must have shape ({len(head_VH)},), not {tuple(bias_V.shape)}")
+    dtype = _autocast_dtype(hidden_NH.device.type) or torch.promote_types(hidden_NH.dtype, head_VH.dtype)
+    return Projection(
+        hidden_NH.detach().to(dtype),
+        head_VH.detach()[:num].to(dtype),
+        None if bias_V is None else bias_V.detach()[:num].to(dtype),
+        shape,
+    )
+
+
+def _tokens(
+    student: Projection, teacher: LogitSource, divergence: Divergence, weights_N: Tensor | None, ids_N: Tensor | None
+) -> Tokens:
+    num_tokens, device = len(student.hidden_NH), student.hidden_NH.device
+    if teacher.num_tokens != num_tokens:
+        raise ValueError(f"teacher_hidden_NG has {teacher.num_tokens} rows, but student_hidden_NH {num_tokens}")
+    dtype, num_shared = torch.promote_types(student.hidden_NH.dtype, torch.float32), len(student.head_VH)
+    if weights_N is None:
+        check_token_ids(divergence, ids_N, num_tokens, num_shared)
+        even_N = torch.full((num_tokens,), 1 / max(1, num_tokens), dtype=dtype, device=device)
+        return Tokens(even_N, ids_N, may_be_masked=False)
+    if weights_N.shape != (num_tokens,):
+        raise ValueError(f"token_weights_N must have shape ({num_tokens},), not {tuple(weights_N.shape)}")
+    # looked up where it costs nothing; an accelerator would have to be waited for
+    may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
+    weights_N = weights_N.detach().to(device, dtype)
+    if ids_N is not None and ids_N.shape == weights_N.shape and may_be_masked:
+        is_foreign_N = (ids_N < 0) | (ids_N >= num_shared)
+        ids_N = ids_N.masked_fill(is_foreign_N & (weights_N == 0), 0)  # often marked with −100, which is no token
+    check_token_ids(divergence, ids_N, num_tokens, num_shared)
+    return Tokens(weights_N, ids_N, may_be_masked)
+
+
+def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedStatistics | None:
+    if request is None:
+        return None
+    ids, num_shared, device = list(request.epistemic_token_ids), len(student.head_VH), student.head_VH.device
+    if not all(0 <= token_id < num_shared for token_id in ids):
+        raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
+    watched_N, num_tokens = request.watched_ids_N, len(student.hidden_NH)
+    if watched_N is not None and watched_N.shape != (num_tokens,):
+        raise ValueError(f"watched_ids_N must have shape ({num_tokens},), not {tuple(watched_N.shape)}")
+    epistemic_E = torch.tensor(ids, dtype=torch.long, device=device)
+    return WantedStatistics(epistemic_E, request.modes, None if watched_N is None else watched_N.to(device))
+
+
+def _chunk_tokens(student: Projection, teacher: LogitSource, wanted: int | None) -> int:
+    if wanted is not None:
+        if wanted < 1:
+            raise ValueError(f"chunk_tokens is {wanted}: use 1 or more, or None to fit the device")
+        return wanted
+    budget = CHUNK_BYTES_CPU if student.head_VH.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
+    bytes_per_token = len(student.head_VH) * (student.bytes_per_logit + teacher.bytes_per_logit)
+    return max(1, budget // bytes_per_token)
+
+
+def _block_rows(student: Projection, divergence: Divergence) -> int:
+    budget = BLOCK_BYTES_CPU if student.head_VH.device.type == "cpu" else BLOCK_BYTES_ACCELERATOR
+    num_shared, hidden_size = student.head_VH.shape
+    widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
+    return max(1, budget // (4 * widest))

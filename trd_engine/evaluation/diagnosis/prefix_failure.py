@@ -1,0 +1,181 @@
+"""The two signs of prefix failure: what happens after the first wrong step, and where y_o and y_r part.
+
+Pure arithmetic on scored completions. The fragmented gradient is seen in both: the teacher goes on proposing
+the first token of a correction at one later position after the other, since its context never shows the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
+
+MAX_TOKENS_AFTER = 16
+"""Of the curves by token."""
+MAX_STEPS_AFTER = 8
+"""Of the curve by step; what is later is not shown."""
+
+
+@dataclass(frozen=True)
+class TokenSteps:
+    """A completion's steps, as tokens."""
+
+    starts: tuple[int, ...]
+    """The token that each step begins with."""
+    first_wrong: int | None
+    """Index into `starts`."""
+
+
+@dataclass(frozen=True)
+class DiagnosedRollout:
+    """One trajectory of the sample, with all that is known of it."""
+
+    position: int
+    """In the round."""
+    rollout_correct: bool
+    refined_correct: bool | None
+    rollout: ScoredCompletion
+    """y_o in the vanilla context; it watches the token that y_r has where the two part."""
+    refined: ScoredCompletion | None
+    """y_r in the refine context."""
+    refined_vanilla: ScoredCompletion | None
+    steps: TokenSteps | None
+    """Of y_o; None where the task cannot tell."""
+    parts_at: int | None
+    """First token at which y_o and y_r differ; None where they do not, or where nothing was refined."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of several rollouts; means are over its tokens, None where there are none."""
+
+    num_tokens: int
+    forward_kl: float | None
+    epistemic_mass: float | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The teacher's mass at a distance from an event, the mean over the rollouts that reach so far."""
+
+    distance: int
+    num_places: int
+    """Places in the sample that it is the mean of."""
+    mass: float | None
+
+
+@dataclass(frozen=True)
+class FirstWrongStep:
+    """Rollouts before, within and after their first wrong step."""
+
+    num_checked: int
+    """Rollouts whose steps the task could tell."""
+    num_wrong: int
+    """Of these, the ones with a wrong step; all that follows is of them."""
+    median_share: float | None
+    """How far into the rollout the wrong step begins, 0 … 1."""
+    before: Segment
+    within: Segment
+    after: Segment
+    onset_by_token: list[CurvePoint]
+    """Mass on epistemic onsets at the 1st, 2nd, 3rd … token after the wrong step."""
+    onset_by_step: list[CurvePoint]
+    """The same at the first token of the 1st, 2nd, 3rd … step after it; distance 0 is the mean over the steps up to
+    and with the wrong one, whose prefix is right."""
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where y_o and y_r part, in failed rollouts that refining mended."""
+
+    num_mended: int
+    median_share: float | None
+    """How far into the rollout, 0 … 1."""
+    correction_by_token: list[CurvePoint]
+    """Mass on the first token of y_r's own continuation, along y_o: at distance 0 where the two part, then after."""
+
+
+def first_wrong_step(sample: Sequence[DiagnosedRollout]) -> FirstWrongStep | None:
+    """None where no rollout's steps could be told."""
+    checked = [d for d in sample if d.steps is not None]
+    if not checked:
+        return None
+    failed = [(d.rollout, *_bounds(d)) for d in checked if d.steps is not None and d.steps.first_wrong is not None]
+    return FirstWrongStep(
+        num_checked=len(checked),
+        num_wrong=len(failed),
+        median_share=_median([start / c.num_tokens for c, start, _ in failed]),
+        before=_segment([(c, 0, start) for c, start, _ in failed]),
+        within=_segment([(c, start, end) for c, start, end in failed]),
+        after=_segment([(c, end, c.num_tokens) for c, _, end in failed]),
+        onset_by_token=[
+            _point(k, [c.epistemic_mass_T[end + k - 1] for c, _, end in failed if end + k - 1 < c.num_tokens])
+            for k in range(1, MAX_TOKENS_AFTER + 1)
+        ],
+        onset_by_step=_onset_by_step(checked),
+    )
+
+
+def parting(sample: Sequence[DiagnosedRollout]) -> Parting:
+    """From the pairs whose y_o is wrong and whose y_r is right: there the other way is known to be a correction."""
+    mended = [
+        (d.rollout, d.parts_at)
+        for d in sample
+        if d.parts_at is not None and not d.rollout_correct and d.refined_correct and d.parts_at < d.rollout.num_tokens
+    ]
+    return Parting(
+        num_mended=len(mended),
+        median_share=_median([place / c.num_tokens for c, place in mended]),
+        correction_by_token=[
+            _point(k, [c.watched_mass_T[place + k] for c, place in mended if place + k < c.num_tokens])
+            for k in range(MAX_TOKENS_AFTER + 1)
+        ],
+    )
+
+
+def _bounds(diagnosed: DiagnosedRollout) -> tuple[int, int]:
+    """Tokens from which, and before which, the first wrong step is written."""
+    steps = diagnosed.steps
+    assert steps is not None
+    assert steps.first_wrong is not None
+    later = steps.starts[steps.first_wrong + 1 :]
+    return steps.starts[steps.first_wrong], later[0] if later else diagnosed.rollout.num_tokens
+
+
+def _onset_by_step(checked: Sequence[DiagnosedRollout]) -> list[CurvePoint]:
+    masses: list[list[float]] = [[] for _ in range(MAX_STEPS_AFTER + 1)]
+    for diagnosed in checked:
+        steps = diagnosed.steps
+        if steps is None or steps.first_wrong is None:
+            continue
+        for index, start in enumerate(steps.starts):
+            distance = max(0, index - steps.first_wrong)
+            if distance <= MAX_STEPS_AFTER and start < diagnosed.rollout.num_tokens:
+                masses[distance].append(float(diagnosed.rollout.epistemic_mass_T[start]))
+    return [_point(distance, found) for distance, found in enumerate(masses)]
+
+
+def _segment(stretches: Sequence[tuple[ScoredCompletion, int, int]]) -> Segment:
+    kl_M = _joined([c.forward_kl_T[start:end] for c, start, end in stretches])
+    mass_M = _joined([c.epistemic_mass_T[start:end] for c, start, end in stretches])
+    return Segment(len(kl_M), _mean(kl_M), _mean(mass_M))
+
+
+def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+
+
+def _point(distance: int, masses: Sequence[float]) -> CurvePoint:
+    return CurvePoint(distance, len(masses), _mean(np.asarray(masses, dtype=np.float64)))
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None

@@ -1,0 +1,154 @@
+"""The diagnosis of a round: a sample of its trajectories, scored and reported before the round's first step.
+
+Finding (`RoundDiagnosis.examine`) and reporting (`RoundDiagnosis.report`) are apart: where a round's sample is divided
+among processes, each examines its share, and what they found is gathered between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from trd_engine.config import RunConfig
+from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.sequences import teacher_prompt
+from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
+from trd_engine.evaluation.diagnosis.report import RoundReport, make_report
+from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
+from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
+from trd_engine.models.loading import context_of
+from trd_engine.rollouts.files import TokenKl
+from trd_engine.runtime.plain_json import finite
+from trd_engine.tasks.prompt_builder import PromptBuilder
+from trd_engine.tasks.protocol import StepwiseTask, Task
+from trd_engine.tasks.steps import StepCheck, check_by_reference
+from trd_engine.types import Problem, TrainingSequence, Trajectory
+
+KL_DECIMALS = 4
+"""Of a token's KL on disk: a ten-thousandth of a nat is below what anyone reads off a picture."""
+
+Numbered = list[tuple[int, Trajectory]]
+"""Trajectories with their positions in the round."""
+
+
+@dataclass(frozen=True)
+class RoundDiagnosis:
+    """What it takes to diagnose a round; the same in every round of a run."""
+
+    config: RunConfig
+    setup: ScoringSetup
+    task: Task
+    teacher_prompts: PromptBuilder
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    max_tokens: int
+    """Of a micro-batch."""
+
+    def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
+        """The round's sample; none where the diagnosis is off, or the teacher is served and tells too little.
+
+        A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
+        for that, and a model need not be able to.
+        """
+        if self.setup.teacher is None:
+            return []
+        size = self.config.diagnosis.num_trajectories
+        chosen = choose_sample(len(trajectories), size, seed=self.config.seed, round_index=round_index)
+        return [(i, trajectories[i]) for i in chosen if self._can_be_scored(trajectories[i])]
+
+    def examine(self, sample: Numbered) -> list[DiagnosedRollout]:
+        """Score the trajectories in every context that they have."""
+        refined = [(i, t) for i, t in sample if t.refined is not None and t.refined.token_ids]
+        rollouts = self._score(sample, "rollout", "vanilla", {i: _correction(t) for i, t in refined})
+        in_refine = self._score(refined, "refined", "refine")
+        in_vanilla = self._score(refined, "refined", "vanilla")
+        return [
+            DiagnosedRollout(
+                position=i,
+                rollout_correct=t.rollout_verdict.correct,
+                refined_correct=t.refined_verdict.correct if t.refined_verdict else None,
+                rollout=rollouts[i],
+                refined=in_refine.get(i),
+                refined_vanilla=in_vanilla.get(i),
+                steps=self._steps(t),
+                parts_at=t.parts_at_token,
+            )
+            for i, t in sample
+        ]
+
+    def _can_be_scored(self, trajectory: Trajectory) -> bool:
+        assert self.setup.teacher is not None
+        limit = context_of(self.setup.teacher.model)
+        prompt = teacher_prompt(trajectory, "vanilla", self.config, self.teacher_prompts)
+        num_tokens = len(trajectory.rollout.token_ids)
+        return num_tokens > 0 and (limit is None or len(prompt) + num_tokens <= limit)
+
+    def report(self, examined: Sequence[DiagnosedRollout], *, sampler_gap: float | None) -> RoundReport:
+        """What the whole sample says."""
+        return make_report(examined, token_clip=self.config.loss.token_clip, sampler_gap=sampler_gap)
+
+    def _score(
+        self,
+        sample: Numbered,
+        text: Literal["rollout", "refined"],
+        context: Literal["vanilla", "refine"],
+        watched: Mapping[int, int] | None = None,
+    ) -> dict[int, ScoredCompletion]:
+        sequences = []
+        for position, trajectory in sample:
+            completion = trajectory.rollout if text == "rollout" else trajectory.refined
+            assert completion is not None
+            prompt = teacher_prompt(trajectory, context, self.config, self.teacher_prompts)
+            sequences.append(TrainingSequence(trajectory.prompt_token_ids, prompt, completion.token_ids, position))
+        return score_completions(self.setup, sequences, watched=watched, max_tokens=self.max_tokens, device=self.device)
+
+    def _steps(self, trajectory: Trajectory) -> TokenSteps | None:
+        rollout = trajectory.rollout
+        check = self._check(trajectory.problem, rollout.text)
+        ends = None if check is None else token_ends(self.tokenizer, rollout.token_ids, rollout.text)
+        if check is None or ends is None:
+            return None
+        return TokenSteps(tuple(token_at(ends, start) for start in check.starts), check.first_wrong)
+
+    def _check(self, problem: Problem, text: str) -> StepCheck | None:
+        if self.config.diagnosis.steps == "reference":
+            return check_by_reference(problem.solution, text) if problem.solution else None
+        return self.task.check_steps(problem, text) if isinstance(self.task, StepwiseTask) else None
+
+
+def token_kl(examined: Sequence[DiagnosedRollout]) -> dict[int, TokenKl]:
+    """KL token by token, by position in the round: of y_o in the vanilla context, of y_r in the refine context."""
+    return {
+        d.position: TokenKl(
+            _rounded(d.rollout.forward_kl_T), None if d.refined is None else _rounded(d.refined.forward_kl_T)
+        )
+        for d in examined
+    }
+
+
+def write_report(path: Path, report: RoundReport, *, round_index: int, step: int) -> None:
+    """Write the report as JSON, whole or not at all; a figure that is not finite becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    document = finite({"round": round_index, "step": step, **report.document()})
+    temporary.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _correction(trajectory: Trajectory) -> int:
+    """The token with which y_r leaves y_o; -1 where it has none."""
+    place = trajectory.parts_at_token
+    assert trajectory.refined is not None
+    ids = trajectory.refined.token_ids
+    return ids[place] if place is not None and place < len(ids) else -1
+
+
+def _rounded(forward_kl_T: Figures) -> tuple[float | None, ...]:
+    return tuple(round(float(x), KL_DECIMALS) if math.isfinite(x) else None for x in forward_kl_T)

@@ -1,0 +1,95 @@
+"""The student's scores on problems that training never sees: avg@k and pass@k with their intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trd_engine.config import EvaluationConfig
+from trd_engine.evaluation.intervals import pass_curve, summarise
+from trd_engine.rollouts.collect import Collector, collect_rollouts
+from trd_engine.tasks.prompt_builder import PromptBuilder
+from trd_engine.types import Problem, ScoreRow, Trajectory
+
+_MAX_DATASETS = 100
+"""More names are no data sets but something of each row's own."""
+
+
+def evaluate_student(
+    problems: Sequence[Problem], collector: Collector, config: EvaluationConfig, *, dataset: str, step: int, seed: int
+) -> ScoreRow:
+    """Sample each problem `k` times, report the scores and return them; ``evaluations/step-….jsonl`` has
+    every answer, and an event the first one of each of the first `num_probe_samples` problems.
+
+    The seeds of the samples do not hang on the step, so that two steps' scores are paired.
+    """
+    k, reporter = config.k, collector.reporter
+    trajectories = collect_rollouts(problems, collector, samples_per_prompt=k, seed_parts=(seed, "evaluation"))
+    correct = [t.rollout_verdict.correct for t in trajectories]
+    correct_PK = [correct[start : start + k] for start in range(0, len(correct), k)]
+    scores = summarise(correct_PK)
+    lengths = [len(t.rollout.token_ids) for t in trajectories]
+    if reporter.world.is_main:
+        _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
+    reporter.event(
+        "evaluation",
+        step=step,
+        dataset=dataset,
+        k=k,
+        num_problems=len(problems),
+        avg_at_k=scores.avg_at_k,
+        avg_low=scores.avg_low,
+        avg_high=scores.avg_high,
+        pass_at_k=scores.pass_at_k,
+        pass_low=scores.pass_low,
+        pass_high=scores.pass_high,
+        detail={
+            "pass_at": {str(j): share for j, share in pass_curve(correct_PK).items()},
+            "by_dataset": _by_dataset([problem.benchmark for problem in problems], correct_PK),
+            "mean_tokens": sum(lengths) / len(lengths),
+            "truncated_share": sum(t.rollout.finish_reason != "stop" for t in trajectories) / len(trajectories),
+        },
+    )
+    if config.num_probe_samples:
+        probes = trajectories[: config.num_probe_samples * k : k]
+        reporter.event("probe_samples", step=step, samples=[_probe_sample(t, collector.prompts) for t in probes])
+    return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
+
+
+def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[bool]]) -> dict[str, dict[str, float]]:
+    """The scores of each data set that rows name, as AIME24 and HMMT25 in one file; none of one alone."""
+    correct_by_name: dict[str, list[Sequence[bool]]] = {}
+    for name, correct_K in zip(names_P, correct_PK, strict=True):
+        if name is not None:
+            correct_by_name.setdefault(name, []).append(correct_K)
+    if not 2 <= len(correct_by_name) <= _MAX_DATASETS:
+        return {}
+    return {name: asdict(summarise(correct)) for name, correct in sorted(correct_by_name.items())}
+
+
+def _probe_sample(trajectory: Trajectory, prompts: PromptBuilder) -> dict[str, Any]:
+    return {
+        "problem_id": trajectory.problem.id,
+        "prompt": prompts.decode_prompt(trajectory.prompt_token_ids),
+        "completion": trajectory.rollout.text,
+        "correct": trajectory.rollout_verdict.correct,
+    }
+
+
+def _write_answers(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    """One JSON line a sample, so that two runs can be compared problem by problem."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "problem_id": t.problem.id,
+            "sample": t.sample,
+            "correct": t.rollout_verdict.correct,
+            "num_tokens": len(t.rollout.token_ids),
+            "text": t.rollout.text,
+        }
+        for t in trajectories
+    ]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

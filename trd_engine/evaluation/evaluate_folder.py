@@ -1,0 +1,118 @@
+"""``python -m trd_engine evaluate SPEC FOLDER --out DIR``: any model's scores on the evaluation problems of a spec.
+
+Sampled as a run of the spec samples, with its seeds: a checkpoint has the scores that its run told of it. Trains
+nothing, and loads no teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from trd_engine.config import LoraConfig, RunConfig
+from trd_engine.data.problem_sets import load_evaluation_problems
+from trd_engine.evaluation.evaluate import evaluate_student
+from trd_engine.generation.choice import choose_engine
+from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.generation.protocol import Generator
+from trd_engine.generation.samplers import Samplers
+from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generators
+from trd_engine.generation.weight_sync import BorrowedWeights
+from trd_engine.models.folders import FoundModel, find_model, local_folder
+from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, require_context
+from trd_engine.rollouts.collect import Collector
+from trd_engine.runtime.distributed import ALONE
+from trd_engine.runtime.errors import SpecError
+from trd_engine.runtime.events import Reporter
+from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
+from trd_engine.runtime.seeds import seed_everything
+from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
+from trd_engine.tasks.registry import load_task
+from trd_engine.types import SamplingSettings, ScoreRow
+
+
+def evaluate_folder(
+    config: RunConfig, folder: Path, out_dir: Path, *, stop: Callable[[], bool] = lambda: False
+) -> ScoreRow:
+    """The scores of the model in `folder`; `out_dir` gets the events and every answer.
+
+    Of `config` count `dataset`, `task`, `prompts`, `sampling`, `evaluation`, `seed`, `device` and `precision`.
+    Raises `EngineError`.
+    """
+    if any((out_dir / name).exists() for name in ("evaluations", "checkpoints")):
+        raise SpecError(f"{out_dir} holds a run or an evaluation already; give another folder")
+    found = find_model(folder)
+    config = _of_student_alone(config, local_folder(found.source))
+    with Reporter(out_dir, stop=stop, world=ALONE) as reporter:
+        reporter.phase("preparing", round_index=0, num_rounds=0, step=0, num_steps=0)
+        seed_everything(config.seed)
+        transformers_logging.disable_progress_bar()
+        task, tokenizer = load_task(config.task), load_tokenizer(config.student)
+        templates = choose_templates(task.prompts, config.student, config.prompts)
+        prompts = PromptBuilder(tokenizer, templates, thinking=config.sampling.thinking)
+        problems, name = load_evaluation_problems(config, prompts, reporter)
+        samplers = _samplers(config, found, tokenizer, reporter)
+        try:
+            reporter.phase("evaluating", round_index=0, num_rounds=0, step=0, num_steps=0)
+            collector = Collector(samplers, prompts, task, reporter)
+            row = evaluate_student(problems, collector, config.evaluation, dataset=name, step=0, seed=config.seed)
+        finally:
+            samplers.close()
+        reporter.finished(0, {"scores": [asdict(row)]})
+    return row
+
+
+def _of_student_alone(config: RunConfig, source: str) -> RunConfig:
+    """The spec of a run that refines nothing and has no teacher: samplers make room for no more than they need."""
+    return config.model_copy(update={"mode": "opd", "student": source, "teacher": None, "lora": None, "devices": 1})
+
+
+def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokenizerBase, reporter: Reporter) -> Samplers:
+    wanted = config.sampling
+    require_context(
+        "model",
+        config.student,
+        prompt_tokens=wanted.max_prompt_tokens,
+        new_tokens=wanted.max_new_tokens,
+        fields="sampling.max_prompt_tokens + sampling.max_new_tokens",
+    )
+    device = choose_device(config.device)
+    dtype = choose_compute_dtype(config.precision, device)
+    engine, reason = choose_engine(wanted.engine, [config.student], device=device)
+    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    check_vllm_settings(wanted, engine, device, reporter)
+    if engine == "vllm":
+        generator = _vllm_generator(config, found, device, dtype)
+    else:
+        generator = _transformers_generator(config, found.adapter, tokenizer, device, dtype)
+    stop_ids = end_of_turn_ids(config.student, tokenizer)
+    settings = SamplingSettings(wanted.temperature, wanted.top_p, wanted.top_k, wanted.max_new_tokens, stop_ids)
+    return Samplers(generator, generator, BorrowedWeights(), settings, settings)
+
+
+def _vllm_generator(config: RunConfig, found: FoundModel, device: torch.device, dtype: torch.dtype) -> Generator:
+    if found.adapter is None:
+        return vllm_generators(config, device, dtype, ALONE)[0]
+    lora = LoraConfig() if found.adapter_rank is None else LoraConfig(rank=found.adapter_rank)
+    generator, _ = vllm_generators(config.model_copy(update={"lora": lora}), device, dtype, ALONE)
+    generator.use_adapter(found.adapter)
+    return generator
+
+
+def _transformers_generator(
+    config: RunConfig,
+    adapter: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Generator:
+    model = load_model(config.student, dtype=dtype, device=device)
+    if adapter is None:
+        return TransformersGenerator(model, tokenizer)
+    return TransformersGenerator(PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer)

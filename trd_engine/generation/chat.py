@@ -1,0 +1,125 @@
+"""``python -m trd_engine chat FOLDER``: a model that answers lines of JSON, for whoever wants to talk to it.
+
+Asked, a line each: ``{"messages": […]}``, in the chat template, or ``{"prompt": "…"}``, as it is; with
+``temperature`` (0 is greedy) and ``max_new_tokens``. Answers, a line each: ``{"is_ready": true}`` once; then for every
+question ``{"piece": "…"}`` as the text comes, and ``{"num_tokens", "is_truncated"}``, or ``{"error": "…"}``. What
+libraries print goes to the standard error. Trains nothing and writes no file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers.utils import logging
+
+from trd_engine.models.folders import find_model
+from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer
+from trd_engine.runtime.errors import EngineError
+from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class _Pieces(TextStreamer):
+    """Hands text on as soon as whole words of it are there."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, say: Say) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers."""
+        if text:
+            self._say({"piece": text})
+
+
+class ChatModel:
+    """One model, ready to answer."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load it; raises `EngineError`. A folder with an adapter alone needs the base model that it names."""
+        device = choose_device("auto")
+        found = find_model(folder)
+        source = found.source
+        model = load_model(source, dtype=choose_compute_dtype("auto", device), device=device)
+        self._tokenizer = load_tokenizer(source)
+        self._stop_token_ids = end_of_turn_ids(source, self._tokenizer)
+        self._model: PreTrainedModel | PeftModel = model
+        if found.adapter is not None:
+            self._model = PeftModel.from_pretrained(model, str(found.adapter)).eval()
+
+    def answer(self, question: dict[str, Any], say: Say) -> None:
+        """Answer one question; raises `EngineError` where it has not the form of one."""
+        prompt_1T = self._prompt(question)
+        max_new_tokens = int(question.get("max_new_tokens", 256))
+        temperature = float(question.get("temperature", 0.0))
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY
+        with torch.no_grad():
+            generate: Any = self._model.generate  # its stub is that of no model in particular
+            output_1T = generate(
+                prompt_1T,
+                attention_mask=torch.ones_like(prompt_1T),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=list(self._stop_token_ids),
+                pad_token_id=self._stop_token_ids[0],
+                streamer=_Pieces(self._tokenizer, say),
+                **sampling,
+            )
+        new_ids = output_1T[0, prompt_1T.shape[1] :].tolist()
+        say({"num_tokens": len(new_ids), "is_truncated": not new_ids or new_ids[-1] not in self._stop_token_ids})
+
+    def _prompt(self, question: dict[str, Any]) -> Tensor:
+        """Token ids, [1, T]."""
+        text = str(question["prompt"]) if "prompt" in question else self._in_template(question["messages"])
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise EngineError("the prompt is empty: there is nothing to go on from")
+        return torch.tensor([ids], device=self._model.device)
+
+    def _in_template(self, messages: Any) -> str:
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        except (TemplateError, TypeError) as error:
+            raise EngineError(f"messages do not fit the model's chat template: {error}") from error
+
+
+_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+"""The model's own sampling settings would only warn."""
+
+
+def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
+    """Load the model and answer every question, until there are no more. Raises `EngineError` where it cannot load."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    model = ChatModel(folder)
+    say({"is_ready": True})
+    for line in questions:
+        try:
+            model.answer(json.loads(line), say)
+        except (EngineError, ValueError, KeyError, TypeError) as error:
+            say({"error": f"the question cannot be answered: {error}"})
+
+
+def main(folder: Path) -> int:
+    """Serve the standard input; returns the exit code."""
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def say(document: dict[str, Any]) -> None:
+        out.write(json.dumps(document) + "\n")
+        out.flush()
+
+    try:
+        serve(folder, sys.stdin, say)
+    except EngineError as error:
+        say({"error": str(error)})
+        return 1
+    return 0

@@ -1,0 +1,182 @@
+"""Generation by a transformers model, in place: no second copy of the trainer's weights.
+
+Slower than vLLM on all but the smallest models, and it runs whatever transformers runs. It has a decoding loop of
+its own instead of `model.generate`: a sample hangs on its request's seed and not on its neighbours, finished rows
+leave the batch, prompts are read in slices so that a stop is obeyed within seconds, and log-probabilities are
+recorded without keeping [tokens, vocabulary].
+
+Legend: B rows still running, N new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
+from trd_engine.generation.hf.fast_decoder import lean_decoder
+from trd_engine.generation.hf.small_batch_linear import skinny_products
+from trd_engine.generation.hf.token_sampling import draw_uniforms, sample_tokens
+from trd_engine.generation.hf.window import DecodingWindow
+from trd_engine.models.loading import evaluation_mode
+from trd_engine.models.lora import STUDENT_ADAPTER, answering_with
+from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+
+
+@dataclass
+class _Row:
+    """One request while it is sampled."""
+
+    request: GenerationRequest
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class TransformersGenerator:
+    """Samples from a model that it borrows, with the weights that the model has at that moment.
+
+    `load_weights` therefore has nothing to load. `use_adapter` matters for a `PeftModel` only: any folder means
+    the live adapter, and None the bare model. The model is put in evaluation mode while
+    it samples (which switches gradient checkpointing off too), and every module back in the mode it was in.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        adapter: str | None = STUDENT_ADAPTER,
+        autocast_dtype: torch.dtype | None = None,
+        max_batch_tokens: int = 32_768,
+        max_step_tokens: int = 1_024,
+    ) -> None:
+        """Borrow `model`; `tokenizer` makes the text of a completion.
+
+        `adapter`: which of a `PeftModel`'s adapters answers; None samples as if it had none.
+        `autocast_dtype`: the trainer's, so that both compute alike; None: the weights' own.
+        `max_batch_tokens`: rows × (longest prompt + max_new_tokens) of a batch; bounds the key-value cache.
+        `max_step_tokens`: prompt tokens read in one forward pass; bounds the time between two progress reports.
+        """
+        self._model = model
+        self._tokenizer = tokenizer
+        self._live_adapter = adapter
+        self._adapter = adapter
+        self._autocast_dtype = autocast_dtype
+        self._max_batch_tokens = max_batch_tokens
+        self._max_step_tokens = max_step_tokens
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingSettings,
+        *,
+        with_logprobs: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Completion]:
+        """See `Generator.generate`."""
+        max_model_len = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        check_requests(requests, sampling, max_model_len=max_model_len)
+        rows = [_Row(request) for request in requests]
+        meter = ProgressMeter(on_progress, len(rows))
+        with (
+            torch.no_grad(),
+            evaluation_mode(self._model),
+            self._answering(),
+            self._autocast(),
+            skinny_products(self._model),
+        ):
+            lean = lean_decoder(self._model)
+            for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
+                window = DecodingWindow(self._model, [row.request.prompt_token_ids for row in batch], lean)
+                self._sample_batch(batch, window, sampling, with_logprobs, meter)
+        meter.report()
+        return [
+            make_completion(
+                row.token_ids, sampling.stop_token_ids, row.logprobs if with_logprobs else None, self._tokenizer
+            )
+            for row in rows
+        ]
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """None: the bare model; any folder: the live adapter, which has its weights already."""
+        self._adapter = None if folder is None else self._live_adapter
+
+    def load_weights(self, folder: Path) -> None:
+        """Nothing to do: the weights are the trainer's own."""
+
+    def rest(self) -> None:
+        """Nothing to give back between two calls: see `Generator.rest`."""
+
+    def close(self) -> None:
+        """Give the model back."""
+        del self._model
+
+    def _sample_batch(
+        self,
+        batch: list[_Row],
+        window: DecodingWindow,
+        sampling: SamplingSettings,
+        with_logprobs: bool,
+        meter: ProgressMeter,
+    ) -> None:
+        """Sample every row of `batch` to its end."""
+        uniforms_BN = draw_uniforms([row.request for row in batch], sampling.max_new_tokens).to(self._model.device)
+        logits_BV = window.read_prompts(self._max_step_tokens, meter.report_if_due)
+        for step in range(sampling.max_new_tokens):
+            tokens_B = sample_tokens(logits_BV, uniforms_BN[:, step], sampling)
+            ended_B = _record(batch, logits_BV, tokens_B, sampling.stop_token_ids, with_logprobs)
+            is_last = step + 1 == sampling.max_new_tokens
+            meter.num_tokens += len(batch)
+            meter.num_done += len(batch) if is_last else sum(ended_B)
+            meter.report_if_due()
+            kept = [slot for slot, ended in enumerate(ended_B) if not ended]
+            if is_last or not kept:
+                return
+            logits_BV = window.advance(tokens_B, kept)
+            if len(kept) < len(batch):
+                batch = [batch[slot] for slot in kept]
+                uniforms_BN = uniforms_BN[kept]
+
+    def _answering(self) -> AbstractContextManager[Any]:
+        return answering_with(self._model, self._adapter) if isinstance(self._model, PeftModel) else nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self._model.device.type, dtype=self._autocast_dtype)
+
+
+def _batches(rows: list[_Row], max_new_tokens: int, max_batch_tokens: int) -> Iterator[list[_Row]]:
+    """The rows, longest prompt first, in batches under the token budget (a row over it has its own)."""
+    ordered = sorted(rows, key=lambda row: len(row.request.prompt_token_ids), reverse=True)
+    start = 0
+    while start < len(ordered):
+        num_columns = len(ordered[start].request.prompt_token_ids) + max_new_tokens
+        end = start + max(1, max_batch_tokens // num_columns)
+        yield ordered[start:end]
+        start = end
+
+
+def _record(
+    rows: list[_Row],
+    logits_BV: torch.Tensor,
+    tokens_B: torch.Tensor,
+    stop_token_ids: tuple[int, ...],
+    with_logprobs: bool,
+) -> list[bool]:
+    """Append its token, and its untempered log-probability, to each row; which rows ended with it."""
+    token_ids = tokens_B.tolist()
+    for row, token_id in zip(rows, token_ids, strict=True):
+        row.token_ids.append(token_id)
+    if with_logprobs:
+        logprobs_B = logits_BV.float().log_softmax(dim=-1).gather(-1, tokens_B[:, None]).squeeze(-1)
+        for row, logprob in zip(rows, logprobs_B.tolist(), strict=True):
+            row.logprobs.append(logprob)
+    return [token_id in stop_token_ids for token_id in token_ids]

@@ -1,0 +1,157 @@
+"""Linear layers for few rows on a CPU, where PyTorch's own product does not read the weights as fast as memory could.
+
+A decoding step multiplies a handful of rows with every weight, and takes as long as the weights take to be read.
+For fp32 PyTorch calls its BLAS library, which on processors that it was not made for takes up to twice as long as
+oneDNN, which PyTorch carries too and which has its own order of a matrix in memory. For one row or two the library is
+the faster one, where it is asked for W·xᵀ. A LoRA layer's adapter is added to the reordered copy. This file owns the
+choice between the libraries and the copies, which live as long as the block in which they are used. Figures:
+docs/numerics.md.
+
+Legend: B rows, I and O sizes of a layer, P sizes of layers side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from trd_engine.models.cpu.onednn import OneDnn, has_plain_weight, onednn
+from trd_engine.models.lora import add_adapters, is_plain_lora, merged_weight
+
+Layer = nn.Linear | LoraLinear
+
+MAX_ROWS = 64
+"""Beyond, both libraries are bound by arithmetic, and are alike."""
+REORDER_AFTER = 8
+"""Calls. By then a layer has lost as much time as reordering it takes."""
+MIN_REORDER_ROWS = 3
+"""With fewer, a product that needs no second copy of the weights is as fast."""
+_EXPECTED_ROWS = 64
+"""What the order is made for. It serves fewer as well as the order for 8 does, and is made in half the time."""
+
+
+@contextmanager
+def skinny_products(model: nn.Module) -> Iterator[None]:
+    """Within it, linear layers of `model` that have fp32 weights on a CPU multiply few rows by oneDNN, and so do plain
+    LoRA layers around such.
+
+    Without gradient only, and the weights must stay as they are, and the same adapters active. Values differ from the
+    usual ones by rounding. Nothing changes where PyTorch has no oneDNN or a layer's forward is not PyTorch's own.
+    """
+    library = onednn()
+    layers = [] if library is None else [layer for layer in called_modules(model, _is_served) if _is_served(layer)]
+    layers = list(dict.fromkeys(layers))  # some models call a layer in several places
+    for layer in layers:
+        layer.forward = _SkinnyForward(layer, library)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
+
+
+def _is_served(layer: nn.Module) -> bool:
+    if is_plain_lora(layer):
+        parts = [part for part in layer.modules() if isinstance(part, nn.Linear)]
+        return "forward" not in vars(layer) and all(
+            type(part) is nn.Linear and has_plain_weight(part) for part in parts
+        )
+    return type(layer) is nn.Linear and has_plain_weight(layer)
+
+
+def called_modules(module: nn.Module, is_whole: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
+    """The module and all below it, but for those inside one that `is_whole`."""
+    yield module
+    if not is_whole(module):
+        for child in module.children():
+            yield from called_modules(child, is_whole)
+
+
+def has_skinny_products(layer: nn.Module) -> bool:
+    """Whether the layer's forward is one of a block of `skinny_products`."""
+    return isinstance(vars(layer).get("forward"), _SkinnyForward)
+
+
+def joint_product(layers: Sequence[Layer]) -> SkinnyProduct:
+    """One product for layers that read the same rows, all of them with skinny products, and with a bias or all without.
+
+    For a single layer it is the layer's own, with the copy that it has.
+    """
+    forwards = [vars(layer)["forward"] for layer in layers]
+    return forwards[0].product if len(layers) == 1 else SkinnyProduct(layers, forwards[0].product.library)
+
+
+class _SkinnyForward:
+    """A linear layer's forward: the usual one, where there are many rows, a gradient, or another precision."""
+
+    def __init__(self, layer: Layer, library: OneDnn) -> None:
+        self._usual: Callable[[Tensor], Tensor] = partial(type(layer).forward, layer)  # type: ignore[arg-type]
+        self.product = SkinnyProduct([layer], library)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        num_rows = rows.numel() // rows.shape[-1]
+        is_skinny = 0 < num_rows <= MAX_ROWS and rows.dtype == torch.float32
+        if not is_skinny or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
+            return self._usual(rows)
+        result_BO = self.product(rows.reshape(num_rows, -1))
+        return result_BO.view(*rows.shape[:-1], -1)
+
+
+class SkinnyProduct:
+    """Rows times the weights of some layers, as one product in oneDNN's order once it has been called often."""
+
+    def __init__(self, layers: Sequence[Layer], library: OneDnn) -> None:
+        self.library = library
+        self._layers = layers
+        self._joint_weight_PI: Tensor | None = None
+        self._joint_bias_P: Tensor | None = None
+        self._num_calls = 0
+
+    def __call__(self, rows_BI: Tensor) -> Tensor:
+        """[B, P] of one fp32 row or more [B, I], the layers' results side by side, contiguous."""
+        num_rows = rows_BI.shape[0]
+        if num_rows > MAX_ROWS:
+            return self._each(rows_BI, lambda base: linear(rows_BI, base.weight, base.bias))
+        if num_rows < MIN_REORDER_ROWS:
+            return self._each(rows_BI, lambda base: _weights_first(base, rows_BI))
+        self._num_calls += 1
+        if self._num_calls == REORDER_AFTER:
+            self._reorder()
+        if self._joint_weight_PI is None:
+            return self._each(rows_BI, lambda base: self.library.multiply(rows_BI, base.weight, base.bias))
+        return self.library.multiply(rows_BI, self._joint_weight_PI, self._joint_bias_P)
+
+    def _each(self, rows_BI: Tensor, product: Callable[[nn.Linear], Tensor]) -> Tensor:
+        """By a product with each base's weights."""
+        results = []
+        for layer in self._layers:
+            result_BO = product(_base(layer))
+            results.append(add_adapters(layer, rows_BI, result_BO) if isinstance(layer, LoraLinear) else result_BO)
+        return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
+
+    def _reorder(self) -> None:
+        weights = [merged_weight(layer) if isinstance(layer, LoraLinear) else layer.weight for layer in self._layers]
+        biases: list[Tensor] = [_base(layer).bias for layer in self._layers]
+        is_single = len(weights) == 1
+        self._joint_weight_PI = self.library.reorder(weights[0] if is_single else torch.cat(weights), _EXPECTED_ROWS)
+        self._joint_bias_P = biases[0] if is_single or biases[0] is None else torch.cat(biases)
+
+
+def _base(layer: Layer) -> nn.Linear:
+    base = layer.get_base_layer() if isinstance(layer, LoraLinear) else layer
+    assert isinstance(base, nn.Linear)
+    return base
+
+
+def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:
+    """[B, O] of one row or two. The library's product of a matrix and a single vector is the slower one."""
+    two_BI = rows_BI if rows_BI.shape[0] == 2 else torch.cat([rows_BI, rows_BI])
+    # Contiguous: what is computed from it keeps its strides, and the next product would be of a matrix in other order.
+    result_BO = torch.mm(layer.weight, two_BI.t()).t()[: rows_BI.shape[0]].contiguous()
+    return result_BO if layer.bias is None else result_BO + layer.bias

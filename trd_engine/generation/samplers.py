@@ -1,0 +1,98 @@
+"""Who samples what: the student's rollouts, the teacher's refinements, and how new weights reach a sampler.
+
+Four arrangements, chosen by the spec and hidden behind `Samplers`:
+
+- transformers: each role borrows the module that trains or scores. Nothing is copied, nothing is synced.
+- vLLM, with another model as the teacher: an engine for each.
+- a served teacher refines by text, whatever samples the student.
+- vLLM, teaching itself: one engine for both roles. Its weights are switched between the teacher's and the
+  student's, by the adapter with LoRA and by loading with full fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trd_engine.generation.protocol import Generator, TextGenerator, TextRequest
+from trd_engine.generation.weight_sync import WeightSwitch
+from trd_engine.tasks.prompt_builder import BuiltPrompt
+from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+
+
+@dataclass
+class Samplers:
+    """Completions from the student and from the teacher."""
+
+    student: Generator
+    teacher: Generator
+    """The same object as `student` where one engine serves both."""
+    weights: WeightSwitch
+    student_sampling: SamplingSettings
+    refine_sampling: SamplingSettings
+    served_teacher: TextGenerator | None = None
+    """Refines in the place of `teacher`, where there is one."""
+
+    def to_student(self) -> None:
+        """Load the newest student where it is served from; of several processes all come here together."""
+        self.weights.to_student()
+
+    def to_teacher(self) -> None:
+        """Load the teacher where one engine serves both; of several processes all come here together."""
+        if self.teacher is self.student and self.served_teacher is None:
+            self.weights.to_teacher()
+
+    def sample_student(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        sampling: SamplingSettings | None = None,
+        with_logprobs: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Completion]:
+        """One completion of the current student a request."""
+        self.weights.to_student()
+        settings = sampling or self.student_sampling
+        return self.student.generate(requests, settings, with_logprobs=with_logprobs, on_progress=on_progress)
+
+    def sample_teacher(
+        self, requests: Sequence[GenerationRequest], *, on_progress: ProgressCallback | None = None
+    ) -> list[Completion]:
+        """One completion of the teacher a request, with the refinement's budget."""
+        self.to_teacher()
+        return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
+
+    def refine(
+        self, prompts: Sequence[BuiltPrompt], seeds: Sequence[int], *, on_progress: ProgressCallback | None = None
+    ) -> list[Completion]:
+        """The teacher's answer to each refining prompt; a served one is given the user's turn alone."""
+        pairs = list(zip(prompts, seeds, strict=True))
+        if self.served_teacher is not None:
+            texts = [TextRequest(prompt.message, seed) for prompt, seed in pairs]
+            return self.served_teacher.complete(texts, self.refine_sampling, on_progress=on_progress)
+        requests = [GenerationRequest(prompt.token_ids, seed) for prompt, seed in pairs]
+        return self.sample_teacher(requests, on_progress=on_progress)
+
+    def no_refinement(self) -> Completion:
+        """In the place of an answer to a prompt that nobody is asked."""
+        return Completion((), "", "length") if self.served_teacher is None else self.served_teacher.no_answer()
+
+    def student_changed(self) -> None:
+        """The student has new weights: the next rollout is to come from them."""
+        self.weights.student_changed()
+
+    def teacher_changed(self) -> None:
+        """The teacher's weights moved: the next refinement is to come from them."""
+        self.weights.teacher_changed()
+
+    def rest(self) -> None:
+        """Give the generators' memory to training, where the platform can; each wakes when it is next asked."""
+        self.student.rest()
+        if self.teacher is not self.student:
+            self.teacher.rest()
+
+    def close(self) -> None:
+        """Free the generators' memory."""
+        self.student.close()
+        if self.teacher is not self.student:
+            self.teacher.close()

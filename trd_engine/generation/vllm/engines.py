@@ -1,0 +1,107 @@
+"""vLLM's engines of one run: how many, of which size, and on which devices.
+
+On GPUs an engine has processes of its own wherever there is more than one, of ours or of engines: vLLM in our process
+would take the first GPU whatever the rank, put itself into the trainer's process group, and let one engine rest only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from trd_engine.config import RunConfig, SamplingConfig
+from trd_engine.generation.choice import EngineName
+from trd_engine.generation.protocol import Generator
+from trd_engine.runtime.distributed import World
+from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
+from trd_engine.runtime.events import Reporter
+
+_DEFAULT_SHARES = {"colocated": 0.5, "separate": 0.9}
+"""Of a GPU's memory; colocated, the other half is the training's."""
+
+
+def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:
+    """Raise `SpecError` where the spec asks for devices that this run's sampler cannot use, and say what is ignored."""
+    if engine == "vllm" and device.type == "cuda":
+        return
+    here = f"this run samples with {engine} on {device.type}"
+    if sampling.placement == "separate":
+        raise SpecError(f"sampling.placement = separate: it is for vLLM on GPUs, and {here}; leave it out")
+    if sampling.gpu_memory_utilization is not None:
+        reporter.notice("warn", "setting_ignored", f"sampling.gpu_memory_utilization is ignored: {here}")
+
+
+def vllm_generators(
+    config: RunConfig, device: torch.device, compute_dtype: torch.dtype, world: World
+) -> tuple[Generator, Generator]:
+    """The student's and the teacher's engine; one for both where it is asked for neither text but the student's, or
+    where the student teaches itself."""
+    from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
+        VllmGenerator,
+        VllmSettings,
+    )
+
+    sampling = config.sampling
+    solving = sampling.max_prompt_tokens + sampling.max_new_tokens
+    refines_here = config.refines and config.served_teacher is None
+    refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if refines_here else 0
+    shares_engine = config.teacher is None
+    num_engines = 2 if refines_here and not shares_engine else 1
+    share = sampling.gpu_memory_utilization or _DEFAULT_SHARES[sampling.placement]
+    common = VllmSettings(
+        device=device.type,
+        dtype=compute_dtype,
+        seed=config.seed,
+        gpu_memory_utilization=share / num_engines,
+        tensor_parallel_size=sampling.tensor_parallel_size,
+        visible_devices=_own_devices(sampling, device, world, num_engines),
+        can_rest=device.type == "cuda" and sampling.placement == "colocated",
+    )
+    own = replace(
+        common,
+        max_model_len=max(solving, refining) if shares_engine else solving,
+        lora_rank=config.lora.rank if config.lora else None,
+    )
+    student = VllmGenerator(Path(config.student), own)
+    if num_engines == 1:
+        return student, student
+    return student, VllmGenerator(Path(config.teacher_folder), replace(common, max_model_len=refining))
+
+
+def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:
+    """The GPUs for processes of an engine's own, or None where it is in ours."""
+    is_alone = world.size == 1 and num_engines == 1 and sampling.placement == "colocated"
+    if device.type != "cuda" or is_alone:
+        return None
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return sampler_devices(sampling, visible_gpus(), local_rank=local_rank, num_local=num_local)
+
+
+def visible_gpus() -> list[str]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def sampler_devices(sampling: SamplingConfig, gpus: Sequence[str], *, local_rank: int, num_local: int) -> list[str]:
+    """Where process `local_rank` of this machine's `num_local` samples: its own GPU, or those behind all that train.
+
+    Raises `DeviceUnavailableError` where there are too few.
+    """
+    size = sampling.tensor_parallel_size
+    first = local_rank if sampling.placement == "colocated" else num_local + local_rank * size
+    wanted = list(gpus[first : first + size])
+    if len(wanted) < size:
+        needed = num_local * (1 + size) if sampling.placement == "separate" else num_local
+        raise DeviceUnavailableError(
+            f"{num_local} training processes and their samplers (sampling.placement {sampling.placement}, "
+            f"tensor_parallel_size {size}) need {needed} GPUs, and {len(gpus)} are visible; lower them"
+        )
+    return wanted

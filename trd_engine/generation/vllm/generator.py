@@ -1,0 +1,316 @@
+"""Generation by vLLM, in this process, on CPU or GPU."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
+from trd_engine.generation.vllm.reload import repack_tied_head
+from trd_engine.generation.vllm.runtime import engine_construction, engine_use, import_vllm
+from trd_engine.runtime.errors import CheckpointCorruptError, SpecError
+from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, RequestOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's kernels are made for; a rank between two takes the room of the larger."""
+_MAX_TEMPERATURE = 2.0
+_CPU_KV_CACHE_BYTES = 1 << 30
+_KV_BLOCK_TOKENS = 128
+_ALWAYS: dict[str, Any] = {
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",  # the folder's own sampling defaults must not mix with the request's
+    "enable_prefix_caching": True,
+    "logprobs_mode": "raw_logprobs",  # before temperature, top-k and top-p
+    "disable_log_stats": True,
+    "use_tqdm_on_load": False,
+}
+_LORA_ON: dict[str, Any] = {"enable_lora": True, "max_loras": 1}
+_CPU_STEP_TOKENS = 1_024
+"""Prompt tokens that we hand to a CPU engine between two steps: a second or so for small models, so that a stop is
+obeyed soon."""
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """How an engine is made."""
+
+    device: str = "cpu"
+    """cpu or cuda; the installed vLLM must be the build for it."""
+    dtype: torch.dtype = torch.bfloat16
+    max_model_len: int | None = None
+    """Longest prompt + completion in tokens; None takes the model's own, which may be far too much memory."""
+    seed: int = 0
+    lora_rank: int | None = None
+    """The largest rank that `VllmGenerator.use_adapter` will meet; None: no adapters."""
+    max_num_seqs: int = 256
+    """Requests sampled side by side."""
+    kv_cache_bytes: int | None = None
+    """None on a CPU takes what `max_num_seqs` requests can need, up to 1 GiB, and on a GPU what
+    `gpu_memory_utilization` leaves."""
+    gpu_memory_utilization: float = 0.9
+    tensor_parallel_size: int = 1
+    """The same for all engines of a process."""
+    enforce_eager: bool | None = None
+    """None compiles and captures graphs on a GPU only."""
+    visible_devices: Sequence[str] | None = None
+    """GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes of its own; None: this
+    process's current one."""
+    can_rest: bool = False
+    """`VllmGenerator.rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """True where there is no GPU to share."""
+        return self.device == "cpu"
+
+    @property
+    def max_lora_rank(self) -> int:
+        """Room for adapters; 0: none. Raises `SpecError` where vLLM has no such room."""
+        return 0 if self.lora_rank is None else _lora_rank_room(self.lora_rank)
+
+    def engine_arguments(self, model_folder: Path) -> dict[str, Any]:
+        """These settings as vLLM's `EngineArgs` takes them."""
+        kv_cache_bytes = self.kv_cache_bytes
+        if self.on_cpu and kv_cache_bytes is None:
+            kv_cache_bytes = _cpu_kv_cache_bytes(model_folder, self.dtype, self.max_model_len, self.max_num_seqs)
+        return {
+            "model": str(model_folder),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "max_model_len": self.max_model_len,
+            "seed": self.seed,
+            "max_num_seqs": self.max_num_seqs,
+            "kv_cache_memory_bytes": kv_cache_bytes,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "enforce_eager": self.on_cpu if self.enforce_eager is None else self.enforce_eager,
+            "enable_sleep_mode": self.can_rest,
+            "distributed_executor_backend": None if self.visible_devices is None else "mp",
+            **_ALWAYS,
+            **(_LORA_ON | {"max_lora_rank": self.max_lora_rank} if self.lora_rank is not None else {}),
+            **(_cpu_arguments() if self.on_cpu else {}),
+        }
+
+
+class VllmGenerator:
+    """Samples from a Hugging Face folder with an engine of its own.
+
+    Several may live in one process if their `tensor_parallel_size` is the same. Prefixes are shared between the
+    requests of one call and forgotten between calls, so that a call's samples do not hang on the calls before it.
+    """
+
+    _is_resting = False
+
+    def __init__(self, model_folder: Path, settings: VllmSettings) -> None:
+        """Load the model; seconds for a small one. Raises `SpecError` for an adapter's rank that vLLM cannot serve."""
+        vllm = import_vllm()
+        self._on_cpu = settings.on_cpu
+        self._tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        self._lora_ids = itertools.count(1)
+        self._request_ids = itertools.count()
+        self._adapter: LoRARequest | None = None
+        self._max_lora_rank = settings.max_lora_rank
+        self._can_rest = settings.can_rest
+        arguments = vllm.EngineArgs(**settings.engine_arguments(model_folder))
+        with engine_construction(settings.visible_devices):
+            self._engine = vllm.LLMEngine.from_engine_args(arguments)
+        self._max_admitted = settings.max_num_seqs if self._on_cpu else 4 * settings.max_num_seqs
+        self._max_model_len: int = self._engine.model_config.max_model_len
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingSettings,
+        *,
+        with_logprobs: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Completion]:
+        """See `Generator.generate`."""
+        check_requests(requests, sampling, max_model_len=self._max_model_len)
+        if sampling.temperature > _MAX_TEMPERATURE:
+            raise SpecError(f"sampling.temperature {sampling.temperature}: vLLM samples at {_MAX_TEMPERATURE} at most")
+        self._wake()
+        self._engine.reset_prefix_cache()
+        meter = ProgressMeter(on_progress, len(requests))
+        names = [str(next(self._request_ids)) for _ in requests]
+        waiting = deque(zip(names, requests, strict=True))
+        completions: dict[str, Completion] = {}
+        with engine_use(on_cpu=self._on_cpu):
+            try:
+                while len(completions) < len(requests):
+                    self._admit(waiting, sampling, with_logprobs)
+                    for output in self._engine.step():
+                        completions[output.request_id] = self._completion(output, sampling, with_logprobs)
+                    self._report(meter, completions)
+            except BaseException:
+                self._engine.abort_request([name for name in names if name not in completions])
+                raise
+        meter.num_done, meter.num_tokens = len(requests), _num_tokens(completions)
+        meter.report()
+        return [completions[name] for name in names]
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """See `Generator.use_adapter`. The files are read now; a folder written anew must be given again.
+
+        Raises `SpecError` where the generator was made without adapters or for a smaller rank, and
+        `CheckpointCorruptError` where the folder holds no adapter for this model.
+        """
+        self._wake()
+        if self._adapter is not None:
+            self._engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
+        if folder is not None:
+            self._adapter = self._load_adapter(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """See `Generator.load_weights`. An adapter in use stays in use."""
+        if not any(folder.glob("*.safetensors")):
+            raise CheckpointCorruptError(f"{folder} holds no safetensors weights")
+        self._wake()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        if self._on_cpu:
+            self._engine.apply_model(repack_tied_head)
+        self._engine.reset_prefix_cache()
+        if self._adapter is not None:
+            self._engine.add_lora(self._adapter)  # reloading drops the adapters
+
+    def rest(self) -> None:
+        """See `Generator.rest`: the weights wait in the host's memory, the cache is dropped."""
+        if self._can_rest and not self._is_resting:
+            self._engine.reset_prefix_cache()
+            self._engine.sleep(level=1)
+            self._is_resting = True
+
+    def _wake(self) -> None:
+        if self._is_resting:
+            # What the trainer has freed, torch keeps for it, and the engine would find no room.
+            torch.cuda.empty_cache()
+            self._engine.wake_up()
+            self._is_resting = False
+
+    def close(self) -> None:
+        """See `Generator.close`."""
+        self._engine.engine_core.shutdown()
+        del self._engine
+        gc.collect()
+
+    def _load_adapter(self, folder: Path) -> LoRARequest:
+        from vllm.exceptions import VLLMError
+        from vllm.lora.request import LoRARequest
+
+        if self._max_lora_rank == 0:
+            raise SpecError(f"cannot use the adapter {folder}: the generator was made with lora_rank None")
+        if not (folder / "adapter_config.json").is_file():  # vLLM would ask the hub for it
+            raise CheckpointCorruptError(f"{folder} holds no adapter")
+        number = next(self._lora_ids)  # a fresh one: the engine keeps adapters by number
+        request = LoRARequest(f"adapter-{number}", number, str(folder))
+        try:
+            self._engine.add_lora(request)
+        except (VLLMError, ValueError, OSError) as error:
+            raise CheckpointCorruptError(f"{folder} holds no adapter for this model: {error}") from error
+        return request
+
+    def _admit(
+        self, waiting: deque[tuple[str, GenerationRequest]], sampling: SamplingSettings, with_logprobs: bool
+    ) -> None:
+        """Hand requests to the engine: while it has room, and no more prompt tokens than make a short step."""
+        num_prompt_tokens = 0
+        while waiting and self._engine.get_num_unfinished_requests() < self._max_admitted:
+            name, request = waiting[0]
+            num_prompt_tokens += len(request.prompt_token_ids)
+            if self._on_cpu and len(request.prompt_token_ids) < num_prompt_tokens > _CPU_STEP_TOKENS:
+                return
+            self._engine.add_request(
+                name,
+                {"prompt_token_ids": list(request.prompt_token_ids)},
+                _sampling_params(sampling, request.seed, with_logprobs, on_cpu=self._on_cpu),
+                lora_request=self._adapter,
+            )
+            waiting.popleft()
+
+    def _completion(self, output: RequestOutput, sampling: SamplingSettings, with_logprobs: bool) -> Completion:
+        (sample,) = output.outputs
+        logprobs = _sampled_logprobs(sample) if with_logprobs else None
+        return make_completion(sample.token_ids, sampling.stop_token_ids, logprobs, self._tokenizer)
+
+    def _report(self, meter: ProgressMeter, completions: dict[str, Completion]) -> None:
+        if meter.is_due:
+            running = self._engine.output_processor.request_states.values()
+            meter.num_done = len(completions)
+            meter.num_tokens = _num_tokens(completions)
+            meter.num_tokens += sum(state.detokenizer.num_output_tokens() for state in running)
+            meter.report()
+
+
+def _sampled_logprobs(sample: CompletionOutput) -> list[float]:
+    assert sample.logprobs is not None
+    logprobs = []
+    for candidates, token_id in zip(sample.logprobs, sample.token_ids, strict=True):
+        assert candidates is not None
+        logprobs.append(candidates[token_id].logprob)
+    return logprobs
+
+
+def _num_tokens(completions: dict[str, Completion]) -> int:
+    return sum(len(completion.token_ids) for completion in completions.values())
+
+
+def _sampling_params(sampling: SamplingSettings, seed: int, with_logprobs: bool, *, on_cpu: bool) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    own_nucleus = on_cpu and sampling.temperature > 0
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=1.0 if own_nucleus else sampling.top_p,
+        top_k=0 if own_nucleus else max(sampling.top_k, 0),
+        extra_args={"top_k": sampling.top_k, "top_p": sampling.top_p} if own_nucleus else None,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,  # what ends a completion is said by `stop_token_ids` alone
+        seed=seed,
+        logprobs=0 if with_logprobs else None,  # 0: of the sampled token, and no others
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    from trd_engine.generation.vllm.nucleus import NucleusProcessor
+
+    return {
+        # A prompt read in parts makes vLLM rewind its request's generator, which torch's CPU generators cannot do.
+        "enable_chunked_prefill": False,
+        "logits_processors": [NucleusProcessor],
+    }
+
+
+def _lora_rank_room(rank: int) -> int:
+    for room in _LORA_RANKS:
+        if rank <= room:
+            return room
+    raise SpecError(
+        f"lora.rank {rank}: vLLM serves adapters of rank {_LORA_RANKS[-1]} at most; use engine transformers"
+    )
+
+
+def _cpu_kv_cache_bytes(model_folder: Path, dtype: torch.dtype, max_model_len: int | None, max_num_seqs: int) -> int:
+    """Room for `max_num_seqs` requests of full length up to the limit, and for one in any case."""
+    config = AutoConfig.from_pretrained(model_folder).get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token_bytes: int = 2 * config.num_hidden_layers * num_kv_heads * head_dim * dtype.itemsize
+    length = max_model_len or config.max_position_embeddings
+    request_bytes: int = (length // _KV_BLOCK_TOKENS + 2) * _KV_BLOCK_TOKENS * token_bytes
+    return max(request_bytes, min(_CPU_KV_CACHE_BYTES, max_num_seqs * request_bytes))

@@ -1,0 +1,145 @@
+"""Moves the student's and the teacher's current weights into the engines that sample."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from peft import PeftModel
+
+from trd_engine.generation.protocol import Generator
+from trd_engine.models.fsdp import put_together
+from trd_engine.models.loading import TrainedModel
+from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
+from trd_engine.runtime.distributed import ALONE, World
+
+
+def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> None:
+    """Just the weights, for a generator to load: one adapter, or the whole model."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), selected_adapters=[adapter])
+    else:
+        model.save_pretrained(folder)
+
+
+def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
+    """Where in `folder` they are: PEFT gives all adapters but the first a folder of their own."""
+    return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
+
+
+class WeightSwitch(Protocol):
+    """Makes one role's weights the ones that its generator answers with."""
+
+    def to_student(self) -> None:
+        """The newest student."""
+        ...
+
+    def to_teacher(self) -> None:
+        """The newest teacher, where the student teaches itself: for a frozen one the step-0 weights."""
+        ...
+
+    def student_changed(self) -> None:
+        """An optimizer step was taken: what is served as the student is stale from now on."""
+        ...
+
+    def teacher_changed(self) -> None:
+        """The teacher's weights moved: what is served as the teacher is stale from now on."""
+        ...
+
+
+class BorrowedWeights:
+    """Generators that sample from the live modules: always the newest weights."""
+
+    def to_student(self) -> None:
+        """Nothing to do."""
+
+    def to_teacher(self) -> None:
+        """Nothing to do."""
+
+    def student_changed(self) -> None:
+        """Nothing to do."""
+
+    def teacher_changed(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass
+class _Role:
+    """Whose weights an engine may serve, and how new they are."""
+
+    model: TrainedModel
+    adapter: str
+    folder: Path
+    """Where they are written for the engine to load."""
+    world: World = ALONE
+    version: int = 0
+    """0: still those of step 0, which the engine has from the start."""
+    written: int | None = None
+    """The version that was written last."""
+
+    def write(self) -> Path:
+        """Where the newest weights are, for the engine to load. Collective."""
+        if self.written != self.version:
+            model = self.model if self.world.size == 1 else put_together(self.model, self.world)
+            if model is not None:
+                write_sampler_weights(self.folder, model, self.adapter)
+            self.world.wait()
+            self.written = self.version
+        return sampler_weights_folder(self.folder, self.model, self.adapter)
+
+
+class ServedWeights:
+    """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too.
+
+    A role's weights are written and loaded when its next sample is asked for, not after every step.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        model: TrainedModel,
+        *,
+        step0_folder: Path,
+        sync_folder: Path,
+        teacher: TrainedModel | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """`model` is the student, `teacher` the module that a student which teaches itself does it with.
+
+        Of several processes each has a generator of its own, and all see `sync_folder`.
+        """
+        self._generator = generator
+        self._step0_folder = step0_folder
+        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student", world)
+        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher", world)
+        self._served: tuple[_Role | None, int] = (None, 0)
+
+    def to_student(self) -> None:
+        """Serve the student as it is now."""
+        self._serve(self._student)
+
+    def to_teacher(self) -> None:
+        """Serve the teacher as it is now."""
+        self._serve(self._teacher)
+
+    def student_changed(self) -> None:
+        """See `WeightSwitch.student_changed`."""
+        self._student.version += 1
+
+    def teacher_changed(self) -> None:
+        """See `WeightSwitch.teacher_changed`."""
+        self._teacher.version += 1
+
+    def _serve(self, role: _Role) -> None:
+        wanted = (role, role.version) if role.version else (None, 0)
+        if self._served[0] is wanted[0] and self._served[1] == wanted[1]:
+            return
+        folder = role.write() if role.version else None
+        if isinstance(role.model, PeftModel):
+            self._generator.use_adapter(folder)
+        else:
+            self._generator.load_weights(folder or self._step0_folder)
+        self._served = wanted

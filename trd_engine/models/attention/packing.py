@@ -1,0 +1,172 @@
+"""How a model reads a packed row, found out by trying; then the reading itself.
+
+Three ways, the best that gives a model's own answers is taken:
+
+- `attention`: our packed attention, whose cost is the sum of the lengths' squares;
+- `mask`: the model's own attention under the block-diagonal mask that transformers makes of restarting
+  position ids; every token is compared with every other of the row;
+- `single`: a forward pass a sequence, for models that carry a state along the row or know no position ids.
+
+Names of architectures appear nowhere. Shapes: T tokens of a row, H hidden size.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trd_engine.models.attention.packed import NAME, Segments, packed_row
+from trd_engine.models.loading import backbone_of, causal_lm_of, evaluation_mode
+
+PackingKind = Literal["attention", "mask", "single"]
+
+_PROBE_LENGTHS = (9, 6)
+_MAX_DIFFERENCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_MAX_DIFFERENCE_HALF = 0.05
+"""Relative, a token. A token that sees its neighbour's is off by far more."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The way that a model reads packed rows, and the attention it does so with."""
+
+    kind: PackingKind
+    implementation: str
+
+
+_chosen: WeakKeyDictionary[PreTrainedModel, Packing] = WeakKeyDictionary()
+
+
+def packing_of(model: nn.Module) -> Packing:
+    """The way of this model; the first call tries it out with a few tokens and sets the model's attention.
+
+    Consumes no randomness and leaves every module in its mode.
+    """
+    causal_lm = causal_lm_of(model)
+    if causal_lm not in _chosen:
+        _chosen[causal_lm] = _choose(causal_lm)
+    return _chosen[causal_lm]
+
+
+def packing_notice(role: str, model: nn.Module) -> str | None:
+    """What the user should know of how this model reads packed rows; None where it does so at full speed."""
+    packing = packing_of(model)
+    if packing.kind == "attention":
+        return None
+    name = type(causal_lm_of(model)).__name__
+    cost = {
+        "mask": f"{packing.implementation} attention under a block-diagonal mask: slower and larger on long rows",
+        "single": "one sequence a forward pass: slower on short sequences",
+    }[packing.kind]
+    return f"the {role}'s architecture {name} does not take packed attention; it is read with {cost}"
+
+
+def read_row(model: nn.Module, input_ids_1T: Tensor, position_ids_1T: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Final hidden states [T, H] of the sequences that lie end to end in the row, each read by itself."""
+    hidden_TH: Tensor = _read(model, packing_of(model).kind, input_ids_1T, position_ids_1T, lengths)
+    return hidden_TH
+
+
+def _read(
+    model: nn.Module, kind: PackingKind, input_ids_1T: Tensor, position_ids_1T: Tensor, lengths: tuple[int, ...]
+) -> Tensor:
+    backbone = backbone_of(model)
+    if kind == "single":
+        rows = [backbone(input_ids=ids, use_cache=False) for ids in input_ids_1T.split(list(lengths), dim=1)]
+        return torch.cat([row.last_hidden_state for row in rows], dim=1).squeeze(0)
+    is_ours = kind == "attention"
+    with packed_row(Segments(lengths, input_ids_1T.device)) if is_ours else nullcontext():
+        output = backbone(
+            input_ids=input_ids_1T,
+            position_ids=position_ids_1T,
+            # All ones keeps transformers from making its own mask of the position ids, which None asks for.
+            attention_mask=torch.ones_like(input_ids_1T) if is_ours else None,
+            use_cache=False,
+        )
+    hidden_TH: Tensor = output.last_hidden_state.squeeze(0)
+    return hidden_TH
+
+
+@torch.no_grad()
+def _choose(model: PreTrainedModel) -> Packing:
+    own = model.config._attn_implementation
+    own = "sdpa" if own == NAME else own  # a copy of a model that was asked before
+    vocabulary = model.config.get_text_config().vocab_size
+    ids_1T = (torch.arange(sum(_PROBE_LENGTHS), device=model.device) * 7 % vocabulary).unsqueeze(0)
+    positions_1T = torch.cat([torch.arange(n, device=model.device) for n in _PROBE_LENGTHS]).unsqueeze(0)
+    with evaluation_mode(model), torch.autocast(model.device.type, enabled=False):
+        model.set_attn_implementation("eager")  # the reference: the architecture's own code
+        expected_TH = _read(model, "single", ids_1T, positions_1T, _PROBE_LENGTHS)
+        for packing in _candidates(model, own):
+            model.set_attn_implementation(packing.implementation)
+            if model.config._attn_implementation != packing.implementation:
+                continue
+            try:
+                found_TH = _read(model, packing.kind, ids_1T, positions_1T, _PROBE_LENGTHS)
+            except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
+                if _is_out_of_memory(error):
+                    raise  # says nothing of the architecture: a slower way would be chosen for no reason
+                continue  # the architecture has no room for this way
+            if _agree(found_TH, expected_TH):
+                return packing
+    raise AssertionError("a model agrees with itself")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a CPU PyTorch raises a plain RuntimeError that tells it by its text alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _candidates(model: PreTrainedModel, own: str) -> list[Packing]:
+    single = [Packing("single", own), Packing("single", "eager")]
+    if model._is_stateful:  # a decaying state leaks too little for a short trial to show
+        return single
+    if _rope_depends_on_the_row(model):  # no trial of a few tokens reaches the length from which it differs
+        return single
+    # Where a class refuses sdpa, its scores have terms that we have not either.
+    ours = [Packing("attention", NAME)] if own == "sdpa" else []
+    return [*ours, Packing("mask", own), Packing("mask", "eager"), *single]
+
+
+def _rope_depends_on_the_row(model: PreTrainedModel) -> bool:
+    """Whether the rotary frequencies are chosen by the row's largest position, so that neighbours change them."""
+    config = model.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [part for part in found.values() if isinstance(part, dict)]  # by layer type
+    kinds = {part.get("rope_type", part.get("type")) for part in [found, *nested]}
+    return bool(kinds & {"longrope", "dynamic"})
+
+
+def _agree(found_TH: Tensor, expected_TH: Tensor) -> bool:
+    if not expected_TH.isfinite().all():
+        return True  # nothing can be compared; the step that trains on it will stop the run
+    difference_T = (found_TH.float() - expected_TH.float()).norm(dim=-1) / expected_TH.float().norm(dim=-1)
+    is_exact = found_TH.dtype in _MAX_DIFFERENCE
+    num_off = int((difference_T > _MAX_DIFFERENCE.get(found_TH.dtype, _MAX_DIFFERENCE_HALF)).sum())
+    # In half precision a mixture of experts may send a token elsewhere by rounding alone.
+    return bool(found_TH.isfinite().all()) and num_off <= (0 if is_exact else 1)
+
+
+def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
+    """The hidden states [N, H] that predict the trained tokens, in their order."""
+    hidden_TH = read_row(model, tokens.input_ids_1T, tokens.position_ids_1T, tokens.lengths)
+    return hidden_TH.index_select(0, tokens.predicts_N)
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """One model's view of a micro-batch: its own prompts before the same completions, in one row."""
+
+    input_ids_1T: Tensor
+    position_ids_1T: Tensor
+    """From 0 in each sequence."""
+    lengths: tuple[int, ...]
+    """Of the sequences in the row, prompt and completion; they sum to T."""
+    predicts_N: Tensor
+    """The position in the row whose hidden state predicts each trained token."""

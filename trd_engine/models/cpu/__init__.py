@@ -1,0 +1,1 @@
+"""Layers that replace a model's own during a training step on a CPU."""

@@ -1,0 +1,71 @@
+"""What a folder that people name holds: a model, an adapter on another model, or a checkpoint with either."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from trd_engine.config import RunConfig
+from trd_engine.runtime.errors import ModelNotFoundError, ModelRefusedError
+
+MODEL_FOLDER = "model"
+ADAPTER_FOLDER = "adapter"
+MANIFEST_FILE = "manifest.json"
+"""Its presence makes a folder a checkpoint."""
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "tokenizer*"]
+"""What is fetched of a model. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Where the weights are."""
+
+    source: str
+    """Folder or hub id of the model, or of the base that the adapter was trained on."""
+    adapter: Path | None = None
+    adapter_rank: int | None = None
+
+
+def find_model(folder: Path) -> FoundModel:
+    """The model of a folder; of a checkpoint's the merged one, where there is one, else its adapter.
+
+    Raises `ModelRefusedError` where an adapter does not name its base.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        has_model = (folder / MODEL_FOLDER).is_dir()
+        folder = folder / (MODEL_FOLDER if has_model else ADAPTER_FOLDER)
+    description = folder / "adapter_config.json"
+    if (folder / "config.json").is_file() or not description.is_file():
+        return FoundModel(str(folder.resolve()))
+    adapter = json.loads(description.read_text(encoding="utf-8"))
+    base = adapter.get("base_model_name_or_path")
+    if not base:
+        raise ModelRefusedError(f"{folder} holds an adapter that names no base model; ask for the merged model instead")
+    return FoundModel(str(base), folder.resolve(), adapter.get("r"))
+
+
+def with_local_models(config: RunConfig) -> RunConfig:
+    """The spec with folders in the place of hub ids, which stay the models' names. Raises `ModelNotFoundError`."""
+    changes: dict[str, str] = {}
+    for role in ("student", "teacher"):
+        source = getattr(config, role)
+        if isinstance(source, str) and (folder := local_folder(source)) != source:
+            changes |= {role: folder, f"{role}_name": getattr(config, f"{role}_name") or source}
+    return config.model_copy(update=changes)
+
+
+def local_folder(source: str) -> str:
+    """The folder of ``owner/name`` or ``owner/name@revision``, from the hub or its cache; a folder as it is.
+
+    Raises `ModelNotFoundError`.
+    """
+    if Path(source).is_dir() or source.startswith(("/", ".")):
+        return source
+    name, _, revision = source.partition("@")
+    try:
+        return snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"model {source!r}: no such folder, and no hub gave it: {error}") from error

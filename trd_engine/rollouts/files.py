@@ -1,0 +1,157 @@
+"""A round's trajectories on disk: what the service shows, and what a resumed run trains on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trd_engine.runtime.distributed import World
+from trd_engine.tasks.prompt_builder import PromptBuilder
+from trd_engine.teachers.token_scores import gather_scores, with_scores, with_stored_scores, write_scores
+from trd_engine.types import Completion, Problem, Trajectory, Verdict
+
+
+@dataclass(frozen=True)
+class TokenKl:
+    """Forward KL of each token of y_o and of y_r, nats; None where it is not finite."""
+
+    initial: tuple[float | None, ...]
+    refined: tuple[float | None, ...] | None
+
+
+def write_trajectories(
+    path: Path,
+    trajectories: Sequence[Trajectory],
+    prompts: PromptBuilder,
+    *,
+    token_kl: Mapping[int, TokenKl] | None = None,
+) -> None:
+    """Write one JSON line a trajectory, whole or not at all.
+
+    Those whose position `token_kl` holds have ``kl_per_token_initial`` and ``kl_per_token_refined`` beside the rest.
+    """
+    diagnosed = token_kl or {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for position, trajectory in enumerate(trajectories):
+            line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
+            line |= _token_kl(diagnosed.get(position))
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajectory]:
+    """The trajectories in the file, with the problems they belong to."""
+    by_id = {problem.id: problem for problem in problems}
+    with path.open(encoding="utf-8") as file:
+        return [trajectory_from_json(json.loads(line), by_id) for line in file]
+
+
+def _token_kl(found: TokenKl | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"kl_per_token_initial": found.initial, "kl_per_token_refined": found.refined}
+
+
+def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
+    """A trajectory as a JSON object; `prompt` is its solving prompt as people read it."""
+    refined, verdict = trajectory.refined, trajectory.refined_verdict
+    return {
+        "position": position,
+        "problem_id": trajectory.problem.id,
+        "sample": trajectory.sample,
+        "prompt": prompt,
+        "answer": trajectory.problem.answer,
+        "rollout": trajectory.rollout.text,
+        "refined": refined.text if refined else None,
+        "rollout_correct": trajectory.rollout_verdict.correct,
+        "refined_correct": verdict.correct if verdict else None,
+        "rollout_tokens": len(trajectory.rollout.token_ids),
+        "refined_tokens": len(refined.token_ids) if refined else None,
+        "parts_at_token": trajectory.parts_at_token,
+        "detail": {
+            "rollout_finish_reason": trajectory.rollout.finish_reason,
+            "refined_finish_reason": refined.finish_reason if refined else None,
+            "rollout_verdict": trajectory.rollout_verdict.detail,
+            "refined_verdict": verdict.detail if verdict else None,
+            "rollout_verdict_failure": trajectory.rollout_verdict.failure,
+            "refined_verdict_failure": verdict.failure if verdict else None,
+            "notices": list(trajectory.notices),
+        },
+        "token_ids": {
+            "prompt": trajectory.prompt_token_ids,
+            "rollout": trajectory.rollout.token_ids,
+            "refine_prompt": trajectory.refine_prompt_token_ids,
+            "refined": refined.token_ids if refined else None,
+        },
+    }
+
+
+def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Trajectory:
+    """The trajectory of `trajectory_to_json`; `problems` has the one it belongs to by its id."""
+    ids, detail = line["token_ids"], line["detail"]
+    refined = ids["refined"] is not None
+    return Trajectory(
+        problem=problems[line["problem_id"]],
+        sample=line["sample"],
+        prompt_token_ids=tuple(ids["prompt"]),
+        rollout=Completion(tuple(ids["rollout"]), line["rollout"], detail["rollout_finish_reason"]),
+        rollout_verdict=_verdict(line, "rollout"),
+        refine_prompt_token_ids=tuple(ids["refine_prompt"]) if refined else None,
+        refined=Completion(tuple(ids["refined"]), line["refined"], detail["refined_finish_reason"])
+        if refined
+        else None,
+        refined_verdict=_verdict(line, "refined") if line["refined_correct"] is not None else None,
+        notices=tuple(detail["notices"]),
+    )
+
+
+def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
+    detail = line["detail"]
+    return Verdict(line[f"{of}_correct"], detail[f"{of}_verdict"], detail.get(f"{of}_verdict_failure"))
+
+
+def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajectory]:
+    """The trajectories of all processes, put together as `World.share` took them apart. All have scores, or none."""
+    if world.size == 1:
+        return list(mine)
+    lines = [trajectory_to_json(0, t, "") | {"problem": asdict(t.problem)} for t in mine]
+    scores = gather_scores(world, [t.scores for t in mine if t.scores is not None])
+    gathered = [
+        trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])})
+        for line in world.gather_documents(lines)
+    ]
+    return with_scores(gathered, scores) if scores else gathered
+
+
+@dataclass(frozen=True)
+class KeptTrajectories:
+    """Two files of a checkpoint's state folder; the second is there where a served teacher gave scores."""
+
+    trajectories_name: str
+    scores_name: str
+
+    def write(self, folder: Path, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> None:
+        """Both files, each whole or not at all."""
+        write_trajectories(folder / self.trajectories_name, trajectories, prompts)
+        write_scores(folder / self.scores_name, trajectories)
+
+    def read(self, folder: Path, problems: Iterable[Problem]) -> list[Trajectory] | None:
+        """What `write` wrote; None where it wrote nothing."""
+        path = folder / self.trajectories_name
+        if not path.exists():
+            return None
+        return with_stored_scores(folder / self.scores_name, read_trajectories(path, problems))
+
+
+ROUND = KeptTrajectories("trajectories.jsonl", "teacher_scores.safetensors")
+
+
+HELDOUT = KeptTrajectories("heldout.jsonl", "heldout_teacher_scores.safetensors")

@@ -1,0 +1,1 @@
+"""The `code` task: programs that are run against tests in the sandbox."""

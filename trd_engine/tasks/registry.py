@@ -1,0 +1,34 @@
+"""Finds a task by the name that a spec gives."""
+
+from __future__ import annotations
+
+from trd_engine.runtime.errors import SpecError
+from trd_engine.tasks.protocol import Task
+
+TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`; raises SpecError where there is none, or where this machine may not run it."""
+    # Imported here: the sandbox's and the verifiers' child processes import this package too, and stay small.
+    if name == "math":
+        from trd_engine.tasks.math.task import MathTask
+
+        return MathTask()
+    if name == "exact":
+        from trd_engine.tasks.exact import ExactTask
+
+        return ExactTask()
+    if name == "choice":
+        from trd_engine.tasks.choice import ChoiceTask
+
+        return ChoiceTask()
+    if name == "code":
+        from trd_engine.tasks.code.task import load_code_task
+
+        return load_code_task()
+    if name == "reasoning_gym":
+        from trd_engine.tasks.reasoning_gym import ReasoningGymTask
+
+        return ReasoningGymTask()
+    raise SpecError(f"task: no task {name!r}; there are {', '.join(TASK_NAMES)}")

@@ -1,0 +1,1 @@
+"""Child processes that judge answers under a time limit, so that a verifier that hangs costs one verdict."""

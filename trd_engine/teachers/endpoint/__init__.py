@@ -1,0 +1,1 @@
+"""The HTTP client of OpenAI-compatible servers that act as a teacher."""

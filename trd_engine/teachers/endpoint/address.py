@@ -1,0 +1,81 @@
+"""Where an endpoint's requests go: its host is resolved once, checked, and never resolved again.
+
+A name that is resolved for each request could lead somewhere else the second time. Messages name the endpoint
+and not its address, since users read them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from trd_engine.runtime.errors import TeacherRefusedError, TeacherUnreachableError
+
+Network = Literal["public", "private", "loopback"]
+"""public: https to addresses of the whole internet; private: https to those of a private network too;
+loopback: this machine alone, where http will do."""
+Resolver = Callable[[str, int], list[str]]
+
+_PRIVATE_NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+
+
+@dataclass(frozen=True)
+class PinnedAddress:
+    """An endpoint's address with the number in the place of the name."""
+
+    base_url: str
+    """Ends without a slash."""
+    host_header: str
+    server_name: str
+    """What the certificate must be for."""
+
+
+def pin_address(name: str, base_url: str, network: Network, *, resolve: Resolver | None = None) -> PinnedAddress:
+    """Resolve the host of endpoint `name` and check every address that it has.
+
+    Raises `TeacherRefusedError` where the address is none that `network` allows, `TeacherUnreachableError` where
+    the name cannot be resolved.
+    """
+    parts = urlsplit(base_url)
+    allowed_schemes = {"http", "https"} if network == "loopback" else {"https"}
+    if parts.scheme not in allowed_schemes or parts.hostname is None or parts.username is not None:
+        raise TeacherRefusedError(
+            f"teacher endpoint {name}: its address must be {' or '.join(sorted(allowed_schemes))} with a host and "
+            f"without a user, as its network is {network}; its operator sets it"
+        )
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        addresses = (resolve or _resolve)(parts.hostname, port)
+    except OSError as error:
+        raise TeacherUnreachableError(f"teacher endpoint {name}: its host cannot be resolved: {error}") from error
+    refused = [address for address in addresses if not _is_allowed(address, network)]
+    if refused or not addresses:
+        raise TeacherRefusedError(
+            f"teacher endpoint {name}: its host has an address outside its network, which is {network}; "
+            "its operator sets it"
+        )
+    return PinnedAddress(_with_host(parts, addresses[0], port), parts.netloc, parts.hostname)
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_allowed(address: str, network: Network) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if network == "loopback":
+        return ip.is_loopback
+    if network == "private" and any(ip in known for known in _PRIVATE_NETWORKS if known.version == ip.version):
+        return True
+    return ip.is_global and not ip.is_multicast
+
+
+def _with_host(parts: SplitResult, address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return urlunsplit((parts.scheme, f"{host}:{port}", parts.path.rstrip("/"), "", ""))

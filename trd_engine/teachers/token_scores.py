@@ -1,0 +1,61 @@
+"""Token scores of a served teacher on disk and between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, load_file, save, save_file
+from torch import Tensor
+
+from trd_engine.runtime.distributed import World
+from trd_engine.types import TokenScores, Trajectory
+
+UNTOLD_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
+"""How a trajectory's notice of it begins; the reason follows."""
+
+
+def write_scores(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    """Write the scores of a round beside its trajectories; nothing where there are none."""
+    scores = [t.scores for t in trajectories if t.scores is not None]
+    if scores:
+        save_file(_tensors(scores), path)
+
+
+def with_stored_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """The trajectories with the scores that `write_scores` wrote, or as they are where it wrote none."""
+    if not path.exists():
+        return list(trajectories)
+    return with_scores(trajectories, _scores(load_file(path)))
+
+
+def with_scores(trajectories: Sequence[Trajectory], scores: Sequence[TokenScores]) -> list[Trajectory]:
+    """Each trajectory with the scores of its target."""
+    return [replace(trajectory, scores=s) for trajectory, s in zip(trajectories, scores, strict=True)]
+
+
+def gather_scores(world: World, mine: Sequence[TokenScores]) -> list[TokenScores]:
+    """The scores of all processes, put together as `World.share` took them apart."""
+    return world.gather(
+        mine,
+        lambda scores: save(_tensors(scores)) if scores else b"",  # a process may have had no share
+        lambda data: _scores(load(data)) if data else [],
+    )
+
+
+def _tensors(scores: Sequence[TokenScores]) -> dict[str, Tensor]:
+    whole = TokenScores.concatenated(scores, torch.device("cpu"))
+    return {
+        "token_ids": whole.token_ids_TK.to(torch.int32),
+        "logprobs": whole.logprobs_TK,
+        "target_logprobs": whole.target_logprobs_T,
+        "lengths": torch.tensor([len(s.target_logprobs_T) for s in scores]),
+    }
+
+
+def _scores(tensors: Mapping[str, Tensor]) -> list[TokenScores]:
+    lengths = tensors["lengths"].tolist()
+    columns = (tensors[name].split(lengths) for name in ("token_ids", "logprobs", "target_logprobs"))
+    return [TokenScores(*parts) for parts in zip(*columns, strict=True)]

@@ -1,0 +1,1 @@
+"""The run: the loop, its setup, the optimizer step and the checkpoints."""

@@ -1,0 +1,158 @@
+"""Checkpoints: all that is needed to resume, and Hugging Face folders to serve from.
+
+``checkpoints/step-NNNNNNNN/`` holds ``model/`` (a folder of its own: full weights, or with LoRA the
+merged ones), ``adapter/`` (PEFT, with LoRA), ``state/`` (what resuming needs besides) and, written
+last, ``manifest.json``. A folder without a manifest that verifies is no checkpoint. No folder is
+deleted or replaced under its own name: a crash in the middle leaves no part of one that looks whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from trd_engine.config import RunConfig
+from trd_engine.models.folders import ADAPTER_FOLDER, MANIFEST_FILE, MODEL_FOLDER
+from trd_engine.models.loading import TrainedModel, causal_lm_of
+from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
+from trd_engine.runtime.errors import CheckpointCorruptError
+from trd_engine.tasks.prompt_builder import MODEL_PROMPTS_FILE
+from trd_engine.training.checkpoints.manifest import has_all_files, write_manifest
+from trd_engine.training.checkpoints.model_card import model_card
+from trd_engine.training.checkpoints.state import TrainingState
+
+STATE_FOLDER = "state"
+_DRAFT = ".writing-step-"
+_REPLACED = ".replaced-step-"
+"""One whose successor of the same step is about to take its name."""
+
+
+@dataclass(frozen=True)
+class ExportExtras:
+    """What goes beside the weights into each folder that is served from."""
+
+    tokenizer: PreTrainedTokenizerBase
+    card: str
+    prompts_file: Path | None
+    """The student's own templates, so that the trained student can be trained again."""
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
+    ) -> ExportExtras:
+        """Those of a run where it stands."""
+        card = model_card(
+            config,
+            step=state.step,
+            num_steps=num_steps,
+            data_fingerprint=state.data_fingerprint,
+            scores=state.scores,
+        )
+        own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
+        return cls(tokenizer, card, own_prompts if own_prompts.is_file() else None)
+
+
+def checkpoint_folder(out_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, or will be."""
+    return out_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoint_draft(out_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is written; `commit_checkpoint` gives it its name."""
+    return out_dir / "checkpoints" / f"{_DRAFT}{step:08d}"
+
+
+def begin_checkpoint(draft: Path) -> None:
+    """Make `draft` an empty folder, and remove those of processes that died while they wrote."""
+    for stale in draft.parent.glob(f"{_DRAFT}*"):
+        shutil.rmtree(stale)
+    _put_back_replaced(draft.parent)
+    for stale in draft.parent.glob(f"{_REPLACED}*"):
+        shutil.rmtree(stale)
+    draft.mkdir(parents=True)
+
+
+def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -> Path:
+    """Write the manifest and rename the folder: a crash before this leaves no checkpoint, never half a one."""
+    write_manifest(temporary, step=step, **facts)
+    folder = checkpoint_folder(out_dir, step)
+    replaced = folder.parent / f"{_REPLACED}{step:08d}"
+    if folder.exists():  # an earlier process's, or one with less in it
+        folder.rename(replaced)
+    temporary.rename(folder)
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return folder
+
+
+def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, merged: bool) -> list[str]:
+    """Write the model's folders below `folder`; returns their formats: full, or adapter and merged."""
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder / MODEL_FOLDER)
+        _write_extras(folder / MODEL_FOLDER, extras)
+        return ["full"]
+    settings = model.peft_config[STUDENT_ADAPTER]
+    # PEFT keeps the names in a set, whose order, and with it the file, would be another one in every process.
+    settings.target_modules = sorted(settings.target_modules)  # type: ignore[attr-defined]
+    model.save_pretrained(str(folder / ADAPTER_FOLDER), selected_adapters=[STUDENT_ADAPTER])
+    _write_extras(folder / ADAPTER_FOLDER, extras)
+    if not merged:
+        return ["adapter"]
+    causal_lm_of(model).save_pretrained(folder / MODEL_FOLDER, state_dict=merged_state_dict(model))
+    _write_extras(folder / MODEL_FOLDER, extras)
+    return ["adapter", "merged"]
+
+
+def restore_adapter(folder: Path, model: PeftModel) -> None:
+    """Put a checkpoint's adapter into the live model."""
+    weights = load_file(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+    unexpected: list[str] = set_peft_model_state_dict(model, weights).unexpected_keys  # type: ignore[attr-defined]
+    if unexpected:
+        raise CheckpointCorruptError(f"the adapter has layers that the student has not: {unexpected[:3]}")
+
+
+def prune_checkpoints(out_dir: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of this folder."""
+    complete = sorted(path.parent for path in (out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}"))
+    for folder in complete[:-keep]:
+        doomed = folder.with_name(f".writing-{folder.name}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def newest_checkpoint(out_dir: Path) -> Path | None:
+    """The newest checkpoint below a run's folder that has all its files.
+
+    Where none has, the newest with a manifest: who would go on from it learns what it lacks.
+    """
+    _put_back_replaced(out_dir / "checkpoints")
+    found = sorted((path.parent for path in (out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}")), reverse=True)
+    return next((folder for folder in found if has_all_files(folder)), found[0] if found else None)
+
+
+def _put_back_replaced(folder: Path) -> None:
+    """Give those their names again whose successor never took it."""
+    for replaced in folder.glob(f"{_REPLACED}*"):
+        own = folder / f"step-{replaced.name.removeprefix(_REPLACED)}"
+        if not own.exists():
+            with suppress(OSError):  # another process of the run was first
+                replaced.rename(own)
+
+
+def _write_extras(folder: Path, extras: ExportExtras) -> None:
+    extras.tokenizer.save_pretrained(str(folder))
+    (folder / "README.md").write_text(extras.card, encoding="utf-8")
+    if extras.prompts_file is not None:
+        shutil.copyfile(extras.prompts_file, folder / MODEL_PROMPTS_FILE)

@@ -1,0 +1,64 @@
+"""A folder's manifest: its files, their sizes and sha256. Written last, it makes a checkpoint valid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from trd_engine.models.folders import MANIFEST_FILE
+from trd_engine.runtime.errors import CheckpointCorruptError
+
+
+def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
+    """List every file below `folder`, flushed to the disk, beside `facts`; returns the manifest."""
+    files = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _fsync(path)
+        name = path.relative_to(folder).as_posix()
+        files.append({"name": name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)})
+    manifest = {**facts, "files": files}
+    target = folder / MANIFEST_FILE
+    target.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    _fsync(target)
+    return manifest
+
+
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """The folder's manifest; raises `CheckpointCorruptError` naming the first file that is not what it says."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointCorruptError(f"{folder.name}: no readable {MANIFEST_FILE}: {error}") from error
+    for entry in manifest["files"]:
+        path = folder / entry["name"]
+        if not path.is_file():
+            raise CheckpointCorruptError(f"{folder.name}: {entry['name']} is missing")
+        if path.stat().st_size != entry["num_bytes"] or sha256_of(path) != entry["sha256"]:
+            raise CheckpointCorruptError(f"{folder.name}: {entry['name']} is not what the manifest says")
+    return manifest
+
+
+def has_all_files(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there with its size: quick, and blind to what is in them."""
+    try:
+        files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+        return all((folder / entry["name"]).stat().st_size == entry["num_bytes"] for entry in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,93 @@
+"""The README.md of a checkpoint's model folder: where the weights come from, and how good they are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from trd_engine.config import LossConfig, RunConfig
+from trd_engine.types import ScoreRow
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the weights."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def model_card(
+    config: RunConfig, *, step: int, num_steps: int, data_fingerprint: str, scores: Sequence[ScoreRow]
+) -> str:
+    """Markdown with the metadata block that model hubs read."""
+    student = config.student_name or config.student
+    teacher = config.teacher_name or _teacher(config)
+    loss = config.loss
+    facts: list[tuple[str, Any]] = [
+        ("Student", student),
+        ("Teacher", teacher),
+        ("Mode", config.mode.upper()),
+        (
+            "Loss",
+            f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}" + _schedule(loss),
+        ),
+        ("Token weights", _changed(loss.token_weights.model_dump(exclude_defaults=True))),
+        ("Weights", "full fine-tuning" if config.lora is None else f"LoRA, rank {config.lora.rank}"),
+        ("Step", f"{step} of {num_steps}"),
+        ("Seed", config.seed),
+        ("Data fingerprint", f"`{data_fingerprint}`"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    ]
+    lines = [
+        "---",
+        f"base_model: {student}",
+        "library_name: transformers",
+        "tags: [distillation, " + config.mode + "]",
+        "---",
+        "",
+        f"# {student.rstrip('/').rsplit('/', 1)[-1]}, distilled ({config.mode.upper()})",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts),
+        "",
+        *_score_table(scores),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _schedule(loss: LossConfig) -> str:
+    return "" if loss.reverse_after is None else f", reverse KL after {loss.reverse_after:g} of the steps"
+
+
+def _changed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
+
+
+def _teacher(config: RunConfig) -> str:
+    if config.served_teacher is not None:
+        return f"{config.served_teacher.model}, served by endpoint {config.served_teacher.endpoint}"
+    if config.teacher is not None:
+        return config.teacher_folder
+    own = {
+        "frozen": "the student's own step-0 weights",
+        "ema": "a moving average of the student's own weights",
+        "periodic": "the student's own weights of a little earlier",
+    }
+    return f"{own[config.teacher_update.kind]}, shown the reference solution"
+
+
+def _score_table(scores: Sequence[ScoreRow]) -> list[str]:
+    if not scores:
+        return ["Not evaluated."]
+    rows = [
+        f"| {s.step} | {s.dataset} ({s.num_problems}) | {s.k} | {s.avg_at_k:.3f} | {s.pass_at_k:.3f} |" for s in scores
+    ]
+    return [
+        "Step 0 is the student before training.",
+        "",
+        "| step | problems | k | avg@k | pass@k |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]

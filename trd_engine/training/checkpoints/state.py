@@ -1,0 +1,134 @@
+"""Where a run stands, and how that is written down and read back without a pickle.
+
+A checkpoint's ``state/`` folder holds everything but the weights: position in the run, optimizer
+moments, random generators, the round's trajectories, the fixed held-out batch and the scores so far.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trd_engine.models.sharded_file import PartsReader, write_parts
+from trd_engine.runtime.distributed import ALONE, World
+from trd_engine.types import ScoreRow
+
+OPTIMIZER_FILE = "optimizer"
+
+
+@dataclass
+class TrainingState:
+    """Position of a run. It moves on only after an optimizer step, a collection or an evaluation is done."""
+
+    data_fingerprint: str
+    step: int = 0
+    """Optimizer steps taken."""
+    round: int = 0
+    """The round that is being collected or trained on; equal to the number of rounds at the end."""
+    round_step: int = 0
+    """Steps taken in this round."""
+    scores: list[ScoreRow] = field(default_factory=list)
+    evaluated_at: list[int] = field(default_factory=list)
+    """Steps at which the evaluation is complete, 0 for the baseline."""
+    evaluation_fingerprint: str | None = None
+    """Of the problems that it is evaluated on, where they are not a part of the others."""
+    sampler_gap: float | None = None
+    """The newest one, in nats."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """See `same_run.run_identity`."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Step and round: a step that ends a round is also where the next one is collected."""
+        return self.step, self.round
+
+
+def write_state(
+    folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> None:
+    """Write ``state.json``, ``random.safetensors`` and the optimizer's moments to `folder`, which all processes see.
+
+    The generators are the main process's: nothing random hangs on the others', see `Session.train_step`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_parts(folder, OPTIMIZER_FILE, _optimizer_tensors(model, optimizer), world)
+    if not world.is_main:
+        return
+    document = {"state": asdict(state), "python_random": _python_random_state(), "numpy_random": _numpy_random_state()}
+    (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+    save_file(_torch_random_state(), folder / "random.safetensors")
+
+
+def read_state(folder: Path) -> TrainingState:
+    """The position written by `write_state`."""
+    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))["state"]
+    scores = [ScoreRow(**row) for row in document.pop("scores")]
+    return TrainingState(**document, scores=scores)
+
+
+def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the moments written by `write_state` back, each to its parameter by name."""
+    stored = PartsReader(folder, OPTIMIZER_FILE)
+    for name, parameter in _named_optimized(model, optimizer):
+        keys = [key for key in ("exp_avg", "exp_avg_sq", "step") if f"{name}|{key}" in stored.names]
+        # The fused update reads the count on the parameter's device; a GPU cannot read the CPU's memory.
+        count = partial(torch.zeros, (), device=parameter.device)
+        moments = {key: count() if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
+        for key, moment in moments.items():
+            stored.read_into(f"{name}|{key}", moment)
+        if moments:
+            optimizer.state[parameter] = moments
+
+
+def restore_random(folder: Path) -> None:
+    """Put every library's generator where it was."""
+    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    version, internal, gauss = document["python_random"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = document["numpy_random"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    tensors = load_file(folder / "random.safetensors")
+    torch.set_rng_state(tensors["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+
+
+def _named_optimized(model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(name, p) for name, p in model.named_parameters() if id(p) in optimized]
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _named_optimized(model, optimizer):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}|{key}"] = value.detach()
+    return tensors
+
+
+def _torch_random_state() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    for index in range(torch.cuda.device_count()):
+        states[f"cuda{index}"] = torch.cuda.get_rng_state(index)
+    return states
+
+
+def _python_random_state() -> list[Any]:
+    version, internal, gauss = random.getstate()
+    return [version, list(internal), gauss]
+
+
+def _numpy_random_state() -> list[Any]:
+    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    return [name, keys.tolist(), position, has_gauss, cached]  # type: ignore[union-attr]  # legacy gives a tuple

@@ -1,0 +1,278 @@
+"""Setting a run up: models, tokenizers, prompts and generators, each checked against the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trd_engine.config import LoraConfig, RunConfig
+from trd_engine.distillation.batching import default_pass_tokens
+from trd_engine.generation.choice import choose_engine
+from trd_engine.generation.hf.copy_generator import CopyGenerator
+from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.generation.protocol import Generator
+from trd_engine.generation.samplers import Samplers
+from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generators
+from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
+from trd_engine.models.attention.packing import packing_notice, packing_of
+from trd_engine.models.folders import MODEL_FOLDER
+from trd_engine.models.fsdp import Enter, directly, shard
+from trd_engine.models.head_check import require_known_head
+from trd_engine.models.loading import TrainedModel, end_of_turn_ids, load_model, load_tokenizer, require_context
+from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
+from trd_engine.models.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
+from trd_engine.runtime.distributed import ALONE, World
+from trd_engine.runtime.errors import ModelRefusedError
+from trd_engine.runtime.events import Reporter
+from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, local_device
+from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
+from trd_engine.tasks.protocol import Task
+from trd_engine.teachers.local import Teacher
+from trd_engine.teachers.moving_weights import TeacherUpdate
+from trd_engine.teachers.served import ServedTeacher, was_scored_before
+from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
+from trd_engine.training.checkpoints.state import read_state
+from trd_engine.types import SamplingSettings
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """Both models on their device, and how their texts become tokens."""
+
+    student: TrainedModel
+    teacher: Teacher | None
+    """None: it is served."""
+    tokenizer: PreTrainedTokenizerBase
+    teacher_tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    compute_dtype: torch.dtype
+    teacher_update: TeacherUpdate | None = None
+    """None: the teacher's weights never move."""
+    served_teacher: ServedTeacher | None = None
+    enter_student: Enter = directly
+    """Where the student's weights are whole; several processes divide them."""
+
+    def pass_tokens(self, config: RunConfig) -> int:
+        """Tokens of either model in one pass of one device."""
+        return config.optim.micro_batch_tokens or default_pass_tokens(self.student, self.device)
+
+
+def load_models(config: RunConfig, resume_from: Path | None, world: World = ALONE) -> LoadedModels:
+    """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
+
+    Several processes load both whole, each on its device, and then divide them.
+
+    Weights that are trained are kept in fp32, and the passes run in the compute dtype. With LoRA nothing
+    of the base is trained, and it is held in the compute dtype.
+    """
+    device = local_device(choose_device(config.device))
+    compute_dtype = choose_compute_dtype(config.precision, device)
+    tokenizer = load_tokenizer(config.student)
+    teacher_tokenizer = tokenizer
+    if isinstance(config.teacher, str):
+        teacher_tokenizer = load_tokenizer(config.teacher)
+        _require_agreement(config, tokenizer, teacher_tokenizer)
+    _require_contexts(config)
+    served = None
+    if config.served_teacher is not None:
+        own_ids = end_of_turn_ids(config.student, tokenizer)
+        was_scored = None if resume_from is None else was_scored_before(read_state(resume_from / STATE_FOLDER).identity)
+        served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world, was_scored=was_scored)
+    source = config.student
+    if resume_from is not None and config.lora is None:
+        source = str(resume_from / MODEL_FOLDER)
+    dtype = torch.float32 if config.lora is None else compute_dtype
+    base = load_model(source, dtype=dtype, device=device)
+    require_known_head("student", base)
+    student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
+    _prepare_backward(student, config, device)
+    teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
+    enter, teacher = _divide(student, teacher, compute_dtype, world)
+    update = TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None
+    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served, enter)
+
+
+def _require_agreement(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    require_same_tokenizer(tokenizer, teacher_tokenizer)
+    if config.refines:
+        teacher_ids = end_of_turn_ids(config.teacher_folder, teacher_tokenizer)
+        names = [str(token) for token in teacher_tokenizer.convert_ids_to_tokens(list(teacher_ids))]
+        require_same_end_of_turn(end_of_turn_ids(config.student, tokenizer), teacher_ids, names)
+
+
+def _divide(
+    student: TrainedModel, teacher: Teacher | None, dtype: torch.dtype, world: World
+) -> tuple[Enter, Teacher | None]:
+    """Both models among the processes; how the student's is entered, and the teacher that knows its own way."""
+    if world.size == 1:
+        return directly, teacher
+    models = {"student": student} | ({} if teacher is None else {"teacher": teacher.model})
+    for role, model in models.items():
+        if packing_of(model).kind == "single":  # tried out while the model is whole
+            raise ModelRefusedError(
+                f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
+                f"the layers that they divide; set devices to 1 (it is {world.size})"
+            )
+    world.wait()  # one may have had to fetch the weights
+    enter = shard(student, world, dtype).enter
+    if teacher is None:
+        return enter, None
+    if teacher.shares_student:
+        return enter, Teacher(student, shares_student=True, adapter=teacher.adapter, enter=enter)
+    # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
+    root = shard(teacher.model, world, torch.float32, stays_whole=True)
+    return enter, Teacher(teacher.model, enter=root.enter)
+
+
+def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
+    student = add_adapter(base, lora, seed=config.seed)
+    student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
+    if resume_from is not None:
+        restore_adapter(resume_from, student)
+    return student
+
+
+def _prepare_backward(student: TrainedModel, config: RunConfig, device: torch.device) -> None:
+    wanted = config.optim.gradient_checkpointing
+    if wanted if wanted is not None else device.type == "cuda":
+        student.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device) -> Teacher:
+    moves = config.teacher_update.kind != "frozen"
+    if config.teacher is None and isinstance(student, PeftModel):
+        if moves:
+            add_teacher_adapter(student)
+        return Teacher(student, shares_student=True, adapter=TEACHER_ADAPTER if moves else None)
+    if config.teacher_precision != "auto":
+        dtype = choose_compute_dtype(config.teacher_precision, device)
+    elif config.teacher_update.kind == "ema":
+        dtype = torch.float32  # an average moves by less than bf16 can tell
+    # Full fine-tuning moves every weight: teaching itself then needs a copy.
+    model = load_model(config.teacher_folder, dtype=dtype, device=device)
+    require_known_head("teacher", model)
+    return Teacher(model.requires_grad_(False))
+
+
+def report_packing(models: LoadedModels, reporter: Reporter) -> None:
+    """Try how each model reads packed rows, and say where it costs speed."""
+    roles = {"student": models.student} | ({"teacher": models.teacher.model} if models.teacher else {})
+    for role, model in roles.items():
+        if notice := packing_notice(role, model):
+            reporter.notice("info", "packing_fallback", notice)
+
+
+def _require_contexts(config: RunConfig) -> None:
+    """Sampling, refining, and scoring y after either prompt must each fit the model that does it."""
+    sampling, refine = config.sampling, config.refine
+    require_context(
+        "student",
+        config.student,
+        prompt_tokens=sampling.max_prompt_tokens,
+        new_tokens=sampling.max_new_tokens,
+        fields="sampling.max_prompt_tokens + sampling.max_new_tokens",
+    )
+    if isinstance(config.teacher, str) and config.loss.teacher_context == "vanilla":
+        require_context(
+            "teacher",
+            config.teacher,
+            prompt_tokens=sampling.max_prompt_tokens,
+            new_tokens=config.max_target_tokens,
+            fields=f"sampling.max_prompt_tokens + {'refine' if config.refines else 'sampling'}.max_new_tokens",
+        )
+    if not config.refines:
+        return
+    if config.served_teacher is None:
+        require_context(
+            "teacher" if config.teacher else "student (which teaches itself)",
+            config.teacher_folder,
+            prompt_tokens=refine.max_prompt_tokens,
+            new_tokens=refine.max_new_tokens,
+            fields="refine.max_prompt_tokens + refine.max_new_tokens",
+        )
+    require_context(
+        "student",
+        config.student,
+        prompt_tokens=sampling.max_prompt_tokens,
+        new_tokens=refine.max_new_tokens,
+        fields="sampling.max_prompt_tokens + refine.max_new_tokens",
+    )
+
+
+def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) -> tuple[PromptBuilder, PromptBuilder]:
+    """The student's and the teacher's: each in its own chat template and with its own folder's templates."""
+    thinking = config.sampling.thinking
+    own = choose_templates(task.prompts, config.student, config.prompts)
+    theirs = choose_templates(task.prompts, config.teacher_folder, config.prompts)
+    return (
+        PromptBuilder(models.tokenizer, own, thinking=thinking),
+        PromptBuilder(models.teacher_tokenizer, theirs, thinking=thinking),
+    )
+
+
+def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, reporter: Reporter) -> Samplers:
+    """The generators, by `sampling.engine`, and how new weights reach them."""
+    stop_ids = end_of_turn_ids(config.student, models.tokenizer)
+    teacher_stop_ids = end_of_turn_ids(config.teacher_folder, models.teacher_tokenizer)
+    sampling = config.sampling
+    student_sampling = SamplingSettings(
+        sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, stop_ids
+    )
+    refine_sampling = replace(
+        student_sampling, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
+    )
+    sources = list(dict.fromkeys([config.student, config.teacher_folder]))
+    engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
+    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    check_vllm_settings(config.sampling, engine, models.device, reporter)
+    served = models.served_teacher.client if models.served_teacher is not None else None
+    if engine == "transformers" and reporter.world.size == 1:
+        student, teacher = _borrowed_generators(models)
+        return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
+    if engine == "transformers":
+        student, teacher = _copy_generators(config, models)
+    else:
+        student, teacher = vllm_generators(config, models.device, models.compute_dtype, reporter.world)
+    folder = Path(config.student)
+    switch = ServedWeights(
+        student,
+        models.student,
+        step0_folder=folder,
+        sync_folder=out_dir / "sampler-weights",
+        teacher=models.teacher.model if models.teacher is not None else None,
+        world=reporter.world,
+    )
+    return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)
+
+
+def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
+    """The student's and the teacher's; one for both where the teacher is served, and never asked."""
+    autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
+    student = TransformersGenerator(models.student, models.tokenizer, autocast_dtype=autocast)
+    if models.teacher is None:
+        return student, student
+    teacher = TransformersGenerator(
+        models.teacher.model,
+        models.teacher_tokenizer,
+        autocast_dtype=autocast,
+        adapter=models.teacher.adapter,
+    )
+    return student, teacher
+
+
+def _copy_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:
+    """Each role from a whole copy: the models themselves are divided among the processes."""
+    autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
+    make = partial(CopyGenerator, device=models.device, autocast_dtype=autocast)
+    dtype = torch.float32 if config.lora is None else models.compute_dtype
+    student = make(config.student, models.tokenizer, dtype=dtype)
+    if not isinstance(config.teacher, str):
+        return student, student
+    return student, make(config.teacher, models.teacher_tokenizer, dtype=models.compute_dtype)

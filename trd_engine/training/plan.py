@@ -1,0 +1,109 @@
+"""What a run will do, worked out before it starts: which problems in which round, and how many steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trd_engine.config import EvaluationConfig, RunConfig
+from trd_engine.runtime.errors import NoTrainingDataError
+from trd_engine.runtime.seeds import shuffled
+from trd_engine.types import Problem, Trajectory
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One collection of rollouts and the steps on it."""
+
+    problems: tuple[Problem, ...]
+    num_trajectories: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All rounds of a run."""
+
+    rounds: tuple[RoundPlan, ...]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return sum(r.num_steps for r in self.rounds)
+
+
+def evaluation_is_due(wanted: EvaluationConfig, step: int, num_steps: int) -> bool:
+    """At the end, every `every_steps` steps, and at the baseline where it is wanted."""
+    if step == 0:
+        return wanted.at_start
+    return step == num_steps or (wanted.every_steps is not None and step % wanted.every_steps == 0)
+
+
+def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:
+    """Divide the problems, shuffled by the seed, among the rounds, as evenly as they go.
+
+    With `optim.max_steps`, steps are cut from the last rounds, and no rollout is planned that no step
+    would train on. A round without a problem, or without a step, is left out. The last batch of an epoch
+    may be smaller than the others; none is left out.
+    """
+    order = shuffled(len(problems), config.seed, "division")
+    steps_left = config.optim.max_steps if config.optim.max_steps is not None else math.inf
+    rounds: list[RoundPlan] = []
+    for number in range(config.rounds):
+        start, stop = (len(order) * (number + i) // config.rounds for i in (0, 1))
+        planned = _plan_round([problems[i] for i in order[start:stop]], config, steps_left)
+        if planned.num_steps > 0:
+            rounds.append(planned)
+            steps_left -= planned.num_steps
+    return RunPlan(tuple(rounds))
+
+
+def _plan_round(problems: Sequence[Problem], config: RunConfig, steps_left: float) -> RoundPlan:
+    optim, samples = config.optim, config.samples_per_prompt
+    if steps_left < math.inf:
+        steps_an_epoch = math.ceil(steps_left / optim.epochs)
+        problems = problems[: math.ceil(steps_an_epoch * optim.batch_size / samples)]
+    num_trajectories = len(problems) * samples
+    num_steps = optim.epochs * math.ceil(num_trajectories / optim.batch_size)
+    return RoundPlan(tuple(problems), num_trajectories, int(min(num_steps, steps_left)))
+
+
+def batch_positions(num_kept: int, config: RunConfig, round_index: int, round_step: int) -> list[int]:
+    """Which of the round's `num_kept` trajectories step number `round_step` (from 0) trains on.
+
+    Each is passed over once in an epoch, in an order of its own; the last batch of an epoch may be smaller.
+    A pure function of its arguments: a resumed run goes on with the very batch that was next.
+    """
+    size = config.optim.batch_size
+    epoch, batch = divmod(round_step, math.ceil(num_kept / size))
+    order = shuffled(num_kept, config.seed, "order", round_index, epoch)
+    return order[batch * size : (batch + 1) * size]
+
+
+def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
+    """Positions in the round of the trajectories that are trained on: never one without a token, as a server may give.
+
+    Raises `NoTrainingDataError` where `keep` leaves none.
+    """
+    written = [position for position, t in enumerate(trajectories) if t.target.token_ids]
+    if not written:
+        raise NoTrainingDataError(
+            f"none of the round's {len(trajectories)} targets holds a token: what wrote them ended before its first; "
+            "raise refine.max_new_tokens or refine.max_prompt_tokens, or choose another teacher"
+        )
+    if keep == "all":
+        return written
+    kept = [position for position in written if _is_mended(trajectories[position])]
+    if not kept:
+        raise NoTrainingDataError(
+            f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was mended, so that "
+            'nothing is left to train on; set refine.keep to "all"'
+        )
+    return kept
+
+
+def _is_mended(trajectory: Trajectory) -> bool:
+    refined = trajectory.refined_verdict
+    return refined is not None and refined.correct and not trajectory.rollout_verdict.correct
