@@ -20,9 +20,9 @@ from sqlalchemy import update
 from benchmarks.service_data import FILE_NAME, NUM_WAITING, Volume, add_checkpoint, fill, stored_id
 from benchmarks.service_load import Listener, Target, all_of, download, latency, settled
 from benchmarks.service_site import Ours, Site
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
 from contract.tables import Job
-from service.events.repository import NewEvent, append_events
 
 NUM_ROUNDS = 7
 NUM_CONNECTIONS = 8

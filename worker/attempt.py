@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contract.events import NewEvent, notice
 from worker import leftovers, staging
 from worker.engine_process import EngineProcess
 from worker.failures import (
@@ -26,7 +27,6 @@ from worker.failures import (
     shown,
 )
 from worker.heartbeat import Heartbeat, Order
-from worker.job_events import NewEvent, notice
 from worker.lease import Lease, LeaseLostError, claim, finish
 from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress

@@ -19,9 +19,9 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.error_codes import ERROR_CODES, ErrorCode
+from contract.events import NewEvent
 from contract.job_state import AttemptStatus, JobStatus
 from contract.json_logs import redacted
-from worker.job_events import NewEvent
 
 FINISHED_EXIT_CODE = 0
 STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: ask again later

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.error_codes import ERROR_CODES
+from contract.events import Level, NewEvent, append_events
 from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
 from contract.tables import Attempt, Job
 from worker.database_clock import DatabaseNow
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
-from worker.job_events import Level, NewEvent, append_events
 
 OUTAGE_WAITS_SECONDS = (60.0, 300.0)
 """How long a job rests after its first, and after each further attempt in a row that an outage ended: tried again at
@@ -97,7 +97,7 @@ def _record_start(session: Session, lease: Lease, worker: str) -> None:
     }
     session.execute(insert(Attempt).values(started_at=DatabaseNow(), **row))
     data = {"status": JobStatus.RUNNING, "attempt": lease.attempt, "worker": worker}
-    append_events(session, lease.job_id, [NewEvent("status", f"Attempt {lease.attempt} started.", data=data)])
+    append_events(session, lease.job_id, NewEvent("status", f"Attempt {lease.attempt} started.", data))
 
 
 def renew(session: Session, lease: Lease, lease_seconds: float) -> JobStatus:
@@ -188,7 +188,7 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
         .execution_options(synchronize_session=False)
     )
     wait_seconds = _wait_seconds(end, num_without_progress) if goes_on else 0.0
-    append_events(session, job.id, [*end.circumstances, _status_event(job.attempt, end, final, wait_seconds)])
+    append_events(session, job.id, *end.circumstances, _status_event(job.attempt, end, final, wait_seconds))
     return final.status
 
 
@@ -265,7 +265,7 @@ def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus, wait_second
         data["error"] = {"code": end.failure.code, "message": end.failure.message[:MAX_MESSAGE_CHARACTERS]}
     if end.summary is not None:
         data["summary"] = dict(end.summary)
-    return NewEvent("status", message, _level(end, final), data)
+    return NewEvent("status", message, data, _level(end, final))
 
 
 def _level(end: AttemptEnd, final: FinalStatus) -> Level:

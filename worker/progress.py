@@ -15,6 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contract.database import Database
+from contract.events import NewEvent, notice
 from contract.job_state import Phase
 from contract.trajectory_outcome import outcome
 from worker import repository
@@ -36,7 +37,6 @@ from worker.engine_events import (
     parse_event,
     short_problem_id,
 )
-from worker.job_events import NewEvent, notice
 from worker.lease import Lease, LeaseLostError, fenced
 from worker.repository import ProgressBatch
 
@@ -110,7 +110,7 @@ class EventFold:
         self.batch.job_columns |= {**where, "phase": event.phase, "phase_done": None, "phase_total": None}
         message = f"Phase {event.phase}, round {event.round + 1} of {event.num_rounds}."
         data = {"phase": event.phase, **where}
-        self.batch.events.append(NewEvent("phase", message, data=data, at=event.happened_at))
+        self.batch.events.append(NewEvent("phase", message, data, at=event.happened_at))
 
     def _progress(self, event: ProgressEvent) -> None:
         columns = {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
@@ -133,18 +133,18 @@ class EventFold:
             f"{event.dataset} at step {event.step}: avg@{event.k} {event.avg_at_k:.3f}, "
             f"pass@{event.k} {event.pass_at_k:.3f} on {event.num_problems} problems."
         )
-        self.batch.events.append(NewEvent("evaluation", message, data=scores, at=event.happened_at))
+        self.batch.events.append(NewEvent("evaluation", message, scores, at=event.happened_at))
 
     def _notice(self, event: NoticeEvent) -> None:
         data = {**event.data, "code": event.code}
-        self.batch.events.append(NewEvent("notice", event.message, event.level, data, event.happened_at))
+        self.batch.events.append(NewEvent("notice", event.message, data, event.level, event.happened_at))
 
     def _failed(self, event: FailedEvent) -> None:
         self.failed = event
         data: dict[str, Any] = {"code": event.code}
         if event.traceback is not None:
             data["traceback"] = event.traceback[-MAX_TRACEBACK_CHARACTERS:]
-        self.batch.events.append(NewEvent("notice", event.message, "error", data, event.happened_at))
+        self.batch.events.append(NewEvent("notice", event.message, data, "error", event.happened_at))
 
 
 class EventTail:

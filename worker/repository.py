@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from contract.database import Database
+from contract.events import NewEvent, append_events
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import AttemptStatus
 from contract.tables import (
@@ -27,7 +28,6 @@ from contract.tables import (
     Trajectory,
 )
 from worker.database_clock import DatabaseNow
-from worker.job_events import NewEvent, append_events
 from worker.lease import Lease
 from worker.manifest import Manifest
 
@@ -74,7 +74,7 @@ def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None
     _upsert(session, Evaluation, list(batch.evaluations.values()))
     _upsert(session, Diagnosis, list(batch.diagnoses.values()))
     _upsert(session, ProbeSample, list(batch.probe_samples.values()))
-    append_events(session, lease.job_id, batch.events)
+    append_events(session, lease.job_id, *batch.events)
 
 
 def write_trajectories(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -194,7 +194,7 @@ def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manife
     session.execute(insert(CheckpointFile), _file_rows(checkpoint_id, prefix, manifest))
     message = f"Checkpoint of step {manifest.step} stored."
     data = {"id": checkpoint_id, "step": manifest.step, "formats": manifest.formats, "num_bytes": manifest.num_bytes}
-    append_events(session, lease.job_id, [NewEvent("checkpoint", message, data=data)])
+    append_events(session, lease.job_id, NewEvent("checkpoint", message, data))
     return [p for p in replaced if p != prefix]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contract.database import Database
+from contract.events import append_events, notice
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
 from contract.private_folder import make_private_folder
@@ -20,7 +21,6 @@ from contract.teacher_endpoints import TeacherEndpoint
 from worker import leftovers, repository
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.job_events import append_events, notice
 from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
 from worker.repository import StoredCheckpoint
@@ -117,7 +117,7 @@ def _tell_corrupt(
     message = f"The checkpoint of step {checkpoint.step} does not verify and is left out: {error}"
     event = notice("warn", "checkpoint_corrupt", message, step=checkpoint.step)
     with fenced(database, lease) as session:
-        append_events(session, lease.job_id, [event])
+        append_events(session, lease.job_id, event)
 
 
 KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from contract.database import Database
+from contract.events import append_events, notice
 from contract.storage_keys import checkpoint_prefix
 from worker import repository
 from worker.engine_events import CheckpointEvent
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.job_events import append_events, notice
 from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
 from worker.progress import PASSING_DATABASE_ERRORS
@@ -82,7 +82,7 @@ class CheckpointUploads:
             message = f"The checkpoint of step {event.step} was not stored: {shown(error)}"
             failure = JobFailedError(file_failure_code(error), message)
             with fenced(self._database, self._lease) as session:
-                append_events(session, self._lease.job_id, [notice("warn", "checkpoint_not_stored", message)])
+                append_events(session, self._lease.job_id, notice("warn", "checkpoint_not_stored", message))
             raise failure from error
 
     def _store_with_retries(self, event: CheckpointEvent) -> None:

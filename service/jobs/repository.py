@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from contract.events import INSERT_EVENTS, NewEvent, event_rows
 from contract.ids import JOB_PREFIX, first_id
 from contract.job_state import FINAL_STATUSES, JobStatus
 from contract.tables import (
@@ -50,7 +51,6 @@ from contract.tables import (
     Trajectory,
 )
 from service.datasets.repository import Size
-from service.events.repository import INSERT_EVENTS, NewEvent, event_rows
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def place(
     """
     job.num_events = len(events)
     values = {name: getattr(job, name) for name in _NEW_JOB}
-    rows = event_rows(job.id, 0, events, job.created_at)
+    rows = event_rows(job.id, 0, events)
     tagged = [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)]
     asked = {**values, **vars(demands), "most": most}
     if connection.dialect.name == "postgresql":

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from contract.database import Database
+from contract.events import NewEvent, append_events
 from contract.ids import JOB_PREFIX, new_id
 from contract.job_spec import JobSpec
 from contract.job_state import (
@@ -26,7 +27,6 @@ from contract.tables import Job
 from service.client_tries import RETRY_WINDOW, ClientTry
 from service.datasets import repository as datasets
 from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
-from service.events.repository import NewEvent, append_events
 from service.jobs import repository
 from service.jobs.admission import Admissions, DataSizes, Fitted, min_problems
 from service.jobs.repository import Demands, Placement

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from contract.database import Database
+from contract.events import NewEvent, append_events
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
@@ -27,7 +28,6 @@ from contract.tables import (
 )
 from contract.trajectory_outcome import outcome
 from service.context import ServiceContext
-from service.events.repository import NewEvent, append_events
 
 ROWS = "".join(f'{{"problem": "{i} + {i}", "answer": "{2 * i}", "solution": "{2 * i}"}}\n' for i in range(1, 41))
 

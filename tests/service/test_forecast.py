@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
-from service.events.repository import NewEvent, append_events
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.finished_job import MODELS
 from tests.service.records import add_evaluation, add_trajectory, database_of, job_body, set_job, submit

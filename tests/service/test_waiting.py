@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
-from service.events.repository import NewEvent, append_events
 from service.jobs.waiting import MAX_BEFORE, MAX_WORKERS, _start_in_seconds
 from tests.service.conftest import AUTHORIZED
 from tests.service.records import context_of, database_of, job_body, set_job, submit

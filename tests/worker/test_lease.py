@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import select, update
 
 from contract.database import Database
+from contract.events import NewEvent, append_events
 from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
 from contract.messages import DEFAULT_QUEUE
 from contract.tables import Attempt, Job
 from tests.worker.workbench import Workbench
 from worker.database_clock import DatabaseNow
 from worker.failures import AttemptEnd, EndKind, Failure
-from worker.job_events import NewEvent, append_events
 from worker.lease import LeaseLostError, claim, fenced, finish, lock_expired, renew
 from worker.repository import ProgressBatch, write_progress
 
@@ -182,7 +182,7 @@ def test_a_fenced_block_that_raises_writes_nothing(bench: Workbench) -> None:
 
     def write_half() -> None:
         with fenced(bench.database, lease) as session:
-            append_events(session, lease.job_id, [NewEvent("notice", "half")])
+            append_events(session, lease.job_id, NewEvent("notice", "half"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -286,7 +286,7 @@ def test_events_are_numbered_without_a_gap_by_many_writers(bench: Workbench) -> 
 
     def append(n: int) -> None:
         with bench.database.write() as session:
-            append_events(session, lease.job_id, [NewEvent("notice", f"{n}a"), NewEvent("notice", f"{n}b")])
+            append_events(session, lease.job_id, NewEvent("notice", f"{n}a"), NewEvent("notice", f"{n}b"))
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(append, range(12)))

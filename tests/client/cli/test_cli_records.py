@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from client import Client
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
 from contract.tables import Diagnosis, ProbeSample
-from service.events.repository import NewEvent, append_events
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
 from tests.service.engine_reports import engine_report

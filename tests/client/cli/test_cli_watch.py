@@ -13,8 +13,8 @@ from rich.console import Console
 from client import Client
 from client.answers import Event, Job, JobProgress, StreamEnd
 from client.cli.live_view import LiveView, LossCurve
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus, Phase
-from service.events.repository import NewEvent, append_events
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
 from tests.service.records import add_checkpoint, add_evaluation, add_metrics, finish_job, set_job
