@@ -1,7 +1,7 @@
-r"""Where a worked solution first goes wrong, told by its steps.
+r"""Find the first wrong step of a worked solution.
 
-Two ways to tell, neither of which guesses: by a reference that shows the one right way, a step a line
-(`check_by_reference`), and by the arithmetic that a text itself claims (`trd_engine.tasks.math.equalities`).
+There are two ways, and neither guesses: compare with a reference that shows the one right way, a step a line
+(`check_by_reference`), or recompute the arithmetic of the text itself (`trd_engine.tasks.math.equalities`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from trd_engine.tasks.onsets import is_onset
 
-_STEP = re.compile(r"[^\n;|]+")
+STEP = re.compile(r"[^\n;|]+")
+"""What stands between line ends, ``;`` or ``|``."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -20,22 +21,22 @@ class StepCheck:
     """The steps of a completion, and the first wrong one."""
 
     starts: tuple[int, ...]
-    """Offsets in characters, rising, one a step."""
+    """Offset of each step in characters, ascending."""
     first_wrong: int | None
-    """Index into `starts`; None where no step is wrong."""
+    """Index into `starts`; None if no step is wrong."""
 
 
 def check_by_reference(solution: str, text: str) -> StepCheck | None:
-    r"""Steps are held against the reference's, in their order; None where the reference has no two steps.
+    r"""Compare the steps with the reference's, in their order; None if the reference has fewer than two steps.
 
-    A step is what stands between line ends, ``;`` or ``|``; space does not count. After a step that is only a
-    word of doubt (``wait``) the solver may go on from any right step. What follows the reference's last step is
-    not judged, nor is a last step that is right as far as it goes: it was cut off.
+    Space does not count. After a step that is only a word of doubt (``wait``) the solver may continue from any right
+    step. Whatever follows the reference's last step is not judged, nor is a last step that is the beginning of the
+    right one: it was cut off.
     """
-    right = [_squeezed(step.group()) for step in _STEP.finditer(solution) if step.group().strip()]
+    right = [_squeezed(step.group()) for step in STEP.finditer(solution) if step.group().strip()]
     if len(right) < 2:
         return None
-    found = [step for step in _STEP.finditer(text) if step.group().strip()]
+    found = [step for step in STEP.finditer(text) if step.group().strip()]
     starts = tuple(step.start() + len(step.group()) - len(step.group().lstrip()) for step in found)
     return StepCheck(starts, _first_departure(right, [_squeezed(step.group()) for step in found]))
 

@@ -1,205 +1,124 @@
-r"""The arithmetic that a text claims, ``12 + 3 × 4 = 24``, computed again, exactly.
+r"""Recompute, exactly, the plain equalities of a text: ``12 + 3 × 4 = 24``, each alone in its step.
 
-Only what cannot be misread is checked: both sides are plain numbers with + − × ÷ and brackets, and nothing else
-touches them. ``2x + 3 = 7`` and ``x = 5`` say something else, and are passed over. What does not hold is wrong only
-where the words around it leave no other reading (`equality_context`): ``3 + 5 = 1 (mod 7)`` is right.
+Only a step (`trd_engine.tasks.steps`) that is nothing but an equality is checked: numbers with + − × ÷ and brackets on
+both sides. Everything else is passed over. In a sentence the words decide what an equality means (``half of 10 + 2 =
+7``), and a right sum that is called wrong misleads more than a wrong one that is missed.
 """
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 
-from trd_engine.tasks.math.equality_context import counts_otherwise, says_something_else
-from trd_engine.tasks.steps import StepCheck
+from trd_engine.tasks.steps import STEP, StepCheck
 
-_TOKEN = re.compile(
-    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d.])|\d+(?:\.\d+)?|\.\d+)"
-    r"|(?P<operator>[-+*/×÷·−()]|\\times(?![a-zA-Z])|\\cdot(?![a-zA-Z])|\\div(?![a-zA-Z]))"
-    r"|(?P<equals>=)"
-    r"|(?P<space>[ \t]+|\\[()\[\]]|\\,|\$)"
-    r"|(?P<mark>[.,;:!?\n])"
-    r"|(?P<other>.)",
-    re.DOTALL,
+_MAX_STEP_CHARACTERS = 300
+"""Longer steps are passed over: a model's runaway text would cost time."""
+_ALONE = re.compile(
+    r"\s*(?:(?:\d{1,3}[.)]|step \d{1,3}[.:)])\s+)?(?P<opening>\$\$?|\\[(\[])?(?:\s*[a-z]\s*=)?"
+    r"(?P<chain>(?:[-\d.,+*/()\s×·÷−=]|\\(?:times|cdot|div)(?![a-z]))+)(?P<closing>\$\$?|\\[)\]])?[\s.,]*",
+    re.IGNORECASE,
 )
-_WRITTEN = {"×": "*", "·": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-"}
-MAX_SIDE_TOKENS = 60
-"""Longer sides are passed over: nobody writes them, and a model's runaway text would cost time."""
-MAX_DIGITS = 30
+r"""A step's number, ``x =`` and a formula's delimiters may stand around an equality: ``1. $x = 3 + 4 = 7$``."""
+_CLOSINGS = {None: None, "$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
+_OTHER_COUNTING = re.compile(
+    r"\b(?:mod|modul\w+|congruen\w*|binary|octal|hexadecimal|clock)\b|\\[pb]?mod|≡"
+    r"|\bbase[\s-]?\$?\d|\b(?:in|to) base\b",
+    re.IGNORECASE,
+)
+"""A text may say far from its equalities that it does not compute with ordinary numbers."""
 
-
-@dataclass(frozen=True)
-class _Piece:
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _Side:
-    pieces: tuple[_Piece, ...]
-    is_clean: bool
-    """Nothing that is no arithmetic touches it."""
-
-    @property
-    def start(self) -> int:
-        return self.pieces[0].start
-
-    @property
-    def end(self) -> int:
-        return self.pieces[-1].end
-
-    @property
-    def has_operator(self) -> bool:
-        return any(piece.text in "+-*/" for piece in self.pieces[1:])
-
-    @property
-    def starts_with_operator(self) -> bool:
-        """Perhaps the end of ``x - 3``, or a bullet before the text."""
-        return self.pieces[0].text in "+-*/"
+_SPELLINGS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-"}
+_SPELLED = re.compile(r"\\[a-z]+|[×·÷−]", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_FIRST_NUMBER = re.compile(r"[\d.]+(?=\s*[-+*/])")
+_EQUATION_LABEL = re.compile(r"\(\s*\d+\s*\)")
+"""``(1) + (2) = 7`` may add two equations."""
+_APPLY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def check_equalities(text: str) -> StepCheck | None:
-    """Each checkable equality is a step; None where there is none, so that nothing can be told."""
+    """Return the equalities that can be checked as steps; None if there is none."""
     starts: list[int] = []
     first_wrong = None
-    counts_plainly: bool | None = None
-    for left, right in _equalities(text):
-        values = _values(left, right)
-        if values is None:
+    counts_otherwise = _OTHER_COUNTING.search(text) is not None
+    for start, left, right in _equalities(text):
+        values = _value(left), _value(right)
+        if values[0] is None or values[1] is None:
             continue
-        if not _are_equal((left, right), values):
-            counts_plainly = not counts_otherwise(text) if counts_plainly is None else counts_plainly
-            if not counts_plainly or _runs_on(values[0], right):
-                continue
-            if says_something_else(text, left.start, right.end, _ratio(*values)):
+        if not _are_equal(values[0], values[1], f"{left} {right}"):
+            first_number = _FIRST_NUMBER.match(right)
+            # 5 + 3 = 8 × 2 = 16 is careless, not wrong: the right side computes on from the left one's value.
+            is_continued = first_number is not None and _value(first_number.group()) == values[0]
+            if counts_otherwise or is_continued:
                 continue
             first_wrong = len(starts) if first_wrong is None else first_wrong
-        starts.append(left.start)
+        starts.append(start)
     return StepCheck(tuple(starts), first_wrong) if starts else None
 
 
-def _equalities(text: str) -> Iterator[tuple[_Side, _Side]]:
-    """Neighbouring sides of every chain ``a = b = c``."""
-    chain: list[_Side] = []
-    pieces: list[_Piece] = []
-    touched = False
-    for piece in _pieces(text):
-        if piece.kind in ("number", "operator"):
-            pieces.append(piece)
-        elif piece.kind == "equals":
-            chain.append(_Side(tuple(pieces), not touched))
-            pieces, touched = [], False
-        else:
-            chain.append(_Side(tuple(pieces), not (touched or _is_attached(piece, pieces))))
-            yield from _neighbours(chain)
-            chain, pieces = [], []
-            touched = piece.kind == "other" and text[piece.end : piece.end + 1].strip() != ""
-    chain.append(_Side(tuple(pieces), not touched))
-    yield from _neighbours(chain)
+def _equalities(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield start, left and right side of each ``a = b`` in the chains ``a = b = c`` that are whole steps."""
+    for step in STEP.finditer(text):
+        if "=" not in step.group() or len(step.group()) > _MAX_STEP_CHARACTERS:
+            continue
+        found = _ALONE.fullmatch(step.group())
+        if found is None or _CLOSINGS[found["opening"]] != found["closing"] or _is_in_sentence(text, step):
+            continue
+        sides: list[tuple[int, str]] = []
+        place = step.start() + found.start("chain")
+        for side in found["chain"].split("="):
+            sides.append((place + len(side) - len(side.lstrip()), _in_python(side)))
+            place += len(side) + 1
+        if sides[0][1][:1] in ("", "+", "-", "*", "/"):  # perhaps a bullet
+            del sides[0]
+        for (start, left), (_, right) in pairwise(sides):
+            if any(sign in side[1:] for side in (left, right) for sign in "+-*/"):
+                yield start, left, right
 
 
-def _is_attached(piece: _Piece, before: list[_Piece]) -> bool:
-    """True where what ends a side changes what the side says: ``= 3x``."""
-    return piece.kind == "other" and bool(before) and before[-1].end == piece.start
+def _is_in_sentence(text: str, step: re.Match[str]) -> bool:
+    """Return whether words on the line before lead up to the step, or those on the next line continue it."""
+    before, behind = text[max(0, step.start() - 2) : step.start()], text[step.end() : step.end() + 2]
+    return (before[:1].islower() and before[1:] == "\n") or (behind[:1] == "\n" and behind[1:].islower())
 
 
-def _neighbours(chain: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
-    if chain[0].pieces and not chain[0].starts_with_operator:
-        yield from pairwise(chain)
-    else:
-        yield from pairwise(chain[1:])
+def _in_python(side: str) -> str:
+    spelled = _SPELLED.sub(lambda match: _SPELLINGS[match.group().lower()], side)
+    return _THOUSANDS.sub(lambda match: match.group().replace(",", ""), spelled).strip(" \t\r,").rstrip(".")
 
 
-def _pieces(text: str) -> Iterator[_Piece]:
-    for match in _TOKEN.finditer(text):
-        kind = str(match.lastgroup)
-        if kind != "space":
-            yield _Piece(kind, _WRITTEN.get(match.group(), match.group()), match.start(), match.end())
-
-
-def _values(left: _Side, right: _Side) -> tuple[Fraction, Fraction] | None:
-    """The sides' values; None where it is no equality of plain arithmetic."""
-    sides = (left, right)
-    if not all(s.is_clean and 0 < len(s.pieces) <= MAX_SIDE_TOKENS for s in sides):
+def _value(side: str) -> Fraction | None:
+    """Return the exact value; None if the side is no expression or divides by zero."""
+    if _EQUATION_LABEL.search(side):
         return None
-    if not any(s.has_operator for s in sides):
+    try:
+        return _evaluate(ast.parse(side, mode="eval").body, side)
+    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError, MemoryError):
         return None
-    first, second = (_Reader(s.pieces).value() for s in sides)
-    return None if first is None or second is None else (first, second)
 
 
-def _are_equal(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> bool:
-    return values[0] == values[1] or abs(values[0] - values[1]) <= _rounding(sides, values)
+def _evaluate(node: ast.expr, source: str) -> Fraction:
+    if isinstance(node, ast.Constant):
+        return Fraction(source[node.col_offset : node.end_col_offset])
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand, source)
+    if isinstance(node, ast.BinOp):
+        return _APPLY[type(node.op)](_evaluate(node.left, source), _evaluate(node.right, source))
+    raise ValueError("not plain arithmetic")
 
 
-def _runs_on(value: Fraction, right: _Side) -> bool:
-    """Whether the right side computes on from the left one's value: ``5 + 3 = 8 × 2 = 16`` is careless, not wrong."""
-    first = right.pieces[0]
-    return first.kind == "number" and right.has_operator and Fraction(first.text.replace(",", "")) == value
-
-
-def _ratio(first: Fraction, second: Fraction) -> Fraction | None:
-    """The greater to the smaller; None where one is zero or they differ in sign."""
-    return max(first / second, second / first) if first * second > 0 else None
-
-
-def _rounding(sides: tuple[_Side, _Side], values: tuple[Fraction, Fraction]) -> Fraction:
-    """One unit in the last decimal written, where a side's exact value does not fit in so many decimals."""
-    texts = [piece.text for side in sides for piece in side.pieces]
-    unit = 10 ** max(len(text.partition(".")[2]) for text in texts)
-    return Fraction(1, unit) if any((value * unit).denominator > 1 for value in values) else Fraction(0)
-
-
-class _Reader:
-    """Reads one side by the rules of precedence; a side that breaks them has no value."""
-
-    def __init__(self, pieces: tuple[_Piece, ...]) -> None:
-        self._texts = [piece.text for piece in pieces]
-        self._place = 0
-
-    def value(self) -> Fraction | None:
-        """The exact value; None where the side is no expression, or divides by zero."""
-        try:
-            value = self._sum()
-        except (ValueError, ZeroDivisionError):
-            return None
-        return value if self._place == len(self._texts) else None
-
-    def _sum(self) -> Fraction:
-        value = self._product()
-        while (sign := self._take("+", "-")) is not None:
-            value = value + self._product() if sign == "+" else value - self._product()
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._factor()
-        while (sign := self._take("*", "/")) is not None:
-            value = value * self._factor() if sign == "*" else value / self._factor()
-        return value
-
-    def _factor(self) -> Fraction:
-        if self._take("-") is not None:
-            return -self._factor()
-        if self._take("(") is not None:
-            value = self._sum()
-            if self._take(")") is None:
-                raise ValueError("a bracket is not closed")
-            return value
-        text = self._texts[self._place] if self._place < len(self._texts) else ""
-        self._place += 1
-        digits = text.replace(",", "")
-        if len(digits) > MAX_DIGITS:
-            raise ValueError("too many digits")
-        return Fraction(digits)
-
-    def _take(self, *wanted: str) -> str | None:
-        text = self._texts[self._place] if self._place < len(self._texts) else ""
-        if text not in wanted:
-            return None
-        self._place += 1
-        return text
+def _are_equal(left: Fraction, right: Fraction, texts: str) -> bool:
+    """Compare exactly; or to the last decimal written, if an exact value does not fit in so many decimals."""
+    unit = 10 ** max((len(decimals) for decimals in re.findall(r"\.(\d*)", texts)), default=0)
+    is_rounded = any((value * unit).denominator > 1 for value in (left, right))
+    return left == right or (is_rounded and abs(left - right) <= Fraction(1, unit))

@@ -32,12 +32,6 @@ _SAME = (
     ("dollar",), ("cent",),
 )  # fmt: skip
 _SYMBOLS = {word: words[0] for words in _SAME for word in words}
-_OTHER_MEASURES = re.compile(
-    r"(?:(?:fort)?night|day|week|month|year|decade|centur(?:y|ie)|quarter|penny|pennie|pence|nickel|dime|buck|euro|pair"
-    r"|couple|score|gros|cup|pint|quart|gallon|ton|tonne|acre|hectare|degree|radian|byte|bit|[kmg]b|ten|percent|o'clock"
-    r"|hundredth|tenth)s?"
-)
-"""Beside those: no unit of an answer, but they count in other numbers."""
 _POWER_WORDS = (
     (re.compile(r"\b(?:square|sq) ([^\s/]+)"), r"\1^2"),
     (re.compile(r"\b(?:cubic|cu) ([^\s/]+)"), r"\1^3"),
@@ -63,12 +57,6 @@ def differ_in_units(one: str, other: str) -> bool:
     ours, theirs = _unit(one), _unit(other)
     are_measures = all(_PART.sub("", unit) in _SYMBOLS for units in (ours, theirs) for unit in _parts(units))
     return are_measures and not (ours <= theirs or theirs <= ours)
-
-
-def is_measure(word: str) -> bool:
-    """Whether a word behind a number is a unit of measurement or a multiple: ``hours``, ``dozen``, ``percent``."""
-    name = word.lower()
-    return _symbol(word) in _SYMBOLS or name.removesuffix("s") in _MULTIPLIERS or bool(_OTHER_MEASURES.fullmatch(name))
 
 
 def _as_factor(match: re.Match[str]) -> str:
