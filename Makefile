@@ -24,7 +24,7 @@ to the address of the CPU wheels that PyTorch gives on its installation page, an
 # Without it vllm imports with a warning and fails at the first model.
 NUMA_HINT := The CPU kernels of vLLM need libnuma. On Debian: apt-get install libnuma1
 
-.PHONY: help venv lock lock-gpu check format test test-slow test-all demo paper paper-full paper-real openapi models clean
+.PHONY: help venv lock lock-gpu check format test test-slow test-all demo paper paper-full paper-real openapi environment-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -85,6 +85,9 @@ demo: $(STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse
 openapi: $(STAMP) ## Write docs/openapi.json and its examples anew, after a change of the API
 	$(BIN)/python -m tests.service.record_examples
 	$(BIN)/python -m service > docs/openapi.json
+
+environment-docs: $(STAMP) ## Write docs/environment.md, after a change of the settings
+	$(BIN)/python -m docs.make_environment
 
 paper: $(STAMP) ## The paper in small: run the grid (30 minutes), write docs/paper.md; goes on where it was
 	$(BIN)/python -m benchmarks.paper

@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
-from contract.database_url import with_driver
 from contract.private_folder import make_private_folder
 
 POOL_SIZE = 20
@@ -38,6 +37,14 @@ _POSTGRES_TIMEOUTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+
+
+def with_driver(url: str) -> str:
+    """Return the URL with psycopg 3 named: for a bare ``postgresql://`` SQLAlchemy would import psycopg2."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg://{rest}"
+    return url
 
 
 class Database:

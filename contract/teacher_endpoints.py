@@ -1,48 +1,49 @@
-"""Teachers that are served: what the operator says of each, once, in ``TRD_TEACHER_ENDPOINTS``.
+"""Served teachers, as the operator describes them in ``TRD_TEACHER_ENDPOINTS``.
 
-A JSON object, name to endpoint. Users give the name; no request ever names an address. An endpoint says which
-environment variable holds its key, and never the key: what is written here may be logged and stored.
+Users give an endpoint's name; no request ever contains an address. An endpoint has the name of the environment variable
+that holds its key, never the key itself, because endpoints may be logged and stored.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from contract.strict_model import StrictModel
 
 ENDPOINTS_VARIABLE = "TRD_TEACHER_ENDPOINTS"
+
+EndpointName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
 
 
 class TeacherEndpoint(StrictModel):
     """One OpenAI-compatible server."""
 
     url: Annotated[str, Field(min_length=1, max_length=2000)]
-    """Up to and with the version: ``https://teacher.example/v1``."""
+    """Base URL including the API version: ``https://teacher.example/v1``."""
     model: Annotated[str, Field(min_length=1, max_length=500)]
-    """As the server names it."""
+    """The model's name on the server."""
     api: Literal["openai", "vllm"] = "openai"
-    """openai: answers with text, and may tell log-probabilities of it; vllm: tells token ids, and log-probabilities of
-    any text."""
+    """``openai``: returns text, and log-probabilities of it if the server supports them. ``vllm``: also returns token
+    ids, and log-probabilities of any given text."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*(API_KEY|TOKEN|SECRET)$")] | None = None
     """Name of the workers' environment variable that holds the key; logs redact variables of such names."""
     network: Literal["public", "private", "loopback"] = "public"
-    """Where its address may lie: on the internet; in a private network too; on the worker's machine alone, where
-    http will do. Everywhere else it is https."""
+    """Which addresses are allowed: public ones, also private networks, or the worker's machine only. Only ``loopback``
+    allows http; the others require https."""
     context_tokens: Annotated[int, Field(ge=2)] | None = None
-    """Prompt and answer together, at most; None is left to the engine to ask."""
+    """Most tokens of prompt and answer together; if None, the engine asks the server."""
     max_logprobs: Annotated[int, Field(ge=1)] = 20
-    """Tokens a position that the server scores at most: a vLLM's ``--max-logprobs``, another's largest
-    ``top_logprobs``."""
+    """Most tokens per position that the server scores: ``--max-logprobs`` of vLLM, the largest ``top_logprobs`` of
+    others."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """For one answer, to its last byte."""
+    """Time limit of one request, including its whole answer."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 6
-    """Of one request."""
+    """Most tries of one request."""
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Requests of one job at a time."""
+    """Most concurrent requests of one job."""
 
     @model_validator(mode="after")
     def _address_fits_network(self) -> Self:
@@ -50,32 +51,12 @@ class TeacherEndpoint(StrictModel):
         schemes = ("http", "https") if self.network == "loopback" else ("https",)
         if parts.scheme not in schemes or not parts.hostname or parts.username or parts.query or parts.fragment:
             raise ValueError(
-                f"url must be {' or '.join(schemes)} where network is {self.network}, with a host, and without a "
-                "user, query or fragment"
+                f"url must be {' or '.join(schemes)} if network is {self.network}, with a host, and without a user, "
+                "query or fragment"
             )
         return self
 
     @property
     def serves_logprobs(self) -> bool:
-        """True where it can score any text."""
+        """Whether it can score any given text."""
         return self.api == "vllm"
-
-
-_ENDPOINTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")], TeacherEndpoint])
-
-
-def parse_endpoints(setting: str) -> dict[str, TeacherEndpoint]:
-    """`TRD_TEACHER_ENDPOINTS` by name. Raises ValueError, which names the field and never shows its value."""
-    if not setting.strip():
-        return {}
-    try:
-        document = json.loads(setting)
-    except ValueError:
-        raise ValueError(f"{ENDPOINTS_VARIABLE}: not JSON; write an object of name to endpoint") from None
-    try:
-        return _ENDPOINTS.validate_python(document)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
-        ]
-        raise ValueError(f"{ENDPOINTS_VARIABLE}: {'; '.join(problems)}") from None

@@ -8,14 +8,14 @@ other, and a failed upgrade leaves nothing half done.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
 
-from contract.database_url import database_url, with_driver
+from contract.database import with_driver
+from contract.settings import DatabaseSettings
 from contract.tables import Base, UtcDateTime
 
 ADVISORY_LOCK = 7_244_001
@@ -25,7 +25,7 @@ ADVISORY_LOCK = 7_244_001
 def configured_url() -> str:
     """The address to migrate."""
     explicit = context.config.get_alembic_option("sqlalchemy.url")
-    return with_driver(explicit) if explicit else database_url(os.environ)
+    return with_driver(explicit) if explicit else DatabaseSettings.from_environment().database_url
 
 
 def render_item(kind: str, item: object, autogen_context: Any) -> str | bool:

@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from contract.database import Database
-from service.settings import PACKAGES_DIR
+from contract.settings import PACKAGES_DIR
 
 logger = logging.getLogger(__name__)
 

@@ -64,7 +64,7 @@ def run_next(slot: Slot) -> bool:
             return False
         settings = slot.settings
         with slot.database.write() as session:
-            lease = claim(session, queues=settings.queues, worker=settings.name, lease_seconds=settings.lease_seconds)
+            lease = claim(session, queues=settings.queues, worker=slot.name, lease_seconds=settings.lease_seconds)
         if lease is None:
             return False
         run_attempt(slot, lease)

@@ -103,7 +103,7 @@ class Reaper:
         """Reap and ring, if this worker leads."""
         settings = self._slot.settings
         with self._slot.database.write() as session:
-            if not lead(session, settings.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
+            if not lead(session, self._slot.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
                 return
         for job_id in reap(self._slot.database, max_attempts=settings.max_attempts):
             leftovers.collect_of_ended(self._slot.database, self._slot.storage, job_id)

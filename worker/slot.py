@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +27,8 @@ class Slot:
 
     def __init__(self, settings: WorkerSettings, *, command_for: CommandBuilder = engine_command) -> None:
         self.settings = settings
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        """Owner of leases; unique to the process."""
         self.command_for = command_for
         self.stopping = threading.Event()
         """Set once the worker shuts down: take no new job, and end the running one at a boundary."""

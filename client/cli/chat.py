@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from client.cli.exit_codes import INTERRUPTED, NothingThereError
 from client.cli.job_argument import job_id_of
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import python_command
-from contract.database_url import DEFAULT_DATA_DIR
 from contract.ids import JOB_PREFIX
 
 
@@ -96,8 +94,7 @@ def _folder_of(target: str, step: str, *, is_quiet: bool) -> Path:
         raise NothingThereError(f"{target}: is neither a folder here nor a job's id")
     with Client() as trd:
         manifest = trd.checkpoints.manifest(job_id_of(trd, target), step)
-        data_dir = Path(os.environ.get("TRD_DATA_DIR") or DEFAULT_DATA_DIR)
-        kept = data_dir / "tried" / manifest.job_id / f"step-{manifest.step}"
+        kept = trd.settings.data_dir / "tried" / manifest.job_id / f"step-{manifest.step}"
         return fetch(trd, manifest, kept, served_folder(manifest), is_quiet=is_quiet).folder
 
 

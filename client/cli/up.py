@@ -20,8 +20,8 @@ from client import Client, ClientSettings, TrdError
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import ChildProcess, python_command
 from client.settings import LocalService
-from contract.database_url import DEFAULT_DATA_DIR
 from contract.private_folder import make_private_folder
+from contract.settings import DEFAULT_DATA_DIR
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0

@@ -81,7 +81,7 @@ ANSWERS = {
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """What the service says of itself."""
-    return create_app(Settings.from_environment({})).openapi()
+    return create_app(Settings.from_environment()).openapi()
 
 
 @pytest.mark.parametrize(("schema", "model"), ANSWERS.items(), ids=ANSWERS)

@@ -12,31 +12,32 @@ from client import Client, ClientSettings
 from client.errors import AuthenticationError, ConnectionFailedError, SettingsError, UnexpectedAnswerError
 from client.settings import LocalService
 from tests.client.conftest import RunningService
+from tests.environment import settings_from
 from tests.servers import free_port
 
 
 def test_defaults_are_the_local_service_without_a_key(tmp_path: Path) -> None:
-    settings = ClientSettings.from_environment({"TRD_DATA_DIR": str(tmp_path)})
+    settings = settings_from(ClientSettings, {"TRD_DATA_DIR": str(tmp_path)})
     assert (settings.url, settings.api_key) == ("http://127.0.0.1:8000", None)
 
 
 def test_what_is_given_wins_over_the_environment_and_that_over_the_local_service(tmp_path: Path) -> None:
     LocalService(url="http://127.0.0.1:8123", api_key="local").save(tmp_path)
     environment = {"TRD_DATA_DIR": str(tmp_path)}
-    local = ClientSettings.from_environment(environment)
+    local = settings_from(ClientSettings, environment)
     assert (local.url, local.api_key) == ("http://127.0.0.1:8123", "local")
     environment |= {"TRD_URL": "https://elsewhere.example/", "TRD_API_KEY": "theirs"}
-    elsewhere = ClientSettings.from_environment(environment)
+    elsewhere = settings_from(ClientSettings, environment)
     assert (elsewhere.url, elsewhere.api_key) == ("https://elsewhere.example", "theirs")
-    given = ClientSettings.from_environment(environment, url="http://[::1]:1", api_key="mine")
+    given = settings_from(ClientSettings, environment, url="http://[::1]:1", api_key="mine")
     assert (given.url, given.api_key) == ("http://[::1]:1", "mine")
 
 
 def test_the_local_key_goes_nowhere_else(tmp_path: Path) -> None:
     LocalService(url="http://127.0.0.1:8123", api_key="local").save(tmp_path)
     environment = {"TRD_DATA_DIR": str(tmp_path), "TRD_URL": "http://127.0.0.1:8124"}
-    assert ClientSettings.from_environment(environment).api_key is None
-    same = ClientSettings.from_environment({**environment, "TRD_URL": "http://127.0.0.1:8123/"})
+    assert settings_from(ClientSettings, environment).api_key is None
+    same = settings_from(ClientSettings, {**environment, "TRD_URL": "http://127.0.0.1:8123/"})
     assert same.api_key == "local"
 
 
@@ -50,7 +51,7 @@ def test_the_local_key_is_for_its_user_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["https://evil.example", "http://127.0.0.1.evil.example:80", "http://[", ""])
 def test_a_folder_cannot_lead_the_users_key_elsewhere(tmp_path: Path, url: str) -> None:
     LocalService(url=url, api_key="x" * 20).save(tmp_path)
-    settings = ClientSettings.from_environment({"TRD_DATA_DIR": str(tmp_path), "TRD_API_KEY": "the-users-real-key"})
+    settings = settings_from(ClientSettings, {"TRD_DATA_DIR": str(tmp_path), "TRD_API_KEY": "the-users-real-key"})
     assert (settings.url, settings.api_key) == ("http://127.0.0.1:8000", "the-users-real-key")
 
 
@@ -68,9 +69,9 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 def test_a_key_is_stripped_and_never_shown() -> None:
-    assert ClientSettings.from_environment({"TRD_API_KEY": " trd_key\n"}).api_key == "trd_key"
+    assert settings_from(ClientSettings, {"TRD_API_KEY": " trd_key\n"}).api_key == "trd_key"
     with pytest.raises(SettingsError, match="no key has") as raised:
-        ClientSettings.from_environment({"TRD_API_KEY": "trd_s\u00e9cret"})
+        settings_from(ClientSettings, {"TRD_API_KEY": "trd_s\u00e9cret"})
     assert "cret" not in str(raised.value)
 
 

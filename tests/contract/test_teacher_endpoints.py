@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from contract.teacher_endpoints import parse_endpoints
+from contract.settings import DeploymentSettings
+from contract.teacher_endpoints import TeacherEndpoint
+from tests.environment import settings_from
 
 GOOD: dict[str, Any] = {"url": "https://teacher.example/v1", "model": "owner/model"}
+
+
+def parse_endpoints(setting: str) -> dict[str, TeacherEndpoint]:
+    return settings_from(DeploymentSettings, {"TRD_TEACHER_ENDPOINTS": setting}).teacher_endpoints
 
 
 def test_endpoints_are_read_by_name() -> None:
@@ -18,13 +24,13 @@ def test_endpoints_are_read_by_name() -> None:
     assert found["big"].serves_logprobs
     assert not found["plain"].serves_logprobs
     assert found["big"].api_key_env == "BIG_API_KEY"
-    assert parse_endpoints("") == parse_endpoints(" ") == {}
+    assert parse_endpoints("") == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"url": "http://teacher.example/v1"}, r"big: .*url must be https where network is public"),
+        ({"url": "http://teacher.example/v1"}, r"big: .*url must be https if network is public"),
         ({"url": "http://10.0.0.7/v1", "network": "private"}, "url must be https"),
         ({"url": "https://user:pa55@teacher.example/v1"}, "without a user"),
         ({"url": "https://teacher.example/v1?key=pa55"}, "query"),

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.settings import Settings, UploadLimits
+from service.settings import Settings
 
 ADMIN_KEY = "an-admin-key-for-tests"
 AUTHORIZED = {"authorization": f"Bearer {ADMIN_KEY}"}
@@ -51,10 +51,8 @@ def settings_in(folder: Path, models_dir: Path, database_url: str, **changes: An
         "data_dir": folder / "data",
         "database_url": database_url,
         "storage_url": f"file://{folder / 'storage'}",
-        "is_embedded": False,
         "api_key": ADMIN_KEY,
         "models": f"{models_dir}/*,Org/Hub-Model@v1",
-        "upload": UploadLimits(**changes.pop("upload", {})),
     }
     return Settings(**{**given, **changes})
 

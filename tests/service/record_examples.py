@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.openapi import EXAMPLES_FILE
 from service.settings import Settings
+from tests.environment import settings_from
 from tests.service.conftest import ADMIN_KEY, AUTHORIZED
 from tests.service.finished_job import MODELS, add_finished_job
 from tests.service.records import context_of, upload
@@ -149,7 +150,7 @@ def _record_openai(recorder: Recorder, dataset: str, done: str) -> None:
 def main() -> None:
     """Record everything on a fresh embedded service in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings.from_environment({"TRD_DATA_DIR": folder, "TRD_API_KEY": ADMIN_KEY})
+        settings = settings_from(Settings, {"TRD_DATA_DIR": folder, "TRD_API_KEY": ADMIN_KEY})
         with TestClient(create_app(settings), headers=AUTHORIZED) as client:
             examples = record(client, Path(folder) / "storage")
     EXAMPLES_FILE.write_text(json.dumps(examples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

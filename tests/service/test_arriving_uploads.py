@@ -9,6 +9,7 @@ import pytest
 from service.datasets.arriving import ArrivingBytes
 from service.errors import QuotaError
 from service.settings import Settings
+from tests.environment import settings_from
 from tests.service.conftest import MakeClient
 
 JSONL = {"content-type": "application/jsonl"}
@@ -16,7 +17,7 @@ ROW = b'{"problem": "1+1=", "answer": "2"}\n'
 
 
 def test_uploads_of_one_owner_share_the_room_and_give_it_back() -> None:
-    arriving = ArrivingBytes(Settings.from_environment({"TRD_MAX_STORED_BYTES": "100"}))
+    arriving = ArrivingBytes(settings_from(Settings, {"TRD_MAX_STORED_BYTES": "100"}))
     with arriving.counted("ann", 40) as first, arriving.counted("bob", 0) as other:
         first(30)
         other(100)
@@ -54,7 +55,7 @@ def test_a_repeated_request_finds_what_filled_the_quota(make_client: MakeClient,
 
 
 def test_an_endless_upload_ends_at_the_quota(make_client: MakeClient, sqlite_url: str) -> None:
-    client = make_client(sqlite_url, max_stored_bytes=10_000, upload={"max_bytes": 1_000_000})
+    client = make_client(sqlite_url, max_stored_bytes=10_000, max_upload_bytes=1_000_000)
 
     def pieces() -> Iterator[bytes]:
         for _ in range(1_000):

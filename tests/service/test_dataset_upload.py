@@ -85,7 +85,7 @@ def test_other_bodies_are_refused(shared_client: TestClient, headers: dict[str, 
 
 
 def test_limits_hold(make_client: MakeClient, sqlite_url: str, tmp_path: Path) -> None:
-    client = make_client(sqlite_url, upload={"max_bytes": 3000, "max_rows": 30, "max_line_bytes": 500})
+    client = make_client(sqlite_url, max_upload_bytes=3000, max_rows=30, max_line_bytes=500)
     wide = '{"problem": "' + "x" * 400 + '", "answer": "1"}\n'
     for rows, words in ((ROWS, "30 rows"), (wide * 9, "3000 bytes")):
         response = client.post("/datasets", content=rows, headers=JSONL)
@@ -97,13 +97,13 @@ def test_limits_hold(make_client: MakeClient, sqlite_url: str, tmp_path: Path) -
 
 
 def test_a_body_that_says_it_is_too_long_is_refused_unread(make_client: MakeClient, sqlite_url: str) -> None:
-    client = make_client(sqlite_url, upload={"max_bytes": 1000})
+    client = make_client(sqlite_url, max_upload_bytes=1000)
     response = client.post("/datasets", content="x", headers={**JSONL, "content-length": "999999999"})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "payload_too_large")
 
 
 def test_a_body_of_unsaid_length_is_cut_at_the_limit(make_client: MakeClient, sqlite_url: str) -> None:
-    client = make_client(sqlite_url, upload={"max_bytes": 1000})
+    client = make_client(sqlite_url, max_upload_bytes=1000)
 
     def endless() -> Iterator[bytes]:
         for _ in range(10_000):

@@ -16,6 +16,7 @@ from service.app import create_app
 from service.db import current_revision, expected_revision
 from service.models.service import ModelShelf
 from service.settings import Settings
+from tests.environment import settings_from
 from tests.service.conftest import ADMIN_KEY, MakeClient
 from tests.service.live_server import live_server
 from tests.service.records import database_of
@@ -26,7 +27,7 @@ KEY = re.compile(r"API key, shown this once: (trd_\w+)")
 def test_the_first_start_makes_everything_and_prints_a_key_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = Settings.from_environment({"TRD_DATA_DIR": str(tmp_path / "new" / "data")})
+    settings = settings_from(Settings, {"TRD_DATA_DIR": str(tmp_path / "new" / "data")})
     assert settings.is_embedded
     assert not settings.data_dir.exists(), "nothing is made before the start"
     with TestClient(create_app(settings)) as client:
@@ -46,7 +47,7 @@ def test_the_first_start_makes_everything_and_prints_a_key_once(
 
 
 def test_a_given_key_is_taken_and_none_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = Settings.from_environment({"TRD_DATA_DIR": str(tmp_path), "TRD_API_KEY": ADMIN_KEY})
+    settings = settings_from(Settings, {"TRD_DATA_DIR": str(tmp_path), "TRD_API_KEY": ADMIN_KEY})
     with TestClient(create_app(settings), headers={"authorization": f"bearer {ADMIN_KEY}"}) as client:
         assert client.get("/keys").json()["data"] == []
     assert KEY.findall(capsys.readouterr().err) == []
@@ -62,7 +63,7 @@ def test_a_given_key_is_taken_and_none_is_made(tmp_path: Path, capsys: pytest.Ca
 )
 def test_a_bad_setting_is_refused(environment: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Settings.from_environment(environment)
+        settings_from(Settings, environment)
 
 
 def test_a_hub_model_without_a_revision_is_warned_of(
@@ -77,7 +78,8 @@ def test_a_hub_model_without_a_revision_is_warned_of(
 
 
 def test_settings_come_from_the_environment(tmp_path: Path) -> None:
-    settings = Settings.from_environment(
+    settings = settings_from(
+        Settings,
         {
             "TRD_DATA_DIR": str(tmp_path),
             "DATABASE_URL": "postgres://u:p@h/db",
@@ -88,7 +90,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
             "TRD_TEACHER_ENDPOINTS": '{"big": {"url": "https://host/v1", "model": "m"}}',
             "TRD_MAX_UPLOAD_BYTES": "123",
             "TRD_API_KEY": "",
-        }
+        },
     )
     assert settings.database_url == "postgresql+psycopg://u:p@h/db"
     assert not settings.is_embedded
@@ -97,8 +99,8 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert settings.hub_datasets == {"org/x", "org/y"}
     assert settings.teacher_endpoints == {"big": TeacherEndpoint(url="https://host/v1", model="m")}
     assert settings.upload.max_bytes == 123
-    assert not Settings.from_environment({"BROKER_URL": "redis://h"}).is_embedded
-    plain = Settings.from_environment({})
+    assert not settings_from(Settings, {"BROKER_URL": "redis://h"}).is_embedded
+    plain = Settings.from_environment()
     assert plain.database_url.endswith("/data/trd.db")
     assert plain.storage_url.startswith("file:///")
     assert plain.models.endswith("testbed/models/*")

@@ -78,7 +78,7 @@ def test_files_that_are_refused(client: TestClient, tmp_path: Path, content: byt
 
 
 def test_a_file_that_unpacks_to_too_much_is_not_unpacked(make_client: MakeClient, sqlite_url: str) -> None:
-    client = make_client(sqlite_url, upload={"max_bytes": 30_000, "max_rows": 2000})
+    client = make_client(sqlite_url, max_upload_bytes=30_000, max_rows=2000)
     zeros = packed([{"problem": "0" * 900 + str(i), "answer": "1"} for i in range(1900)], compression="zstd")
     assert len(zeros) < 30_000
     response = client.post("/datasets", content=zeros, headers=PARQUET)

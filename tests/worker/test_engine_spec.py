@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
-from contract.teacher_endpoints import parse_endpoints
+from contract.teacher_endpoints import TeacherEndpoint
 from trd_engine.config import RunConfig, ServedTeacherConfig, parse_config
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError
@@ -19,21 +18,17 @@ CATALOG = {
     "big": CatalogEntry("big", "owner/big"),
     "pinned": CatalogEntry("pinned", "owner/pinned", "v1.2"),
 }
-ENDPOINTS = parse_endpoints(
-    json.dumps(
-        {
-            "judge": {
-                "url": "https://judge.test/v1",
-                "model": "owner/judge",
-                "api": "vllm",
-                "api_key_env": "JUDGE_API_KEY",
-                "network": "private",
-                "timeout_seconds": 30,
-            },
-            "plain": {"url": "https://plain.test/v1", "model": "gpt"},
-        }
-    )
-)
+ENDPOINTS = {
+    "judge": TeacherEndpoint(
+        url="https://judge.test/v1",
+        model="owner/judge",
+        api="vllm",
+        api_key_env="JUDGE_API_KEY",
+        network="private",
+        timeout_seconds=30,
+    ),
+    "plain": TeacherEndpoint(url="https://plain.test/v1", model="gpt"),
+}
 PATHS = {"ds_train": "/scratch/ds_train.jsonl", "ds_test": "/scratch/ds_test.jsonl"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import threading
 import time
@@ -90,7 +89,6 @@ class Workbench:
             data_dir=data_dir,
             database_url=database_url,
             storage_url=f"file://{data_dir / 'storage'}",
-            name=f"tester:{os.getpid()}",
             **{**quick, **settings},
         )
         self.database = Database(database_url, pool_size=20)

@@ -121,8 +121,8 @@ def test_a_file_that_a_job_needs_stays(openai: OpenAI) -> None:
 
 
 def test_limits_and_quotas_are_those_of_datasets(make_client: MakeClient, sqlite_url: str) -> None:
-    upload = {"max_bytes": len(ROWS), "max_rows": 40}
-    client = make_client(sqlite_url, upload=upload, max_stored_bytes=len(ROWS), max_body_bytes=100)
+    limits = {"max_upload_bytes": len(ROWS), "max_rows": 40}
+    client = make_client(sqlite_url, **limits, max_stored_bytes=len(ROWS), max_body_bytes=100)
     with serving(client) as service:
         openai = service.openai()
         with pytest.raises(APIStatusError) as too_large:

@@ -1,0 +1,117 @@
+"""Settings from environment variables: the base class, and the variables that more than one process reads.
+
+An empty variable counts as unset. A wrong one is reported by its name and value; the values of fields with
+``repr=False`` (passwords, keys) are never shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contract.database import with_driver
+from contract.teacher_endpoints import EndpointName, TeacherEndpoint
+
+DEFAULT_DATA_DIR = "./data"
+PACKAGES_DIR = Path(__file__).resolve().parent.parent
+"""The folder that holds this package and its siblings."""
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _split(value: Any) -> Any:
+    """Return the items of a comma-separated text."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _from_json(value: Any) -> Any:
+    """Return the object in a JSON text."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("is not JSON; write an object from name to endpoint") from None
+
+
+CommaSeparated = (NoDecode, BeforeValidator(_split))
+"""Annotations of a field that is a collection: its variable is comma-separated text, not JSON."""
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base class of settings. A field's variable is ``TRD_`` and its name, or its alias alone, in upper case."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRD_", env_ignore_empty=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> Self:
+        """Return the settings; `given` overrides the environment. Raises ValueError that names every wrong variable."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ValueError("; ".join(cls._problems(error))) from None
+
+    @classmethod
+    def variable_of(cls, field: str) -> str:
+        """Return the environment variable of a field."""
+        alias = cls.model_fields[field].validation_alias
+        return alias.upper() if isinstance(alias, str) else f"TRD_{field.upper()}"
+
+    @classmethod
+    def _problems(cls, error: ValidationError) -> list[str]:
+        problems = []
+        for problem in error.errors(include_url=False):
+            message = problem["msg"].removeprefix("Value error, ")
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            if field not in cls.model_fields:  # a validator of the whole model names the variables itself
+                problems.append(message)
+            elif problem["type"] != "default_factory_not_called":  # a consequence of another problem
+                shown = f" = {problem['input']}" if cls.model_fields[field].repr else ""
+                inner = "".join(f"{part}." for part in problem["loc"][1:]).rstrip(".")
+                problems.append(f"{cls.variable_of(field)}{shown}: {inner}{': ' if inner else ''}{message}")
+        return problems
+
+
+class DataFolderSettings(EnvironmentSettings):
+    """The one variable that every process reads, the command line included."""
+
+    data_dir: Annotated[Path, AfterValidator(Path.resolve)] = Path(DEFAULT_DATA_DIR)
+    """Folder of everything that stays on this machine: in embedded mode the database and the storage too, otherwise
+    the API's key pepper and the workers' scratch."""
+
+
+class DatabaseSettings(DataFolderSettings):
+    """What the API, the workers and the migrations share."""
+
+    database_url: Annotated[str, AfterValidator(with_driver)] = Field(
+        default_factory=lambda given: f"sqlite:///{given['data_dir'] / 'trd.db'}",
+        validation_alias="database_url",
+        repr=False,
+    )
+    """The database, as an SQLAlchemy URL (PostgreSQL or SQLite). Default: SQLite in the data folder."""
+
+
+class DeploymentSettings(DatabaseSettings):
+    """What the API and the workers share."""
+
+    broker_url: str | None = Field(default=None, validation_alias="broker_url", repr=False)
+    """Redis, as ``redis://…``. If unset, no messages are sent and the workers poll the database more often."""
+    storage_url: str = Field(
+        default_factory=lambda given: f"file://{given['data_dir'] / 'storage'}",
+        validation_alias="storage_url",
+        repr=False,
+    )
+    """Where datasets and checkpoints are stored. Default: a folder in the data folder."""
+    models: str = f"{PACKAGES_DIR}/testbed/models/*"
+    """The models that jobs may name: comma-separated ``name=folder``, ``folder``, ``folder/*`` or
+    ``owner/name@revision`` on the hub. Default: the tiny models of this repository."""
+    teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(_from_json)] = Field(
+        default={}, repr=False
+    )
+    """The served teachers that jobs may name: a JSON object from name to endpoint, with the fields ``url``, ``model``,
+    ``api``, ``api_key_env``, ``network``, ``context_tokens``, ``max_logprobs``, ``timeout_seconds``, ``max_tries`` and
+    ``max_concurrency`` of `contract.teacher_endpoints.TeacherEndpoint`."""

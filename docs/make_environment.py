@@ -1,0 +1,126 @@
+"""``python -m docs.make_environment`` writes docs/environment.md: all environment variables, from the settings classes.
+
+A test compares the file with this output, and its names with docker-compose.yml and the sources.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from client.settings import ClientSettings
+from contract.settings import (
+    PACKAGES_DIR,
+    DatabaseSettings,
+    DataFolderSettings,
+    DeploymentSettings,
+    EnvironmentSettings,
+)
+from service.settings import Settings
+from worker.settings import WorkerSettings
+
+TARGET = Path(__file__).with_name("environment.md")
+
+SECTIONS: dict[str, tuple[type[EnvironmentSettings], type[EnvironmentSettings] | None]] = {
+    "Every process": (DataFolderSettings, None),
+    "API, workers and migrations": (DatabaseSettings, DataFolderSettings),
+    "API and workers": (DeploymentSettings, DatabaseSettings),
+    "API": (Settings, DeploymentSettings),
+    "Workers": (WorkerSettings, DeploymentSettings),
+    "Client and `trd`": (ClientSettings, DataFolderSettings),
+}
+"""Title, settings class, and the base class whose fields an earlier section lists."""
+
+OTHER = {
+    "Engine": {
+        "TRD_ENABLE_CODE_TASKS": "`1` lets jobs of task `code` run programs that models write, in a sandbox without "
+        "network. Set it for the workers.",
+        "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers, under the names that `api_key_env` of an endpoint "
+        "gives. Set them for the workers only; logs redact variables of such names.",
+        "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",
+        "HF_HUB_OFFLINE": "`1` lets Hugging Face's libraries use downloaded files only.",
+        "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",
+        "OMP_NUM_THREADS": "Threads of the CPU kernels in each process. torchrun sets 1 if it is unset.",
+        "VLLM_CPU_KVCACHE_SPACE, VLLM_LOGGING_LEVEL": "vLLM's own variables; a value given here is kept.",
+        "RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, TORCHELASTIC_RUN_ID": "Set by torchrun in each "
+        "process. Do not set them yourself.",
+    },
+    "Docker Compose": {
+        "POSTGRES_PASSWORD, REDIS_PASSWORD": "Passwords of the servers. They stand in URLs: letters and digits only.",
+        "TRD_PORT": "Port of the API on 127.0.0.1 of the host. Default: 8000.",
+        "TRD_GPUS": "GPUs of the worker of profile `gpu`. Default: 1.",
+        "UVICORN_HOST, UVICORN_PORT, UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "uvicorn's variables, set for the API.",
+        "PIP_INDEX_URL, PIP_EXTRA_INDEX_URL": "Package indexes while the images are built. The CPU worker needs the "
+        "index of PyTorch's CPU wheels.",
+    },
+}
+"""Variables that no settings class reads: of the engine's process, of libraries, and of docker-compose.yml."""
+
+HEAD = """# Environment variables
+
+Written by `make environment-docs` from the settings classes; do not edit. An empty variable counts as unset. A wrong
+value stops the process at its start with a message that names the variable. Without any, everything is in `./data`.
+"""
+
+
+def document() -> str:
+    """Return the whole page."""
+    parts = [HEAD]
+    for title, (settings, listed_before) in SECTIONS.items():
+        known = listed_before.model_fields if listed_before else {}
+        fields = {name: field for name, field in settings.model_fields.items() if name not in known}
+        rows = [_row(settings.variable_of(name), field) for name, field in fields.items()]
+        parts.append(
+            f"## {title}\n\n| variable | default | bounds | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
+    for title, variables in OTHER.items():
+        rows = [f"| {_code(names)} | {meaning} |" for names, meaning in variables.items()]
+        parts.append(f"## {title}\n\n| variable | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _row(variable: str, field: FieldInfo) -> str:
+    assert field.description, f"{variable} has no docstring"
+    meaning = " ".join(field.description.replace("``", "`").replace("|", "\\|").split())
+    return f"| `{variable}` | {_default(field)} | {_bounds(field)} | {meaning} |"
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if field.default_factory is not None or value is None:
+        return ""
+    if isinstance(value, tuple | frozenset | dict):
+        value = ",".join(map(str, value))
+    shown = f"{value:g}" if isinstance(value, float) else str(value).removeprefix(f"{PACKAGES_DIR}/")
+    return f"`{shown}`" if shown else ""
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {
+        "ge": "≥ {}",
+        "gt": "> {}",
+        "le": "≤ {}",
+        "lt": "< {}",
+        "min_length": "length ≥ {}",
+        "max_length": "length ≤ {}",
+    }
+    constraints = [*field.metadata, *getattr(field.annotation, "__args__", ())]
+    # A bound of `Annotated[str, …] | None` is in the metadata of the union's first member.
+    inner = [bound for part in constraints for bound in getattr(part, "__metadata__", (part,))]
+    flat = [bound for part in inner for bound in getattr(part, "metadata", (part,))]
+    return ", ".join(
+        text.format(f"{getattr(bound, name):g}")
+        for bound in flat
+        for name, text in signs.items()
+        if hasattr(bound, name)
+    )
+
+
+def _code(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split(", "))
+
+
+if __name__ == "__main__":
+    TARGET.write_text(document(), encoding="utf-8")
