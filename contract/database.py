@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from contract.private_folder import make_private_folder
+from contract.settings import with_driver
 
 POOL_SIZE = 20
 """Connections that are kept open; as many more are opened while they are needed."""
@@ -37,14 +38,6 @@ _POSTGRES_TIMEOUTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
-
-
-def with_driver(url: str) -> str:
-    """Return the URL with psycopg 3 named: for a bare ``postgresql://`` SQLAlchemy would import psycopg2."""
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme in ("postgres", "postgresql"):
-        return f"postgresql+psycopg://{rest}"
-    return url
 
 
 class Database:

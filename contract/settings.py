@@ -13,7 +13,6 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from contract.database import with_driver
 from contract.teacher_endpoints import EndpointName, TeacherEndpoint
 
 DEFAULT_DATA_DIR = "./data"
@@ -38,6 +37,14 @@ def _from_json(value: Any) -> Any:
 
 CommaSeparated = (NoDecode, BeforeValidator(_split))
 """Annotations of a field that is a collection: its variable is comma-separated text, not JSON."""
+
+
+def with_driver(url: str) -> str:
+    """Return the URL with psycopg 3 named: for a bare ``postgresql://`` SQLAlchemy would import psycopg2."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg://{rest}"
+    return url
 
 
 class EnvironmentSettings(BaseSettings):

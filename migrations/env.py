@@ -14,8 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import context
 
-from contract.database import with_driver
-from contract.settings import DatabaseSettings
+from contract.settings import DatabaseSettings, with_driver
 from contract.tables import Base, UtcDateTime
 
 ADVISORY_LOCK = 7_244_001

@@ -69,7 +69,7 @@ def test_the_client_loads_neither_the_service_nor_a_database(tmp_path: Path) -> 
 
 
 def test_the_contract_needs_pydantic_and_sqlalchemy_only() -> None:
-    allowed = {"contract", "pydantic", "pydantic_core", "sqlalchemy", *sys.stdlib_module_names}
+    allowed = {"contract", "pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", *sys.stdlib_module_names}
     for path in python_files("contract"):
         assert set(imported_packages(path)) - allowed == set(), path
 

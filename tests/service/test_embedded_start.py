@@ -57,8 +57,8 @@ def test_a_given_key_is_taken_and_none_is_made(tmp_path: Path, capsys: pytest.Ca
     ("environment", "words"),
     [
         ({"TRD_API_KEY": "short"}, "^TRD_API_KEY: String should have at least 16 characters$"),
-        ({"TRD_MAX_DEVICES": "0"}, "TRD_MAX_DEVICES: .*greater than or equal to 1"),
-        ({"TRD_MAX_ROWS": "many"}, "TRD_MAX_ROWS: .*valid integer"),
+        ({"TRD_MAX_DEVICES": "0"}, "TRD_MAX_DEVICES = 0: .*greater than or equal to 1"),
+        ({"TRD_MAX_ROWS": "many"}, "TRD_MAX_ROWS = many: .*valid integer"),
     ],
 )
 def test_a_bad_setting_is_refused(environment: dict[str, str], words: str) -> None:

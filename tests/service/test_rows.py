@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ def test_reading_goes_on_after_a_line_that_is_too_long() -> None:
 
 def test_too_many_rows_end_the_upload() -> None:
     with pytest.raises(PayloadTooLargeError, match="3 rows"):
-        check(GOOD * 4, limits=LIMITS.model_copy(update={"max_rows": 3}))
+        check(GOOD * 4, limits=replace(LIMITS, max_rows=3))
 
 
 LINES = st.lists(st.sampled_from([GOOD, b"\n", b"broken\n", row(answer=[]), row(id="é"), b"x" * 3000 + b"\n"]))
