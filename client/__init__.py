@@ -11,10 +11,10 @@ Speaks HTTP and knows the `contract`; never imports the service, a worker, the e
 `AsyncClient` has the same calls.
 """
 
-from client.answers import Job
 from client.async_client import AsyncClient
 from client.errors import ApiError, TrdError
 from client.settings import ClientSettings
 from client.sync_client import Client
+from contract.views.jobs import JobView
 
-__all__ = ["ApiError", "AsyncClient", "Client", "ClientSettings", "Job", "TrdError"]
+__all__ = ["ApiError", "AsyncClient", "Client", "ClientSettings", "JobView", "TrdError"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from client.answers import Health, Readiness
 from client.checkpoints import AsyncCheckpoints
 from client.datasets import AsyncDatasets
 from client.events import AsyncEvents
@@ -15,6 +14,7 @@ from client.probe_samples import AsyncProbeSamples
 from client.run_records import AsyncDiagnoses, AsyncEvaluations, AsyncMetrics, AsyncTrajectories
 from client.settings import ClientSettings
 from client.transport import AsyncTransport
+from contract.views.health import Health, Readiness
 
 
 class AsyncClient:

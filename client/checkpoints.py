@@ -9,12 +9,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from client.answers import Answer, Checkpoint, Deleted, Manifest, Page
 from client.call import Call, is_worth_repeating, part, pause_seconds
 from client.datasets import OnBytes
 from client.downloads import Download, PartialFile, on_disk, wanted_files
 from client.errors import TrdError
 from client.transport import AsyncTransport, Transport
+from contract.views import View
+from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
+from contract.views.page import Page
 
 LATEST = "latest"
 NUM_PARALLEL = 4
@@ -22,20 +24,20 @@ MAX_FAILURES = 8
 """In a row, without a byte between them, before the download of a file is given up."""
 
 
-def _list(job_id: str) -> Call[Page[Checkpoint]]:
-    return Call("GET", f"/jobs/{part(job_id)}/checkpoints", Page[Checkpoint])
+def _list(job_id: str) -> Call[Page[CheckpointView]]:
+    return Call("GET", f"/jobs/{part(job_id)}/checkpoints", Page[CheckpointView])
 
 
-def _manifest(job_id: str, step: int | str) -> Call[Manifest]:
-    return Call("GET", f"/jobs/{part(job_id)}/checkpoints/{part(str(step))}", Manifest)
+def _manifest(job_id: str, step: int | str) -> Call[ManifestView]:
+    return Call("GET", f"/jobs/{part(job_id)}/checkpoints/{part(str(step))}", ManifestView)
 
 
-def _delete(job_id: str, step: int | str) -> Call[Deleted]:
-    return Call("DELETE", f"/jobs/{part(job_id)}/checkpoints/{part(str(step))}", Deleted, is_repeatable=False)
+def _delete(job_id: str, step: int | str) -> Call[DeletedCheckpoint]:
+    return Call("DELETE", f"/jobs/{part(job_id)}/checkpoints/{part(str(step))}", DeletedCheckpoint, is_repeatable=False)
 
 
 def _content(file: PartialFile) -> Call[Any]:
-    return Call("GET", file.url, Answer, headers=file.headers())
+    return Call("GET", file.url, View, headers=file.headers())
 
 
 class _Failures:
@@ -61,21 +63,21 @@ class Checkpoints:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, job_id: str) -> Sequence[Checkpoint]:
+    def list(self, job_id: str) -> Sequence[CheckpointView]:
         """Complete ones, by step."""
         return self._transport.send(_list(job_id)).data
 
-    def manifest(self, job_id: str, step: int | str = LATEST) -> Manifest:
+    def manifest(self, job_id: str, step: int | str = LATEST) -> ManifestView:
         """One checkpoint with its files, their sizes and digests."""
         return self._transport.send(_manifest(job_id, step))
 
-    def delete(self, job_id: str, step: int | str) -> Deleted:
+    def delete(self, job_id: str, step: int | str) -> DeletedCheckpoint:
         """Delete one; refused for the one that the job would go on from."""
         return self._transport.send(_delete(job_id, step))
 
     def download(
         self,
-        manifest: Manifest,
+        manifest: ManifestView,
         target: Path | str,
         *,
         folder: str | None = None,
@@ -121,21 +123,21 @@ class AsyncCheckpoints:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def list(self, job_id: str) -> Sequence[Checkpoint]:
+    async def list(self, job_id: str) -> Sequence[CheckpointView]:
         """Complete ones, by step."""
         return (await self._transport.send(_list(job_id))).data
 
-    async def manifest(self, job_id: str, step: int | str = LATEST) -> Manifest:
+    async def manifest(self, job_id: str, step: int | str = LATEST) -> ManifestView:
         """One checkpoint with its files, their sizes and digests."""
         return await self._transport.send(_manifest(job_id, step))
 
-    async def delete(self, job_id: str, step: int | str) -> Deleted:
+    async def delete(self, job_id: str, step: int | str) -> DeletedCheckpoint:
         """Delete one; refused for the one that the job would go on from."""
         return await self._transport.send(_delete(job_id, step))
 
     async def download(
         self,
-        manifest: Manifest,
+        manifest: ManifestView,
         target: Path | str,
         *,
         folder: str | None = None,

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from client.answers import Dataset, DatasetPreview, Deleted, Page
 from client.call import Call, part
 from client.errors import TrdError
 from client.paging import Cursor, page_size, walk, walk_async
 from client.settings import ClientSettings
 from client.transport import AsyncTransport, Transport
+from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
+from contract.views.page import Page
 
 PIECE_BYTES = 2**18
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -45,7 +46,7 @@ class FileBody:
                 yield piece
 
 
-def _upload(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) -> Call[Dataset]:
+def _upload(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) -> Call[DatasetView]:
     try:
         num_bytes = path.stat().st_size
         path.open("rb").close()
@@ -56,7 +57,7 @@ def _upload(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) -> C
     return Call(
         "POST",
         "/datasets",
-        Dataset,
+        DatasetView,
         params={"filename": path.name},
         headers={"content-type": media_type, "content-length": str(num_bytes)},
         body=FileBody(path, on_bytes),
@@ -65,12 +66,12 @@ def _upload(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) -> C
     )
 
 
-def _page(after: Cursor, limit: int) -> Call[Page[Dataset]]:
-    return Call("GET", "/datasets", Page[Dataset], params={"after": after, "limit": limit})
+def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:
+    return Call("GET", "/datasets", Page[DatasetView], params={"after": after, "limit": limit})
 
 
-def _get(dataset_id: str) -> Call[Dataset]:
-    return Call("GET", f"/datasets/{part(dataset_id)}", Dataset)
+def _get(dataset_id: str) -> Call[DatasetView]:
+    return Call("GET", f"/datasets/{part(dataset_id)}", DatasetView)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def _preview(dataset_id: str, model: str, options: PreviewOptions | None) -> Cal
     return Call("GET", f"/datasets/{part(dataset_id)}/preview", DatasetPreview, params=params)
 
 
-def _delete(dataset_id: str) -> Call[Deleted]:
-    return Call("DELETE", f"/datasets/{part(dataset_id)}", Deleted, is_repeatable=False)
+def _delete(dataset_id: str) -> Call[DeletedDataset]:
+    return Call("DELETE", f"/datasets/{part(dataset_id)}", DeletedDataset, is_repeatable=False)
 
 
 class Datasets:
@@ -99,21 +100,21 @@ class Datasets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> Dataset:
+    def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> DatasetView:
         """Upload a file, Parquet by its suffix, else JSON Lines. Raises `InvalidRequestError`, whose `errors`
         name rows and fields."""
         return self._transport.send(_upload(self._transport.settings, Path(path), on_bytes))
 
-    def page(self, *, after: str | None = None, limit: int = 20) -> Page[Dataset]:
+    def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
         """One page, newest first, after the dataset `after`."""
         return self._transport.send(_page(after, limit))
 
-    def list(self, *, num_wanted: int | None = None) -> Iterator[Dataset]:
+    def list(self, *, num_wanted: int | None = None) -> Iterator[DatasetView]:
         """Datasets over all pages, newest first; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk(lambda after: self._transport.send(_page(after, limit)), lambda row: row.id, num_wanted=num_wanted)
 
-    def get(self, dataset_id: str) -> Dataset:
+    def get(self, dataset_id: str) -> DatasetView:
         """One dataset."""
         return self._transport.send(_get(dataset_id))
 
@@ -121,7 +122,7 @@ class Datasets:
         """The prompts that a job with the student `model` would make of the first rows."""
         return self._transport.send(_preview(dataset_id, model, options))
 
-    def delete(self, dataset_id: str) -> Deleted:
+    def delete(self, dataset_id: str) -> DeletedDataset:
         """Delete a dataset that no open job needs."""
         return self._transport.send(_delete(dataset_id))
 
@@ -132,23 +133,23 @@ class AsyncDatasets:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> Dataset:
+    async def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> DatasetView:
         """Upload a file, Parquet by its suffix, else JSON Lines. Raises `InvalidRequestError`, whose `errors`
         name rows and fields."""
         return await self._transport.send(_upload(self._transport.settings, Path(path), on_bytes))
 
-    async def page(self, *, after: str | None = None, limit: int = 20) -> Page[Dataset]:
+    async def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
         """One page, newest first, after the dataset `after`."""
         return await self._transport.send(_page(after, limit))
 
-    def list(self, *, num_wanted: int | None = None) -> AsyncIterator[Dataset]:
+    def list(self, *, num_wanted: int | None = None) -> AsyncIterator[DatasetView]:
         """Datasets over all pages, newest first; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk_async(
             lambda after: self._transport.send(_page(after, limit)), lambda row: row.id, num_wanted=num_wanted
         )
 
-    async def get(self, dataset_id: str) -> Dataset:
+    async def get(self, dataset_id: str) -> DatasetView:
         """One dataset."""
         return await self._transport.send(_get(dataset_id))
 
@@ -156,6 +157,6 @@ class AsyncDatasets:
         """The prompts that a job with the student `model` would make of the first rows."""
         return await self._transport.send(_preview(dataset_id, model, options))
 
-    async def delete(self, dataset_id: str) -> Deleted:
+    async def delete(self, dataset_id: str) -> DeletedDataset:
         """Delete a dataset that no open job needs."""
         return await self._transport.send(_delete(dataset_id))

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from client.answers import CheckpointFile, Manifest
 from client.datasets import OnBytes
 from client.errors import DownloadError
+from contract.views.checkpoints import CheckpointFileView, ManifestView
 
 MAX_WRONG_DIGESTS = 2
 """A wrong digest once may be the rest of an earlier, broken download; then the file is fetched anew."""
@@ -38,7 +38,9 @@ def on_disk() -> Iterator[None]:
         raise DownloadError(f"{error.filename or 'the file'} cannot be written: {error.strerror or error}") from error
 
 
-def wanted_files(manifest: Manifest, target: Path, folder: str | None, on_bytes: OnBytes | None) -> list[PartialFile]:
+def wanted_files(
+    manifest: ManifestView, target: Path, folder: str | None, on_bytes: OnBytes | None
+) -> list[PartialFile]:
     """The files to bring to `target`, of `folder` alone (and then without its name) where one is given.
 
     Raises `DownloadError`.
@@ -66,7 +68,7 @@ def _safe(name: str) -> PurePosixPath:
 class PartialFile:
     """One file: complete under its own name, or the part that is here under a name with its digest."""
 
-    def __init__(self, file: CheckpointFile, path: Path, on_bytes: OnBytes | None) -> None:
+    def __init__(self, file: CheckpointFileView, path: Path, on_bytes: OnBytes | None) -> None:
         self.path = path
         self.url = file.url
         self.size = file.num_bytes

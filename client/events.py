@@ -12,13 +12,16 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 from pydantic import ValidationError
 
-from client.answers import Answer, Event, JobProgress, Page, StreamEnd
 from client.call import Call, is_worth_repeating, part, pause_seconds
 from client.errors import TrdError, UnexpectedAnswerError
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
+from contract.views import View
+from contract.views.events import EventView, StreamEnd
+from contract.views.jobs import JobProgress
+from contract.views.page import Page
 
-StreamItem = Event | JobProgress | StreamEnd
+StreamItem = EventView | JobProgress | StreamEnd
 """What a stream tells: what happened, where the job stands now, and that it is over."""
 
 SILENCE_SECONDS = 45.0
@@ -27,9 +30,9 @@ PATIENCE_SECONDS = 300.0
 """How long a stream is asked for again before its failure is the caller's."""
 
 
-def _page(job_id: str, after: Cursor, limit: int) -> Call[Page[Event]]:
+def _page(job_id: str, after: Cursor, limit: int) -> Call[Page[EventView]]:
     params = {"after": after or 0, "limit": limit}
-    return Call("GET", f"/jobs/{part(job_id)}/events", Page[Event], params=params)
+    return Call("GET", f"/jobs/{part(job_id)}/events", Page[EventView], params=params)
 
 
 class _Follower:
@@ -49,7 +52,7 @@ class _Follower:
         if self._after > 0:
             headers["last-event-id"] = str(self._after)
         path = f"/jobs/{part(self._job_id)}/events"
-        return Call("GET", path, Answer, headers=headers, read_seconds=SILENCE_SECONDS)
+        return Call("GET", path, View, headers=headers, read_seconds=SILENCE_SECONDS)
 
     def has_frames(self, response: httpx.Response) -> bool:
         """False where the job was over, and its last event seen, before the stream was asked for."""
@@ -66,7 +69,7 @@ class _Follower:
         if not frame.data:
             return None  # a keep-alive comment: the decoder makes an empty frame of it
         item = _parsed(frame)
-        if isinstance(item, Event):
+        if isinstance(item, EventView):
             if item.sequence <= self._after:
                 return None
             self._after = item.sequence
@@ -84,12 +87,12 @@ class _Follower:
         return pause_seconds(self._num_failures, error)
 
 
-_Kind = type[Event] | type[JobProgress] | type[StreamEnd]
+_Kind = type[EventView] | type[JobProgress] | type[StreamEnd]
 _KINDS: dict[str, _Kind] = {"progress": JobProgress, "end": StreamEnd}
 
 
 def _parsed(frame: ServerSentEvent) -> StreamItem:
-    kind = _KINDS.get(frame.event, Event)
+    kind = _KINDS.get(frame.event, EventView)
     try:
         return kind.model_validate_json(frame.data)
     except ValidationError as error:
@@ -102,11 +105,11 @@ class Events:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[Event]:
+    def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[EventView]:
         """One page, in order, after the event numbered `after`."""
         return self._transport.send(_page(job_id, after, limit))
 
-    def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> Iterator[Event]:
+    def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> Iterator[EventView]:
         """Events over all pages; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk(
@@ -153,11 +156,11 @@ class AsyncEvents:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[Event]:
+    async def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[EventView]:
         """One page, in order, after the event numbered `after`."""
         return await self._transport.send(_page(job_id, after, limit))
 
-    def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> AsyncIterator[Event]:
+    def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> AsyncIterator[EventView]:
         """Events over all pages; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk_async(

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from client.answers import Deleted, DryRun, Job, JobProgress, Page
 from client.call import Call, part
 from client.errors import JobFailedError, JobPausedError, TimedOutError
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
+from contract.views.jobs import DeletedView, DryRunView, JobProgress, JobView
+from contract.views.page import Page
 
 Spec = JobSpec | Mapping[str, Any]
 """What to submit; a mapping is sent as it is, and checked by the service."""
@@ -56,28 +57,28 @@ class _JobCalls:
 
     everything: JobFilter = JobFilter()
 
-    def create(self, spec: Spec, idempotency_key: str | None) -> Call[Job]:
-        return Call("POST", "/jobs", Job, json=_document(spec), headers=_key_header(idempotency_key))
+    def create(self, spec: Spec, idempotency_key: str | None) -> Call[JobView]:
+        return Call("POST", "/jobs", JobView, json=_document(spec), headers=_key_header(idempotency_key))
 
-    def dry_run(self, spec: Spec) -> Call[DryRun]:
-        return Call("POST", "/jobs", DryRun, json=_document(spec), params={"dry_run": "true"})
+    def dry_run(self, spec: Spec) -> Call[DryRunView]:
+        return Call("POST", "/jobs", DryRunView, json=_document(spec), params={"dry_run": "true"})
 
-    def page(self, wanted: JobFilter | None, after: Cursor, limit: int) -> Call[Page[Job]]:
+    def page(self, wanted: JobFilter | None, after: Cursor, limit: int) -> Call[Page[JobView]]:
         params = {**(wanted or self.everything).params(), "after": after, "limit": limit}
-        return Call("GET", "/jobs", Page[Job], params=params)
+        return Call("GET", "/jobs", Page[JobView], params=params)
 
-    def get(self, job_id: str) -> Call[Job]:
-        return Call("GET", f"/jobs/{part(job_id)}", Job)
+    def get(self, job_id: str) -> Call[JobView]:
+        return Call("GET", f"/jobs/{part(job_id)}", JobView)
 
-    def act(self, job_id: str, action: JobAction) -> Call[Job]:
-        return Call("POST", f"/jobs/{part(job_id)}/{action}", Job)
+    def act(self, job_id: str, action: JobAction) -> Call[JobView]:
+        return Call("POST", f"/jobs/{part(job_id)}/{action}", JobView)
 
-    def clone(self, job_id: str, overrides: Mapping[str, Any] | None, idempotency_key: str | None) -> Call[Job]:
+    def clone(self, job_id: str, overrides: Mapping[str, Any] | None, idempotency_key: str | None) -> Call[JobView]:
         path = f"/jobs/{part(job_id)}/clone"
-        return Call("POST", path, Job, json=dict(overrides or {}), headers=_key_header(idempotency_key))
+        return Call("POST", path, JobView, json=dict(overrides or {}), headers=_key_header(idempotency_key))
 
-    def delete(self, job_id: str) -> Call[Deleted]:
-        return Call("DELETE", f"/jobs/{part(job_id)}", Deleted, is_repeatable=False)  # the second time it is a 404
+    def delete(self, job_id: str) -> Call[DeletedView]:
+        return Call("DELETE", f"/jobs/{part(job_id)}", DeletedView, is_repeatable=False)  # the second time it is a 404
 
 
 def _document(spec: Spec) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _key_header(idempotency_key: str | None) -> dict[str, str]:
 _CALLS = _JobCalls()
 
 
-def require_succeeded(job: Job) -> Job:
+def require_succeeded(job: JobView) -> JobView:
     """The job itself, if it succeeded; raises `JobFailedError`."""
     if job.status is JobStatus.SUCCEEDED:
         return job
@@ -108,7 +109,7 @@ def require_not_paused(job: JobProgress, *, hint: str = "resume it, then wait ag
         raise JobPausedError(f"{job.id} is paused", hint=hint)
 
 
-def _require_time(job: Job, deadline: float, max_seconds: float) -> None:
+def _require_time(job: JobView, deadline: float, max_seconds: float) -> None:
     require_not_paused(job)
     if time.monotonic() > deadline:
         raise TimedOutError(f"{job.id} is still {job.status} after {max_seconds:g} s")
@@ -120,19 +121,19 @@ class Jobs:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
+    def create(self, spec: Spec, *, idempotency_key: str | None = None) -> JobView:
         """Submit a job. Without a key of your own one is made, so that a lost answer does not make two jobs."""
         return self._transport.send(_CALLS.create(spec, idempotency_key))
 
-    def dry_run(self, spec: Spec) -> DryRun:
+    def dry_run(self, spec: Spec) -> DryRunView:
         """What a submission would make; makes nothing."""
         return self._transport.send(_CALLS.dry_run(spec))
 
-    def page(self, wanted: JobFilter | None = None, *, after: str | None = None, limit: int = 20) -> Page[Job]:
+    def page(self, wanted: JobFilter | None = None, *, after: str | None = None, limit: int = 20) -> Page[JobView]:
         """One page, newest first, after the job `after`."""
         return self._transport.send(_CALLS.page(wanted, after, limit))
 
-    def list(self, wanted: JobFilter | None = None, *, num_wanted: int | None = None) -> Iterator[Job]:
+    def list(self, wanted: JobFilter | None = None, *, num_wanted: int | None = None) -> Iterator[JobView]:
         """Jobs over all pages, newest first; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk(
@@ -141,33 +142,33 @@ class Jobs:
             num_wanted=num_wanted,
         )
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> JobView:
         """One job."""
         return self._transport.send(_CALLS.get(job_id))
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str) -> JobView:
         """Cancel; a running job stops at its next step boundary."""
         return self._transport.send(_CALLS.act(job_id, "cancel"))
 
-    def pause(self, job_id: str) -> Job:
+    def pause(self, job_id: str) -> JobView:
         """Pause; a running job writes a checkpoint first."""
         return self._transport.send(_CALLS.act(job_id, "pause"))
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str) -> JobView:
         """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint."""
         return self._transport.send(_CALLS.act(job_id, "resume"))
 
     def clone(
         self, job_id: str, overrides: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
-    ) -> Job:
+    ) -> JobView:
         """Submit a job like another; `overrides` are merged into its spec."""
         return self._transport.send(_CALLS.clone(job_id, overrides, idempotency_key))
 
-    def delete(self, job_id: str) -> Deleted:
+    def delete(self, job_id: str) -> DeletedView:
         """Delete a job that is over, with everything it made."""
         return self._transport.send(_CALLS.delete(job_id))
 
-    def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> Job:
+    def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> JobView:
         """The job, once it succeeded.
 
         Raises `JobFailedError`, `JobPausedError` as soon as it is paused, and `TimedOutError` after `max_seconds`.
@@ -185,19 +186,21 @@ class AsyncJobs:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def create(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
+    async def create(self, spec: Spec, *, idempotency_key: str | None = None) -> JobView:
         """Submit a job. Without a key of your own one is made, so that a lost answer does not make two jobs."""
         return await self._transport.send(_CALLS.create(spec, idempotency_key))
 
-    async def dry_run(self, spec: Spec) -> DryRun:
+    async def dry_run(self, spec: Spec) -> DryRunView:
         """What a submission would make; makes nothing."""
         return await self._transport.send(_CALLS.dry_run(spec))
 
-    async def page(self, wanted: JobFilter | None = None, *, after: str | None = None, limit: int = 20) -> Page[Job]:
+    async def page(
+        self, wanted: JobFilter | None = None, *, after: str | None = None, limit: int = 20
+    ) -> Page[JobView]:
         """One page, newest first, after the job `after`."""
         return await self._transport.send(_CALLS.page(wanted, after, limit))
 
-    def list(self, wanted: JobFilter | None = None, *, num_wanted: int | None = None) -> AsyncIterator[Job]:
+    def list(self, wanted: JobFilter | None = None, *, num_wanted: int | None = None) -> AsyncIterator[JobView]:
         """Jobs over all pages, newest first; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk_async(
@@ -206,33 +209,33 @@ class AsyncJobs:
             num_wanted=num_wanted,
         )
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, job_id: str) -> JobView:
         """One job."""
         return await self._transport.send(_CALLS.get(job_id))
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str) -> JobView:
         """Cancel; a running job stops at its next step boundary."""
         return await self._transport.send(_CALLS.act(job_id, "cancel"))
 
-    async def pause(self, job_id: str) -> Job:
+    async def pause(self, job_id: str) -> JobView:
         """Pause; a running job writes a checkpoint first."""
         return await self._transport.send(_CALLS.act(job_id, "pause"))
 
-    async def resume(self, job_id: str) -> Job:
+    async def resume(self, job_id: str) -> JobView:
         """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint."""
         return await self._transport.send(_CALLS.act(job_id, "resume"))
 
     async def clone(
         self, job_id: str, overrides: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
-    ) -> Job:
+    ) -> JobView:
         """Submit a job like another; `overrides` are merged into its spec."""
         return await self._transport.send(_CALLS.clone(job_id, overrides, idempotency_key))
 
-    async def delete(self, job_id: str) -> Deleted:
+    async def delete(self, job_id: str) -> DeletedView:
         """Delete a job that is over, with everything it made."""
         return await self._transport.send(_CALLS.delete(job_id))
 
-    async def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> Job:
+    async def wait(self, job_id: str, *, max_seconds: float = float("inf")) -> JobView:
         """The job, once it succeeded.
 
         Raises `JobFailedError`, `JobPausedError` as soon as it is paused, and `TimedOutError` after `max_seconds`.

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from client.answers import Page
+from contract.views.page import MAX_PAGE, Page
 
 Item = TypeVar("Item")
 Cursor = str | int | None
-
-MAX_PAGE = 100
-"""Most objects that the service puts in a page."""
 
 
 def page_size(num_wanted: int | None) -> int:

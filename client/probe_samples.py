@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-from client.answers import Page, ProbeSample
 from client.call import Call, part
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
+from contract.views.page import Page
+from contract.views.probe_samples import ProbeSampleView
 
 
-def _page(job_id: str, step: int | None, after: Cursor, limit: int) -> Call[Page[ProbeSample]]:
+def _page(job_id: str, step: int | None, after: Cursor, limit: int) -> Call[Page[ProbeSampleView]]:
     params = {"step": step, "after": after, "limit": limit}
-    return Call("GET", f"/jobs/{part(job_id)}/probe-samples", Page[ProbeSample], params=params)
+    return Call("GET", f"/jobs/{part(job_id)}/probe-samples", Page[ProbeSampleView], params=params)
 
 
 class ProbeSamples:
@@ -21,7 +22,7 @@ class ProbeSamples:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, job_id: str, *, step: int | None = None, num_wanted: int | None = None) -> Iterator[ProbeSample]:
+    def list(self, job_id: str, *, step: int | None = None, num_wanted: int | None = None) -> Iterator[ProbeSampleView]:
         """Samples over all pages, of one evaluation's step where one is given; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk(
@@ -39,7 +40,7 @@ class AsyncProbeSamples:
 
     def list(
         self, job_id: str, *, step: int | None = None, num_wanted: int | None = None
-    ) -> AsyncIterator[ProbeSample]:
+    ) -> AsyncIterator[ProbeSampleView]:
         """Samples over all pages, of one evaluation's step where one is given; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk_async(

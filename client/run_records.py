@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from client.answers import Diagnosis, Evaluation, MetricSeries, OutcomeCount, Page, Trajectory
 from client.call import Call, part
 from client.paging import Cursor, page_size, walk, walk_async
 from client.transport import AsyncTransport, Transport
+from contract.views.diagnosis import DiagnosisView
+from contract.views.evaluations import EvaluationView
+from contract.views.metrics import MetricSeries
+from contract.views.page import Page
+from contract.views.trajectories import OutcomeCount, TrajectoryView
 
 
 def _metrics(
@@ -24,26 +28,26 @@ def _metrics(
 
 def _trajectories(
     job_id: str, outcome: Sequence[str], round: int | None, after: Cursor, limit: int
-) -> Call[Page[Trajectory]]:
+) -> Call[Page[TrajectoryView]]:
     params = {"outcome": [str(name) for name in outcome], "round": round, "after": after, "limit": limit}
-    return Call("GET", f"/jobs/{part(job_id)}/trajectories", Page[Trajectory], params=params)
+    return Call("GET", f"/jobs/{part(job_id)}/trajectories", Page[TrajectoryView], params=params)
 
 
-def _trajectory(job_id: str, trajectory_id: str) -> Call[Trajectory]:
-    return Call("GET", f"/jobs/{part(job_id)}/trajectories/{part(trajectory_id)}", Trajectory)
+def _trajectory(job_id: str, trajectory_id: str) -> Call[TrajectoryView]:
+    return Call("GET", f"/jobs/{part(job_id)}/trajectories/{part(trajectory_id)}", TrajectoryView)
 
 
 def _outcomes(job_id: str) -> Call[Page[OutcomeCount]]:
     return Call("GET", f"/jobs/{part(job_id)}/trajectories/outcomes", Page[OutcomeCount])
 
 
-def _diagnoses(job_id: str, after: Cursor, limit: int) -> Call[Page[Diagnosis]]:
+def _diagnoses(job_id: str, after: Cursor, limit: int) -> Call[Page[DiagnosisView]]:
     params = {"after": after, "limit": limit}
-    return Call("GET", f"/jobs/{part(job_id)}/diagnosis", Page[Diagnosis], params=params)
+    return Call("GET", f"/jobs/{part(job_id)}/diagnosis", Page[DiagnosisView], params=params)
 
 
-def _evaluations(job_id: str) -> Call[Page[Evaluation]]:
-    return Call("GET", f"/jobs/{part(job_id)}/evaluations", Page[Evaluation])
+def _evaluations(job_id: str) -> Call[Page[EvaluationView]]:
+    return Call("GET", f"/jobs/{part(job_id)}/evaluations", Page[EvaluationView])
 
 
 class Metrics:
@@ -98,13 +102,13 @@ class Trajectories:
         round: int | None = None,
         after: str | None = None,
         limit: int = 20,
-    ) -> Page[Trajectory]:
+    ) -> Page[TrajectoryView]:
         """One page, by round and position, after the trajectory `after`; any of the outcomes."""
         return self._transport.send(_trajectories(job_id, outcome, round, after, limit))
 
     def list(
         self, job_id: str, outcome: Sequence[str] = (), *, round: int | None = None, num_wanted: int | None = None
-    ) -> Iterator[Trajectory]:
+    ) -> Iterator[TrajectoryView]:
         """Trajectories over all pages; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk(
@@ -113,7 +117,7 @@ class Trajectories:
             num_wanted=num_wanted,
         )
 
-    def get(self, job_id: str, trajectory_id: str) -> Trajectory:
+    def get(self, job_id: str, trajectory_id: str) -> TrajectoryView:
         """One trajectory, by its ``round:position``."""
         return self._transport.send(_trajectory(job_id, trajectory_id))
 
@@ -136,13 +140,13 @@ class AsyncTrajectories:
         round: int | None = None,
         after: str | None = None,
         limit: int = 20,
-    ) -> Page[Trajectory]:
+    ) -> Page[TrajectoryView]:
         """One page, by round and position, after the trajectory `after`; any of the outcomes."""
         return await self._transport.send(_trajectories(job_id, outcome, round, after, limit))
 
     def list(
         self, job_id: str, outcome: Sequence[str] = (), *, round: int | None = None, num_wanted: int | None = None
-    ) -> AsyncIterator[Trajectory]:
+    ) -> AsyncIterator[TrajectoryView]:
         """Trajectories over all pages; at most `num_wanted`."""
         limit = page_size(num_wanted)
         return walk_async(
@@ -151,7 +155,7 @@ class AsyncTrajectories:
             num_wanted=num_wanted,
         )
 
-    async def get(self, job_id: str, trajectory_id: str) -> Trajectory:
+    async def get(self, job_id: str, trajectory_id: str) -> TrajectoryView:
         """One trajectory, by its ``round:position``."""
         return await self._transport.send(_trajectory(job_id, trajectory_id))
 
@@ -166,7 +170,7 @@ class Evaluations:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, job_id: str) -> Sequence[Evaluation]:
+    def list(self, job_id: str) -> Sequence[EvaluationView]:
         """By step; the first is the baseline."""
         return self._transport.send(_evaluations(job_id)).data
 
@@ -177,7 +181,7 @@ class AsyncEvaluations:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def list(self, job_id: str) -> Sequence[Evaluation]:
+    async def list(self, job_id: str) -> Sequence[EvaluationView]:
         """By step; the first is the baseline."""
         return (await self._transport.send(_evaluations(job_id))).data
 
@@ -188,7 +192,7 @@ class Diagnoses:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, job_id: str, *, num_wanted: int | None = None) -> Iterator[Diagnosis]:
+    def list(self, job_id: str, *, num_wanted: int | None = None) -> Iterator[DiagnosisView]:
         """By round; none where the job has its diagnosis switched off."""
         limit = page_size(num_wanted)
         return walk(
@@ -204,7 +208,7 @@ class AsyncDiagnoses:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    def list(self, job_id: str, *, num_wanted: int | None = None) -> AsyncIterator[Diagnosis]:
+    def list(self, job_id: str, *, num_wanted: int | None = None) -> AsyncIterator[DiagnosisView]:
         """By round; none where the job has its diagnosis switched off."""
         limit = page_size(num_wanted)
         return walk_async(

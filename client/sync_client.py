@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from client.answers import Health, Readiness
 from client.checkpoints import Checkpoints
 from client.datasets import Datasets
 from client.events import Events
@@ -15,6 +14,7 @@ from client.probe_samples import ProbeSamples
 from client.run_records import Diagnoses, Evaluations, Metrics, Trajectories
 from client.settings import ClientSettings
 from client.transport import Transport
+from contract.views.health import Health, Readiness
 
 
 class Client:

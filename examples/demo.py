@@ -95,10 +95,11 @@ def _print_scores(client: Client, job_id: str) -> None:
 def _print_diagnosis(client: Client, job_id: str) -> None:
     """Prefix failure in figures: `docs/diagnosis.md` explains them."""
     report = next(client.diagnoses.list(job_id)).report
-    wrong = report["first_wrong_step"]
-    kl = " / ".join(f"{wrong[part]['forward_kl'] or 0.0:.2f}" for part in ("before", "within", "after"))
+    wrong = report.first_wrong_step
+    assert wrong is not None, "the task of this demo can check single steps"
+    kl = " / ".join(f"{segment.forward_kl or 0.0:.2f}" for segment in (wrong.before, wrong.within, wrong.after))
     print(f"KL per token of y_o, before / within / after its first wrong step   {kl}")
-    masses = [report[view] and f"{1000 * report[view]['epistemic_mass']:.1f} ‰" for view in ("rollout", "refined")]
+    masses = [view and f"{1000 * (view.epistemic_mass or 0.0):.1f} ‰" for view in (report.rollout, report.refined)]
     print(f"the teacher's mass on 'wait', along y_o and along y_r               {masses[0]}, {masses[1] or 'none'}")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Match
 from starlette.types import Scope
 
+from contract.views.error import Error
 from service import health
 from service.checkpoints import endpoints as checkpoints
 from service.datasets import endpoints as datasets
@@ -22,30 +20,6 @@ from service.models import endpoints as models
 from service.openai_compat import endpoints as openai_compat
 from service.probe_samples import endpoints as probe_samples
 from service.trajectories import endpoints as trajectories
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    message: str
-    """Names the field, the value and the remedy."""
-    type: str
-    """The kind of refusal, a few for all: invalid_request_error, conflict_error, quota_error…"""
-    param: str | None
-    """The field or parameter at fault."""
-    code: str
-    """Stable: clients branch on it."""
-    errors: list[dict[str, Any]] = Field(default_factory=list)
-    """Where a request has several faults, all of them."""
-
-
-class Error(BaseModel):
-    """The body of every answer that is not a success."""
-
-    error: ErrorDetail
-
 
 _PARTS = (
     jobs,

@@ -18,8 +18,9 @@ from starlette.responses import JSONResponse
 
 from contract.database import Database
 from contract.private_folder import make_private_folder
+from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
-from service.auth import KeyGate, KeyScope
+from service.auth import KeyGate
 from service.context import ServiceContext
 from service.datasets.arriving import ArrivingBytes
 from service.db import migrate

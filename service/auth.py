@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Protocol
 
 from fastapi import Depends
@@ -17,18 +16,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from contract.views.keys import KeyScope
 from service.errors import AuthenticationError, PermissionDeniedError, error_response
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """Answered without a key: two probes that show nothing, and a document that is the same for all."""
-
-
-class KeyScope(StrEnum):
-    """What a key may do. Each includes those before it."""
-
-    READ = "read"
-    SUBMIT = "submit"
-    ADMIN = "admin"
 
 
 _INCLUDED = {

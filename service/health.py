@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
 
 from contract.job_state import JobStatus
+from contract.views.health import Health, Readiness
 from service.auth import Reader
 from service.context import Context
 from service.jobs import repository
 
 router = APIRouter(tags=["operations"])
-
-
-class Health(BaseModel):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
 
 
 @router.get("/healthz", summary="Does the process answer?")
@@ -30,16 +24,21 @@ async def healthz() -> Health:
 
 @router.get(
     "/readyz",
-    response_model=dict[str, str],
-    responses={503: {"model": dict[str, str], "description": "A part that is needed does not work."}},
+    responses={503: {"model": Readiness, "description": "A part that is needed does not work."}},
     summary="Can requests be served?",
 )
-def readyz(context: Context, response: Response) -> dict[str, str]:
+def readyz(context: Context, response: Response) -> Readiness:
     """Needs no key. A broker that is down does not make the service unready: workers look at the database too."""
     parts = context.readiness.parts()
     is_ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if is_ready else 503
-    return {"status": "ready" if is_ready else "unready", **parts, "broker": context.readiness.broker()}
+    return Readiness(
+        status="ready" if is_ready else "unready",
+        database=parts["database"],
+        schema=parts["schema"],
+        storage=parts["storage"],
+        broker=context.readiness.broker(),
+    )
 
 
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}

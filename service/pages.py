@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel
 
+from contract.views.page import MAX_PAGE
 from service.query_types import DECIMAL
 
-MAX_PAGE = 100
-
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most objects in the page."), DECIMAL]
-
-Item = TypeVar("Item")
-
-
-class Page(BaseModel, Generic[Item]):
-    """Part of a list. The next part begins ``after`` the last object of this one."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
-    has_more: bool
 
 
 def cut(rows: Sequence[Any], limit: int) -> tuple[Sequence[Any], bool]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.answers import MetricSeries
 from client.cli.output import answers
+from contract.views.metrics import MetricSeries
 
 HEIGHT = 16
 MAX_WIDTH = 110

@@ -10,19 +10,21 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.answers import Evaluation, Job, MetricSeries
 from client.cli.chart import Curve, draw
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, duration, number, percent, plain, print_json, say, status_text, table
 from client.cli.spec_file import flattened
+from contract.views.evaluations import EvaluationView
+from contract.views.jobs import JobView
+from contract.views.metrics import MetricSeries
 
 
 @dataclass(frozen=True)
 class _Side:
     """One of the two."""
 
-    job: Job
-    scores: Sequence[Evaluation]
+    job: JobView
+    scores: Sequence[EvaluationView]
     curves: dict[str, MetricSeries]
 
 
@@ -90,21 +92,21 @@ def _facts(left: _Side, right: _Side) -> list[tuple[str, tuple[str | Text, str |
     return rows
 
 
-def _label(job: Job) -> str:
+def _label(job: JobView) -> str:
     return f"{job.name or 'job'} …{job.id[-6:]}"
 
 
-def _steps(job: Job) -> str:
+def _steps(job: JobView) -> str:
     return f"{job.step} of {job.num_steps or '?'}"
 
 
-def _took(job: Job) -> str:
+def _took(job: JobView) -> str:
     if job.started_at is None or job.finished_at is None:
         return ""
     return duration((job.finished_at - job.started_at).total_seconds())
 
 
-def _score(scores: Sequence[Evaluation], kind: str, index: int) -> str:
+def _score(scores: Sequence[EvaluationView], kind: str, index: int) -> str:
     if not scores:
         return ""
     row = scores[index]

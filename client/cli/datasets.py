@@ -9,10 +9,10 @@ import typer
 from rich.text import Text
 
 from client import Client, TrdError
-from client.answers import Dataset
 from client.cli.output import JsonFlag, age, answers, facts, moment, print_json, remark, say, size, table
 from client.cli.transfer import byte_bar
 from client.datasets import PreviewOptions
+from contract.views.datasets import DatasetView
 
 app = typer.Typer(help="Upload, list, show, preview and delete datasets.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def upload(
         say(made.id)
 
 
-def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> Dataset:
+def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> DatasetView:
     """Upload with a progress bar; raises `InvalidRequestError` that names rows and fields."""
     try:
         num_bytes = path.stat().st_size

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from client import Client
-from client.answers import Diagnosis
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, number, percent, print_json, remark, say, table
+from contract.views.diagnosis import ContextFigures, DiagnosisView
 
 _CONTEXTS = (
     ("rollout", "y_o, vanilla"),
@@ -34,34 +32,32 @@ def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
     rows = table("#round", "text, context", "#tokens", "#KL", "#p99", "#wait", "#two modes", "#breaks", "#top-1")
     for row in found:
         for name, label in _CONTEXTS:
-            if row.report.get(name) is not None:
-                rows.add_row(str(row.round + 1), label, *_figures(row.report[name]))
+            figures: ContextFigures | None = getattr(row.report, name)
+            if figures is not None:
+                rows.add_row(str(row.round + 1), label, *_figures(figures))
     answers().print(rows)
     for row in found:
         _remark_first_wrong_step(row)
 
 
-def _figures(context: dict[str, Any]) -> list[str]:
-    shares = ("bimodal_share", "break_out_share", "top1_agreement")
+def _figures(context: ContextFigures) -> list[str]:
+    shares = (context.bimodal_share, context.break_out_share, context.top1_agreement)
     return [
-        str(context["num_tokens"]),
-        number(context["forward_kl"]),
-        number(context["forward_kl_p99"]),
-        _per_mille(context["epistemic_mass"]),
-        *(percent(context[name]) if context[name] is not None else "—" for name in shares),
+        str(context.num_tokens),
+        number(context.forward_kl),
+        number(context.forward_kl_p99),
+        f"{1000 * context.epistemic_mass:.2f} ‰" if context.epistemic_mass is not None else "—",
+        *(percent(share) if share is not None else "—" for share in shares),
     ]
 
 
-def _per_mille(mass: float | None) -> str:
-    return f"{1000 * mass:.2f} ‰" if mass is not None else "—"
-
-
-def _remark_first_wrong_step(row: Diagnosis) -> None:
-    step = row.report.get("first_wrong_step")
-    if step is None or not step["num_wrong"]:
+def _remark_first_wrong_step(row: DiagnosisView) -> None:
+    step = row.report.first_wrong_step
+    if step is None or not step.num_wrong:
         return
-    stretches = ", ".join(f"{name} {number(step[name]['forward_kl'])}" for name in ("before", "within", "after"))
+    segments = {"before": step.before, "within": step.within, "after": step.after}
+    means = ", ".join(f"{name} {number(segment.forward_kl)}" for name, segment in segments.items())
     remark(
-        f"round {row.round + 1}: {step['num_wrong']} of {step['num_checked']} rollouts have a wrong step; "
-        f"forward KL around the first: {stretches}"
+        f"round {row.round + 1}: {step.num_wrong} of {step.num_checked} rollouts have a wrong step; "
+        f"mean forward KL of its parts: {means}"
     )

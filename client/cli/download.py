@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.answers import Manifest
 from client.checkpoints import LATEST, NUM_PARALLEL
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, print_json, remark, say, size
 from client.cli.transfer import byte_bar
 from client.downloads import Download
+from contract.views.checkpoints import ManifestView
 
 SERVED_FOLDERS = ("model", "adapter")
 """What a model is loaded from, the better one first."""
@@ -48,7 +48,7 @@ def download(
     remark(f"{len(done.files)} files, {size(done.num_bytes)}; every sha256 is the manifest's")
 
 
-def served_folder(manifest: Manifest) -> str | None:
+def served_folder(manifest: ManifestView) -> str | None:
     """The folder that a model is loaded from; None where there is neither."""
     there = {file.name.partition("/")[0] for file in manifest.files}
     return next((name for name in SERVED_FOLDERS if name in there), None)
@@ -56,7 +56,7 @@ def served_folder(manifest: Manifest) -> str | None:
 
 def fetch(
     trd: Client,
-    manifest: Manifest,
+    manifest: ManifestView,
     target: Path,
     folder: str | None,
     *,

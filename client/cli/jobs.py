@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
-from client.answers import Evaluation, Job
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import (
     JsonFlag,
@@ -33,6 +32,8 @@ from client.cli.output import (
 from client.jobs import JobFilter
 from contract.job_spec import Mode
 from contract.job_state import JobStatus
+from contract.views.evaluations import EvaluationView
+from contract.views.jobs import JobView
 
 
 def list_jobs(
@@ -61,7 +62,7 @@ def list_jobs(
     answers().print(rows)
 
 
-def _status(job: Job) -> Text:
+def _status(job: JobView) -> Text:
     text = status_text(job.status)
     if job.queue_position is not None:
         text.append(f" (number {job.queue_position})", style="dim")
@@ -70,7 +71,7 @@ def _status(job: Job) -> Text:
     return text
 
 
-def _step(job: Job) -> str:
+def _step(job: JobView) -> str:
     return f"{job.step}/{job.num_steps}" if job.num_steps is not None else "—"
 
 
@@ -104,7 +105,7 @@ def show(
         console.print_json(json.dumps(found.spec))
 
 
-def _job_facts(job: Job) -> list[tuple[str, str | Text | None]]:
+def _job_facts(job: JobView) -> list[tuple[str, str | Text | None]]:
     error = job.error
     progress = f"{job.phase_done} of {job.phase_total}" if job.phase_total else None
     return [
@@ -141,13 +142,13 @@ def _expected(at: datetime | None, note: str | None) -> str | None:
     return f"not known: {note}" if note is not None else None
 
 
-def _seconds(job: Job) -> float:
+def _seconds(job: JobView) -> float:
     assert job.started_at is not None, "asked for jobs that are over"
     assert job.finished_at is not None, "asked for jobs that are over"
     return (job.finished_at - job.started_at).total_seconds()
 
 
-def evaluation_table(scores: Sequence[Evaluation]) -> Table:
+def evaluation_table(scores: Sequence[EvaluationView]) -> Table:
     """Scores with their 95 % intervals."""
     rows = table("#step", "problems", "#avg@k", "95 %", "#pass@k", "95 %", title="Evaluations")
     for row in scores:
@@ -180,7 +181,7 @@ def resume(job: JobArgument, as_json: JsonFlag = False) -> None:
         _told(trd.jobs.resume(job_id_of(trd, job)), as_json)
 
 
-def _told(job: Job, as_json: bool) -> None:
+def _told(job: JobView, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:

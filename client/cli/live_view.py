@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client, TrdError
-from client.answers import Event, Job, JobProgress, StreamEnd
 from client.cli.output import duration, number, status_text
 from client.cli.sparkline import sparkline
 from client.events import StreamItem
 from contract.job_state import Phase
+from contract.views.events import EventView, StreamEnd
+from contract.views.jobs import JobProgress, JobView
 
 BAR_WIDTH = 32
 REFRESH_SECONDS = 1.0
@@ -24,7 +25,7 @@ REFRESH_SECONDS = 1.0
 _LEVEL_STYLES = {"warn": "yellow", "error": "bold red"}
 
 
-def event_text(event: Event) -> Text:
+def event_text(event: EventView) -> Text:
     """An event as a line of a log."""
     text = Text(event.created_at.astimezone().strftime("%H:%M:%S  "), style="dim")
     text.append(event.message, style=_LEVEL_STYLES.get(event.level, "default"))
@@ -56,12 +57,12 @@ class LossCurve:
 class LiveView:
     """One job; drawn anew several times a second."""
 
-    def __init__(self, job: Job, loss: LossCurve) -> None:
+    def __init__(self, job: JobView, loss: LossCurve) -> None:
         self._job = job
         self._now: JobProgress = job
         self._started_at = job.started_at
         self._heard_at = time.monotonic()
-        self._phases_seen: set[Phase] = set()
+        self._phases_seen: set[str] = set()
         self._loss = loss
 
     def take(self, item: StreamItem) -> None:
@@ -71,12 +72,12 @@ class LiveView:
             if item.phase is not None:
                 self._phases_seen.add(item.phase)
             self._loss.refresh(item.step)
-        elif isinstance(item, Event):
+        elif isinstance(item, EventView):
             self._take_event(item)
         elif isinstance(item, StreamEnd) and item.status is not None:
             self._now = self._now.model_copy(update={"status": item.status})
 
-    def _take_event(self, event: Event) -> None:
+    def _take_event(self, event: EventView) -> None:
         if event.type == "phase" and event.data.get("phase") in set(Phase):
             self._phases_seen.add(Phase(event.data["phase"]))
         elif event.type == "status" and event.data.get("status") == "running" and self._started_at is None:

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.answers import Event
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.live_view import event_text
 from client.cli.output import JsonFlag, answers, print_json
+from contract.views.events import EventView
 
 
 class Level(StrEnum):
@@ -50,13 +50,13 @@ def logs(
 def _follow(trd: Client, job_id: str, after: int, levels: list[Level], as_json: bool) -> None:
     try:
         for item in trd.events.follow(job_id, after=after):
-            if isinstance(item, Event) and item.level in levels:
+            if isinstance(item, EventView) and item.level in levels:
                 _print(item, as_json)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _print(event: Event, as_json: bool) -> None:
+def _print(event: EventView, as_json: bool) -> None:
     if as_json:
         print_json(event, is_line=True)
         sys.stdout.flush()

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.answers import MetricSeries
 from client.cli.chart import HEIGHT, Curve, draw
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, number, print_json, say, table
 from client.cli.sparkline import sparkline
 from client.errors import NotFoundError, Refusal
+from contract.views.metrics import MetricSeries
 
 SPARKLINE_WIDTH = 30
 Step = Annotated[int | None, typer.Option(min=0)]

@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.answers import ProbeSample
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, print_json, say, table
+from contract.views.probe_samples import ProbeSampleView
 
 
 def samples(
@@ -39,5 +39,5 @@ def samples(
         console.print()
 
 
-def _verdict(sample: ProbeSample) -> Text:
+def _verdict(sample: ProbeSampleView) -> Text:
     return Text("right", style="green") if sample.correct else Text("wrong", style="red")

@@ -10,7 +10,6 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.answers import DryRun, Job
 from client.cli.datasets import upload_file
 from client.cli.exit_codes import NothingThereError
 from client.cli.job_argument import JobArgument, job_id_of
@@ -18,6 +17,7 @@ from client.cli.output import JsonFlag, answers, duration, facts, print_json, re
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
 from contract.ids import DATASET_PREFIX
+from contract.views.jobs import DryRunView, JobView
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="Set a field; may be repeated.")
@@ -81,7 +81,7 @@ def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
     return dataset
 
 
-def _report(trd: Client, job: Job, watch: bool, as_json: bool) -> None:
+def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
     if watch:
         follow(trd, job.id, as_json=as_json)
     elif as_json:
@@ -92,7 +92,7 @@ def _report(trd: Client, job: Job, watch: bool, as_json: bool) -> None:
         remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
 
 
-def _show_dry_run(told: DryRun, as_json: bool) -> None:
+def _show_dry_run(told: DryRunView, as_json: bool) -> None:
     if as_json:
         print_json(told)
         return
@@ -104,7 +104,7 @@ def _show_dry_run(told: DryRun, as_json: bool) -> None:
     if told.estimate is None:
         console.print("the number of problems is known only once the job runs: no estimate")
     else:
-        counts = flattened(told.estimate).items()
+        counts = flattened(told.estimate.model_dump()).items()
         console.print(facts((name.replace("_", " "), _shown(value)) for name, value in counts))
     console.print(facts(_forecast(told)))
     for note in told.estimate_notes:
@@ -112,7 +112,7 @@ def _show_dry_run(told: DryRun, as_json: bool) -> None:
     console.print("no job was made: it was a dry run", style="dim")
 
 
-def _forecast(told: DryRun) -> Iterator[tuple[str, str]]:
+def _forecast(told: DryRunView) -> Iterator[tuple[str, str]]:
     """Memory and time, in a person's units."""
     if told.memory is not None:
         parts = told.memory.model_dump(exclude={"total_bytes"}, include=set(type(told.memory).model_fields))

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
-from client.answers import OutcomeCount, Trajectory
 from client.cli.difference import side_by_side
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, plain, print_json, say
 from contract.trajectory_outcome import Outcome
+from contract.views.trajectories import OutcomeCount, TrajectoryView
 
 MAX_PROMPT_CHARACTERS = 600
 
@@ -63,7 +63,7 @@ def _totals(counts: Sequence[OutcomeCount]) -> str:
     return f"{by_outcome.total()} in all: " + ", ".join(f"{number} {name}" for name, number in by_outcome.most_common())
 
 
-def _show(console: Console, one: Trajectory) -> None:
+def _show(console: Console, one: TrajectoryView) -> None:
     prompt = one.prompt
     if len(prompt) > MAX_PROMPT_CHARACTERS:
         prompt = prompt[:MAX_PROMPT_CHARACTERS] + f" … ({len(one.prompt)} characters)"

@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.text import Text
 
 from client import Client
-from client.answers import Event, Job, JobProgress
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.jobs import evaluation_table
@@ -18,6 +17,8 @@ from client.cli.live_view import LiveView, LossCurve, event_text
 from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
 from client.events import StreamItem
 from client.jobs import require_not_paused, require_succeeded
+from contract.views.events import EventView
+from contract.views.jobs import JobProgress, JobView
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
@@ -64,19 +65,19 @@ def show_progress(trd: Client, job_id: str) -> None:
 
 def _print_lines_of_json(items: Iterator[StreamItem]) -> None:
     for item in items:
-        if isinstance(item, Event):
+        if isinstance(item, EventView):
             print_json(item, is_line=True)
         elif isinstance(item, JobProgress):
             print_json({"object": "job.progress", **plain(item)}, is_line=True)
         sys.stdout.flush()
 
 
-def _show_live(trd: Client, job: Job, items: Iterator[StreamItem]) -> None:
+def _show_live(trd: Client, job: JobView, items: Iterator[StreamItem]) -> None:
     view = LiveView(job, LossCurve(trd, job.id))
     console = answers()
     with Live(view, console=console, refresh_per_second=5, transient=True) as live:
         for item in items:
-            if isinstance(item, Event) and item.type != "phase":
+            if isinstance(item, EventView) and item.type != "phase":
                 live.console.print(event_text(item))
             view.take(item)
 
@@ -85,7 +86,7 @@ def _print_lines(items: Iterator[StreamItem]) -> None:
     """One line an event, and one where the job has moved on a step since the last."""
     console, last_step = answers(), 0
     for item in items:
-        if isinstance(item, Event):
+        if isinstance(item, EventView):
             console.print(event_text(item), soft_wrap=True)
         elif isinstance(item, JobProgress) and item.step > last_step:
             last_step = item.step
@@ -101,7 +102,7 @@ def _step_line(progress: JobProgress) -> Text:
     return Text("          " + ", ".join(parts))
 
 
-def _conclude(trd: Client, job: Job, *, as_json: bool) -> None:
+def _conclude(trd: Client, job: JobView, *, as_json: bool) -> None:
     if as_json:
         print_json(job, is_line=True)
     else:

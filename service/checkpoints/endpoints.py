@@ -11,22 +11,17 @@ from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from contract.tables import Checkpoint, CheckpointFile
+from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
+from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.checkpoints import repository
 from service.checkpoints.archive import Archive
 from service.checkpoints.ranges import ByteRange, requested_range
-from service.checkpoints.schemas import (
-    CheckpointView,
-    DeletedCheckpoint,
-    ManifestView,
-    checkpoint_view,
-    manifest_view,
-)
+from service.checkpoints.schemas import manifest_view
 from service.checkpoints.service import delete, get_checkpoint, get_file
 from service.context import Context, ServiceContext
 from service.errors import NotFoundError
 from service.jobs.service import get_job
-from service.pages import Page
 from service.storage import StoredFileMissingError
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
@@ -50,7 +45,7 @@ def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[Chec
     with context.database.read() as session:
         get_job(session, caller.owner, job_id)
         rows = repository.all_of(session, job_id)
-    return Page(data=[checkpoint_view(row) for row in rows], has_more=False)
+    return Page(data=[CheckpointView.of(row) for row in rows], has_more=False)
 
 
 @router.get("/{step}", summary="A checkpoint's manifest")

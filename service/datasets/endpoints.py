@@ -11,6 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from contract.tables import Dataset
+from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
+from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.client_tries import ClientRetryCount, ClientTry, client_try
 from service.context import Context, ServiceContext
@@ -18,10 +20,10 @@ from service.datasets import repository
 from service.datasets.multipart import Form, receive_form
 from service.datasets.preview import preview_rows
 from service.datasets.recording import num_bytes_stored, store
-from service.datasets.schemas import DatasetPreview, DatasetView, DeletedDataset, PreviewQuery, dataset_view
+from service.datasets.schemas import PreviewQuery
 from service.datasets.service import Upload, delete, get_dataset
 from service.errors import ApiError, MediaTypeError
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 
 DEFAULT_FILENAME = "rows.jsonl"
 
@@ -62,7 +64,7 @@ async def upload_dataset(
     names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
     row = await receive_dataset(context, caller.owner, request, filename, tried=client_try(request, retry_count))
-    return dataset_view(row)
+    return DatasetView.of(row)
 
 
 async def receive_dataset(
@@ -137,14 +139,14 @@ def list_datasets(
     """The caller's own."""
     with context.database.read() as session:
         rows, has_more = cut(repository.page(session, caller.owner, after, limit), limit)
-    return Page(data=[dataset_view(row) for row in rows], has_more=has_more)
+    return Page(data=[DatasetView.of(row) for row in rows], has_more=has_more)
 
 
 @router.get("/{dataset_id}", summary="One dataset")
 def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetView:
     """What it holds, and its digest."""
     with context.database.read() as session:
-        return dataset_view(get_dataset(session, caller.owner, dataset_id))
+        return DatasetView.of(get_dataset(session, caller.owner, dataset_id))
 
 
 @router.get("/{dataset_id}/preview", summary="The prompts that a job would make of a dataset's first rows")

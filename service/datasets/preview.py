@@ -11,10 +11,11 @@ from typing import Any
 from contract.job_spec import JobSpec, Mode
 from contract.model_catalog import ModelRefusedError
 from contract.tables import Dataset
+from contract.views.datasets import PreviewPrompt, PreviewRow
 from service.datasets.lines import first_rows
 from service.datasets.parquet import first_parquet_rows
 from service.datasets.problem_text import ProblemText, problem_text
-from service.datasets.schemas import PreviewPrompt, PreviewQuery, PreviewRow
+from service.datasets.schemas import PreviewQuery
 from service.errors import InvalidRequestError
 from service.jobs.budgets import contexts, fit_budgets
 from service.models.prompt_renderer import PROMPT_KINDS, PromptKind, PromptRenderer, renderer_of

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from contract.views.diagnosis import DiagnosisView
+from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.diagnosis import repository
-from service.diagnosis.schemas import DiagnosisView, diagnosis_view
 from service.jobs.service import get_job
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/diagnosis", tags=["jobs"])
@@ -31,4 +32,4 @@ def list_diagnoses(
         get_job(session, caller.owner, job_id)
         found = repository.page(session, job_id, after, limit)
     rows, has_more = cut(found, limit)
-    return Page(data=[diagnosis_view(row) for row in rows], has_more=has_more)
+    return Page(data=[DiagnosisView.of(row) for row in rows], has_more=has_more)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from contract.views.evaluations import EvaluationView
+from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.evaluations import repository
-from service.evaluations.schemas import EvaluationView, evaluation_view
 from service.jobs.service import get_job
-from service.pages import Page
 
 router = APIRouter(prefix="/jobs/{job_id}/evaluations", tags=["jobs"])
 
@@ -20,4 +20,4 @@ def list_evaluations(context: Context, caller: Reader, job_id: str) -> Page[Eval
     with context.database.read() as session:
         get_job(session, caller.owner, job_id)
         rows = repository.all_of(session, job_id)
-    return Page(data=[evaluation_view(row) for row in rows], has_more=False)
+    return Page(data=[EvaluationView.of(row) for row in rows], has_more=False)

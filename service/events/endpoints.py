@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from contract.job_state import JobStatus
+from contract.views.events import EventView
+from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.errors import InvalidRequestError
 from service.events import repository
-from service.events.schemas import EventView, event_view
 from service.events.streams import CountedStream
 from service.jobs.service import get_job
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
@@ -44,7 +45,7 @@ def list_events(
         job = get_job(session, caller.owner, job_id)
         if not streams:
             rows, has_more = cut(repository.events_after(session, job_id, after, limit + 1), limit)
-            return Page(data=[event_view(row) for row in rows], has_more=has_more)
+            return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
     if last_event_id is not None and JobStatus(job.status).is_final and after >= job.num_events:
         return Response(status_code=204)
     key_id = caller.key_id

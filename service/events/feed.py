@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from contract.database import Database
-from contract.job_state import JobStatus
 from contract.tables import JobEvent
+from contract.views.events import StreamEnd
+from contract.views.jobs import JobProgress
 from service.events import repository
 from service.events.schemas import event_frame, passing_frame
 
@@ -51,7 +51,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.num_streams = 0
-        self.state: dict[str, Any] | None = None
+        self.state: JobProgress | None = None
         """Where the job stands; None before the first look, and once the job is gone."""
         self.is_gone = False
         self.held_after: int | None = None
@@ -120,7 +120,7 @@ class EventFeed:
         which may read the database, says no."""
         cursor = after
         ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
-        last_progress: dict[str, Any] | None = None
+        last_progress: JobProgress | None = None
         with self._subscribed(job_id) as channel:
             while not self._is_closing and not channel.is_gone:
                 if time.monotonic() >= ask_at:
@@ -138,7 +138,7 @@ class EventFeed:
                     last_progress = channel.state
                     yield passing_frame("progress", last_progress)
                 if _is_over(channel, cursor):
-                    yield passing_frame("end", {"status": channel.state["status"] if channel.state else None})
+                    yield passing_frame("end", StreamEnd(status=channel.state.status if channel.state else None))
                     return
                 if not await _is_set_within(news, KEEP_ALIVE_SECONDS):
                     yield KEEP_ALIVE
@@ -190,19 +190,18 @@ class EventFeed:
         with self._database.read() as session:
             for start in range(0, len(job_ids), BATCH):
                 for row in repository.job_states(session, job_ids[start : start + BATCH]):
-                    state = row._asdict()
-                    num_events = state.pop("num_events")
+                    num_events = row.num_events
                     newest = known[row.id]
                     events: Sequence[JobEvent] = []
                     if newest is not None and num_events > newest:
                         events = repository.events_after(session, row.id, newest, BATCH)
-                    news[row.id] = _News(state, num_events, [_frame(event) for event in events])
+                    news[row.id] = _News(JobProgress.of(row), num_events, [_frame(event) for event in events])
         return news
 
 
 @dataclass(frozen=True)
 class _News:
-    state: dict[str, Any]
+    state: JobProgress
     num_events: int
     frames: list[Frame]
 
@@ -239,7 +238,7 @@ def _is_so(condition: Callable[[], bool]) -> bool:
 def _is_over(channel: Channel, cursor: int) -> bool:
     if channel.state is None or channel.newest is None:
         return False
-    return JobStatus(channel.state["status"]).is_final and cursor >= channel.newest
+    return channel.state.is_over and cursor >= channel.newest
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

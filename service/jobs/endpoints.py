@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
 from contract.tables import Job
+from contract.views.jobs import DeletedView, DryRunView, JobView
+from contract.views.page import Page
 from service.answers import json_answer
 from service.auth import Reader, Submitter
 from service.bodies import Body, document_sha256, json_body, openapi_body, validated
@@ -20,7 +22,7 @@ from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
 from service.jobs import repository
 from service.jobs.admission import Admissions
-from service.jobs.schemas import DeletedView, DryRunView, JobView, dry_run_view, job_view
+from service.jobs.schemas import dry_run_view, job_view
 from service.jobs.service import (
     Created,
     Creation,
@@ -34,7 +36,7 @@ from service.jobs.service import (
     queue_positions,
 )
 from service.jobs.waiting import expected_times
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

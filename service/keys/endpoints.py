@@ -7,14 +7,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from contract.views.keys import CreatedKey, KeyView
+from contract.views.page import Page
 from service.auth import Admin
 from service.bodies import Body, json_body, openapi_body
 from service.context import Context
 from service.errors import NotFoundError
 from service.keys import repository
-from service.keys.schemas import CreatedKey, KeyView, NewKey, key_view
+from service.keys.schemas import NewKey
 from service.keys.service import create_key
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 
@@ -27,7 +29,7 @@ def create(context: Context, caller: Admin, body: Annotated[Body[NewKey], Depend
         row, key = create_key(
             session, context.keys, owner=wanted.owner or caller.owner, name=wanted.name, scopes=wanted.scopes
         )
-    return CreatedKey(**key_view(row).model_dump(), key=key)
+    return CreatedKey.of(row, key=key)
 
 
 @router.get("", summary="List keys, newest first")
@@ -35,7 +37,7 @@ def list_keys(context: Context, caller: Admin, after: str | None = None, limit: 
     """Keys of all owners, the revoked ones too."""
     with context.database.read() as session:
         rows, has_more = cut(repository.page(session, after, limit), limit)
-    return Page(data=[key_view(row) for row in rows], has_more=has_more)
+    return Page(data=[KeyView.of(row) for row in rows], has_more=has_more)
 
 
 @router.delete("/{key_id}", summary="Revoke a key")
@@ -46,4 +48,4 @@ def revoke(context: Context, caller: Admin, key_id: str) -> KeyView:
     if row is None:
         raise NotFoundError(f"there is no key {key_id}")
     context.keys.forget()
-    return key_view(row)
+    return KeyView.of(row)

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from contract.database import Database
 from contract.ids import KEY_PREFIX, new_id
 from contract.tables import ApiKey
-from service.auth import Caller, KeyScope
+from contract.views.keys import KeyScope
+from service.auth import Caller
 from service.keys import repository
 from service.keys.secret import is_well_formed, key_digest, new_key
 

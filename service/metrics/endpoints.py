@@ -6,13 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from contract.views.metrics import MetricSeries
+from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.jobs.service import get_job
 from service.metrics import repository
 from service.metrics.repository import MetricRange
-from service.metrics.schemas import MetricSeries, metric_series
-from service.pages import Page
+from service.metrics.schemas import metric_series
 from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["jobs"])

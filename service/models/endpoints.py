@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from contract.views.models import ModelView
+from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError
-from service.models.schemas import ModelView, model_view
-from service.pages import Page
+from service.models.schemas import model_view
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from contract.views.page import Page
+from contract.views.probe_samples import ProbeSampleView
 from service.auth import Reader
 from service.context import Context
 from service.jobs.service import get_job
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 from service.probe_samples import repository
-from service.probe_samples.schemas import ProbeSampleView, probe_sample_view
 from service.query_types import DECIMAL
 
 router = APIRouter(prefix="/jobs/{job_id}/probe-samples", tags=["jobs"])
@@ -38,4 +39,4 @@ def list_probe_samples(
         get_job(session, caller.owner, job_id)
         found = repository.page(session, job_id, step, last_seen, limit)
     rows, has_more = cut(found, limit)
-    return Page(data=[probe_sample_view(row) for row in rows], has_more=has_more)
+    return Page(data=[ProbeSampleView.of(row, id=f"{row.step}:{row.position}") for row in rows], has_more=has_more)

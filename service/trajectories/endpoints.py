@@ -7,15 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from contract.trajectory_outcome import Outcome
+from contract.views.page import Page
+from contract.views.trajectories import OutcomeCount, TrajectoryView
 from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError
 from service.jobs.service import get_job
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 from service.query_types import DECIMAL
 from service.trajectories import repository
 from service.trajectories.repository import TrajectoryFilter
-from service.trajectories.schemas import OutcomeCount, TrajectoryView, trajectory_view
+from service.trajectories.schemas import trajectory_view
 
 router = APIRouter(prefix="/jobs/{job_id}/trajectories", tags=["jobs"])
 

@@ -70,7 +70,7 @@ def test_a_dry_run_makes_nothing(trd: Client, rows_file: Path) -> None:
     told = trd.jobs.dry_run(spec)
     assert told.spec["queue"] == "trd-default"
     assert told.estimate is not None
-    assert told.estimate["num_problems"] == 40
+    assert told.estimate.num_problems == 40
     assert list(trd.jobs.list(JobFilter(tag="dry"))) == []
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from client import AsyncClient, Client
-from client.answers import CheckpointFile
 from client.downloads import PartialFile, wanted_files
 from client.errors import DownloadError, NotFoundError
+from contract.views.checkpoints import CheckpointFileView
 from tests.client.breaking_proxy import BreakingProxy
 from tests.client.conftest import RunningService
 from tests.service.conftest import ADMIN_KEY
@@ -140,13 +140,13 @@ def test_a_disk_that_refuses_is_told(trd: Client, stored: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "model/../../x", "a\\b", "C:/x", ""])
 def test_no_name_leads_out_of_the_folder(trd: Client, stored: str, tmp_path: Path, name: str) -> None:
     manifest = trd.checkpoints.manifest(stored)
-    file = CheckpointFile(name=name, num_bytes=1, sha256="0" * 64, url="/x")
+    file = CheckpointFileView(name=name, num_bytes=1, sha256="0" * 64, url="/x")
     with pytest.raises(DownloadError, match="outside"):
         wanted_files(manifest.model_copy(update={"files": [file]}), tmp_path, None, None)
 
 
 def test_parts_of_two_versions_are_not_mixed(tmp_path: Path) -> None:
-    files = [CheckpointFile(name="f", num_bytes=2, sha256=digit * 64, url="/f") for digit in "01"]
+    files = [CheckpointFileView(name="f", num_bytes=2, sha256=digit * 64, url="/f") for digit in "01"]
     for file in files:
         partial = PartialFile(file, tmp_path / "f", None)
         assert "range" not in partial.headers()

@@ -16,9 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from client import AsyncClient, Client
-from client.answers import Event, JobProgress, StreamEnd
 from client.errors import ConnectionFailedError, NotFoundError, UnexpectedAnswerError
 from client.events import StreamItem
+from contract.views.events import EventView, StreamEnd
+from contract.views.jobs import JobProgress
 from service.app import create_app
 from tests.client.breaking_proxy import BreakingProxy
 from tests.client.conftest import RunningService, spec_of
@@ -29,7 +30,7 @@ from tests.worker.workbench import eventually
 
 
 def numbers(items: Iterable[StreamItem]) -> list[int]:
-    return [item.sequence for item in items if isinstance(item, Event)]
+    return [item.sequence for item in items if isinstance(item, EventView)]
 
 
 def test_a_stream_tells_all_and_ends(trd: Client, service: RunningService, job_id: str) -> None:
@@ -91,11 +92,11 @@ def test_a_long_silence_is_no_event(
     with serving(create_app(settings)) as url, Client(url, ADMIN_KEY) as trd:
         spec = {**spec_of(trd.datasets.upload(rows_file).id), "teacher": "small"}
         stream = trd.events.follow(trd.jobs.create(spec).id)
-        assert isinstance(next(stream), Event)
+        assert isinstance(next(stream), EventView)
         job = next(stream)
         assert isinstance(job, JobProgress)
         threading.Timer(1.5, trd.jobs.cancel, [job.id]).start()
-        assert [type(item) for item in stream] == [Event, JobProgress, StreamEnd]
+        assert [type(item) for item in stream] == [EventView, JobProgress, StreamEnd]
 
 
 @contextlib.contextmanager

@@ -102,10 +102,10 @@ def test_an_answer_of_another_form_is_told(service: RunningService) -> None:
 
 
 def _healthz_of_another_kind():  # type: ignore[no-untyped-def]
-    from client.answers import Answer
     from client.call import Call
+    from contract.views import View
 
-    class Other(Answer):
+    class Other(View):
         status: int
 
     return Call("GET", "/healthz", Other)

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contract.tables import Diagnosis
-from service.diagnosis.schemas import DiagnosisReport
+from contract.views.diagnosis import DiagnosisReport
 from tests.service.engine_reports import engine_report
 from tests.service.records import database_of, submit
 

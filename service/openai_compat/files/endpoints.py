@@ -10,6 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from contract.tables import Dataset
+from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
@@ -20,7 +21,7 @@ from service.datasets.service import delete, get_dataset
 from service.errors import InvalidRequestError, NotFoundError
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
-from service.pages import Page, cut
+from service.pages import cut
 from service.query_types import DECIMAL
 from service.storage import StoredFileMissingError
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from contract.tables import Dataset
-from service.datasets.schemas import DatasetView, dataset_view
+from contract.views.datasets import DatasetView
 
 PURPOSE: Literal["fine-tune"] = "fine-tune"
 
@@ -45,5 +45,5 @@ def file_object(row: Dataset) -> FileObject:
         bytes=row.num_bytes,
         created_at=int(row.created_at.timestamp()),
         filename=row.filename,
-        native=dataset_view(row),
+        native=DatasetView.of(row),
     )

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from contract.job_spec import JobSpec
 from contract.job_state import Action, JobStatus
 from contract.tables import Job
+from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.bodies import Body, json_body, openapi_body, validated
 from service.client_tries import ClientRetryCount, client_try
@@ -33,7 +34,7 @@ from service.openai_compat.fine_tuning.schemas import (
 )
 from service.openai_compat.fine_tuning.translation import native_spec
 from service.openai_compat.routes import OpenAIRoute
-from service.pages import Limit, Page, cut
+from service.pages import Limit, cut
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.job_state import JobStatus
 from contract.tables import Checkpoint, Job, JobEvent
-from service.checkpoints.schemas import CheckpointView, checkpoint_view
-from service.jobs.schemas import JobView, job_view
+from contract.views.checkpoints import CheckpointView
+from contract.views.jobs import JobView
+from service.jobs.schemas import job_view
 from service.openai_compat.fine_tuning.translation import DEFAULT_LEARNING_RATE
 from service.openai_compat.models.names import model_name
 
@@ -209,5 +210,5 @@ def fine_tuning_checkpoint(job: Job, row: Checkpoint, losses: Mapping[str, float
         metrics=CheckpointMetrics(
             step=row.step, train_loss=losses.get("loss"), valid_loss=losses.get("heldout_forward_kl")
         ),
-        native=checkpoint_view(row),
+        native=CheckpointView.of(row),
     )

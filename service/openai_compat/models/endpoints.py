@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
+from contract.views.page import Page
 from service.auth import Reader
 from service.checkpoints import repository as checkpoints
 from service.context import Context
@@ -13,7 +14,6 @@ from service.jobs import repository as jobs
 from service.openai_compat.models.names import model_name, parse_model_name
 from service.openai_compat.models.schemas import ModelObject, shelved_model_object, trained_model_object
 from service.openai_compat.routes import OpenAIRoute
-from service.pages import Page
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
 

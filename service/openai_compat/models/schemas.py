@@ -9,8 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from contract.tables import Checkpoint, CheckpointFile, Job
-from service.checkpoints.schemas import ManifestView, manifest_view
-from service.models.schemas import ModelView, model_view
+from contract.views.checkpoints import ManifestView
+from contract.views.models import ModelView
+from service.checkpoints.schemas import manifest_view
+from service.models.schemas import model_view
 from service.models.service import ShelvedModel
 
 

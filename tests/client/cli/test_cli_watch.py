@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from client import Client
-from client.answers import Event, Job, JobProgress, StreamEnd
 from client.cli.live_view import LiveView, LossCurve
 from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus, Phase
+from contract.views.events import EventView, StreamEnd
+from contract.views.jobs import JobProgress, JobView
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
 from tests.service.records import add_checkpoint, add_evaluation, add_metrics, finish_job, set_job
@@ -103,7 +104,7 @@ def drawn(view: LiveView, width: int = 100) -> str:
     return console.file.getvalue()
 
 
-def progress(job: Job, **changes: object) -> JobProgress:
+def progress(job: JobView, **changes: object) -> JobProgress:
     return JobProgress.model_validate({**job.model_dump(), **changes})
 
 
@@ -112,7 +113,7 @@ def test_the_live_picture_shows_phase_steps_time_and_loss(trd: Client, service: 
     view = LiveView(job, LossCurve(trd, job_id))
     assert "queued" in drawn(view)
     add_metrics(service.database, job_id, "loss", {step: 10.0 - step for step in range(1, 9)})
-    started = Event(
+    started = EventView(
         sequence=2,
         type="status",
         level="info",

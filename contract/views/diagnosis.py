@@ -1,4 +1,4 @@
-"""A round's diagnosis as the API shows it: the engine's figures, each with its meaning.
+"""The diagnosis of a round: the engine's figures, each with its meaning.
 
 ``docs/diagnosis.md`` has the formulas, and what healthy values look like. A figure that was not finite is null.
 """
@@ -6,21 +6,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from contract.tables import Diagnosis
+from contract.views import View
 
 Figure = float | None
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class PositionBin(_View):
-    """The tokens at some positions of their completions."""
+class PositionBin(View):
+    """The tokens at a range of positions in their completions."""
 
     low: float
     """First position: a share of the completion's length, or a number of tokens."""
@@ -32,7 +26,7 @@ class PositionBin(_View):
     bimodal_share: Figure
 
 
-class ContextFigures(_View):
+class ContextFigures(View):
     """Completions scored by both models, the teacher in one context. Means are over tokens; KL is in nats."""
 
     num_completions: int
@@ -47,15 +41,15 @@ class ContextFigures(_View):
     epistemic_mass: Figure
     """The teacher's probability of words that open a correction ("Wait", "Actually" …)."""
     bimodal_share: Figure
-    """Tokens where the teacher has two modes and little else."""
+    """Tokens at which the teacher's distribution has two modes and little else."""
     break_out_share: Figure
-    """Tokens where one of the teacher's modes leaves the path and another goes on with it."""
+    """Tokens at which one of the teacher's modes leaves the path and another continues it."""
     clip_at: float
-    """The loss's token clip; where it has none, 0.1."""
+    """The loss's token clip; 0.1 if the loss has none."""
     clip_share: Figure
     """Tokens whose KL is above ``clip_at``."""
     clipped_kl_share: Figure
-    """Share of all KL that such a clip takes away."""
+    """Share of the total KL that such a clip removes."""
     top1_agreement: Figure
     student_entropy: Figure
     teacher_entropy: Figure
@@ -68,32 +62,32 @@ class ContextFigures(_View):
     """By position, in bins that double."""
 
 
-class Segment(_View):
-    """A stretch of several rollouts."""
+class Segment(View):
+    """The same part of several rollouts."""
 
     num_tokens: int
     forward_kl: Figure
     epistemic_mass: Figure
 
 
-class CurvePoint(_View):
+class CurvePoint(View):
     """The teacher's mass at a distance from an event."""
 
     distance: int
     num_places: int
-    """Places in the sample that the mass is the mean of."""
+    """Number of positions that the mean is over."""
     mass: Figure
 
 
-class FirstWrongStep(_View):
+class FirstWrongStep(View):
     """Rollouts before, within and after their first wrong step."""
 
     num_checked: int
-    """Rollouts whose steps could be told."""
+    """Rollouts whose steps could be checked."""
     num_wrong: int
-    """Of these, the ones with a wrong step."""
+    """Checked rollouts that have a wrong step."""
     median_share: Figure
-    """How far into the rollout it begins, 0 … 1."""
+    """Where in the rollout the wrong step begins, 0 … 1."""
     before: Segment
     within: Segment
     after: Segment
@@ -103,17 +97,18 @@ class FirstWrongStep(_View):
     """The same at the first token of the 1st, 2nd … step after it; distance 0: of the steps up to the wrong one."""
 
 
-class Parting(_View):
-    """Where y_o and y_r part, in failed rollouts that refining mended."""
+class Parting(View):
+    """Where y_o and y_r diverge, over failed rollouts whose refinement is correct."""
 
     num_mended: int
+    """Failed rollouts whose refinement is correct."""
     median_share: Figure
     correction_by_token: list[CurvePoint]
-    """Mass on y_r's own first token, along y_o: where the two part, and at each token after."""
+    """Mass on the first token of y_r that differs, along y_o: where the two diverge, and at each token after."""
 
 
-class DiagnosisReport(_View):
-    """What a sample of a round's trajectories says of prefix failure."""
+class DiagnosisReport(View):
+    """What a sample of a round's trajectories shows about prefix failure."""
 
     num_trajectories: int
     sampler_gap: Figure
@@ -121,16 +116,16 @@ class DiagnosisReport(_View):
     rollout: ContextFigures
     """y_o, the teacher in the vanilla context."""
     refined: ContextFigures | None
-    """y_r, the teacher in the refine context; null where nothing was refined."""
+    """y_r, the teacher in the refine context; null if nothing was refined."""
     refined_vanilla: ContextFigures | None
     """y_r, the teacher in the vanilla context."""
     first_wrong_step: FirstWrongStep | None
-    """Null where the task cannot tell."""
+    """Null if the task cannot check single steps."""
     parting: Parting | None
 
 
-class DiagnosisView(_View):
-    """One round's, before anything was trained on it."""
+class DiagnosisView(View):
+    """The diagnosis of one round, before any training on it."""
 
     object: Literal["diagnosis"] = "diagnosis"
     round: int
@@ -138,11 +133,3 @@ class DiagnosisView(_View):
     """Optimizer steps taken before the round."""
     report: DiagnosisReport
     created_at: datetime
-
-
-def diagnosis_view(row: Diagnosis) -> DiagnosisView:
-    """A row as the API shows it."""
-    report: dict[str, Any] = row.report
-    return DiagnosisView(
-        round=row.round, step=row.step, report=DiagnosisReport.model_validate(report), created_at=row.created_at
-    )

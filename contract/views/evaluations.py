@@ -1,26 +1,22 @@
-"""Evaluations as the API shows them."""
+"""Evaluations."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from contract.tables import Evaluation
+from contract.views import View
 
 
-class EvaluationView(BaseModel):
+class EvaluationView(View):
     """Scores on one set of problems at one step, with their 95 % intervals."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
 
     object: Literal["evaluation"] = "evaluation"
     step: int
     """0 is the baseline, before training."""
     dataset: str
     k: int
-    """Samples a problem."""
+    """Samples per problem."""
     num_problems: int
     avg_at_k: float
     avg_low: float
@@ -30,8 +26,3 @@ class EvaluationView(BaseModel):
     pass_high: float
     detail: dict[str, Any]
     created_at: datetime
-
-
-def evaluation_view(row: Evaluation) -> EvaluationView:
-    """A row as the API shows it."""
-    return EvaluationView.model_validate(row)

@@ -1,0 +1,161 @@
+"""Jobs, and what a dry run of a submission returns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from contract.job_spec import JobSpec, Mode
+from contract.job_state import FINAL_STATUSES, JobStatus, Phase
+from contract.views import OpenEnum, View
+
+
+class JobError(View):
+    """Why a job failed."""
+
+    code: str
+    """Stable; see contract/error_codes.py."""
+    message: str | None
+    retryable: bool
+    """True if the unchanged job may succeed when it is resumed."""
+    hint: str | None
+
+
+class JobProgress(View):
+    """How far a job is: part of the job itself, and the ``progress`` frames between the events of a stream."""
+
+    id: str
+    status: OpenEnum[JobStatus]
+    attempt: int
+    """Number of the newest attempt; 0 before the first."""
+    phase: OpenEnum[Phase] | None
+    phase_done: int | None
+    """Samples, sequences or steps of the phase that are done."""
+    phase_total: int | None
+    round: int | None
+    """From 0."""
+    num_rounds: int | None
+    step: int
+    """Optimizer steps done."""
+    num_steps: int | None
+    eta_seconds: float | None
+    """Until the end of the whole run, as estimated by the engine."""
+    latest_metrics: dict[str, float | None]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing but a user's ``resume`` can change the job again."""
+        return self.status in FINAL_STATUSES
+
+
+class JobView(JobProgress):
+    """A job."""
+
+    object: Literal["job"] = "job"
+    name: str | None
+    mode: OpenEnum[Mode]
+    queue: str
+    priority: int
+    queue_position: int | None
+    """1 is claimed next; counting stops at 1,000; null unless the job is queued."""
+    expected_start_at: datetime | None
+    """Only for a queued job, and only in GET /jobs/{id}: when a worker is expected to be free for it, from the
+    remaining times of the jobs that run or wait before it. Null if one of these is unknown, if more than 20 jobs wait,
+    and while no worker is known to serve the queue."""
+    expected_finish_at: datetime | None
+    """expected_start_at plus the time that similar jobs of the same owner took; null if there are none, or if the
+    start is null."""
+    expected_note: str | None
+    """Why one of the two is null, for a queued job in GET /jobs/{id}; text for people, which may change."""
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cloned_from: str | None
+    tags: list[str]
+    metadata: dict[str, str]
+    spec: dict[str, Any]
+    """With every default resolved."""
+
+
+class EstimateView(View):
+    """Counts for a whole run. Token counts are upper bounds: every completion is as long as its budget."""
+
+    num_problems: int
+    num_heldout: int
+    num_trajectories: int
+    num_steps: int
+    num_evaluations: int
+    num_trained_trajectories: int
+    """Trajectories in optimizer steps; one that is used several times is counted each time."""
+    num_evaluation_samples: int
+    max_rollout_tokens: int
+    max_refined_tokens: int
+    max_trained_tokens: int
+    max_evaluation_tokens: int
+
+
+class MemoryView(View):
+    """Peak bytes on one device, by the formula of docs/estimate.md, without the memory of libraries and the driver."""
+
+    student_bytes: int
+    """Weights, including the adapter."""
+    teacher_bytes: int
+    """Weights; 0 if the teacher shares the student's weights or is served elsewhere."""
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    """Of the largest micro-batch."""
+    loss_bytes: int
+    sampler_bytes: int
+    """The sampler's copies of the weights, and for each the keys and values of one sequence of maximum length."""
+    total_bytes: int
+
+
+class DurationView(View):
+    """How long one attempt takes, without the wait in the queue."""
+
+    seconds: float
+    seconds_by_phase: dict[str, float]
+    time_source: OpenEnum[Literal["history", "calibration"]]
+    """history: medians over similar jobs of the owner; calibration: a constant that was measured once on a CPU, times
+    the maximum number of tokens."""
+    num_like_jobs: int
+    """Number of jobs that the medians are over."""
+
+
+class _SchemaOfJobSpec:
+    """Describes a plain document as a `JobSpec`, whose parser would refuse a field of a newer service."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(JobSpec.__pydantic_core_schema__)
+
+
+class DryRunView(View):
+    """What ``POST /jobs`` would create."""
+
+    object: Literal["job.dry_run"] = "job.dry_run"
+    spec: Annotated[dict[str, Any], _SchemaOfJobSpec()]
+    """With every default resolved."""
+    estimate: EstimateView | None
+    """Null if only the worker can know the number of problems."""
+    memory: MemoryView | None
+    """On each device; null if the service does not know the sizes of a model."""
+    duration: DurationView | None
+    """Null if the number of problems is unknown, or if there are neither similar jobs nor known model sizes."""
+    estimate_notes: list[str]
+    """What the estimates assume, and why one is missing."""
+    notices: list[str]
+    """What was chosen differently from the default, and why."""
+
+
+class DeletedView(View):
+    """What was deleted."""
+
+    object: Literal["job"] = "job"
+    id: str
+    deleted: Literal[True] = True
