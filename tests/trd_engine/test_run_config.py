@@ -6,14 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tests.trd_engine.tiny_runs import spec
-from trd_engine.config import RunConfig
+from trd_engine import config as parts
+from trd_engine.config import RunConfig, parse_config
+from trd_engine.runtime.errors import SpecError
 
 
 def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(spec(Path(), **changes))
+
+
+def test_every_field_of_every_part_has_a_description() -> None:
+    models = [m for m in vars(parts).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    assert RunConfig in models
+    fields = {f"{m.__name__}.{name}": field.description or "" for m in models for name, field in m.model_fields.items()}
+    assert len(fields) > 100
+    assert [name for name, description in fields.items() if len(description) < 10] == []
+
+
+def test_an_invalid_spec_names_each_field_its_value_and_what_to_do() -> None:
+    document = spec(Path(), rounds=0, loss={"divergence": "jsd", "support": "top_k"}, sampling={"top_q": 1})
+    with pytest.raises(SpecError) as caught:
+        parse_config(document)
+    message = str(caught.value)
+    assert "rounds: Input should be greater than or equal to 1 (given: 0)" in message
+    assert "loss: support = top_k: jsd is defined on the full vocabulary only; use full" in message
+    assert "sampling.top_q: Extra inputs are not permitted (given: 1)" in message
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_copy_in_lower_precision(data: Path, tmp_path: Path) -> None:
     [
         ({"teacher_update": EMA, "teacher": str(MODELS / "tiny-teacher")}, "teaches itself"),
         ({"teacher_update": EMA, "lora": None, "teacher_precision": "bf16"}, "too coarse"),
-        ({"lora": LORA, "teacher_precision": "bf16"}, "has no copy"),
+        ({"lora": LORA, "teacher_precision": "bf16"}, "has no copy; leave it out"),
     ],
 )
 def test_what_cannot_be_is_refused(data: Path, changes: dict[str, Any], reason: str) -> None:

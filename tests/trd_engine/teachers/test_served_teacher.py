@@ -309,17 +309,17 @@ def test_a_key_that_is_not_there_is_told(data: Path, tmp_path: Path, monkeypatch
     [
         ({"mode": "opd", "loss": {}, "api": "openai"}, "of its own answers to the refining prompt; use mode trd"),
         ({"loss": {**TOP_K, "teacher_context": "vanilla"}, "api": "openai"}, "use teacher_context refine, or"),
-        ({"loss": {**TOP_K, "token_weights": {"drift_gamma": 0.5}}, "api": "openai"}, "may leave tokens without"),
+        ({"loss": {**TOP_K, "token_weights": {"drift_gamma": 0.5}}, "api": "openai"}, "may return none for some"),
         (
             {"loss": {**TOP_K, "divergence": "reverse_kl"}, "api": "openai"},
             "use loss.divergence forward_kl without rev",
         ),
         ({"loss": {**TOP_K, "reverse_after": 0.5}, "api": "openai"}, "use loss.divergence forward_kl"),
-        ({"loss": {}, "api": "openai"}, "scores a few tokens; use top_k"),
-        ({"loss": {"support": "full"}}, "scores a few tokens; use top_k"),
+        ({"loss": {}, "api": "openai"}, "a few tokens only; use top_k"),
+        ({"loss": {"support": "full"}}, "a few tokens only; use top_k"),
         ({"loss": {"divergence": "cross_entropy"}, "mode": "opd"}, "in mode trd"),
         ({"loss": {"divergence": "cross_entropy", "temperature": 2.0}}, "no temperature"),
-        ({"loss": TOP_K, "teacher_precision": "bf16"}, "server's affair"),
+        ({"loss": TOP_K, "teacher_precision": "bf16"}, "set on its server"),
         ({"loss": TOP_K, "teacher_update": {"kind": "ema"}}, "teaches itself"),
     ],
 )
