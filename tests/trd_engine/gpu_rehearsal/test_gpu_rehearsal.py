@@ -9,9 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
@@ -23,15 +22,17 @@ from trd_engine.config import RunConfig
 from trd_engine.training.loop import run
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.extended
+
 FORWARD, BACKWARD = "_varlen_attn", "_varlen_attn_backward"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, missing_part: Callable[[Exception], NoReturn]) -> Path:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         return device.build(tmp_path_factory.mktemp("device"))
     except device.CompilerMissingError as error:
-        missing_part(error)
+        pytest.skip(str(error))
 
 
 def scene(library: Path, *arguments: str) -> dict[str, Any]:
@@ -73,7 +74,6 @@ def test_steps_come_to_the_same(library: Path) -> None:
         assert (calls.get(FORWARD, 0) > 0) == (calls.get(BACKWARD, 0) > 0) == is_half, name
 
 
-@pytest.mark.slow
 def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
     """Sampling, refining, verifying, training, evaluation and the saved weights."""
     data = write_data(tmp_path / "data", train=16, heldout=4)
@@ -95,7 +95,6 @@ def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
         assert (weights[1][name] - mine).norm() <= 1e-3 * mine.norm(), name
 
 
-@pytest.mark.slow
 def test_a_run_as_on_a_gpu_goes_on_where_it_was(library: Path, tmp_path: Path) -> None:
     """bf16, LoRA, layers computed again, a teacher that follows the student; resumed, it ends bitwise the same."""
     data = write_data(tmp_path / "data", train=16, heldout=4)

@@ -135,6 +135,7 @@ def test_an_engine_that_cannot_rest_is_left_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
 def test_own_processes() -> None:
     """On the CPU, where an engine in processes of its own must say what one in ours says."""
     pytest.importorskip("vllm", exc_type=ImportError)
@@ -165,6 +166,7 @@ time.sleep(300)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
 def test_no_process_of_an_engine_outlives_a_trainer_that_is_killed() -> None:
     """It would keep its GPU from the run that goes on. vLLM's workers watch a pipe that their parent holds open."""
     pytest.importorskip("vllm", exc_type=ImportError)

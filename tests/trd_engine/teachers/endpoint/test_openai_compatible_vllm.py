@@ -17,7 +17,7 @@ from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.endpoint.client import Endpoint
 from trd_engine.types import SamplingSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 
 TEACHER = Path("testbed/models/tiny-teacher").resolve()
 GREEDY = SamplingSettings(temperature=0, top_p=1, top_k=-1, max_new_tokens=120, stop_token_ids=())
