@@ -16,10 +16,10 @@ from contract.json_logs import JsonFormatter
 from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
 from contract.private_folder import make_private_folder
-from worker.attempt import make_poller, run_next
+from worker.attempt import Slot
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
-from worker.slot import Slot
+from worker.supervisor import make_poller, run_next
 
 logger = logging.getLogger(__name__)
 

@@ -51,10 +51,6 @@ class Heartbeat:
             return Order.KILL
         return Order.GO_ON if self._status is JobStatus.RUNNING else Order.STOP
 
-    def has_lost(self) -> bool:
-        """True once nothing more may be done for the job."""
-        return self.order is Order.KILL
-
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -9,18 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Float, and_, case, func, insert, literal, select, update
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
 
 from contract.database import Database
 from contract.error_codes import ERROR_CODES
 from contract.events import Level, NewEvent, append_events
 from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
-from contract.tables import Attempt, Job
-from worker.database_clock import DatabaseNow
+from contract.tables import Attempt, Job, UtcDateTime
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
+
+
+class DatabaseNow(FunctionElement[datetime]):
+    """The present moment, `offset_seconds` later."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, offset_seconds: float = 0.0) -> None:
+        super().__init__(literal(offset_seconds, Float))
+
+
+@compiles(DatabaseNow, "postgresql")
+def _postgresql(element: DatabaseNow, compiler: Any, **options: Any) -> str:
+    # Not now(): that is the start of the transaction, which may have waited for a lock.
+    return f"(clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
+
+
+@compiles(DatabaseNow, "sqlite")
+def _sqlite(element: DatabaseNow, compiler: Any, **options: Any) -> str:
+    # In the very text form in which SQLAlchemy stores times: the two are compared as strings.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
+
 
 OUTAGE_WAITS_SECONDS = (60.0, 300.0)
 """How long a job rests after its first, and after each further attempt in a row that an outage ended: tried again at

@@ -14,11 +14,11 @@ from typing import Any, Self
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from contract.database import Database
 from contract.events import NewEvent, notice
 from contract.job_state import Phase
 from contract.trajectory_outcome import outcome
 from worker import repository
+from worker.attempt import Attempt
 from worker.engine_events import (
     BadEventError,
     CheckpointEvent,
@@ -37,7 +37,7 @@ from worker.engine_events import (
     parse_event,
     short_problem_id,
 )
-from worker.lease import Lease, LeaseLostError, fenced
+from worker.lease import LeaseLostError
 from worker.repository import ProgressBatch
 
 logger = logging.getLogger(__name__)
@@ -172,27 +172,14 @@ class Progress:
     left and raises what stopped the thread: `LeaseLostError`, or a database error that does not pass.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        lease: Lease,
-        run_dir: Path,
-        *,
-        seconds: float,
-        give_up: Callable[[], bool],
-        on_checkpoint: Callable[[CheckpointEvent], None],
-    ) -> None:
-        self._database = database
-        self._lease = lease
-        self._run_dir = run_dir
-        self._seconds = seconds
-        self._give_up = give_up
+    def __init__(self, attempt: Attempt, *, on_checkpoint: Callable[[CheckpointEvent], None]) -> None:
+        self._attempt = attempt
         self._on_checkpoint = on_checkpoint
-        self._tail = EventTail(run_dir / "events.jsonl")
-        self._fold = EventFold(lease.job_id)
+        self._tail = EventTail(attempt.run_dir / "events.jsonl")
+        self._fold = EventFold(attempt.job_id)
         self._child_exited = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._follow, name=f"progress-{lease.job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name=f"progress-{attempt.job_id}", daemon=True)
 
     @property
     def is_broken(self) -> bool:
@@ -223,17 +210,17 @@ class Progress:
 
     def _follow(self) -> None:
         try:
-            while not self._child_exited.wait(self._seconds):
+            while not self._child_exited.wait(self._attempt.settings.progress_seconds):
                 self._take_new_lines()
                 self._try_to_write()
             self._take_new_lines()
             while not self._try_to_write():
-                if self._give_up():
-                    raise LeaseLostError(f"{self._lease.job_id}: the database stayed away until the lease ran out")
-                time.sleep(self._seconds)
+                if self._attempt.is_lost():
+                    raise LeaseLostError(f"{self._attempt.job_id}: the database stayed away until the lease ran out")
+                time.sleep(self._attempt.settings.progress_seconds)
         except Exception as error:
             if not isinstance(error, LeaseLostError):
-                logger.exception("the progress of %s cannot be recorded", self._lease.job_id)
+                logger.exception("the progress of %s cannot be recorded", self._attempt.job_id)
             self._error = error
 
     def _take_new_lines(self) -> None:
@@ -249,7 +236,7 @@ class Progress:
             self._write_batch()
             self._write_trajectories()
         except PASSING_DATABASE_ERRORS as error:
-            logger.warning("progress of %s waits for the database: %s", self._lease.job_id, error)
+            logger.warning("progress of %s waits for the database: %s", self._attempt.job_id, error)
             return False
         while self._fold.checkpoints:
             self._on_checkpoint(self._fold.checkpoints.pop(0))
@@ -258,20 +245,22 @@ class Progress:
     def _write_batch(self) -> None:
         if self._fold.batch.is_empty:
             return
-        with fenced(self._database, self._lease) as session:
-            repository.write_progress(session, self._lease, self._fold.batch)
+        with self._attempt.write() as session:
+            repository.write_progress(session, self._attempt.lease, self._fold.batch)
         self._fold.batch = ProgressBatch()
 
     def _write_trajectories(self) -> None:
         while self._fold.trajectory_files:
             event = self._fold.trajectory_files[0]
             num_written = 0
-            for rows in _chunks(trajectory_rows(self._run_dir, event, self._lease.job_id), TRAJECTORIES_A_WRITE):
-                with fenced(self._database, self._lease) as session:
+            for rows in _chunks(
+                trajectory_rows(self._attempt.run_dir, event, self._attempt.job_id), TRAJECTORIES_A_WRITE
+            ):
+                with self._attempt.write() as session:
                     repository.write_trajectories(session, rows)
                 num_written += len(rows)
-            with fenced(self._database, self._lease) as session:
-                repository.forget_trajectories_from(session, self._lease, event.round, num_written)
+            with self._attempt.write() as session:
+                repository.forget_trajectories_from(session, self._attempt.lease, event.round, num_written)
             self._fold.trajectory_files.pop(0)
 
 

@@ -17,12 +17,11 @@ from contract.database import Database
 from contract.job_state import LEASED_STATUSES, JobStatus
 from contract.tables import Job, LeaderLease
 from worker import leftovers
-from worker.database_clock import DatabaseNow
+from worker.attempt import Slot
 from worker.failures import AttemptEnd, EndKind, Failure
-from worker.lease import end_attempt, lock_expired
+from worker.lease import DatabaseNow, end_attempt, lock_expired
 from worker.periodic import Periodic
 from worker.repository import schema_is_ready
-from worker.slot import Slot
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,7 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from worker.database_clock import DatabaseNow
-from worker.lease import Lease
+from worker.lease import DatabaseNow, Lease
 from worker.manifest import Manifest
 
 

@@ -12,19 +12,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contract.database import Database
-from contract.events import append_events, notice
+from contract.events import notice
 from contract.job_spec import JobSpec
-from contract.model_catalog import CatalogEntry
 from contract.private_folder import make_private_folder
 from contract.spec_problems import field_problems
-from contract.teacher_endpoints import TeacherEndpoint
 from worker import leftovers, repository
+from worker.attempt import Attempt
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
 from worker.repository import StoredCheckpoint
-from worker.storage import ContentChangedError, Storage, fetch_checkpoint
+from worker.storage import ContentChangedError, fetch_checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,88 +34,78 @@ class Staged:
     """Step of the checkpoint in ``resume/``; None where the run starts from the beginning."""
 
 
-def stage(
-    database: Database,
-    storage: Storage,
-    catalog: dict[str, CatalogEntry],
-    endpoints: dict[str, TeacherEndpoint],
-    lease: Lease,
-    folder: Path,
-) -> Staged:
-    """Make `folder` and all that the child reads in it.
+def stage(attempt: Attempt) -> Staged:
+    """Make the attempt's folder and everything that the child reads in it.
 
-    Raises `JobFailedError` for what the user can be told, and `LeaseLostError`.
+    Raises `JobFailedError` with a reason for the user, and `LeaseLostError`.
     """
-    spec = _spec(lease)
+    spec = _spec(attempt)
+    folder = attempt.folder
     try:
         shutil.rmtree(folder, ignore_errors=True)
         make_private_folder(folder)
-        leftovers.collect(database, storage, lease.job_id, before_attempt=lease.attempt)
-        paths = {dataset_id: _stage_dataset(database, storage, dataset_id, folder) for dataset_id in dataset_ids(spec)}
-        resumed_step = _stage_checkpoint(database, storage, lease, folder / "resume")
-        document = engine_document(spec, catalog, paths, endpoints)
+        leftovers.collect(attempt.database, attempt.storage, attempt.job_id, before_attempt=attempt.number)
+        paths = {dataset_id: _stage_dataset(attempt, dataset_id) for dataset_id in dataset_ids(spec)}
+        resumed_step = _stage_checkpoint(attempt)
+        document = engine_document(spec, attempt.slot.catalog(), paths, attempt.settings.teacher_endpoints)
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise JobFailedError(
-            file_failure_code(error), f"The job's files could not be fetched: {shown(error)}"
-        ) from error
+        message = f"The job's files could not be fetched: {shown(error)}"
+        raise JobFailedError(file_failure_code(error), message) from error
     return Staged(spec, resumed_step)
 
 
-def _spec(lease: Lease) -> JobSpec:
-    """The job's spec, which another version of the service may have accepted."""
+def _spec(attempt: Attempt) -> JobSpec:
+    """Return the job's spec, which another version of the service may have accepted."""
     try:
-        return JobSpec.model_validate(lease.spec)
+        return JobSpec.model_validate(attempt.lease.spec)
     except ValidationError as error:
         problems = "; ".join(problem.message for problem in field_problems(error, JobSpec))
-        raise JobFailedError("invalid_spec", f"this worker's version does not take the spec: {problems}") from error
+        raise JobFailedError("invalid_spec", f"this worker's version does not accept the spec: {problems}") from error
 
 
-def _stage_dataset(database: Database, storage: Storage, dataset_id: str, folder: Path) -> str:
-    with database.read() as session:
+def _stage_dataset(attempt: Attempt, dataset_id: str) -> str:
+    with attempt.database.read() as session:
         dataset = repository.find_dataset(session, dataset_id)
     if dataset is None:
         raise JobFailedError("dataset_invalid", f"dataset {dataset_id} was deleted before the job could read it")
-    path = folder / f"{dataset_id}.jsonl"
+    path = attempt.folder / f"{dataset_id}.jsonl"
     try:
-        storage.fetch(dataset.storage_key, path, sha256=dataset.sha256)
+        attempt.storage.fetch(dataset.storage_key, path, sha256=dataset.sha256)
     except FileNotFoundError as error:
-        raise JobFailedError("dataset_invalid", f"the file of dataset {dataset_id} is gone") from error
+        message = f"the file of dataset {dataset_id} is missing in the storage; upload the dataset again"
+        raise JobFailedError("dataset_invalid", message) from error
     except ContentChangedError as error:
-        raise JobFailedError("dataset_changed", f"dataset {dataset_id} is not what was uploaded: {error}") from error
+        message = f"the file of dataset {dataset_id} differs from the upload: {error}"
+        raise JobFailedError("dataset_changed", message) from error
     return str(path)
 
 
-def _stage_checkpoint(database: Database, storage: Storage, lease: Lease, target: Path) -> int | None:
-    """Fetch the newest checkpoint that verifies; None where the job has none yet."""
-    with database.read() as session:
-        checkpoints = repository.list_checkpoints(session, lease.job_id)
+def _stage_checkpoint(attempt: Attempt) -> int | None:
+    """Fetch the newest checkpoint that verifies into ``resume/``; return its step, or None if the job has none."""
+    target = attempt.folder / "resume"
+    with attempt.database.read() as session:
+        checkpoints = repository.list_checkpoints(session, attempt.job_id)
     corrupt: list[StoredCheckpoint] = []
     for checkpoint in checkpoints:
         try:
-            fetch_checkpoint(storage, checkpoint.storage_prefix, target, manifest_sha256=checkpoint.manifest_sha256)
+            fetch_checkpoint(
+                attempt.storage, checkpoint.storage_prefix, target, manifest_sha256=checkpoint.manifest_sha256
+            )
         except CheckpointCorruptError as error:
             shutil.rmtree(target, ignore_errors=True)
-            _tell_corrupt(database, lease, checkpoint, error)
+            message = f"The checkpoint of step {checkpoint.step} does not verify and is skipped: {error}"
+            attempt.record(notice("warn", "checkpoint_corrupt", message, step=checkpoint.step))
             corrupt.append(checkpoint)
             continue
-        with fenced(database, lease) as session:
+        with attempt.write() as session:
             repository.forget_checkpoints(session, corrupt)
-            repository.record_resume(session, lease, checkpoint.step)
+            repository.record_resume(session, attempt.lease, checkpoint.step)
         return checkpoint.step
     if checkpoints:
-        # All stay: it may be the storage that is not there, or another one.
+        # All rows stay: the storage may be unreachable, or another one.
         raise JobFailedError("checkpoint_corrupt", f"none of the job's {len(checkpoints)} checkpoints verifies")
     return None
-
-
-def _tell_corrupt(
-    database: Database, lease: Lease, checkpoint: StoredCheckpoint, error: CheckpointCorruptError
-) -> None:
-    message = f"The checkpoint of step {checkpoint.step} does not verify and is left out: {error}"
-    event = notice("warn", "checkpoint_corrupt", message, step=checkpoint.step)
-    with fenced(database, lease) as session:
-        append_events(session, lease.job_id, event)
 
 
 KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")

@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from contract.database import Database
-from contract.events import append_events, notice
+from contract.events import notice
 from contract.storage_keys import checkpoint_prefix
 from worker import repository
+from worker.attempt import Attempt
 from worker.engine_events import CheckpointEvent
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.lease import Lease, fenced
 from worker.manifest import CheckpointCorruptError
 from worker.progress import PASSING_DATABASE_ERRORS
-from worker.storage import Storage, store_checkpoint
+from worker.storage import store_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +35,11 @@ class CheckpointUploads:
     cannot be; of an older one the user is told, since the run is no worse off than before it.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        storage: Storage,
-        lease: Lease,
-        run_dir: Path,
-        *,
-        keep: int,
-        resumed_step: int | None,
-        give_up: Callable[[], bool],
-    ) -> None:
-        self._database = database
-        self._storage = storage
-        self._lease = lease
-        self._run_dir = run_dir
+    def __init__(self, attempt: Attempt, *, keep: int, resumed_step: int | None) -> None:
+        self._attempt = attempt
         self._keep = keep
         self._resumed_step = resumed_step
-        self._give_up = give_up
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{lease.job_id}")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{attempt.job_id}")
         self._newest: Future[None] | None = None
         self._local_copy: Path | None = None
 
@@ -81,8 +65,7 @@ class CheckpointUploads:
         except RETRIED_ERRORS as error:
             message = f"The checkpoint of step {event.step} was not stored: {shown(error)}"
             failure = JobFailedError(file_failure_code(error), message)
-            with fenced(self._database, self._lease) as session:
-                append_events(session, self._lease.job_id, notice("warn", "checkpoint_not_stored", message))
+            self._attempt.record(notice("warn", "checkpoint_not_stored", message))
             raise failure from error
 
     def _store_with_retries(self, event: CheckpointEvent) -> None:
@@ -90,22 +73,21 @@ class CheckpointUploads:
             try:
                 return self._store_once(event)
             except RETRIED_ERRORS as error:
-                logger.warning("checkpoint %d of %s: %s", event.step, self._lease.job_id, error)
-            if self._give_up():
+                logger.warning("checkpoint %d of %s: %s", event.step, self._attempt.job_id, error)
+            if self._attempt.is_lost():
                 break
             time.sleep(wait_seconds)
         return self._store_once(event)
 
     def _store_once(self, event: CheckpointEvent) -> None:
-        prefix = checkpoint_prefix(self._lease.job_id, self._lease.attempt, event.step)
-        manifest, sha256 = store_checkpoint(
-            self._storage, self._run_dir / event.path, prefix, interrupted=self._give_up
-        )
-        with fenced(self._database, self._lease) as session:
-            replaced = repository.add_checkpoint(session, self._lease, prefix, manifest, sha256)
+        prefix = checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)
+        folder = self._attempt.run_dir / event.path
+        manifest, sha256 = store_checkpoint(self._attempt.storage, folder, prefix, interrupted=self._attempt.is_lost)
+        with self._attempt.write() as session:
+            replaced = repository.add_checkpoint(session, self._attempt.lease, prefix, manifest, sha256)
         self._remove_files(replaced)
         self._remove_old(protected_step=self._resumed_step)
-        self._free_disk(self._run_dir / event.path)
+        self._free_disk(folder)
 
     def _free_disk(self, stored: Path) -> None:
         """Of the child's own copies only the newest stays: it prunes none itself, lest one vanish in an upload."""
@@ -114,9 +96,9 @@ class CheckpointUploads:
         self._local_copy = stored
 
     def _remove_old(self, *, protected_step: int | None) -> None:
-        with fenced(self._database, self._lease) as session:
+        with self._attempt.write() as session:
             prefixes = repository.remove_old_checkpoints(
-                session, self._lease, keep=self._keep, protected_step=protected_step
+                session, self._attempt.lease, keep=self._keep, protected_step=protected_step
             )
         self._remove_files(prefixes)
 
@@ -124,11 +106,11 @@ class CheckpointUploads:
         try:
             self._remove_old(protected_step=None)
         except PASSING_DATABASE_ERRORS as error:
-            logger.warning("an old checkpoint of %s is left over: %s", self._lease.job_id, error)
+            logger.warning("an old checkpoint of %s is left over: %s", self._attempt.job_id, error)
 
     def _remove_files(self, prefixes: list[str]) -> None:
         for prefix in prefixes:
             try:
-                self._storage.remove_tree(prefix)
+                self._attempt.storage.remove_tree(prefix)
             except OSError as error:
                 logger.warning("the files of %s are left over: %s", prefix, error)

@@ -47,7 +47,7 @@ def loaded_by(module: str, folder: Path) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["service.app", "worker.celery_app", "worker.attempt"])
+@pytest.mark.parametrize("module", ["service.app", "worker.celery_app", "worker.supervisor"])
 def test_only_the_child_process_loads_the_engine(module: str, tmp_path: Path) -> None:
     loaded = loaded_by(module, tmp_path)
     assert module.partition(".")[0] in loaded

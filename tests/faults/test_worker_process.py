@@ -54,7 +54,7 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
         assert worker.terminate() == 0
     assert "Traceback" not in worker.output()
     logged = [json.loads(line) for line in worker.output().splitlines() if job_id in line]
-    assert {line["logger"] for line in logged} >= {"worker.attempt"}
+    assert {line["logger"] for line in logged} >= {"worker.supervisor"}
     assert f"attempt 1 of {job_id} begins" in [line["message"] for line in logged]
 
 

@@ -17,7 +17,7 @@ from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
 from tests.outages import closed_to_all
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, ended, eventually, process_exists, running
-from worker.attempt import run_next
+from worker.supervisor import run_next
 
 
 def test_a_run_is_recorded_in_full(bench: Workbench) -> None:

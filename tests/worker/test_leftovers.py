@@ -9,9 +9,9 @@ from contract.storage_keys import checkpoint_prefix, job_prefix
 from contract.tables import Checkpoint
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench
-from worker.attempt import run_next
 from worker.leftovers import collect, collect_of_ended
 from worker.reaper import Reaper
+from worker.supervisor import run_next
 
 
 def stored(bench: Workbench, job_id: str) -> list[str]:

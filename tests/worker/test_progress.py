@@ -25,17 +25,12 @@ class Run:
     """A run's folder that a test writes events into, followed by a `Progress`."""
 
     def __init__(self, bench: Workbench, lease: Lease, folder: Path) -> None:
+        attempt = bench.attempt(lease, progress_seconds=0.02)
+        attempt.run_dir = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.checkpoints: list[int] = []
-        self.progress = Progress(
-            bench.database,
-            lease,
-            folder,
-            seconds=0.02,
-            give_up=lambda: False,
-            on_checkpoint=lambda event: self.checkpoints.append(event.step),
-        )
+        self.progress = Progress(attempt, on_checkpoint=lambda event: self.checkpoints.append(event.step))
 
     def write(self, *lines: str) -> None:
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:

@@ -14,8 +14,8 @@ from contract.job_state import JobStatus
 from contract.tables import CheckpointFile, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
 from testbed.make_data import main as make_data
 from tests.worker.workbench import Workbench, ended, eventually, running
-from worker.attempt import run_next
-from worker.slot import Slot
+from worker.attempt import Slot
+from worker.supervisor import run_next
 
 pytestmark = pytest.mark.slow
 

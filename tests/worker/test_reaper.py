@@ -17,10 +17,10 @@ from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, eventually
-from worker.attempt import make_poller, run_next
 from worker.lease import fenced
 from worker.reaper import Reaper, first_waiting, lead, make_reaper, reap
 from worker.repository import ProgressBatch, write_progress
+from worker.supervisor import make_poller, run_next
 
 
 def lose(bench: Workbench, status: JobStatus = JobStatus.RUNNING) -> str:

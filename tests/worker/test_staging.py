@@ -17,18 +17,17 @@ from tests.outages import files_up_to
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import ROWS, Workbench, eventually, running
 from worker import repository, staging
-from worker.attempt import run_next
 from worker.failures import JobFailedError
 from worker.lease import Lease
 from worker.reaper import reap
 from worker.staging import Staged, stage
+from worker.supervisor import run_next
 
 DIES_AT_5 = Plan(num_steps=8, die_at_step=5)
 
 
 def staged(bench: Workbench, lease: Lease) -> Staged:
-    slot = bench.slot()
-    return stage(bench.database, bench.storage, slot.catalog(), {}, lease, slot.attempt_folder(lease))
+    return stage(bench.attempt(lease))
 
 
 def damage(bench: Workbench, job_id: str, step: int) -> None:

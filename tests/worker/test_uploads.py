@@ -41,8 +41,10 @@ def write_checkpoint(run_dir: Path, step: int, content: str = "weights") -> Chec
 
 
 def uploads(bench: Workbench, lease: Lease, run_dir: Path, **options: Any) -> CheckpointUploads:
-    given = {"keep": 3, "resumed_step": None, "give_up": lambda: False, **options}
-    return CheckpointUploads(bench.database, bench.storage, lease, run_dir, **given)
+    attempt = bench.attempt(lease)
+    attempt.run_dir = run_dir
+    attempt.is_lost = options.pop("is_lost", attempt.is_lost)  # type: ignore[method-assign]
+    return CheckpointUploads(attempt, **{"keep": 3, "resumed_step": None, **options})
 
 
 def test_each_is_recorded_and_one_local_copy_stays(bench: Workbench, tmp_path: Path) -> None:
@@ -98,13 +100,13 @@ def test_a_storage_that_comes_back_in_time_is_waited_for(sqlite_bench: Workbench
     in_the_way.write_text("a file where the folder should be")
     asked = threading.Event()
 
-    def mend_after_the_first_try() -> bool:
+    def repair_after_the_first_try() -> bool:
         if asked.is_set() and in_the_way.is_file():
             in_the_way.unlink()
         asked.set()
         return False
 
-    with uploads(sqlite_bench, lease, tmp_path, give_up=mend_after_the_first_try) as stored:
+    with uploads(sqlite_bench, lease, tmp_path, is_lost=repair_after_the_first_try) as stored:
         stored.submit(write_checkpoint(tmp_path, 2))
     assert sqlite_bench.checkpoint_steps(lease.job_id) == [2]
     assert sqlite_bench.codes(lease.job_id) == []

@@ -8,8 +8,8 @@ import pytest
 
 from contract.messages import DEFAULT_QUEUE
 from tests.environment import settings_from
+from worker.attempt import Slot
 from worker.settings import WorkerSettings
-from worker.slot import Slot
 
 
 def test_an_empty_environment_is_embedded_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,20 +20,21 @@ from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
 from contract.storage_keys import dataset_key
-from contract.tables import Attempt, Base, Checkpoint, Dataset, Job, JobEvent
+from contract.tables import Attempt as AttemptRow
+from contract.tables import Base, Checkpoint, Dataset, Job, JobEvent
 from tests.worker.scripted_engine import Plan
-from worker.attempt import run_next
+from worker.attempt import Attempt, Slot
 from worker.lease import Lease, claim
 from worker.settings import WorkerSettings
-from worker.slot import Slot
 from worker.storage import Storage
+from worker.supervisor import run_next
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
 ROWS = b'{"problem": "1+1", "answer": "2"}\n'
 
 
 def scripted_command(plan: Plan) -> Callable[[Path, int], list[str]]:
-    """A command builder for `worker.slot.Slot`."""
+    """A command builder for `worker.attempt.Slot`."""
     return lambda folder, _devices: [sys.executable, str(SCRIPT), str(folder), plan.to_json()]
 
 
@@ -155,6 +156,10 @@ class Workbench:
         with self.database.write() as session:
             return claim(session, queues=[DEFAULT_QUEUE], worker=worker, lease_seconds=lease_seconds)
 
+    def attempt(self, lease: Lease, **settings: Any) -> Attempt:
+        """Return the attempt that holds the lease."""
+        return Attempt(self.slot(**settings), lease)
+
     def claimed(self) -> Lease:
         """A job, claimed."""
         self.add_job()
@@ -172,9 +177,9 @@ class Workbench:
         with self.database.read() as session:
             return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
 
-    def attempts(self, job_id: str) -> list[Attempt]:
+    def attempts(self, job_id: str) -> list[AttemptRow]:
         """The job's attempts, in order."""
-        return self.rows(Attempt, job_id, Attempt.number)
+        return self.rows(AttemptRow, job_id, AttemptRow.number)
 
     def events(self, job_id: str, type_: str | None = None) -> list[JobEvent]:
         """The job's events, in order."""
