@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.orm import Session
 
 from contract.private_folder import make_private_folder
@@ -46,8 +46,6 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         self.engine = _open_engine(with_driver(url), pool_size)
         self._writing_engine = self.engine.execution_options(trd_writes=True)
-        commits_alone = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-        self._at_once_engine = self._writing_engine.execution_options(**commits_alone)
         self._turn = threading.Lock()
 
     @property
@@ -72,15 +70,6 @@ class Database:
             yield session
 
     @contextmanager
-    def write_at_once(self) -> Iterator[Connection]:
-        """A transaction of one statement, which saves PostgreSQL the ways to its server for BEGIN and COMMIT.
-
-        There each statement of the block is committed by itself; on SQLite the block is as that of `write`.
-        """
-        with self._writers_turn(), self._at_once_engine.begin() as connection:
-            yield connection
-
-    @contextmanager
     def _writers_turn(self) -> Iterator[None]:
         """SQLite has one writer at a time, and lets the others sleep and look again: threads of one process
         wait for each other instead. Where that takes too long, SQLite's own refusal says so."""
@@ -94,6 +83,16 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def lock_identical_requests(session: Session, identity: str) -> None:
+    """Wait for other transactions with the same identity; hold the lock until this transaction ends.
+
+    Later statements of this transaction see what the others committed. On SQLite a writing transaction is always
+    alone, so nothing is done.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(identity, 0))))
 
 
 def _open_engine(url: str, pool_size: int) -> Engine:

@@ -22,14 +22,13 @@ from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate
 from service.context import ServiceContext
-from service.datasets.arriving import ArrivingBytes
+from service.datasets.service import DatasetService
 from service.db import migrate
 from service.enqueue import Doorbell
 from service.errors import error_response, invalid_parameters
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
-from service.jobs.in_flight import RequestsInFlight
-from service.jobs.threads import job_threads
+from service.jobs.service import JobService
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
@@ -99,8 +98,9 @@ def _start(settings: Settings) -> ServiceContext:
     except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
         logger.warning("the storage cannot be read: %s", error)
     doorbell = Doorbell(settings.broker_url)
-    threads = job_threads(database)
-    threads.submit(collect_deleted, database, storage)
+    models = ModelShelf(settings.models)
+    jobs = JobService(settings, database, storage, models, doorbell)
+    jobs.threads.submit(collect_deleted, database, storage)
     return ServiceContext(
         settings=settings,
         database=database,
@@ -108,12 +108,11 @@ def _start(settings: Settings) -> ServiceContext:
         doorbell=doorbell,
         readiness=Readiness(database, storage, doorbell),
         keys=keys,
-        models=ModelShelf(settings.models),
+        models=models,
         feed=EventFeed(database),
         streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
-        arriving=ArrivingBytes(settings),
-        in_flight=RequestsInFlight(),
-        job_threads=threads,
+        datasets=DatasetService(settings, database, storage, models),
+        jobs=jobs,
     )
 
 
@@ -131,7 +130,7 @@ def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
 
 
 def _stop(context: ServiceContext) -> None:
-    context.job_threads.shutdown(wait=True)
+    context.jobs.threads.shutdown(wait=True)
     context.doorbell.close()
     context.database.dispose()
 

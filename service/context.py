@@ -1,8 +1,8 @@
-"""The parts of one API process, wired once by `service.app` and handed to every endpoint."""
+"""The parts of one API process, wired once by `service.app`. Only endpoints and the app know the context: a noun's
+other modules get the parts that they need."""
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,11 +10,11 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from contract.database import Database
-from service.datasets.arriving import ArrivingBytes
+from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
-from service.jobs.in_flight import RequestsInFlight
+from service.jobs.service import JobService
 from service.keys.service import KeyRing
 from service.models.service import ModelShelf
 from service.readiness import Readiness
@@ -24,7 +24,7 @@ from service.storage import Storage
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What endpoints work with."""
+    """The parts that endpoints use."""
 
     settings: Settings
     database: Database
@@ -34,15 +34,13 @@ class ServiceContext:
     models: ModelShelf
     feed: EventFeed
     streams: OpenStreams
-    arriving: ArrivingBytes
-    in_flight: RequestsInFlight
     readiness: Readiness
-    job_threads: Executor
-    """They make jobs, see `service.jobs.threads`."""
+    datasets: DatasetService
+    jobs: JobService
 
 
 async def service_context(request: Request) -> ServiceContext:
-    """A dependency. It waits for nothing: as a plain function it would cost every request a thread."""
+    """Dependency: the process's context. A coroutine, because a plain function would cost every request a thread."""
     context: ServiceContext = request.app.state.context
     return context
 

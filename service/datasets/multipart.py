@@ -1,15 +1,26 @@
-"""The file of a multipart form, handed on while it arrives instead of spooled first."""
+"""The body of an upload: raw rows, or the file of a multipart form, passed on while it arrives instead of spooled."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
-from service.errors import InvalidRequestError
+from service.errors import ApiError, InvalidRequestError, MediaTypeError
 
+RAW_TYPES = frozenset(
+    {
+        "application/jsonl",
+        "application/jsonlines",
+        "application/vnd.apache.parquet",
+        "application/x-jsonlines",
+        "application/x-ndjson",
+    }
+)
 MAX_FIELD_BYTES = 10_000
 MAX_PARTS = 20
 
@@ -100,6 +111,41 @@ class _Parser:
 
     def _end(self) -> None:
         self.is_complete = True
+
+
+class UploadBody:
+    """The rows in a request's body."""
+
+    def __init__(self, request: Request, *, check_form: Callable[[Form], None] | None = None) -> None:
+        """With `check_form`, which checks the fields beside the file, the body must be a multipart form."""
+        self._headers = request.headers
+        self._stream = request.stream()
+        self._check_form = check_form
+
+    async def feed(self, sink: Sink) -> str | None:
+        """Pass the file to `sink` piece by piece; return its name if the body is a form that gives one."""
+        content_type = self._headers.get("content-type", "")
+        media_type = content_type.partition(";")[0].strip().lower()
+        if self._headers.get("content-encoding", "identity").lower() != "identity":
+            raise MediaTypeError("content-encoding: send the rows uncompressed")
+        if media_type == "multipart/form-data":
+            form = await receive_form(content_type, self._stream, sink)
+            if self._check_form is not None:
+                self._check_form(form)
+            return form.filename
+        if self._check_form is not None or media_type not in RAW_TYPES:
+            raw = ", or the rows as application/jsonl or application/vnd.apache.parquet"
+            raw = raw if self._check_form is None else ""
+            raise MediaTypeError(f"content-type = {media_type or 'none'}: send a multipart/form-data file{raw}")
+        async for content in self._stream:
+            await sink(content)
+        return None
+
+    async def drain(self) -> None:
+        """Read the rest of the body: a client whose connection is cut while it sends never sees the answer."""
+        with suppress(ApiError):  # the limit on the body's size applies here too
+            async for _ in self._stream:
+                pass
 
 
 async def receive_form(content_type: str, stream: AsyncIterable[bytes], sink: Sink) -> Form:

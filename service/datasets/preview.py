@@ -17,7 +17,7 @@ from service.datasets.parquet import first_parquet_rows
 from service.datasets.problem_text import ProblemText, problem_text
 from service.datasets.schemas import PreviewQuery
 from service.errors import InvalidRequestError
-from service.jobs.budgets import contexts, fit_budgets
+from service.models.budgets import contexts, fit_budgets
 from service.models.prompt_renderer import PROMPT_KINDS, PromptKind, PromptRenderer, renderer_of
 from service.models.service import ModelShelf
 from service.storage import Storage

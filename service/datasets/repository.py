@@ -6,54 +6,69 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from contract.ids import DATASET_PREFIX, first_id
-from contract.tables import Dataset
+from contract.job_state import JobStatus
+from contract.tables import Dataset, Job
 
 
 class Size(NamedTuple):
-    """What a new job asks of its dataset."""
+    """The facts about a dataset that decide whether a job may train on it."""
 
     num_rows: int
     has_solutions: bool
-    """Every row has one."""
+    """True if every row has one."""
 
 
 # Built once: building a statement takes longer than running it.
 _FIND = select(Dataset).where(
     Dataset.id == bindparam("dataset_id"), Dataset.owner == bindparam("owner"), Dataset.deleted_at.is_(None)
 )
-_SIZE = _FIND.with_only_columns(Dataset.num_rows, Dataset.has_solutions)
 _FIND_AND_LOCK = _FIND.with_for_update()
-_FIND_AND_KEEP = _FIND.with_for_update(read=True, key_share=True)
+_SIZES = select(Dataset.id, Dataset.num_rows, Dataset.has_solutions).where(
+    Dataset.id.in_((bindparam("first"), bindparam("second"))),
+    Dataset.owner == bindparam("owner"),
+    Dataset.deleted_at.is_(None),
+)
+_SIZES_AND_KEEP = _SIZES.with_for_update(read=True, key_share=True)
 
 
 def find(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset | None:
-    """The owner's dataset, locked until the transaction's end where asked for."""
+    """Return the owner's dataset; `for_update` locks it until the transaction ends."""
     return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"dataset_id": dataset_id, "owner": owner})
 
 
-def is_kept(session: Session, owner: str, dataset_id: str) -> bool:
-    """True where the owner has the dataset; until the transaction's end nobody deletes it."""
-    return session.scalar(_FIND_AND_KEEP, {"dataset_id": dataset_id, "owner": owner}) is not None
+def sizes(session: Session, owner: str, dataset_ids: Collection[str], *, keep: bool = False) -> dict[str, Size]:
+    """Return the sizes of up to two datasets of the owner, by id; unknown ids are left out.
+
+    With `keep`, nobody can delete them until the transaction ends.
+    """
+    if not dataset_ids:
+        return {}
+    first, *others = dataset_ids
+    values = {"owner": owner, "first": first, "second": others[0] if others else first}
+    rows = session.connection().execute(_SIZES_AND_KEEP if keep else _SIZES, values)
+    return {row.id: Size(row.num_rows, row.has_solutions) for row in rows}
 
 
-def size(session: Session, owner: str, dataset_id: str) -> Size | None:
-    """Of the owner's dataset."""
-    row = session.connection().execute(_SIZE, {"dataset_id": dataset_id, "owner": owner}).one_or_none()
-    return None if row is None else Size(*row)
+def user_of(session: Session, owner: str, dataset_id: str) -> str | None:
+    """Return the id of a job of the owner that is not over and names the dataset."""
+    dataset = Job.spec["dataset"].as_string()
+    evaluated = Job.spec["evaluation"]["dataset"].as_string()
+    query = select(Job.id).where(Job.owner == owner, Job.status.in_([s for s in JobStatus if not s.is_final]))
+    return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
 
 
 def deleted_among(session: Session, dataset_ids: Collection[str]) -> Sequence[str]:
-    """Those of the datasets, of any owner, that were deleted, or whose upload ended without a word."""
+    """Return those of the datasets, of any owner, that were deleted or whose upload was never completed."""
     deleted = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at <= datetime.now(UTC))
     return session.scalars(deleted).all()
 
 
 def is_published(session: Session, dataset_id: str) -> bool:
-    """True where the dataset is there for its owner."""
+    """True if the dataset is visible to its owner."""
     published = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
     return session.scalar(published) is not None
 
@@ -61,7 +76,7 @@ def is_published(session: Session, dataset_id: str) -> bool:
 def page(
     session: Session, owner: str, after: str | None, limit: int, *, oldest_first: bool = False
 ) -> Sequence[Dataset]:
-    """Datasets of the owner, newest first unless asked for otherwise, one more than `limit`."""
+    """Return datasets of the owner, newest first by default, one more than `limit`."""
     query = select(Dataset).where(Dataset.owner == owner, Dataset.deleted_at.is_(None))
     if after is not None:
         query = query.where(Dataset.id > after if oldest_first else Dataset.id < after)
@@ -72,8 +87,8 @@ def page(
 def newest_like(
     session: Session, upload: Dataset, since: datetime, *, is_made_by_retry: bool = False
 ) -> Dataset | None:
-    """The owner's newest dataset since then with the name and the content of `upload`; with `is_made_by_retry` of a
-    repeated request."""
+    """Return the owner's newest dataset since then with the name and content of `upload`; `is_made_by_retry` accepts
+    only datasets of a repeated request."""
     recent = select(Dataset).where(
         Dataset.owner == upload.owner,
         Dataset.id >= first_id(DATASET_PREFIX, since),
@@ -87,13 +102,13 @@ def newest_like(
 
 
 def num_bytes_stored(session: Session, owner: str) -> int:
-    """Of all datasets of the owner."""
+    """Return the bytes of all datasets of the owner."""
     query = select(func.sum(Dataset.num_bytes)).where(Dataset.owner == owner, Dataset.deleted_at.is_(None))
     return int(session.scalar(query) or 0)
 
 
 def num_stored(session: Session, owner: str) -> tuple[int, int]:
-    """(bytes, rows) of all datasets of the owner."""
+    """Return (bytes, rows) of all datasets of the owner."""
     query = select(func.sum(Dataset.num_bytes), func.sum(Dataset.num_rows))
     num_bytes, num_rows = session.execute(query.where(Dataset.owner == owner, Dataset.deleted_at.is_(None))).one()
     return int(num_bytes or 0), int(num_rows or 0)

@@ -1,176 +1,203 @@
-"""Receiving a dataset, piece by piece, and giving it up again."""
+"""What users do with datasets: upload, list, inspect, preview and delete them.
+
+Each surface (the native one, `service.openai_compat`, pages) calls `DatasetService`, which opens the transactions.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import IO
 
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from contract.ids import DATASET_PREFIX, new_id
-from contract.storage_keys import dataset_key
+from contract.database import Database, lock_identical_requests
 from contract.tables import Dataset
-from service.client_tries import RETRY_WINDOW, ClientTry
+from contract.views.datasets import PreviewRow
 from service.datasets import repository
-from service.datasets.lines import LineReader
-from service.datasets.parquet import MAGIC as PARQUET_MAGIC
-from service.datasets.parquet import read_parquet
-from service.datasets.rows import MAX_ERRORS, RowLedger
-from service.errors import ConflictError, InvalidRequestError, NotFoundError, PayloadTooLargeError
-from service.jobs.repository import uses_dataset, wait_for_like_requests
-from service.settings import UploadLimits
-from service.storage import CHUNK_BYTES, StagedFile, Storage
-
-MAX_FILENAME = 255
-
-_UNLIMITED = UploadLimits(max_bytes=2**62, max_line_bytes=2**62, max_rows=2**62, max_json_depth=500)
-"""For rows that were accepted, under whatever limits held then."""
+from service.datasets.multipart import UploadBody
+from service.datasets.preview import preview_rows
+from service.datasets.schemas import PreviewQuery
+from service.datasets.upload import Upload
+from service.errors import ApiError, ConflictError, NotFoundError, QuotaError
+from service.models.service import ModelShelf
+from service.pages import cut
+from service.retries import RETRY_WINDOW, ClientTry
+from service.settings import Settings
+from service.storage import STALE, StagedFile, Storage
 
 
-class Upload:
-    """One file on its way in: every piece is checked, hashed and staged, and forgotten.
+class DatasetService:
+    """The use cases of datasets."""
 
-    Parquet is told by its first bytes, whatever the client calls it, and checked once it is whole.
-    """
+    def __init__(self, settings: Settings, database: Database, storage: Storage, models: ModelShelf) -> None:
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._models = models
+        self._arriving = ArrivingBytes(settings)
 
-    def __init__(self, staged: StagedFile, limits: UploadLimits) -> None:
-        self._staged = staged
-        self._limits = limits
-        self._ledger = RowLedger(limits)
-        self._lines = LineReader(self._ledger, limits)
-        self._is_parquet: bool | None = None
-        self._sha256 = hashlib.sha256()
-        self._num_bytes = 0
-        self._buffer = bytearray()
+    async def receive(
+        self, owner: str, body: UploadBody, default_filename: str, client_try: ClientTry | None = None
+    ) -> Dataset:
+        """Check and store the rows in `body`. If the client reports that it repeats a request, return what the other
+        request stored.
 
-    async def write(self, content: bytes) -> None:
-        """The next piece. Pieces are gathered, so that a thread is not called for every packet."""
-        self._buffer += content
-        if len(self._buffer) >= CHUNK_BYTES:
-            await self._flush()
+        Raises `InvalidRequestError` that names the bad rows, `PayloadTooLargeError`, `MediaTypeError` and `QuotaError`.
+        """
+        try:
+            # What a client repeats may be stored already, and must be found even if it has filled the quota.
+            is_repeated = client_try is not None and client_try.is_repeated
+            num_stored = 0 if is_repeated else await run_in_threadpool(self._num_bytes_stored, owner)
+            with self._storage.staged() as staged:
+                upload = Upload(staged, self._settings.upload)
+                with self._arriving.counted(owner, num_stored) as count:
 
-    async def _flush(self) -> None:
-        content = bytes(self._buffer)
-        self._buffer.clear()
-        await run_in_threadpool(self._process, content)
+                    async def take(content: bytes) -> None:
+                        count(len(content))
+                        await upload.write(content)
 
-    def _process(self, content: bytes) -> None:
-        self._num_bytes += len(content)
-        if self._num_bytes > self._limits.max_bytes:
-            raise PayloadTooLargeError(
-                f"the file is over the limit of {self._limits.max_bytes} bytes; split it", code="dataset_too_large"
-            )
-        if self._is_parquet is None:
-            self._is_parquet = content.startswith(PARQUET_MAGIC)
-        if not self._is_parquet:
-            self._lines.feed(content)
-        if self._ledger.num_problems == 0:
-            self._staged.write(content)
-            self._sha256.update(content)
+                    filename = await body.feed(take)
+                    row = await upload.finish(owner, filename or default_filename)
+                return await run_in_threadpool(self._store, staged, row, client_try)
+        except (ApiError, OSError, SQLAlchemyError):
+            await body.drain()
+            raise
 
-    def _check_to_the_end(self) -> None:
-        self._staged.close()
-        if self._is_parquet:
-            with self._staged.open() as stream:
-                read_parquet(stream, self._ledger, self._limits)
-        else:
-            self._lines.finish()
-        _refuse_bad_rows(self._ledger)
+    def _num_bytes_stored(self, owner: str) -> int:
+        with self._database.read() as session:
+            return repository.num_bytes_stored(session, owner)
 
-    async def finish(self, owner: str, filename: str) -> Dataset:
-        """The row of the file, that is not yet in its place; raises `InvalidRequestError` that names each bad row."""
-        await self._flush()
-        await run_in_threadpool(self._check_to_the_end)
-        now = datetime.now(UTC)
-        dataset_id = new_id(DATASET_PREFIX, now_seconds=now.timestamp())
-        return Dataset(
-            id=dataset_id,
-            owner=owner,
-            filename=_plain_filename(filename),
-            format="parquet" if self._is_parquet else "jsonl",
-            num_rows=self._ledger.num_rows,
-            num_bytes=self._num_bytes,
-            sha256=self._sha256.hexdigest(),
-            has_solutions=self._ledger.first_without_solution is None,
-            storage_key=dataset_key(dataset_id),
-            created_at=now,
-        )
+    def _store(self, staged: StagedFile, row: Dataset, client_try: ClientTry | None) -> Dataset:
+        """Store the file and its row, or return the dataset of the request that this one repeats.
 
+        The row comes first, marked to count as deleted tomorrow: whatever fails from there on leaves a file that
+        `service.leftovers` removes.
+        """
+        row.deleted_at = datetime.now(UTC) + STALE
+        with self._database.write() as session:
+            session.add(row)
+        staged.keep(row.storage_key)
+        try:
+            kept = self._publish(row, client_try)
+        except SQLAlchemyError as error:
+            self._discard_unpublished(row, error)
+            raise
+        if kept is row:
+            return row
+        self._storage.give_up(row.storage_key)
+        if kept is not None:
+            return kept
+        raise no_room(self._settings)
 
-def _refuse_bad_rows(ledger: RowLedger) -> None:
-    if ledger.num_rows == 0:
-        raise InvalidRequestError("the file has no rows; write one JSON object a line", code="dataset_invalid")
-    if not ledger.problems:
-        return
-    first = ledger.problems[0]
-    more = f" ({ledger.num_problems} problems in all"
-    more += f", the first {MAX_ERRORS} are listed)" if ledger.num_problems > MAX_ERRORS else ")"
-    raise InvalidRequestError(
-        f"row {first.row}: {first.message}" + (more if ledger.num_problems > 1 else ""),
-        code="dataset_invalid",
-        param=first.field,
-        errors=[problem.as_dict() for problem in ledger.problems],
-    )
+    def _publish(self, row: Dataset, client_try: ClientTry | None) -> Dataset | None:
+        """Return the row, visible from now on, or an earlier one; None if the quota is used up."""
+        with self._database.write() as session:
+            earlier = _uploaded_before(session, row, client_try) if client_try is not None else None
+            num_bytes, num_rows = repository.num_stored(session, row.owner)
+            has_room = num_bytes + row.num_bytes <= self._settings.max_stored_bytes
+            has_room = has_room and num_rows + row.num_rows <= self._settings.max_stored_rows
+            session.add(row)
+            if earlier is not None or not has_room:
+                session.delete(row)
+                return earlier
+            row.deleted_at = None
+        return row
 
+    def _discard_unpublished(self, row: Dataset, error: SQLAlchemyError) -> None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return  # the commit may still arrive
+        with suppress(SQLAlchemyError):  # then it stays unknown, and a later start finds the file
+            with self._database.read() as session:
+                is_published = repository.is_published(session, row.id)
+            if not is_published:
+                self._storage.give_up(row.storage_key)
 
-def _plain_filename(filename: str) -> str:
-    """The last part, without what a terminal or a header would act on."""
-    name = filename.replace("\\", "/").rpartition("/")[2]
-    return "".join(character for character in name if character.isprintable())[:MAX_FILENAME] or "rows.jsonl"
+    def show(self, owner: str, dataset_id: str) -> Dataset:
+        """Return the owner's dataset; raise `NotFoundError`, also for another owner's dataset."""
+        with self._database.read() as session:
+            return _get(session, owner, dataset_id)
 
+    def page(
+        self, owner: str, after: str | None, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Dataset], bool]:
+        """Return one page of the owner's datasets, newest first by default, and whether more follow."""
+        with self._database.read() as session:
+            return cut(repository.page(session, owner, after, limit, oldest_first=oldest_first), limit)
 
-def first_row_without_solution(storage: Storage, dataset: Dataset) -> int:
-    """The number of the first row of a stored dataset that has no solution.
+    def preview(self, owner: str, dataset_id: str, query: PreviewQuery) -> list[PreviewRow]:
+        """Return the prompts that a job would make of the first rows."""
+        return preview_rows(self._storage, self._models, self.show(owner, dataset_id), query)
 
-    For a message only: upload noted that there is one, not where.
-    """
-    ledger = RowLedger(_UNLIMITED)
-    with storage.open(dataset.storage_key) as stream:
-        if dataset.format == "parquet":
-            read_parquet(stream, ledger, _UNLIMITED)
-        else:
-            _read_lines(stream, ledger)
-    assert ledger.first_without_solution is not None, "a dataset is said to lack a solution and has them all"
-    return ledger.first_without_solution
-
-
-def _read_lines(stream: IO[bytes], ledger: RowLedger) -> None:
-    lines = LineReader(ledger, _UNLIMITED)
-    while ledger.first_without_solution is None and (content := stream.read(CHUNK_BYTES)):
-        lines.feed(content)
-    lines.finish()
+    def delete(self, owner: str, dataset_id: str) -> str:
+        """Delete a dataset that no job needs; return the storage key that the caller has to remove."""
+        with self._database.write() as session:
+            row = _get(session, owner, dataset_id, for_update=True)
+            job_id = repository.user_of(session, owner, dataset_id)
+            if job_id is not None:
+                raise ConflictError(
+                    f"{dataset_id} is in use: {job_id} trains or is evaluated on it; wait for it to end, or cancel it",
+                    code="dataset_in_use",
+                )
+            row.deleted_at = datetime.now(UTC)
+        return row.storage_key
 
 
-def get_dataset(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset:
-    """The owner's dataset; raises `NotFoundError`, for another owner's too."""
+def _get(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset:
     row = repository.find(session, owner, dataset_id, for_update=for_update)
     if row is None:
         raise NotFoundError(f"there is no dataset {dataset_id}", code="dataset_not_found", param="dataset_id")
     return row
 
 
-def uploaded_before(session: Session, upload: Dataset, tried: ClientTry) -> Dataset | None:
-    """What the client's earlier request stored; or its later one, which overtook this.
+def _uploaded_before(session: Session, upload: Dataset, client_try: ClientTry) -> Dataset | None:
+    """Return what the client's earlier request stored, or its later one if that overtook this request.
 
-    Waits for a like upload that is being recorded, and marks `upload` for the requests that come after it.
+    Waits for an identical upload that is being recorded, and marks `upload` for the requests that come after it.
     """
-    wait_for_like_requests(session, upload.owner, f"{upload.sha256} {upload.filename}")
-    upload.made_by_retry = tried.is_repeated or None
-    if tried.is_repeated:
+    lock_identical_requests(session, f"{upload.owner} {upload.sha256} {upload.filename}")
+    upload.made_by_retry = client_try.is_repeated or None
+    if client_try.is_repeated:
         return repository.newest_like(session, upload, upload.created_at - RETRY_WINDOW)
-    return repository.newest_like(session, upload, tried.received_at, is_made_by_retry=True)
+    return repository.newest_like(session, upload, client_try.received_at, is_made_by_retry=True)
 
 
-def delete(session: Session, owner: str, dataset_id: str) -> str:
-    """Forget a dataset that no job needs, and return the storage key to remove after the commit."""
-    row = get_dataset(session, owner, dataset_id, for_update=True)
-    job_id = uses_dataset(session, owner, dataset_id)
-    if job_id is not None:
-        raise ConflictError(
-            f"{dataset_id} is what {job_id} trains or is evaluated on; wait for it to end, or cancel it",
-            code="dataset_in_use",
-        )
-    row.deleted_at = datetime.now(UTC)
-    return row.storage_key
+class ArrivingBytes:
+    """Bytes of unfinished uploads by owner, which count towards the owner's quota.
+
+    Of one process; used on its event loop only.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._by_owner: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, owner: str, num_stored: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function to call with the size of each piece of an upload; it raises `QuotaError` once the owner's
+        unfinished uploads and the `num_stored` bytes exceed the quota."""
+        num_arrived = 0
+
+        def add(num_bytes: int) -> None:
+            nonlocal num_arrived
+            num_arrived += num_bytes
+            self._by_owner[owner] += num_bytes
+            is_too_large = num_arrived > self._settings.upload.max_bytes  # whatever the quota: the upload reports it
+            if not is_too_large and num_stored + self._by_owner[owner] > self._settings.max_stored_bytes:
+                raise no_room(self._settings)
+
+        try:
+            yield add
+        finally:
+            self._by_owner[owner] -= num_arrived
+            if self._by_owner[owner] == 0:
+                del self._by_owner[owner]
+
+
+def no_room(settings: Settings) -> QuotaError:
+    """Return the error for an owner whose datasets are as large together as allowed."""
+    max_bytes, max_rows = settings.max_stored_bytes, settings.max_stored_rows
+    return QuotaError(f"your datasets may have {max_bytes} bytes and {max_rows} rows in all; delete some first")

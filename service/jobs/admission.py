@@ -1,45 +1,25 @@
-"""Whether a job can run here: all that can be known before anything is queued.
+"""Admission: may this job be queued here?
 
-Checks a spec against the operator's models, limits and allow-lists and the caller's datasets, and
-resolves it. Reads the database and JSON files of the models; writes nothing.
+Checks a spec against the operator's models, limits and allow-lists and against the caller's datasets, and resolves
+it. Reads JSON files of the models; never opens a transaction and writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from contract.database import Database
 from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
-from service.datasets import repository as datasets
 from service.datasets.repository import Size
-from service.datasets.service import first_row_without_solution
 from service.errors import InvalidRequestError
-from service.jobs.budgets import contexts, fit_budgets
-from service.jobs.estimate import Estimate, estimate
-from service.jobs.forecast import Forecast, forecast
 from service.jobs.served_teachers import fit_loss
+from service.models.budgets import contexts, fit_budgets
 from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
-from service.storage import Storage
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A job that may be queued."""
-
-    spec: JobSpec
-    """Resolved: every default made explicit."""
-    notices: list[str]
-    """What was chosen otherwise than by default, and why."""
-    estimate: Estimate | None
-    """None where the number of problems is known only to the worker."""
-    forecast: Forecast | None = None
-    """Memory and time; of a dry run alone."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +27,35 @@ class Fitted:
     """A job that the operator's models and limits allow."""
 
     spec: JobSpec
-    """Resolved: every default made explicit."""
+    """Resolved: every default is explicit."""
     notices: list[str]
+    """Values that were chosen instead of the defaults, and why."""
+
+    @property
+    def uploads(self) -> list[str]:
+        """Ids of the uploaded datasets that the job names."""
+        return [data for data in (self.spec.dataset, self.spec.evaluation.dataset) if isinstance(data, str)]
 
 
-@dataclass(frozen=True)
-class DataSizes:
-    """Of the uploaded datasets that a job names; None where none is named, or the owner has no such one."""
-
-    dataset: Size | None
-    evaluation_dataset: Size | None
+class MissingSolutionsError(Exception):
+    """The dataset lacks a solution that the job needs. Finding the row takes a read of the whole file, which must not
+    happen inside a transaction."""
 
 
 class Admissions:
-    """The checks, with what they look at."""
+    """Checks a spec against the operator's models and limits. Opens no transaction."""
 
-    def __init__(self, settings: Settings, database: Database, storage: Storage, models: ModelShelf) -> None:
+    def __init__(self, settings: Settings, models: ModelShelf) -> None:
         self._settings = settings
-        self._database = database
-        self._storage = storage
         self._models = models
 
-    def admit(self, owner: str, spec: JobSpec) -> Admission:
-        """The job as it would run; raises `InvalidRequestError` with the field, the value and the remedy."""
-        fitted = self.fit(spec)
-        with self._database.read() as session:
-            named = (fitted.spec.dataset, fitted.spec.evaluation.dataset)
-            found = [datasets.size(session, owner, data) if isinstance(data, str) else None for data in named]
-        admission = self.complete(owner, fitted, DataSizes(*found))
-        with self._database.read() as session:
-            expected = forecast(session, owner, admission.spec, admission.estimate, self._models)
-        return replace(admission, forecast=expected)
-
     def fit(self, spec: JobSpec) -> Fitted:
-        """What can be said without the database: models, devices, budgets and data that nobody uploaded."""
+        """Return the resolved job; raise `InvalidRequestError` that names the field, the value and the remedy."""
         self._check_devices(spec)
         self._check_reference("dataset", spec.dataset)
         self._check_reference("evaluation.dataset", spec.evaluation.dataset)
         fitted, notices = self._fit_models(spec)
-        if isinstance(spec.dataset, GeneratedDataset):
-            _check_num_problems(spec, spec.dataset.size)
         return Fitted(fitted.resolved(), notices)
-
-    def complete(self, owner: str, fitted: Fitted, sizes: DataSizes) -> Admission:
-        """The rest: of the data that somebody uploaded."""
-        spec, evaluated = fitted.spec, fitted.spec.evaluation.dataset
-        num_problems = _num_problems("dataset", spec.dataset, sizes.dataset)
-        if spec.is_privileged and sizes.dataset is not None and not sizes.dataset.has_solutions:
-            raise self._no_solution(owner, str(spec.dataset))
-        if num_problems is not None:
-            _check_num_problems(spec, num_problems)
-        if evaluated is None:
-            num_evaluated, is_known = None, num_problems is not None
-        else:
-            num_evaluated = _num_problems("evaluation.dataset", evaluated, sizes.evaluation_dataset)
-            is_known = num_problems is not None and num_evaluated is not None
-        expected = estimate(spec, num_problems, num_evaluated) if is_known and num_problems is not None else None
-        return Admission(spec, fitted.notices, expected)
 
     def _check_devices(self, spec: JobSpec) -> None:
         most = self._settings.max_devices
@@ -170,29 +122,49 @@ class Admissions:
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
-    def _no_solution(self, owner: str, dataset_id: str) -> InvalidRequestError:
-        """Reads the whole file for the row's number."""
-        with self._database.read() as session:
-            row = datasets.find(session, owner, dataset_id)
-        place = f"row {first_row_without_solution(self._storage, row)}" if row is not None else "a row"
-        return _refusal(
-            "dataset",
-            dataset_id,
-            f"{place} has no solution, and a student that teaches itself is shown every row's",
-            "give each row a solution, or name a teacher",
-            "dataset_lacks_solutions",
+
+def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:
+    """Check the job's data and return the numbers of problems to train and to evaluate on, None if unknown here.
+
+    `sizes` holds the owner's uploaded datasets by id. Raises `InvalidRequestError` or `MissingSolutionsError`.
+    """
+    num_problems = _num_problems("dataset", spec.dataset, sizes)
+    if spec.is_privileged and isinstance(spec.dataset, str) and not sizes[spec.dataset].has_solutions:
+        raise MissingSolutionsError
+    holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
+    if num_problems is not None and num_problems < 1 + holds_out:
+        raise _refusal(
+            "evaluation.holdout",
+            spec.evaluation.holdout,
+            f"no problem is left to train on if one of {num_problems} is held out",
+            "set it to 0, or upload more problems",
+            "no_training_data",
         )
+    if spec.evaluation.dataset is None:
+        return num_problems, None
+    return num_problems, _num_problems("evaluation.dataset", spec.evaluation.dataset, sizes)
 
 
-def _num_problems(field: str, data: DatasetRef, size: Size | None) -> int | None:
-    """The number of problems, where it can be known here."""
+def missing_solutions(dataset_id: str, row_number: int | None) -> InvalidRequestError:
+    """Return the refusal of a dataset without all solutions; `row_number` is None if the dataset is deleted by now."""
+    place = f"row {row_number}" if row_number is not None else "a row"
+    return _refusal(
+        "dataset",
+        dataset_id,
+        f"{place} has no solution, but a job without a teacher needs a solution in every row",
+        "give each row a solution, or name a teacher",
+        "dataset_lacks_solutions",
+    )
+
+
+def _num_problems(field: str, data: DatasetRef, sizes: Mapping[str, Size]) -> int | None:
     if isinstance(data, HubDataset | PathDataset):
         return None
     if isinstance(data, GeneratedDataset):
         return data.size
-    if size is None:
+    if data not in sizes:
         raise _refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
-    return size.num_rows
+    return sizes[data].num_rows
 
 
 def _is_there(path: Path, roots: Sequence[Path]) -> bool:
@@ -217,19 +189,6 @@ def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
         raise _refusal(
             "teacher", teacher.entry.name, reason, "name a teacher of the student's family", "tokenizer_mismatch"
         )
-
-
-def min_problems(spec: JobSpec) -> int:
-    """How many problems a job needs."""
-    holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
-    return 1 + holds_out
-
-
-def _check_num_problems(spec: JobSpec, num_problems: int) -> None:
-    if num_problems < min_problems(spec):
-        reason = f"nothing is left to train on when one of {num_problems} problems is held out"
-        remedy = "set it to 0, or upload more problems"
-        raise _refusal("evaluation.holdout", spec.evaluation.holdout, reason, remedy, "no_training_data")
 
 
 def _refusal(field: str, value: object, reason: str, remedy: str, code: str | None = None) -> InvalidRequestError:

@@ -5,52 +5,26 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
-from contract.tables import Job
 from contract.views.jobs import DeletedView, DryRunView, JobView
 from contract.views.page import Page
 from service.answers import json_answer
 from service.auth import Reader, Submitter
-from service.bodies import Body, document_sha256, json_body, openapi_body, validated
-from service.client_tries import ClientRetryCount, client_try
-from service.context import Context, ServiceContext
-from service.jobs import repository
-from service.jobs.admission import Admissions
+from service.bodies import Body, json_body, openapi_body
+from service.context import Context
+from service.jobs.repository import JobFilter
 from service.jobs.schemas import dry_run_view, job_view
-from service.jobs.service import (
-    Created,
-    Creation,
-    Creator,
-    act,
-    delete,
-    get_job,
-    get_placed_job,
-    overridden,
-    queue_position,
-    queue_positions,
-)
-from service.jobs.waiting import expected_times
-from service.pages import Limit, cut
+from service.jobs.service import Created, Submission
+from service.pages import Limit
+from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-REPLAYED = "idempotent-replayed"
-"""Header that tells a job that an earlier request made."""
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="The same request with the same key makes one job, however often it is sent.",
-    ),
-]
 
 
 def _no_number(value: object) -> object:
@@ -90,22 +64,24 @@ class Overrides(BaseModel):
 async def create_job(
     context: Context,
     caller: Submitter,
-    request: Request,
     *,
     body: Annotated[Body[JobSpec], Depends(json_body(JobSpec))],
     dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
-    retry_count: ClientRetryCount = None,
+    client_try: MaybeClientTry = None,
 ) -> Response:
     """Checked against models, data and limits, recorded, and queued."""
 
     def answer() -> Response:
         if dry_run:
-            return json_answer(dry_run_view(_admissions(context).admit(caller.owner, body.value)))
-        creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
-        return _create(context, creation, body.value, body.document)
+            return json_answer(dry_run_view(context.jobs.dry_run(caller.owner, body.value)))
+        return _created(
+            context.jobs.submit(
+                Submission(caller.owner, body.value, body.document, body.sha256, idempotency_key, client_try)
+            )
+        )
 
-    return await asyncio.get_running_loop().run_in_executor(context.job_threads, answer)
+    return await asyncio.get_running_loop().run_in_executor(context.jobs.threads, answer)
 
 
 @router.post(
@@ -125,35 +101,14 @@ def clone_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The spec as the original's user wrote it, with the body's fields merged in; checked anew."""
-    with context.database.read() as session:
-        original = get_job(session, caller.owner, job_id)
-    requested = overridden(original.requested or original.spec, body.document)
-    spec = validated(JobSpec, requested)
-    sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
-    creation = Creation(caller.owner, sha256, idempotency_key, cloned_from=job_id)
-    return _create(context, creation, spec, requested)
+    return _created(context.jobs.clone(caller.owner, job_id, body.document, idempotency_key))
 
 
-def submit(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
-    """Make the job, or find the one that an earlier request made, and tell the workers of a new one."""
-    creator = Creator(context.database, _admissions(context), context.settings.max_queued_jobs)
-    with context.in_flight.holding(creation.owner, creation.idempotency_key):
-        created = creator.create(creation, spec, requested)
-    if created.is_new:
-        context.doorbell.ring(created.job.id, created.job.queue)
-    return created
-
-
-def _create(context: ServiceContext, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Response:
-    created = submit(context, creation, spec, requested)
-    view = job_view(created.job, created.queue_position)
-    if created.is_new:
-        return json_answer(view, status=201)
-    return json_answer(view, headers={REPLAYED: "true"})
-
-
-def _admissions(context: ServiceContext) -> Admissions:
-    return Admissions(context.settings, context.database, context.storage, context.models)
+def _created(created: Created) -> Response:
+    headers = {} if created.is_new else {REPLAYED: "true"}
+    return json_answer(
+        job_view(created.job, created.queue_position), status=201 if created.is_new else 200, headers=headers
+    )
 
 
 @router.get("", response_model=Page[JobView], summary="List jobs, newest first")
@@ -170,58 +125,37 @@ def list_jobs(
     limit: Limit = 20,
 ) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
-    wanted = repository.JobFilter(status, mode, tag, created_after, created_before)
-    with context.database.read() as session:
-        rows, has_more = cut(repository.page(session, caller.owner, wanted, after, limit), limit)
-        positions = queue_positions(session, rows)
-    return json_answer(Page(data=[job_view(job, positions.get(job.id)) for job in rows], has_more=has_more))
+    wanted = JobFilter(status, mode, tag, created_after, created_before)
+    placed, has_more = context.jobs.page(caller.owner, wanted, after, limit)
+    return json_answer(Page(data=[job_view(job, position) for job, position in placed], has_more=has_more))
 
 
 @router.get("/{job_id}", response_model=JobView, summary="One job")
 def show_job(context: Context, caller: Reader, job_id: str) -> Response:
     """Where it stands, and its resolved spec."""
-    with context.database.read() as session:
-        job, position = get_placed_job(session, caller.owner, job_id)
-        expected = expected_times(session, job, position)
-    return json_answer(job_view(job, position, expected))
+    return json_answer(job_view(*context.jobs.show(caller.owner, job_id)))
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
 def cancel_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A running job stops at its next step boundary. Repeating is harmless."""
-    return _act(context, caller.owner, job_id, Action.CANCEL)
+    return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.CANCEL))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job")
 def pause_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
-    return _act(context, caller.owner, job_id, Action.PAUSE)
+    return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.PAUSE))
 
 
 @router.post("/{job_id}/resume", summary="Resume a job")
 def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
-    return _act(context, caller.owner, job_id, Action.RESUME)
-
-
-def _act(context: ServiceContext, owner: str, job_id: str, action: Action) -> JobView:
-    return job_view(*lead(context, owner, job_id, action))
-
-
-def lead(context: ServiceContext, owner: str, job_id: str, action: Action) -> tuple[Job, int | None]:
-    """Do what the user asks of a job, and tell the workers where it waits again; (job, queue position)."""
-    with context.database.write() as session:
-        job = act(session, owner, job_id, action, max_open=context.settings.max_queued_jobs)
-        position = queue_position(session, job)
-    if job.status == JobStatus.QUEUED:
-        context.doorbell.ring(job.id, job.queue)
-    return job, position
+    return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 
 @router.delete("/{job_id}", summary="Delete a job that is over")
 def delete_job(context: Context, caller: Submitter, background: BackgroundTasks, job_id: str) -> DeletedView:
     """Its events, metrics, trajectories and checkpoints go with it."""
-    with context.database.write() as session:
-        prefix = delete(session, caller.owner, job_id)
-    background.add_task(context.storage.give_up, prefix)
+    background.add_task(context.storage.give_up, context.jobs.delete(caller.owner, job_id))
     return DeletedView(id=job_id)

@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import starmap
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from sqlalchemy import (
-    JSON,
-    Boolean,
     ColumnElement,
-    Connection,
     Integer,
     ScalarSelect,
     Select,
     SQLColumnExpression,
     String,
-    Subquery,
     Table,
-    and_,
     bindparam,
     case,
-    column,
     delete,
     func,
     insert,
     literal_column,
-    or_,
     select,
-    true,
 )
 from sqlalchemy.orm import Session, aliased
 
@@ -40,7 +31,6 @@ from contract.job_state import FINAL_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
     Checkpoint,
-    Dataset,
     Diagnosis,
     Evaluation,
     Job,
@@ -50,7 +40,6 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from service.datasets.repository import Size
 
 
 @dataclass(frozen=True)
@@ -89,14 +78,6 @@ def newest_with_body(
     if is_made_by_retry:
         recent = recent.where(Job.made_by_retry.is_(True))
     return session.scalar(recent.where(Job.body_sha256 == body_sha256).order_by(Job.id.desc()).limit(1))
-
-
-def wait_for_like_requests(session: Session, owner: str, words: str) -> None:
-    """Be alone, until the transaction's end, with requests of the owner in these words; what the statements after it
-    see is what those before stored. On SQLite every writing transaction is alone."""
-    if session.get_bind().dialect.name == "postgresql":
-        digest = func.hashtextextended(f"{owner} {words}", 0)
-        session.execute(select(func.pg_advisory_xact_lock(digest)))
 
 
 def page(session: Session, owner: str, wanted: JobFilter, after: str | None, limit: int) -> Sequence[Job]:
@@ -173,168 +154,44 @@ def _capped(position: int | None, most: int) -> int | None:
 
 
 _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
-_INSERT = insert(_JOBS)
-_NEW_JOB = [
-    *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
-    "made_by_retry",
-    *("created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step", "latest_metrics"),
-    "num_events",
-]
-"""Columns that a new job fills; NULL stands in the others."""
+_INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
 
 
-@dataclass(frozen=True)
-class Demands:
-    """What must hold when a job is made."""
-
-    max_open: int
-    """The owner has fewer jobs that wait or run."""
-    dataset: str | None = None
-    """Id of an uploaded dataset, which is the owner's."""
-    min_problems: int = 0
-    """That it has."""
-    needs_solutions: bool = False
-    """Of all of its rows."""
-    evaluation_dataset: str | None = None
-    """The same owner's, too."""
-
-
-class Placement(NamedTuple):
-    """What became of a job that was to be made, and all that decided it."""
-
-    num_problems: int | None
-    """Of the dataset; None where there is no such one, or none is named."""
-    has_solutions: bool | None
-    num_evaluated: int | None
-    """Of the dataset for evaluations."""
-    evaluated_has_solutions: bool | None
-    num_open: int
-    """Jobs of the owner that wait or run, this one left out; not counted beyond the limit."""
-    position: int
-    """In its queue."""
-    is_made: bool
-
-    @property
-    def size(self) -> Size | None:
-        """Of the dataset."""
-        return _size(self.num_problems, self.has_solutions)
-
-    @property
-    def evaluation_size(self) -> Size | None:
-        """Of the dataset for evaluations."""
-        return _size(self.num_evaluated, self.evaluated_has_solutions)
-
-
-def _size(num_rows: int | None, has_solutions: bool | None) -> Size | None:
-    return Size(num_rows, bool(has_solutions)) if num_rows is not None else None
-
-
-def _named_dataset(dataset_id: ColumnElement[str], owner: ColumnElement[str]) -> Subquery:
-    """One row, or none. Until the job is there, nobody deletes it: who is about to is waited for."""
-    query = select(Dataset.num_rows, Dataset.has_solutions)
-    query = query.where(Dataset.id == dataset_id, Dataset.owner == owner, Dataset.deleted_at.is_(None))
-    return query.with_for_update(read=True, key_share=True).subquery()
-
-
-def _look_around() -> Select[Any]:
-    """All of `Placement`, with what is demanded as parameters."""
-    dataset, evaluation_dataset = (bindparam(name, type_=String) for name in ("dataset", "evaluation_dataset"))
-    min_problems, max_open = (bindparam(name, type_=Integer) for name in ("min_problems", "max_open"))
-    needs_solutions = bindparam("needs_solutions", type_=Boolean)
-    owner, queue, job_id = (bindparam(name, type_=String) for name in ("owner", "queue", "id"))
-    data, evaluated = _named_dataset(dataset, owner), _named_dataset(evaluation_dataset, owner)
+def _num_open_of(owner: ColumnElement[str]) -> ScalarSelect[int]:
     # Written out: a list of values would be expanded each time.
-    open_: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in _OPEN]
-    num_open = _num_of(select(Job.id).where(Job.owner == owner, Job.status.in_(open_)).limit(max_open))
-    facts = (
-        select(
-            data.c.num_rows.label("num_problems"),
-            data.c.has_solutions,
-            evaluated.c.num_rows.label("num_evaluated"),
-            evaluated.c.has_solutions.label("evaluated_has_solutions"),
-            num_open.label("num_open"),
-            _position(queue, bindparam("priority", type_=Integer), job_id).label("position"),
-        )
-        .select_from(select(literal_column("1")).subquery())
-        .outerjoin(data, true())
-        .outerjoin(evaluated, true())
-        .cte("facts")
-        .prefix_with("MATERIALIZED", dialect="postgresql")  # else each mention counts anew
-    )
-    fits = and_(
-        dataset.is_(None) | ((facts.c.num_problems >= min_problems) & (facts.c.has_solutions | ~needs_solutions)),
-        evaluation_dataset.is_(None) | facts.c.num_evaluated.is_not(None),
-        facts.c.num_open < max_open,
-    )
-    return select(*facts.c, func.coalesce(fits, literal_column("false")).label("is_made"))
+    statuses: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in _OPEN]
+    return _num_of(select(Job.id).where(Job.owner == owner, Job.status.in_(statuses)).limit(_MOST_OPEN))
 
 
-_LOOK = _look_around()
+_MOST_OPEN = bindparam("most_open", type_=Integer)
+_OWNER, _QUEUE, _JOB_ID = (bindparam(name, type_=String) for name in ("owner", "queue", "job_id"))
+_NUM_OPEN = select(_num_open_of(_OWNER))
+_PLACE_OF_NEW = select(_num_open_of(_OWNER), _position(_QUEUE, bindparam("priority", type_=Integer), _JOB_ID))
 
 
-def _look_and_place() -> Select[Any]:
-    """`_LOOK`, and in the same statement, where all fits, a job and what belongs to it stored."""
-    looked = _LOOK.cte("looked")
-    stored = [bindparam(name, type_=_JOBS.c[name].type) for name in _NEW_JOB]
-    job = insert(_JOBS).from_select(_NEW_JOB, select(*stored).where(looked.c.is_made))
-    kinds = {"sequence": Integer, "type": String, "level": String, "message": String, "data": JSON}
-    given = func.json_to_recordset(bindparam("events", type_=JSON))
-    event = given.table_valued(*starmap(column, kinds.items())).render_derived("event", with_types=True)
-    at = bindparam("created_at", type_=_JOBS.c.created_at.type)
-    shown = select(stored[0], *event.c, at).select_from(looked.join(event, looked.c.is_made))
-    events = INSERT_EVENTS.from_select(["job_id", *kinds, "created_at"], shown)
-    listed = func.json_array_elements_text(bindparam("tags", type_=JSON))
-    tag = listed.table_valued(column("tag", String)).render_derived("tag")
-    tagged = select(stored[0], tag.c.tag).select_from(looked.join(tag, looked.c.is_made))
-    tags = insert(_TAGS).from_select(["job_id", "tag"], tagged)
-    parts = {"new_job": job, "new_events": events, "new_tags": tags}
-    return select(*looked.c).add_cte(*(part.cte(name) for name, part in parts.items()))
+def place_of_new(session: Session, job: Job, *, most_open: int, most: int) -> tuple[int, int]:
+    """Return how many jobs of the owner wait or run, and the position that the new job would have in its queue.
 
-
-_LOOK_AND_PLACE = _look_and_place()
-
-
-def place(
-    connection: Connection, job: Job, demands: Demands, tags: Collection[str], events: Sequence[NewEvent], *, most: int
-) -> Placement:
-    """Store a new job with its first events if all demands hold, else nothing; positions are counted to `most`.
-
-    On PostgreSQL one statement does it all: nothing else is needed for a transaction. SQLite has no such
-    statement, and no way to its server that would make several of them dear.
-    Raises IntegrityError where the job's idempotency key is taken.
+    Counting stops at `most_open` and at `most`.
     """
-    job.num_events = len(events)
-    values = {name: getattr(job, name) for name in _NEW_JOB}
-    rows = event_rows(job.id, 0, events)
-    tagged = [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)]
-    asked = {**values, **vars(demands), "most": most}
-    if connection.dialect.name == "postgresql":
-        for row in rows:
-            del row["created_at"]  # the job's
-        asked |= {"events": rows, "tags": [row["tag"] for row in tagged]}
-        found = connection.execute(_LOOK_AND_PLACE, asked).one()
-    else:
-        found = connection.execute(_LOOK, asked).one()
-        if found.is_made:
-            connection.execute(_INSERT, values)
-            connection.execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
-            if tagged:
-                connection.execute(insert(_TAGS), tagged)
-    return Placement(*found)._replace(position=min(found.position, most))
+    values = {"owner": job.owner, "queue": job.queue, "priority": job.priority, "job_id": job.id}
+    found = session.connection().execute(_PLACE_OF_NEW, {**values, "most_open": most_open, "most": most}).one()
+    return found[0], min(found[1], most)
+
+
+def add(session: Session, job: dict[str, Any], tags: Collection[str], events: Sequence[NewEvent]) -> None:
+    """Store a new job with its tags and first events; raise IntegrityError if its idempotency key is taken."""
+    connection = session.connection()
+    connection.execute(_INSERT_JOB, job)
+    rows = event_rows(job["id"], 0, events)
+    connection.execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])  # a list of one is sent as a batch, slowly
+    if tags:
+        connection.execute(_INSERT_TAGS, [{"job_id": job["id"], "tag": tag} for tag in dict.fromkeys(tags)])
 
 
 def num_open(session: Session, owner: str, most: int) -> int:
-    """The owner's jobs that wait or run; counting stops at `most`."""
-    open_ = select(Job.id).where(Job.owner == owner, Job.status.in_(_OPEN)).limit(most)
-    return session.scalar(select(_num_of(open_))) or 0
-
-
-def uses_dataset(session: Session, owner: str, dataset_id: str) -> str | None:
-    """A job of the owner that is not over and names the dataset."""
-    dataset = Job.spec["dataset"].as_string()
-    evaluated = Job.spec["evaluation"]["dataset"].as_string()
-    query = select(Job.id).where(Job.owner == owner, Job.status.in_(_OPEN))
-    return session.scalar(query.where(or_(dataset == dataset_id, evaluated == dataset_id)).limit(1))
+    """Return how many jobs of the owner wait or run; counting stops at `most`."""
+    return session.scalar(_NUM_OPEN, {"owner": owner, "most_open": most}) or 0
 
 
 def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from contract.tables import Job
 from contract.views.jobs import DryRunView, DurationView, EstimateView, JobError, JobView, MemoryView
-from service.jobs.admission import Admission
+from service.jobs.service import DryRun
 from service.jobs.waiting import UNKNOWN, ExpectedTimes
 
 
@@ -35,16 +35,14 @@ def _error(job: Job) -> JobError | None:
     )
 
 
-def dry_run_view(admission: Admission) -> DryRunView:
-    """Return the view of an admission."""
-    expected = EstimateView(**asdict(admission.estimate)) if admission.estimate is not None else None
-    forecast = admission.forecast
-    assert forecast is not None, "a dry run forecasts"
+def dry_run_view(dry_run: DryRun) -> DryRunView:
+    """Return the view of a dry run."""
+    counts, forecast = dry_run.estimate, dry_run.forecast
     return DryRunView(
-        spec=admission.spec.model_dump(mode="json"),
-        estimate=expected,
+        spec=dry_run.spec.model_dump(mode="json"),
+        estimate=EstimateView(**asdict(counts)) if counts is not None else None,
         memory=MemoryView(**asdict(forecast.memory)) if forecast.memory is not None else None,
         duration=DurationView(**asdict(forecast.duration)) if forecast.duration is not None else None,
         estimate_notes=forecast.notes,
-        notices=admission.notices,
+        notices=dry_run.notices,
     )

@@ -1,16 +1,19 @@
-"""A job's life as far as its user leads it: made, looked at, cancelled, paused, resumed, cloned, deleted."""
+"""What users do with jobs: submit, clone, list, inspect, pause, resume, cancel and delete them.
+
+Each surface (the native one, `service.openai_compat`, pages) calls `JobService`, which opens the transactions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from contract.database import Database
+from contract.database import POOL_SIZE, Database, lock_identical_requests
 from contract.events import NewEvent, append_events
 from contract.ids import JOB_PREFIX, new_id
 from contract.job_spec import JobSpec
@@ -24,114 +27,255 @@ from contract.job_state import (
 )
 from contract.storage_keys import job_prefix
 from contract.tables import Job
-from service.client_tries import RETRY_WINDOW, ClientTry
+from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
-from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
+from service.datasets.upload import first_row_without_solution
+from service.enqueue import Doorbell
+from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
-from service.jobs.admission import Admissions, DataSizes, Fitted, min_problems
-from service.jobs.repository import Demands, Placement
+from service.jobs.admission import Admissions, Fitted, MissingSolutionsError, check_data, missing_solutions
+from service.jobs.estimate import Estimate, estimate
+from service.jobs.forecast import Forecast, forecast
+from service.jobs.repository import JobFilter
+from service.jobs.waiting import ExpectedTimes, expected_times
+from service.models.service import ModelShelf
+from service.pages import cut
+from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
+from service.settings import Settings
+from service.storage import Storage
 
 MAX_QUEUE_POSITION = 1_000
-"""Positions are counted so far and no further: a page of jobs asks for a hundred of them."""
+"""Positions are counted up to this limit: a page of jobs asks for a hundred of them."""
+NUM_SQLITE_THREADS = 4
+"""One thread writes while the others prepare the next transactions."""
 
 
 @dataclass(frozen=True)
-class Creation:
-    """What a request to make a job says beside the spec."""
+class Submission:
+    """A request to create a job."""
 
     owner: str
+    spec: JobSpec
+    requested: dict[str, Any]
+    """The spec as the user wrote it."""
     body_sha256: str
+    """Of the request's body; identifies a repetition of the request."""
     idempotency_key: str | None = None
     client_try: ClientTry | None = None
-    """None where the client repeats nothing by itself."""
+    """None if the client does not retry by itself."""
     cloned_from: str | None = None
 
     @property
-    def may_be_repeated(self) -> bool:
-        """True where an earlier request may have made the job."""
-        return self.idempotency_key is not None or self.is_client_retry
-
-    @property
     def is_client_retry(self) -> bool:
-        """True where the client sent the same request before, without a key."""
+        """True if the client sent the same request before, without a key."""
         return self.idempotency_key is None and self.client_try is not None and self.client_try.is_repeated
 
     @property
-    def may_overlap(self) -> bool:
-        """True where the client may send the same request once more, without a key, while this one is answered."""
-        return self.idempotency_key is None and self.client_try is not None
+    def may_have_twin(self) -> bool:
+        """True if another request may create the same job, now or earlier."""
+        return self.idempotency_key is not None or self.client_try is not None
 
 
 @dataclass(frozen=True)
 class Created:
-    """A job that was asked for."""
+    """The job of a submission."""
 
     job: Job
     queue_position: int | None
     is_new: bool
-    """False where an earlier request made it."""
+    """False if an earlier request created it."""
 
 
 @dataclass(frozen=True)
-class Creator:
-    """Makes jobs."""
+class DryRun:
+    """What a submission would create."""
 
-    database: Database
-    admissions: Admissions
-    max_open: int
+    spec: JobSpec
+    """Resolved: every default is explicit."""
+    notices: list[str]
+    estimate: Estimate | None
+    """None if only a worker can count the problems."""
+    forecast: Forecast
 
-    def create(self, creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Created:
-        """The job; the same request again gives the job that it made.
 
-        Raises `InvalidRequestError`, also where the idempotency key came with another body, and
-        `QuotaError`.
+class JobService:
+    """The use cases of jobs."""
+
+    def __init__(
+        self, settings: Settings, database: Database, storage: Storage, models: ModelShelf, doorbell: Doorbell
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._models = models
+        self._doorbell = doorbell
+        self._admissions = Admissions(settings, models)
+        self._max_open = settings.max_queued_jobs
+        self.in_flight = RequestsInFlight()
+        # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
+        # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
+        num_threads = NUM_SQLITE_THREADS if database.is_sqlite else POOL_SIZE
+        self.threads = ThreadPoolExecutor(num_threads, thread_name_prefix="jobs")
+
+    def submit(self, submission: Submission) -> Created:
+        """Create the job and notify the workers; the same request again returns the job that it created.
+
+        Raises `InvalidRequestError`, also if the idempotency key came with another body, `QuotaError`, and
+        `InFlightError`.
         """
-        if creation.may_be_repeated:
-            with self.database.read() as session:
-                earlier = _made_before(session, creation)
+        with self.in_flight.holding(submission.owner, submission.idempotency_key):
+            created = self._find_or_create(submission)
+        if created.is_new:
+            self._doorbell.ring(created.job.id, created.job.queue)
+        return created
+
+    def _find_or_create(self, submission: Submission) -> Created:
+        if submission.idempotency_key is not None or submission.is_client_retry:
+            # Before admission: the answer stays the same if, for example, a model is gone by now.
+            with self._database.read() as session:
+                earlier = _created_earlier(session, submission)
                 if earlier is not None:
-                    return _repeated(session, earlier)
-        fitted = self.admissions.fit(spec)
+                    return _replay(session, earlier)
+        fitted = self._admissions.fit(submission.spec)
+        values = _new_job(submission, fitted)
+        job, events = Job(**values), _first_events(fitted)
         try:
-            return self._place(creation, fitted, requested)
-        except IntegrityError:  # two requests with one key at once: the other one made the job
-            with self.database.read() as session:
-                earlier = _made_before(session, creation)
-                if earlier is None:
-                    raise
-                return _repeated(session, earlier)
+            with self._database.write() as session:
+                if submission.may_have_twin:
+                    key = submission.idempotency_key or submission.body_sha256
+                    lock_identical_requests(session, f"{submission.owner} {key}")
+                    earlier = _created_earlier(session, submission)
+                    if earlier is not None:
+                        return _replay(session, earlier)
+                check_data(fitted.spec, datasets.sizes(session, submission.owner, fitted.uploads, keep=True))
+                num_open, position = repository.place_of_new(
+                    session, job, most_open=self._max_open, most=MAX_QUEUE_POSITION
+                )
+                if num_open >= self._max_open:
+                    raise _too_many_open(self._max_open)
+                repository.add(session, values, fitted.spec.tags, events)
+        except MissingSolutionsError:
+            raise self._missing_solutions(submission.owner, fitted.spec) from None
+        return Created(job, position, is_new=True)
 
-    def _place(self, creation: Creation, fitted: Fitted, requested: dict[str, Any]) -> Created:
-        """Everything is made before the transaction and refused after it: it is a look and an insertion."""
-        job, demands = _new_job(creation, fitted.spec, requested), _demands(fitted.spec, self.max_open)
-        new = (job, demands, fitted.spec.tags, _first_events(fitted))
-        if creation.may_overlap:
-            with self.database.write() as session:
-                repository.wait_for_like_requests(session, creation.owner, creation.body_sha256)
-                earlier = _made_before(session, creation)
-                if earlier is not None:
-                    return _repeated(session, earlier)
-                placement = repository.place(session.connection(), *new, most=MAX_QUEUE_POSITION)
-        else:
-            with self.database.write_at_once() as connection:
-                placement = repository.place(connection, *new, most=MAX_QUEUE_POSITION)
-        if not placement.is_made:
-            raise self._refusal(creation.owner, fitted, placement)
-        return Created(job, placement.position, is_new=True)
+    def dry_run(self, owner: str, spec: JobSpec) -> DryRun:
+        """Check, resolve and estimate a job without creating it."""
+        fitted = self._admissions.fit(spec)
+        with self._database.read() as session:
+            sizes = datasets.sizes(session, owner, fitted.uploads)
+        try:
+            num_problems, num_evaluated = check_data(fitted.spec, sizes)
+        except MissingSolutionsError:
+            raise self._missing_solutions(owner, fitted.spec) from None
+        is_known = num_problems is not None and (spec.evaluation.dataset is None or num_evaluated is not None)
+        counts = estimate(fitted.spec, num_problems, num_evaluated) if is_known and num_problems is not None else None
+        with self._database.read() as session:
+            expected = forecast(session, owner, fitted.spec, counts, self._models)
+        return DryRun(fitted.spec, fitted.notices, counts, expected)
 
-    def _refusal(self, owner: str, fitted: Fitted, placement: Placement) -> ApiError:
-        """Why a job was not made; raises `InvalidRequestError` where it is the data."""
-        self.admissions.complete(owner, fitted, DataSizes(placement.size, placement.evaluation_size))
-        assert placement.num_open >= self.max_open, "nothing else keeps a job from being made"
-        return _too_many_open(self.max_open)
+    def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:
+        with self._database.read() as session:
+            dataset = datasets.find(session, owner, str(spec.dataset))
+        row_number = first_row_without_solution(self._storage, dataset) if dataset is not None else None
+        return missing_solutions(str(spec.dataset), row_number)
+
+    def clone(self, owner: str, job_id: str, overrides: dict[str, Any], idempotency_key: str | None) -> Created:
+        """Submit the spec that the user wrote for another job, with `overrides` merged in."""
+        with self._database.read() as session:
+            original = get_job(session, owner, job_id)
+        requested = overridden(original.requested or original.spec, overrides)
+        sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
+        spec = validated(JobSpec, requested)
+        return self.submit(Submission(owner, spec, requested, sha256, idempotency_key, cloned_from=job_id))
+
+    def show(self, owner: str, job_id: str) -> tuple[Job, int | None, ExpectedTimes]:
+        """Return the job, its queue position (None unless it waits), and when it will probably run."""
+        with self._database.read() as session:
+            placed = repository.find_placed(session, owner, job_id, MAX_QUEUE_POSITION)
+            if placed is None:
+                raise _no_such_job(job_id)
+            return *placed, expected_times(session, *placed)
+
+    def page(
+        self, owner: str, wanted: JobFilter, after: str | None, limit: int
+    ) -> tuple[list[tuple[Job, int | None]], bool]:
+        """Return one page of jobs with their queue positions, newest first, and whether more follow."""
+        with self._database.read() as session:
+            jobs, has_more = cut(repository.page(session, owner, wanted, after, limit), limit)
+            positions = queue_positions(session, jobs)
+        return [(job, positions.get(job.id)) for job in jobs], has_more
+
+    def apply_action(self, owner: str, job_id: str, action: Action) -> tuple[Job, int | None]:
+        """Pause, resume or cancel a job; return it with its queue position. Repeating an action changes nothing.
+
+        Raises `ConflictError` if the job's status does not allow the action, and `QuotaError` if a job that is over
+        would be one too many that waits.
+        """
+        with self._database.write() as session:
+            job = get_job(session, owner, job_id, for_update=True)
+            self._apply(session, job, action)
+            position = queue_positions(session, [job]).get(job.id)
+        if job.status == JobStatus.QUEUED:
+            self._doorbell.ring(job.id, job.queue)
+        return job, position
+
+    def _apply(self, session: Session, job: Job, action: Action) -> None:
+        current = JobStatus(job.status)
+        result = ACTION_RESULTS[action].get(current)
+        if result is None:
+            raise illegal_action(job, action)
+        if result is current:
+            return
+        assert_transition(current, result)
+        if current.is_final and repository.num_open(session, job.owner, self._max_open) >= self._max_open:
+            raise _too_many_open(self._max_open)
+        if result is JobStatus.QUEUED:
+            _require_datasets(session, job)
+            _clear_end(job)
+        job.status = result
+        if result is JobStatus.CANCELLED:
+            job.finished_at = datetime.now(UTC)
+            job.phase = job.eta_seconds = None
+        append_events(session, job.id, NewEvent("status", _MESSAGES[result], {"status": result}))
+
+    def delete(self, owner: str, job_id: str) -> str:
+        """Delete a job that is over; return the storage prefix whose files the caller has to remove."""
+        with self._database.write() as session:
+            job = get_job(session, owner, job_id, for_update=True)
+            if JobStatus(job.status) not in legal_statuses(Action.DELETE):
+                raise illegal_action(job, Action.DELETE)
+            job.deleted_at = datetime.now(UTC)
+            job.idempotency_key = None
+            repository.remove_records(session, job_id)
+        return job_prefix(job_id)
+
+
+def _created_earlier(session: Session, submission: Submission) -> Job | None:
+    """Return the job of an earlier request, or of the client's retry if that overtook this request."""
+    owner, sha256, key = submission.owner, submission.body_sha256, submission.idempotency_key
+    if key is not None:
+        job = repository.by_idempotency_key(session, owner, key)
+        if job is not None and job.body_sha256 != sha256:
+            raise InvalidRequestError(
+                f"Idempotency-Key = {key}: an earlier request with this key had another body and created {job.id}; "
+                "send a new key with a new job",
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
+            )
+        return job
+    if submission.client_try is None:
+        return None
+    if submission.client_try.is_repeated:
+        return repository.newest_with_body(session, owner, sha256, datetime.now(UTC) - RETRY_WINDOW)
+    received_at = submission.client_try.received_at
+    return repository.newest_with_body(session, owner, sha256, received_at, is_made_by_retry=True)
+
+
+def _replay(session: Session, job: Job) -> Created:
+    return Created(job, queue_positions(session, [job]).get(job.id), is_new=False)
 
 
 def _too_many_open(max_open: int) -> QuotaError:
-    return QuotaError(f"{max_open} of your jobs wait or run already; wait for one to end, or cancel one")
-
-
-def _repeated(session: Session, job: Job) -> Created:
-    return Created(job, queue_position(session, job), is_new=False)
+    return QuotaError(f"{max_open} of your jobs already wait or run; wait for one to end, or cancel one")
 
 
 def _first_events(fitted: Fitted) -> list[NewEvent]:
@@ -139,83 +283,39 @@ def _first_events(fitted: Fitted) -> list[NewEvent]:
     return [queued, *(NewEvent("notice", message, {"code": "budget_lowered"}) for message in fitted.notices)]
 
 
-def _demands(spec: JobSpec, max_open: int) -> Demands:
-    data, evaluated = spec.dataset, spec.evaluation.dataset
-    return Demands(
-        max_open=max_open,
-        dataset=data if isinstance(data, str) else None,
-        min_problems=min_problems(spec),
-        needs_solutions=spec.is_privileged,
-        evaluation_dataset=evaluated if isinstance(evaluated, str) else None,
-    )
-
-
-def _made_before(session: Session, creation: Creation) -> Job | None:
-    if creation.idempotency_key is None:
-        return _made_without_key(session, creation)
-    job = repository.by_idempotency_key(session, creation.owner, creation.idempotency_key)
-    if job is not None and job.body_sha256 != creation.body_sha256:
-        raise InvalidRequestError(
-            f"Idempotency-Key = {creation.idempotency_key}: it came with another body before, and made {job.id}; "
-            "send a new key with a new job",
-            code="idempotency_key_reused",
-            param="Idempotency-Key",
-        )
-    return job
-
-
-def _made_without_key(session: Session, creation: Creation) -> Job | None:
-    """What the client's earlier request made; or its later one, which overtook this."""
-    if creation.client_try is None:
-        return None
-    if creation.client_try.is_repeated:
-        since = datetime.now(UTC) - RETRY_WINDOW
-        return repository.newest_with_body(session, creation.owner, creation.body_sha256, since)
-    since = creation.client_try.received_at
-    return repository.newest_with_body(session, creation.owner, creation.body_sha256, since, is_made_by_retry=True)
-
-
-def _new_job(creation: Creation, spec: JobSpec, requested: dict[str, Any]) -> Job:
-    now = datetime.now(UTC)
-    assert spec.queue is not None, "a resolved spec names its queue"
-    return Job(
-        id=new_id(JOB_PREFIX, now_seconds=now.timestamp()),
-        owner=creation.owner,
-        name=spec.name,
-        mode=spec.mode,
-        spec=spec.model_dump(mode="json"),
-        requested=requested,
-        idempotency_key=creation.idempotency_key,
-        body_sha256=creation.body_sha256,
-        cloned_from=creation.cloned_from,
-        made_by_retry=creation.is_client_retry or None,
-        created_at=now,
-        status=JobStatus.QUEUED,
-        queue=spec.queue,
-        priority=spec.priority,
-        attempt=0,
-        num_lost=0,
-        lease_token=0,
-        step=0,
-        latest_metrics={},
-        num_events=0,
-    )
+def _new_job(submission: Submission, fitted: Fitted) -> dict[str, Any]:
+    """Return the values of the new row; the other columns are NULL."""
+    now, spec = datetime.now(UTC), fitted.spec
+    return {
+        "id": new_id(JOB_PREFIX, now_seconds=now.timestamp()),
+        "owner": submission.owner,
+        "name": spec.name,
+        "mode": spec.mode,
+        "spec": spec.model_dump(mode="json"),
+        "requested": submission.requested,
+        "idempotency_key": submission.idempotency_key,
+        "body_sha256": submission.body_sha256,
+        "cloned_from": submission.cloned_from,
+        "made_by_retry": submission.is_client_retry or None,
+        "created_at": now,
+        "status": JobStatus.QUEUED,
+        "queue": spec.queue,
+        "priority": spec.priority,
+        "attempt": 0,
+        "num_lost": 0,
+        "lease_token": 0,
+        "step": 0,
+        "latest_metrics": {},
+        "num_events": 1 + len(fitted.notices),
+    }
 
 
 def get_job(session: Session, owner: str, job_id: str, *, for_update: bool = False) -> Job:
-    """The owner's job; raises `NotFoundError`, for another owner's too."""
+    """Return the owner's job; raise `NotFoundError`, also for another owner's job."""
     job = repository.find(session, owner, job_id, for_update=for_update)
     if job is None:
         raise _no_such_job(job_id)
     return job
-
-
-def get_placed_job(session: Session, owner: str, job_id: str) -> tuple[Job, int | None]:
-    """The same, and where the job stands in its queue; None unless it waits."""
-    placed = repository.find_placed(session, owner, job_id, MAX_QUEUE_POSITION)
-    if placed is None:
-        raise _no_such_job(job_id)
-    return placed
 
 
 def _no_such_job(job_id: str) -> NotFoundError:
@@ -223,55 +323,28 @@ def _no_such_job(job_id: str) -> NotFoundError:
 
 
 def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
-    """Where those of the jobs that wait stand in their queues, by id."""
+    """Return the queue positions of those jobs that wait, by id."""
     waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
     found = repository.positions(session, waiting, MAX_QUEUE_POSITION) if waiting else {}
     return {job_id: position for job_id, position in found.items() if position is not None}
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """Where a queued job stands; None in any other status."""
-    return queue_positions(session, [job]).get(job.id)
-
-
 _MESSAGES = {
-    JobStatus.QUEUED: "The job is queued again, and goes on from its last checkpoint where it has one.",
+    JobStatus.QUEUED: "The job is queued again and continues from its last checkpoint, if it has one.",
     JobStatus.PAUSED: "The job is paused.",
-    JobStatus.PAUSING: "A pause was asked for; the run stops at the next step boundary.",
+    JobStatus.PAUSING: "A pause was requested; the run stops at the next step boundary.",
     JobStatus.CANCELLED: "The job is cancelled.",
-    JobStatus.CANCELLING: "A cancellation was asked for; the run stops at the next step boundary.",
+    JobStatus.CANCELLING: "A cancellation was requested; the run stops at the next step boundary.",
 }
 
 
-def act(session: Session, owner: str, job_id: str, action: Action, *, max_open: int) -> Job:
-    """Do what the user asks; what was done already is done. Raises `ConflictError` with what is legal, and
-    `QuotaError` where a job that is over would be one too many that waits."""
-    job = get_job(session, owner, job_id, for_update=True)
-    current = JobStatus(job.status)
-    result = ACTION_RESULTS[action].get(current)
-    if result is None:
-        raise illegal_action(job, action)
-    if result is current:
-        return job
-    assert_transition(current, result)
-    if current.is_final and repository.num_open(session, owner, max_open) >= max_open:
-        raise _too_many_open(max_open)
-    if result is JobStatus.QUEUED:
-        _require_datasets(session, job)
-        _clear_end(job)
-    job.status = result
-    if result is JobStatus.CANCELLED:
-        job.finished_at = datetime.now(UTC)
-        job.phase = job.eta_seconds = None
-    append_events(session, job.id, NewEvent("status", _MESSAGES[result], {"status": result}))
-    return job
-
-
 def _require_datasets(session: Session, job: Job) -> None:
-    for dataset in (job.spec["dataset"], job.spec["evaluation"]["dataset"]):
-        if isinstance(dataset, str) and not datasets.is_kept(session, job.owner, dataset):
+    uploads = [data for data in (job.spec["dataset"], job.spec["evaluation"]["dataset"]) if isinstance(data, str)]
+    kept = datasets.sizes(session, job.owner, uploads, keep=True)
+    for dataset in uploads:
+        if dataset not in kept:
             raise ConflictError(
-                f"{job.id} cannot go on: its dataset {dataset} was deleted; upload it again and clone the job",
+                f"{job.id} cannot continue: its dataset {dataset} was deleted; upload it again and clone the job",
                 code="dataset_deleted",
             )
 
@@ -284,7 +357,7 @@ def _clear_end(job: Job) -> None:
 
 
 def illegal_action(job: Job, action: Action) -> ConflictError:
-    """The refusal of an action that the job's status does not allow."""
+    """Return the error for an action that the job's status does not allow."""
     status = JobStatus(job.status)
     legal = ", ".join(legal_statuses(action))
     possible = ", ".join(legal_actions(status)) or "nothing"
@@ -295,26 +368,14 @@ def illegal_action(job: Job, action: Action) -> ConflictError:
     )
 
 
-def delete(session: Session, owner: str, job_id: str) -> str:
-    """Forget a job that is over, and return the storage prefix to remove after the commit."""
-    job = get_job(session, owner, job_id, for_update=True)
-    if JobStatus(job.status) not in legal_statuses(Action.DELETE):
-        raise illegal_action(job, Action.DELETE)
-    job.deleted_at = datetime.now(UTC)
-    job.idempotency_key = None
-    repository.remove_records(session, job_id)
-    return job_prefix(job_id)
-
-
 _WHOLE = frozenset({"dataset", "teacher"})
-"""Fields whose objects are one of several kinds: parts of two kinds make neither."""
+"""Fields whose objects are of one of several kinds: a merge of two kinds would be neither."""
 
 
 def overridden(requested: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a clone: what the user wrote for the original, with `overrides` merged in.
+    """Return the body of a clone: the original's body with `overrides` merged in.
 
-    Objects merge key by key; everything else, null and references to data and teachers too, replaces
-    what was there.
+    Objects merge key by key; everything else, including null and references to data and teachers, is replaced.
     """
     merged = dict(requested)
     for key, value in overrides.items():

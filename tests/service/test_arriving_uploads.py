@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.datasets.arriving import ArrivingBytes
+from service.datasets.service import ArrivingBytes
 from service.errors import QuotaError
 from service.settings import Settings
 from tests.environment import settings_from

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contract.job_spec import JobSpec
 from service.errors import InvalidRequestError
-from service.jobs.budgets import contexts, fit_budgets
+from service.models.budgets import contexts, fit_budgets
 
 
 def spec(mode: str = "trd", *, teacher: bool = True, **changes: Any) -> JobSpec:

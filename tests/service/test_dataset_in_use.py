@@ -6,14 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.datasets import service as datasets
+from service.datasets import repository as datasets
 from service.jobs import repository as jobs
 from tests.service.conftest import MakeClient
 from tests.service.gate import SECONDS, Gate, wait_for_a_lock
 from tests.service.records import job_body, submit
-
-HELD_OPEN = {"x-stainless-retry-count": "0"}
-"""With it a job is made in a transaction of several statements, which can be stopped before its commit."""
 
 
 def test_a_deletion_waits_for_the_job(
@@ -21,9 +18,9 @@ def test_a_deletion_waits_for_the_job(
 ) -> None:
     client, gate = make_client(postgres_url), Gate()
     body = job_body(client)
-    monkeypatch.setattr(jobs, "place", gate.around(jobs.place, is_after=True))
+    monkeypatch.setattr(jobs, "add", gate.around(jobs.add, is_after=True))
     with ThreadPoolExecutor(2) as pool:
-        made = pool.submit(client.post, "/jobs", json=body, headers=HELD_OPEN)
+        made = pool.submit(client.post, "/jobs", json=body)
         assert gate.reached.wait(SECONDS)
         deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
         wait_for_a_lock(client, "transactionid", "tuple")
@@ -38,7 +35,7 @@ def test_a_job_waits_for_the_deletion(
 ) -> None:
     client, gate = make_client(postgres_url), Gate()
     body = job_body(client)
-    monkeypatch.setattr(datasets, "uses_dataset", gate.around(datasets.uses_dataset, is_after=True))
+    monkeypatch.setattr(datasets, "user_of", gate.around(datasets.user_of, is_after=True))
     with ThreadPoolExecutor(2) as pool:
         deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
         assert gate.reached.wait(SECONDS)
@@ -57,7 +54,7 @@ def test_a_job_that_is_resumed_waits_for_the_deletion(
     body = job_body(client)
     job_id = submit(client, **body)
     client.post(f"/jobs/{job_id}/cancel")
-    monkeypatch.setattr(datasets, "uses_dataset", gate.around(datasets.uses_dataset, is_after=True))
+    monkeypatch.setattr(datasets, "user_of", gate.around(datasets.user_of, is_after=True))
     with ThreadPoolExecutor(2) as pool:
         deleted = pool.submit(client.delete, f"/datasets/{body['dataset']}")
         assert gate.reached.wait(SECONDS)

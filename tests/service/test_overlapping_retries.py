@@ -37,7 +37,7 @@ def test_a_repeated_request_waits_for_the_first_ones_commit(
 ) -> None:
     one, other = make_client(postgres_url), make_client(postgres_url)
     body, gate = job_body(one), Gate()
-    monkeypatch.setattr(repository, "place", gate.around(repository.place, is_after=True))
+    monkeypatch.setattr(repository, "add", gate.around(repository.add, is_after=True))
     first = pool.submit(one.post, "/jobs", json=body, headers=FIRST)
     assert gate.reached.wait(SECONDS)
     repeated = pool.submit(other.post, "/jobs", json=body, headers=REPEATED)

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contract.json_logs import JsonFormatter
-from service.jobs import endpoints
+from service.jobs.service import JobService
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.records import submit
 
@@ -71,7 +71,7 @@ def test_a_defect_is_an_error_of_ours_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(endpoints, "get_placed_job", broken)
+    monkeypatch.setattr(JobService, "show", broken)
     monkeypatch.setattr(logging.getLogger("service"), "propagate", True)
     response = client.get("/jobs/job_1", headers={"x-request-id": "mine-1"})
     assert response.status_code == 500

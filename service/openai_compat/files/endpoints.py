@@ -12,17 +12,13 @@ from starlette.responses import StreamingResponse
 from contract.tables import Dataset
 from contract.views.page import Page
 from service.auth import Reader, Submitter
-from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
-from service.datasets import repository
-from service.datasets.endpoints import receive_dataset
-from service.datasets.multipart import Form
-from service.datasets.service import delete, get_dataset
+from service.datasets.multipart import Form, UploadBody
 from service.errors import InvalidRequestError, NotFoundError
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
-from service.pages import cut
 from service.query_types import DECIMAL
+from service.retries import MaybeClientTry
 from service.storage import StoredFileMissingError
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
@@ -46,13 +42,12 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 
 @router.post("", openapi_extra=_UPLOAD, summary="Upload a file of problems")
 async def create_file(
-    context: Context, caller: Submitter, request: Request, retry_count: ClientRetryCount = None
+    context: Context, caller: Submitter, request: Request, client_try: MaybeClientTry = None
 ) -> FileObject:
     """Purpose ``fine-tune`` alone; the rows are those of ``POST /datasets``, and so are the errors, which name
     row and field."""
-    tried = client_try(request, retry_count)
-    row = await receive_dataset(context, caller.owner, request, check_form=_check_form, tried=tried)
-    return file_object(row)
+    body = UploadBody(request, check_form=_check_form)
+    return file_object(await context.datasets.receive(caller.owner, body, "rows.jsonl", client_try))
 
 
 def _check_form(form: Form) -> None:
@@ -82,33 +77,27 @@ def list_files(
     """The caller's own."""
     if purpose not in (None, PURPOSE):
         return Page(data=[], has_more=False)
-    with context.database.read() as session:
-        rows = repository.page(session, caller.owner, after, limit, oldest_first=order == "asc")
-    rows, has_more = cut(rows, limit)
+    rows, has_more = context.datasets.page(caller.owner, after, limit, oldest_first=order == "asc")
     return Page(data=[file_object(row) for row in rows], has_more=has_more)
 
 
 @router.get("/{dataset_id}", summary="One file")
 def show_file(context: Context, caller: Reader, dataset_id: str) -> FileObject:
     """Its name, size and state."""
-    with context.database.read() as session:
-        return file_object(get_dataset(session, caller.owner, dataset_id))
+    return file_object(context.datasets.show(caller.owner, dataset_id))
 
 
 @router.delete("/{dataset_id}", summary="Delete a file that no job needs")
 def delete_file(context: Context, caller: Submitter, background: BackgroundTasks, dataset_id: str) -> FileDeleted:
     """Jobs that are over keep their results."""
-    with context.database.write() as session:
-        key = delete(session, caller.owner, dataset_id)
-    background.add_task(context.storage.give_up, key)
+    background.add_task(context.storage.give_up, context.datasets.delete(caller.owner, dataset_id))
     return FileDeleted(id=dataset_id)
 
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=_CONTENT, summary="Download a file")
 def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Response:
     """Byte for byte as it was uploaded."""
-    with context.database.read() as session:
-        row = get_dataset(session, caller.owner, dataset_id)
+    row = context.datasets.show(caller.owner, dataset_id)
     headers = {
         "content-length": str(row.num_bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename)}",

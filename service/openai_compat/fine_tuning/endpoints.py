@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
 from contract.job_state import Action, JobStatus
@@ -15,12 +14,10 @@ from contract.tables import Job
 from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.bodies import Body, json_body, openapi_body, validated
-from service.client_tries import ClientRetryCount, client_try
 from service.context import Context, ServiceContext
 from service.errors import InvalidRequestError
-from service.jobs import repository as jobs
-from service.jobs.endpoints import REPLAYED, IdempotencyKey, lead, submit
-from service.jobs.service import Created, Creation, get_job, queue_positions
+from service.jobs.repository import JobFilter
+from service.jobs.service import Submission, get_job
 from service.openai_compat.fine_tuning import repository
 from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.openai_compat.fine_tuning.schemas import (
@@ -35,6 +32,7 @@ from service.openai_compat.fine_tuning.schemas import (
 from service.openai_compat.fine_tuning.translation import native_spec
 from service.openai_compat.routes import OpenAIRoute
 from service.pages import Limit, cut
+from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 
@@ -45,29 +43,25 @@ After = Annotated[str | None, Query(max_length=60, description="Id of the last o
 def create_fine_tuning_job(
     context: Context,
     caller: Submitter,
-    request: Request,
     response: Response,
     *,
     body: Annotated[Body[FineTuningRequest], Depends(json_body(FineTuningRequest))],
     idempotency_key: IdempotencyKey = None,
-    retry_count: ClientRetryCount = None,
+    client_try: MaybeClientTry = None,
 ) -> FineTuningJob:
     """``method`` is ``{"type": "trd", "trd": {…}}``, or ``opd``, or ``opsd``; its object takes the fields of
     ``POST /jobs``. The same request again gives the job that it made."""
-    creation = Creation(caller.owner, body.sha256, idempotency_key, client_try(request, retry_count))
-    created = _submit(context, creation, body.value)
+    native = native_spec(body.value)
+    try:
+        spec = validated(JobSpec, native.document)
+        created = context.jobs.submit(
+            Submission(caller.owner, spec, native.document, body.sha256, idempotency_key, client_try)
+        )
+    except InvalidRequestError as error:
+        raise native.with_client_names(error) from error
     if not created.is_new:
         response.headers[REPLAYED] = "true"
     return _job_object(context, created.job, created.queue_position)
-
-
-def _submit(context: ServiceContext, creation: Creation, request: FineTuningRequest) -> Created:
-    native = native_spec(request)
-    try:
-        spec = validated(JobSpec, native.document)
-        return submit(context, creation, spec, native.document)
-    except InvalidRequestError as error:
-        raise native.in_clients_words(error) from error
 
 
 @router.get("", summary="List jobs, newest first")
@@ -75,10 +69,8 @@ def list_fine_tuning_jobs(
     context: Context, caller: Reader, request: Request, after: After = None, limit: Limit = 20
 ) -> Page[FineTuningJob]:
     """All of the caller's, made here or by ``POST /jobs``. ``metadata[key]=value`` filters, several together."""
-    wanted = jobs.JobFilter(metadata=_metadata_filter(request))
-    with context.database.read() as session:
-        rows, has_more = cut(jobs.page(session, caller.owner, wanted, after, limit), limit)
-        return Page(data=_job_objects(session, rows), has_more=has_more)
+    placed, has_more = context.jobs.page(caller.owner, JobFilter(metadata=_metadata_filter(request)), after, limit)
+    return Page(data=_job_objects(context, placed), has_more=has_more)
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
@@ -96,43 +88,42 @@ def _metadata_filter(request: Request) -> dict[str, str]:
     return wanted
 
 
-def _job_objects(session: Session, rows: Sequence[Job]) -> list[FineTuningJob]:
-    num_tokens = repository.num_trained_tokens(session, [job.id for job in rows if JobStatus(job.status).is_final])
-    positions = queue_positions(session, rows)
-    return [fine_tuning_job(job, positions.get(job.id), num_tokens.get(job.id, 0)) for job in rows]
+def _job_objects(context: ServiceContext, placed: Sequence[tuple[Job, int | None]]) -> list[FineTuningJob]:
+    with context.database.read() as session:
+        num_tokens = repository.num_trained_tokens(
+            session, [job.id for job, _ in placed if JobStatus(job.status).is_final]
+        )
+    return [fine_tuning_job(job, position, num_tokens.get(job.id, 0)) for job, position in placed]
 
 
 def _job_object(context: ServiceContext, job: Job, position: int | None) -> FineTuningJob:
-    """Of a job that a transaction has just led somewhere: its position is as that one saw it."""
-    with context.database.read() as session:
-        num_tokens = repository.num_trained_tokens(session, [job.id]).get(job.id, 0)
-    return fine_tuning_job(job, position, num_tokens)
+    (view,) = _job_objects(context, [(job, position)])
+    return view
 
 
 @router.get("/{job_id}", summary="One job")
 def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineTuningJob:
     """Where it stands."""
-    with context.database.read() as session:
-        (view,) = _job_objects(session, [get_job(session, caller.owner, job_id)])
-    return view
+    job, position, _ = context.jobs.show(caller.owner, job_id)
+    return _job_object(context, job, position)
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
 def cancel_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job stops at its next step boundary. Repeating is harmless."""
-    return _job_object(context, *lead(context, caller.owner, job_id, Action.CANCEL))
+    return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.CANCEL))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job")
 def pause_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
-    return _job_object(context, *lead(context, caller.owner, job_id, Action.PAUSE))
+    return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.PAUSE))
 
 
 @router.post("/{job_id}/resume", summary="Resume a job")
 def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
-    return _job_object(context, *lead(context, caller.owner, job_id, Action.RESUME))
+    return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 
 @router.get("/{job_id}/events", summary="What happened to a job, newest first")

@@ -46,8 +46,8 @@ class NativeSpec:
         around = self.document.get(inside)
         return f"{self.sources[inside]}.{name}" if isinstance(around, dict) and name in around else None
 
-    def in_clients_words(self, error: InvalidRequestError) -> InvalidRequestError:
-        """The same refusal with the names that the client sent."""
+    def with_client_names(self, error: InvalidRequestError) -> InvalidRequestError:
+        """Return the same error with the field names that the client sent."""
         if error.param is None or not self._is_of_the_spec(error.param):
             return error
         problems = [
