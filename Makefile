@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all demo paper paper-full paper-real openapi environment-docs models clean
+.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all demo paper paper-full paper-real client openapi environment-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -84,6 +84,9 @@ test-all: packages $(STAMP) models ## All tests
 
 demo: $(DEMO_STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
+
+client: $(STAMP) ## Generate the sync client, after a change of client/_async
+	$(BIN)/python client/generate.py
 
 openapi: $(STAMP) ## Write docs/openapi.json and its examples anew, after a change of the API
 	$(BIN)/python -m tests.service.record_examples

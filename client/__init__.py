@@ -1,4 +1,4 @@
-"""The Python client of the service, and on top of it the command line ``trd`` in `client.cli`.
+"""The Python client of the service, and the command line ``trd`` on top of it (`client.cli`).
 
     from client import Client
 
@@ -7,14 +7,14 @@
         for event in trd.events.follow(job.id):
             print(event)
 
-Speaks HTTP and knows the `contract`; never imports the service, a worker, the engine or a tensor library.
-`AsyncClient` has the same calls.
+`AsyncClient` has the same calls; `Client` is generated from it (`client.generate`). The package uses HTTP and the
+`contract`; it never imports the service, the worker, the engine or a tensor library.
 """
 
-from client.async_client import AsyncClient
+from client._async.client import AsyncClient
+from client._sync.client import Client
 from client.errors import ApiError, TrdError
 from client.settings import ClientSettings
-from client.sync_client import Client
 from contract.views.jobs import JobView
 
 __all__ = ["ApiError", "AsyncClient", "Client", "ClientSettings", "JobView", "TrdError"]

@@ -1,11 +1,13 @@
-"""A request as a value, what makes one worth sending again, and how its answer is read. No network here."""
+"""A request as a value, when to send it again, and how to parse the response. Sends nothing."""
 
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -22,8 +24,9 @@ from client.errors import (
     UnexpectedAnswerError,
     api_error,
 )
+from client.settings import ClientSettings
 
-AnswerT = TypeVar("AnswerT", bound=BaseModel)
+ViewT = TypeVar("ViewT", bound=BaseModel)
 
 FIRST_PAUSE_SECONDS = 0.3
 LONGEST_PAUSE_SECONDS = 20.0
@@ -33,38 +36,38 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Body(Protocol):
-    """A request's body that is sent piece by piece, from its beginning each time."""
+    """A request body that is sent in pieces, from its beginning each time."""
 
     def pieces(self) -> Iterator[bytes]:
-        """For the sync client."""
+        """Yield the pieces for the sync client."""
         ...
 
-    def pieces_async(self) -> AsyncIterator[bytes]:
-        """For the async client."""
+    def async_pieces(self) -> AsyncIterator[bytes]:
+        """Yield the pieces for the async client."""
         ...
 
 
 @dataclass(frozen=True)
-class Call(Generic[AnswerT]):
-    """One request and the type of its answer."""
+class Call(Generic[ViewT]):
+    """One request and the type of its response."""
 
     method: str
     path: str
-    answer: type[AnswerT]
+    view: type[ViewT]
     params: Mapping[str, Any] = field(default_factory=dict)
-    """None values are left out; a list repeats its parameter."""
+    """None values are omitted; a list repeats its parameter."""
     json: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     is_repeatable: bool = True
-    """True where doing it twice does no more than doing it once."""
-    answered_with: frozenset[int] = frozenset()
-    """Statuses besides 2xx that come with the typed answer."""
+    """Whether sending the request twice has the same effect as sending it once."""
+    accepted_statuses: frozenset[int] = frozenset()
+    """Statuses besides 2xx whose response has the type `view`."""
     read_seconds: float | None = None
-    """Longest wait for the answer; None takes the settings'."""
+    """Longest wait for the response; None takes the value of the settings."""
 
     def request(self, content: Any = None) -> dict[str, Any]:
-        """The arguments of httpx' ``build_request``; `content` are the pieces of `body`."""
+        """Return the arguments of ``httpx.Client.build_request``; `content` are the pieces of `body`."""
         return {
             "method": self.method,
             "url": self.path,
@@ -75,23 +78,50 @@ class Call(Generic[AnswerT]):
         }
 
 
-def part(value: str) -> str:
-    """A value as one part of a path, whatever it holds."""
+def path_part(value: str) -> str:
+    """Return a value as one part of a path, with every special character escaped."""
     return quote(value, safe="")
 
 
-def read_answer(call: Call[AnswerT], response: httpx.Response) -> AnswerT:
-    """The typed answer; raises `ApiError` for a refusal and `UnexpectedAnswerError` for anything else."""
-    if response.status_code not in call.answered_with:
+def idempotency_header(key: str | None) -> dict[str, str]:
+    """Return the header that makes a creation safe to send again, with a generated key if `key` is None."""
+    return {"idempotency-key": key or f"client-{uuid.uuid4()}"}
+
+
+def http_options(settings: ClientSettings) -> dict[str, Any]:
+    """Return the arguments of ``httpx.Client`` and ``httpx.AsyncClient``."""
+    try:
+        headers = {"user-agent": f"trd-client/{version('trd-service')}"}
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        headers = {"user-agent": "trd-client"}
+    if settings.api_key is not None:
+        headers["authorization"] = f"Bearer {settings.api_key}"
+    return {
+        "base_url": settings.url,
+        "headers": headers,
+        "timeout": http_timeout(settings, None),
+        "trust_env": not settings.is_loopback,
+    }
+
+
+def http_timeout(settings: ClientSettings, read_seconds: float | None) -> httpx.Timeout:
+    """Return the time-outs of a request; `read_seconds` replaces the value of the settings."""
+    read = read_seconds if read_seconds is not None else settings.read_seconds
+    return httpx.Timeout(read, connect=settings.connect_seconds)
+
+
+def parsed_response(call: Call[ViewT], response: httpx.Response) -> ViewT:
+    """Return the parsed response; raises `ApiError` for an error of the API, otherwise `UnexpectedAnswerError`."""
+    if response.status_code not in call.accepted_statuses:
         require_success(response)
     try:
-        return call.answer.model_validate_json(response.content)
+        return call.view.model_validate_json(response.content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "the body"
         raise UnexpectedAnswerError(
-            f"{call.method} {call.path}: {where} of the answer: {first['msg']}",
-            hint=f"is {response.url.copy_with(path='/', query=None)} this service, and as old as this client?",
+            f"{call.method} {call.path}: {where} of the response: {first['msg']}",
+            hint=f"check that {response.url.copy_with(path='/', query=None)} is this service, in this client's version",
         ) from None
 
 
@@ -101,7 +131,7 @@ def require_success(response: httpx.Response) -> None:
         return
     if response.is_error:
         raise api_error(_refusal(response))
-    raise UnexpectedAnswerError(f"{response.request.url}: answered with status {response.status_code}")
+    raise UnexpectedAnswerError(f"{response.request.url}: unexpected status {response.status_code}")
 
 
 def _refusal(response: httpx.Response) -> Refusal:
@@ -110,7 +140,7 @@ def _refusal(response: httpx.Response) -> Refusal:
         detail = response.json()["error"]
         known = {name: detail.get(name) for name in ("message", "type", "code", "param")}
         known["errors"] = list(detail.get("errors") or [])
-    except (ValueError, KeyError, TypeError, AttributeError):  # a proxy's, or another program's
+    except (ValueError, KeyError, TypeError, AttributeError):  # sent by a proxy or by another program
         known = {"message": f"{response.status_code} {response.reason_phrase}: {response.text[:200]}".strip()}
     return Refusal(
         status=response.status_code,
@@ -126,8 +156,8 @@ def _seconds(value: str | None) -> float | None:
 
 
 @contextmanager
-def telling_failures(url: str) -> Iterator[None]:
-    """Turn httpx' failures into ours."""
+def translated_errors(url: str) -> Iterator[None]:
+    """Turn the errors of httpx into `TrdError`."""
     try:
         yield
     except httpx.TimeoutException as error:
@@ -137,13 +167,13 @@ def telling_failures(url: str) -> Iterator[None]:
         if isinstance(error, _NEVER_SENT):
             failure = ConnectionFailedError(f"{url} cannot be reached: {reason}", hint=_UNREACHABLE)
         else:
-            failure = ConnectionFailedError(f"the connection to {url} broke: {reason}")
+            failure = ConnectionFailedError(f"the connection to {url} was lost: {reason}")
         raise _failed(failure, error) from error
     except httpx.InvalidURL as error:
         raise TrdError(f"the request has no valid address: {error}") from error
 
 
-_UNREACHABLE = "is the service running there? `trd up` starts one here; TRD_URL names another"
+_UNREACHABLE = "check that the service is running; `trd up` starts one here, TRD_URL selects another"
 
 
 def _failed(failure: ConnectionFailedError, cause: httpx.RequestError) -> ConnectionFailedError:
@@ -152,26 +182,26 @@ def _failed(failure: ConnectionFailedError, cause: httpx.RequestError) -> Connec
 
 
 def is_worth_repeating(error: BaseException, *, is_repeatable: bool) -> bool:
-    """True where sending the request again may help and cannot harm."""
+    """Return whether sending the request again may help and is safe."""
     if isinstance(error, ConnectionFailedError):
         return is_repeatable or error.was_never_sent
     if not isinstance(error, ApiError) or error.refusal.should_retry is False:
         return False
     if error.status == 429:
-        return True  # refused before anything was done
+        return True  # refused before anything was changed
     return is_repeatable and (error.status in _PASSING_STATUSES or error.refusal.should_retry is True)
 
 
 def pause_seconds(num_failures: int, error: BaseException | None = None) -> float:
-    """How long to wait after the `num_failures`-th failure in a row: as the service says, else ever longer."""
+    """Return how long to wait after so many failures in a row: as the service says, otherwise with backoff."""
     if isinstance(error, ApiError) and error.refusal.retry_after_seconds is not None:
         return min(error.refusal.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS)
     longest = min(FIRST_PAUSE_SECONDS * 2.0 ** min(num_failures - 1, 30), LONGEST_PAUSE_SECONDS)
-    return longest * random.uniform(0.5, 1.0)  # clients that failed together do not come back together
+    return longest * random.uniform(0.5, 1.0)  # so that clients that failed together do not retry together
 
 
 def retry_policy(call: Call[Any], max_retries: int) -> dict[str, Any]:
-    """The arguments of tenacity's `Retrying` and `AsyncRetrying` for a call."""
+    """Return the arguments of tenacity's `Retrying` and `AsyncRetrying` for a call."""
 
     def wait(state: RetryCallState) -> float:
         return pause_seconds(state.attempt_number, state.outcome.exception() if state.outcome is not None else None)

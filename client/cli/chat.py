@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 
 from client import Client, TrdError
-from client.checkpoints import LATEST
 from client.cli.download import fetch, served_folder
 from client.cli.exit_codes import INTERRUPTED, NothingThereError
 from client.cli.job_argument import job_id_of
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import python_command
+from client.downloads import LATEST
 from contract.ids import JOB_PREFIX
 
 

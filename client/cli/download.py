@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.checkpoints import LATEST, NUM_PARALLEL
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, print_json, remark, say, size
 from client.cli.transfer import byte_bar
-from client.downloads import Download
+from client.downloads import LATEST, NUM_PARALLEL, Download
 from contract.views.checkpoints import ManifestView
 
 SERVED_FOLDERS = ("model", "adapter")

@@ -47,7 +47,7 @@ def test_a_checkpoint_arrives_whole(trd: Client, stored: str, tmp_path: Path) ->
     assert set(contents(tmp_path / "model")) == {"model.safetensors", "config.json", "empty"}
     with pytest.raises(DownloadError, match="no folder adapter") as raised:
         trd.checkpoints.download(manifest, tmp_path, folder="adapter")
-    assert raised.value.hint == "there are: model, state"
+    assert raised.value.hint == "its folders: model, state"
     assert trd.checkpoints.list(stored)[0].step == 7
 
 
@@ -149,9 +149,9 @@ def test_parts_of_two_versions_are_not_mixed(tmp_path: Path) -> None:
     files = [CheckpointFileView(name="f", num_bytes=2, sha256=digit * 64, url="/f") for digit in "01"]
     for file in files:
         partial = PartialFile(file, tmp_path / "f", None)
-        assert "range" not in partial.headers()
+        assert "range" not in partial.call().headers
         (tmp_path / f"f.{file.sha256[:12]}.part").write_bytes(b"x")
-        assert partial.headers()["if-range"] == f'"{file.sha256}"'
+        assert partial.call().headers["if-range"] == f'"{file.sha256}"'
 
 
 def test_the_async_client_downloads_too(proxy: BreakingProxy, stored: str, tmp_path: Path) -> None:

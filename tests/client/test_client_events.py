@@ -16,8 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from client import AsyncClient, Client
+from client.call import Call
 from client.errors import ConnectionFailedError, NotFoundError, UnexpectedAnswerError
 from client.events import StreamItem
+from contract.views import View
 from contract.views.events import EventView, StreamEnd
 from contract.views.jobs import JobProgress
 from service.app import create_app
@@ -151,12 +153,6 @@ def test_patience_has_an_end(through_proxy: Client, proxy: BreakingProxy, job_id
 
 
 def test_what_is_no_stream_is_told_at_once(trd: Client, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.events._Follower.call", lambda self: _models())
-    with pytest.raises(UnexpectedAnswerError, match="no event stream"):
+    monkeypatch.setattr("client.events.Follower.call", lambda self: Call("GET", "/models", View))
+    with pytest.raises(UnexpectedAnswerError, match="expected an event stream"):
         next(trd.events.follow(job_id))
-
-
-def _models():  # type: ignore[no-untyped-def]
-    from client.operations import _MODELS
-
-    return _MODELS

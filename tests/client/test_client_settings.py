@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from client import Client, ClientSettings
+from client.call import Call
 from client.errors import AuthenticationError, ConnectionFailedError, SettingsError, UnexpectedAnswerError
 from client.settings import LocalService
+from contract.views import View
 from tests.client.conftest import RunningService
 from tests.environment import settings_from
 from tests.servers import free_port
@@ -96,16 +98,10 @@ def test_a_missing_and_a_wrong_key_are_told_apart(service: RunningService, monke
         assert raised.value.request_id
 
 
+class Other(View):
+    status: int
+
+
 def test_an_answer_of_another_form_is_told(service: RunningService) -> None:
     with Client(service.url) as client, pytest.raises(UnexpectedAnswerError, match="status"):
-        client._transport.send(_healthz_of_another_kind())
-
-
-def _healthz_of_another_kind():  # type: ignore[no-untyped-def]
-    from client.call import Call
-    from contract.views import View
-
-    class Other(View):
-        status: int
-
-    return Call("GET", "/healthz", Other)
+        client._transport.send(Call("GET", "/healthz", Other))

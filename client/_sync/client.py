@@ -1,33 +1,42 @@
-"""The client for ordinary programs."""
+# Generated from client/_async/client.py by `python client/generate.py`. Do not edit.
+
+"""The client itself."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
-from client.checkpoints import Checkpoints
-from client.datasets import Datasets
-from client.events import Events
-from client.jobs import Jobs
-from client.operations import HEALTH, READINESS, Keys, Models
-from client.probe_samples import ProbeSamples
-from client.run_records import Diagnoses, Evaluations, Metrics, Trajectories
+from client._sync.checkpoints import Checkpoints
+from client._sync.datasets import Datasets
+from client._sync.events import Events
+from client._sync.jobs import Jobs
+from client._sync.operations import Keys, Models
+from client._sync.run_records import (
+    Diagnoses,
+    Evaluations,
+    Metrics,
+    ProbeSamples,
+    Trajectories,
+)
+from client._sync.transport import Transport
+from client.call import Call
 from client.settings import ClientSettings
-from client.transport import Transport
 from contract.views.health import Health, Readiness
 
 
 class Client:
-    """One service, by a room for each of its nouns. Close it, or use it as a context manager.
+    """Client of one service, with one attribute for each noun of the API. Close it, or use it as a context manager.
 
-    Safe to share between threads. Calls raise `client.errors.TrdError`.
+    `Client` may be shared between threads; an `AsyncClient` belongs to one event loop. Calls raise
+    `client.errors.TrdError`.
     """
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, settings: ClientSettings | None = None
     ) -> None:
-        """Without `settings`: `url` and `api_key`, or the environment's (``TRD_URL``, ``TRD_API_KEY``), or those of
-        the service that ``trd up`` started here. Raises `SettingsError`."""
+        """Use `settings`, or `url` and `api_key`. What is missing comes from the environment (``TRD_URL``,
+        ``TRD_API_KEY``), or is that of the service that ``trd up`` started here. Raises `SettingsError`."""
         settings = settings or ClientSettings.from_environment(url=url, api_key=api_key)
         self._transport = Transport(settings)
         self.jobs = Jobs(self._transport)
@@ -44,16 +53,16 @@ class Client:
 
     @property
     def settings(self) -> ClientSettings:
-        """What this client was made with."""
+        """The settings of this client."""
         return self._transport.settings
 
     def health(self) -> Health:
-        """Does the process answer? Needs no key."""
-        return self._transport.send(HEALTH)
+        """Check that the process answers. Needs no key."""
+        return self._transport.send(Call("GET", "/healthz", Health))
 
     def readiness(self) -> Readiness:
-        """Can requests be served, and if not, why? Needs no key."""
-        return self._transport.send(READINESS)
+        """Return whether requests can be served, and the state of each part. Needs no key."""
+        return self._transport.send(Call("GET", "/readyz", Readiness, accepted_statuses=frozenset({503})))
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,33 +1,40 @@
-"""The client for asyncio."""
+"""The client itself."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
-from client.checkpoints import AsyncCheckpoints
-from client.datasets import AsyncDatasets
-from client.events import AsyncEvents
-from client.jobs import AsyncJobs
-from client.operations import HEALTH, READINESS, AsyncKeys, AsyncModels
-from client.probe_samples import AsyncProbeSamples
-from client.run_records import AsyncDiagnoses, AsyncEvaluations, AsyncMetrics, AsyncTrajectories
+from client._async.checkpoints import AsyncCheckpoints
+from client._async.datasets import AsyncDatasets
+from client._async.events import AsyncEvents
+from client._async.jobs import AsyncJobs
+from client._async.operations import AsyncKeys, AsyncModels
+from client._async.run_records import (
+    AsyncDiagnoses,
+    AsyncEvaluations,
+    AsyncMetrics,
+    AsyncProbeSamples,
+    AsyncTrajectories,
+)
+from client._async.transport import AsyncTransport
+from client.call import Call
 from client.settings import ClientSettings
-from client.transport import AsyncTransport
 from contract.views.health import Health, Readiness
 
 
 class AsyncClient:
-    """One service, by a room for each of its nouns. Close it, or use it as a context manager.
+    """Client of one service, with one attribute for each noun of the API. Close it, or use it as a context manager.
 
-    Belongs to one event loop. Calls raise `client.errors.TrdError`.
+    `Client` may be shared between threads; an `AsyncClient` belongs to one event loop. Calls raise
+    `client.errors.TrdError`.
     """
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, settings: ClientSettings | None = None
     ) -> None:
-        """Without `settings`: `url` and `api_key`, or the environment's (``TRD_URL``, ``TRD_API_KEY``), or those of
-        the service that ``trd up`` started here. Raises `SettingsError`."""
+        """Use `settings`, or `url` and `api_key`. What is missing comes from the environment (``TRD_URL``,
+        ``TRD_API_KEY``), or is that of the service that ``trd up`` started here. Raises `SettingsError`."""
         settings = settings or ClientSettings.from_environment(url=url, api_key=api_key)
         self._transport = AsyncTransport(settings)
         self.jobs = AsyncJobs(self._transport)
@@ -44,16 +51,16 @@ class AsyncClient:
 
     @property
     def settings(self) -> ClientSettings:
-        """What this client was made with."""
+        """The settings of this client."""
         return self._transport.settings
 
     async def health(self) -> Health:
-        """Does the process answer? Needs no key."""
-        return await self._transport.send(HEALTH)
+        """Check that the process answers. Needs no key."""
+        return await self._transport.send(Call("GET", "/healthz", Health))
 
     async def readiness(self) -> Readiness:
-        """Can requests be served, and if not, why? Needs no key."""
-        return await self._transport.send(READINESS)
+        """Return whether requests can be served, and the state of each part. Needs no key."""
+        return await self._transport.send(Call("GET", "/readyz", Readiness, accepted_statuses=frozenset({503})))
 
     async def close(self) -> None:
         """Close the connections."""

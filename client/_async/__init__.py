@@ -1,0 +1,1 @@
+"""The async client. ``python client/generate.py`` generates `client._sync` from it."""

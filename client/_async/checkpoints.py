@@ -1,0 +1,68 @@
+"""``/jobs/{id}/checkpoints``: list, manifest, delete, and downloads that continue after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from client._async.transport import AsyncResource
+from client.call import Call, path_part
+from client.concurrency import AsyncGroup, async_run_blocking
+from client.datasets import OnBytes
+from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
+from client.errors import TrdError
+from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
+from contract.views.page import Page
+
+
+class AsyncCheckpoints(AsyncResource):
+    """The checkpoints of one job."""
+
+    async def list(self, job_id: str) -> Sequence[CheckpointView]:
+        """Return the complete checkpoints, by step."""
+        path = f"/jobs/{path_part(job_id)}/checkpoints"
+        return (await self._transport.send(Call("GET", path, Page[CheckpointView]))).data
+
+    async def manifest(self, job_id: str, step: int | str = LATEST) -> ManifestView:
+        """Return one checkpoint with its files, their sizes and digests."""
+        path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}"
+        return await self._transport.send(Call("GET", path, ManifestView))
+
+    async def delete(self, job_id: str, step: int | str) -> DeletedCheckpoint:
+        """Delete one; refused for the checkpoint from which the job would continue."""
+        path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}"
+        return await self._transport.send(Call("DELETE", path, DeletedCheckpoint, is_repeatable=False))
+
+    async def download(
+        self,
+        manifest: ManifestView,
+        target: Path | str,
+        *,
+        folder: str | None = None,
+        num_parallel: int = NUM_PARALLEL,
+        on_bytes: OnBytes | None = None,
+    ) -> Download:
+        """Download the checkpoint's files, or those of one folder (model, adapter, state), into the folder `target`.
+
+        A file with the right digest is not downloaded again; an interrupted one, also by an earlier process, continues
+        at its last byte. A file gets its name only when its sha256 is the manifest's. Raises `DownloadError` and the
+        errors of the connection; the download can then be called again.
+        """
+        with disk_errors():
+            files = await async_run_blocking(wanted_files, manifest, Path(target), folder, on_bytes)
+            group = AsyncGroup(num_parallel)
+            await group.run(lambda file: self._fetch(file, group), files)
+        return Download(Path(target), manifest.step, [file.path for file in files], sum(f.size for f in files))
+
+    async def _fetch(self, file: PartialFile, group: AsyncGroup) -> None:
+        failures = Failures(file)
+        while not group.is_stopped() and not await async_run_blocking(file.is_complete):
+            try:
+                async with self._transport.stream(file.call()) as response:
+                    with file.receiving(response) as write:
+                        async for piece in response.aiter_raw():
+                            await async_run_blocking(write, piece)
+                            if group.is_stopped():
+                                return
+            except TrdError as error:
+                await group.sleep(failures.pause(error))

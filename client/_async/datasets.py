@@ -1,0 +1,51 @@
+"""``/datasets``: upload, list, show, preview, delete."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+
+from client._async.transport import AsyncResource, Cursor
+from client.call import Call, path_part
+from client.datasets import OnBytes, PreviewOptions, upload_call
+from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
+from contract.views.page import Page
+
+
+def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:
+    return Call("GET", "/datasets", Page[DatasetView], params={"after": after, "limit": limit})
+
+
+class AsyncDatasets(AsyncResource):
+    """Uploaded problems of the key's owner."""
+
+    async def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> DatasetView:
+        """Upload a file: Parquet if its suffix says so, otherwise JSON Lines.
+
+        Raises `InvalidRequestError`, whose `errors` name rows and fields.
+        """
+        return await self._transport.send(upload_call(self._transport.settings, Path(path), on_bytes))
+
+    async def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
+        """Return one page, newest first, after the dataset with the id `after`."""
+        return await self._transport.send(_page(after, limit))
+
+    def list(self, *, num_wanted: int | None = None) -> AsyncIterator[DatasetView]:
+        """Iterate over all pages, newest first, up to `num_wanted` datasets."""
+        return self._transport.walk(_page, lambda dataset: dataset.id, num_wanted=num_wanted)
+
+    async def get(self, dataset_id: str) -> DatasetView:
+        """Return one dataset."""
+        return await self._transport.send(Call("GET", f"/datasets/{path_part(dataset_id)}", DatasetView))
+
+    async def preview(self, dataset_id: str, *, model: str, options: PreviewOptions | None = None) -> DatasetPreview:
+        """Return the prompts that a job with the student `model` would build from the first rows."""
+        params = {"model": model, **asdict(options or PreviewOptions())}
+        path = f"/datasets/{path_part(dataset_id)}/preview"
+        return await self._transport.send(Call("GET", path, DatasetPreview, params=params))
+
+    async def delete(self, dataset_id: str) -> DeletedDataset:
+        """Delete a dataset that no unfinished job needs."""
+        call = Call("DELETE", f"/datasets/{path_part(dataset_id)}", DeletedDataset, is_repeatable=False)
+        return await self._transport.send(call)

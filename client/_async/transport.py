@@ -1,0 +1,93 @@
+"""Sends calls over HTTP: with the key, time-outs, and retries if they are safe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying
+
+from client.call import (
+    Call,
+    ViewT,
+    http_options,
+    http_timeout,
+    parsed_response,
+    require_success,
+    retry_policy,
+    translated_errors,
+)
+from client.settings import ClientSettings
+from contract.views.page import MAX_PAGE, Page
+
+Item = TypeVar("Item")
+Cursor = str | int | None
+
+
+class AsyncTransport:
+    """A pool of connections to one service."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self._http = httpx.AsyncClient(**http_options(settings))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def send(self, call: Call[ViewT]) -> ViewT:
+        """Return the parsed response; raises `client.errors.TrdError`."""
+        view: ViewT = await AsyncRetrying(**retry_policy(call, self.settings.max_retries))(self._send_once, call)
+        return view
+
+    async def _send_once(self, call: Call[ViewT]) -> ViewT:
+        with translated_errors(self.settings.url):
+            request = self._http.build_request(
+                **call.request(call.body.async_pieces() if call.body is not None else None),
+                timeout=http_timeout(self.settings, call.read_seconds),
+            )
+            response = await self._http.send(request)
+        return parsed_response(call, response)
+
+    @asynccontextmanager
+    async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
+        """Yield the response before its body is read; raises as `send` does, without retries."""
+        timeout = http_timeout(self.settings, call.read_seconds)
+        with translated_errors(self.settings.url):
+            async with self._http.stream(**call.request(), timeout=timeout) as response:
+                if not response.is_success:
+                    await response.aread()
+                    require_success(response)
+                yield response
+
+    async def walk(
+        self,
+        page_call: Callable[[Cursor, int], Call[Page[Item]]],
+        cursor_of: Callable[[Item], Cursor],
+        *,
+        after: Cursor = None,
+        num_wanted: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """Yield the items of all pages, at most `num_wanted`. The next page is requested when it is needed.
+
+        `page_call` makes the request for the page after a cursor, with at most so many items.
+        """
+        limit = MAX_PAGE if num_wanted is None else max(1, min(num_wanted, MAX_PAGE))
+        num_given = 0
+        while num_wanted is None or num_given < num_wanted:
+            page = await self.send(page_call(after, limit))
+            for item in page.data if num_wanted is None else page.data[: num_wanted - num_given]:
+                num_given += 1
+                yield item
+            if not page.has_more or not page.data:
+                return
+            after = cursor_of(page.data[-1])
+
+
+class AsyncResource:
+    """Base class of the calls for one noun."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport

@@ -1,0 +1,53 @@
+# Generated from client/_async/datasets.py by `python client/generate.py`. Do not edit.
+
+"""``/datasets``: upload, list, show, preview, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from client._sync.transport import Cursor, Resource
+from client.call import Call, path_part
+from client.datasets import OnBytes, PreviewOptions, upload_call
+from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
+from contract.views.page import Page
+
+
+def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:
+    return Call("GET", "/datasets", Page[DatasetView], params={"after": after, "limit": limit})
+
+
+class Datasets(Resource):
+    """Uploaded problems of the key's owner."""
+
+    def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> DatasetView:
+        """Upload a file: Parquet if its suffix says so, otherwise JSON Lines.
+
+        Raises `InvalidRequestError`, whose `errors` name rows and fields.
+        """
+        return self._transport.send(upload_call(self._transport.settings, Path(path), on_bytes))
+
+    def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
+        """Return one page, newest first, after the dataset with the id `after`."""
+        return self._transport.send(_page(after, limit))
+
+    def list(self, *, num_wanted: int | None = None) -> Iterator[DatasetView]:
+        """Iterate over all pages, newest first, up to `num_wanted` datasets."""
+        return self._transport.walk(_page, lambda dataset: dataset.id, num_wanted=num_wanted)
+
+    def get(self, dataset_id: str) -> DatasetView:
+        """Return one dataset."""
+        return self._transport.send(Call("GET", f"/datasets/{path_part(dataset_id)}", DatasetView))
+
+    def preview(self, dataset_id: str, *, model: str, options: PreviewOptions | None = None) -> DatasetPreview:
+        """Return the prompts that a job with the student `model` would build from the first rows."""
+        params = {"model": model, **asdict(options or PreviewOptions())}
+        path = f"/datasets/{path_part(dataset_id)}/preview"
+        return self._transport.send(Call("GET", path, DatasetPreview, params=params))
+
+    def delete(self, dataset_id: str) -> DeletedDataset:
+        """Delete a dataset that no unfinished job needs."""
+        call = Call("DELETE", f"/datasets/{path_part(dataset_id)}", DeletedDataset, is_repeatable=False)
+        return self._transport.send(call)
