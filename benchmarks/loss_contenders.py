@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import CHUNK_BYTES_CPU, StatisticsRequest, linear_divergence
-from trd_engine.distillation.losses.products import Gradients, Projection, slices
+from trd_engine.distillation.losses.projection import Gradients, Projection, slices
 from trd_engine.models.head import LogitShape
 
 FORWARD_KL = Divergence("forward_kl")
@@ -90,11 +90,11 @@ def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
         leaves = (inputs.student_hidden_NH, inputs.student_head_VH, None)
         gradients = Gradients.zeros(leaves, (True, not frozen, False), student)
         chunk_tokens = CHUNK_BYTES_CPU // (2 * student.head_VH.nbytes // student.head_VH.shape[1])
-        student_CV, teacher_CV = student.room(chunk_tokens), teacher.room(chunk_tokens)
+        student_CV, teacher_CV = student.allocate(chunk_tokens), teacher.allocate(chunk_tokens)
         for rows in slices(0, len(student.hidden_NH), chunk_tokens):
             num_rows = rows.stop - rows.start
-            teacher.output(rows, teacher_CV[:num_rows])
-            student.output(rows, student_CV[:num_rows])
+            teacher.write_logits(rows, teacher_CV[:num_rows])
+            student.write_logits(rows, student_CV[:num_rows])
             gradients.add(rows, student_CV[:num_rows], student.head_VH, student.hidden_NH[rows])
     return torch.tensor(float("nan"))
 

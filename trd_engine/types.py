@@ -1,7 +1,7 @@
-"""The small frozen objects that the engine's parts hand to one another.
+"""The small frozen objects that the engine's rooms exchange.
 
-Token ids are the truth: a completion's `token_ids` are the very ids that were sampled, the
-end-of-turn token included where the model produced it, and they are never made from text again.
+A completion's `token_ids` are the ids that were sampled, including the end-of-turn token if the model produced it.
+They are never encoded again from text.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Problem:
     """One row of the data."""
 
     id: str
-    """Stable within the data: the row's own id, else its number."""
+    """Stable within the data: the row's id, else its number."""
     problem: str
     answer: str
-    """What the task's verifier compares with; for code, empty: the tests are in `extra`."""
+    """What the task's verifier compares with; empty for code, whose tests are in `extra`."""
     solution: str | None = None
     """The reference solution y*, which OPSD's teacher sees."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What a task needs beyond that, such as tests, choices or starter code."""
+    """Further fields that a task needs, such as tests, choices or starter code."""
     benchmark: str | None = None
-    """The data set that the row says it is of, where a file holds several; scores are told for each."""
+    """Benchmark that the row names, if a file holds several; each has its own scores."""
 
 
 @dataclass(frozen=True)
@@ -38,88 +38,88 @@ class GenerationRequest:
 
     prompt_token_ids: tuple[int, ...]
     seed: int
-    """Of this request alone, so that a request's sample does not hang on its neighbours."""
+    """Seed of this request alone, so that its sample does not depend on the other requests."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample; the same for all requests of a call."""
+    """Sampling settings of all requests of a call."""
 
     temperature: float
     top_p: float
     top_k: int
-    """-1 or 0: off."""
+    """-1 or 0 switches it off."""
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
-    """Any of these ends the completion, and is part of it."""
+    """Any of these ends the completion and is part of it."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered."""
+    """One sampled completion."""
 
     token_ids: tuple[int, ...]
-    """As sampled, with the end-of-turn token when `finish_reason` is stop."""
+    """The sampled ids, including the end-of-turn token if `finish_reason` is stop."""
     text: str
     """Decoded without special tokens; for people and verifiers, never encoded again for the loss."""
     finish_reason: Literal["stop", "length", "unknown_token"]
-    """unknown_token: it ends before a sampled id that the tokenizer does not know."""
+    """unknown_token: the completion ends before a sampled id that the tokenizer does not know."""
     logprobs: tuple[float, ...] | None = None
-    """Of each sampled token under the sampler's own, untempered distribution, where asked for."""
+    """Log-probability of each token under the sampler's distribution at temperature 1, if requested."""
     prompt_token_ids: tuple[int, ...] | None = None
-    """What a server made of a prompt that it was given as text, where it says so."""
+    """Token ids of a prompt that was sent to a server as text, if the server returns them."""
     scores: TokenScores | None = None
-    """What a server told of its own answer's tokens, where asked for."""
-    untold_reason: str | None = None
-    """Why `scores` tell nothing, where they do not."""
+    """Scores that a server returned for the tokens of its answer, if requested."""
+    unscored_reason: str | None = None
+    """Why no token of `scores` is scored, if none is."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a task's verifier says of one completion."""
+    """A task's verdict on one completion."""
 
     correct: bool
     detail: str = ""
     """Why: the extracted answer, "no answer", "time-out", the failing test."""
     failure: Literal["error", "time-out"] | None = None
-    """How judging ended where it came to no end of its own; the completion then counts as wrong. A program that runs
-    out of time is one too: on a busy machine a right one may."""
+    """How verification failed, if it did; the completion then counts as wrong. Includes programs that exceed their time
+    limit, as a correct one may on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A rollout y_o of the student, and its refinement y_r where the mode refines."""
+    """A rollout y_o of the student, and its refinement y_r if the mode refines."""
 
     problem: Problem
     sample: int
     prompt_token_ids: tuple[int, ...]
-    """The student's solving prompt, in which both are scored."""
+    """The student's solving prompt, after which it scores either."""
     rollout: Completion
     rollout_verdict: Verdict
     refine_prompt_token_ids: tuple[int, ...] | None = None
-    """The teacher's refining prompt, in which y_r was sampled and is scored."""
+    """The teacher's refining prompt, after which y_r was sampled and is scored."""
     refined: Completion | None = None
     refined_verdict: Verdict | None = None
-    """None too where nobody was asked to refine it: `refined` is then empty."""
+    """None also if no refinement was requested; `refined` is then empty."""
     notices: tuple[str, ...] = ()
-    """What was cut, and where."""
+    """Notices for the user, for example that a prompt was cut."""
     scores: TokenScores | None = None
-    """A served teacher's, of the target's tokens. A local teacher scores while it trains, and has none."""
+    """A served teacher's scores of the target's tokens; None with a local teacher, which scores during training."""
 
     @property
     def target(self) -> Completion:
-        """The completion y to train on: the refined trajectory, or the rollout where there is none."""
+        """The completion y to train on: the refined trajectory if there is one, else the rollout."""
         return self.refined if self.refined is not None else self.rollout
 
     @property
     def is_measurable(self) -> bool:
-        """True where the teacher tells of a token of the target, at which student and teacher can be compared."""
-        return bool(self.target.token_ids) and (self.scores is None or bool(self.scores.is_told.any()))
+        """Whether any token of the target is scored by the teacher, so that both models can be compared."""
+        return bool(self.target.token_ids) and (self.scores is None or bool(self.scores.is_scored.any()))
 
     @property
     def parts_at_token(self) -> int | None:
-        """The first token at which y_o and y_r differ, which may be the shorter one's length; None without a y_r and
-        where both are the same."""
+        """Number of the first token at which y_o and y_r differ, at most the shorter one's length; None without a y_r
+        or if both are equal."""
         if self.refined is None or self.refined.token_ids == self.rollout.token_ids:
             return None
         pairs = zip(self.rollout.token_ids, self.refined.token_ids, strict=False)
@@ -133,18 +133,18 @@ class TrainingSequence:
     student_prompt_ids: tuple[int, ...]
     teacher_prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    """The trained tokens, the same ids after either prompt."""
+    """The trained tokens, the same ids after both prompts."""
     position: int
-    """Of the trajectory within its round."""
+    """Position of the trajectory in its round."""
     weight: float = 1.0
-    """Of each of its tokens, before any weight that differs within it."""
+    """Weight of each of its tokens, before the weights that differ between tokens."""
     scores: TokenScores | None = None
-    """Of the trained tokens, where a served teacher gave them."""
+    """A served teacher's scores of the trained tokens."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One evaluation, as the card shows it."""
+    """Scores of one evaluation."""
 
     step: int
     dataset: str
@@ -156,49 +156,52 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class GenerationProgress:
-    """How far a call of `Generator.generate` is."""
+    """Progress of a call of `Generator.generate`."""
 
     num_done: int
     """Completed requests."""
     num_requests: int
     num_tokens: int
-    """Sampled so far in this call."""
+    """Tokens sampled so far in this call."""
 
 
 ProgressCallback = Callable[[GenerationProgress], None]
-"""Called at least every second or so. It may raise, for example `StopRequested`: the generator then
-aborts what is under way, stays usable, and lets the exception through."""
+"""Called about every second. It may raise, for example `StopRequested`: the generator then aborts the requests in
+progress, stays usable, and lets the exception through."""
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The teacher's best tokens at each of a completion's, under its untempered distribution."""
+    """The teacher's most likely tokens at each token of a completion, at temperature 1.
+
+    Shapes: T tokens of the completion, K most likely tokens.
+    """
 
     token_ids_TK: Tensor
     logprobs_TK: Tensor
     """Nats, in fp32."""
     target_logprobs_T: Tensor
-    """Of the completion's own tokens, which need not be among the best; NaN where the server told nothing."""
+    """Log-probabilities of the completion's tokens, which need not be among the K; NaN at unscored tokens."""
 
     @classmethod
-    def untold(cls, target_ids: Sequence[int], top_k: int) -> TokenScores:
-        """Of a completion of whose tokens nothing was told; in the shape of those of which something was."""
+    def unscored(cls, target_ids: Sequence[int], top_k: int) -> TokenScores:
+        """Make the scores of a completion without a scored token, in the shape of scored ones."""
         nothing_T = torch.full((len(target_ids),), torch.nan)
         ids_T1 = torch.tensor(list(target_ids), dtype=torch.int64).unsqueeze(-1)
         return cls(ids_T1.repeat(1, top_k), nothing_T.unsqueeze(-1).repeat(1, top_k), nothing_T)
 
     @property
-    def is_told(self) -> Tensor:
-        """[T], where the server told a distribution."""
+    def is_scored(self) -> Tensor:
+        """Whether the server returned a distribution at each token, [T]."""
         return ~self.target_logprobs_T.isnan()
 
     def at(self, places_N: Tensor) -> TokenScores:
-        """Of some of the tokens."""
+        """Return the scores of some of the tokens."""
         return TokenScores(self.token_ids_TK[places_N], self.logprobs_TK[places_N], self.target_logprobs_T[places_N])
 
     @classmethod
     def concatenated(cls, scores: Sequence[TokenScores], device: torch.device) -> TokenScores:
-        """Of several completions one after another, on `device`."""
+        """Concatenate the scores of several completions on `device`."""
         return cls(
             torch.cat([s.token_ids_TK for s in scores]).to(device),
             torch.cat([s.logprobs_TK for s in scores]).to(device),

@@ -79,7 +79,7 @@ def test_a_run_trains_on_the_log_probabilities_of_its_answers(url: str, tmp_path
     run(parse_config(spec(data, teacher=teacher, **changes)), tmp_path / "served")
     notices = {event["code"]: event for event in events(tmp_path / "served", "notice")}
     assert "gives the log-probabilities of 10 tokens" in notices["teacher_scores"]["message"]
-    assert notices["teacher_scores_partial"]["data"]["num_untold_refinements"] == 0
+    assert notices["teacher_scores_partial"]["data"]["num_unscored_refinements"] == 0
     run(parse_config(spec(data, **changes)), tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "served", 0))
     assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-2)
 

@@ -46,10 +46,10 @@ class MicroBatch:
         return int(self.token_ids_N.numel())
 
     @property
-    def is_told(self) -> Tensor:
-        """[N], where a teacher's distribution is there; a local teacher's is everywhere."""
+    def is_scored(self) -> Tensor:
+        """Whether the teacher's distribution is known at each token, [N]; a local teacher's always is."""
         if self.scores is not None:
-            return self.scores.is_told
+            return self.scores.is_scored
         return torch.ones_like(self.token_ids_N, dtype=torch.bool)
 
     @property

@@ -153,15 +153,15 @@ def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
 
 @torch.no_grad()
 def mean_yardstick(setup: ScoringSetup, micro_batches: Sequence[MicroBatch], filler: MicroBatch | None = None) -> float:
-    """`ScoringSetup.yardstick` over fixed batches, per trained token that the teacher told of; `filler` as in
+    """`ScoringSetup.yardstick` over fixed batches, per scored token; `filler` as in
     `optimizer_step`."""
     setup.student.eval()
     num_passes = int(setup.world.max(len(micro_batches)))
     total, num_tokens = 0.0, 0
     for batch in micro_batches:
         _, divergence_N, _ = score(setup, batch, setup.yardstick, 0.0)
-        total += float(divergence_N[batch.is_told].double().sum())
-        num_tokens += int(batch.is_told.sum())
+        total += float(divergence_N[batch.is_scored].double().sum())
+        num_tokens += int(batch.is_scored.sum())
     for _ in range(num_passes - len(micro_batches)):
         assert filler is not None
         score(setup, filler, setup.yardstick, 0.0)

@@ -51,4 +51,4 @@ def collect_rollouts(
             )
         ]
 
-    return gather_trajectories(reporter.world, reporter.apart(collect_mine))
+    return gather_trajectories(reporter.world, reporter.run_independently(collect_mine))

@@ -16,7 +16,7 @@ from trd_engine.rollouts.verify import verify_all
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
 from trd_engine.tasks.prompt_builder import BuiltPrompt
-from trd_engine.teachers.token_scores import UNTOLD_NOTICE
+from trd_engine.teachers.token_scores import UNSCORED_NOTICE
 from trd_engine.types import Completion, Trajectory
 
 
@@ -59,7 +59,7 @@ def refine_rollouts(
             for (t, b), (completion, verdict) in zip(mine, found, strict=True)
         ]
 
-    refined = gather_trajectories(reporter.world, reporter.apart(refine_mine))
+    refined = gather_trajectories(reporter.world, reporter.run_independently(refine_mine))
     _report_empty(refined, num_left_out, reporter)
     return refined
 
@@ -76,7 +76,7 @@ def _prompt_notices(built: BuiltPrompt, max_tokens: int) -> tuple[str, ...]:
 
 
 def _score_notices(completion: Completion) -> tuple[str, ...]:
-    return () if completion.untold_reason is None else (UNTOLD_NOTICE + completion.untold_reason,)
+    return () if completion.unscored_reason is None else (UNSCORED_NOTICE + completion.unscored_reason,)
 
 
 def _report_left_out(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Reporter) -> int:

@@ -19,7 +19,7 @@ _MAX_SHOWN = 500
 
 
 def verify_all(pairs: Sequence[Pair], task: Task, reporter: Reporter) -> list[Verdict]:
-    """One verdict a pair, in order; within `Reporter.apart`, since a stop of this process alone is looked at.
+    """Verify all pairs, in order; call within `Reporter.run_independently`, since it checks this process's stop only.
 
     Raises `StopRequested`.
     """

@@ -92,7 +92,7 @@ class Reporter:
             self.event("progress", phase=self._phase, done=done, total=total, unit=unit, eta_seconds=remaining)
 
     def generation_progress(self, progress: GenerationProgress) -> None:
-        """`report_progress` in the form in which generators report it, of this process's share; within `apart`.
+        """Report a generator's progress on this process's share; call within `run_independently`.
 
         Raises `StopRequested` when this process was asked to stop.
         """
@@ -101,11 +101,11 @@ class Reporter:
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """Raise `StopRequested` when this process was asked to stop; within `apart`."""
+        """Raise `StopRequested` when this process was asked to stop; within `run_independently`."""
         if self._stop():
             raise StopRequested
 
-    def apart(self, work: Callable[[], T]) -> T:
+    def run_independently(self, work: Callable[[], T]) -> T:
         """The result of work at which the processes do not wait for one another.
 
         A stop that one of them saw meanwhile is raised in all of them, after it.

@@ -14,7 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @cache
-def has_short_products() -> bool:
+def has_bf16_matmul() -> bool:
     """Whether the processor multiplies bf16 by itself; taken for granted where it is not an x86-64."""
     found = torch.cpu.get_capabilities()
     return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])

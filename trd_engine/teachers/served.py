@@ -23,7 +23,7 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.endpoint.client import Endpoint
-from trd_engine.teachers.token_scores import UNTOLD_NOTICE, gather_scores, with_scores
+from trd_engine.teachers.token_scores import UNSCORED_NOTICE, gather_scores, with_scores
 from trd_engine.types import SamplingSettings, TokenScores, Trajectory
 
 PROBE = "What is 12 + 7?"
@@ -116,7 +116,7 @@ class ServedTeacher:
         if self.top_k is None:
             return list(trajectories)
         if self._served.api != "vllm":
-            self._report_untold(trajectories, reporter)
+            self._report_unscored_tokens(trajectories, reporter)
             return list(trajectories)
         world, top_k = reporter.world, self.top_k
         mine = [trajectories[i] for i in world.share(len(trajectories))]
@@ -126,27 +126,27 @@ class ServedTeacher:
             sequences = [(context, t.target.token_ids) for context, t in zip(contexts, mine, strict=True)]
             return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
 
-        return with_scores(trajectories, gather_scores(world, reporter.apart(score_mine)))
+        return with_scores(trajectories, gather_scores(world, reporter.run_independently(score_mine)))
 
-    def _report_untold(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
+    def _report_unscored_tokens(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
         """Answers whose tokens are not the student's one for one, and single tokens of the others."""
         reasons = [
-            n.removeprefix(UNTOLD_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNTOLD_NOTICE)
+            n.removeprefix(UNSCORED_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNSCORED_NOTICE)
         ]
-        untold = [~t.scores.is_told for t in trajectories if t.scores is not None]
-        num_tokens, num_untold = sum(map(len, untold)), sum(int(one_T.sum()) for one_T in untold)
-        if num_untold:
+        untold = [~t.scores.is_scored for t in trajectories if t.scores is not None]
+        num_tokens, num_unscored = sum(map(len, untold)), sum(int(one_T.sum()) for one_T in untold)
+        if num_unscored:
             first = f"; the first: {reasons[0]}" if reasons else ""
             reporter.notice(
                 "warn" if reasons else "info",
                 "teacher_scores_partial",
-                f"the loss is the cross-entropy at {num_untold} of {num_tokens} tokens, at which the log-probabilities "
-                f"of teacher endpoint {self._served.endpoint} cannot be used: they are missing (as at an end of turn), "
-                "or of tokens that the student does not have one for one. Refinements that are trained on so as a "
-                f"whole: {len(reasons)} of {len(trajectories)}{first}",
-                num_untold_tokens=num_untold,
+                f"the loss is the cross-entropy at {num_unscored} of {num_tokens} tokens: teacher endpoint "
+                f"{self._served.endpoint} returned no log-probabilities for them (as at an end of turn), or for tokens "
+                "that do not map one to one to the student's. Refinements without any scored token: "
+                f"{len(reasons)} of {len(trajectories)}{first}",
+                num_unscored_tokens=num_unscored,
                 num_tokens=num_tokens,
-                num_untold_refinements=len(reasons),
+                num_unscored_refinements=len(reasons),
             )
 
     def _score_own_answers(self, top_k: int, world: World, was_scored: bool | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trd_engine.runtime.distributed import World
 from trd_engine.types import TokenScores, Trajectory
 
-UNTOLD_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
+UNSCORED_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
 """How a trajectory's notice of it begins; the reason follows."""
 
 

@@ -16,8 +16,7 @@ import torch
 from trd_engine.config import RunConfig
 from trd_engine.data.problem_sets import ProblemSets
 from trd_engine.distillation.batching import MicroBatch, share_of, split_into_micro_batches
-from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.schedule import divergence_at
+from trd_engine.distillation.losses.divergence import Divergence, divergence_at
 from trd_engine.distillation.scoring import ScoringSetup
 from trd_engine.distillation.sequences import training_sequence
 from trd_engine.distillation.token_weights import problem_weights

@@ -8,7 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from trd_engine.config import RunConfig
 from trd_engine.data.problem_sets import load_problem_sets
-from trd_engine.distillation.losses.schedule import divergence_of
+from trd_engine.distillation.losses.divergence import divergence_of
 from trd_engine.distillation.scoring import ScoringSetup
 from trd_engine.distillation.token_weights import make_weigher
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis

@@ -118,7 +118,7 @@ def _score_to_train(setup: ScoringSetup, batch: MicroBatch, token_weight: float)
         statistics.student_entropy_N,
         statistics.top1_agreement_N,
         statistics.teacher_epistemic_mass_N,
-        batch.is_told,
+        batch.is_scored,
     )
 
 

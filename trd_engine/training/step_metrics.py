@@ -30,16 +30,16 @@ class ScoredBatch:
     student_entropy_N: Tensor
     top1_agreement_N: Tensor
     epistemic_mass_N: Tensor
-    is_told_N: Tensor
-    """Where the teacher told a distribution; elsewhere the loss is the cross-entropy."""
+    is_scored_N: Tensor
+    """Whether the teacher returned a distribution; at the other tokens the loss is the cross-entropy."""
 
 
 def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: World = ALONE) -> dict[str, float]:
     """How a step's token losses are spread, and how likely both models find the text.
 
     Percentiles are of single tokens' divergence in nats; `..._per_trajectory` is the mean over
-    trajectories of their sums; perplexities are of the target y under each model in its own context. Tokens that the
-    teacher told nothing of are in none of its figures, and `cross_entropy_token_share` says how many they are.
+    trajectories of their sums; perplexities are of the target y under each model in its own context. Unscored
+    tokens are left out of the divergence's and the teacher's figures; `cross_entropy_token_share` is their share.
     """
 
     def gathered(name: str) -> Tensor:
@@ -47,18 +47,18 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
         # A process without a sequence of this batch has figures of none.
         return world.concatenate(torch.cat(mine).float().cpu() if mine else torch.zeros(0))
 
-    is_told_N = gathered("is_told_N") > 0
-    untold_share, all_untold = float((~is_told_N).float().mean()), not bool(is_told_N.any())
-    is_told_N = is_told_N | all_untold
-    divergence_N = gathered("divergence_N")[is_told_N]
-    num_sequences = world.sum(sum(int(s.sequence_N[s.is_told_N | all_untold].unique().numel()) for s in scored))
+    is_scored_N = gathered("is_scored_N") > 0
+    unscored_share, all_unscored = float((~is_scored_N).float().mean()), not bool(is_scored_N.any())
+    is_scored_N = is_scored_N | all_unscored
+    divergence_N = gathered("divergence_N")[is_scored_N]
+    num_sequences = world.sum(sum(int(s.sequence_N[s.is_scored_N | all_unscored].unique().numel()) for s in scored))
     p50, p95, p99 = quantiles(divergence_N, (0.5, 0.95, 0.99))
 
     def mean(name: str) -> float:
         return float(gathered(name).mean())
 
-    def mean_told(name: str) -> float:
-        return float(gathered(name)[is_told_N].mean())
+    def mean_scored(name: str) -> float:
+        return float(gathered(name)[is_scored_N].mean())
 
     metrics = {
         "divergence_per_token": float(divergence_N.mean()),
@@ -68,17 +68,17 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
         "divergence_p99": p99,
         "divergence_max": float(divergence_N.max()),
         "student_perplexity": float(torch.exp(torch.tensor(-mean("student_logprob_N")))),
-        "teacher_perplexity": float(torch.exp(torch.tensor(-mean_told("teacher_logprob_N")))),
+        "teacher_perplexity": float(torch.exp(torch.tensor(-mean_scored("teacher_logprob_N")))),
         "student_entropy": mean("student_entropy_N"),
-        "top1_agreement": mean_told("top1_agreement_N"),
-        "epistemic_mass": mean_told("epistemic_mass_N"),
+        "top1_agreement": mean_scored("top1_agreement_N"),
+        "epistemic_mass": mean_scored("epistemic_mass_N"),
         "kept_token_share": float((gathered("weight_N") > 0).float().mean()),
     }
     if divergence.token_clip:
         metrics["clip_share"] = float((divergence_N >= divergence.token_clip).float().mean())
-    if untold_share:
-        metrics["cross_entropy_token_share"] = untold_share
-    return without_teacher(metrics) if all_untold else metrics
+    if unscored_share:
+        metrics["cross_entropy_token_share"] = unscored_share
+    return without_teacher(metrics) if all_unscored else metrics
 
 
 def quantiles(values_N: Tensor, shares: Sequence[float]) -> list[float]:
@@ -87,10 +87,10 @@ def quantiles(values_N: Tensor, shares: Sequence[float]) -> list[float]:
 
 
 def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a step whose teacher told no distribution, under names that say so."""
-    told_by_teacher = ("teacher_perplexity", "top1_agreement", "epistemic_mass")
+    """The metrics of a step without scored tokens, under names that say so."""
+    from_teacher = ("teacher_perplexity", "top1_agreement", "epistemic_mass")
     return {
         name.replace("divergence", "cross_entropy"): value
         for name, value in metrics.items()
-        if name not in told_by_teacher
+        if name not in from_teacher
     }

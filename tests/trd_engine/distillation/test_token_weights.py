@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from tests.trd_engine.step_batches import CPU, gradient_after, load, make_setup, sequences
 from trd_engine.config import TokenWeightsConfig
 from trd_engine.distillation.batching import split_into_micro_batches
-from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.schedule import divergence_at
+from trd_engine.distillation.losses.divergence import Divergence, divergence_at
 from trd_engine.distillation.token_weights import (
     drift_weights,
     make_weigher,

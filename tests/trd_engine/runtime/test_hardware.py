@@ -15,7 +15,7 @@ ARM = {"architecture": "aarch64", "cpu_name": "ARM Neoverse V2"}
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
     yield
-    for question in (processor.has_short_products, processor.suits_mkl):
+    for question in (processor.has_bf16_matmul, processor.suits_mkl):
         question.cache_clear()
 
 
@@ -32,12 +32,12 @@ def asked_anew() -> Iterator[None]:
 def test_the_processor_is_known_by_what_it_says(
     found: dict[str, object], has_mkl: bool, short_products: bool, mkl: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for question in (processor.has_short_products, processor.suits_mkl):
+    for question in (processor.has_bf16_matmul, processor.suits_mkl):
         question.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
-    assert (processor.has_short_products(), processor.suits_mkl()) == (short_products, mkl)
+    assert (processor.has_bf16_matmul(), processor.suits_mkl()) == (short_products, mkl)
 
 
 def test_this_machines_own_answer_has_the_fields() -> None:
-    assert {processor.has_short_products(), processor.suits_mkl()} <= {True, False}
+    assert {processor.has_bf16_matmul(), processor.suits_mkl()} <= {True, False}

@@ -207,10 +207,10 @@ def test_refinements_of_other_tokens_are_trained_on_by_their_text(
         run(config_of(data, served(server, "openai", max_concurrency=1), TOP_K), tmp_path)
     told = [event for event in events(tmp_path, "notice") if event["code"] == "teacher_scores_partial"]
     assert [event["level"] for event in told] == ["warn", "warn"]
-    assert sum(event["data"]["num_untold_refinements"] for event in told) == 11
+    assert sum(event["data"]["num_unscored_refinements"] for event in told) == 11
     assert "token number 0 is" in told[0]["message"]
     noticed = [row for row in rows(tmp_path) if any("cross-entropy instead" in n for n in row["detail"]["notices"])]
-    assert len(noticed) == told[1]["data"]["num_untold_refinements"]
+    assert len(noticed) == told[1]["data"]["num_unscored_refinements"]
     assert all(0.05 < share < 0.8 for share in metric(tmp_path, "cross_entropy_token_share"))
     assert metric(tmp_path, "heldout_top_k_forward_kl")[-1] < metric(tmp_path, "heldout_top_k_forward_kl")[0]
 

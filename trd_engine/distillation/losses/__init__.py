@@ -1,1 +1,1 @@
-"""The divergences: a plain reference, and the chunked pass that never holds [tokens x vocabulary]."""
+"""The divergences: a plain reference, and the chunked pass that never holds [tokens × vocabulary] logits."""

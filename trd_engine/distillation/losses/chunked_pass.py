@@ -1,11 +1,9 @@
-"""The loop of `fused_loss.linear_divergence`: chunk by chunk, logits, divergence and gradients.
+"""The loop of `linear_divergence`: logits, divergence and gradients, one chunk of tokens after another.
 
-Owns the buffers and the order of the work. A chunk is as many tokens as there is room for logits; a block
-is as many of its rows as the processor's cache holds, so that the arithmetic between the matrix products
-does not go to memory for its intermediate results.
+Owns the buffers and the order of the work. A chunk is as many tokens as the logits' buffers hold. A block is as many
+rows of a chunk as fit the processor's cache, so that intermediate results between the matrix products stay in it.
 
-Shapes: N tokens, C tokens of a chunk, R rows of a block, V the shared vocabulary, K the teacher's top-k
-tokens.
+Shapes: N tokens, C tokens of a chunk, R rows of a block, V the shared vocabulary, K the teacher's top-k tokens.
 """
 
 from __future__ import annotations
@@ -17,30 +15,31 @@ from torch import Tensor
 
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.gradient import Distribution, divergence_and_gradient
-from trd_engine.distillation.losses.products import Gradients, LogitSource, Projection, slices
+from trd_engine.distillation.losses.projection import Gradients, LogitSource, Projection, slices
 from trd_engine.distillation.losses.token_statistics import TokenStatistics, WantedStatistics, block_statistics
 
 SPARSE_SHARE = 64
-"""Up to this part of the vocabulary the teacher's top-k tokens have products of their own; for more, those with the
-whole head are the faster ones and need less room."""
+"""The student's logits are computed at the teacher's top-k tokens alone if K is at most V / SPARSE_SHARE; for more
+tokens the product with the whole head is faster and takes less memory."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known of each token besides its hidden states."""
+    """Weights and ids of the tokens."""
 
     weights_N: Tensor
-    """In the dtype of all arithmetic between the products."""
+    """Their dtype is that of all arithmetic between the matrix products."""
     ids_N: Tensor | None
+    """The sampled tokens; None if they were not given."""
     may_be_masked: bool
-    """Some weights may be 0: such rows are kept out of every sum, even where they are not finite."""
+    """Whether some weights may be 0. Such rows are left out of every sum, even if they are not finite."""
 
     def ids(self, rows: slice) -> Tensor | None:
-        """The sampled tokens of some rows, where given."""
+        """Return the sampled tokens of `rows`, if they were given."""
         return None if self.ids_N is None else self.ids_N[rows]
 
     def masked(self, values_RX: Tensor, rows: slice) -> Tensor:
-        """The values of some rows, zero where the weight is; 0 · inf would not be."""
+        """Set the values of rows of weight 0 to zero; multiplying by the weight would not: 0 · inf is NaN."""
         if not self.may_be_masked:
             return values_RX
         return values_RX.masked_fill((self.weights_N[rows] == 0).unsqueeze(-1), 0.0)
@@ -48,7 +47,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class ChunkedPass:
-    """One pass over all tokens: what goes in, and how much of it at once."""
+    """One pass over all tokens: its inputs, and the sizes of a chunk and a block."""
 
     student: Projection
     teacher: LogitSource
@@ -60,7 +59,7 @@ class ChunkedPass:
     block_rows: int
 
     def run(self, gradients: Gradients) -> tuple[Tensor, Tensor, TokenStatistics | None]:
-        """Fills `gradients`; returns Σ w D, D, and the statistics where wanted."""
+        """Fill `gradients`; return Σ w D, D [N], and the statistics if they are wanted."""
         weights_N = self.tokens.weights_N
         per_token_N = torch.empty_like(weights_N)
         statistics = None
@@ -69,12 +68,12 @@ class ChunkedPass:
             statistics = TokenStatistics.empty(len(weights_N), per_token_N, self.wanted, with_sampled=with_sampled)
         is_sparse = num_sparse_tokens(self.divergence, len(self.student.head_VH)) > 0
         needs_student = not is_sparse or self.wanted is not None
-        student_CV = self.student.room(self.chunk_tokens if needs_student else 0)
-        teacher_CV = self.teacher.room(self.chunk_tokens)
+        student_CV = self.student.allocate(self.chunk_tokens if needs_student else 0)
+        teacher_CV = self.teacher.allocate(self.chunk_tokens)
         for chunk in slices(0, len(weights_N), self.chunk_tokens):
-            self.teacher.output(chunk, teacher_CV[: chunk.stop - chunk.start])
+            self.teacher.write_logits(chunk, teacher_CV[: chunk.stop - chunk.start])
             if needs_student:
-                self.student.output(chunk, student_CV[: chunk.stop - chunk.start])
+                self.student.write_logits(chunk, student_CV[: chunk.stop - chunk.start])
             for rows in slices(chunk.start, chunk.stop, self.block_rows):
                 within = slice(rows.start - chunk.start, rows.stop - chunk.start)
                 student_RV, teacher_RV = student_CV[within], teacher_CV[within]
@@ -95,14 +94,14 @@ class ChunkedPass:
         statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
-        """The block's divergence; its gradient takes the place of the student's output."""
+        """Return the block's divergence, and write its gradient over `student_RV`."""
         student_logits_RV = self.student.shape.apply(student_RV.to(self._dtype))
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
-        student, teacher = self._tempered(student_logits_RV), self._tempered(teacher_logits_RV)
+        student, teacher = self._with_temperature(student_logits_RV), self._with_temperature(teacher_logits_RV)
         if statistics is not None and self.wanted is not None:
-            is_own = self.divergence.temperature == 1.0
-            own = (student, teacher) if is_own else _distributions(student_logits_RV, teacher_logits_RV)
-            statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
+            is_untempered = self.divergence.temperature == 1.0
+            both = (student, teacher) if is_untempered else _distributions(student_logits_RV, teacher_logits_RV)
+            statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
         if self.divergence.support == "top_k":
             teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
             student_logits_RK = student_logits_RV.gather(-1, ids_RK)
@@ -111,7 +110,7 @@ class ChunkedPass:
                 student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
             return divergence_R
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
-        divergence_R, factor_R1 = self._weigh(divergence_R, rows)
+        divergence_R, factor_R1 = self._clip(divergence_R, rows)
         if gradients.any_wanted:
             self.student.shape.chain_(gradient_RV, student_logits_RV)
             torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
@@ -125,14 +124,14 @@ class ChunkedPass:
         statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
-        """The block's divergence on the teacher's few top-k tokens; only their rows of the head are touched."""
+        """Return the block's divergence on the teacher's top-k tokens; read and update only their rows of the head."""
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         if statistics is not None and self.wanted is not None:
-            own = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
-            statistics.put(rows, block_statistics(*own, self.wanted, rows, self.tokens.ids(rows)))
+            both = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
+            statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
         teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
-        output_RK, head_RKH = self.student.output_at(rows, ids_RK, self._dtype)
-        divergence_R, gradient_RK = self._top_k_gradient(self.student.shape.apply(output_RK), teacher_logits_RK, rows)
+        raw_RK, head_RKH = self.student.logits_at(rows, ids_RK, self._dtype)
+        divergence_R, gradient_RK = self._top_k_gradient(self.student.shape.apply(raw_RK), teacher_logits_RK, rows)
         if gradients.any_wanted:
             hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
             gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
@@ -141,10 +140,11 @@ class ChunkedPass:
     def _top_k_gradient(
         self, student_logits_RK: Tensor, teacher_logits_RK: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor]:
-        """The clipped divergence on the teacher's top-k tokens, and the weighted gradient in the student's output."""
-        student, teacher = self._tempered(student_logits_RK), self._tempered(teacher_logits_RK)
+        """Return the clipped divergence on the teacher's top-k tokens and the weighted gradient in the student's raw
+        logits."""
+        student, teacher = self._with_temperature(student_logits_RK), self._with_temperature(teacher_logits_RK)
         divergence_R, gradient_RK = divergence_and_gradient(student, teacher, self.divergence, None)
-        divergence_R, factor_R1 = self._weigh(divergence_R, rows)
+        divergence_R, factor_R1 = self._clip(divergence_R, rows)
         self.student.shape.chain_(gradient_RK, student_logits_RK)
         return divergence_R, self.tokens.masked(gradient_RK, rows) * factor_R1
 
@@ -156,12 +156,12 @@ class ChunkedPass:
     def _dtype(self) -> torch.dtype:
         return self.tokens.weights_N.dtype
 
-    def _tempered(self, logits_RV: Tensor) -> Distribution:
+    def _with_temperature(self, logits_RV: Tensor) -> Distribution:
         temperature = self.divergence.temperature
         return Distribution.of(logits_RV if temperature == 1.0 else logits_RV / temperature)
 
-    def _weigh(self, divergence_R: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """The clipped divergence, and what its gradient in the tempered logits is to be multiplied by."""
+    def _clip(self, divergence_R: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the clipped divergence, and the factor [R, 1] of its gradient in the tempered logits."""
         factor_R = self.tokens.weights_N[rows] / self.divergence.temperature
         if self.divergence.token_clip:
             factor_R = factor_R.masked_fill(divergence_R > self.divergence.token_clip, 0.0)
@@ -170,7 +170,7 @@ class ChunkedPass:
 
 
 def num_sparse_tokens(divergence: Divergence, num_shared: int) -> int:
-    """How many tokens of a row have products of their own: K, or 0 where the whole vocabulary is multiplied out."""
+    """Return how many of a row's logits are computed one by one: K, or 0 if all are computed by one product."""
     is_sparse = divergence.support == "top_k" and SPARSE_SHARE * divergence.teacher_top_k <= num_shared
     return divergence.teacher_top_k if is_sparse else 0
 

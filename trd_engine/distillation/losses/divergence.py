@@ -1,7 +1,7 @@
-"""What the token loss is: one divergence per position between student and teacher.
+"""The token loss: one divergence per position between student and teacher, and its schedule over a run.
 
-Owns the definition, in plain differentiable operations on whole logits; it is the reference that the
-one-pass form in `fused_loss` must agree with. It knows nothing of models, masks or means.
+Owns the definition, in plain differentiable operations on whole logits: the reference that `linear_divergence` must
+agree with. It knows nothing of models, masks or means.
 
 Shapes: N tokens, V the vocabulary, K the teacher's top-k tokens.
 p is the student's distribution and q the teacher's, both softmax(logits / temperature).
@@ -10,17 +10,19 @@ p is the student's distribution and q the teacher's, both softmax(logits / tempe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from trd_engine.config import LossConfig
+
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 Support = Literal["full", "top_k", "sampled"]
 
 MAX_LOG_RATIO = 20.0
-"""Bound on log q/p in the k3 estimator, whose exponential would overflow without it."""
+"""Upper bound on log q/p in the k3 estimator, whose exponential would overflow without it."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,15 @@ class Divergence:
 
     kind: Kind = "forward_kl"
     support: Support = "full"
-    """full: the whole vocabulary; top_k: the teacher's k likeliest tokens, both renormalised on them;
-    sampled: the Monte-Carlo estimate on the one token that was sampled."""
+    """full: the whole vocabulary; top_k: the teacher's k most likely tokens, with both distributions renormalised on
+    them; sampled: the Monte-Carlo estimate on the sampled token."""
     teacher_top_k: int = 32
-    """Of support top_k; more than the vocabulary means all of it."""
+    """Support top_k only. A number above the vocabulary's size means all of it."""
     beta: float = 0.5
-    """Of kind jsd. By convention 0 is the forward and 1 the reverse KL, where the formula itself gives 0."""
+    """Kind jsd only. By convention 0 is the forward KL and 1 the reverse KL; the formula itself gives 0 there."""
     temperature: float = 1.0
     token_clip: float = 0.0
-    """Each token's divergence is cut to at most this, and has no gradient above it; 0: no cut."""
+    """Upper bound on each token's divergence, which has no gradient above it; 0: no bound."""
 
     def __post_init__(self) -> None:
         _require(self.kind in get_args(Kind), "kind", self.kind, f"use one of {', '.join(get_args(Kind))}")
@@ -70,26 +72,52 @@ class Divergence:
 
     @property
     def effective_kind(self) -> Kind:
-        """The kind with jsd's two ends resolved: β=0 is forward_kl and β=1 reverse_kl."""
+        """Kind, with jsd at β = 0 resolved to forward_kl and at β = 1 to reverse_kl."""
         if self.kind != "jsd" or 0 < self.beta < 1:
             return self.kind
         return "forward_kl" if self.beta == 0 else "reverse_kl"
 
 
+def divergence_of(loss: LossConfig, served_top_k: int | None) -> Divergence:
+    """Return the divergence of a spec's loss; `served_top_k` is the number of tokens that a served teacher scores.
+
+    The cross-entropy is the forward KL from a teacher whose probability of each target token is 1.
+    """
+    return Divergence(
+        kind="forward_kl" if loss.divergence == "cross_entropy" else loss.divergence,
+        support=loss.support,
+        teacher_top_k=served_top_k or loss.teacher_top_k,
+        beta=loss.beta,
+        temperature=loss.temperature,
+        token_clip=loss.token_clip,
+    )
+
+
+def divergence_at(divergence: Divergence, reverse_after: float | None, step: int, num_steps: int) -> Divergence:
+    """Return the divergence of step `step` (from 1) of `num_steps`: the given one, and reverse KL after the share
+    `reverse_after` of all steps. None: always the given one.
+
+    These are the two stages of PACED, arXiv 2603.11178: first cover the teacher's modes, then choose one. A pure
+    function of the step, so that a resumed run needs no state for it.
+    """
+    if reverse_after is None or step <= reverse_after * num_steps:
+        return divergence
+    return replace(divergence, kind="reverse_kl")
+
+
 def token_divergence(
     student_logits_NV: Tensor, teacher_logits_NV: Tensor, divergence: Divergence, *, token_ids_N: Tensor | None = None
 ) -> Tensor:
-    """Divergence in nats at each of N positions, differentiable in the student's logits.
+    """Compute the divergence in nats at each of N positions, differentiable in the student's logits.
 
-    Vocabularies padded to different sizes meet on their shared prefix: both softmaxes run over the first
-    min(V_student, V_teacher) tokens. The teacher's logits get no gradient. bf16 and fp16 logits are taken
-    up to fp32; the result is fp32, or fp64 for fp64 logits. Logits must be finite.
+    If the vocabularies are padded to different sizes, both softmaxes run over the first min(V_student, V_teacher)
+    tokens. The teacher's logits get no gradient. bf16 and fp16 logits are converted to fp32; the result is fp32, or
+    fp64 for fp64 logits. Logits must be finite.
 
-    `token_ids_N`, the sampled tokens, are needed by support "sampled", and by no other. There the forward
-    kind is log q − log p, and the reverse kind the k3 estimator r − 1 − log r with r = q/p and log r at
-    most 20 (beyond it the gradient is zero).
+    Only support "sampled" needs `token_ids_N`, the sampled tokens. Its forward kind is log q − log p, and its reverse
+    kind the k3 estimator r − 1 − log r with r = q/p and log r at most 20 (above it the gradient is zero).
 
-    Raises ValueError where shapes do not fit, or `token_ids_N` is missing or holds what is no token of both.
+    Raises ValueError if shapes do not match, or if `token_ids_N` is missing or has an id outside a vocabulary.
     """
     if student_logits_NV.dim() != 2 or teacher_logits_NV.dim() != 2 or len(student_logits_NV) != len(teacher_logits_NV):
         raise ValueError(
@@ -112,13 +140,13 @@ def token_divergence(
 
 
 def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_tokens: int, num_shared: int) -> None:
-    """Raises ValueError where the sampled tokens are missing, are not one a position, or, looked up where it costs
-    nothing, lie beyond the vocabulary that both models share."""
+    """Raise ValueError if the sampled tokens are missing, are not one per position, or are outside the vocabulary that
+    both models share; the last is checked on a CPU only, where it costs nothing."""
     if divergence.support == "sampled" and token_ids_N is None:
         raise ValueError("support 'sampled' needs token_ids_N, the sampled token of each position")
     if token_ids_N is not None and token_ids_N.shape != (num_tokens,):
         raise ValueError(f"token_ids_N must have shape ({num_tokens},), not {tuple(token_ids_N.shape)}")
-    if token_ids_N is None or token_ids_N.device.type != "cpu":  # an accelerator would have to be waited for
+    if token_ids_N is None or token_ids_N.device.type != "cpu":  # reading it would wait for an accelerator
         return
     foreign_N = (token_ids_N < 0) | (token_ids_N >= num_shared)
     if bool(foreign_N.any()):

@@ -1,8 +1,8 @@
-"""The divergences of `losses` once more, with their gradients in the student's logits in closed form.
+"""The divergences of `divergence` with their gradients in the student's logits in closed form.
 
-Owns the arithmetic on one block of logits; `losses` owns what it means, and the tests tie the two.
+Owns the arithmetic on one block of logits. `divergence` owns the definitions, which the tests compare it with.
 
-Shapes: R the rows of a block, V the vocabulary, or the teacher's top-k tokens in its place.
+Shapes: R rows of a block, V the vocabulary or the teacher's top-k tokens.
 With z the student's tempered logits, p = softmax(z) and q the teacher's distribution:
 
     forward KL    D = Σ q log q/p                                      ∂D/∂z = p − q
@@ -30,7 +30,7 @@ SOFTPLUS_THRESHOLD = 80.0
 
 @dataclass(frozen=True)
 class Distribution:
-    """softmax(logits); log-probabilities are logits − log_normalizer, never written out."""
+    """softmax(logits). Log-probabilities are logits − log_normalizer and are not stored."""
 
     logits_RV: Tensor
     probs_RV: Tensor
@@ -38,22 +38,22 @@ class Distribution:
 
     @classmethod
     def of(cls, logits_RV: Tensor) -> Distribution:
-        """One exponential a logit: the normalizer is read off the likeliest token, z_max − log p_max."""
+        """Compute the softmax with one exponential per logit: the normalizer is z_max − log p_max."""
         probs_RV = logits_RV.softmax(-1)
         log_normalizer_R1 = logits_RV.amax(-1, keepdim=True) - probs_RV.amax(-1, keepdim=True).log_()
         return cls(logits_RV, probs_RV, log_normalizer_R1)
 
     def logprob(self, ids_R1: Tensor) -> Tensor:
-        """Log-probability of one token a row, [R, 1]."""
+        """Return the log-probability of one token per row, [R, 1]."""
         return self.logits_RV.gather(-1, ids_R1) - self.log_normalizer_R1
 
 
 def divergence_and_gradient(
     student: Distribution, teacher: Distribution, divergence: Divergence, token_ids_R: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Divergence [R], before the clip, and its gradient [R, V] in the student's tempered logits.
+    """Return the divergence [R] before the clip and its gradient [R, V] in the student's tempered logits.
 
-    Both distributions are over the support. The student's probabilities are overwritten.
+    Both distributions are over the support. Overwrites the student's probabilities.
     """
     if divergence.support == "sampled":
         assert token_ids_R is not None
@@ -94,7 +94,7 @@ def _sampled(
 
 
 def _log_ratio(left: Distribution, right: Distribution) -> Tensor:
-    # the logits' common offset goes out before any sum: what remains is as small as the divergence
+    # subtract the logits' common offset before any sum: the remaining terms are as small as the divergence
     return (left.logits_RV - right.logits_RV).sub_(left.log_normalizer_R1 - right.log_normalizer_R1)
 
 

@@ -1,16 +1,16 @@
-"""The token loss straight from hidden states: output head, divergence and gradient in one pass.
+"""The token loss from hidden states: output head, divergence and gradient in one pass.
 
-`linear_divergence` is the engine's loss. Both models' logits exist for one chunk of tokens at a time; the
-student's gradient is formed in their place and multiplied out before the next chunk, and backward only
-scales what forward has found. This file owns the call: its checks, defaults and place in autograd. The
-loop is in `fused_loss_pass`, the closed forms in `fused_loss_gradient`, the meaning in `losses`.
+`linear_divergence` is the engine's loss. Both models' logits exist for one chunk of tokens at a time; the student's
+gradient overwrites them and is backpropagated before the next chunk, so that backward only scales what forward has
+computed. This file owns the call: checks, defaults and autograd. The loop is in `chunked_pass`, the closed forms are
+in `gradient`, the definitions in `divergence`.
 
 Shapes: N tokens, V vocabulary, H and G the hidden sizes of student and teacher.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from trd_engine.distillation.losses.chunked_pass import ChunkedPass, Tokens, num_sparse_tokens
 from trd_engine.distillation.losses.divergence import Divergence, check_token_ids
-from trd_engine.distillation.losses.products import Gradients, LogitSource, Projection
+from trd_engine.distillation.losses.projection import Gradients, LogitSource, Projection
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
 from trd_engine.models.head import LogitShape
 
@@ -27,15 +27,15 @@ __all__ = ["LinearOptions", "StatisticsRequest", "TokenStatistics", "linear_dive
 
 CHUNK_BYTES_CPU = 96 * 2**20
 CHUNK_BYTES_ACCELERATOR = 2**30
-"""Both models' logits of one chunk, where the caller names no chunk size."""
+"""Size of both models' logits of one chunk, if the caller gives no chunk size."""
 BLOCK_BYTES_CPU = 2**20
 BLOCK_BYTES_ACCELERATOR = 64 * 2**20
-"""One model's logits of one block in fp32, or the rows of the head of its top-k tokens: what a CPU's cache holds, or
-what keeps an accelerator busy."""
+"""Size of one model's logits of one block in fp32, or of the head's rows at its top-k tokens: small enough for a CPU's
+cache, large enough to keep an accelerator busy."""
 
 
 class LinearOptions(TypedDict, total=False):
-    """The options of `linear_divergence` but for `statistics`."""
+    """Options of `linear_divergence` except `statistics`."""
 
     token_weights_N: Tensor | None
     token_ids_N: Tensor | None
@@ -92,39 +92,33 @@ def linear_divergence(
     teacher_soft_cap: float | None = None,
     statistics: StatisticsRequest | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TokenStatistics]:
-    """Σ wᵢ Dᵢ over N positions, without ever holding [N × V] logits.
+    """Compute Σ wᵢ Dᵢ over N positions without ever holding [N × V] logits.
 
-    Returns (loss, per_token_N), and a `TokenStatistics` as a third where `statistics` asks for it.
-    `loss` is differentiable in the student's hidden states, head and bias, whichever of them require it;
-    `per_token_N` (nats, after the clip, without the weight) is detached.
+    Returns (loss, per_token_N), and `TokenStatistics` as a third value if `statistics` is given. `loss` is
+    differentiable in those of the student's hidden states, head and bias that require a gradient; `per_token_N` (nats,
+    after the clip, without the weight) is detached.
 
-    `token_weights_N` defaults to 1/N. The weights come in, and are not applied to `per_token_N` by the
-    caller, because the gradient is summed in this pass and must know them. A weight of exactly 0 takes a
-    row out of loss and gradient, whatever its values or token. `token_ids_N` as in `losses.token_divergence`;
-    where given, the statistics hold both models' log-probabilities of them.
+    `token_weights_N` defaults to 1/N. The caller passes the weights instead of applying them to `per_token_N`, because
+    this pass already sums the gradient. A weight of exactly 0 removes a row from loss and gradient, whatever its values
+    or token. `token_ids_N` is as in `divergence.token_divergence`; if given, the statistics include both models'
+    log-probabilities of these tokens.
 
-    Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without a cap where None.
-    `chunk_tokens` changes time and memory, not values; None fits the device. Products run in the models'
-    dtype, or in autocast's; all else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
+    Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without the cap if it is None.
+    `chunk_tokens` changes time and memory, not values; None chooses it for the device. Matrix products run in the
+    models' dtype or autocast's; everything else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
     Nothing waits for an accelerator, and sums are taken in a fixed order.
 
-    Raises ValueError where shapes do not fit, and, on a CPU, where `token_ids_N` holds what is no token of both models.
+    Raises ValueError if shapes do not match, and, on a CPU, if `token_ids_N` has an id outside a vocabulary.
     """
     num_shared = min(len(student_head_VH), len(teacher_head_VG))
     student_shape = LogitShape(student_logit_scale, student_soft_cap)
     teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
     student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
     teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
-    one_pass = ChunkedPass(
-        student,
-        teacher,
-        divergence,
-        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
-        wanted=_wanted(statistics, student),
-        chunk_tokens=_chunk_tokens(student, teacher, chunk_tokens),
-        block_rows=_block_rows(student, divergence),
-    )
-    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    tokens = _tokens(student, teacher, divergence, token_weights_N, token_ids_N)
+    inputs = (student_hidden_NH, student_head_VH, student_bias)
+    one_pass = _make_pass(student, teacher, divergence, tokens, statistics, chunk_tokens)
+    loss, per_token_N, token_statistics = _differentiable(one_pass, inputs)
     return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
 
 
@@ -140,32 +134,51 @@ def scored_divergence(
     student_bias: Tensor | None = None,
     student_shape: LogitShape | None = None,
 ) -> tuple[Tensor, Tensor, TokenStatistics]:
-    """`linear_divergence` with a teacher whose logits over the student's vocabulary are there, and no hidden states.
+    """Compute `linear_divergence` for a teacher that gives logits over the student's vocabulary, not hidden states.
 
-    Raises ValueError where shapes do not fit.
+    Raises ValueError if shapes do not match.
     """
     shape = student_shape or LogitShape()
     student = _projection(student_hidden_NH, student_head_VH, student_bias, shape, len(student_head_VH))
-    one_pass = ChunkedPass(
-        student,
-        teacher,
-        divergence,
-        _tokens(student, teacher, divergence, token_weights_N, token_ids_N),
-        wanted=_wanted(statistics, student),
-        chunk_tokens=_chunk_tokens(student, teacher, None),
-        block_rows=_block_rows(student, divergence),
-    )
-    loss, per_token_N, token_statistics = _differentiable(one_pass, (student_hidden_NH, student_head_VH, student_bias))
+    tokens = _tokens(student, teacher, divergence, token_weights_N, token_ids_N)
+    inputs = (student_hidden_NH, student_head_VH, student_bias)
+    one_pass = _make_pass(student, teacher, divergence, tokens, statistics, None)
+    loss, per_token_N, token_statistics = _differentiable(one_pass, inputs)
     assert token_statistics is not None
     return loss, per_token_N, token_statistics
+
+
+def _make_pass(
+    student: Projection,
+    teacher: LogitSource,
+    divergence: Divergence,
+    tokens: Tokens,
+    statistics: StatisticsRequest | None,
+    chunk_tokens: int | None,
+) -> ChunkedPass:
+    """Check the rest of a call and choose the sizes of chunks and blocks."""
+    num_shared, hidden_size = student.head_VH.shape
+    on_cpu = student.head_VH.device.type == "cpu"
+    if chunk_tokens is None:
+        bytes_per_token = num_shared * (student.bytes_per_logit + teacher.bytes_per_logit)
+        chunk_tokens = max(1, (CHUNK_BYTES_CPU if on_cpu else CHUNK_BYTES_ACCELERATOR) // bytes_per_token)
+    elif chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens is {chunk_tokens}: use 1 or more, or None to choose it for the device")
+    widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
+    block_rows = max(1, (BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_ACCELERATOR) // (4 * widest))
+    wanted = None if statistics is None else _wanted(statistics, student)
+    return ChunkedPass(student, teacher, divergence, tokens, wanted, chunk_tokens, block_rows)
 
 
 def _differentiable(
     one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
 ) -> tuple[Tensor, Tensor, TokenStatistics | None]:
-    """Runs the pass, and ties its loss to the student's hidden states, head and bias."""
+    """Run the pass and make its loss differentiable in the student's hidden states, head and bias."""
     wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
-    with torch.no_grad(), _without_autocast(inputs[0].device.type):
+    device_type = inputs[0].device.type
+    # The pass casts what needs casting; autocast would cast again.
+    is_on = _autocast_dtype(device_type) is not None
+    with torch.no_grad(), torch.autocast(device_type, enabled=False) if is_on else nullcontext():
         sums = Gradients.zeros(inputs, wanted, one_pass.student)
         loss, per_token_N, statistics = one_pass.run(sums)
         gradients = [
@@ -176,19 +189,13 @@ def _differentiable(
     return loss, per_token_N, statistics
 
 
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Nothing is cast behind the pass's back: what needed casting has been cast."""
-    is_on = _autocast_dtype(device_type) is not None
-    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
-
-
 def _autocast_dtype(device_type: str) -> torch.dtype | None:
     is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if is_on else None
 
 
 class _KnownGradient(torch.autograd.Function):
-    """A loss whose gradients have been found together with it."""
+    """A loss whose gradients were computed together with it."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
@@ -204,13 +211,13 @@ class _KnownGradient(torch.autograd.Function):
             return None, None, *(g if g is None else g * grad_loss for g in ctx.gradients)
         # in place, and no reference is kept: autograd then takes the head's gradient over without a copy
         gradients, ctx.gradients = ctx.gradients, None
-        if grad_loss.device.type == "cpu" and grad_loss == 1:  # asking an accelerator would mean to wait for it
+        if grad_loss.device.type == "cpu" and grad_loss == 1:  # reading it would wait for an accelerator
             return None, None, *gradients
         return None, None, *(g if g is None else g.mul_(grad_loss) for g in gradients)
 
 
 def _graph_is_kept() -> bool:
-    # not public, but what torch's own compiled backward asks before it reuses buffers; without it, be careful
+    # private, but torch's compiled backward calls it before it reuses buffers; without it, assume a kept graph
     query = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
     return bool(query())
 
@@ -245,19 +252,17 @@ def _tokens(
         return Tokens(even_N, ids_N, may_be_masked=False)
     if weights_N.shape != (num_tokens,):
         raise ValueError(f"token_weights_N must have shape ({num_tokens},), not {tuple(weights_N.shape)}")
-    # looked up where it costs nothing; an accelerator would have to be waited for
+    # looked up only where it costs nothing: reading it would wait for an accelerator
     may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
     weights_N = weights_N.detach().to(device, dtype)
     if ids_N is not None and ids_N.shape == weights_N.shape and may_be_masked:
         is_foreign_N = (ids_N < 0) | (ids_N >= num_shared)
-        ids_N = ids_N.masked_fill(is_foreign_N & (weights_N == 0), 0)  # often marked with −100, which is no token
+        ids_N = ids_N.masked_fill(is_foreign_N & (weights_N == 0), 0)  # often set to −100, which is no token
     check_token_ids(divergence, ids_N, num_tokens, num_shared)
     return Tokens(weights_N, ids_N, may_be_masked)
 
 
-def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedStatistics | None:
-    if request is None:
-        return None
+def _wanted(request: StatisticsRequest, student: Projection) -> WantedStatistics:
     ids, num_shared, device = list(request.epistemic_token_ids), len(student.head_VH), student.head_VH.device
     if not all(0 <= token_id < num_shared for token_id in ids):
         raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
@@ -266,20 +271,3 @@ def _wanted(request: StatisticsRequest | None, student: Projection) -> WantedSta
         raise ValueError(f"watched_ids_N must have shape ({num_tokens},), not {tuple(watched_N.shape)}")
     epistemic_E = torch.tensor(ids, dtype=torch.long, device=device)
     return WantedStatistics(epistemic_E, request.modes, None if watched_N is None else watched_N.to(device))
-
-
-def _chunk_tokens(student: Projection, teacher: LogitSource, wanted: int | None) -> int:
-    if wanted is not None:
-        if wanted < 1:
-            raise ValueError(f"chunk_tokens is {wanted}: use 1 or more, or None to fit the device")
-        return wanted
-    budget = CHUNK_BYTES_CPU if student.head_VH.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
-    bytes_per_token = len(student.head_VH) * (student.bytes_per_logit + teacher.bytes_per_logit)
-    return max(1, budget // bytes_per_token)
-
-
-def _block_rows(student: Projection, divergence: Divergence) -> int:
-    budget = BLOCK_BYTES_CPU if student.head_VH.device.type == "cpu" else BLOCK_BYTES_ACCELERATOR
-    num_shared, hidden_size = student.head_VH.shape
-    widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
-    return max(1, budget // (4 * widest))

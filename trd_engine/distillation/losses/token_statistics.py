@@ -1,4 +1,4 @@
-"""What `fused_loss` can tell of each token besides its divergence, from the logits it holds anyway.
+"""Statistics of each token that `linear_divergence` computes from the logits it has anyway.
 
 Shapes: N tokens, R the rows of one block of them, V the vocabulary, E the epistemic tokens.
 """
@@ -16,14 +16,14 @@ from trd_engine.distillation.losses.gradient import Distribution
 
 @dataclass(frozen=True)
 class StatisticsRequest:
-    """Asks `linear_divergence` for a `TokenStatistics`."""
+    """Which `TokenStatistics` to compute."""
 
     epistemic_token_ids: Sequence[int] = ()
-    """Tokens that open a doubt ("Wait", "However"), each named once; none: the mass is 0."""
+    """Distinct tokens that open a doubt ("Wait", "However"); if there are none, their mass is 0."""
     modes: bool = False
-    """Asks for the teacher's two likeliest tokens outside the epistemic ones."""
+    """Compute the probabilities of the teacher's two most likely tokens that are not epistemic."""
     watched_ids_N: Tensor | None = None
-    """One token a position, other than the sampled one, whose probability under the teacher is wanted."""
+    """One token per position, other than the sampled one, whose probability under the teacher to compute."""
 
 
 @dataclass(frozen=True)
@@ -37,37 +37,37 @@ class WantedStatistics:
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of both models' own, untempered distributions over the shared vocabulary; detached.
+    """Statistics of both models' distributions over the shared vocabulary; detached.
 
-    Taken at temperature 1 over the full vocabulary whatever the loss takes, so that they compare across
-    runs and with the sampler's log-probabilities. Entropies and log-probabilities are in nats.
+    Always at temperature 1 over the full vocabulary, whatever the loss uses, so that they are comparable between runs
+    and with the sampler's log-probabilities. Entropies and log-probabilities are in nats.
     """
 
     student_entropy_N: Tensor
     teacher_entropy_N: Tensor
     top1_agreement_N: Tensor
-    """1 where both models' likeliest token is the same, else 0."""
+    """1 if both models have the same most likely token, else 0."""
     teacher_epistemic_mass_N: Tensor
-    """The teacher's probability of the requested epistemic tokens together."""
+    """The teacher's total probability of the epistemic tokens."""
     student_logprob_N: Tensor | None
-    """Of the sampled `token_ids_N`; None where none were given."""
+    """Log-probability of the sampled `token_ids_N`; None if they were not given."""
     teacher_logprob_N: Tensor | None
     teacher_path_mass_N: Tensor | None
-    """The teacher's probability of its likeliest token outside the epistemic ones: the path goes on."""
+    """The teacher's probability of its most likely token that is not epistemic: the current path continues."""
     teacher_second_path_mass_N: Tensor | None
-    """And of the second likeliest outside them."""
+    """The same of the second most likely token."""
     teacher_watched_mass_N: Tensor | None
-    """And of `watched_ids_N`."""
+    """The teacher's probability of `watched_ids_N`."""
 
     @classmethod
     def empty(cls, num_tokens: int, like: Tensor, wanted: WantedStatistics, *, with_sampled: bool) -> TokenStatistics:
-        """Room for all tokens, in the dtype and on the device of `like`.
+        """Allocate the statistics of all tokens, in the dtype and on the device of `like`.
 
-        Made before the pass begins: a small tensor that outlives its block of rows would stand in the gap that the
-        block's large ones leave, and the heap would grow with every block (by 0.9 GB over 2,048 tokens).
+        Allocate before the pass begins: small tensors that outlive their block fragment the heap between the blocks'
+        large ones, and it would grow with every block (by 0.9 GB over 2,048 tokens).
         """
 
-        def room(is_wanted: bool) -> Tensor | None:
+        def optional(is_wanted: bool) -> Tensor | None:
             return like.new_empty(num_tokens) if is_wanted else None
 
         return cls(
@@ -75,25 +75,25 @@ class TokenStatistics:
             teacher_entropy_N=like.new_empty(num_tokens),
             top1_agreement_N=like.new_empty(num_tokens),
             teacher_epistemic_mass_N=like.new_empty(num_tokens),
-            student_logprob_N=room(with_sampled),
-            teacher_logprob_N=room(with_sampled),
-            teacher_path_mass_N=room(wanted.modes),
-            teacher_second_path_mass_N=room(wanted.modes),
-            teacher_watched_mass_N=room(wanted.watched_ids_N is not None),
+            student_logprob_N=optional(with_sampled),
+            teacher_logprob_N=optional(with_sampled),
+            teacher_path_mass_N=optional(wanted.modes),
+            teacher_second_path_mass_N=optional(wanted.modes),
+            teacher_watched_mass_N=optional(wanted.watched_ids_N is not None),
         )
 
-    def put(self, rows: slice, block: TokenStatistics) -> None:
-        """Write the statistics of some rows into their place."""
+    def write(self, rows: slice, block: TokenStatistics) -> None:
+        """Write the statistics of `rows`."""
         for field in fields(self):
-            room_N, values_R = getattr(self, field.name), getattr(block, field.name)
-            if room_N is not None:
-                room_N[rows] = values_R
+            all_N, values_R = getattr(self, field.name), getattr(block, field.name)
+            if all_N is not None:
+                all_N[rows] = values_R
 
 
 def block_statistics(
     student: Distribution, teacher: Distribution, wanted: WantedStatistics, rows: slice, token_ids_R: Tensor | None
 ) -> TokenStatistics:
-    """The statistics of one block, `rows` of the pass, from untempered distributions over the full vocabulary."""
+    """Compute the statistics of `rows` from distributions at temperature 1 over the full vocabulary."""
     ids_R1 = None if token_ids_R is None else token_ids_R.unsqueeze(-1)
     agrees_R = student.logits_RV.argmax(-1) == teacher.logits_RV.argmax(-1)
     first_R, second_R = _paths(teacher.probs_RV, wanted.epistemic_ids_E) if wanted.modes else (None, None)
@@ -113,8 +113,8 @@ def block_statistics(
 
 
 def _paths(probs_RV: Tensor, epistemic_ids_E: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities of the two likeliest tokens that are not epistemic, [R] each."""
-    # two maxima, not a top-k: on a CPU a sort of the vocabulary would cost more than all else here
+    """Return the probabilities of the two most likely tokens that are not epistemic, [R] each."""
+    # two maxima, not a top-k: on a CPU sorting the vocabulary would cost more than everything else here
     plain_RV = probs_RV.index_fill(-1, epistemic_ids_E, 0.0)
     first_R, ids_R = plain_RV.max(-1)
     return first_R, plain_RV.scatter_(-1, ids_R.unsqueeze(-1), 0.0).amax(-1)

@@ -32,7 +32,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from trd_engine.models.attention import decoding as decoding_attention
-from trd_engine.runtime.hardware import has_short_products
+from trd_engine.runtime.hardware import has_bf16_matmul
 
 NAME = "trd_packed"
 """What a model's `set_attn_implementation` is given."""
@@ -172,7 +172,7 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
     is_short = qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
-    return wants_gradient and is_short and not has_short_products()
+    return wants_gradient and is_short and not has_bf16_matmul()
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

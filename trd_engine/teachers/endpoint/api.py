@@ -64,7 +64,7 @@ class EndpointTeacher:
 
     def no_answer(self) -> Completion:
         """In the place of one that was not asked for; with scores of no token where the others have scores."""
-        scores = None if self._answer_top_k is None else TokenScores.untold((), self._answer_top_k)
+        scores = None if self._answer_top_k is None else TokenScores.unscored((), self._answer_top_k)
         return Completion((), "", "length", scores=scores)
 
     def first_logprobs(
@@ -202,7 +202,7 @@ class EndpointTeacher:
             reason = f"log-probabilities of another shape: {type(error).__name__}: {error}"
         else:
             return replace(completion, scores=scores)
-        return replace(completion, scores=TokenScores.untold(ids, top_k), untold_reason=reason)
+        return replace(completion, scores=TokenScores.unscored(ids, top_k), unscored_reason=reason)
 
 
 def _logprob_fields(top_k: int | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def read_scores(
             f"the answer's token number {num_told} is {there}, and no single token of the student's that its own "
             "tokenizer makes of the text"
         )
-    scores = TokenScores.untold(completion, top_k)
+    scores = TokenScores.unscored(completion, top_k)
     rows = {place: _row(entry, spelling, top_k) for place, entry in enumerate(content[:num_told])}
     told = {
         place: row for place, row in rows.items() if row is not None and math.isfinite(float(content[place]["logprob"]))

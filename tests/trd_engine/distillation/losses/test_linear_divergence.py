@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.trd_engine.divergence_reference import SETTINGS, divergences, name_of
 from trd_engine.distillation.losses import chunked_pass as fused_loss_pass
-from trd_engine.distillation.losses import products as fused_loss_products
+from trd_engine.distillation.losses import projection
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
 from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, linear_divergence
 
@@ -366,7 +366,7 @@ def test_the_teacher_gets_no_gradient() -> None:
 
 @pytest.fixture(params=[True, False], ids=["with bf16 products", "without"])
 def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_loss_products, "has_short_products", lambda: request.param)
+    monkeypatch.setattr(projection, "has_bf16_matmul", lambda: request.param)
 
 
 @pytest.mark.usefixtures("any_processor")
@@ -396,11 +396,11 @@ def test_bf16_is_the_loss_of_bf16_logits(
 
 
 def test_bf16_is_the_same_whether_the_processor_multiplies_it_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_loss_products, "LOGIT_TILE_ROWS", 128)
-    monkeypatch.setattr(fused_loss_products, "GRADIENT_TILE_ROWS", 128)
+    monkeypatch.setattr(projection, "LOGIT_TILE_ROWS", 128)
+    monkeypatch.setattr(projection, "GRADIENT_TILE_ROWS", 128)
     found = []
-    for has_short_products in (True, False):
-        monkeypatch.setattr(fused_loss_products, "has_short_products", lambda has=has_short_products: has)
+    for has_bf16_matmul in (True, False):
+        monkeypatch.setattr(projection, "has_bf16_matmul", lambda has=has_bf16_matmul: has)
         case = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=310)
         biases = {"student_bias": case.student_bias, "teacher_bias": case.teacher_bias}
         loss, per_token = case.loss(Divergence(), chunk_tokens=17, **biases)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trd_engine.distillation.losses import products as fused_loss_products
+from trd_engine.distillation.losses import projection
 from trd_engine.distillation.losses.chunked_pass import SPARSE_SHARE
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import BLOCK_BYTES_CPU, StatisticsRequest, linear_divergence
@@ -151,15 +151,15 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("has_short_products", [True, False], ids=["with bf16 products", "without"])
+@pytest.mark.parametrize("has_bf16_matmul", [True, False], ids=["with bf16 products", "without"])
 @pytest.mark.parametrize("divergence", KINDS, ids=str)
 def test_the_chunk_size_changes_bf16_by_its_rounding_alone(
-    divergence: Divergence, has_short_products: bool, monkeypatch: pytest.MonkeyPatch
+    divergence: Divergence, has_bf16_matmul: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token's logits are products of its own row, the same in any chunk but for the order of a sum in fp32, which
     moves the rare logit to the next bf16 number. The head's gradient is a sum of the chunks' products, each rounded
     to bf16, by 2⁻⁹ of itself at most, before it is added in fp32; a hidden state's is one such product."""
-    monkeypatch.setattr(fused_loss_products, "has_short_products", lambda: has_short_products)
+    monkeypatch.setattr(projection, "has_bf16_matmul", lambda: has_bf16_matmul)
     *whole_values, whole_hidden, whole_head = _bf16_results(divergence, N)
     for chunk_tokens in (1, 7, 64, N - 1):
         *values, hidden, head = _bf16_results(divergence, chunk_tokens)

@@ -43,7 +43,7 @@ def test_a_loss_on_the_served_tokens(
     tensors: dict[str, torch.Tensor], kind: str, temperature: float, clip: float
 ) -> None:
     divergence = Divergence(kind, "top_k", K, temperature=temperature, token_clip=clip)  # type: ignore[arg-type]
-    teacher = ServedLogits.of(served(tensors), tensors["targets"], V)
+    teacher = ServedLogits.from_scores(served(tensors), tensors["targets"], V)
     loss, per_token_N, statistics = scored_divergence(
         tensors["hidden"],
         tensors["head"],
@@ -65,16 +65,16 @@ def test_a_loss_on_the_served_tokens(
     torch.testing.assert_close(per_token_N.double(), expected_N, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tensors["hidden"].grad.double(), hidden.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
     torch.testing.assert_close(tensors["head"].grad.double(), head.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
-    told_N = tensors["teacher"].gather(-1, tensors["targets"][:, None])[:, 0]
+    scored_N = tensors["teacher"].gather(-1, tensors["targets"][:, None])[:, 0]
     assert statistics.teacher_logprob_N is not None  # the server tells it, be it among the best or not
-    torch.testing.assert_close(statistics.teacher_logprob_N, told_N, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(statistics.teacher_logprob_N, scored_N, rtol=1e-4, atol=1e-4)
 
 
 def test_without_scores_it_is_the_cross_entropy(tensors: dict[str, torch.Tensor]) -> None:
     loss, per_token_N, statistics = scored_divergence(
         tensors["hidden"],
         tensors["head"],
-        ServedLogits.sure_of(tensors["targets"], V),
+        ServedLogits.one_hot(tensors["targets"], V),
         Divergence(),
         statistics=StatisticsRequest(),
         token_ids_N=tensors["targets"],
@@ -95,12 +95,12 @@ def test_without_scores_it_is_the_cross_entropy(tensors: dict[str, torch.Tensor]
 def test_tokens_of_which_nothing_was_told_are_taught_by_the_cross_entropy(
     tensors: dict[str, torch.Tensor], share_told: float
 ) -> None:
-    told_N = torch.rand(N, generator=torch.Generator().manual_seed(5)) < share_told
-    whole, nothing = served(tensors), TokenScores.untold(tensors["targets"].tolist(), K)
+    scored_N = torch.rand(N, generator=torch.Generator().manual_seed(5)) < share_told
+    whole, nothing = served(tensors), TokenScores.unscored(tensors["targets"].tolist(), K)
     scores = TokenScores(
-        torch.where(told_N[:, None], whole.token_ids_TK, nothing.token_ids_TK),
-        torch.where(told_N[:, None], whole.logprobs_TK, nothing.logprobs_TK),
-        torch.where(told_N, whole.target_logprobs_T, nothing.target_logprobs_T),
+        torch.where(scored_N[:, None], whole.token_ids_TK, nothing.token_ids_TK),
+        torch.where(scored_N[:, None], whole.logprobs_TK, nothing.logprobs_TK),
+        torch.where(scored_N, whole.target_logprobs_T, nothing.target_logprobs_T),
     )
     divergence = Divergence("reverse_kl", "top_k", K, temperature=1.7)
     pass_over = served_pass(
@@ -113,7 +113,7 @@ def test_tokens_of_which_nothing_was_told_are_taught_by_the_cross_entropy(
     best = tensors["teacher"].double().topk(K, -1)
     log_q_NK, log_p_NK = ((x / 1.7).log_softmax(-1) for x in (best.values, logits_NV.gather(-1, best.indices)))
     entropy_N = torch.nn.functional.cross_entropy(logits_NV, tensors["targets"], reduction="none")
-    expected_N = torch.where(told_N, (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1), entropy_N)
+    expected_N = torch.where(scored_N, (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1), entropy_N)
     (tensors["weights"].double() * expected_N).sum().backward()
     torch.testing.assert_close(per_token_N.double(), expected_N, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tensors["hidden"].grad.double(), hidden.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
@@ -123,9 +123,9 @@ def test_tokens_of_which_nothing_was_told_are_taught_by_the_cross_entropy(
 
 
 def test_a_served_distribution_sums_to_one(tensors: dict[str, torch.Tensor]) -> None:
-    teacher = ServedLogits.of(served(tensors), tensors["targets"], V)
-    room_NV = teacher.room(N)
-    teacher.output(slice(0, N), room_NV)
+    teacher = ServedLogits.from_scores(served(tensors), tensors["targets"], V)
+    room_NV = teacher.allocate(N)
+    teacher.write_logits(slice(0, N), room_NV)
     torch.testing.assert_close(room_NV.exp().sum(-1), torch.ones(N), rtol=1e-4, atol=0)
     best = tensors["teacher"].topk(K, -1).indices
     assert torch.equal(room_NV.topk(K, -1).indices.sort(-1).values, best.sort(-1).values)

@@ -71,12 +71,12 @@ def test_values_and_gradients_are_the_formula(window: int | None, scaling: float
 
 @pytest.mark.parametrize("with_autocast", [True, False])
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize(("has_short_products", "rounding"), [(True, 0.05), (False, 2**-8)])
+@pytest.mark.parametrize(("has_bf16_matmul", "rounding"), [(True, 0.05), (False, 2**-8)])
 def test_16_bits_are_as_near_as_they_can_be(
-    with_autocast: bool, window: int | None, has_short_products: bool, rounding: float, monkeypatch: pytest.MonkeyPatch
+    with_autocast: bool, window: int | None, has_bf16_matmul: bool, rounding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under autocast queries and keys come in fp32, from the rotation, and values from a product; else all in bf16."""
-    monkeypatch.setattr(packed_attention, "has_short_products", lambda: has_short_products)
+    monkeypatch.setattr(packed_attention, "has_bf16_matmul", lambda: has_bf16_matmul)
     dtypes = (torch.float32, torch.float32, torch.bfloat16) if with_autocast else (torch.bfloat16,) * 3
     inputs = [x.detach().to(dtype).requires_grad_() for x, dtype in zip(make_qkv(), dtypes, strict=True)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
@@ -91,13 +91,13 @@ def test_16_bits_are_as_near_as_they_can_be(
     expected.backward(upstream.double())
     # Computed in fp32 it is rounded once.
     torch.testing.assert_close(
-        found.double(), expected, rtol=rounding, atol=0.4 * rounding if has_short_products else 1e-6
+        found.double(), expected, rtol=rounding, atol=0.4 * rounding if has_bf16_matmul else 1e-6
     )
     torch.testing.assert_close(unwanted.double(), expected, rtol=0.05, atol=0.02)
     for mine, theirs in zip(inputs, exact, strict=True):
         assert mine.grad is not None
         assert theirs.grad is not None
-        atol = 0.04 if has_short_products else 1e-5
+        atol = 0.04 if has_bf16_matmul else 1e-5
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=rounding, atol=atol)
 
 

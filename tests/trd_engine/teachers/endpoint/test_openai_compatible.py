@@ -249,12 +249,12 @@ def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreT
     assert (server.received[0].body["logprobs"], server.received[0].body["top_logprobs"]) == (True, 2)
     assert one.scores is not None
     assert one.scores.token_ids_TK[0].tolist() == tokenizer.convert_tokens_to_ids(["a", "b"])
-    assert one.scores.is_told.tolist() == [True, False]  # the end of turn, of which this server tells nothing
-    assert one.untold_reason is None
+    assert one.scores.is_scored.tolist() == [True, False]  # the end of turn, of which this server tells nothing
+    assert one.unscored_reason is None
     assert other.scores is not None
-    assert not other.scores.is_told.any()
-    assert "token number 1 is nothing" in (other.untold_reason or "")
-    assert (odd.text, odd.untold_reason) == ("ac", "log-probabilities of another shape: KeyError: 'token'")
+    assert not other.scores.is_scored.any()
+    assert "token number 1 is nothing" in (other.unscored_reason or "")
+    assert (odd.text, odd.unscored_reason) == ("ac", "log-probabilities of another shape: KeyError: 'token'")
 
 
 def test_only_a_vllm_scores(tokenizer: PreTrainedTokenizerBase) -> None:

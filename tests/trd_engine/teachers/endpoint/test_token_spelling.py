@@ -63,24 +63,24 @@ def test_scores_are_in_the_order_of_their_likelihood() -> None:
     assert scores.token_ids_TK.tolist() == [[1, 7], [2, 1], [END, END]]
     assert scores.logprobs_TK[:2].tolist() == [[-0.5, -2.0], [-0.5, -2.0]]
     assert scores.target_logprobs_T[:2].tolist() == [-0.5, -0.5]
-    assert scores.is_told.tolist() == [True, True, False]  # of the end of turn nothing was told
+    assert scores.is_scored.tolist() == [True, True, False]  # of the end of turn nothing was told
     with_end = read_scores(
         [*content, position("<end>", "a")], (1, 2, END), Spelling(byte_level()), 2, end_of_turn_ids=(0,)
     )
-    assert with_end.is_told.all()
+    assert with_end.is_scored.all()
 
 
 def test_a_token_with_an_alternative_that_the_student_lacks_is_untold() -> None:
     content = [position("a", "b", " a"), position("b", "a", "unheard-of"), position("b", "a")]
     scores = read_scores(content, (1, 7, 7), Spelling(byte_level()), 3, end_of_turn_ids=(END,))
-    assert scores.is_told.tolist() == [True, False, False]
+    assert scores.is_scored.tolist() == [True, False, False]
     assert math.isnan(scores.logprobs_TK[1, 0])
 
 
 def test_an_answer_that_is_cut_keeps_the_scores_of_what_is_left() -> None:
     content = [position("a", "b"), position("b", "a"), position("a", "b")]
     assert (
-        read_scores(content, (1, 7), Spelling(byte_level()), 2, end_of_turn_ids=(END,)).is_told.tolist() == [True] * 2
+        read_scores(content, (1, 7), Spelling(byte_level()), 2, end_of_turn_ids=(END,)).is_scored.tolist() == [True] * 2
     )
 
 
@@ -113,4 +113,4 @@ def test_a_mass_of_nothing_is_not_told() -> None:
     content[0]["top_logprobs"][1]["logprob"] = -math.inf
     content[1]["logprob"] = math.nan
     scores = read_scores(content, (1, 7), Spelling(byte_level()), 2, end_of_turn_ids=(END,))
-    assert scores.is_told.tolist() == [False, False]
+    assert scores.is_scored.tolist() == [False, False]
