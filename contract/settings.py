@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contract.storage_keys import StorageUrl
 from contract.teacher_endpoints import EndpointName, TeacherEndpoint
 
 DEFAULT_DATA_DIR = "./data"
@@ -107,12 +108,13 @@ class DeploymentSettings(DatabaseSettings):
 
     broker_url: str | None = Field(default=None, validation_alias="broker_url", repr=False)
     """Redis, as ``redis://…``. If unset, no messages are sent and the workers poll the database more often."""
-    storage_url: str = Field(
+    storage_url: StorageUrl = Field(
         default_factory=lambda given: f"file://{given['data_dir'] / 'storage'}",
         validation_alias="storage_url",
         repr=False,
     )
-    """Where datasets and checkpoints are stored. Default: a folder in the data folder."""
+    """Where datasets and checkpoints are stored: a folder, ``file:///folder``, ``s3://bucket/prefix`` or ``memory:///``;
+    S3 reads the usual ``AWS_`` variables too (docs/storage.md). Default: a folder in the data folder."""
     models: str = f"{PACKAGES_DIR}/testbed/models/*"
     """The models that jobs may name: comma-separated ``name=folder``, ``folder``, ``folder/*`` or
     ``owner/name@revision`` on the hub. Default: the tiny models of this repository."""

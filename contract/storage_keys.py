@@ -1,6 +1,17 @@
-"""Where things lie in the storage (`STORAGE_URL`). Keys are relative, with forward slashes."""
+"""Where files are stored: the store's URL, and the keys in it, which are relative, with forward slashes.
+
+Imports no store's code: the client's settings check the URL too.
+"""
 
 from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_FORMS = "give a folder, file:///folder, s3://bucket/prefix or memory:///"
 
 DATASETS_PREFIX = "datasets"
 JOBS_PREFIX = "jobs"
@@ -25,3 +36,42 @@ def checkpoint_prefix(job_id: str, attempt: int, step: int) -> str:
 def attempt_number(prefix: str) -> int:
     """The attempt in whose folder `prefix` is, of the form that `checkpoint_prefix` makes; raises ValueError."""
     return int(prefix.split("/")[2].removeprefix("attempt-"))
+
+
+def checked_storage_url(url: str) -> str:
+    """Return `url` unchanged; raises ValueError if no store can be opened with it and the AWS_* variables."""
+    scheme, place = parse_storage_url(url)
+    if scheme == "s3":
+        _check_s3(place)
+    elif scheme not in ("file", "memory"):
+        raise ValueError(f"there is no store of the kind {scheme}://; {_FORMS}")
+    return url
+
+
+StorageUrl = Annotated[str, AfterValidator(checked_storage_url)]
+"""Type of a settings field."""
+
+
+def parse_storage_url(url: str) -> tuple[str, str]:
+    """Return the kind of store and its place; a plain path is a folder."""
+    scheme, separator, place = url.partition("://")
+    return (scheme, place) if separator else ("file", url)
+
+
+def _check_s3(place: str) -> None:
+    if "@" in place:
+        raise ValueError("the URL takes no credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/?#]+)*/?", place):
+        raise ValueError(f"s3://{place} is not a bucket and a prefix; {_FORMS}")
+    for name in os.environ:
+        if name.startswith("AWS_") and not os.environ[name]:
+            raise ValueError(f"{name} is empty; give it a value, or unset it")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
+    if not endpoint.startswith(("http://", "https://")):
+        raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
+    allows_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+    if endpoint.startswith("http://") and not allows_http:
+        raise ValueError(
+            f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "
+            "AWS_ALLOW_HTTP=true"
+        )

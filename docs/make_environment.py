@@ -34,6 +34,14 @@ SECTIONS: dict[str, tuple[type[EnvironmentSettings], type[EnvironmentSettings] |
 """Title, settings class, and the base class whose fields an earlier section lists."""
 
 OTHER = {
+    "S3-compatible store": {
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN": "Credentials of the API and the workers, if "
+        "`STORAGE_URL` names a bucket. If unset, those of the machine's or container's role are used.",
+        "AWS_REGION": "Region of the bucket. Default: us-east-1.",
+        "AWS_ENDPOINT_URL": "The store, if it is not Amazon's, as `https://s3.example.com`.",
+        "AWS_ALLOW_HTTP": "`true` allows an `AWS_ENDPOINT_URL` without TLS.",
+        "AWS_TIMEOUT": "Longest duration of one request, which carries at most 32 MiB, as `60s`. Default: 30s.",
+    },
     "Engine": {
         "TRD_ENABLE_CODE_TASKS": "`1` lets jobs of task `code` run programs that models write, in a sandbox without "
         "network. Set it for the workers.",

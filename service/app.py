@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from contract.database import Database
 from contract.private_folder import make_private_folder
+from contract.storage import Storage
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate
@@ -40,7 +41,6 @@ from service.rate_limit import RateLimiter
 from service.readiness import Readiness
 from service.request_envelope import RequestEnvelope
 from service.settings import Settings
-from service.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +93,6 @@ def _start(settings: Settings) -> ServiceContext:
     if settings.api_key is None:
         _ensure_key(settings, database, keys)
     storage = Storage(settings.storage_url)
-    try:
-        storage.remove_stale_uploads()
-    except OSError as error:  # /readyz tells; what needs no storage is served meanwhile
-        logger.warning("the storage cannot be read: %s", error)
     doorbell = Doorbell(settings.broker_url)
     models = ModelShelf(settings.models)
     jobs = JobService(settings, database, storage, models, doorbell)

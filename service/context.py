@@ -10,6 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from contract.database import Database
+from contract.storage import Storage
 from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
@@ -19,7 +20,6 @@ from service.keys.service import KeyRing
 from service.models.service import ModelShelf
 from service.readiness import Readiness
 from service.settings import Settings
-from service.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class ServiceContext:
     readiness: Readiness
     datasets: DatasetService
     jobs: JobService
+
+    def presigned_url(self, key: str) -> str | None:
+        """Where a client downloads a stored file without this service; None if the service sends it."""
+        return self.storage.presigned_url(key) if self.settings.presigned_downloads else None
 
 
 async def service_context(request: Request) -> ServiceContext:

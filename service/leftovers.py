@@ -11,10 +11,10 @@ import logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database import Database
+from contract.storage import Storage
 from contract.storage_keys import DATASETS_PREFIX, JOBS_PREFIX
 from service.datasets import repository as datasets
 from service.jobs import repository as jobs
-from service.storage import Storage
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import errno
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from contract.storage import StoredFileMissingError
 from service.errors import UnavailableError
-from service.storage import StoredFileMissingError
 
 RETRY_AFTER_SECONDS = 5
 

@@ -10,9 +10,9 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database import Database
+from contract.storage import Storage
 from service.db import current_revision, expected_revision
 from service.enqueue import Doorbell
-from service.storage import Storage
 
 LOOK_SECONDS = 1.0
 HANGING_SECONDS = 10.0
@@ -67,5 +67,6 @@ class Readiness:
         try:
             self._storage.check()
         except OSError as error:
-            return f"not writable: {error.strerror or type(error).__name__}"
+            reason = error.strerror or type(error).__name__
+            return f"not writable: {reason}; check STORAGE_URL and the AWS_ variables"
         return "ok"

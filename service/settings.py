@@ -36,6 +36,9 @@ class Settings(DeploymentSettings):
     """Comma-separated folders in which ``{"path": …}`` of a job may lie."""
     hub_datasets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
     """Comma-separated dataset ids that ``{"hub": …}`` of a job may name."""
+    presigned_downloads: bool = False
+    """Whether downloads are answered with a redirect to the store, if that is S3. Clients must be able to reach
+    AWS_ENDPOINT_URL."""
     max_devices: Limit = 1
     """Most devices that one job may request."""
     max_queued_jobs: Limit = 1000

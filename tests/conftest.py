@@ -19,7 +19,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadGroupScheduling
 
 from tests.migrations.schema import upgrade
-from tests.servers import PostgresServer, RedisServer, ServerMissingError
+from tests.servers import PostgresServer, RedisServer, S3Server, ServerMissingError
 
 TESTS = Path(__file__).parent
 
@@ -70,7 +70,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shell that runs the tests may be set up for a real deployment; no test may touch that."""
     for name in list(os.environ):
-        if name.startswith("TRD_") or name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL"):
+        if name.startswith(("TRD_", "AWS_")) or name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL"):
             monkeypatch.delenv(name)
 
 
@@ -119,6 +119,30 @@ def redis_server() -> Iterator[RedisServer]:
         pytest.skip(str(error))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 API server for the whole session."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, which this process can reach."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.create_bucket()}/some/prefix"
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty storage; the test runs once on each kind."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3_url"))
+    return f"memory://{tmp_path}" if request.param == "memory" else f"file://{tmp_path / 'storage'}"
 
 
 @pytest.fixture

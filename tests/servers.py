@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import redis
 
@@ -215,6 +217,50 @@ class RedisServer(Server):
         """Forget everything."""
         with redis.Redis(port=self.port, socket_timeout=5) as client:
             client.flushall()
+
+
+class S3Server(Server):
+    """An S3 API server: moto's, which keeps buckets in its memory."""
+
+    def __init__(self) -> None:
+        super().__init__("trd-s3-", None)
+        self.port = free_port()
+        self._num_buckets = 0
+        program = "from moto.server import main; main()"
+        try:
+            self.serve([sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(self.port)], self._answers)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client of the server is configured with."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "tester",
+            "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+        }
+
+    def request(self, method: str, path: str) -> str:
+        """The body of the answer to an unsigned request."""
+        answer = httpx.request(method, f"http://127.0.0.1:{self.port}{path}", trust_env=False)
+        return answer.raise_for_status().text
+
+    def create_bucket(self) -> str:
+        """The name of a new bucket."""
+        self._num_buckets += 1
+        name = f"bucket-{self._num_buckets:04d}"
+        self.request("PUT", f"/{name}")
+        return name
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.request("GET", "/moto-api/data.json"))
+        except httpx.TransportError:
+            return False
 
 
 def find_postgres_programs() -> Path:

@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session
 from contract.database import Database
 from contract.events import NewEvent, append_events
 from contract.model_catalog import CatalogEntry, parse_catalog
+from contract.storage import Storage
 from worker.engine_process import engine_command
 from worker.heartbeat import Heartbeat, Order
 from worker.lease import Lease, fenced
 from worker.settings import WorkerSettings
-from worker.storage import Storage
 
 CommandBuilder = Callable[[Path, int], list[str]]
 """Returns the child's command line for an attempt's folder and a number of devices."""

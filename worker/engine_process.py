@@ -34,7 +34,11 @@ def engine_command(folder: Path, devices: int) -> list[str]:
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The supervisor's environment without what is the supervisor's alone; our packages can be imported."""
-    kept = {name: value for name, value in environment.items() if name not in SUPERVISOR_VARIABLES}
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name not in SUPERVISOR_VARIABLES and not name.startswith("AWS_")  # the store's credentials
+    }
     search_path = [str(PACKAGES_DIR), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUNBUFFERED": "1"}
 

@@ -10,10 +10,10 @@ import logging
 
 from contract.database import Database
 from contract.job_state import JobStatus
+from contract.storage import Storage
 from contract.storage_keys import attempt_number, job_prefix
 from worker import repository
 from worker.progress import PASSING_DATABASE_ERRORS
-from worker.storage import Storage
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,19 @@
-"""A checkpoint's manifest, as the engine writes it and the storage keeps it."""
+"""A checkpoint's manifest, as the engine writes it, and copying a checkpoint to and from the storage by it.
+
+Every file is compared with the manifest while it is copied, and the manifest is copied last: a folder without one is
+not a checkpoint.
+"""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import hashlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from contract.storage import ContentChangedError, Storage
 
 MANIFEST_NAME = "manifest.json"
 
@@ -56,3 +64,43 @@ def parse_manifest(content: bytes) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "document"
         raise CheckpointCorruptError(f"{MANIFEST_NAME}: {where}: {first['msg']}") from error
+
+
+def store_checkpoint(
+    storage: Storage, folder: Path, prefix: str, *, interrupted: Callable[[], bool]
+) -> tuple[Manifest, str]:
+    """Copy a finished checkpoint to `prefix`; returns its manifest and the sha256 of the manifest's file.
+
+    Raises `CheckpointCorruptError` if the folder is not what its manifest says, OSError if the storage or the folder
+    fails, and InterruptedError once `interrupted` returns true.
+    """
+    content = (folder / MANIFEST_NAME).read_bytes()
+    manifest = parse_manifest(content)
+    for listed in manifest.files:
+        if interrupted():
+            raise InterruptedError(f"the upload of {folder.name} was interrupted")
+        try:
+            with (folder / listed.name).open("rb") as file:
+                storage.store(file, f"{prefix}/{listed.name}", sha256=listed.sha256)
+        except ContentChangedError as error:
+            raise CheckpointCorruptError(str(error)) from error
+    storage.write(f"{prefix}/{MANIFEST_NAME}", content)
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def fetch_checkpoint(storage: Storage, prefix: str, target: Path, *, manifest_sha256: str) -> Manifest:
+    """Copy a stored checkpoint to the folder `target`.
+
+    Raises `CheckpointCorruptError` if a file is missing or not what it should be, OSError if the storage fails.
+    """
+    try:
+        content = storage.read(f"{prefix}/{MANIFEST_NAME}")
+        if hashlib.sha256(content).hexdigest() != manifest_sha256:
+            raise CheckpointCorruptError(f"{prefix}: {MANIFEST_NAME} is not the one that was stored")
+        manifest = parse_manifest(content)
+        for file in manifest.files:
+            storage.fetch(f"{prefix}/{file.name}", target / file.name, sha256=file.sha256)
+    except (FileNotFoundError, ContentChangedError) as error:
+        raise CheckpointCorruptError(f"{prefix}: {error}") from error
+    (target / MANIFEST_NAME).write_bytes(content)
+    return manifest

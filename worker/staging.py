@@ -16,13 +16,13 @@ from contract.events import notice
 from contract.job_spec import JobSpec
 from contract.private_folder import make_private_folder
 from contract.spec_problems import field_problems
+from contract.storage import ContentChangedError
 from worker import leftovers, repository
 from worker.attempt import Attempt
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.manifest import CheckpointCorruptError
+from worker.manifest import CheckpointCorruptError, fetch_checkpoint
 from worker.repository import StoredCheckpoint
-from worker.storage import ContentChangedError, fetch_checkpoint
 
 
 @dataclass(frozen=True)

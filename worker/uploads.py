@@ -16,9 +16,8 @@ from worker import repository
 from worker.attempt import Attempt
 from worker.engine_events import CheckpointEvent
 from worker.failures import JobFailedError, file_failure_code, shown
-from worker.manifest import CheckpointCorruptError
+from worker.manifest import CheckpointCorruptError, store_checkpoint
 from worker.progress import PASSING_DATABASE_ERRORS
-from worker.storage import store_checkpoint
 
 logger = logging.getLogger(__name__)
 

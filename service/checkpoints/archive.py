@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from contract.storage import Storage
 from contract.tables import CheckpointFile
-from service.storage import Storage
 
 BLOCK = tarfile.BLOCKSIZE
 SUMS = "SHA256SUMS"
@@ -32,7 +32,7 @@ class Archive:
         """The tar, piece by piece."""
         for file in self.files:
             yield self._header(file.name, file.num_bytes)
-            yield from storage.read(file.storage_key, 0, file.num_bytes)
+            yield from storage.read_range(file.storage_key, 0, file.num_bytes)
             yield b"\0" * (_padded(file.num_bytes) - file.num_bytes)
         sums = self._sums()
         yield self._header(SUMS, len(sums)) + sums.ljust(_padded(len(sums)), b"\0")

@@ -8,8 +8,9 @@ from email.utils import format_datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.responses import RedirectResponse, StreamingResponse
 
+from contract.storage import StoredFileMissingError
 from contract.tables import Checkpoint, CheckpointFile
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 from contract.views.page import Page
@@ -22,7 +23,6 @@ from service.checkpoints.service import delete, get_checkpoint, get_file
 from service.context import Context, ServiceContext
 from service.errors import NotFoundError
 from service.jobs.service import get_job
-from service.storage import StoredFileMissingError
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
 
@@ -32,8 +32,9 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BINARY: dict[str, Any] = {"content": {"application/octet-stream": _BYTES}}
 _DOWNLOAD: dict[int | str, dict[str, Any]] = {
     200: _BINARY,
-    206: {"description": "The range that was asked for.", **_BINARY},
+    206: {"description": "The requested range.", **_BINARY},
     304: {"description": "The client has this file: If-None-Match."},
+    307: {"description": "With TRD_PRESIGNED_DOWNLOADS: the file's address in the store, for 15 minutes."},
     416: {"description": "A range that the file does not have."},
 }
 _TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": _BYTES}}}
@@ -70,8 +71,12 @@ def delete_checkpoint(
 @router.head("/{step}/files/{name:path}", include_in_schema=False)
 @router.get("/{step}/files/{name:path}", response_class=Response, responses=_DOWNLOAD, summary="Download a file")
 def download_file(context: Context, caller: Reader, request: Request, job_id: str, step: Step, name: str) -> Response:
-    """Whole or one ``Range`` of it, with its sha256 as entity tag and in a header: a download that broke off
-    goes on where it stopped, and is checked at its end."""
+    """Whole or one ``Range`` of it, with its sha256 as entity tag and in a header: an interrupted download resumes
+    where it stopped, and is checked at its end.
+
+    If the operator has set TRD_PRESIGNED_DOWNLOADS, the answer is a redirect to the store: send ``Range`` there, and
+    neither the key nor ``If-Range``, which is checked here.
+    """
     with context.database.read() as session:
         checkpoint = get_checkpoint(session, caller.owner, job_id, step)
         file = get_file(session, checkpoint, name)
@@ -79,6 +84,11 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
     if headers["etag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     part = requested_range(request.headers, file.num_bytes, headers["etag"])
+    _require_stored(context, file)
+    if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
+        url = context.presigned_url(file.storage_key)
+        if url is not None:
+            return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
     return _file_response(context, file, part, headers, is_head=request.method == "HEAD")
 
 
@@ -105,10 +115,9 @@ def _file_response(
         headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.num_bytes}"
     status = 200 if part is None else 206
     media_type = "application/octet-stream"
-    _require_stored(context, file)
     if is_head:
         return Response(status_code=status, headers=headers, media_type=media_type)
-    content = context.storage.read(file.storage_key, wanted.start, wanted.stop)
+    content = context.storage.read_range(file.storage_key, wanted.start, wanted.stop)
     return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
 
 
@@ -143,7 +152,7 @@ def download_archive(
 def _require_stored(context: ServiceContext, file: CheckpointFile) -> None:
     """Before the answer begins: after that, it can only be cut off."""
     try:
-        context.storage.open(file.storage_key).close()
+        context.storage.size(file.storage_key)
     except StoredFileMissingError as error:
         raise NotFoundError(
             f"{file.name} is listed but no longer in the storage; a newer checkpoint may have replaced it",

@@ -10,6 +10,7 @@ from typing import Any
 
 from contract.job_spec import JobSpec, Mode
 from contract.model_catalog import ModelRefusedError
+from contract.storage import Storage
 from contract.tables import Dataset
 from contract.views.datasets import PreviewPrompt, PreviewRow
 from service.datasets.lines import first_rows
@@ -20,7 +21,6 @@ from service.errors import InvalidRequestError
 from service.models.budgets import contexts, fit_budgets
 from service.models.prompt_renderer import PROMPT_KINDS, PromptKind, PromptRenderer, renderer_of
 from service.models.service import ModelShelf
-from service.storage import Storage
 
 
 def preview_rows(storage: Storage, models: ModelShelf, dataset: Dataset, settings: PreviewQuery) -> list[PreviewRow]:

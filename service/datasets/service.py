@@ -8,26 +8,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from contract.database import Database, lock_identical_requests
+from contract.storage import Storage
 from contract.tables import Dataset
 from contract.views.datasets import PreviewRow
 from service.datasets import repository
 from service.datasets.multipart import UploadBody
 from service.datasets.preview import preview_rows
 from service.datasets.schemas import PreviewQuery
-from service.datasets.upload import Upload
+from service.datasets.upload import PIECE_BYTES, Upload
 from service.errors import ApiError, ConflictError, NotFoundError, QuotaError
 from service.models.service import ModelShelf
 from service.pages import cut
 from service.retries import RETRY_WINDOW, ClientTry
 from service.settings import Settings
-from service.storage import STALE, StagedFile, Storage
+
+STALE = timedelta(days=1)
+"""No upload takes longer: its process has died."""
 
 
 class DatasetService:
@@ -52,8 +57,9 @@ class DatasetService:
             # What a client repeats may be stored already, and must be found even if it has filled the quota.
             is_repeated = client_try is not None and client_try.is_repeated
             num_stored = 0 if is_repeated else await run_in_threadpool(self._num_bytes_stored, owner)
-            with self._storage.staged() as staged:
-                upload = Upload(staged, self._settings.upload)
+            # A temporary file has no name: it is gone with the process.
+            with SpooledTemporaryFile(PIECE_BYTES, dir=str(self._settings.data_dir)) as received:
+                upload = Upload(received, self._settings.upload)
                 with self._arriving.counted(owner, num_stored) as count:
 
                     async def take(content: bytes) -> None:
@@ -62,7 +68,7 @@ class DatasetService:
 
                     filename = await body.feed(take)
                     row = await upload.finish(owner, filename or default_filename)
-                return await run_in_threadpool(self._store, staged, row, client_try)
+                return await run_in_threadpool(self._store, received, row, client_try)
         except (ApiError, OSError, SQLAlchemyError):
             await body.drain()
             raise
@@ -71,7 +77,7 @@ class DatasetService:
         with self._database.read() as session:
             return repository.num_bytes_stored(session, owner)
 
-    def _store(self, staged: StagedFile, row: Dataset, client_try: ClientTry | None) -> Dataset:
+    def _store(self, received: IO[bytes], row: Dataset, client_try: ClientTry | None) -> Dataset:
         """Store the file and its row, or return the dataset of the request that this one repeats.
 
         The row comes first, marked to count as deleted tomorrow: whatever fails from there on leaves a file that
@@ -80,7 +86,7 @@ class DatasetService:
         row.deleted_at = datetime.now(UTC) + STALE
         with self._database.write() as session:
             session.add(row)
-        staged.keep(row.storage_key)
+        self._storage.store(received, row.storage_key, sha256=row.sha256)
         try:
             kept = self._publish(row, client_try)
         except SQLAlchemyError as error:

@@ -1,4 +1,4 @@
-"""One uploaded file: checked row by row, hashed and staged while it arrives."""
+"""One uploaded file: checked row by row, hashed and written to a temporary file while it arrives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import IO
 from starlette.concurrency import run_in_threadpool
 
 from contract.ids import DATASET_PREFIX, new_id
+from contract.storage import Storage
 from contract.storage_keys import dataset_key
 from contract.tables import Dataset
 from service.datasets.lines import LineReader
@@ -17,22 +18,23 @@ from service.datasets.parquet import read_parquet
 from service.datasets.rows import MAX_ERRORS, RowLedger
 from service.errors import InvalidRequestError, PayloadTooLargeError
 from service.settings import UploadLimits
-from service.storage import CHUNK_BYTES, StagedFile, Storage
 
 MAX_FILENAME = 255
+PIECE_BYTES = 2**20
+"""An upload is processed in pieces of this size; a smaller one stays in memory."""
 
 _UNLIMITED = UploadLimits(max_bytes=2**62, max_line_bytes=2**62, max_rows=2**62, max_json_depth=500)
 """For rows that were accepted under the limits of their time."""
 
 
 class Upload:
-    """A file that arrives in pieces; each is checked, hashed and staged.
+    """A file that arrives in pieces; each is checked, hashed and written to `received`.
 
     Parquet is recognised by its first bytes, whatever the client calls it, and checked once it is complete.
     """
 
-    def __init__(self, staged: StagedFile, limits: UploadLimits) -> None:
-        self._staged = staged
+    def __init__(self, received: IO[bytes], limits: UploadLimits) -> None:
+        self._received = received
         self._limits = limits
         self._ledger = RowLedger(limits)
         self._lines = LineReader(self._ledger, limits)
@@ -44,7 +46,7 @@ class Upload:
     async def write(self, content: bytes) -> None:
         """Take the next piece. Pieces are collected first: a thread for each packet would be slow."""
         self._buffer += content
-        if len(self._buffer) >= CHUNK_BYTES:
+        if len(self._buffer) >= PIECE_BYTES:
             await self._flush()
 
     async def _flush(self) -> None:
@@ -63,14 +65,13 @@ class Upload:
         if not self._is_parquet:
             self._lines.feed(content)
         if self._ledger.num_problems == 0:
-            self._staged.write(content)
+            self._received.write(content)
             self._sha256.update(content)
 
     def _check_to_the_end(self) -> None:
-        self._staged.close()
         if self._is_parquet:
-            with self._staged.open() as stream:
-                read_parquet(stream, self._ledger, self._limits)
+            self._received.seek(0)
+            read_parquet(self._received, self._ledger, self._limits)
         else:
             self._lines.finish()
         _refuse_bad_rows(self._ledger)
@@ -132,6 +133,6 @@ def first_row_without_solution(storage: Storage, dataset: Dataset) -> int:
 
 def _read_lines(stream: IO[bytes], ledger: RowLedger) -> None:
     lines = LineReader(ledger, _UNLIMITED)
-    while ledger.first_without_solution is None and (content := stream.read(CHUNK_BYTES)):
+    while ledger.first_without_solution is None and (content := stream.read(PIECE_BYTES)):
         lines.feed(content)
     lines.finish()

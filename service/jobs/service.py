@@ -25,6 +25,7 @@ from contract.job_state import (
     legal_actions,
     legal_statuses,
 )
+from contract.storage import Storage
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from service.bodies import document_sha256, validated
@@ -42,7 +43,6 @@ from service.models.service import ModelShelf
 from service.pages import cut
 from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
-from service.storage import Storage
 
 MAX_QUEUE_POSITION = 1_000
 """Positions are counted up to this limit: a page of jobs asks for a hundred of them."""

@@ -49,10 +49,20 @@ def load_raw() -> dict[str, Any]:
 
 def _filled(node: Any, environment: Mapping[str, str]) -> Any:
     if isinstance(node, dict):
-        return {key: _filled(value, environment) for key, value in node.items()}
+        return {key: _filled(value, environment) for key, value in _passed_on(node, environment).items()}
     if isinstance(node, list):
         return [_filled(value, environment) for value in node]
     return interpolate(node, environment) if isinstance(node, str) else node
+
+
+def _passed_on(node: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """A variable without a value is the environment's, and left out if that does not have it."""
+    named = {key for key, value in node.items() if value is None and key.isupper()}
+    return {
+        key: environment.get(key) if key in named else value
+        for key, value in node.items()
+        if key not in named or key in environment
+    }
 
 
 def strings(node: Any) -> list[str]:

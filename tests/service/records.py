@@ -15,6 +15,7 @@ from contract.database import Database
 from contract.events import NewEvent, append_events
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import JobStatus
+from contract.storage import Storage
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import (
     Checkpoint,
@@ -145,15 +146,13 @@ def add_diagnosis(client: Source, job_id: str, round: int, report: dict[str, Any
         session.add(Diagnosis(job_id=job_id, round=round, step=0, report=report or {}, created_at=datetime.now(UTC)))
 
 
-def add_checkpoint(client: Source, storage_dir: Path, job_id: str, step: int, files: dict[str, bytes]) -> str:
-    """The id of a checkpoint whose files lie where a worker would have put them."""
+def add_checkpoint(client: Source, storage: Path | str, job_id: str, step: int, files: dict[str, bytes]) -> str:
+    """The id of a checkpoint whose files are in the storage, a folder or a URL, as if by a worker."""
     checkpoint_id = new_id(CHECKPOINT_PREFIX)
     prefix = checkpoint_prefix(job_id, 1, step)
     rows = []
     for name, content in files.items():
-        path = storage_dir / prefix / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        Storage(str(storage)).write(f"{prefix}/{name}", content)
         rows.append(
             CheckpointFile(
                 checkpoint_id=checkpoint_id,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from service.storage import CHUNK_BYTES
+from contract.storage import CHUNK_BYTES
 from tests.service.records import add_checkpoint, set_job, submit
 
 WEIGHTS = random.Random(0).randbytes(2 * CHUNK_BYTES + 12_345)

@@ -16,8 +16,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from contract.job_state import JobStatus
+from contract.storage import Storage
 from service.leftovers import collect_deleted
-from service.storage import Storage
 from tests.service.conftest import MakeClient
 from tests.service.records import ROWS, add_checkpoint, context_of, finish_job, submit, upload
 

@@ -128,8 +128,8 @@ def test_readiness_names_what_does_not_answer(
     assert state["status"] == "ready", "workers look at the database too"
     assert state["broker"].startswith("unreachable")
     assert current_revision(database_of(client)) == expected_revision()
-    (tmp_path / "storage" / "staging").rmdir()
-    (tmp_path / "storage" / "staging").write_text("in the way")
+    (tmp_path / "storage" / "readiness").rmdir()
+    (tmp_path / "storage" / "readiness").write_text("in the way")
     response = client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["storage"].startswith("not writable")

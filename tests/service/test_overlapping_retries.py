@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.storage import Storage
 from service.datasets import repository as datasets
 from service.jobs import repository
 from service.jobs.admission import Admissions
-from service.storage import StagedFile
 from tests.service.conftest import MakeClient
 from tests.service.gate import SECONDS, Gate, wait_for_a_lock
 from tests.service.records import ROWS, job_body
@@ -105,7 +105,7 @@ def test_a_first_upload_that_was_overtaken_gets_the_dataset_of_the_repeated_one(
     path: str,
 ) -> None:
     gate = Gate()
-    monkeypatch.setattr(StagedFile, "keep", gate.around(StagedFile.keep, is_after=True))
+    monkeypatch.setattr(Storage, "store", gate.around(Storage.store, is_after=True))
     first = pool.submit(send_rows, either_client, path, FIRST)
     assert gate.reached.wait(SECONDS)
     repeated = send_rows(either_client, path, REPEATED)

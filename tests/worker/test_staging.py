@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from contract.storage_keys import checkpoint_prefix, dataset_key
 from tests.outages import files_up_to
+from tests.servers import free_port
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import ROWS, Workbench, eventually, running
 from worker import repository, staging
@@ -66,6 +67,23 @@ def test_a_model_that_this_worker_lacks_is_named(sqlite_bench: Workbench) -> Non
         staged(sqlite_bench, lease)
 
 
+def test_a_run_is_staged_stored_and_resumed_over_every_kind_of_store(
+    sqlite_url: str, storage_url: str, tmp_path: Path
+) -> None:
+    bench = Workbench(sqlite_url, tmp_path / "data", storage_url=storage_url)
+    job_id = bench.add_job(spec={"checkpoints": {"keep": 2}})
+    run_next(bench.slot(DIES_AT_5))
+    assert bench.checkpoint_steps(job_id) == [2, 4]
+    damage(bench, job_id, 4)
+    run_next(bench.slot(DIES_AT_5))
+    assert bench.job(job_id).status == "succeeded"
+    assert bench.attempts(job_id)[1].first_step == 2
+    assert bench.checkpoint_steps(job_id) == [6, 8]
+    assert bench.storage.folders(f"jobs/{job_id}/attempt-0002") == ["step-00000006", "step-00000008"]
+    assert bench.storage.folders(f"jobs/{job_id}/attempt-0001") == [], "replaced and damaged ones are gone"
+    bench.close()
+
+
 def test_a_corrupt_newest_checkpoint_gives_way_to_the_previous(bench: Workbench) -> None:
     job_id = bench.add_job()
     run_next(bench.slot(DIES_AT_5))
@@ -102,6 +120,21 @@ def test_a_storage_that_is_not_there_for_a_while_loses_no_checkpoint(sqlite_benc
     run_next(sqlite_bench.slot(DIES_AT_5))
     assert sqlite_bench.job(job_id).status == "succeeded"
     assert sqlite_bench.attempts(job_id)[-1].first_step == 4
+
+
+def test_an_object_store_that_does_not_answer_is_an_outage(
+    sqlite_url: str, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Workbench(sqlite_url, tmp_path / "data", storage_url=s3_url)
+    job_id = stored.add_job()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    run_next(stored.slot())
+    attempt = stored.attempts(job_id)[0]
+    assert (attempt.error_code, stored.job(job_id).status) == ("storage_unavailable", "queued")
+    assert attempt.error_message is not None
+    assert "error sending request" in attempt.error_message
+    assert "127.0.0.1" not in attempt.error_message
+    stored.close()
 
 
 def test_a_full_disk_is_told_and_may_be_tried_again(sqlite_bench: Workbench) -> None:

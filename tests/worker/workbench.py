@@ -19,6 +19,7 @@ from contract.ids import DATASET_PREFIX, JOB_PREFIX, new_id
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
+from contract.storage import Storage
 from contract.storage_keys import dataset_key
 from contract.tables import Attempt as AttemptRow
 from contract.tables import Base, Checkpoint, Dataset, Job, JobEvent
@@ -26,7 +27,6 @@ from tests.worker.scripted_engine import Plan
 from worker.attempt import Attempt, Slot
 from worker.lease import Lease, claim
 from worker.settings import WorkerSettings
-from worker.storage import Storage
 from worker.supervisor import run_next
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
@@ -89,8 +89,7 @@ class Workbench:
         self.settings = WorkerSettings(
             data_dir=data_dir,
             database_url=database_url,
-            storage_url=f"file://{data_dir / 'storage'}",
-            **{**quick, **settings},
+            **{"storage_url": f"file://{data_dir / 'storage'}", **quick, **settings},
         )
         self.database = Database(database_url, pool_size=20)
         self.storage = Storage(self.settings.storage_url)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.responses import RedirectResponse, StreamingResponse
 
-from contract.tables import Dataset
+from contract.storage import StoredFileMissingError
 from contract.views.page import Page
 from service.auth import Reader, Submitter
-from service.context import Context, ServiceContext
+from service.context import Context
 from service.datasets.multipart import Form, UploadBody
 from service.errors import InvalidRequestError, NotFoundError
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
 from service.query_types import DECIMAL
 from service.retries import MaybeClientTry
-from service.storage import StoredFileMissingError
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
 
@@ -36,7 +34,8 @@ _UPLOAD: dict[str, Any] = {
 }
 _MEDIA_TYPES = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 _CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _MEDIA_TYPES.values()}}
+    200: {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _MEDIA_TYPES.values()}},
+    307: {"description": "With TRD_PRESIGNED_DOWNLOADS: the file's address in the store, for 15 minutes."},
 }
 
 
@@ -96,7 +95,7 @@ def delete_file(context: Context, caller: Submitter, background: BackgroundTasks
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=_CONTENT, summary="Download a file")
 def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Response:
-    """Byte for byte as it was uploaded."""
+    """Byte for byte as it was uploaded; a redirect to the store if the operator has set TRD_PRESIGNED_DOWNLOADS."""
     row = context.datasets.show(caller.owner, dataset_id)
     headers = {
         "content-length": str(row.num_bytes),
@@ -104,12 +103,12 @@ def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Resp
         "x-checksum-sha256": row.sha256,
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(_content(context, row), headers=headers, media_type=_MEDIA_TYPES[row.format])
-
-
-def _content(context: ServiceContext, row: Dataset) -> Iterator[bytes]:
     try:
-        context.storage.open(row.storage_key).close()  # once the answer has begun, it can only be cut off
+        context.storage.size(row.storage_key)  # once the answer has begun, it can only be cut off
     except StoredFileMissingError as error:
         raise NotFoundError(f"{row.id} is no longer in the storage", code="file_not_found") from error
-    return context.storage.read(row.storage_key, 0, row.num_bytes)
+    if (url := context.presigned_url(row.storage_key)) is not None:
+        del headers["content-length"]
+        return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
+    content = context.storage.read_range(row.storage_key, 0, row.num_bytes)
+    return StreamingResponse(content, headers=headers, media_type=_MEDIA_TYPES[row.format])

@@ -99,13 +99,13 @@ def test_models_and_the_state_of_the_service(run: Run, service: RunningService) 
     assert {row["id"] for row in run("models", "--json").json["data"]} == {"small", "small-teacher"}
     assert run("status", "--json").json["database"] == "ok"
     assert "accepted" in run("status").out
-    staging = service.storage_dir / "staging"
-    staging.rename(staging.with_name("away"))
-    staging.write_text("in the way")
+    probes = service.storage_dir / "readiness"
+    probes.rename(probes.with_name("away"))
+    probes.write_text("in the way")
     time.sleep(LOOK_SECONDS)
     unready = run("status")
-    staging.unlink()
-    staging.with_name("away").rename(staging)
+    probes.unlink()
+    probes.with_name("away").rename(probes)
     assert unready.code == 1
     assert "not writable" in unready.out
 
