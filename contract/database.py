@@ -1,8 +1,7 @@
-"""How both sides open the database and bound a transaction.
+"""Opens the database, and its transactions.
 
-One request or one recorded event is one transaction: open it with `Database.read` or
-`Database.write`, which commits at its end and rolls back on any exception. Queries are made
-elsewhere, in repositories, in `worker.lease` and in `worker.reaper`.
+One request or one recorded event is one transaction: open it with `Database.read` or `Database.write`, which commits at
+its end and rolls back on any exception. Queries are in repositories, `worker.lease` and `worker.reaper`.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from contract.private_folder import make_private_folder
 from contract.settings import with_driver
 
 POOL_SIZE = 20
-"""Connections that are kept open; as many more are opened while they are needed."""
+"""Connections that stay open; up to as many again are opened while they are needed."""
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another before it gives up with "database is locked"."""
 
 POSTGRES_LOCK_SECONDS = 30
-"""The same on PostgreSQL, for one row."""
+"""How long a statement waits for a lock on PostgreSQL, before it fails."""
 POSTGRES_IDLE_SECONDS = 30
-"""How long a transaction may do nothing. One of a process that was frozen holds its job's row: nobody could cancel
-the job, and the reaper would pass it by."""
+"""How long a transaction may be idle. That of a frozen process would keep its job's row locked: the job could
+not be cancelled, and the reaper would skip it."""
 
 _POSTGRES_TIMEOUTS = {
     "connect_timeout": 10,  # seconds
-    # A network that swallows packets must end a statement as an error: by default it would hang for hours.
+    # If the network drops packets a statement must fail: by default it would hang for hours.
     "keepalives_idle": 15,  # seconds
     "keepalives_interval": 5,  # seconds
     "keepalives_count": 3,
@@ -55,24 +54,26 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that only reads. On SQLite it never waits for a writer."""
+        """Open a transaction that only reads. On SQLite it never waits for a writer."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that may write, committed when the block ends without an exception.
+        """Open a transaction that may write, committed when the block ends without an exception.
 
-        On SQLite it begins with BEGIN IMMEDIATE: a transaction that read first and wants to write
-        later cannot wait for its turn, and would fail at once with "database is locked".
+        On SQLite it begins with BEGIN IMMEDIATE: a transaction that reads first and writes later cannot wait for
+        another writer, and would fail at once with "database is locked".
         """
         with self._writers_turn(), Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def _writers_turn(self) -> Iterator[None]:
-        """SQLite has one writer at a time, and lets the others sleep and look again: threads of one process
-        wait for each other instead. Where that takes too long, SQLite's own refusal says so."""
+        """Let the writing threads of this process take turns: SQLite allows one writer, and others would poll.
+
+        A thread that waits for too long gets SQLite's own "database is locked".
+        """
         is_ours = self.is_sqlite and self._turn.acquire(timeout=SQLITE_BUSY_SECONDS)
         try:
             yield
@@ -96,7 +97,7 @@ def lock_identical_requests(session: Session, identity: str) -> None:
 
 
 def _open_engine(url: str, pool_size: int) -> Engine:
-    # Errors are logged, and a statement's parameters are users' texts and keys' digests.
+    # Errors are logged, and a statement's parameters may be texts of users and digests of keys.
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "hide_parameters": True}
     options["pool_timeout"] = 30  # seconds
     if not url.startswith("sqlite"):
@@ -112,7 +113,7 @@ def _open_engine(url: str, pool_size: int) -> Engine:
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:
-    """By statements: the address may have ``options`` of its own, which those of the driver would replace."""
+    """Set time-outs by statements: the driver's ``options`` would replace those that the URL may have."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET lock_timeout = {int(POSTGRES_LOCK_SECONDS * 1000)}")
         cursor.execute(f"SET idle_in_transaction_session_timeout = {int(POSTGRES_IDLE_SECONDS * 1000)}")
@@ -120,7 +121,7 @@ def _prepare_postgres(connection: Any, _record: object) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions of its own kind
+    connection.isolation_level = None  # the driver must not begin transactions itself
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
     cursor.execute("PRAGMA journal_mode = WAL")

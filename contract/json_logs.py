@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, and no secret in them, whatever an error's message says."""
+"""Log lines as JSON objects, without the secrets that an error message may contain."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from urllib.parse import unquote, urlsplit
 
 REDACTED = "[redacted]"
 MIN_SECRET_CHARACTERS = 8
-"""What is shorter may be a part of any word."""
+"""Shorter values are not redacted: they may be part of any word."""
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PEPPER|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` without the values of variables that are named like secrets, and without the passwords of addresses."""
+    """Return `text` without the values of variables that are named like secrets, and without passwords of URLs."""
     return _without(_written(_secrets(environment)), text)
 
 
 def _written(secrets: Iterable[str]) -> list[str]:
-    """As they are, and as JSON writes them; the longest first, since one may hold another."""
+    """Return the secrets as they are and as JSON writes them, longest first, because one may contain another."""
     forms = {form for secret in secrets for form in (secret, _in_json(secret), _in_json(secret, ensure_ascii=False))}
     return sorted(forms, key=len, reverse=True)
 
@@ -54,16 +54,16 @@ def _password(value: str) -> str:
         return ""
     try:
         return urlsplit(value).password or ""
-    except ValueError:  # no address after all
+    except ValueError:  # not a URL
         return ""
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, what came as ``extra``, and the traceback."""
+    """Formats a record as one JSON object: time, level, logger, message, fields of ``extra``, and the traceback."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
-        # A message may be a JSON text itself, which the line's own form escapes once more.
+        # A message may be JSON itself, which is escaped again in the log line.
         self._secrets = sorted({_in_json(form) for form in _written(_secrets(environment))}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:

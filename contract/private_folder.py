@@ -1,4 +1,4 @@
-"""Folders that nobody but their user looks into: they hold keys, data and models."""
+"""Folders that only their user can read: they contain keys, data and models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def make_private_folder(path: Path) -> None:
-    """Make the folder, and those above it that there are not. What is there already keeps its mode: it is its
-    operator's, who may share it with a group."""
+    """Make the folder and its missing parents. An existing folder keeps its mode, which its operator chose."""
     if not path.parent.exists():
         make_private_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)

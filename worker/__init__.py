@@ -1,5 +1,5 @@
-"""The workers: a Celery process that supervises, and the engine as its child.
+"""The workers: a Celery process that supervises, and the engine as its child process.
 
-The database is the only truth and a message only a doorbell; torch is never loaded in the Celery
-process. Imports `contract`; `worker.engine_child` alone imports `trd_engine`; never `service`.
+The database decides; a message is only a doorbell. The Celery process never loads torch. This package imports
+`contract`, never `service`; only `worker.engine_child` imports `trd_engine`.
 """

@@ -1,7 +1,7 @@
-"""``python -m worker.bound_exec PARENT_PID COMMAND…``: become COMMAND, and die with the parent.
+"""``python -m worker.bound_exec PARENT_PID COMMAND…``: run COMMAND in this process, and end with the parent.
 
-A supervisor that is killed with signal 9 can stop nobody; the kernel then kills its child. Run between
-fork and exec in a program of its own, because Python code must not run there in a process with threads.
+A supervisor that is killed with SIGKILL cannot stop its child, so the kernel does. This is a separate program because
+no Python code may run between fork and exec in a process that has threads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent goes; the wish outlives an exec.
+    """Let the kernel kill this process when its parent ends; the setting survives an exec.
 
-    A trap: "parent" is the thread that forked. It must live as long as the child is wanted.
+    Trap: "parent" means the thread that forked. It must live as long as the child is needed.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:  # it went before the wish was made
+    if os.getppid() != parent_pid:  # it ended before prctl
         os.kill(os.getpid(), signal.SIGKILL)
 
 

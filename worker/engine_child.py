@@ -1,7 +1,7 @@
-"""``python -m worker.engine_child ATTEMPT_DIR``: the engine's process. Alone in importing `trd_engine`.
+"""``python -m worker.engine_child ATTEMPT_DIR``: the engine's process, the only module that imports `trd_engine`.
 
-Reads ``spec.json``, trains into ``run/``, from ``resume/`` where there is one. Exit codes: 0 finished,
-75 stopped on request, 1 failed, after a ``failed`` event. Under torchrun every rank is such a process.
+Reads ``spec.json`` and trains into ``run/``, resuming from ``resume/`` if that exists. Exit codes: 0 finished, 75
+stopped on request, 1 failed, after a ``failed`` event. Under torchrun every rank is such a process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 
 class StopRequest:
-    """Whether the supervisor has asked for a stop: by SIGTERM, or by a file where a launcher stands between."""
+    """Whether the supervisor requested a stop: by SIGTERM, or by a file if a launcher runs in between."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / STOP_FILE
@@ -45,7 +45,7 @@ class StopRequest:
 
 
 def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
-    """Run the engine on an attempt's folder; returns the exit code."""
+    """Run the engine on an attempt's folder and return the exit code."""
     out_dir = folder / "run"
     resume_from = folder / "resume"
     from trd_engine.config import load_config
@@ -57,7 +57,7 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         run(config, out_dir, resume_from=resume_from if resume_from.is_dir() else None, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
-    except Exception as error:  # noqa: BLE001 - the edge of the process: every failure is reported
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: every failure is reported
         traceback.print_exc()
         report_failure(out_dir, error)
         return FAILED_EXIT_CODE
@@ -67,8 +67,8 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
 def report_failure(out_dir: Path, error: Exception) -> None:
     """Append the ``failed`` event.
 
-    Under torchrun one process alone does: not one whose own trouble is that another one went, and not the second
-    where all fail for the same reason.
+    Under torchrun only one process reports: not one that failed because another process ended, and only the first if
+    all fail for the same reason.
     """
     if _has_lost_another(error) or not _is_first_to_fail(out_dir.parent):
         return
@@ -81,7 +81,7 @@ def report_failure(out_dir: Path, error: Exception) -> None:
 
 
 def _has_lost_another(error: Exception) -> bool:
-    """Says the collective library; torch raises it as a plain RuntimeError or one of its kinds."""
+    """Return whether the collective library lost another rank; torch raises this as a RuntimeError."""
     text = str(error).lower()
     return _is_under_torchrun() and isinstance(error, RuntimeError) and any(name in text for name in _COLLECTIVES)
 
@@ -95,7 +95,7 @@ def _is_first_to_fail(folder: Path) -> bool:
 
 
 def failure_code(error: BaseException) -> str:
-    """The stable code of an exception, or of the first of its causes that has one."""
+    """Return the stable code of an exception, or of its first cause that has one."""
     from trd_engine.runtime.errors import EngineError
 
     seen: BaseException | None = error
@@ -109,7 +109,7 @@ def failure_code(error: BaseException) -> str:
 
 
 def _exhausted_resource(error: BaseException) -> str | None:
-    """Libraries raise these as errors of many kinds; torch's own is a RuntimeError, on a CPU without a name."""
+    """Return the code for full memory or disk: libraries raise many types, and torch on a CPU a plain RuntimeError."""
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
@@ -132,7 +132,7 @@ def _rank() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """The process, from its arguments to its exit code."""
+    """Run the process and return its exit code."""
     folder = Path(arguments[0])
     code = run_attempt_folder(folder, StopRequest(folder))
     if not _is_under_torchrun():
@@ -143,14 +143,14 @@ def main(arguments: list[str]) -> int:
 
 
 class Exit:
-    """Ends the process with its code, after all other exit hooks and without the interpreter's teardown.
+    """Ends the process with its code after all other exit hooks, without the interpreter's teardown.
 
-    With torch and vLLM loaded the teardown takes up to ten seconds and saves nothing: all is on the disk.
+    With torch and vLLM loaded the teardown takes up to ten seconds and saves nothing: all results are on the disk.
     """
 
     def __init__(self) -> None:
         self.code = FAILED_EXIT_CODE
-        atexit.register(self._leave)  # hooks run last in, first out: this one comes before any import of the engine's
+        atexit.register(self._leave)  # hooks run in reverse order: register this one before any import of the engine
 
     def _leave(self) -> None:
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 """The engine's event lines, parsed: the worker's half of the child protocol.
 
-The engine is another program, perhaps of another version: what it says is checked here, once. Fields
-that are not known are ignored, so that a newer engine may say more.
+The engine is another program, perhaps of another version, so its events are validated here. Unknown fields are ignored,
+so that a newer engine may write more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 Count = Annotated[int, Field(ge=0)]
 
 MAX_PROBLEM_ID_CHARACTERS = 100
-"""What the tables hold. Uploads are held to it; rows from a hub or a path come with ids of any length."""
+"""Width of the column. Uploads are checked against it; rows from a hub or a path have ids of any length."""
 
 
 def short_problem_id(problem_id: str) -> str:
-    """The id, cut where it is too long to be stored."""
+    """Return the id, shortened if it is too long to be stored."""
     if len(problem_id) <= MAX_PROBLEM_ID_CHARACTERS:
         return problem_id
     return problem_id[: MAX_PROBLEM_ID_CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -33,7 +33,7 @@ class _Event(BaseModel):
 
     @property
     def happened_at(self) -> datetime:
-        """`at`, in UTC."""
+        """`at` as a time in UTC."""
         return datetime.fromtimestamp(self.at, UTC)
 
 
@@ -49,7 +49,7 @@ class PhaseEvent(_Event):
 
 
 class ProgressEvent(_Event):
-    """How far the phase is, and the whole run's remaining time."""
+    """Progress of the phase, and the remaining time of the whole run."""
 
     type: Literal["progress"]
     phase: Annotated[str, Field(max_length=20)]
@@ -60,7 +60,7 @@ class ProgressEvent(_Event):
 
 
 class MetricsEvent(_Event):
-    """One optimizer step's numbers; null where one was not finite."""
+    """Metrics of one optimizer step; null for a value that was not finite."""
 
     type: Literal["metrics"]
     step: Count
@@ -69,7 +69,7 @@ class MetricsEvent(_Event):
 
 
 class TrajectoriesEvent(_Event):
-    """A round's trajectories are in a file."""
+    """A round's trajectories have been written to a file."""
 
     type: Literal["trajectories"]
     path: str
@@ -79,7 +79,7 @@ class TrajectoriesEvent(_Event):
 
 
 class DiagnosisEvent(_Event):
-    """What a sample of a round says of prefix failure, before the round's first step."""
+    """Prefix-failure diagnosis of a sample of the round, before the round's first step."""
 
     type: Literal["diagnosis"]
     round: Count
@@ -105,7 +105,7 @@ class EvaluationEvent(_Event):
 
 
 class ProbeSample(BaseModel):
-    """One fixed problem, and what the student answers now."""
+    """One fixed problem and the student's current completion."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -116,7 +116,7 @@ class ProbeSample(BaseModel):
 
 
 class ProbeSamplesEvent(_Event):
-    """Answers to the same few problems at every evaluation."""
+    """Completions for the same few problems at every evaluation."""
 
     type: Literal["probe_samples"]
     step: Count
@@ -124,7 +124,7 @@ class ProbeSamplesEvent(_Event):
 
 
 class CheckpointEvent(_Event):
-    """A checkpoint is complete on the child's disk."""
+    """A checkpoint is complete on the local disk."""
 
     type: Literal["checkpoint"]
     step: Count
@@ -133,7 +133,7 @@ class CheckpointEvent(_Event):
 
 
 class NoticeEvent(_Event):
-    """Something the user should know."""
+    """A message for the user, with a stable code."""
 
     type: Literal["notice"]
     level: Literal["info", "warn", "error"]
@@ -143,7 +143,7 @@ class NoticeEvent(_Event):
 
 
 class FailedEvent(_Event):
-    """The run ends here, for this reason."""
+    """The run failed for this reason."""
 
     type: Literal["failed"]
     code: str
@@ -177,23 +177,23 @@ _ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Discrimi
 
 
 class BadEventError(ValueError):
-    """A line that is no event; the message says why."""
+    """A line is not a valid event; the message says why."""
 
 
 def parse_event(line: bytes) -> EngineEvent:
-    """The event in `line`; raises `BadEventError`."""
+    """Parse the event in `line`; raises `BadEventError`."""
     try:
         return _ADAPTER.validate_python(load_json_line(line))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "event"
-        raise BadEventError(f"{where}: {first['msg']}") from error
+        field = ".".join(map(str, first["loc"])) or "event"
+        raise BadEventError(f"{field}: {first['msg']}") from error
 
 
 def load_json_line(line: bytes) -> Any:
-    """The JSON in `line`, as a database can store it; raises `BadEventError`.
+    """Parse the JSON in `line` into values that a database can store; raises `BadEventError`.
 
-    NaN and infinity become null, which is all that JSON in PostgreSQL knows of them.
+    NaN and infinity become null: PostgreSQL's JSON has neither.
     """
     try:
         return _storable(json.loads(line, parse_constant=lambda _: None))
@@ -202,7 +202,7 @@ def load_json_line(line: bytes) -> Any:
 
 
 def _storable(value: Any) -> Any:
-    """Text without NUL and lone surrogates: a model may sample them, PostgreSQL refuses them."""
+    """Replace NUL and lone surrogates in all text: a model may sample them, PostgreSQL rejects them."""
     if isinstance(value, str):
         return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):

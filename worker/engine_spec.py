@@ -1,4 +1,4 @@
-"""From the job spec that the database holds to the spec that the engine reads: one mapping, in one place."""
+"""The mapping from the job spec in the database to the spec that the engine reads."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def engine_document(
     dataset_paths: Mapping[str, str],
     endpoints: Mapping[str, TeacherEndpoint],
 ) -> dict[str, Any]:
-    """The engine's document for a resolved spec; raises `JobFailedError`.
+    """Return the engine's document for a resolved spec; raises `JobFailedError`.
 
-    A hub model is written ``owner/name@revision``, which the engine makes a folder of.
-    `dataset_paths` has the local file of each uploaded dataset that the spec names. A served teacher's key stays in
-    the environment; the document has the variable's name.
+    A hub model is written ``owner/name@revision``; the engine downloads it. `dataset_paths` maps each uploaded dataset
+    of the spec to its local file. A served teacher's key stays in the environment; the document names the variable.
     """
     document = spec.model_dump(mode="json")
     evaluation = document["evaluation"]
@@ -61,7 +60,7 @@ def engine_document(
 
 
 def dataset_ids(spec: JobSpec) -> list[str]:
-    """The uploaded datasets that the spec names."""
+    """Return the ids of the uploaded datasets that the spec names."""
     return list(dict.fromkeys(ref for ref in (spec.dataset, spec.evaluation.dataset) if isinstance(ref, str)))
 
 

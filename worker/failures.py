@@ -1,7 +1,7 @@
-"""Why an attempt ended, and what becomes of its job.
+"""Why an attempt ended, and the job's next status.
 
-Pure but for the readers of the kernel's counter and the engine's log. Both ways in which an attempt
-can end, by its worker or by the reaper, take their decision from `final_status` here.
+`final_status` decides in both cases: if the attempt's worker ends it, and if the reaper does. Only the readers of the
+kernel's counter and of the engine's log touch anything outside.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contract.job_state import AttemptStatus, JobStatus
 from contract.json_logs import redacted
 
 FINISHED_EXIT_CODE = 0
-STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: ask again later
+STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 MAX_MESSAGE_CHARACTERS = 2_000
 LOG_TAIL_BYTES = 4_096
@@ -32,19 +32,19 @@ LOG_TAIL_BYTES = 4_096
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure as the user is told of it."""
+    """A failure as the user sees it."""
 
     code: str
     message: str
 
     @property
     def known(self) -> ErrorCode:
-        """The code's entry; `internal_error` for a code that nobody knows."""
+        """The entry of the code, or of `internal_error` if the code is unknown."""
         return ERROR_CODES.get(self.code, ERROR_CODES["internal_error"])
 
 
 class JobFailedError(Exception):
-    """The supervisor's own work for a job failed for a reason that the user can be told."""
+    """The supervisor's work for a job failed for a reason that the user can see."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -52,23 +52,23 @@ class JobFailedError(Exception):
 
 
 def file_failure_code(error: BaseException) -> str:
-    """Of an error with the job's files, on this machine or in the storage."""
+    """Return the error code for a failed access to the job's files, on this machine or in the storage."""
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "disk_full" if is_full else "storage_unavailable"
 
 
-def shown(error: BaseException) -> str:
-    """The error as the job's user may read it: what a database says holds statements, texts and addresses."""
-    return "the database did not take it" if isinstance(error, SQLAlchemyError) else str(error)
+def public_text(error: BaseException) -> str:
+    """Return the error's text for the user. That of a database contains statements and addresses, and is hidden."""
+    return "the database refused the write" if isinstance(error, SQLAlchemyError) else str(error)
 
 
 class EndKind(StrEnum):
     """The four ways in which an attempt ends."""
 
     FINISHED = "finished"
-    STOPPED = "stopped"  # asked to, by the user or by the worker's shutdown
+    STOPPED = "stopped"  # on request of the user, or because the worker shut down
     FAILED = "failed"
-    LOST = "lost"  # its lease ran out
+    LOST = "lost"  # its lease expired
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class AttemptEnd:
     exit_code: int | None = None
     failure: Failure | None = None
     summary: Mapping[str, Any] | None = None
-    """What a finished run says of itself."""
+    """Summary that a finished run reported."""
     circumstances: tuple[NewEvent, ...] = ()
-    """Events that explain the end, to be recorded with it."""
+    """Events that explain the end and are recorded with it."""
 
     @property
     def attempt_status(self) -> AttemptStatus:
-        """How the attempt is recorded."""
+        """The status under which the attempt is recorded."""
         return _ATTEMPT_STATUSES[self.kind]
 
 
@@ -99,7 +99,7 @@ _ATTEMPT_STATUSES = {
 
 @dataclass(frozen=True)
 class FinalStatus:
-    """What becomes of the job, and why where it failed."""
+    """The job's next status, and the reason if it failed."""
 
     status: JobStatus
     failure: Failure | None = None
@@ -113,17 +113,17 @@ _STATUS_WHEN_STOPPED = {
 
 
 def final_status(current: JobStatus, end: AttemptEnd, *, num_without_progress: int, max_attempts: int) -> FinalStatus:
-    """The job's next status.
+    """Return the job's next status.
 
-    A run that finished has succeeded, whatever was asked of it meanwhile. A failure that another try
-    can mend yields to a cancel or a pause; one that it cannot does not.
+    A finished run has succeeded, even if a cancel or pause was requested meanwhile. A requested cancel or pause takes
+    effect after a retryable failure; after any other failure the job has failed.
     """
     if end.kind is EndKind.FINISHED:
         return FinalStatus(JobStatus.SUCCEEDED)
     if end.kind is EndKind.STOPPED:
         return FinalStatus(_STATUS_WHEN_STOPPED[current])
     failure = end.failure
-    assert failure is not None, "a failed or lost attempt says why"
+    assert failure is not None, "a failed or lost attempt has a failure"
     if not failure.known.retryable:
         return FinalStatus(JobStatus.FAILED, failure)
     if current is JobStatus.RUNNING and num_without_progress >= max_attempts:
@@ -138,22 +138,22 @@ def _crash_loop(last: Failure, num_attempts: int) -> Failure:
 
 @dataclass(frozen=True)
 class ChildExit:
-    """What is known of the engine's end."""
+    """What is known about the engine's exit."""
 
     code: int
-    """As `subprocess.Popen.returncode`: negative for a signal."""
+    """Exit code as in `subprocess.Popen.returncode`: negative for a signal."""
     was_asked_to_stop: bool
     was_oom_killed: bool
-    """The kernel killed something for memory while the child ran."""
+    """Whether the kernel killed a process for lack of memory while the child ran."""
     has_finished: bool
-    """Its events say that the run is complete."""
+    """Whether its events report that the run is complete."""
     reported: Failure | None
-    """Its own word on why it failed."""
+    """The failure that its events report."""
 
 
 def classify_exit(child: ChildExit) -> AttemptEnd:
-    """What the child's exit means; its own word on why it failed counts most."""
-    # A child that was asked to stop before it could handle signals, or too late to be in time, is gone by one.
+    """Classify the child's exit; a failure that it reported itself takes precedence."""
+    # A child that could not handle signals yet, or missed the grace period, was ended by a signal.
     if child.was_asked_to_stop and child.code in (STOPPED_EXIT_CODE, -signal.SIGTERM, -signal.SIGKILL):
         return AttemptEnd(EndKind.STOPPED, child.code)
     if child.code == FINISHED_EXIT_CODE and child.has_finished:
@@ -162,7 +162,7 @@ def classify_exit(child: ChildExit) -> AttemptEnd:
 
 
 def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
-    # Of several processes one is killed, and the launcher ends with 1.
+    # If one of several processes is killed, the launcher exits with 1.
     if was_oom_killed and exit_code in (-signal.SIGKILL, 1):
         return Failure(
             "out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
@@ -170,14 +170,14 @@ def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
     if exit_code < 0:
         return Failure("engine_crashed", f"The engine was ended by {signal.Signals(-exit_code).name}.")
     if exit_code == STOPPED_EXIT_CODE:
-        return Failure("engine_crashed", "The engine stopped, though nobody had asked it to.")
+        return Failure("engine_crashed", "The engine stopped without a request to stop.")
     if exit_code == FINISHED_EXIT_CODE:
-        return Failure("engine_crashed", "The engine ended without an error, but before its run was complete.")
-    return Failure("engine_crashed", f"The engine ended with exit code {exit_code} and did not say why.")
+        return Failure("engine_crashed", "The engine ended without an error before its run was complete.")
+    return Failure("engine_crashed", f"The engine ended with exit code {exit_code} without reporting a reason.")
 
 
 def count_oom_kills() -> int | None:
-    """How often the kernel killed for memory in this process's cgroup; None where it cannot be known."""
+    """Return how often the kernel killed for lack of memory in this process's cgroup; None if that is unknown."""
     for path in _oom_counters():
         try:
             text = path.read_text(encoding="ascii")
@@ -189,7 +189,7 @@ def count_oom_kills() -> int | None:
 
 
 def _oom_counters() -> list[Path]:
-    """Where the counter may be: cgroup v2, cgroup v1, the whole machine. A container sees its cgroup as the root."""
+    """Return the files that may have the counter: of cgroup v2 or v1 (the root, in a container), or the machine's."""
     folders = {"0": Path("/sys/fs/cgroup"), "memory": Path("/sys/fs/cgroup/memory")}
     files = {"0": "memory.events", "memory": "memory.oom_control"}
     counters = []
@@ -202,7 +202,7 @@ def _oom_counters() -> list[Path]:
 
 
 def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
-    """The end of the engine's log, without the values of variables that are named like secrets."""
+    """Return the end of the engine's log, without the values of variables that are named like secrets."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))

@@ -1,7 +1,7 @@
-"""Renewing one lease while its attempt lives, and telling what the attempt has to do.
+"""The heartbeat of an attempt: it renews the lease, and learns from the renewal what the attempt has to do.
 
-Liveness is decided here and nowhere by elapsed time of the work: a lease that could not be renewed
-before its end means `Order.KILL`, since the reaper may by then have given the job to another worker.
+Only the lease decides liveness, never the duration of the work. If the lease could not be renewed before its end, the
+order is `Order.KILL`, because the reaper may have queued the job for another worker.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 class Order(StrEnum):
     """What an attempt has to do."""
 
-    GO_ON = "go on"
+    CONTINUE = "continue"
     STOP = "stop"  # at the next boundary: the user cancelled or paused the job
-    KILL = "kill"  # at once: the lease is lost, or may be
+    KILL = "kill"  # at once: the lease is lost or may be
 
 
 class Heartbeat:
-    """A thread that renews a lease from entering the context until leaving it."""
+    """A context manager whose thread renews a lease until the context is left."""
 
     def __init__(self, database: Database, lease: Lease, *, lease_seconds: float, heartbeat_seconds: float) -> None:
         self._database = database
@@ -46,10 +46,10 @@ class Heartbeat:
 
     @property
     def order(self) -> Order:
-        """What the attempt has to do now. Never touches the database, so that it answers when that hangs."""
+        """What the attempt has to do now. Reads no database, so it answers even if the database hangs."""
         if self._is_superseded or time.monotonic() >= self._expires_at:
             return Order.KILL
-        return Order.GO_ON if self._status is JobStatus.RUNNING else Order.STOP
+        return Order.CONTINUE if self._status is JobStatus.RUNNING else Order.STOP
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,7 +66,7 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
-        # Counted from before the question: the database's clock starts no earlier.
+        # Counted from before the request: the database's clock starts no earlier.
         asked_at = time.monotonic()
         try:
             with self._database.write() as session:

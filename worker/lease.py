@@ -1,7 +1,7 @@
 """The lease of a job: claim, renew, the fence around every write, and its end.
 
-A lease ends by the database's clock. Its token is the fence: it only ever rises, with every claim and
-every end, so that a superseded attempt's write matches no row and raises `LeaseLostError`.
+The database's clock decides when a lease expires. Its token is the fence: every claim and every end increases it, so a
+superseded attempt's write matches no row and raises `LeaseLostError`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase,
 from contract.tables import Attempt, Job, UtcDateTime
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
 
+OUTAGE_WAITS_SECONDS = (60.0, 300.0)
+"""Delay of the next attempt after the first and after each further attempt in a row that an outage ended. Without it, a
+job would use up its attempts within one outage."""
+_OUTAGES = [entry.code for entry in ERROR_CODES.values() if entry.is_outage]
+
 
 class DatabaseNow(FunctionElement[datetime]):
-    """The present moment, `offset_seconds` later."""
+    """The database's current time plus `offset_seconds`: all leases are compared by one clock."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -37,24 +42,18 @@ class DatabaseNow(FunctionElement[datetime]):
 
 @compiles(DatabaseNow, "postgresql")
 def _postgresql(element: DatabaseNow, compiler: Any, **options: Any) -> str:
-    # Not now(): that is the start of the transaction, which may have waited for a lock.
+    # Not now(): it is the start of the transaction, which may have waited for a lock.
     return f"(clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
 
 
 @compiles(DatabaseNow, "sqlite")
 def _sqlite(element: DatabaseNow, compiler: Any, **options: Any) -> str:
-    # In the very text form in which SQLAlchemy stores times: the two are compared as strings.
+    # In the text form in which SQLAlchemy stores times: SQLite compares them as strings.
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
 
 
-OUTAGE_WAITS_SECONDS = (60.0, 300.0)
-"""How long a job rests after its first, and after each further attempt in a row that an outage ended: tried again at
-once it would use up its attempts in the same outage."""
-_OUTAGES = [entry.code for entry in ERROR_CODES.values() if entry.is_outage]
-
-
 class LeaseLostError(Exception):
-    """The job is another attempt's, or nobody's: stop, and write nothing more."""
+    """The job belongs to another attempt or to none: stop, and write nothing more."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class Lease:
 
 
 def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds: float) -> Lease | None:
-    """Take the first job that waits in `queues`, by priority, then age; None where none waits."""
+    """Claim the first waiting job of `queues`, by priority, then age; return None if none waits."""
     waiting = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None), ~_rests())
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None), ~_is_delayed())
         .order_by(Job.priority.desc(), Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -105,7 +104,7 @@ def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds
     return lease
 
 
-def _rests() -> ColumnElement[bool]:
+def _is_delayed() -> ColumnElement[bool]:
     first, further = (Attempt.finished_at > DatabaseNow(-seconds) for seconds in OUTAGE_WAITS_SECONDS)
     newest = select(Attempt.number).where(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
     by_outage = newest.where(Attempt.error_code.in_(_OUTAGES), case((Job.num_lost > 1, further), else_=first))
@@ -126,7 +125,7 @@ def _record_start(session: Session, lease: Lease, worker: str) -> None:
 
 
 def renew(session: Session, lease: Lease, lease_seconds: float) -> JobStatus:
-    """Put off the lease's end, and tell the job's status; raises `LeaseLostError`."""
+    """Extend the lease and return the job's status; raises `LeaseLostError`."""
     statement = (
         update(Job)
         .where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.status.in_(LEASED_STATUSES))
@@ -142,9 +141,9 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> JobStatus:
 
 @contextmanager
 def fenced(database: Database, lease: Lease) -> Iterator[Session]:
-    """A writing transaction of the attempt's own; raises `LeaseLostError` before anything is written.
+    """Open a transaction that writes for the attempt; raises `LeaseLostError` before anything is written.
 
-    The job's row stays locked until the end, so that no other attempt can begin in between.
+    The job's row stays locked until the end, so that no other attempt can begin meanwhile.
     """
     with database.write() as session:
         _locked_job(session, lease)
@@ -153,7 +152,7 @@ def fenced(database: Database, lease: Lease) -> Iterator[Session]:
 
 @dataclass(frozen=True)
 class LockedJob:
-    """A job's row that this transaction has locked, so that its attempt can be ended."""
+    """A job's row that this transaction has locked in order to end its attempt."""
 
     id: str
     status: JobStatus
@@ -169,7 +168,7 @@ def _locked_job(session: Session, lease: Lease) -> LockedJob:
 
 
 def lock_expired(session: Session, job_id: str) -> LockedJob | None:
-    """The job, locked, where its lease has run out and nobody else is at it."""
+    """Lock and return the job if its lease has expired and no other transaction holds it."""
     has_expired = Job.lease_expires_at < DatabaseNow()
     return _lock_job(session, Job.id == job_id, Job.status.in_(LEASED_STATUSES), has_expired, skip_locked=True)
 
@@ -181,7 +180,7 @@ def _lock_job(session: Session, *conditions: ColumnElement[bool], skip_locked: b
 
 
 def finish(database: Database, lease: Lease, end: AttemptEnd, *, max_attempts: int) -> JobStatus:
-    """End the attempt and give the lease back; raises `LeaseLostError` where it is no longer held."""
+    """End the attempt and return its lease; raises `LeaseLostError` if it is no longer held."""
     with database.write() as session:
         return end_attempt(session, _locked_job(session, lease), end, max_attempts=max_attempts)
 
@@ -192,7 +191,7 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
     final = final_status(job.status, end, num_without_progress=num_without_progress, max_attempts=max_attempts)
     assert_transition(job.status, final.status)
     _record_end(session, job, end)
-    goes_on = final.status is JobStatus.QUEUED
+    is_queued = final.status is JobStatus.QUEUED
     session.execute(
         update(Job)
         .where(Job.id == job.id)
@@ -201,8 +200,8 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
             lease_owner=None,
             lease_expires_at=None,
             lease_token=Job.lease_token + 1,
-            # A user who resumes a failed or paused job starts with a clean count.
-            num_lost=num_without_progress if goes_on else 0,
+            # A failed or paused job that its user resumes starts with a new count.
+            num_lost=num_without_progress if is_queued else 0,
             phase=None,
             phase_done=None,
             phase_total=None,
@@ -212,22 +211,22 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
         )
         .execution_options(synchronize_session=False)
     )
-    wait_seconds = _wait_seconds(end, num_without_progress) if goes_on else 0.0
+    wait_seconds = _wait_seconds(end, num_without_progress) if is_queued else 0.0
     append_events(session, job.id, *end.circumstances, _status_event(job.attempt, end, final, wait_seconds))
     return final.status
 
 
 def _wait_seconds(end: AttemptEnd, num_without_progress: int) -> float:
-    """As `_rests` has it."""
+    """Return the delay that `_is_delayed` will apply."""
     is_outage = end.failure is not None and end.failure.known.is_outage
     return OUTAGE_WAITS_SECONDS[num_without_progress > 1] if is_outage and num_without_progress > 0 else 0.0
 
 
 def _num_without_progress(session: Session, job: LockedJob, end: AttemptEnd) -> int:
-    """Failed or lost attempts in a row that brought the run no further than it had ever been.
+    """Count the failed or lost attempts in a row that did not get further than any attempt before.
 
-    Measured against the best attempt, not against the checkpoint that this one resumed from: else a run
-    that always dies before its next checkpoint would be tried for ever.
+    Compared with the best attempt, not with the checkpoint that this one resumed from: otherwise a run that always
+    fails before its next checkpoint would be retried forever.
     """
     steps = select(Attempt.number, func.coalesce(Attempt.last_step, 0).label("step")).where(Attempt.job_id == job.id)
     reached = {row.number: row.step for row in session.execute(steps)}
@@ -268,11 +267,11 @@ _ENDINGS = {
     EndKind.FINISHED: "finished",
     EndKind.STOPPED: "stopped on request",
     EndKind.FAILED: "failed",
-    EndKind.LOST: "was lost: its worker stopped answering",
+    EndKind.LOST: "was lost: its worker stopped renewing the lease",
 }
 
 _CONSEQUENCES = {
-    JobStatus.QUEUED: "the job waits to go on from its last checkpoint",
+    JobStatus.QUEUED: "the job is queued and resumes from its last checkpoint",
     JobStatus.PAUSED: "the job is paused",
     JobStatus.CANCELLED: "the job is cancelled",
     JobStatus.SUCCEEDED: "the job has succeeded",
@@ -281,8 +280,8 @@ _CONSEQUENCES = {
 
 
 def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus, wait_seconds: float) -> NewEvent:
-    rest = f", {wait_seconds:.0f} s at least" if wait_seconds else ""
-    message = f"Attempt {attempt} {_ENDINGS[end.kind]}; {_CONSEQUENCES[final.status]}{rest}."
+    delay = f" after at least {wait_seconds:.0f} s" if wait_seconds else ""
+    message = f"Attempt {attempt} {_ENDINGS[end.kind]}; {_CONSEQUENCES[final.status]}{delay}."
     data: dict[str, Any] = {"status": final.status, "attempt": attempt}
     if wait_seconds:
         data["wait_seconds"] = wait_seconds

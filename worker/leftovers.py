@@ -1,7 +1,7 @@
-"""Files of attempts that are over and that no checkpoint's row names: collected, so that storage does not fill up.
+"""Removes stored files of ended attempts that no checkpoint's row names, so that the storage does not fill up.
 
-They come from uploads that a lost worker left half done, from a superseded attempt that wrote on for a while, and
-from removals that failed. Nothing that a row names is ever touched, so that a run keeps what it resumes from.
+They come from uploads that a lost worker left incomplete, from a superseded attempt that kept writing for a while, and
+from failed removals. Files that a row names are never removed: a run may resume from them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def collect(database: Database, storage: Storage, job_id: str, *, before_attempt: int) -> list[str]:
-    """Remove what attempts before that number left; returns the prefixes. Failures are only logged."""
+    """Remove the leftovers of attempts before that number and return their prefixes. Failures are only logged."""
     try:
         found = _unnamed(database, storage, job_id, before_attempt)
         for prefix in found:
             storage.remove_tree(prefix)
     except (OSError, *PASSING_DATABASE_ERRORS) as error:
-        logger.warning("leftovers of %s stay in the storage: %s", job_id, error)
+        logger.warning("leftovers of %s remain in the storage: %s", job_id, error)
         return []
     if found:
         logger.info("removed leftovers of %s: %s", job_id, ", ".join(found))
@@ -38,18 +38,18 @@ def _unnamed(database: Database, storage: Storage, job_id: str, before_attempt: 
     stored = [f"{folder}/{name}" for folder in over for name in storage.folders(folder)]
     if not stored:
         return []
-    with database.read() as session:  # after the listing: a row that came meanwhile protects its files
+    with database.read() as session:  # after the listing: a row added meanwhile protects its files
         named = {checkpoint.storage_prefix for checkpoint in repository.list_checkpoints(session, job_id)}
     return [prefix for prefix in stored if prefix not in named]
 
 
 def collect_of_ended(database: Database, storage: Storage, job_id: str) -> None:
-    """Remove what all attempts left, where no attempt is at work and none waits."""
+    """Remove the leftovers of all attempts if the job has ended."""
     try:
         with database.read() as session:
-            stands = repository.find_standing(session, job_id)
+            standing = repository.find_standing(session, job_id)
     except PASSING_DATABASE_ERRORS as error:
-        logger.warning("leftovers of %s stay in the storage: %s", job_id, error)
+        logger.warning("leftovers of %s remain in the storage: %s", job_id, error)
         return
-    if stands is not None and JobStatus(stands.status).is_final:
-        collect(database, storage, job_id, before_attempt=stands.attempt + 1)
+    if standing is not None and JobStatus(standing.status).is_final:
+        collect(database, storage, job_id, before_attempt=standing.attempt + 1)

@@ -1,4 +1,4 @@
-"""A thread that does one thing again and again until the worker ends."""
+"""A thread that repeats one action until the worker ends."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 1.0
-"""Between two looks at whether a worker can begin."""
+"""Interval of the checks whether a worker can begin."""
 
 
 class Periodic:
     """Calls `action` at once and then every `seconds`, until `stopping` is set.
 
-    An action that raises is tried again at its next turn: a worker that silently ceased to look for work
-    would be worse than one that complains.
+    An action that raises is logged and repeated at its next turn: a worker must not silently stop looking for work.
     """
 
     def __init__(
@@ -28,7 +27,7 @@ class Periodic:
         stopping: threading.Event,
         ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`ready` is asked before the first call, until it says True: a worker may start before the migration."""
+        """`ready` is called until it returns True, before the first action: a worker may start before the migration."""
         self._ready = ready
         self._action = action
         self._seconds = seconds
@@ -37,11 +36,11 @@ class Periodic:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def join(self, timeout_seconds: float) -> None:
-        """Wait for the end that `stopping` brings."""
+        """Wait until the thread has ended, after `stopping` was set."""
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
@@ -50,30 +49,30 @@ class Periodic:
             try:
                 self._action()
                 self._last_error = None
-            except Exception as error:  # noqa: BLE001 - the thread's edge, see the class
-                self._complain(error)
+            except Exception as error:  # noqa: BLE001 - the thread's boundary, see the class
+                self._log(error)
             self._stopping.wait(self._seconds)
 
     def _wait_until_ready(self) -> None:
-        has_said = False
+        is_logged = False
         while not self._stopping.is_set() and not self._is_ready():
-            if not has_said:
+            if not is_logged:
                 logger.info("%s waits for the database and its schema", self._thread.name)
-                has_said = True
+                is_logged = True
             self._stopping.wait(READY_SECONDS)
 
     def _is_ready(self) -> bool:
         try:
             return self._ready()
-        except Exception as error:  # noqa: BLE001 - the thread's edge, see the class
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary, see the class
+            self._log(error)
             return False
 
-    def _complain(self, error: Exception) -> None:
-        """The traceback once, then a line each time: a database may be away for hours."""
+    def _log(self, error: Exception) -> None:
+        """Log the traceback once, then one line per repetition: a database may be unreachable for hours."""
         shown = f"{type(error).__name__}: {error}"
         if shown == self._last_error:
             logger.warning("%s: %s", self._thread.name, shown.splitlines()[0])
         else:
-            logger.exception("%s will be tried again", self._thread.name)
+            logger.exception("%s failed and will be repeated", self._thread.name)
         self._last_error = shown

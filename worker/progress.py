@@ -1,4 +1,4 @@
-"""Copying what a running child says into the database, about once a second, and all of it by its end."""
+"""Copies the events of a running child into the database, about once a second, and all of them by its end."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from worker.repository import ProgressBatch
 logger = logging.getLogger(__name__)
 
 PASSING_DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What a database that is away for a while raises; worth another try."""
+"""Errors of a database that is unreachable for a while; retrying may help."""
 
 TRAJECTORIES_A_WRITE = 200
 MAX_TRACEBACK_CHARACTERS = 8_000
 
 
 class EventFold:
-    """What the events so far amount to, and what of it is not yet written."""
+    """The state that the events so far amount to, and the part that is not written yet."""
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
@@ -62,7 +62,7 @@ class EventFold:
         self.finished: FinishedEvent | None = None
 
     def add(self, event: EngineEvent) -> None:
-        """Take one more event into account."""
+        """Apply one more event."""
         match event:
             case PhaseEvent():
                 self._phase(event)
@@ -99,17 +99,17 @@ class EventFold:
                     self.batch.probe_samples[event.step, position] = row
 
     def add_bad_line(self, error: BadEventError) -> None:
-        """Tell the user of a line that is no event: the engine and the worker do not fit together."""
+        """Record a line that is not a valid event: the versions of engine and worker do not match."""
         message = f"The engine wrote an event that this worker does not understand: {error}"
         self.batch.events.append(notice("warn", "bad_event", message))
 
     def _phase(self, event: PhaseEvent) -> None:
-        where = {"round": event.round, "num_rounds": event.num_rounds}
-        if event.num_steps > 0:  # 0 while the engine does not know them yet; a resumed run would seem to begin anew
-            where |= {"step": event.step, "num_steps": event.num_steps}
-        self.batch.job_columns |= {**where, "phase": event.phase, "phase_done": None, "phase_total": None}
+        position = {"round": event.round, "num_rounds": event.num_rounds}
+        if event.num_steps > 0:  # 0 while the engine does not know them yet: a resumed run would seem to start again
+            position |= {"step": event.step, "num_steps": event.num_steps}
+        self.batch.job_columns |= {**position, "phase": event.phase, "phase_done": None, "phase_total": None}
         message = f"Phase {event.phase}, round {event.round + 1} of {event.num_rounds}."
-        data = {"phase": event.phase, **where}
+        data = {"phase": event.phase, **position}
         self.batch.events.append(NewEvent("phase", message, data, at=event.happened_at))
 
     def _progress(self, event: ProgressEvent) -> None:
@@ -148,14 +148,14 @@ class EventFold:
 
 
 class EventTail:
-    """The complete lines that were added to a growing file since the last look."""
+    """Reads the complete lines that were added to a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def new_lines(self) -> list[bytes]:
-        """The lines, without their ends; a line that is still being written waits for the next look."""
+        """Return the new lines without their line ends; an incomplete line is returned by a later call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -166,10 +166,10 @@ class EventTail:
 
 
 class Progress:
-    """A thread that follows a child's events until the child has exited and all of them are written.
+    """A context manager whose thread copies a child's events until the child has exited and all are written.
 
-    `on_checkpoint` is called with each checkpoint's event, in order. Leaving the context drains what is
-    left and raises what stopped the thread: `LeaseLostError`, or a database error that does not pass.
+    `on_checkpoint` is called with each checkpoint's event, in order. Leaving the context writes the remaining events
+    and raises the error that stopped the thread: `LeaseLostError`, or a database error that a retry does not help.
     """
 
     def __init__(self, attempt: Attempt, *, on_checkpoint: Callable[[CheckpointEvent], None]) -> None:
@@ -183,17 +183,17 @@ class Progress:
 
     @property
     def is_broken(self) -> bool:
-        """True where the thread ended early, so that the child would run on unseen."""
+        """Whether the thread ended early, so that the child would run unobserved."""
         return self._error is not None
 
     @property
     def failed(self) -> FailedEvent | None:
-        """The child's own word on why it failed."""
+        """The event in which the child reports its failure."""
         return self._fold.failed
 
     @property
     def finished(self) -> FinishedEvent | None:
-        """The child's word that its run is complete."""
+        """The event in which the child reports that its run is complete."""
         return self._fold.finished
 
     def __enter__(self) -> Self:
@@ -216,7 +216,9 @@ class Progress:
             self._take_new_lines()
             while not self._try_to_write():
                 if self._attempt.is_lost():
-                    raise LeaseLostError(f"{self._attempt.job_id}: the database stayed away until the lease ran out")
+                    raise LeaseLostError(
+                        f"{self._attempt.job_id}: the database was unreachable until the lease expired"
+                    )
                 time.sleep(self._attempt.settings.progress_seconds)
         except Exception as error:
             if not isinstance(error, LeaseLostError):
@@ -231,7 +233,7 @@ class Progress:
                 self._fold.add_bad_line(error)
 
     def _try_to_write(self) -> bool:
-        """Write what there is; False where the database is away, and the rest has to wait."""
+        """Write everything that is pending; return False if the database is unreachable."""
         try:
             self._write_batch()
             self._write_trajectories()
@@ -265,10 +267,10 @@ class Progress:
 
 
 def trajectory_rows(run_dir: Path, event: TrajectoriesEvent, job_id: str) -> Iterator[dict[str, Any]]:
-    """The rows of the file that `event` names, which must lie in the run's folder."""
+    """Yield the rows of the event's file; raises `BadEventError` if it is outside the run's folder."""
     path = (run_dir / event.path).resolve()
     if not path.is_relative_to(run_dir.resolve()):
-        raise BadEventError(f"trajectories: {event.path!r} lies outside the run's folder")
+        raise BadEventError(f"trajectories: {event.path!r} is outside the run's folder")
     with path.open("rb") as file:
         for line in file:
             yield _trajectory_row(load_json_line(line), event.round, job_id)
@@ -303,7 +305,7 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
 
 
 def _token_kl(line: dict[str, Any]) -> dict[str, Any] | None:
-    """Of y_o and y_r; the engine gives them for the trajectories that it diagnosed."""
+    """Return the KL per token of rollout and refined trajectory, which the engine writes for diagnosed trajectories."""
     if "kl_per_token_initial" not in line:
         return None
     return {"initial": line["kl_per_token_initial"], "refined": line.get("kl_per_token_refined")}

@@ -1,6 +1,6 @@
-"""Recovery: what lost workers held is given back, and forgotten doorbells are rung again.
+"""Recovery: jobs of lost workers are queued again, and lost doorbells are sent again.
 
-A thread of every worker, at work in one at a time. It touches no job whose lease is alive.
+Every worker has this thread; one of them, the leader, does the work. Jobs with a valid lease are never touched.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 LEADER_NAME = "reaper"
 MISSED_TURNS = 3
-"""A leader that has missed so many turns is succeeded."""
+"""Another worker becomes the leader after the leader has missed this many turns."""
 
 Ring = Callable[[str, str], None]
-"""Sends a job's id to a queue, where no message waits there already."""
+"""Sends a job's id to a queue unless a message waits there already."""
 
 
 def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
-    """Become or stay the one reaper at work; false where another is."""
+    """Become or remain the leader; return False if another worker is."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     mine = {"owner": owner, "expires_at": DatabaseNow(lease_seconds)}
     statement = dialect.insert(LeaderLease).values(name=LEADER_NAME, **mine)
@@ -47,9 +47,9 @@ def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
 
 
 def reap(database: Database, *, max_attempts: int) -> list[str]:
-    """End the attempts whose leases have run out, each in a transaction of its own; returns their jobs' ids.
+    """End the attempts whose leases have expired, each in its own transaction; return their jobs' ids.
 
-    One that cannot be ended is logged and does not keep the others, which come after it in every turn.
+    If one cannot be ended this is logged, and the others are still ended.
     """
     with database.read() as session:
         expired = select(Job.id).where(Job.status.in_(LEASED_STATUSES), Job.lease_expires_at < DatabaseNow())
@@ -58,7 +58,7 @@ def reap(database: Database, *, max_attempts: int) -> list[str]:
 
 
 def _reap_one(database: Database, job_id: str, *, max_attempts: int) -> bool:
-    lost = AttemptEnd(EndKind.LOST, failure=Failure("worker_lost", "The worker stopped answering: its lease ran out."))
+    lost = AttemptEnd(EndKind.LOST, failure=Failure("worker_lost", "The worker stopped renewing its lease."))
     try:
         with database.write() as session:
             job = lock_expired(session, job_id)
@@ -73,10 +73,10 @@ def _reap_one(database: Database, job_id: str, *, max_attempts: int) -> bool:
 
 
 def first_waiting(session: Session, *, waited_seconds: float) -> Sequence[tuple[str, str]]:
-    """A job and its queue for each queue in which some job has waited so long: one bell wakes its worker.
+    """Return one job per queue in which a job has waited this long, with its queue: one message wakes a worker.
 
-    Which job is all the same to its worker, so that it is the first in the order of the index: two short looks into
-    it a queue, however many jobs wait there.
+    The worker claims whichever job is first, so any waiting job will do: the first in the index's order takes two short
+    index lookups per queue, however many jobs wait.
     """
     waiting = select(Job.queue).where(Job.status == JobStatus.QUEUED).order_by(Job.status, Job.queue).limit(1)
     for_long = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.created_at < DatabaseNow(-waited_seconds))
@@ -91,7 +91,7 @@ def first_waiting(session: Session, *, waited_seconds: float) -> Sequence[tuple[
 
 
 class Reaper:
-    """One turn of the reaper, and what it remembers between turns."""
+    """The reaper's turns, and the time of its last doorbells."""
 
     def __init__(self, slot: Slot, ring: Ring) -> None:
         self._slot = slot
@@ -99,7 +99,7 @@ class Reaper:
         self._rang_at = time.monotonic()
 
     def turn(self) -> None:
-        """Reap and ring, if this worker leads."""
+        """Reap and send doorbells if this worker is the leader."""
         settings = self._slot.settings
         with self._slot.database.write() as session:
             if not lead(session, self._slot.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
@@ -118,7 +118,7 @@ class Reaper:
 
 
 def make_reaper(slot: Slot, ring: Ring) -> Periodic:
-    """The worker's reaper thread."""
+    """Return the worker's reaper thread."""
     reaper = Reaper(slot, ring)
     return Periodic(
         "reaper",

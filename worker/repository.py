@@ -1,4 +1,4 @@
-"""What an attempt reads and writes beside its lease. Every write is made inside `lease.fenced`."""
+"""Queries of an attempt, except for its lease. Every write is made inside `lease.fenced`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from worker.manifest import Manifest
 
 
 def schema_is_ready(database: Database) -> bool:
-    """True once the migrations have made every table and column that this worker knows; more may be there.
+    """Return whether the database has every table and column that this worker uses; it may have more.
 
-    A worker of a new version may start before the migration: a job that it took then would fail at a missing column.
+    A worker of a new version may start before the migration: a job that it claimed then would fail at a missing column.
     """
     there = inspect(database.engine).get_multi_columns()
     columns = {name: {column["name"] for column in found} for (_, name), found in there.items()}
@@ -43,28 +43,28 @@ def schema_is_ready(database: Database) -> bool:
 
 @dataclass
 class ProgressBatch:
-    """What a child said since the last write."""
+    """What the child reported since the last write."""
 
     job_columns: dict[str, Any] = field(default_factory=dict)
     metric_points: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    """By name and step: one statement may not write a row twice."""
+    """Rows by name and step: one statement may not write a row twice."""
     evaluations: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
-    """By step and dataset."""
+    """Rows by step and dataset."""
     diagnoses: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """By round."""
+    """Rows by round."""
     probe_samples: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
-    """By step and position."""
+    """Rows by step and position."""
     events: list[NewEvent] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        """True where there is nothing to write."""
+        """Whether there is nothing to write."""
         rows = (self.metric_points, self.evaluations, self.diagnoses, self.probe_samples)
         return not (self.job_columns or self.events or any(rows))
 
 
 def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None:
-    """Bring the job's row up to date, and store metrics, evaluations, diagnoses, samples and events."""
+    """Update the job's row, and store metrics, evaluations, diagnoses, samples and events."""
     if batch.job_columns:
         session.execute(_job_update(lease).values(**batch.job_columns))
     if "step" in batch.job_columns:
@@ -77,12 +77,12 @@ def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None
 
 
 def write_trajectories(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Store a round's trajectories, or a part of them; a repeat changes nothing."""
+    """Store trajectories of a round; storing them again changes nothing."""
     _upsert(session, Trajectory, rows)
 
 
 def forget_trajectories_from(session: Session, lease: Lease, round_index: int, num_kept: int) -> None:
-    """Remove what an earlier attempt at the round has left beyond this one's trajectories."""
+    """Remove trajectories of the round from position `num_kept` on, which an earlier attempt stored."""
     beyond = delete(Trajectory).where(
         Trajectory.job_id == lease.job_id, Trajectory.round == round_index, Trajectory.position >= num_kept
     )
@@ -90,7 +90,7 @@ def forget_trajectories_from(session: Session, lease: Lease, round_index: int, n
 
 
 def record_resume(session: Session, lease: Lease, step: int) -> None:
-    """Note from which step the attempt goes on."""
+    """Record the step from which the attempt resumes."""
     session.execute(_attempt_update(lease).values(first_step=step))
     session.execute(_job_update(lease).values(step=step))
 
@@ -105,7 +105,7 @@ def _attempt_update(lease: Lease) -> Any:
 
 
 def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert, or write over the rows that have the same primary key; SQLite and PostgreSQL spell it alike."""
+    """Insert the rows, or overwrite those with the same primary key; the syntax is the same in both dialects."""
     if not rows:
         return
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
@@ -117,14 +117,14 @@ def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]])
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a job stands."""
+    """Status and newest attempt of a job."""
 
     status: str
     attempt: int
 
 
 def find_standing(session: Session, job_id: str) -> Standing | None:
-    """The job's status and newest attempt, unless it is unknown or deleted."""
+    """Return the job's standing; None if it is unknown or deleted."""
     row = session.execute(
         select(Job.status, Job.attempt).where(Job.id == job_id, Job.deleted_at.is_(None))
     ).one_or_none()
@@ -132,21 +132,21 @@ def find_standing(session: Session, job_id: str) -> Standing | None:
 
 
 def running_attempts(session: Session) -> set[tuple[str, int]]:
-    """Job and number of every attempt that has not ended, on any machine."""
+    """Return job id and number of every attempt that has not ended, on any machine."""
     running = select(Attempt.job_id, Attempt.number).where(Attempt.status == AttemptStatus.RUNNING)
     return {(row.job_id, row.number) for row in session.execute(running)}
 
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """Where an uploaded dataset lies."""
+    """The stored file of an uploaded dataset."""
 
     storage_key: str
     sha256: str
 
 
 def find_dataset(session: Session, dataset_id: str) -> StoredDataset | None:
-    """The dataset, unless it is unknown or deleted."""
+    """Return the dataset's file; None if the dataset is unknown or deleted."""
     row = session.execute(
         select(Dataset.storage_key, Dataset.sha256).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
     ).one_or_none()
@@ -155,7 +155,7 @@ def find_dataset(session: Session, dataset_id: str) -> StoredDataset | None:
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint that is in the storage."""
+    """A checkpoint in the storage."""
 
     id: str
     step: int
@@ -164,14 +164,14 @@ class StoredCheckpoint:
 
 
 def list_checkpoints(session: Session, job_id: str) -> list[StoredCheckpoint]:
-    """The job's checkpoints, newest step first."""
+    """Return the job's checkpoints, newest step first."""
     columns = select(Checkpoint.id, Checkpoint.step, Checkpoint.storage_prefix, Checkpoint.manifest_sha256)
     rows = session.execute(columns.where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()))
     return [StoredCheckpoint(*row) for row in rows]
 
 
 def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manifest, manifest_sha256: str) -> list[str]:
-    """Record a stored checkpoint in place of an older one of the same step; returns prefixes to remove."""
+    """Record a stored checkpoint, replacing one of the same step; return prefixes of files to remove."""
     replaced = _remove_checkpoints(
         session, [c for c in list_checkpoints(session, lease.job_id) if c.step == manifest.step]
     )
@@ -211,18 +211,18 @@ def _file_rows(checkpoint_id: str, prefix: str, manifest: Manifest) -> list[dict
 
 
 def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protected_step: int | None) -> list[str]:
-    """Forget all but the newest `keep`, and the one of `protected_step`; returns prefixes to remove."""
+    """Delete the rows of all but the newest `keep` and `protected_step`; return prefixes of files to remove."""
     old = list_checkpoints(session, lease.job_id)[keep:]
     return _remove_checkpoints(session, [c for c in old if c.step != protected_step])
 
 
 def forget_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> None:
-    """Offer checkpoints that do not verify no longer. Their files stay until the next attempt or the job's end."""
+    """Delete the rows of checkpoints that do not verify. Their files stay until the next attempt or the job's end."""
     _remove_checkpoints(session, checkpoints)
 
 
 def _remove_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> list[str]:
-    """Rows go first: a row without its files would be offered for download, files without a row harm nobody."""
+    """Delete rows before files: a row without its files would be offered for download."""
     ids = [checkpoint.id for checkpoint in checkpoints]
     if ids:
         session.execute(delete(CheckpointFile).where(CheckpointFile.checkpoint_id.in_(ids)))

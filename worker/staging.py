@@ -1,4 +1,4 @@
-"""Filling an attempt's folder before the child starts: datasets, the spec, the checkpoint to resume from."""
+"""Fills an attempt's folder before the child starts: datasets, the spec, the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from contract.storage import ContentChangedError
 from worker import leftovers, repository
 from worker.attempt import Attempt
 from worker.engine_spec import dataset_ids, engine_document
-from worker.failures import JobFailedError, file_failure_code, shown
+from worker.failures import JobFailedError, file_failure_code, public_text
 from worker.manifest import CheckpointCorruptError, fetch_checkpoint
 from worker.repository import StoredCheckpoint
 
 
 @dataclass(frozen=True)
 class Staged:
-    """What an attempt starts with."""
+    """The inputs of an attempt."""
 
     spec: JobSpec
     resumed_step: int | None
-    """Step of the checkpoint in ``resume/``; None where the run starts from the beginning."""
+    """Step of the checkpoint in ``resume/``; None if the run starts from the beginning."""
 
 
 def stage(attempt: Attempt) -> Staged:
@@ -50,7 +50,7 @@ def stage(attempt: Attempt) -> Staged:
         document = engine_document(spec, attempt.slot.catalog(), paths, attempt.settings.teacher_endpoints)
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        message = f"The job's files could not be fetched: {shown(error)}"
+        message = f"The job's files could not be fetched: {public_text(error)}"
         raise JobFailedError(file_failure_code(error), message) from error
     return Staged(spec, resumed_step)
 
@@ -109,14 +109,14 @@ def _stage_checkpoint(attempt: Attempt) -> int | None:
 
 
 KEPT_FILES = ("spec.json", "engine.log", "run/events.jsonl")
-"""Small, and worth a look after a failure."""
+"""Small files that help to understand a failure."""
 
 KEPT_SECONDS = 14 * 86_400.0
-"""How long after the attempt's end."""
+"""How long these are kept after the attempt's end."""
 
 
 def clear(folder: Path) -> None:
-    """Free the disk of an attempt that has ended, but for `KEPT_FILES`. Two may do it at once."""
+    """Remove the folder's contents except `KEPT_FILES`, after the attempt has ended. Concurrent calls are safe."""
     run_dir = folder / "run"
     kept = {run_dir, *(folder / name for name in KEPT_FILES)}
     for path in [*folder.glob("*"), *run_dir.glob("*")]:
@@ -129,10 +129,9 @@ def clear(folder: Path) -> None:
 
 
 def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
-    """Free the disk of attempts whose workers were killed on this machine before they could do it, and of all that
-    is left of those that ended long ago.
+    """Clear the folders of attempts whose workers were killed on this machine, and remove those that ended long ago.
 
-    The folders are listed first: an attempt that another worker here begins meanwhile is not among them.
+    The folders are listed before the attempts: one that another worker here begins meanwhile is not in the list.
     """
     folders = list(scratch_dir.glob("*/attempt-*"))
     with database.read() as session:
@@ -150,5 +149,5 @@ def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # the job's, where it has another attempt's folder
+    with suppress(OSError):  # the job's folder may have another attempt's
         folder.parent.rmdir()

@@ -1,6 +1,6 @@
 """The worker's loop: claim a job, stage it, run the engine, record what it reports, decide how the attempt ended.
 
-The errors of an attempt end here: they become the job's failure, and the worker goes on.
+The errors of an attempt end here: they become the job's failure, and the worker continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.failures import (
     count_oom_kills,
     file_failure_code,
     log_tail,
-    shown,
+    public_text,
 )
 from worker.lease import LeaseLostError, claim, finish
 from worker.periodic import Periodic
@@ -101,7 +101,7 @@ def _stage_and_run(attempt: Attempt) -> AttemptEnd:
     except Exception as error:
         logger.exception("%s failed in the worker", attempt)
         code = "disk_full" if file_failure_code(error) == "disk_full" else "internal_error"
-        failure = Failure(code, f"The worker failed: {type(error).__name__}: {shown(error)}")
+        failure = Failure(code, f"The worker failed: {type(error).__name__}: {public_text(error)}")
         return AttemptEnd(EndKind.FAILED, failure=failure)
 
 

@@ -1,4 +1,4 @@
-"""Storing checkpoints while the child trains on: files first, then their rows, then the old ones go."""
+"""Stores checkpoints while the child continues: files first, then their rows, then old ones are removed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from contract.storage_keys import checkpoint_prefix
 from worker import repository
 from worker.attempt import Attempt
 from worker.engine_events import CheckpointEvent
-from worker.failures import JobFailedError, file_failure_code, shown
+from worker.failures import JobFailedError, file_failure_code, public_text
 from worker.manifest import CheckpointCorruptError, store_checkpoint
 from worker.progress import PASSING_DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
-"""Waits between the tries at one upload. The run goes on meanwhile; what is given up is trained again."""
+"""Delays between the tries at one upload. The run continues meanwhile."""
 
 RETRIED_ERRORS = (OSError, CheckpointCorruptError, *PASSING_DATABASE_ERRORS)
 
 
 class CheckpointUploads:
-    """A thread that stores an attempt's checkpoints in their order.
+    """A context manager whose thread stores an attempt's checkpoints in order.
 
-    Leaving the context waits for them. The newest must be stored, and raises `JobFailedError` where it
-    cannot be; of an older one the user is told, since the run is no worse off than before it.
+    Leaving the context waits for them. It raises `JobFailedError` if the newest could not be stored. An older one that
+    could not be stored is a notice to the user, because the next one replaces it.
     """
 
     def __init__(self, attempt: Attempt, *, keep: int, resumed_step: int | None) -> None:
@@ -43,7 +43,7 @@ class CheckpointUploads:
         self._local_copy: Path | None = None
 
     def submit(self, event: CheckpointEvent) -> None:
-        """Store the checkpoint soon."""
+        """Queue the checkpoint for storing."""
         self._newest = self._thread.submit(self._store, event)
 
     def __enter__(self) -> Self:
@@ -58,11 +58,11 @@ class CheckpointUploads:
             self._remove_the_one_resumed_from()
 
     def _store(self, event: CheckpointEvent) -> None:
-        """Store one checkpoint, with retries; raises `JobFailedError`, and `LeaseLostError`."""
+        """Store one checkpoint, with retries; raises `JobFailedError` and `LeaseLostError`."""
         try:
             self._store_with_retries(event)
         except RETRIED_ERRORS as error:
-            message = f"The checkpoint of step {event.step} was not stored: {shown(error)}"
+            message = f"The checkpoint of step {event.step} was not stored: {public_text(error)}"
             failure = JobFailedError(file_failure_code(error), message)
             self._attempt.record(notice("warn", "checkpoint_not_stored", message))
             raise failure from error
@@ -89,7 +89,7 @@ class CheckpointUploads:
         self._free_disk(folder)
 
     def _free_disk(self, stored: Path) -> None:
-        """Of the child's own copies only the newest stays: it prunes none itself, lest one vanish in an upload."""
+        """Remove the previous local copy. The child removes none itself, because one may be uploading."""
         if self._local_copy not in (None, stored):
             shutil.rmtree(self._local_copy, ignore_errors=True)
         self._local_copy = stored
@@ -105,11 +105,11 @@ class CheckpointUploads:
         try:
             self._remove_old(protected_step=None)
         except PASSING_DATABASE_ERRORS as error:
-            logger.warning("an old checkpoint of %s is left over: %s", self._attempt.job_id, error)
+            logger.warning("an old checkpoint of %s could not be removed: %s", self._attempt.job_id, error)
 
     def _remove_files(self, prefixes: list[str]) -> None:
         for prefix in prefixes:
             try:
                 self._attempt.storage.remove_tree(prefix)
             except OSError as error:
-                logger.warning("the files of %s are left over: %s", prefix, error)
+                logger.warning("the files of %s could not be removed: %s", prefix, error)

@@ -75,7 +75,7 @@ def test_a_job_rests_after_an_outage_and_lets_others_go_first(bench: Workbench) 
     assert bench.claim() is None, "it would meet the same outage"
     event = bench.events(job_id)[-1]
     assert event.data["wait_seconds"] == 60
-    assert event.message.endswith("last checkpoint, 60 s at least.")
+    assert event.message.endswith("last checkpoint after at least 60 s.")
     other = bench.add_job()
     lease = bench.claim()
     assert lease is not None
