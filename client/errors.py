@@ -1,14 +1,14 @@
-"""Everything that can go wrong between a program and the service, as one tree.
+"""All errors of the client, as one tree.
 
-TrdError                         message, and a hint where there is something to do
-├── SettingsError                no key, or an address that is none
-├── ConnectionFailedError        nothing answered
-│   └── TimedOutError            not in time
-├── UnexpectedAnswerError        what answers is not this service, or one that this client does not know
-├── DownloadError                the bytes are not the manifest's
-├── JobFailedError               a job that was waited for ended otherwise than well
+TrdError                         message, and a hint if the user can do something
+├── SettingsError                the address or the key is not valid
+├── ConnectionFailedError        no response
+│   └── TimedOutError            no response in time
+├── UnexpectedAnswerError        the response is not from this service, or from an unknown version
+├── DownloadError                a downloaded file does not match the manifest
+├── JobFailedError               a job that was waited for failed or was cancelled
 ├── JobPausedError               a job that was followed or waited for is paused
-└── ApiError                     the service refused: status, code, param, request id, all faults
+└── ApiError                     the service refused: status, code, param, request id, all errors
     ├── InvalidRequestError      400, 413, 415, 416, 422
     ├── AuthenticationError      401
     ├── PermissionDeniedError    403
@@ -26,7 +26,7 @@ from typing import Any
 
 
 class TrdError(Exception):
-    """`message` says what is wrong; `hint`, where there is one, what to do."""
+    """`message` says what is wrong; `hint`, if there is one, what to do."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -35,29 +35,29 @@ class TrdError(Exception):
 
 
 class SettingsError(TrdError):
-    """The client does not know where to ask, or with which key."""
+    """The address or the key of the service is not valid."""
 
 
 class ConnectionFailedError(TrdError):
-    """Nothing answered. Whether the request was received is not known, unless `was_never_sent`."""
+    """There was no response. Unless `was_never_sent`, the request may have been received."""
 
     was_never_sent = False
 
 
 class TimedOutError(ConnectionFailedError):
-    """An answer did not come in time."""
+    """A response did not arrive in time."""
 
 
 class UnexpectedAnswerError(TrdError):
-    """The answer does not have the form that it must have."""
+    """A response does not have the expected form."""
 
 
 class DownloadError(TrdError):
-    """A downloaded file is not what the manifest says."""
+    """A downloaded file does not match the manifest, or cannot be written."""
 
 
 class JobFailedError(TrdError):
-    """A job ended as failed or cancelled; `code` is the job's own error code, where it failed."""
+    """A job ended as failed or cancelled; `code` is the error code of a failed job."""
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -65,12 +65,12 @@ class JobFailedError(TrdError):
 
 
 class JobPausedError(TrdError):
-    """A job that was followed or waited for is paused: only its user moves it again."""
+    """A job that was followed or waited for is paused, until its user resumes it."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the service says of a request that it did not honour."""
+    """The error response of the service."""
 
     status: int
     message: str
@@ -79,10 +79,10 @@ class Refusal:
     param: str | None = None
     request_id: str | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """Where a request has several faults, all of them: rows of a file, fields of a spec."""
+    """All errors, if a request has several: rows of a file, fields of a spec."""
     retry_after_seconds: float | None = None
     should_retry: bool | None = None
-    """What the service says of trying again; None where it says nothing."""
+    """Whether the service recommends a retry; None if it does not say."""
 
 
 class ApiError(TrdError):
@@ -99,31 +99,31 @@ class ApiError(TrdError):
 
     @property
     def code(self) -> str:
-        """Stable: programs branch on it."""
+        """The stable error code: programs branch on it."""
         return self.refusal.code
 
     @property
     def param(self) -> str | None:
-        """The field, parameter or header at fault."""
+        """The field, parameter or header that caused the error."""
         return self.refusal.param
 
     @property
     def request_id(self) -> str | None:
-        """Under which the service's log tells more."""
+        """The id of the request in the service's log."""
         return self.refusal.request_id
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """All faults, where the request has several."""
+        """All errors, if the request has several."""
         return self.refusal.errors
 
 
 class InvalidRequestError(ApiError):
-    """A value that cannot be accepted: the message names field, value and remedy."""
+    """A value was refused: the message names the field, the value and the remedy."""
 
 
 class AuthenticationError(ApiError):
-    """No key, or one that is not known."""
+    """The key is missing or unknown."""
 
 
 class PermissionDeniedError(ApiError):
@@ -131,19 +131,19 @@ class PermissionDeniedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """Nothing there, or another owner's."""
+    """The object does not exist, or belongs to another owner."""
 
 
 class ConflictError(ApiError):
-    """Not possible in the object's state."""
+    """The state of the object does not allow the request."""
 
 
 class TooManyError(ApiError):
-    """The key asks too often, or its owner has enough already."""
+    """Too many requests of the key, or a quota of its owner is used up."""
 
 
 class ServerError(ApiError):
-    """A defect of the service, or something that it needs does not answer."""
+    """A defect of the service, or something that it needs is not available."""
 
 
 _KEY_HINT = "set TRD_API_KEY to a key of this service; `trd up` prints its own"
@@ -153,11 +153,11 @@ _HINTS = {
     "invalid_api_key": _KEY_HINT,
     "insufficient_scope": "ask an admin for a key with the scope: `trd keys create NAME --scope …`",
     "job_not_found": "`trd jobs` lists yours",
-    "dataset_not_found": "`trd datasets list` lists yours; `trd datasets upload FILE` makes one",
-    "dataset_invalid": "nothing of the file was stored; mend it and send it again",
-    "model_not_found": "`trd models` lists what may be named",
-    "checkpoint_not_found": "`trd show JOB` tells which checkpoints there are",
-    "rate_limit_exceeded": "wait, or ask less often",
+    "dataset_not_found": "`trd datasets list` lists yours; `trd datasets upload FILE` uploads one",
+    "dataset_invalid": "nothing of the file was stored; correct it and upload it again",
+    "model_not_found": "`trd models` lists the models",
+    "checkpoint_not_found": "`trd show JOB` lists its checkpoints",
+    "rate_limit_exceeded": "wait, or send fewer requests",
 }
 
 _BY_STATUS: Mapping[int, type[ApiError]] = {
@@ -170,7 +170,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 
 
 def api_error(refusal: Refusal) -> ApiError:
-    """The error for a refusal, by its status."""
+    """Return the error for an error response, by its status."""
     if refusal.status >= 500:
         return ServerError(refusal)
     return _BY_STATUS.get(refusal.status, InvalidRequestError)(refusal)

@@ -91,34 +91,34 @@ class EvaluationSpec(StrictModel):
     holdout: Annotated[float, Field(ge=0.0, le=0.9)] = 0.02
     """Share held out when ``dataset`` is None; 0 switches evaluation off."""
     k: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Samples a problem, for avg@k and pass@k."""
+    """Samples per problem, for avg@k and pass@k."""
     num_probe_samples: Annotated[int, Field(ge=0, le=100)] = 4
-    """The first sample of so many problems is kept word for word at each evaluation, always of the same problems,
-    to read how the student's answers change; 0 keeps none."""
+    """Number of problems whose first sample is stored at each evaluation, to show how the student's answers change. The
+    problems are always the same; 0 stores none."""
     every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Evaluate every so many steps too; None: before training and at its end."""
+    """Also evaluate every N steps; None: only before and after training."""
 
 
 class DiagnosisSpec(StrictModel):
-    """What is found out of each round's trajectories before they are trained on."""
+    """The diagnosis of each round's trajectories before they are trained on."""
 
     num_trajectories: Annotated[int, Field(ge=0, le=10_000)] = 64
-    """At most so many of a round are scored once more, in every context; 0 switches the diagnosis off."""
+    """Maximum number of trajectories per round that are scored again in every context; 0 switches the diagnosis off."""
     steps: Literal["task", "reference"] = "task"
-    """How a rollout's first wrong step is found: as the task can tell (math: by the arithmetic that the text
-    claims), or where it leaves the reference solution. The reference then has to show the one right way, a step
-    a line (or between ``;`` or ``|``)."""
+    """How a rollout's first wrong step is found: by the task (math: by the equalities in the text), or as the first
+    step that differs from the reference solution. The reference must then show the only correct way, one step per
+    line (or between ``;`` or ``|``)."""
 
 
 class CheckpointsSpec(StrictModel):
-    """What is kept of the run."""
+    """When checkpoints are written, and which are kept."""
 
     every_steps: Annotated[int, Field(ge=1)] = 100
-    """A checkpoint every so many steps, one with the trajectories of each round, and one at the end."""
+    """Steps between checkpoints. One more is written with the trajectories of each round, and one at the end."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """The newest so many are kept."""
+    """Number of newest checkpoints that are kept."""
     merged: bool = True
-    """With LoRA: write the merged model beside the adapter."""
+    """With LoRA: also write the merged model, beside the adapter."""
 
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
@@ -141,16 +141,22 @@ class JobSpec(StrictModel):
     preset: Preset | None = None
     """One of the paper's variants; None takes trd in mode trd, else forward_kl."""
     loss: LossSpec = LossSpec()
+    """The divergence between student and teacher."""
     sampling: SamplingSpec = SamplingSpec()
+    """How rollouts are sampled from the student."""
     refine: RefineSpec = RefineSpec()
+    """How rollouts are refined; only used by the mode trd."""
     prompts: PromptsSpec = PromptsSpec()
+    """Prompt templates that replace the built-in ones."""
     lora: LoraSpec | None = LoraSpec()
     """None is full fine-tuning."""
     teacher_update: TeacherUpdateSpec = TeacherUpdateSpec()
+    """Whether and how the teacher's weights follow the student's."""
     teacher_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of a teacher's own copy of weights: another model's, or with full fine-tuning the student's. auto is
     that of the training passes, and fp32 for an average."""
     optim: OptimSpec = OptimSpec()
+    """The optimizer and its schedule."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the training passes; auto is bf16 on a GPU and fp32 on a CPU."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -158,8 +164,11 @@ class JobSpec(StrictModel):
     samples_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 1
     """Rollouts a problem."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    """On what and how often the student is evaluated."""
     checkpoints: CheckpointsSpec = CheckpointsSpec()
+    """When checkpoints are written, and which are kept."""
     diagnosis: DiagnosisSpec = DiagnosisSpec()
+    """The diagnosis of each round's trajectories before they are trained on."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Devices to train on, a process each; `num_devices` adds those that only sample."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None

@@ -1,5 +1,5 @@
-"""The command line ``trd``: what a person does with the service, on top of the client.
+"""The command line ``trd``, built on the client.
 
-Owns words, tables and pictures in a terminal; asks the service for everything else. Answers go to the standard
-output, all else to the standard error; ``--json`` prints what the service says and nothing more.
+Owns texts, tables and charts in a terminal; everything else comes from the service. Results go to the standard output,
+remarks to the standard error; ``--json`` prints exactly what the service returned.
 """

@@ -1,7 +1,8 @@
-"""Curves drawn in a terminal."""
+"""Curves in a terminal: charts, and sparklines of one line."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from contract.views.metrics import MetricSeries
 HEIGHT = 16
 MAX_WIDTH = 110
 NUM_TICKS = 8
+_LEVELS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,14 @@ class Curve:
 
 
 def draw(title: str, curves: Sequence[Curve], *, height: int = HEIGHT) -> None:
-    """Print the curves over one another; points that are not finite are left out."""
+    """Print the curves in one chart, without points that are not finite."""
     import plotext  # type: ignore[import-untyped]  # takes a while to import, and few commands draw
 
     console = answers()
     plotext.clear_figure()
     plotext.plotsize(min(console.width, MAX_WIDTH), height)
     for part in (plotext.canvas_color, plotext.axes_color, plotext.ticks_color):
-        part("default")  # the terminal's own colours, light or dark
+        part("default")  # the colours of the terminal, light or dark
     plotext.title(title)
     plotext.xlabel("step")
     steps = [step for curve in curves for step in curve.series.steps]
@@ -47,6 +49,29 @@ def draw(title: str, curves: Sequence[Curve], *, height: int = HEIGHT) -> None:
 
 
 def _ticks(first: int, last: int) -> list[int]:
-    """Whole steps, evenly spread: half of a step means nothing."""
+    """Return evenly spaced whole steps."""
     stride = max(1, -(-(last - first) // NUM_TICKS))
     return list(range(first, last + 1, stride))
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """Return the curve in at most `width` characters; a value that is not finite is a gap."""
+    if len(values) > width:
+        values = [_mean(values[i * len(values) // width : (i + 1) * len(values) // width]) for i in range(width)]
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    return "".join(_level(value, low, high) for value in values)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def _level(value: float | None, low: float, high: float) -> str:
+    if value is None or not math.isfinite(value):
+        return " "
+    share = (value - low) / (high - low) if high > low else 0.5
+    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)]

@@ -1,4 +1,4 @@
-"""``trd try``: talk to a checkpoint. The model runs in a child process: nothing here loads a tensor library."""
+"""``trd try``: chat with a checkpoint. The model runs in a child process: this package loads no tensor library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from contract.ids import JOB_PREFIX
 
 @dataclass(frozen=True)
 class _Sampling:
-    """How answers are drawn."""
+    """How completions are sampled."""
 
     temperature: float
     max_new_tokens: int
@@ -35,16 +35,16 @@ class _Sampling:
 
 @dataclass
 class _Talk:
-    """What was said so far, as the chat template takes it."""
+    """The messages so far, as the chat template expects them."""
 
     is_raw: bool
     remembers: bool
     is_one_of_many: bool
-    """True where answers need their questions beside them."""
+    """Whether to print each prompt before its answer."""
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def request(self, text: str, sampling: _Sampling) -> dict[str, Any]:
-        """What the child is asked."""
+        """Return the request for the child process."""
         settings = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
         if self.is_raw:
             return {"prompt": text, **settings}
@@ -65,16 +65,16 @@ def try_model(
     ],
     *,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Ask this and end; may be repeated.")
+        list[str] | None, typer.Option("--prompt", "-p", help="Send this prompt and exit; may be repeated.")
     ] = None,
     step: Annotated[str, typer.Option(help="Which checkpoint of the job.")] = LATEST,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on from the text as it is: no chat template.")] = False,
-    remember: Annotated[bool, typer.Option(help="Show what was said before; not for models of one turn.")] = True,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
+    remember: Annotated[bool, typer.Option(help="Include the earlier messages; not for single-turn models.")] = True,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="Longest answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum length of an answer.")] = 256,
     as_json: JsonFlag = False,
 ) -> None:
-    """Chat with a checkpoint: of a job, downloaded first, or in a folder. An empty line or Ctrl-D ends."""
+    """Chat with the checkpoint of a job, which is downloaded first, or of a folder. An empty line or Ctrl-D ends."""
     folder = _folder_of(target, step, is_quiet=as_json)
     talk = _Talk(raw, remembers=remember and not prompt, is_one_of_many=len(prompt or ()) > 1)
     sampling = _Sampling(temperature, max_new_tokens)
@@ -91,7 +91,7 @@ def _folder_of(target: str, step: str, *, is_quiet: bool) -> Path:
     if folder.is_dir():
         return folder
     if target != LATEST and not target.startswith(JOB_PREFIX):
-        raise NothingThereError(f"{target}: is neither a folder here nor a job's id")
+        raise NothingThereError(f"{target}: is neither a folder nor the id of a job")
     with Client() as trd:
         manifest = trd.checkpoints.manifest(job_id_of(trd, target), step)
         kept = trd.settings.data_dir / "tried" / manifest.job_id / f"step-{manifest.step}"
@@ -99,7 +99,7 @@ def _folder_of(target: str, step: str, *, is_quiet: bool) -> Path:
 
 
 def _typed() -> Iterator[str]:
-    """Lines of the standard input; a person is asked for them, and ends with an empty one."""
+    """Yield the lines of the standard input; in a terminal with a prompt, until an empty line."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
         return
@@ -135,7 +135,7 @@ def _answer(model: _Model, talk: _Talk, text: str, sampling: _Sampling, as_json:
 
 
 class _Model:
-    """The child process that holds the model; lines of JSON in both directions."""
+    """The child process that has the model loaded; JSON lines in both directions."""
 
     def __init__(self, asking: IO[str], answering: IO[str], errors: Path) -> None:
         self._asking = asking
@@ -144,12 +144,12 @@ class _Model:
         self.last_end: dict[str, Any] = {}
 
     def wait_until_loaded(self) -> None:
-        """Raises `TrdError` where the model cannot be loaded."""
+        """Wait for the model; raises `TrdError` if it cannot be loaded."""
         while not self._next().get("is_ready"):
             pass
 
     def ask(self, request: dict[str, Any]) -> Iterator[str]:
-        """The pieces of the answer; what ends it is `last_end` then."""
+        """Yield the pieces of the answer; afterwards `last_end` says how it ended."""
         self._asking.write(json.dumps(request) + "\n")
         self._asking.flush()
         while "piece" in (line := self._next()):
@@ -159,7 +159,7 @@ class _Model:
     def _next(self) -> dict[str, Any]:
         line = self._answering.readline()
         if not line:
-            raise TrdError("the process that holds the model ended", hint=f"it said: {self._last_words()}")
+            raise TrdError("the process with the loaded model exited", hint=f"its last output: {self._last_words()}")
         document: dict[str, Any] = json.loads(line)
         if "error" in document:
             raise TrdError(document["error"])
@@ -172,7 +172,7 @@ class _Model:
 
 @contextmanager
 def _model(folder: Path) -> Iterator[_Model]:
-    """The model in the folder, loaded; its process ends with the block."""
+    """Load the model in the folder; its process exits at the end of the block."""
     command = python_command("trd_engine", "chat", str(folder))
     with tempfile.TemporaryDirectory(prefix="trd-try-") as scratch:
         errors = Path(scratch) / "stderr"

@@ -1,4 +1,4 @@
-"""``trd compare``: two jobs beside one another."""
+"""``trd compare``: two jobs side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from contract.views.metrics import MetricSeries
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two."""
+    """One of the two jobs with its scores."""
 
     job: JobView
     scores: Sequence[EvaluationView]
@@ -31,10 +31,10 @@ class _Side:
 def compare(
     first: JobArgument,
     second: JobArgument,
-    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Curves to draw together.")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Metrics to plot in one chart.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two jobs: what differs in their specs, what they score and measure, their curves in one chart."""
+    """Compare two jobs: differences of their specs, scores and metrics, and their curves in one chart."""
     wanted = metric or ["loss"]
     with Client() as trd:
         left, right = (_side(trd, job_id_of(trd, name), wanted) for name in (first, second))
@@ -69,7 +69,7 @@ def _side(trd: Client, job_id: str, names: list[str]) -> _Side:
 
 
 def spec_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, list[Any]]:
-    """Fields by their path, with both values, where these differ; names and tags do not count."""
+    """Return the fields that differ, by path, with both values; without names and tags."""
     one, other = flattened(left), flattened(right)
     paths = [path for path in {**one, **other} if path.partition(".")[0] not in ("name", "tags", "metadata")]
     return {path: [one.get(path), other.get(path)] for path in paths if one.get(path) != other.get(path)}

@@ -9,8 +9,7 @@ import typer
 from rich.text import Text
 
 from client import Client, TrdError
-from client.cli.output import JsonFlag, age, answers, facts, moment, print_json, remark, say, size, table
-from client.cli.transfer import byte_bar
+from client.cli.output import JsonFlag, age, answers, byte_bar, facts, moment, print_json, remark, say, size, table
 from client.datasets import PreviewOptions
 from contract.views.datasets import DatasetView
 
@@ -24,7 +23,7 @@ def upload(
     file: Annotated[Path, typer.Argument(help="JSON Lines, or Parquet by its suffix.", show_default=False)],
     as_json: JsonFlag = False,
 ) -> None:
-    """Upload problems: rows of problem, answer and, where there is one, solution."""
+    """Upload problems: rows of problem, answer and, optionally, solution."""
     with Client() as trd:
         made = upload_file(trd, file, is_quiet=as_json)
     if as_json:
@@ -34,7 +33,7 @@ def upload(
 
 
 def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> DatasetView:
-    """Upload with a progress bar; raises `InvalidRequestError` that names rows and fields."""
+    """Upload with a progress bar; raises `InvalidRequestError`, which names rows and fields."""
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
@@ -49,7 +48,7 @@ def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> DatasetVi
 
 @app.command("list")
 def list_datasets(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to list.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List datasets, newest first."""
@@ -59,7 +58,7 @@ def list_datasets(
         print_json(found)
         return
     if not found:
-        say("no datasets; `trd datasets upload FILE` makes one")
+        say("no datasets; `trd datasets upload FILE` uploads one")
         return
     rows = table("dataset", "file", "format", "#rows", "#size", "solutions", "uploaded")
     for row in found:
@@ -74,12 +73,12 @@ def list_datasets(
 def preview(
     dataset: DatasetArgument,
     model: Annotated[str, typer.Option(help="The student, as a job names it.", show_default=False)],
-    teacher: Annotated[str | None, typer.Option(help="None: the student teaches itself.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Without one, the student is its own teacher.")] = None,
     task: Annotated[str, typer.Option(help="math, exact, choice, code or reasoning_gym.")] = "math",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=20, help="Rows.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the prompts that a job would make of the first rows, as the models read them."""
+    """Show the prompts that a job would build from the first rows, as the models read them."""
     options = PreviewOptions(teacher=teacher, task=task, limit=limit)
     with Client() as trd:
         found = trd.datasets.preview(dataset, model=model, options=options)
@@ -122,10 +121,10 @@ def show(dataset: DatasetArgument, as_json: JsonFlag = False) -> None:
 @app.command()
 def delete(
     dataset: DatasetArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete a dataset that no open job needs."""
+    """Delete a dataset that no unfinished job needs."""
     if not yes and not as_json:
         typer.confirm(f"delete {dataset}?", abort=True)
     with Client() as trd:

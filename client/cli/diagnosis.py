@@ -1,4 +1,4 @@
-"""``trd diagnosis``: what each round says of prefix failure."""
+"""``trd diagnosis``: what each round shows about prefix failure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _CONTEXTS = (
     ("refined", "y_r, refine"),
     ("refined_vanilla", "y_r, vanilla"),
 )
-"""Of a report, and what they are: the text, and the context in which the teacher scores it."""
+"""Fields of a report, with the text and the context in which the teacher scores it."""
 
 
 def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
-    """Show how student and teacher disagree along y_o and along y_r, by round.
+    """Show how much student and teacher disagree along y_o and along y_r, by round.
 
     Forward KL a token and its p99, the teacher's mass on words like "wait", the shares of tokens where it has two
     modes and where one of them breaks out, and of those where both models agree. docs/diagnosis.md tells more.
@@ -27,7 +27,7 @@ def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
         print_json(found)
         return
     if not found:
-        say("no diagnosis yet: it comes with each round's trajectories, unless diagnosis.num_trajectories is 0")
+        say("no diagnosis yet: it is made in each round, unless diagnosis.num_trajectories is 0")
         return
     rows = table("#round", "text, context", "#tokens", "#KL", "#p99", "#wait", "#two modes", "#breaks", "#top-1")
     for row in found:

@@ -1,4 +1,4 @@
-"""``trd download``: a checkpoint's files, in parallel, verified, from where the last try broke off."""
+"""``trd download``: download a checkpoint in parallel, verified, and continue an interrupted download."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import typer
 from client import Client
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, print_json, remark, say, size
-from client.cli.transfer import byte_bar
+from client.cli.output import JsonFlag, byte_bar, print_json, remark, say, size
 from client.downloads import LATEST, NUM_PARALLEL, Download
 from contract.views.checkpoints import ManifestView
 
 SERVED_FOLDERS = ("model", "adapter")
-"""What a model is loaded from, the better one first."""
+"""Folders from which a model can be loaded, in order of preference."""
 
 
 def download(
@@ -24,14 +23,14 @@ def download(
     step: Annotated[str, typer.Option(help="Which checkpoint: a step, or 'latest'.")] = LATEST,
     folder: Annotated[
         str | None,
-        typer.Option(help="Which of its folders: model, adapter or state; by default model, else adapter."),
+        typer.Option(help="Which folder: model, adapter or state; by default model, or adapter if there is no model."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All folders, also what resuming needs.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; by default ./JOB-step-N.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Files at once.")] = NUM_PARALLEL,
+    everything: Annotated[bool, typer.Option("--all", help="All folders, including the training state.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Target folder; by default ./JOB-step-N.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Files to download at once.")] = NUM_PARALLEL,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download a checkpoint. The same command again goes on where it broke off."""
+    """Download a checkpoint. Repeat the command to continue an interrupted download."""
     with Client() as trd:
         manifest = trd.checkpoints.manifest(job_id_of(trd, job), step)
         if not everything and folder is None:
@@ -44,11 +43,11 @@ def download(
         print_json({"object": "download", **document, "num_bytes": done.num_bytes, "files": files})
         return
     say(str(done.folder))
-    remark(f"{len(done.files)} files, {size(done.num_bytes)}; every sha256 is the manifest's")
+    remark(f"{len(done.files)} files, {size(done.num_bytes)}; every sha256 matches the manifest")
 
 
 def served_folder(manifest: ManifestView) -> str | None:
-    """The folder that a model is loaded from; None where there is neither."""
+    """Return the folder from which the model can be loaded; None if there is none."""
     there = {file.name.partition("/")[0] for file in manifest.files}
     return next((name for name in SERVED_FOLDERS if name in there), None)
 
@@ -62,12 +61,12 @@ def fetch(
     parallel: int = NUM_PARALLEL,
     is_quiet: bool = False,
 ) -> Download:
-    """Download with a progress bar; Ctrl-C leaves what is there for the next time."""
+    """Download with a progress bar; after Ctrl-C the next download continues."""
     prefix = f"{folder}/" if folder is not None else ""
     total = sum(file.num_bytes for file in manifest.files if file.name.startswith(prefix))
     try:
         with byte_bar(f"step {manifest.step}", total, is_quiet=is_quiet) as on_bytes:
             return trd.checkpoints.download(manifest, target, folder=folder, num_parallel=parallel, on_bytes=on_bytes)
     except KeyboardInterrupt:
-        remark("stopped; the same command goes on from here")
+        remark("stopped; repeat the command to continue")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""``trd``: runs the command, and turns what goes wrong into one line, a hint, and an exit code."""
+"""``trd``: run a command, and turn errors into one line, a hint, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_ERRORS_SHOWN = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from client.cli.app import app
 

@@ -1,4 +1,4 @@
-"""What scripts branch on. The README lists them; they never change their meaning."""
+"""Exit codes for scripts. The README lists them; their meaning never changes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from client.errors import (
 )
 
 FAILED = 1
-"""Something for which there is no code of its own."""
+"""Any error without a more specific code."""
 MISUSED = 2
-"""A command that was written wrongly: the parser's own code."""
+"""Wrong usage of a command: the code of the argument parser."""
 JOB_FAILED = 3
 """The job failed or was cancelled."""
 NOT_FOUND = 4
 REFUSED = 5
-"""A value, a state or a limit does not allow it."""
+"""Refused because of a value, a state or a limit."""
 NOT_ALLOWED = 6
-"""No key, or one that may not."""
+"""No key, or a key without the scope."""
 UNREACHABLE = 7
 JOB_PAUSED = 8
-"""The job that was watched is paused."""
+"""The watched job is paused."""
 INTERRUPTED = 130
-"""Ctrl-C, as shells have it."""
+"""Ctrl-C, with the code that shells use."""
 
 
 class MisusedError(TrdError):
-    """An argument of the command has another form."""
+    """An argument of the command has the wrong form."""
 
 
 class NothingThereError(TrdError):
-    """An argument of the command names nothing that is there."""
+    """An argument of the command names something that does not exist."""
 
 
 _BY_ERROR: tuple[tuple[type[TrdError], int], ...] = (
@@ -59,5 +59,5 @@ _BY_ERROR: tuple[tuple[type[TrdError], int], ...] = (
 
 
 def exit_code(error: TrdError) -> int:
-    """The code for an error."""
+    """Return the exit code for an error."""
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), FAILED)

@@ -1,4 +1,4 @@
-"""How a command names a job: by its id, or ``latest``; the shell completes both."""
+"""The argument that names a job, by its id or as ``latest``; the shell completes both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_COMPLETED = 50
 
 
 def _complete(incomplete: str) -> list[tuple[str, str]]:
-    """Job ids with what they are; nothing where the service does not answer at once."""
+    """Return job ids with descriptions; nothing if the service does not answer immediately."""
     try:
         settings = ClientSettings.from_environment().model_copy(
             update={"connect_seconds": 0.5, "read_seconds": 1.5, "max_retries": 0}
@@ -34,7 +34,7 @@ JobArgument = Annotated[
 
 
 def job_id_of(trd: Client, name: str) -> str:
-    """The id that `name` means; raises `NotFoundError` where it can be none, or ``latest`` means none."""
+    """Return the id that `name` means; raises `NotFoundError` if it is not an id, or if there is no latest job."""
     if name.startswith(JOB_PREFIX):
         return name
     if name != LATEST:

@@ -40,7 +40,7 @@ def list_jobs(
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only these; may be repeated.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Only this mode.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most jobs to list.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
@@ -51,7 +51,7 @@ def list_jobs(
         print_json(found)
         return
     if not found:
-        say("no jobs; `trd submit SPEC` makes one")
+        say("no jobs; `trd submit SPEC` submits one")
         return
     rows = table("job", "name", "mode", "status", "#step", "loss", "created")
     for job in found:
@@ -77,10 +77,10 @@ def _step(job: JobView) -> str:
 
 def show(
     job: JobArgument,
-    spec: Annotated[bool, typer.Option("--spec", help="Also the spec, every default resolved.")] = False,
+    spec: Annotated[bool, typer.Option("--spec", help="Also show the spec with every default resolved.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a job: where it stands, what it scores, which checkpoints it has."""
+    """Show a job: its state, scores and checkpoints."""
     with Client() as trd:
         found = trd.jobs.get(job_id_of(trd, job))
         scores = trd.evaluations.list(found.id)
@@ -149,7 +149,7 @@ def _seconds(job: JobView) -> float:
 
 
 def evaluation_table(scores: Sequence[EvaluationView]) -> Table:
-    """Scores with their 95 % intervals."""
+    """Return a table of scores with their 95 % intervals."""
     rows = table("#step", "problems", "#avg@k", "95 %", "#pass@k", "95 %", title="Evaluations")
     for row in scores:
         rows.add_row(
@@ -170,13 +170,13 @@ def cancel(job: JobArgument, as_json: JsonFlag = False) -> None:
 
 
 def pause(job: JobArgument, as_json: JsonFlag = False) -> None:
-    """Pause a job; a running one writes a checkpoint and gives its device back."""
+    """Pause a job; a running one writes a checkpoint and frees its device."""
     with Client() as trd:
         _told(trd.jobs.pause(job_id_of(trd, job)), as_json)
 
 
 def resume(job: JobArgument, as_json: JsonFlag = False) -> None:
-    """Resume a paused, failed or cancelled job; it goes on from its last checkpoint."""
+    """Resume a paused, failed or cancelled job; it continues from its last checkpoint."""
     with Client() as trd:
         _told(trd.jobs.resume(job_id_of(trd, job)), as_json)
 
@@ -190,10 +190,10 @@ def _told(job: JobView, as_json: bool) -> None:
 
 def delete(
     job: JobArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete a job that is over, with its metrics, trajectories and checkpoints."""
+    """Delete a finished job with its metrics, trajectories and checkpoints."""
     with Client() as trd:
         job_id = job_id_of(trd, job)
         if not yes and not as_json:

@@ -1,4 +1,4 @@
-"""``trd keys``: who may use the service. For admins."""
+"""``trd keys``: API keys; for admins."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Scope(StrEnum):
 def create(
     name: Annotated[str, typer.Argument(help="For people.", show_default=False)],
     owner: Annotated[
-        str | None, typer.Option(help="Who sees what is made with it; by default you.", show_default=False)
+        str | None, typer.Option(help="Owner of what is created with the key; by default you.", show_default=False)
     ] = None,
-    scope: Annotated[Scope, typer.Option(help="read: look; submit: also make and change; admin: also keys.")] = (
-        Scope.SUBMIT
-    ),
+    scope: Annotated[
+        Scope, typer.Option(help="read: read only; submit: also create and change; admin: also manage keys.")
+    ] = (Scope.SUBMIT),
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a key. It is shown this once."""
+    """Create a key. It is shown only once."""
     with Client() as trd:
         made = trd.keys.create(name, owner=owner, scopes=[scope])
     if as_json:
         print_json(made)
         return
     say(made.key)
-    remark(f"{made.id}, {scope}, of {made.owner}; it is not shown again")
+    remark(f"{made.id}, {scope}, owner {made.owner}; it is not shown again")
 
 
 @app.command("list")
 def list_keys(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to list.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List keys of all owners, newest first."""
@@ -55,7 +55,7 @@ def list_keys(
         print_json(found)
         return
     if not found:
-        say("no keys but the one that the service was started with; `trd keys create NAME` makes one")
+        say("no keys except the one with which the service was started; `trd keys create NAME` creates one")
         return
     rows = table("key", "name", "owner", "scopes", "created", "revoked")
     for key in found:
@@ -68,7 +68,9 @@ def list_keys(
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY_ID", help="Its id, key_…, not the key.", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY_ID", help="The id of the key, key_…, not the key itself.", show_default=False)
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Revoke a key: from now on it is refused."""

@@ -1,4 +1,4 @@
-"""What a running job looks like in a terminal: phases, bars, the time left, the course of the loss."""
+"""A running job in a terminal: phases, progress bars, the remaining time, the loss curve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client, TrdError
+from client.cli.chart import sparkline
 from client.cli.output import duration, number, status_text
-from client.cli.sparkline import sparkline
 from client.events import StreamItem
 from contract.job_state import Phase
 from contract.views.events import EventView, StreamEnd
@@ -26,14 +26,14 @@ _LEVEL_STYLES = {"warn": "yellow", "error": "bold red"}
 
 
 def event_text(event: EventView) -> Text:
-    """An event as a line of a log."""
+    """Return an event as a line of a log."""
     text = Text(event.created_at.astimezone().strftime("%H:%M:%S  "), style="dim")
     text.append(event.message, style=_LEVEL_STYLES.get(event.level, "default"))
     return text
 
 
 class LossCurve:
-    """The loss over the whole run, asked for again as steps are done."""
+    """The loss over the whole run, read again as the run advances."""
 
     def __init__(self, trd: Client, job_id: str) -> None:
         self._trd = trd
@@ -43,19 +43,19 @@ class LossCurve:
         self.values: Sequence[float | None] = ()
 
     def refresh(self, step: int) -> None:
-        """Ask, if the run is further than at the last time, and that was a while ago."""
+        """Read the loss again if the run has advanced and the last read was a while ago."""
         if step <= self._step or time.monotonic() - self._asked_at < REFRESH_SECONDS:
             return
         self._step, self._asked_at = step, time.monotonic()
         try:
             series = self._trd.metrics.list(self._job_id, ["loss"], resolution=4 * BAR_WIDTH)
         except TrdError:
-            return  # a picture; the stream itself tells what matters
+            return  # the curve is optional; the stream reports real problems
         self.values = series[0].values if series else ()
 
 
 class LiveView:
-    """One job; drawn anew several times a second."""
+    """One job; rendered several times a second."""
 
     def __init__(self, job: JobView, loss: LossCurve) -> None:
         self._job = job
@@ -66,7 +66,7 @@ class LiveView:
         self._loss = loss
 
     def take(self, item: StreamItem) -> None:
-        """Show what a stream tells."""
+        """Update the view with an item of the stream."""
         if isinstance(item, JobProgress):
             self._now, self._heard_at = item, time.monotonic()
             if item.phase is not None:

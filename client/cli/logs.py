@@ -1,4 +1,4 @@
-"""``trd logs``: what happened to a job."""
+"""``trd logs``: the events of a job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from contract.views.events import EventView
 
 
 class Level(StrEnum):
-    """How grave an event is."""
+    """Severity of an event."""
 
     INFO = "info"
     WARN = "warn"
@@ -27,12 +27,12 @@ class Level(StrEnum):
 
 def logs(
     job: JobArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
-    level: Annotated[Level, typer.Option(help="At least as grave as this.")] = Level.INFO,
-    tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many there are now.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job is over.")] = False,
+    level: Annotated[Level, typer.Option(help="Minimum severity.")] = Level.INFO,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only the last N events.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a job's events. With --json and --follow, one JSON object a line."""
+    """Show a job's events. With --json and --follow, one JSON object per line."""
     levels = list(Level)[list(Level).index(level) :]
     with Client() as trd:
         job_id = job_id_of(trd, job)

@@ -1,4 +1,4 @@
-"""``trd metrics``: a run's curves."""
+"""``trd metrics``: the metrics of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.cli.chart import HEIGHT, Curve, draw
+from client.cli.chart import HEIGHT, Curve, draw, sparkline
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, number, print_json, say, table
-from client.cli.sparkline import sparkline
 from client.errors import NotFoundError, Refusal
 from contract.views.metrics import MetricSeries
 
@@ -26,8 +25,10 @@ def metrics(
     ] = None,
     from_step: Step = None,
     to_step: Step = None,
-    resolution: Annotated[int | None, typer.Option(min=2, max=10_000, help="About the most points of each.")] = None,
-    height: Annotated[int, typer.Option(min=5, max=200, help="Lines of a chart.")] = HEIGHT,
+    resolution: Annotated[
+        int | None, typer.Option(min=2, max=10_000, help="Approximate maximum number of points per metric.")
+    ] = None,
+    height: Annotated[int, typer.Option(min=5, max=200, help="Height of a chart in lines.")] = HEIGHT,
     as_json: JsonFlag = False,
 ) -> None:
     """Plot a job's metrics in the terminal, or list them: trd metrics JOB loss grad_norm"""
@@ -52,7 +53,7 @@ def metrics(
 
 def _list(series: Sequence[MetricSeries]) -> None:
     if not series:
-        say("no metrics yet: the first come with the first step")
+        say("no metrics yet: the first arrive with the first step")
         return
     rows = table("metric", "#points", "#first", "#last", "#lowest", "#highest", "course")
     for one in series:

@@ -1,4 +1,4 @@
-"""``trd models`` and ``trd status``: what is there to work with."""
+"""``trd models`` and ``trd status``: available models, and the state of the service."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _count(number: int | None) -> str:
 
 
 def status(as_json: JsonFlag = False) -> None:
-    """Does the service answer, and is everything there that it needs? Exit code 1 where it is not."""
+    """Show whether the service can serve requests, and the state of each part. Exit code 1 if it cannot."""
     with Client() as trd:
         url, has_key = trd.settings.url, trd.settings.api_key is not None
         ready = trd.readiness()
         if has_key and ready.is_ready:
-            trd.jobs.page(limit=1)  # raises where the key is not known
+            trd.jobs.page(limit=1)  # raises if the key is unknown
     if as_json:
         print_json({"url": url, "has_key": has_key, **plain(ready)})
     else:

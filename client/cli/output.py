@@ -1,31 +1,33 @@
-"""Where a command's words go: answers to the standard output, remarks to the standard error, JSON for programs."""
+"""Output of commands: results to the standard output, remarks to the standard error, JSON for programs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 160
-"""Columns where the output is no terminal."""
+"""Width in columns if the output is not a terminal."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def answers() -> Console:
-    """The standard output."""
+    """Return a console on the standard output."""
     return _console(is_stderr=False)
 
 
 def remarks() -> Console:
-    """The standard error."""
+    """Return a console on the standard error."""
     return _console(is_stderr=True)
 
 
@@ -37,17 +39,17 @@ def _console(*, is_stderr: bool) -> Console:
 
 
 def say(text: str) -> None:
-    """A line on the standard output, whole however long it is, with nothing in it taken for markup."""
+    """Print a line on the standard output, without wrapping and without markup."""
     answers().print(text, markup=False, soft_wrap=True)
 
 
 def remark(text: str) -> None:
-    """A line on the standard error."""
+    """Print a line on the standard error."""
     remarks().print(text, markup=False, soft_wrap=True, style="dim")
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_line: bool = False) -> None:
-    """One JSON document; a sequence is a list as the service gives it. `is_line`: on one line, for streams."""
+    """Print one JSON document; a sequence as a list of the API. `is_line`: on one line, for streams."""
     document: Any = value
     if isinstance(value, BaseModel):
         document = plain(value)
@@ -58,12 +60,12 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_li
 
 
 def plain(value: BaseModel) -> dict[str, Any]:
-    """An answer as JSON has it."""
+    """Return a view as a JSON document."""
     return value.model_dump(mode="json", by_alias=True)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; columns whose name begins with ``#`` hold numbers."""
+    """Return an empty table; columns whose name begins with ``#`` contain numbers."""
     made = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for column in columns:
         is_number = column.startswith("#")
@@ -72,7 +74,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def facts(rows: Iterable[tuple[str, str | Text | None]]) -> Table:
-    """Names and values under one another; those without a value are left out."""
+    """Return a table of names and values; rows without a value are omitted."""
     made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -95,22 +97,22 @@ _STATUS_STYLES = {
 
 
 def status_text(status: str) -> Text:
-    """A job's status in its colour."""
+    """Return a job's status in its colour."""
     return Text(status, style=_STATUS_STYLES.get(status, ""))
 
 
 def moment(at: datetime | None) -> str | None:
-    """A time in the reader's zone, to the second."""
+    """Format a time in the local time zone, to the second."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at is not None else None
 
 
 def age(at: datetime) -> str:
-    """How long ago, roughly."""
+    """Format how long ago a time is."""
     return duration((datetime.now(UTC) - at).total_seconds()) + " ago"
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 4 h``."""
+    """Format a duration: ``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 4 h``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -122,7 +124,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """``512 B``, ``3.4 MB``."""
+    """Format a size: ``512 B``, ``3.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -131,10 +133,27 @@ def size(num_bytes: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A metric's value, to four digits."""
+    """Format a metric's value with four significant digits."""
     return "—" if value is None else f"{value:.4g}"
 
 
 def percent(share: float) -> str:
-    """``62.3 %``."""
+    """Format a share: ``62.3 %``."""
     return f"{100 * share:.1f} %"
+
+
+@contextmanager
+def byte_bar(label: str, total_bytes: int, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar if the standard error is a terminal; yields a function that adds bytes, from any thread."""
+    console = remarks()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    is_hidden = is_quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
+        task = progress.add_task(label, total=total_bytes)
+        yield lambda num_bytes: progress.advance(task, num_bytes)

@@ -1,4 +1,4 @@
-"""Programs that a command starts, and stops in order."""
+"""Child processes that a command starts and stops."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from client.errors import TrdError
 
 STOP_SECONDS = 150.0
-"""A worker gives the engine 60 seconds to finish its step and write a checkpoint, and itself as many to store it."""
+"""A worker gives the engine 60 seconds to finish its step and write a checkpoint, and needs as long to store it."""
 TAIL_CHARACTERS = 600
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
-    """``python -m module …`` with this Python."""
+    """Return the command ``python -m module …`` for this Python."""
     return [sys.executable, "-m", module, *arguments]
 
 
@@ -34,11 +34,11 @@ class ChildProcess:
 
     @property
     def is_running(self) -> bool:
-        """True between its start and its end."""
+        """Whether the process has started and not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it; what it says goes to the end of its log."""
+        """Start the process; its output is appended to its log."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
@@ -60,12 +60,12 @@ class ChildProcess:
         )
 
     def ask_to_stop(self) -> None:
-        """As a service manager does."""
+        """Send SIGTERM, as a service manager does."""
         assert self._process is not None, "asked of what was started"
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
-        """Until it has ended; killed where that takes too long."""
+        """Wait until the process has ended, and kill it if that takes too long."""
         assert self._process is not None, "asked of what was started"
         try:
             self._process.wait(STOP_SECONDS)

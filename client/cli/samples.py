@@ -1,4 +1,4 @@
-"""``trd samples``: the same problems, answered again and again while the student learns."""
+"""``trd samples``: answers to the same problems over the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from contract.views.probe_samples import ProbeSampleView
 
 def samples(
     job: JobArgument,
-    step: Annotated[int | None, typer.Option(min=0, help="Only of the evaluation at this step.")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Only the evaluation at this step.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what the student answers to a few fixed problems at each evaluation."""
+    """Show the student's answers to a few fixed problems at each evaluation."""
     with Client() as trd:
         found = list(trd.probe_samples.list(job_id_of(trd, job), step=step))
     if as_json:

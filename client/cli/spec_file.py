@@ -1,4 +1,4 @@
-"""A job's spec as a person writes it: a YAML or JSON file, and ``key.path=value`` on the command line."""
+"""Job specs from YAML or JSON files, and ``key.path=value`` on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from client.errors import TrdError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as JSON's users expect it: ``1e-3`` is a number, and ``on``, ``no`` and dates are words."""
+    """YAML with the scalars of JSON: ``1e-3`` is a number, and ``on``, ``no`` and dates are strings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
@@ -32,12 +32,12 @@ for _tag, _pattern, _first in _RESOLVERS:
 
 
 def parse_yaml(text: str) -> Any:
-    """A YAML document, of which every JSON document is one. Raises `yaml.YAMLError`."""
+    """Parse a YAML document, which includes every JSON document. Raises `yaml.YAMLError`."""
     return yaml.load(text, Loader=_Loader)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The spec in a file; ``-`` reads the standard input. Raises `TrdError` that says where it is wrong."""
+    """Read a spec from a file, or from the standard input for ``-``. Raises `TrdError` that says where it is wrong."""
     name = "standard input" if str(path) == "-" else str(path)
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
@@ -58,17 +58,17 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
-    """``optim.learning_rate=1e-4`` and the like as nested fields; values are YAML. Raises `MisusedError`."""
+    """Parse settings like ``optim.learning_rate=1e-4`` as nested fields; values are YAML. Raises `MisusedError`."""
     overrides: dict[str, Any] = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise MisusedError(f"{setting}: is no key.path=value", hint="write it like optim.learning_rate=1e-4")
+            raise MisusedError(f"{setting}: is not key.path=value", hint="write it like optim.learning_rate=1e-4")
         try:
             parsed = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise MisusedError(f"{setting}: the value is no YAML: {getattr(error, 'problem', error)}") from error
+            raise MisusedError(f"{setting}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
         overrides = merged(overrides, _nested(keys, parsed))
     return overrides
 
@@ -78,7 +78,7 @@ def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overrides`: mappings merge key by key, everything else replaces."""
+    """Merge `overrides` into `base`: mappings by key, everything else is replaced."""
     result = dict(base)
     for key, value in overrides.items():
         before = result.get(key)
@@ -87,7 +87,7 @@ def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 
 
 def flattened(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their path, ``optim.learning_rate``."""
+    """Return nested fields by their path, ``optim.learning_rate``."""
     flat: dict[str, Any] = {}
     for key, value in spec.items():
         if isinstance(value, dict) and value:

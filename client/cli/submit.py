@@ -23,9 +23,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="Set a field; may be repeated.")
 ]
 WatchFlag = Annotated[bool, typer.Option("--watch", "-w", help="Follow the job to its end.")]
-KeyOption = Annotated[
-    str | None, typer.Option(help="The same submission with the same key makes one job, however often it is sent.")
-]
+KeyOption = Annotated[str | None, typer.Option(help="Repeating a submission with the same key creates only one job.")]
 
 
 def submit(
@@ -34,14 +32,14 @@ def submit(
         str | None, typer.Option(help="Id of a dataset, or a file to upload first.", show_default=False)
     ] = None,
     settings: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, resolve and estimate; make no job.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, resolve and estimate; create no job.")] = False,
     watch: WatchFlag = False,
     idempotency_key: KeyOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a job.
 
-    Exit codes with --watch: 0 where it succeeded, 3 where it failed or was cancelled, 8 where it is paused.
+    Exit codes with --watch: 0 if the job succeeded, 3 if it failed or was cancelled, 8 if it is paused.
     """
     document = merged(read_spec(spec), parse_overrides(settings or []))
     with Client() as trd:
@@ -50,7 +48,7 @@ def submit(
         if dry_run:
             _show_dry_run(trd.jobs.dry_run(document), as_json)
             if not as_json and document.get("dataset") != dataset:
-                remark(f"{dataset} is uploaded: --dataset {document['dataset']} takes it from now on")
+                remark(f"{dataset} is uploaded; next time use --dataset {document['dataset']}")
             return
         job = trd.jobs.create(document, idempotency_key=idempotency_key)
         _report(trd, job, watch, as_json)
@@ -60,13 +58,13 @@ def clone(
     job: JobArgument,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Fields that differ.", show_default=False),
+        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Fields to change.", show_default=False),
     ] = None,
     watch: WatchFlag = False,
     idempotency_key: KeyOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Submit a job like another: trd clone JOB optim.learning_rate=1e-4 name=slower"""
+    """Submit a copy of a job with changes: trd clone JOB optim.learning_rate=1e-4 name=slower"""
     changes = parse_overrides(overrides or [])
     with Client() as trd:
         made = trd.jobs.clone(job_id_of(trd, job), changes, idempotency_key=idempotency_key)
@@ -77,7 +75,7 @@ def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
     if Path(dataset).is_file():
         return upload_file(trd, Path(dataset), is_quiet=is_quiet).id
     if not dataset.startswith(DATASET_PREFIX):
-        raise NothingThereError(f"--dataset {dataset}: is neither a file here nor a dataset's id")
+        raise NothingThereError(f"--dataset {dataset}: is neither a file nor the id of a dataset")
     return dataset
 
 
@@ -92,40 +90,40 @@ def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
         remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
 
 
-def _show_dry_run(told: DryRunView, as_json: bool) -> None:
+def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(preview)
         return
     console = answers()
-    console.print(facts((path, _shown(value)) for path, value in flattened(told.spec).items()))
-    for notice in told.notices:
+    console.print(facts((path, _shown(value)) for path, value in flattened(preview.spec).items()))
+    for notice in preview.notices:
         console.print(Text(f"! {notice}", style="yellow"))
     console.print()
-    if told.estimate is None:
+    if preview.estimate is None:
         console.print("the number of problems is known only once the job runs: no estimate")
     else:
-        counts = flattened(told.estimate.model_dump()).items()
+        counts = flattened(preview.estimate.model_dump()).items()
         console.print(facts((name.replace("_", " "), _shown(value)) for name, value in counts))
-    console.print(facts(_forecast(told)))
-    for note in told.estimate_notes:
+    console.print(facts(_forecast(preview)))
+    for note in preview.estimate_notes:
         console.print(Text(note, style="dim"))
-    console.print("no job was made: it was a dry run", style="dim")
+    console.print("this was a dry run: no job was created", style="dim")
 
 
-def _forecast(told: DryRunView) -> Iterator[tuple[str, str]]:
-    """Memory and time, in a person's units."""
-    if told.memory is not None:
-        parts = told.memory.model_dump(exclude={"total_bytes"}, include=set(type(told.memory).model_fields))
+def _forecast(preview: DryRunView) -> Iterator[tuple[str, str]]:
+    """Yield memory and time in readable units."""
+    if preview.memory is not None:
+        parts = preview.memory.model_dump(exclude={"total_bytes"}, include=set(type(preview.memory).model_fields))
         largest = sorted(((num, name) for name, num in parts.items() if num), reverse=True)
         listed = ", ".join(f"{name.removesuffix('_bytes')} {size(num)}" for num, name in largest)
-        yield "memory per device", f"{size(told.memory.total_bytes)} ({listed})"
-    if told.duration is not None:
-        is_known = told.duration.time_source == "history"
-        num_like = told.duration.num_like_jobs
-        like = "a like job" if num_like == 1 else f"{num_like} like jobs"
+        yield "memory per device", f"{size(preview.memory.total_bytes)} ({listed})"
+    if preview.duration is not None:
+        is_known = preview.duration.time_source == "history"
+        num_like = preview.duration.num_like_jobs
+        like = "a similar job" if num_like == 1 else f"{num_like} similar jobs"
         source = f"as {like} took" if is_known else "at most, by calibration on a CPU"
-        yield "time", f"{duration(told.duration.seconds)} ({source})"
-        for phase, seconds in told.duration.seconds_by_phase.items():
+        yield "time", f"{duration(preview.duration.seconds)} ({source})"
+        for phase, seconds in preview.duration.seconds_by_phase.items():
             yield f"  {phase}", duration(seconds)
 
 

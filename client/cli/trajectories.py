@@ -1,9 +1,11 @@
-"""``trd trajectories``: what the student wrote beside what the teacher made of it."""
+"""``trd trajectories``: rollouts and their refinements."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Annotated
 
 import typer
@@ -13,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
-from client.cli.difference import side_by_side
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, plain, print_json, say
 from contract.trajectory_outcome import Outcome
@@ -31,10 +32,10 @@ def trajectories(
     ] = None,
     outcome: Annotated[list[Outcome] | None, typer.Option(help="Only these; may be repeated.")] = None,
     round: Annotated[int | None, typer.Option(min=1, help="Only this round, from 1.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most to show.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to show.")] = 5,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show rollouts y_o and refined trajectories y_r side by side: red went, green is new."""
+    """Show rollouts y_o and refined trajectories y_r side by side: removed words are red, new ones are green."""
     with Client() as trd:
         job_id = job_id_of(trd, job)
         if trajectory is not None:
@@ -48,7 +49,7 @@ def trajectories(
         print_json(lists)
         return
     if not found:
-        say("no such trajectories" if counts else "no trajectories yet: they come with the first round's end")
+        say("no such trajectories" if counts else "no trajectories yet: the first arrive at the end of the first round")
     console = answers()
     for one in found:
         _show(console, one)
@@ -87,3 +88,17 @@ def _show(console: Console, one: TrajectoryView) -> None:
 def _heading(title: str, is_right: bool | None, num_tokens: int | None) -> Text:
     word, style = _RIGHT[is_right]
     return Text(f"{title}: ").append(word, style=style).append(f", {num_tokens} tokens", style="dim")
+
+
+_WORDS = re.compile(r"\w+|\s+|.", re.DOTALL)
+
+
+def side_by_side(left: str, right: str) -> tuple[Text, Text]:
+    """Return both texts; words that only `left` has are red, words that only `right` has are green."""
+    left_words, right_words = _WORDS.findall(left), _WORDS.findall(right)
+    left_text, right_text = Text(), Text()
+    for tag, i, j, k, m in SequenceMatcher(None, left_words, right_words).get_opcodes():
+        is_same = tag == "equal"
+        left_text.append("".join(left_words[i:j]), style="default" if is_same else "red")
+        right_text.append("".join(right_words[k:m]), style="default" if is_same else "green")
+    return left_text, right_text

@@ -30,13 +30,13 @@ NOT_EMBEDDED = ("DATABASE_URL", "BROKER_URL", "STORAGE_URL")
 
 
 class _Stopping(Exception):  # noqa: N818 - no failure
-    """Somebody asked for the end."""
+    """A signal asked for the end."""
 
 
 def up(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the API listens; 0 takes a free port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free port.")] = 8000,
     data_dir: Annotated[
-        Path, typer.Option(envvar="TRD_DATA_DIR", help="Keeps everything: database, datasets, checkpoints, logs.")
+        Path, typer.Option(envvar="TRD_DATA_DIR", help="Folder for everything: database, datasets, checkpoints, logs.")
     ] = Path(DEFAULT_DATA_DIR),
     as_json: JsonFlag = False,
 ) -> None:
@@ -61,7 +61,7 @@ def up(
         pass
     finally:
         for number in handlers:
-            signal.signal(number, signal.SIG_IGN)  # the end is under way
+            signal.signal(number, signal.SIG_IGN)  # already stopping
         _end([worker, api])
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -90,7 +90,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 def _end(processes: list[ChildProcess]) -> None:
     running = [process for process in processes if process.is_running]
     if running:
-        remark("stopping; a job that runs is kept at its last checkpoint")
+        remark("stopping; a running job can be resumed from its last checkpoint")
     for process in running:
         process.ask_to_stop()
     for process in running:
@@ -108,7 +108,7 @@ def _require_none_running(data_dir: Path) -> None:
         except TrdError:
             return
     raise TrdError(
-        f"a service on {data_dir} runs already, at {local.url}", hint="stop it first, or take another --data-dir"
+        f"a service on {data_dir} is already running at {local.url}", hint="stop it first, or use another --data-dir"
     )
 
 
@@ -119,14 +119,14 @@ def _checked_port(port: int) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise TrdError(
-                f"port {port} of {HOST} cannot be had: {error.strerror}", hint="`trd up --port 0` takes a free one"
+                f"port {port} of {HOST} is not available: {error.strerror}", hint="`trd up --port 0` takes a free one"
             ) from error
         free: int = probe.getsockname()[1]
         return free
 
 
 def _api_key(data_dir: Path, environment: Mapping[str, str]) -> str:
-    """The configured key, else the one of the last start here, else a new one."""
+    """Return the configured key, or that of the last start on this folder, or a new one."""
     local = LocalService.of(data_dir)
     known = environment.get("TRD_API_KEY") or (local.api_key if local is not None else None)
     return known or f"trd_local_{secrets.token_urlsafe(24)}"
@@ -135,7 +135,7 @@ def _api_key(data_dir: Path, environment: Mapping[str, str]) -> str:
 def _environment(data_dir: Path, api_key: str) -> dict[str, str]:
     left_out = [name for name in NOT_EMBEDDED if os.environ.get(name)]
     if left_out:
-        remark(f"{', '.join(left_out)}: left out; `trd up` keeps everything in {data_dir}")
+        remark(f"{', '.join(left_out)}: ignored; `trd up` keeps everything in {data_dir}")
     kept = {name: value for name, value in os.environ.items() if name not in NOT_EMBEDDED}
     return {**kept, "TRD_DATA_DIR": str(data_dir.resolve()), "TRD_API_KEY": api_key}
 

@@ -1,4 +1,4 @@
-"""``trd watch``: a job as it runs, live in a terminal, line by line in a log, as JSON for programs."""
+"""``trd watch``: follow a job: live in a terminal, as lines in a log, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
 
 
 def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
-    """Show the job until it is over, and what came of it; raises `JobFailedError` unless it succeeded.
+    """Show the job until it is over, then its result; raises `JobFailedError` unless it succeeded.
 
     Raises `JobPausedError` as soon as it is paused.
     """
@@ -42,12 +42,12 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
             show_progress(trd, job_id)
         _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
     except KeyboardInterrupt:
-        remark(f"the job goes on; come back with: trd watch {job_id}")
+        remark(f"the job continues; watch it again with: trd watch {job_id}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
-    """Nothing comes of a paused job until somebody resumes it."""
+    """Yield items, and raise `JobPausedError` when the job is paused: it does nothing until it is resumed."""
     for item in items:
         yield item
         if isinstance(item, JobProgress):
@@ -55,7 +55,7 @@ def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
 
 
 def show_progress(trd: Client, job_id: str) -> None:
-    """Show the job until it is over: a picture in a terminal, lines elsewhere."""
+    """Show the job until it is over: live in a terminal, otherwise as lines."""
     items = _until_paused(trd.events.follow(job_id))
     if answers().is_terminal:
         _show_live(trd, trd.jobs.get(job_id), items)
@@ -83,7 +83,7 @@ def _show_live(trd: Client, job: JobView, items: Iterator[StreamItem]) -> None:
 
 
 def _print_lines(items: Iterator[StreamItem]) -> None:
-    """One line an event, and one where the job has moved on a step since the last."""
+    """Print one line for each event, and one for each step."""
     console, last_step = answers(), 0
     for item in items:
         if isinstance(item, EventView):
@@ -110,5 +110,5 @@ def _conclude(trd: Client, job: JobView, *, as_json: bool) -> None:
         if scores:
             answers().print(evaluation_table(scores))
         if trd.checkpoints.list(job.id):
-            remark(f"its newest checkpoint: trd download {job.id}, or try it at once: trd try {job.id}")
+            remark(f"download its newest checkpoint: trd download {job.id}, or chat with it: trd try {job.id}")
     require_succeeded(job)

@@ -91,7 +91,7 @@ def up(folder: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("up")
 def test_from_a_bad_row_to_a_student_that_answers(folder: Path) -> None:
     assert "accepted" in trd(folder, "status").stdout
-    assert "`trd keys create NAME` makes one" in trd(folder, "keys", "list").stdout
+    assert "`trd keys create NAME` creates one" in trd(folder, "keys", "list").stdout
     rows = (folder / "train.jsonl").read_text().splitlines()
     (folder / "broken.jsonl").write_text("\n".join([*rows[:3], '{"problem": "1+1"}']))
     assert "row 4: answer" in trd(folder, "datasets", "upload", "broken.jsonl", code=5).stderr
@@ -106,14 +106,14 @@ def test_from_a_bad_row_to_a_student_that_answers(folder: Path) -> None:
     assert "y_r, refined" in trd(folder, "trajectories", "latest").stdout
     first = json.loads(trd(folder, "jobs", "--json").stdout)["data"][0]["id"]
     dry = trd(folder, "submit", "job.yaml", "--dataset", "train.jsonl", "--dry-run").stdout
-    assert "as a like job took" in dry
+    assert "as a similar job took" in dry
     trd(folder, "clone", first, "optim.learning_rate=1e-4", "--watch")
     assert "optim.learning_rate" in trd(folder, "compare", first, "latest").stdout
     assert trd(folder, "download", first, "--out", "student").stdout == "student\n"
     answer = trd(folder, "try", "student", "--prompt", "12+3*2").stdout
     assert "\\boxed{" in answer
     again = trd(folder, "up", code=1).stderr
-    assert "runs already" in again
+    assert "is already running" in again
 
 
 def test_a_job_goes_on_after_a_stop_and_a_kill(folder: Path) -> None:

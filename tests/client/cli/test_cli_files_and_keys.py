@@ -63,7 +63,7 @@ def test_a_checkpoint_is_downloaded_again_from_where_it_broke_off(
 ) -> None:
     add_checkpoint(service.database, service.storage_dir, job_id, 4, FILES)
     monkeypatch.setenv("TRD_URL", proxy.url)
-    monkeypatch.setattr("client.checkpoints.MAX_FAILURES", 0)
+    monkeypatch.setattr("client.downloads.MAX_FAILURES", 0)
     proxy.cut_after.append(1_000_000)
     broken = run("download", job_id, "--parallel", "1")
     assert broken.code == 7

@@ -72,9 +72,9 @@ def test_a_dry_run_shows_and_makes_nothing(run: Run, trd: Client, spec_file: str
 def test_a_dry_run_says_what_it_uploaded(run: Run, trd: Client, spec_file: str, rows_file: Path) -> None:
     done = run("submit", spec_file, "--dataset", str(rows_file), "--dry-run")
     newest = next(trd.datasets.list(num_wanted=1)).id
-    assert f"--dataset {newest} takes it from now on" in done.err
-    assert "no job was made" in done.out
-    assert "takes it from now on" not in run("submit", spec_file, "--dataset", newest, "--dry-run").err
+    assert f"next time use --dataset {newest}" in done.err
+    assert "no job was created" in done.out
+    assert "next time use" not in run("submit", spec_file, "--dataset", newest, "--dry-run").err
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_dry_run_says_what_it_uploaded(run: Run, trd: Client, spec_file: str, 
     [
         ("mode: [", (), 1, "line 1, column"),
         ("- mode", (), 1, "a spec is a mapping"),
-        (SPEC, ("--set", "optim"), 2, "no key.path=value"),
-        (SPEC, ("--set", "optim.x=["), 2, "no YAML"),
-        (SPEC, ("--dataset", "absent.jsonl"), 4, "neither a file here nor a dataset's id"),
+        (SPEC, ("--set", "optim"), 2, "not key.path=value"),
+        (SPEC, ("--set", "optim.x=["), 2, "not valid YAML"),
+        (SPEC, ("--dataset", "absent.jsonl"), 4, "neither a file nor the id of a dataset"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_told(

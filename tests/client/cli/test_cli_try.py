@@ -35,7 +35,7 @@ def test_a_jobs_checkpoint_is_fetched_and_answers_a_pipe(
 
 def test_what_is_no_model_is_told(run: Run, tmp_path: Path) -> None:
     absent = run("try", "./absent", "-p", "x")
-    assert (absent.code, "neither a folder here nor a job's id" in absent.err) == (4, True)
+    assert (absent.code, "neither a folder nor the id of a job" in absent.err) == (4, True)
     (tmp_path / "empty").mkdir()
     empty = run("try", "empty", "-p", "x")
     assert (empty.code, "has no config.json" in empty.err) == (1, True)

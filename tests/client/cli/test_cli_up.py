@@ -18,7 +18,7 @@ def test_a_port_that_is_taken_is_told(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("up", "--port", str(taken.getsockname()[1]))
     assert done.code == 1
-    assert "cannot be had" in done.err
+    assert "is not available" in done.err
     assert "trd up --port 0" in done.err
 
 
@@ -26,7 +26,7 @@ def test_a_second_service_on_a_folder_is_refused(run: Run, service: RunningServi
     LocalService(url=service.url, api_key=ADMIN_KEY).save(tmp_path)
     done = run("up", "--port", "0", "--data-dir", str(tmp_path))
     assert done.code == 1
-    assert f"runs already, at {service.url}" in done.err
+    assert f"is already running at {service.url}" in done.err
 
 
 def test_an_api_that_does_not_start_is_told_with_the_end_of_its_log(
@@ -38,7 +38,7 @@ def test_an_api_that_does_not_start_is_told_with_the_end_of_its_log(
     assert done.code == 1
     assert "the API ended with exit code 1" in done.err
     assert "TRD_MAX_DEVICES" in done.err
-    assert "DATABASE_URL: left out" in done.err
+    assert "DATABASE_URL: ignored" in done.err
     assert f"its log is {Path('data') / 'api.log'}" in done.err
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert LocalService.of(tmp_path / "data") is None, "nobody is led to a service that never was"

@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_the_job_alone(run: Run, trd: Client, job_id: str, monkeyp
     monkeypatch.setattr("client.cli.watch._print_lines", interrupt)
     done = run("watch", job_id)
     assert done.code == 130
-    assert f"the job goes on; come back with: trd watch {job_id}" in done.err
+    assert f"the job continues; watch it again with: trd watch {job_id}" in done.err
     assert trd.jobs.get(job_id).status is JobStatus.QUEUED
 
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.control import strip_control_codes
 
+from client.cli.chart import sparkline
 from client.cli.compare import spec_differences
-from client.cli.difference import GONE, NEW, side_by_side
 from client.cli.output import duration, number, size
-from client.cli.sparkline import sparkline
 from client.cli.spec_file import flattened, merged, parse_overrides, parse_yaml
+from client.cli.trajectories import side_by_side
 from client.errors import TrdError
 
 
@@ -105,8 +105,8 @@ def test_a_difference_keeps_both_texts(left: str, right: str) -> None:
 
 def test_a_difference_is_coloured_where_it_is() -> None:
     left, right = side_by_side("5*3 is 16, so 16", "5*3 is 15, so 15")
-    assert [left.plain[span.start : span.end] for span in left.spans if span.style == GONE] == ["16", "16"]
-    assert [right.plain[span.start : span.end] for span in right.spans if span.style == NEW] == ["15", "15"]
+    assert [left.plain[span.start : span.end] for span in left.spans if span.style == "red"] == ["16", "16"]
+    assert [right.plain[span.start : span.end] for span in right.spans if span.style == "green"] == ["15", "15"]
 
 
 def test_figures_for_people() -> None:
