@@ -17,7 +17,6 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
-    Integer,
     MetaData,
     String,
     Text,
@@ -32,9 +31,6 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-BigKey = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself on INTEGER primary keys only."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):

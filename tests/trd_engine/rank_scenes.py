@@ -21,7 +21,6 @@ from trd_engine.distillation.scoring import ScoringSetup
 from trd_engine.runtime import distributed
 from trd_engine.runtime.distributed import open_world
 from trd_engine.runtime.errors import NonFiniteError, StopRequested
-from trd_engine.teachers.token_scores import gather_scores
 from trd_engine.training import loop as train
 from trd_engine.training import step
 from trd_engine.training.checkpoints import checkpoint
@@ -33,11 +32,11 @@ def exchange(_folder: Path) -> None:
     """Uneven parts, and one without any."""
     with open_world(3) as world:
         share = world.share(4)
-        assert world.gather_documents([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
-        assert world.gather_documents([] if world.rank else ["one"]) == ["one"]
+        assert world.gather([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
+        assert world.gather([] if world.rank else ["one"]) == ["one"]
         assert [world.sum(world.part_of(n)) for n in (1, 5, 9)] == [1, 5, 9]
         for count in (4, 2):
-            gathered = gather_scores(world, [_scores_of(n) for n in world.share(count)])
+            gathered = world.gather([_scores_of(n) for n in world.share(count)])
             assert [s.target_logprobs_T.tolist() for s in gathered] == [[float(n)] * n for n in range(count)]
             assert [s.token_ids_TK.tolist() for s in gathered] == [[[n, 7]] * n for n in range(count)]
         mine = torch.arange(world.rank, dtype=torch.float32)

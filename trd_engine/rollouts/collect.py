@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trd_engine.generation.samplers import Samplers
-from trd_engine.rollouts.files import gather_trajectories
 from trd_engine.rollouts.verify import verify_all
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
@@ -51,4 +50,4 @@ def collect_rollouts(
             )
         ]
 
-    return gather_trajectories(reporter.world, reporter.run_independently(collect_mine))
+    return reporter.world.gather(reporter.run_independently(collect_mine))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trd_engine.runtime.distributed import World
 from trd_engine.tasks.prompt_builder import PromptBuilder
-from trd_engine.teachers.token_scores import gather_scores, with_scores, with_stored_scores, write_scores
+from trd_engine.teachers.token_scores import with_stored_scores, write_scores
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 
@@ -116,19 +115,6 @@ def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem
 def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
     detail = line["detail"]
     return Verdict(line[f"{of}_correct"], detail[f"{of}_verdict"], detail.get(f"{of}_verdict_failure"))
-
-
-def gather_trajectories(world: World, mine: Sequence[Trajectory]) -> list[Trajectory]:
-    """The trajectories of all processes, put together as `World.share` took them apart. All have scores, or none."""
-    if world.size == 1:
-        return list(mine)
-    lines = [trajectory_to_json(0, t, "") | {"problem": asdict(t.problem)} for t in mine]
-    scores = gather_scores(world, [t.scores for t in mine if t.scores is not None])
-    gathered = [
-        trajectory_from_json(line, {line["problem_id"]: Problem(**line["problem"])})
-        for line in world.gather_documents(lines)
-    ]
-    return with_scores(gathered, scores) if scores else gathered
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from trd_engine.config import RefineConfig
 from trd_engine.rollouts.collect import Collector
-from trd_engine.rollouts.files import gather_trajectories
 from trd_engine.rollouts.verify import verify_all
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
@@ -59,7 +58,7 @@ def refine_rollouts(
             for (t, b), (completion, verdict) in zip(mine, found, strict=True)
         ]
 
-    refined = gather_trajectories(reporter.world, reporter.run_independently(refine_mine))
+    refined = reporter.world.gather(reporter.run_independently(refine_mine))
     _report_empty(refined, num_left_out, reporter)
     return refined
 

@@ -1,21 +1,20 @@
-"""The processes of one run: who each is, and what they tell one another.
+"""The processes of one run: the rank of each, and the values that they exchange.
 
-Owns the process group, which exists only where ``torchrun`` started more than one process; alone, every call
-answers at once. What is exchanged is tensors, JSON and safetensors, never a pickle. Every method but `share` and
-`part_of` is collective: all processes call it at the same place, or all of them wait.
+Owns the process group, which exists only if ``torchrun`` started more than one process; a single process gets every
+answer at once. Every method except `share` and `part_of` is collective: all processes must call it at the same place,
+or all of them wait.
 """
 
 from __future__ import annotations
 
 import ctypes
 import datetime
-import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,11 +25,11 @@ from trd_engine.runtime.errors import SpecError, StopRequested
 T = TypeVar("T")
 
 _WAIT_TIMEOUT = datetime.timedelta(days=7)
-"""Of `World`'s exchanges, at which the processes wait for one another: one may sample or verify for hours. A process
-that dies is noticed by torchrun, which ends the others."""
+"""Of the methods of `World`, in which processes wait for one another: one may sample or verify for hours. If a process
+dies, torchrun notices it and ends the others."""
 
 _PASS_TIMEOUT = datetime.timedelta(minutes=30)
-"""Of the exchanges within a pass over a divided model: all are at the same layer, or one of them hangs."""
+"""Of the collectives within a pass over a sharded model: all processes are at the same layer, or one of them hangs."""
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -42,7 +41,7 @@ class World:
     rank: int = 0
     size: int = 1
     _waiting: dist.ProcessGroup | None = field(default=None, repr=False)
-    """The group in which the processes wait for one another; None alone."""
+    """The group for the exchanges that may take long; None for a single process."""
 
     @property
     def is_main(self) -> bool:
@@ -50,29 +49,26 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> list[int]:
-        """This process's part of ``range(count)``: every `size`-th, so that neighbours in length part evenly."""
+        """Return this process's part of ``range(count)``: every `size`-th, so that similar lengths spread evenly."""
         return list(range(self.rank, count, self.size))
 
     def part_of(self, total: int) -> int:
-        """This process's part of a number that all of them use up together; none where `total` is less than `size`."""
+        """Return this process's part of an amount that all of them share; may be 0 if `total` is less than `size`."""
         return (total + self.size - 1 - self.rank) // self.size
 
-    def gather(self, mine: Sequence[T], dump: Callable[[list[T]], bytes], load: Callable[[bytes], list[T]]) -> list[T]:
-        """What all processes have, put together as `share` took it apart; it travels as `dump` writes it."""
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """Return the items of all processes in the order that `share` has distributed."""
         if self.size == 1:
             return list(mine)
-        parts = [load(data) for data in self._gather_bytes(dump(list(mine)))]
+        parts: list[list[T]] = [[]] * self.size
+        dist.all_gather_object(parts, list(mine), group=self._waiting)
         return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
 
-    def gather_documents(self, mine: Sequence[Any]) -> list[Any]:
-        """`gather` of JSON documents."""
-        return self.gather(mine, lambda documents: json.dumps(documents).encode(), json.loads)
-
     def concatenate(self, mine_N: Tensor) -> Tensor:
-        """The one-dimensional tensors of all processes end to end, on the device of `mine_N`."""
+        """Return the one-dimensional tensors of all processes end to end, on the device of `mine_N`."""
         if self.size == 1:
             return mine_N
-        sizes = [int(n) for n in self._all_reduced(self._own_slot(mine_N.numel()), dist.ReduceOp.SUM)]
+        sizes = self.gather([mine_N.numel()])
         padded = mine_N.new_zeros(max(*sizes, 1))
         padded[: mine_N.numel()] = mine_N
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
@@ -80,35 +76,25 @@ class World:
         return torch.cat([part[:n] for part, n in zip(gathered, sizes, strict=True)])
 
     def sum(self, value: float) -> float:
-        """The sum over all processes, in double precision."""
-        return value if self.size == 1 else self._all_reduced([value], dist.ReduceOp.SUM)[0]
+        """Return the sum over all processes, in double precision."""
+        return value if self.size == 1 else self._all_reduced(value, dist.ReduceOp.SUM)
 
     def max(self, value: float) -> float:
-        """The largest of all processes' values."""
-        return value if self.size == 1 else self._all_reduced([value], dist.ReduceOp.MAX)[0]
+        """Return the largest value of all processes."""
+        return value if self.size == 1 else self._all_reduced(value, dist.ReduceOp.MAX)
 
     def any(self, flag: bool) -> bool:
-        """True in all processes where it is in one."""
+        """Return True in all processes if `flag` is true in at least one."""
         return flag if self.size == 1 else self.max(float(flag)) > 0
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Block until all processes have called this."""
         self.any(False)
 
-    def _own_slot(self, value: float) -> list[float]:
-        return [value if rank == self.rank else 0.0 for rank in range(self.size)]
-
-    def _all_reduced(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
-        tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU waits for a count
+    def _all_reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        tensor = torch.tensor(value, dtype=torch.float64)  # on the CPU: no GPU waits for a count
         dist.all_reduce(tensor, operation, group=self._waiting)
-        return [float(value) for value in tensor]
-
-    def _gather_bytes(self, mine: bytes) -> list[bytes]:
-        no_bytes = torch.empty(0, dtype=torch.uint8)  # `frombuffer` takes no empty buffer
-        data_N = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else no_bytes
-        sizes = [int(n) for n in self._all_reduced(self._own_slot(len(mine)), dist.ReduceOp.SUM)]
-        whole = self.concatenate(data_N)
-        return [bytes(part.numpy()) for part in whole.split(sizes)]
+        return float(tensor)
 
 
 ALONE = World()
@@ -116,9 +102,9 @@ ALONE = World()
 
 @contextmanager
 def open_world(num_devices: int) -> Iterator[World]:
-    """The world that ``torchrun`` made, or this process alone; its process group ends with the block.
+    """Yield the world of ``torchrun``'s processes, or of this one alone; the process group ends with the block.
 
-    Raises `SpecError` unless there is one process for each of the spec's devices.
+    Raises `SpecError` unless there is one process for each device of the spec.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != num_devices:
@@ -138,15 +124,15 @@ def open_world(num_devices: int) -> Iterator[World]:
     except StopRequested:  # in all processes at once
         dist.destroy_process_group()
         raise
-    # After any other error the group is left to the process's end: to take it down may wait for the others, which
-    # wait for this one.
+    # After any other error the group is left until the process ends: destroying it may wait for the other processes,
+    # which wait for this one.
     dist.destroy_process_group()
 
 
 def _die_with_launcher() -> None:
-    """Have the kernel kill this process when torchrun goes: killed with signal 9, that ends nobody.
+    """Let the kernel kill this process if torchrun dies, which ends no process if it is killed by signal 9.
 
-    One that has gone before is missed soon enough: it keeps the store at which the processes meet.
+    If torchrun has died before this call, the process fails soon: torchrun keeps the store at which processes meet.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:

@@ -20,12 +20,6 @@ def has_bf16_matmul() -> bool:
     return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])
 
 
-@cache
-def suits_mkl() -> bool:
-    """Whether PyTorch's matrix products are MKL's, on a processor by the maker of MKL."""
-    return torch.backends.mkl.is_available() and "Intel" in torch.cpu.get_capabilities()["cpu_name"]
-
-
 def local_device(device: torch.device) -> torch.device:
     """This process's own GPU where `device` says "cuda" without a number; else `device`."""
     if str(device) != "cuda":

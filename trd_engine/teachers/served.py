@@ -23,7 +23,7 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.endpoint.client import Endpoint
-from trd_engine.teachers.token_scores import UNSCORED_NOTICE, gather_scores, with_scores
+from trd_engine.teachers.token_scores import UNSCORED_NOTICE, with_scores
 from trd_engine.types import SamplingSettings, TokenScores, Trajectory
 
 PROBE = "What is 12 + 7?"
@@ -126,7 +126,7 @@ class ServedTeacher:
             sequences = [(context, t.target.token_ids) for context, t in zip(contexts, mine, strict=True)]
             return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
 
-        return with_scores(trajectories, gather_scores(world, reporter.run_independently(score_mine)))
+        return with_scores(trajectories, world.gather(reporter.run_independently(score_mine)))
 
     def _report_unscored_tokens(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
         """Answers whose tokens are not the student's one for one, and single tokens of the others."""

@@ -1,4 +1,4 @@
-"""Token scores of a served teacher on disk and between processes."""
+"""Token scores of a served teacher on disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trd_engine.runtime.distributed import World
 from trd_engine.types import TokenScores, Trajectory
 
 UNSCORED_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
@@ -34,15 +33,6 @@ def with_stored_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[T
 def with_scores(trajectories: Sequence[Trajectory], scores: Sequence[TokenScores]) -> list[Trajectory]:
     """Each trajectory with the scores of its target."""
     return [replace(trajectory, scores=s) for trajectory, s in zip(trajectories, scores, strict=True)]
-
-
-def gather_scores(world: World, mine: Sequence[TokenScores]) -> list[TokenScores]:
-    """The scores of all processes, put together as `World.share` took them apart."""
-    return world.gather(
-        mine,
-        lambda scores: save(_tensors(scores)) if scores else b"",  # a process may have had no share
-        lambda data: _scores(load(data)) if data else [],
-    )
 
 
 def _tensors(scores: Sequence[TokenScores]) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.scoring import ScoringSetup, score
 from trd_engine.distillation.token_weights import TokenFigures
-from trd_engine.models.cpu.layers import cpu_layers
 from trd_engine.models.fsdp import whole
 from trd_engine.runtime.errors import NonFiniteError
 from trd_engine.training.non_finite import gather_evidence
@@ -47,16 +46,15 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     loss_sum, num_sequences = 0.0, 0
     scored: list[ScoredBatch] = []
-    with cpu_layers(*setup.models):
-        for batch in micro_batches:
-            loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
-            loss.backward()
-            loss_sum += float(loss.detach().double())
-            scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
-            num_sequences += len(batch.positions)
-        for _ in range(num_passes - len(micro_batches)):
-            assert filler is not None
-            score(setup, filler, setup.divergence, 0.0)[0].backward()
+    for batch in micro_batches:
+        loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
+        loss.backward()
+        loss_sum += float(loss.detach().double())
+        scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
+        num_sequences += len(batch.positions)
+    for _ in range(num_passes - len(micro_batches)):
+        assert filler is not None
+        score(setup, filler, setup.divergence, 0.0)[0].backward()
     loss_sum = world.sum(loss_sum)
     trainable = [p for p in setup.student.parameters() if p.grad is not None]
     total_weight = world.sum(sum(float(s.weight_N.double().sum()) for s in scored))
@@ -135,7 +133,7 @@ def _require_finite(
     figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]
     evidence = gather_evidence(loss, grad_norm, micro_batches, figures, setup.student)
     own = {"positions": evidence.positions, "bad": sorted({row["position"] for row in evidence.tokens})}
-    all_parts = setup.world.gather_documents([own])
+    all_parts = setup.world.gather([own])
     positions, bad = (sorted(place for part in all_parts for place in part[name]) for name in ("positions", "bad"))
     named = f"; with tokens that are not finite: {bad}" if bad else ""
     raise NonFiniteError(

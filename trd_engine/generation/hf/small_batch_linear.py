@@ -1,11 +1,10 @@
-"""Linear layers for few rows on a CPU, where PyTorch's own product does not read the weights as fast as memory could.
+"""Linear layers for few rows on a CPU, for which PyTorch's own product reads the weights slower than memory allows.
 
-A decoding step multiplies a handful of rows with every weight, and takes as long as the weights take to be read.
-For fp32 PyTorch calls its BLAS library, which on processors that it was not made for takes up to twice as long as
-oneDNN, which PyTorch carries too and which has its own order of a matrix in memory. For one row or two the library is
-the faster one, where it is asked for W·xᵀ. A LoRA layer's adapter is added to the reordered copy. This file owns the
-choice between the libraries and the copies, which live as long as the block in which they are used. Figures:
-docs/numerics.md.
+A decoding step multiplies a handful of rows with every weight, so it takes as long as reading the weights. For fp32,
+PyTorch calls its BLAS library, which takes up to twice as long as oneDNN on processors that it was not made for.
+PyTorch carries oneDNN too, which has its own order of a matrix in memory. For one or two rows the BLAS library is
+faster if it computes W·xᵀ. The adapter of a LoRA layer is added to the reordered copy. This file owns the choice
+between the libraries, and the copies, which live as long as the block that uses them. Figures: docs/numerics.md.
 
 Legend: B rows, I and O sizes of a layer, P sizes of layers side by side.
 """
@@ -15,36 +14,58 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from trd_engine.models.cpu.onednn import OneDnn, has_plain_weight, onednn
 from trd_engine.models.lora import add_adapters, is_plain_lora, merged_weight
 
 Layer = nn.Linear | LoraLinear
 
 MAX_ROWS = 64
-"""Beyond, both libraries are bound by arithmetic, and are alike."""
+"""With more rows both libraries are bound by arithmetic and equally fast."""
 REORDER_AFTER = 8
-"""Calls. By then a layer has lost as much time as reordering it takes."""
+"""Calls of a layer. By then it has lost as much time as reordering its weight takes."""
 MIN_REORDER_ROWS = 3
 """With fewer, a product that needs no second copy of the weights is as fast."""
 _EXPECTED_ROWS = 64
-"""What the order is made for. It serves fewer as well as the order for 8 does, and is made in half the time."""
+"""Rows that the order is made for. For fewer it is as fast as the order for 8, and made in half the time."""
+
+
+class OneDnn(NamedTuple):
+    """oneDNN's operators for fp32 matrices, which `torch.compile` uses and which have no public name."""
+
+    product: Callable[..., Any]
+    reorder: Callable[..., Any]
+    """Copies a weight into oneDNN's own order, for a number of rows."""
+
+    def multiply(self, rows_BI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """Rows · weightᵀ + bias, [B, O]; the weight in the usual order or in that of `reorder`."""
+        result_BO: Tensor = self.product(rows_BI, weight_OI, bias_O, "none", [], "")
+        return result_BO
+
+
+def _onednn() -> OneDnn | None:
+    """None if this PyTorch has no oneDNN, or it is switched off."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return None
+    operators = torch.ops.mkldnn
+    product, reorder = (getattr(operators, name, None) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+    return OneDnn(product, reorder) if product is not None and reorder is not None else None
 
 
 @contextmanager
 def skinny_products(model: nn.Module) -> Iterator[None]:
-    """Within it, linear layers of `model` that have fp32 weights on a CPU multiply few rows by oneDNN, and so do plain
-    LoRA layers around such.
+    """Within the block, let linear layers with fp32 weights on a CPU, and plain LoRA layers around such, use oneDNN.
 
-    Without gradient only, and the weights must stay as they are, and the same adapters active. Values differ from the
-    usual ones by rounding. Nothing changes where PyTorch has no oneDNN or a layer's forward is not PyTorch's own.
+    This holds for few rows and without gradient; weights and active adapters must not change within the block. Values
+    differ from the usual ones by rounding. A layer whose forward is not PyTorch's own is left as it is, and so are all
+    of them if PyTorch has no oneDNN.
     """
-    library = onednn()
+    library = _onednn()
     layers = [] if library is None else [layer for layer in called_modules(model, _is_served) if _is_served(layer)]
     layers = list(dict.fromkeys(layers))  # some models call a layer in several places
     for layer in layers:
@@ -59,14 +80,20 @@ def skinny_products(model: nn.Module) -> Iterator[None]:
 def _is_served(layer: nn.Module) -> bool:
     if is_plain_lora(layer):
         parts = [part for part in layer.modules() if isinstance(part, nn.Linear)]
-        return "forward" not in vars(layer) and all(
-            type(part) is nn.Linear and has_plain_weight(part) for part in parts
-        )
-    return type(layer) is nn.Linear and has_plain_weight(layer)
+        return "forward" not in vars(layer) and all(map(_is_plain_linear, parts))
+    return _is_plain_linear(layer)
+
+
+def _is_plain_linear(layer: nn.Module) -> bool:
+    """Whether this is PyTorch's linear layer, with an fp32 weight on a CPU that is not sharded."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer):
+        return False
+    weight = layer.weight
+    return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def called_modules(module: nn.Module, is_whole: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
-    """The module and all below it, but for those inside one that `is_whole`."""
+    """Yield the module and all modules below it, except those inside one for which `is_whole` holds."""
     yield module
     if not is_whole(module):
         for child in module.children():
@@ -74,21 +101,21 @@ def called_modules(module: nn.Module, is_whole: Callable[[nn.Module], bool]) -> 
 
 
 def has_skinny_products(layer: nn.Module) -> bool:
-    """Whether the layer's forward is one of a block of `skinny_products`."""
+    """Return whether the layer is used within a block of `skinny_products`."""
     return isinstance(vars(layer).get("forward"), _SkinnyForward)
 
 
 def joint_product(layers: Sequence[Layer]) -> SkinnyProduct:
-    """One product for layers that read the same rows, all of them with skinny products, and with a bias or all without.
+    """Return one product for layers that read the same rows, have skinny products, and all have a bias or none.
 
-    For a single layer it is the layer's own, with the copy that it has.
+    For a single layer it is the product that the layer has already, with its copy of the weights.
     """
     forwards = [vars(layer)["forward"] for layer in layers]
     return forwards[0].product if len(layers) == 1 else SkinnyProduct(layers, forwards[0].product.library)
 
 
 class _SkinnyForward:
-    """A linear layer's forward: the usual one, where there are many rows, a gradient, or another precision."""
+    """A linear layer's forward: the usual one if there are many rows, a gradient, or another precision."""
 
     def __init__(self, layer: Layer, library: OneDnn) -> None:
         self._usual: Callable[[Tensor], Tensor] = partial(type(layer).forward, layer)  # type: ignore[arg-type]
@@ -104,7 +131,7 @@ class _SkinnyForward:
 
 
 class SkinnyProduct:
-    """Rows times the weights of some layers, as one product in oneDNN's order once it has been called often."""
+    """Rows times the weights of some layers; after some calls as one product in oneDNN's order."""
 
     def __init__(self, layers: Sequence[Layer], library: OneDnn) -> None:
         self.library = library
@@ -128,7 +155,7 @@ class SkinnyProduct:
         return self.library.multiply(rows_BI, self._joint_weight_PI, self._joint_bias_P)
 
     def _each(self, rows_BI: Tensor, product: Callable[[nn.Linear], Tensor]) -> Tensor:
-        """By a product with each base's weights."""
+        """Return the results of a product with the weights of each base layer."""
         results = []
         for layer in self._layers:
             result_BO = product(_base(layer))
@@ -150,7 +177,7 @@ def _base(layer: Layer) -> nn.Linear:
 
 
 def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:
-    """[B, O] of one row or two. The library's product of a matrix and a single vector is the slower one."""
+    """[B, O] for one or two rows. The library is slower for a matrix and a single vector, so a row is doubled."""
     two_BI = rows_BI if rows_BI.shape[0] == 2 else torch.cat([rows_BI, rows_BI])
     # Contiguous: what is computed from it keeps its strides, and the next product would be of a matrix in other order.
     result_BO = torch.mm(layer.weight, two_BI.t()).t()[: rows_BI.shape[0]].contiguous()

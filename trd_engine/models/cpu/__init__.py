@@ -1,1 +1,0 @@
-"""Layers that replace a model's own during a training step on a CPU."""
