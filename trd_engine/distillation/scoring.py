@@ -19,7 +19,7 @@ from trd_engine.distillation.losses.served import LossPass, served_pass
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.distillation.token_weights import TokenFigures, TokenWeigher
 from trd_engine.models.attention.packing import hidden_states
-from trd_engine.models.fsdp import Enter, directly
+from trd_engine.models.fsdp import RunUnsharded, run_directly
 from trd_engine.models.head import head_of
 from trd_engine.models.loading import TrainedModel
 from trd_engine.runtime.distributed import ALONE, World
@@ -57,7 +57,7 @@ class ScoringSetup:
 
     world: World = ALONE
     """Who shares a step's batch."""
-    enter_student: Enter = directly
+    run_student_unsharded: RunUnsharded = run_directly
     """Where the student's weights are whole, see `trd_engine.models.fsdp`."""
 
     @property
@@ -105,7 +105,7 @@ def score(
 
     with setup.autocast():
         teacher_hidden_NG = None if setup.teacher is None else setup.teacher.hidden(batch.teacher)
-        scored: tuple[Tensor, Tensor, TokenStatistics] = setup.enter_student(lambda: student_pass(teacher_hidden_NG))
+        scored: tuple[Tensor, Tensor, TokenStatistics] = setup.run_student_unsharded(lambda: student_pass(teacher_hidden_NG))
         return scored
 
 

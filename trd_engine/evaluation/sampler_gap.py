@@ -74,6 +74,6 @@ def _trainer_logprobs(setup: ScoringSetup, prompt: tuple[int, ...], completion: 
         return logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
 
     with setup.autocast():
-        logits_NV: Tensor = setup.enter_student(student_logits)
+        logits_NV: Tensor = setup.run_student_unsharded(student_logits)
     logprobs_N = logits_NV.log_softmax(-1).gather(-1, batch.token_ids_N.unsqueeze(-1)).squeeze(-1)
     return [float(x) for x in logprobs_N]

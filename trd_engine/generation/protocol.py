@@ -36,7 +36,7 @@ class Generator(Protocol):
         """Answer with the full weights in the Hugging Face folder from now on, and forget cached prefixes."""
         ...
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give memory back where the platform can, until the generator is asked for something again."""
         ...
 

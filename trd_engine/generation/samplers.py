@@ -85,11 +85,11 @@ class Samplers:
         """The teacher's weights moved: the next refinement is to come from them."""
         self.weights.teacher_changed()
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give the generators' memory to training, where the platform can; each wakes when it is next asked."""
-        self.student.rest()
+        self.student.sleep()
         if self.teacher is not self.student:
-            self.teacher.rest()
+            self.teacher.sleep()
 
     def close(self) -> None:
         """Free the generators' memory."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from peft import PeftModel
 
 from trd_engine.generation.protocol import Generator
-from trd_engine.models.fsdp import put_together
+from trd_engine.models.fsdp import gather_full_model
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.runtime.distributed import ALONE, World
@@ -83,7 +83,7 @@ class _Role:
     def write(self) -> Path:
         """Where the newest weights are, for the engine to load. Collective."""
         if self.written != self.version:
-            model = self.model if self.world.size == 1 else put_together(self.model, self.world)
+            model = self.model if self.world.size == 1 else gather_full_model(self.model, self.world)
             if model is not None:
                 write_sampler_weights(self.folder, model, self.adapter)
             self.world.wait()

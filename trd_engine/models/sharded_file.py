@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from trd_engine.models.fsdp import own_part
+from trd_engine.models.fsdp import local_shard
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import CheckpointCorruptError
 
@@ -26,7 +26,7 @@ _ROW_STARTS = "row_starts"
 def write_parts(folder: Path, name: str, tensors: Mapping[str, Tensor], world: World) -> None:
     """Write this process's parts of `tensors`. What is not divided is the main process's to write."""
     mine = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, DTensor) or world.is_main}
-    parts = {key: own_part(tensor).detach().cpu().contiguous() for key, tensor in mine.items()}
+    parts = {key: local_shard(tensor).detach().cpu().contiguous() for key, tensor in mine.items()}
     if world.size == 1:
         save_file(parts, folder / f"{name}.safetensors")
         return
@@ -56,7 +56,7 @@ class PartsReader:
     @torch.no_grad()
     def read_into(self, key: str, target: Tensor) -> None:
         """Fill `target`, or this process's part of it; raises `CheckpointCorruptError` where the file has less."""
-        local = own_part(target)
+        local = local_shard(target)
         if local.ndim == 0:
             for rows, _ in self._parts(key):
                 local.copy_(rows)

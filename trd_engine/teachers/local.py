@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trd_engine.models.attention.packing import ScoredTokens, hidden_states
-from trd_engine.models.fsdp import Enter, directly
+from trd_engine.models.fsdp import RunUnsharded, run_directly
 from trd_engine.models.head import OutputHead, head_of
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import answering_with
@@ -27,12 +27,12 @@ class Teacher:
         *,
         shares_student: bool = False,
         adapter: str | None = None,
-        enter: Enter = directly,
+        run_unsharded: RunUnsharded = run_directly,
     ) -> None:
         """`model` is a model of its own or, with `shares_student`, the student's PEFT model, which teaches with
         `adapter` or, where that is None, with none. `enter`: where several processes divide it."""
         self._model = model
-        self._enter = enter
+        self._run_unsharded = run_unsharded
         self._shares_student = shares_student
         self._adapter = adapter
 
@@ -62,7 +62,7 @@ class Teacher:
         self._model.eval()  # the student's dropout, where it has one, is not the teacher's
         try:
             with self._weights():
-                hidden_NG: Tensor = self._enter(lambda: hidden_states(self._model, tokens))
+                hidden_NG: Tensor = self._run_unsharded(lambda: hidden_states(self._model, tokens))
                 return hidden_NG
         finally:
             self._model.train(was_training)

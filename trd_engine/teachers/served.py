@@ -133,8 +133,8 @@ class ServedTeacher:
         reasons = [
             n.removeprefix(UNSCORED_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNSCORED_NOTICE)
         ]
-        untold = [~t.scores.is_scored for t in trajectories if t.scores is not None]
-        num_tokens, num_unscored = sum(map(len, untold)), sum(int(one_T.sum()) for one_T in untold)
+        unscored = [~t.scores.is_scored for t in trajectories if t.scores is not None]
+        num_tokens, num_unscored = sum(map(len, unscored)), sum(int(one_T.sum()) for one_T in unscored)
         if num_unscored:
             first = f"; the first: {reasons[0]}" if reasons else ""
             reporter.notice(

@@ -21,7 +21,7 @@ from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generat
 from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
 from trd_engine.models.folders import MODEL_FOLDER
-from trd_engine.models.fsdp import Enter, directly, shard
+from trd_engine.models.fsdp import RunUnsharded, run_directly, shard
 from trd_engine.models.head_check import require_known_head
 from trd_engine.models.loading import TrainedModel, end_of_turn_ids, load_model, load_tokenizer, require_context
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
@@ -54,7 +54,7 @@ class LoadedModels:
     teacher_update: TeacherUpdate | None = None
     """None: the teacher's weights never move."""
     served_teacher: ServedTeacher | None = None
-    enter_student: Enter = directly
+    run_student_unsharded: RunUnsharded = run_directly
     """Where the student's weights are whole; several processes divide them."""
 
     def pass_tokens(self, config: RunConfig) -> int:
@@ -92,9 +92,11 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config, device)
     teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
-    enter, teacher = _divide(student, teacher, compute_dtype, world)
+    run_unsharded, teacher = _divide(student, teacher, compute_dtype, world)
     update = TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None
-    return LoadedModels(student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served, enter)
+    return LoadedModels(
+        student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served, run_unsharded
+    )
 
 
 def _require_agreement(
@@ -109,10 +111,10 @@ def _require_agreement(
 
 def _divide(
     student: TrainedModel, teacher: Teacher | None, dtype: torch.dtype, world: World
-) -> tuple[Enter, Teacher | None]:
+) -> tuple[RunUnsharded, Teacher | None]:
     """Both models among the processes; how the student's is entered, and the teacher that knows its own way."""
     if world.size == 1:
-        return directly, teacher
+        return run_directly, teacher
     models = {"student": student} | ({} if teacher is None else {"teacher": teacher.model})
     for role, model in models.items():
         if packing_of(model).kind == "single":  # tried out while the model is whole
@@ -121,14 +123,16 @@ def _divide(
                 f"the layers that they divide; set devices to 1 (it is {world.size})"
             )
     world.wait()  # one may have had to fetch the weights
-    enter = shard(student, world, dtype).enter
+    run_unsharded = shard(student, world, dtype).run_unsharded
     if teacher is None:
-        return enter, None
+        return run_unsharded, None
     if teacher.shares_student:
-        return enter, Teacher(student, shares_student=True, adapter=teacher.adapter, enter=enter)
+        return run_unsharded, Teacher(
+            student, shares_student=True, adapter=teacher.adapter, run_unsharded=run_unsharded
+        )
     # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
-    root = shard(teacher.model, world, torch.float32, stays_whole=True)
-    return enter, Teacher(teacher.model, enter=root.enter)
+    root = shard(teacher.model, world, torch.float32, keeps_head_full=True)
+    return run_unsharded, Teacher(teacher.model, run_unsharded=root.run_unsharded)
 
 
 def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trd_engine.distillation.batching import MicroBatch
-from trd_engine.models.fsdp import own_part
+from trd_engine.models.fsdp import local_shard
 from trd_engine.rollouts.files import write_trajectories
 from trd_engine.runtime.errors import NonFiniteEvidence
 from trd_engine.tasks.prompt_builder import PromptBuilder
@@ -100,8 +100,8 @@ def _bad_tokens(batch: MicroBatch, named: Mapping[str, Tensor]) -> Iterator[dict
 
 def _bad_parameters(model: nn.Module) -> Iterator[dict[str, Any]]:
     for name, parameter in model.named_parameters():
-        weights = int((~own_part(parameter).isfinite()).sum())
-        gradients = 0 if parameter.grad is None else int((~own_part(parameter.grad).isfinite()).sum())
+        weights = int((~local_shard(parameter).isfinite()).sum())
+        gradients = 0 if parameter.grad is None else int((~local_shard(parameter.grad).isfinite()).sum())
         if weights or gradients:
             yield {
                 "name": name,

@@ -25,7 +25,7 @@ from trd_engine.evaluation.evaluate import evaluate_student
 from trd_engine.evaluation.heldout import MAX_HELDOUT_PROBLEMS, score_heldout
 from trd_engine.evaluation.sampler_gap import NUM_PROBES, measure_sampler_gap
 from trd_engine.generation.samplers import Samplers
-from trd_engine.models.fsdp import put_together
+from trd_engine.models.fsdp import gather_full_model
 from trd_engine.rollouts.collect import Collector, collect_rollouts
 from trd_engine.rollouts.files import HELDOUT, ROUND, TokenKl, write_trajectories
 from trd_engine.rollouts.metrics import round_metrics
@@ -164,7 +164,7 @@ class Session:
         """One optimizer step on the next batch of the round."""
         assert self.trajectories is not None
         self.enter("training")
-        self.samplers.rest()
+        self.samplers.sleep()
         state, optim = self.state, self.config.optim
         kept = kept_positions(self.trajectories, self.config.refine.keep)
         positions = [kept[i] for i in batch_positions(len(kept), self.config, state.round, state.round_step)]
@@ -272,7 +272,7 @@ class Session:
     def _write_checkpoint(self, temporary: Path, *, merged: bool) -> list[str]:
         """Every process its parts, and the main one all that is whole; returns the formats of the weights."""
         world, folder = self.reporter.world, temporary / STATE_FOLDER
-        student = self.models.student if world.size == 1 else put_together(self.models.student, world)
+        student = self.models.student if world.size == 1 else gather_full_model(self.models.student, world)
         extras = ExportExtras.of(self.config, self.state, self.plan.num_steps, self.models.tokenizer)
         formats = [] if student is None else write_weights(temporary, student, extras, merged=merged)
         write_state(folder, self.state, self.models.student, self.optimizer, world)
@@ -337,7 +337,7 @@ class Session:
         if not sample:
             return {}
         self.enter("diagnosing")
-        self.samplers.rest()  # the next to ask for memory is the training
+        self.samplers.sleep()  # the next to ask for memory is the training
         examined = self.diagnosis.examine(sample)
         report = self.diagnosis.report(examined, sampler_gap=self.state.sampler_gap)
         if self.reporter.world.is_main:

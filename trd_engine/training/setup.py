@@ -110,7 +110,7 @@ def _scoring_setup(config: RunConfig, models: LoadedModels, world: World) -> Sco
         weigher=make_weigher(config.loss.token_weights, special_token_ids(config.student, models.tokenizer)),
         is_cross_entropy=config.loss.divergence == "cross_entropy",
         world=world,
-        enter_student=models.enter_student,
+        run_student_unsharded=models.run_student_unsharded,
     )
 
 

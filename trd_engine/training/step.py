@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.scoring import ScoringSetup, score
 from trd_engine.distillation.token_weights import TokenFigures
-from trd_engine.models.fsdp import whole
+from trd_engine.models.fsdp import full_tensor
 from trd_engine.runtime.errors import NonFiniteError
 from trd_engine.training.non_finite import gather_evidence
 from trd_engine.training.step_metrics import ScoredBatch, token_metrics, without_teacher
@@ -62,7 +62,7 @@ def optimizer_step(
         # Σw is known only now; the gradient is linear in the weights.
         loss_sum *= _rescale(trainable, num_trained_tokens / total_weight)
     total_norm = get_total_norm([p.grad for p in trainable if p.grad is not None])
-    grad_norm = float(whole(total_norm))
+    grad_norm = float(full_tensor(total_norm))
     # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
     _require_finite(loss_sum, grad_norm, micro_batches, scored, setup)
     if grad_norm > max_grad_norm:  # else every gradient would be read and written to be multiplied by one

@@ -6,7 +6,7 @@ import torch
 
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
-from trd_engine.models.fsdp import put_together
+from trd_engine.models.fsdp import gather_full_model
 from trd_engine.models.loading import load_model
 from trd_engine.models.lora import TEACHER_ADAPTER, adapter_pairs, add_adapter, add_teacher_adapter
 from trd_engine.runtime.distributed import ALONE
@@ -22,7 +22,7 @@ def test_a_teachers_adapter_comes_along() -> None:
     with torch.no_grad():
         for teacher, _ in adapter_pairs(model).values():
             teacher.add_(1.0)
-    copy = put_together(model, ALONE)
+    copy = gather_full_model(model, ALONE)
     assert copy is not None
     ours, theirs = copy.state_dict(), model.state_dict()
     assert ours.keys() == theirs.keys()

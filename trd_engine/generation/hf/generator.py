@@ -111,8 +111,8 @@ class TransformersGenerator:
     def load_weights(self, folder: Path) -> None:
         """Nothing to do: the weights are the trainer's own."""
 
-    def rest(self) -> None:
-        """Nothing to give back between two calls: see `Generator.rest`."""
+    def sleep(self) -> None:
+        """Nothing to give back between two calls: see `Generator.sleep`."""
 
     def close(self) -> None:
         """Give the model back."""

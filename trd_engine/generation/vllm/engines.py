@@ -59,7 +59,7 @@ def vllm_generators(
         gpu_memory_utilization=share / num_engines,
         tensor_parallel_size=sampling.tensor_parallel_size,
         visible_devices=_own_devices(sampling, device, world, num_engines),
-        can_rest=device.type == "cuda" and sampling.placement == "colocated",
+        can_sleep=device.type == "cuda" and sampling.placement == "colocated",
     )
     own = replace(
         common,

@@ -67,7 +67,7 @@ class VllmSettings:
     visible_devices: Sequence[str] | None = None
     """GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes of its own; None: this
     process's current one."""
-    can_rest: bool = False
+    can_sleep: bool = False
     """`VllmGenerator.rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
 
     @property
@@ -95,7 +95,7 @@ class VllmSettings:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "enforce_eager": self.on_cpu if self.enforce_eager is None else self.enforce_eager,
-            "enable_sleep_mode": self.can_rest,
+            "enable_sleep_mode": self.can_sleep,
             "distributed_executor_backend": None if self.visible_devices is None else "mp",
             **_ALWAYS,
             **(_LORA_ON | {"max_lora_rank": self.max_lora_rank} if self.lora_rank is not None else {}),
@@ -110,7 +110,7 @@ class VllmGenerator:
     requests of one call and forgotten between calls, so that a call's samples do not hang on the calls before it.
     """
 
-    _is_resting = False
+    _is_asleep = False
 
     def __init__(self, model_folder: Path, settings: VllmSettings) -> None:
         """Load the model; seconds for a small one. Raises `SpecError` for an adapter's rank that vLLM cannot serve."""
@@ -121,7 +121,7 @@ class VllmGenerator:
         self._request_ids = itertools.count()
         self._adapter: LoRARequest | None = None
         self._max_lora_rank = settings.max_lora_rank
-        self._can_rest = settings.can_rest
+        self._can_sleep = settings.can_sleep
         arguments = vllm.EngineArgs(**settings.engine_arguments(model_folder))
         with engine_construction(settings.visible_devices):
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
@@ -185,19 +185,19 @@ class VllmGenerator:
         if self._adapter is not None:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
 
-    def rest(self) -> None:
-        """See `Generator.rest`: the weights wait in the host's memory, the cache is dropped."""
-        if self._can_rest and not self._is_resting:
+    def sleep(self) -> None:
+        """See `Generator.sleep`: the weights wait in the host's memory, the cache is dropped."""
+        if self._can_sleep and not self._is_asleep:
             self._engine.reset_prefix_cache()
             self._engine.sleep(level=1)
-            self._is_resting = True
+            self._is_asleep = True
 
     def _wake(self) -> None:
-        if self._is_resting:
+        if self._is_asleep:
             # What the trainer has freed, torch keeps for it, and the engine would find no room.
             torch.cuda.empty_cache()
             self._engine.wake_up()
-            self._is_resting = False
+            self._is_asleep = False
 
     def close(self) -> None:
         """See `Generator.close`."""

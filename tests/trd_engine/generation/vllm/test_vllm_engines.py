@@ -52,7 +52,7 @@ def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list
 @pytest.mark.usefixtures("made")
 def test_one_engine_of_one_process_is_in_it_and_has_half_of_the_memory() -> None:
     (student,) = arguments(World(), sampling={}, mode="opd", loss={})
-    assert (student["gpu_memory_utilization"], student["visible_devices"], student["can_rest"]) == (0.5, None, True)
+    assert (student["gpu_memory_utilization"], student["visible_devices"], student["can_sleep"]) == (0.5, None, True)
 
 
 @pytest.mark.usefixtures("made")
@@ -68,10 +68,10 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     (here,) = arguments(World(1, 2), sampling={}, mode="opd", loss={})
-    assert (here["visible_devices"], here["tensor_parallel_size"], here["can_rest"]) == (["5"], 1, True)
+    assert (here["visible_devices"], here["tensor_parallel_size"], here["can_sleep"]) == (["5"], 1, True)
     (apart,) = arguments(World(1, 2), sampling=APART, mode="opd", loss={})
     assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["8", "9"], 2)
-    assert (apart["gpu_memory_utilization"], apart["can_rest"]) == (0.9, False)
+    assert (apart["gpu_memory_utilization"], apart["can_sleep"]) == (0.9, False)
 
 
 def test_too_few_gpus_are_told() -> None:
@@ -99,17 +99,17 @@ class ScriptedEngine:
         return lambda *_, **options: self.calls.append(f"{name}{options or ''}")
 
 
-def resting_generator(engine: ScriptedEngine, *, can_rest: bool) -> VllmGenerator:
+def resting_generator(engine: ScriptedEngine, *, can_sleep: bool) -> VllmGenerator:
     generator = object.__new__(VllmGenerator)
-    vars(generator).update(_engine=engine, _can_rest=can_rest, _is_resting=False, _on_cpu=False, _adapter=None)
+    vars(generator).update(_engine=engine, _can_sleep=can_sleep, _is_asleep=False, _on_cpu=False, _adapter=None)
     return generator
 
 
 def test_an_engine_rests_once_and_wakes_before_it_gets_new_weights() -> None:
     engine = ScriptedEngine()
-    generator = resting_generator(engine, can_rest=True)
-    generator.rest()
-    generator.rest()
+    generator = resting_generator(engine, can_sleep=True)
+    generator.sleep()
+    generator.sleep()
     generator.load_weights(MODELS / "tiny-student")
     generator.load_weights(MODELS / "tiny-student")
     names = [call.split("{")[0] for call in engine.calls]
@@ -122,15 +122,15 @@ def test_an_engine_that_wakes_finds_what_the_trainer_has_freed(monkeypatch: pyte
     """Torch keeps a GPU's freed memory for its own process; the engine takes what it needs past torch."""
     engine = ScriptedEngine()
     monkeypatch.setattr(torch.cuda, "empty_cache", engine.empty_cache)
-    generator = resting_generator(engine, can_rest=True)
-    generator.rest()
+    generator = resting_generator(engine, can_sleep=True)
+    generator.sleep()
     generator.load_weights(MODELS / "tiny-student")
     assert engine.calls[2:4] == ["empty_cache", "wake_up"]
 
 
 def test_an_engine_that_cannot_rest_is_left_alone() -> None:
     engine = ScriptedEngine()
-    resting_generator(engine, can_rest=False).rest()
+    resting_generator(engine, can_sleep=False).sleep()
     assert engine.calls == []
 
 
