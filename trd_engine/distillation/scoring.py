@@ -105,7 +105,9 @@ def score(
 
     with setup.autocast():
         teacher_hidden_NG = None if setup.teacher is None else setup.teacher.hidden(batch.teacher)
-        scored: tuple[Tensor, Tensor, TokenStatistics] = setup.run_student_unsharded(lambda: student_pass(teacher_hidden_NG))
+        scored: tuple[Tensor, Tensor, TokenStatistics] = setup.run_student_unsharded(
+            lambda: student_pass(teacher_hidden_NG)
+        )
         return scored
 
 

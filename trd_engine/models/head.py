@@ -1,6 +1,6 @@
 """The output head of a causal language model: its weight, bias, logit scale and soft cap.
 
-Shapes: V vocabulary, H hidden size.
+Shapes: R rows, T tokens, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -8,15 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from trd_engine.models.loading import causal_lm_of
+from trd_engine.models.loading import backbone_of, causal_lm_of, evaluation_mode
+from trd_engine.runtime.errors import ModelRefusedError
+
+_NUM_TRIAL_TOKENS = 6
+_MAX_DIFFERENCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_MAX_DIFFERENCE_HALF = 0.05
+"""Relative, over the logits of all trial tokens; of 16-bit dtypes."""
+_LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+"""Configuration names in Cohere, Falcon-H1 and Muse Glimmer."""
+_LOGIT_DIVISORS = ("logits_scaling",)
+"""Granite."""
+_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Gemma, RecurrentGemma and xLSTM."""
 
 
 @dataclass(frozen=True)
 class LogitShape:
-    """What a model does to its head's output: soft_cap · tanh(scale · output / soft_cap); None: no cap."""
+    """How the head's output becomes logits: soft_cap · tanh(scale · output / soft_cap); None: no cap."""
 
     scale: float = 1.0
     soft_cap: float | None = None
@@ -26,27 +39,15 @@ class LogitShape:
             raise ValueError(f"the soft-cap is {self.soft_cap!r}: use a number above 0, or None for no cap")
 
     def apply(self, output_RV: Tensor) -> Tensor:
-        """The logits of the head's output."""
+        """Return the logits of the head's output."""
         logits_RV = output_RV if self.scale == 1.0 else output_RV * self.scale
         return logits_RV if self.soft_cap is None else (logits_RV / self.soft_cap).tanh_().mul_(self.soft_cap)
 
     def chain_(self, gradient_RV: Tensor, logits_RV: Tensor) -> Tensor:
-        """Turns the gradient in the logits into the one in the head's output, in place."""
+        """Turn the gradient of the logits into that of the head's output, in place."""
         if self.soft_cap is not None:
             gradient_RV.mul_(1 - (logits_RV / self.soft_cap).square_())
         return gradient_RV if self.scale == 1.0 else gradient_RV.mul_(self.scale)
-
-
-_LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
-"""As Cohere, Falcon-H1 and Muse Glimmer call it."""
-
-
-_LOGIT_DIVISORS = ("logits_scaling",)
-"""Granite's."""
-
-
-_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""Gemma's, RecurrentGemma's and xLSTM's."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class OutputHead:
 
 
 def head_of(model: nn.Module) -> OutputHead:
-    """The output head, with the scale and the soft-cap of the families that have them.
+    """Return the output head, with the scale and the soft cap of the families that have them.
 
-    `known_head` holds the result against each model's own logits: one to which a name means something else is refused.
+    `require_known_head` compares the result with the model's own logits, in case a name means something else to it.
     """
     causal_lm = causal_lm_of(model)
     head = causal_lm.get_output_embeddings()
@@ -81,6 +82,37 @@ def _logit_scale(config: PreTrainedConfig) -> float:
 
 
 def _first_set(config: PreTrainedConfig, names: Sequence[str]) -> float | None:
-    """The first of a configuration's values that is there and not 0."""
+    """Return the first of these values of a configuration that exists and is not 0."""
     values = (getattr(config, name, None) for name in names)
     return next((float(value) for value in values if value), None)
+
+
+@torch.no_grad()
+def require_known_head(role: str, model: PreTrainedModel) -> None:
+    """Raise `ModelRefusedError` unless the model's logits, for a few tokens, are those that the loss computes.
+
+    The loss reads the final hidden states and the output head, never the model's own logits. A family whose logits have
+    another factor, cap or layer would be trained on other logits than it samples from.
+
+    The model must not be sharded and has no adapter yet. Values that are not finite are not compared.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    ids_1T = (torch.arange(_NUM_TRIAL_TOKENS, device=model.device) * 7 % vocabulary).unsqueeze(0)
+    head = head_of(model)
+    with evaluation_mode(model), torch.autocast(model.device.type, enabled=False):
+        logits_TV = model(input_ids=ids_1T, use_cache=False).logits.squeeze(0).float()
+        hidden_TH = backbone_of(model)(input_ids=ids_1T, use_cache=False).last_hidden_state.squeeze(0)
+    if hidden_TH.shape[-1] == head.weight_VH.shape[-1]:
+        hidden_TH = hidden_TH.to(head.weight_VH.dtype)
+        ours_TV = nn.functional.linear(hidden_TH, head.weight_VH, head.bias_V).float() * head.scale
+        if head.softcap is not None:
+            ours_TV = head.softcap * torch.tanh(ours_TV / head.softcap)
+        if not (logits_TV.isfinite().all() and ours_TV.isfinite().all()):
+            return
+        allowed = _MAX_DIFFERENCE.get(hidden_TH.dtype, _MAX_DIFFERENCE_HALF)
+        if (ours_TV - logits_TV).norm() <= allowed * logits_TV.norm():
+            return
+    raise ModelRefusedError(
+        f"the {role}'s architecture {type(model).__name__} computes its logits with a term that the loss does not "
+        "have; it would be trained on other logits than it samples from. Choose a model of another architecture"
+    )

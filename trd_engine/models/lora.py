@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -97,40 +96,6 @@ def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
             yield
         finally:
             model.set_adapter(before)
-
-
-def is_plain_lora(layer: nn.Module) -> bool:
-    """Whether the layer is W x + b + Σ s B A x over its active adapters, and no more: no dropout, and none of PEFT's
-    variants of it."""
-    return (
-        type(layer) is LoraLinear
-        and type(layer.get_base_layer()) is nn.Linear
-        and not layer.training
-        and not layer.merged
-        and not layer.lora_variant
-        and not any(layer.lora_bias.values())
-    )
-
-
-def add_adapters(layer: LoraLinear, rows_BI: Tensor, base_BO: Tensor) -> Tensor:
-    """What a plain LoRA layer makes of `rows_BI`, of which its base makes `base_BO`."""
-    result_BO = base_BO
-    for name in _answering(layer):
-        result_BO = result_BO + layer.lora_B[name](layer.lora_A[name](rows_BI)) * layer.scaling[name]
-    return result_BO
-
-
-def merged_weight(layer: LoraLinear) -> Tensor:
-    """The weight [O, I] that a plain LoRA layer answers with at this moment; its own, without a copy, where no adapter
-    answers."""
-    weight_OI = layer.get_base_layer().get_parameter("weight").detach()
-    for name in _answering(layer):
-        weight_OI = weight_OI + layer.get_delta_weight(name)
-    return weight_OI
-
-
-def _answering(layer: LoraLinear) -> list[str]:
-    return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.lora_A]
 
 
 @torch.no_grad()

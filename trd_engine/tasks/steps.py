@@ -9,8 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from trd_engine.tasks.onsets import is_onset
-
+_ONSET_WORDS = (
+    "Wait", "wait", "Actually", "However", "Hmm", "But", "Alternatively", "Hold", "Oops", "Sorry", "Maybe", "Perhaps",
+    "Instead", "Though", "Yet", "Rather", "No",
+)  # fmt: skip
+"""Epistemic onsets: words with which a solver leaves the path that it is on. Models that write line by line without
+prose say lower-case `wait`. Phrases such as "Let me check" are left out: their first token begins ordinary steps."""
+_ONSETS = {word.lower() for word in _ONSET_WORDS}
 STEP = re.compile(r"[^\n;|]+")
 """What stands between line ends, ``;`` or ``|``."""
 _SPACE = re.compile(r"\s+")
@@ -61,3 +66,16 @@ def _first_departure(right: list[str], steps: list[str]) -> int | None:
 
 def _squeezed(step: str) -> str:
     return _SPACE.sub("", step)
+
+
+def epistemic_onsets(task: str) -> tuple[str, ...]:
+    """Return the words whose first token, at the start of a word, begins a correction. The diagnosis maps them to ids.
+
+    "No" and "Yet" are left out for `choice`, where they are ordinary words of the options.
+    """
+    return tuple(word for word in _ONSET_WORDS if word not in ("No", "Yet")) if task == "choice" else _ONSET_WORDS
+
+
+def is_onset(text: str) -> bool:
+    """Return whether `text` is one of the onset words and nothing else, in any case and with any marks after it."""
+    return text.strip().rstrip(".,!…").lower() in _ONSETS

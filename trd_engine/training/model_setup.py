@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.distillation.batching import default_pass_tokens
 from trd_engine.generation.choice import choose_engine
-from trd_engine.generation.hf.copy_generator import CopyGenerator
-from trd_engine.generation.hf.generator import TransformersGenerator
+from trd_engine.generation.hf.generator import CopyGenerator, TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generators
@@ -22,7 +21,7 @@ from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
 from trd_engine.models.folders import MODEL_FOLDER
 from trd_engine.models.fsdp import RunUnsharded, run_directly, shard
-from trd_engine.models.head_check import require_known_head
+from trd_engine.models.head import require_known_head
 from trd_engine.models.loading import TrainedModel, end_of_turn_ids, load_model, load_tokenizer, require_context
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer

@@ -19,8 +19,8 @@ from trd_engine.runtime.distributed import World
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import keep_freed_memory
 from trd_engine.runtime.seeds import seed_everything
-from trd_engine.tasks.onsets import epistemic_onsets
 from trd_engine.tasks.registry import load_task
+from trd_engine.tasks.steps import epistemic_onsets
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 from trd_engine.training.checkpoints.resume_checks import (

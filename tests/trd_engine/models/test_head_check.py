@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trd_engine.models.attention.test_packing import MAMBA, OTHERWISE, PACKED, make_model
-from trd_engine.models.head_check import require_known_head
+from trd_engine.models.head import require_known_head
 from trd_engine.runtime.errors import ModelRefusedError
 
 KNOWN: dict[str, dict[str, Any]] = {
@@ -33,7 +33,9 @@ def test_known_heads_pass(family: str, dtype: torch.dtype) -> None:
 def test_another_term_is_refused_by_name() -> None:
     """The same name as Granite's divisor, but a factor."""
     model = make_model("hyperclovax", {"logits_scaling": 0.5})
-    with pytest.raises(ModelRefusedError, match="teacher's architecture HyperCLOVAXForCausalLM has logits with a term"):
+    with pytest.raises(
+        ModelRefusedError, match="teacher's architecture HyperCLOVAXForCausalLM computes its logits with a term"
+    ):
         require_known_head("teacher", model)
 
 

@@ -25,7 +25,7 @@ from trd_engine.generation.hf.fast_decoder import lean_decoder
 from trd_engine.generation.hf.small_batch_linear import skinny_products
 from trd_engine.generation.hf.token_sampling import draw_uniforms, sample_tokens
 from trd_engine.generation.hf.window import DecodingWindow
-from trd_engine.models.loading import evaluation_mode
+from trd_engine.models.loading import evaluation_mode, load_model
 from trd_engine.models.lora import STUDENT_ADAPTER, answering_with
 from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
 
@@ -151,6 +151,40 @@ class TransformersGenerator:
         if self._autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self._model.device.type, dtype=self._autocast_dtype)
+
+
+class CopyGenerator(TransformersGenerator):
+    """Samples from its own copy of a model, for processes that shard the trained one.
+
+    Sampling from a sharded model would gather every layer for every token, and processes with uneven work would wait
+    for one another. The copy costs its memory; if vLLM runs, it is the better choice.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`dtype`: of the weights in memory. `autocast_dtype`: see `TransformersGenerator`."""
+        model = load_model(folder, dtype=dtype, device=device)
+        super().__init__(model, tokenizer, autocast_dtype=autocast_dtype)
+        self._device = device
+        self._dtype = dtype
+
+    def load_weights(self, folder: Path) -> None:
+        """Replace the model by the one in `folder`."""
+        self._model = load_model(str(folder), dtype=self._dtype, device=self._device)
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with the adapter in `folder`, or with the bare model."""
+        if isinstance(self._model, PeftModel):
+            self._model = self._model.unload()
+        if folder is not None:
+            self._model = PeftModel.from_pretrained(self._model, str(folder), adapter_name=STUDENT_ADAPTER)
 
 
 def _batches(rows: list[_Row], max_new_tokens: int, max_batch_tokens: int) -> Iterator[list[_Row]]:

@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
-
-from trd_engine.models.lora import add_adapters, is_plain_lora, merged_weight
 
 Layer = nn.Linear | LoraLinear
 
@@ -78,7 +76,7 @@ def skinny_products(model: nn.Module) -> Iterator[None]:
 
 
 def _is_served(layer: nn.Module) -> bool:
-    if is_plain_lora(layer):
+    if _is_plain_lora(layer):
         parts = [part for part in layer.modules() if isinstance(part, nn.Linear)]
         return "forward" not in vars(layer) and all(map(_is_plain_linear, parts))
     return _is_plain_linear(layer)
@@ -90,6 +88,18 @@ def _is_plain_linear(layer: nn.Module) -> bool:
         return False
     weight = layer.weight
     return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
+    """Whether the layer is W x + b + Σ s B A x over its active adapters: no dropout, and no variant of LoRA."""
+    return (
+        type(layer) is LoraLinear
+        and type(layer.get_base_layer()) is nn.Linear
+        and not layer.training
+        and not layer.merged
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+    )
 
 
 def called_modules(module: nn.Module, is_whole: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
@@ -159,11 +169,11 @@ class SkinnyProduct:
         results = []
         for layer in self._layers:
             result_BO = product(_base(layer))
-            results.append(add_adapters(layer, rows_BI, result_BO) if isinstance(layer, LoraLinear) else result_BO)
+            results.append(_add_adapters(layer, rows_BI, result_BO) if isinstance(layer, LoraLinear) else result_BO)
         return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
 
     def _reorder(self) -> None:
-        weights = [merged_weight(layer) if isinstance(layer, LoraLinear) else layer.weight for layer in self._layers]
+        weights = [_merged_weight(layer) if isinstance(layer, LoraLinear) else layer.weight for layer in self._layers]
         biases: list[Tensor] = [_base(layer).bias for layer in self._layers]
         is_single = len(weights) == 1
         self._joint_weight_PI = self.library.reorder(weights[0] if is_single else torch.cat(weights), _EXPECTED_ROWS)
@@ -182,3 +192,23 @@ def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:
     # Contiguous: what is computed from it keeps its strides, and the next product would be of a matrix in other order.
     result_BO = torch.mm(layer.weight, two_BI.t()).t()[: rows_BI.shape[0]].contiguous()
     return result_BO if layer.bias is None else result_BO + layer.bias
+
+
+def _add_adapters(layer: LoraLinear, rows_BI: Tensor, base_BO: Tensor) -> Tensor:
+    """Return the output of a plain LoRA layer for `rows_BI`, for which its base layer returns `base_BO`."""
+    result_BO = base_BO
+    for name in _active_adapters(layer):
+        result_BO = result_BO + layer.lora_B[name](layer.lora_A[name](rows_BI)) * layer.scaling[name]
+    return result_BO
+
+
+def _merged_weight(layer: LoraLinear) -> Tensor:
+    """Return the weight [O, I] with the active adapters added; without any, the layer's own tensor and no copy."""
+    weight_OI = layer.get_base_layer().get_parameter("weight").detach()
+    for name in _active_adapters(layer):
+        weight_OI = weight_OI + layer.get_delta_weight(name)
+    return weight_OI
+
+
+def _active_adapters(layer: LoraLinear) -> list[str]:
+    return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.lora_A]

@@ -14,7 +14,6 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
-from trd_engine.generation.vllm.reload import repack_tied_head
 from trd_engine.generation.vllm.runtime import engine_construction, engine_use, import_vllm
 from trd_engine.runtime.errors import CheckpointCorruptError, SpecError
 from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
@@ -68,7 +67,7 @@ class VllmSettings:
     """GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes of its own; None: this
     process's current one."""
     can_sleep: bool = False
-    """`VllmGenerator.rest` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
+    """`VllmGenerator.sleep` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
 
     @property
     def on_cpu(self) -> bool:
@@ -180,7 +179,7 @@ class VllmGenerator:
         self._wake()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         if self._on_cpu:
-            self._engine.apply_model(repack_tied_head)
+            self._engine.apply_model(_repack_tied_head)
         self._engine.reset_prefix_cache()
         if self._adapter is not None:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
@@ -251,6 +250,19 @@ class VllmGenerator:
             meter.num_tokens = _num_tokens(completions)
             meter.num_tokens += sum(state.detokenizer.num_output_tokens() for state in running)
             meter.report()
+
+
+def _repack_tied_head(model: torch.nn.Module) -> None:
+    """Give a head that shares the embedding's weights the new ones, after they were loaded on a CPU.
+
+    There the head multiplies by a packed copy of the embedding, and vLLM 0.32 packs again only the layers that a
+    checkpoint names. Without this the old head stays: log-probabilities are off by 0.03 nats in the mean, 1.8 at most.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _sampled_logprobs(sample: CompletionOutput) -> list[float]:

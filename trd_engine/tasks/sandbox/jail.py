@@ -29,9 +29,8 @@ from trd_engine.tasks.sandbox.confinement import (
     leave_machine,
 )
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
-from trd_engine.tasks.sandbox.limits import Limits
+from trd_engine.tasks.sandbox.limits import Limits, empty_scratch
 from trd_engine.tasks.sandbox.prelude import load_prelude
-from trd_engine.tasks.sandbox.scratch import empty_scratch
 
 _ERROR_BYTES = 4000
 

@@ -1,9 +1,11 @@
-"""How much a program may use."""
+"""How much a program may use, and clearing its scratch folder between cases."""
 
 from __future__ import annotations
 
 import resource
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 2**20
 
@@ -45,3 +47,29 @@ def apply_limits(limits: Limits) -> None:
         _, hard = resource.getrlimit(kind)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
+
+
+def empty_scratch(folder: Path) -> None:
+    """Remove everything that a program left in `folder`, at any depth and with any modes.
+
+    Level by level, each folder's content moves up before the folder goes: a walk down, as `shutil.rmtree` takes, holds
+    a descriptor and a frame a level, and programs nest deeper than that. Raises OSError.
+    """
+    unguessed, count = secrets.token_hex(8), 0
+    while entries := list(folder.iterdir()):
+        for entry in entries:
+            if not _is_opened_folder(entry):
+                entry.unlink()
+                continue
+            for inner in entry.iterdir():
+                count += 1
+                _is_opened_folder(inner)  # a folder that may not be written to cannot move either
+                inner.rename(folder / f"{unguessed}-{count}")
+            entry.rmdir()
+
+
+def _is_opened_folder(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    path.chmod(0o700)
+    return True

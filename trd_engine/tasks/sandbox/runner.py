@@ -18,8 +18,7 @@ from typing import Any
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.sandbox.attacks import successful_attacks
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
-from trd_engine.tasks.sandbox.limits import Limits
-from trd_engine.tasks.sandbox.scratch import empty_scratch
+from trd_engine.tasks.sandbox.limits import Limits, empty_scratch
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 _START = """\

@@ -83,10 +83,6 @@ class GuardedPool:
         with ThreadPoolExecutor(min(self._num_workers, len(requests))) as threads:
             return list(threads.map(self.call, requests))
 
-    def process_ids(self) -> list[int]:
-        """Of the children that were started; for people who look into a run."""
-        return [worker.process_id for worker in self._workers if worker.process_id is not None]
-
     def close(self) -> None:
         """End the children. Later calls start new ones."""
         workers = [self._idle.get() for _ in range(self._num_workers)]
@@ -129,10 +125,6 @@ class _Worker:
             self.stop()
             return Reply(failure=f"error: the verifier died: {error}")
         return Reply(reply.get("value"), reply.get("failure"))
-
-    @property
-    def process_id(self) -> int | None:
-        return None if self._process is None else self._process.pid
 
     def stop(self) -> None:
         process, self._process = self._process, None

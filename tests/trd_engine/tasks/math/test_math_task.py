@@ -146,12 +146,17 @@ def test_hanging_comparison_is_a_verdict_and_the_next_one_works() -> None:
         pool.close()
 
 
+def process_ids(pool: GuardedPool) -> list[int]:
+    """Of the pool's children that have started."""
+    return [worker._process.pid for worker in pool._workers if worker._process is not None]
+
+
 def test_killed_verifier_is_a_verdict_and_the_next_one_works() -> None:
     pool = GuardedPool("math", 20.0, num_workers=1)
     task = MathTask(pool)
     try:
         task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}")
-        [worker] = pool.process_ids()
+        [worker] = process_ids(pool)
         killer = threading.Timer(0.5, os.kill, (worker, signal.SIGKILL))
         killer.start()
         verdict = task.verify(problem(HANGING[0]), f"\\boxed{{{HANGING[1]}}}")
@@ -171,7 +176,7 @@ def test_a_verifier_that_never_starts_ends_the_run_and_judges_nothing(tmp_path: 
         pytest.raises(VerifierUnavailableError, match="'nonsense' does not start: Ass"),
     ):
         verify_all(pairs, MathTask(pool), reporter)
-    assert pool.process_ids() == []
+    assert process_ids(pool) == []
 
 
 def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

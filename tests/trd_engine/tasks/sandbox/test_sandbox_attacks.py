@@ -22,9 +22,8 @@ import pytest
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
 from trd_engine.tasks.sandbox.drain import _num_bytes
-from trd_engine.tasks.sandbox.limits import MIB, Limits
+from trd_engine.tasks.sandbox.limits import MIB, Limits, empty_scratch
 from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_program, whole_replies
-from trd_engine.tasks.sandbox.scratch import empty_scratch
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=2.0, total_seconds=10.0, memory_bytes=512 * MIB)
 EVERY_CONFINEMENT = pytest.mark.parametrize("confinement", candidates(), ids=lambda c: f"namespaces-{c.namespaces}")
