@@ -82,7 +82,7 @@ class ChatModel:
         text = str(question["prompt"]) if "prompt" in question else self._in_template(question["messages"])
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         if not ids:
-            raise EngineError("the prompt is empty: there is nothing to go on from")
+            raise EngineError("the prompt is empty; send some text")
         return torch.tensor([ids], device=self._model.device)
 
     def _in_template(self, messages: Any) -> str:
@@ -97,7 +97,7 @@ _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None
 
 
 def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
-    """Load the model and answer every question, until there are no more. Raises `EngineError` where it cannot load."""
+    """Load the model and answer every question, until there are no more. Raises `EngineError` if it cannot load."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     model = ChatModel(folder)

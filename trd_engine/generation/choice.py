@@ -1,4 +1,4 @@
-"""Which engine samples: vLLM where it is installed and can serve the models, else transformers."""
+"""Which engine samples: vLLM if it is installed and can serve the models, else transformers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from trd_engine.runtime.errors import SpecError
 EngineName = Literal["vllm", "transformers"]
 
 CPU_HEAD_DIMS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""What vLLM's attention on a CPU is compiled for."""
+"""Head sizes for which vLLM's attention on a CPU is compiled."""
 
 
 def choose_engine(requested: str, sources: Sequence[str], *, device: torch.device) -> tuple[EngineName, str]:
-    """The engine for the models in `sources`, and why, in a few words for the user.
+    """Return the engine for the models in `sources`, and why, in a few words for the user.
 
-    Raises `SpecError` where vLLM is asked for by name and cannot be had.
+    Raises `SpecError` if the spec requests vLLM and it cannot be used.
     """
     if requested == "transformers":
-        return "transformers", "as the spec asks"
+        return "transformers", "requested by the spec"
     obstacle = _obstacle(sources, device)
     if obstacle is None:
-        return "vllm", "as the spec asks" if requested == "vllm" else "installed, and serves these models"
+        return "vllm", "requested by the spec" if requested == "vllm" else "installed, and supports these models"
     if requested == "vllm":
         raise SpecError(f"sampling.engine = vllm: {obstacle}; use auto or transformers")
     return "transformers", obstacle
 
 
 def _obstacle(sources: Sequence[str], device: torch.device) -> str | None:
-    """What keeps vLLM from serving, None where nothing does."""
+    """Return the reason why vLLM cannot be used; None if it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
     try:

@@ -16,7 +16,7 @@ def check_requests(
 ) -> None:
     """Refuse, before anything is sampled, what no generator can answer in full.
 
-    Raises `ContextTooLongError` where a prompt and the completion budget exceed `max_model_len` tokens (None:
+    Raises `ContextTooLongError` if a prompt and the completion budget exceed `max_model_len` tokens (None:
     no limit is known), and `ValueError` for an empty prompt.
     """
     for position, request in enumerate(requests):
@@ -36,7 +36,7 @@ def make_completion(
     logprobs: Sequence[float] | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Completion:
-    """The completion of the ids as sampled, the stop token included where there is one.
+    """Return the completion of the ids as sampled, the stop token included if there is one.
 
     It ends before the first id that the tokenizer does not know, as a head that is padded for speed can give: no other
     model need have a row for it, and no text says what it means.
@@ -55,7 +55,7 @@ def make_completion(
 
 
 def _num_known(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many ids there are before the first that lies beyond the tokenizer's last."""
+    """Return how many ids there are before the first that lies beyond the tokenizer's last."""
     if max(token_ids, default=0) < len(tokenizer):
         return len(token_ids)
     last = max(tokenizer.get_vocab().values())  # beyond the length where the ids have gaps
@@ -78,7 +78,7 @@ class ProgressMeter:
 
     @property
     def is_due(self) -> bool:
-        """True where a report is due: counting for it may cost something."""
+        """True if a report is due: counting for it may cost something."""
         return self._callback is not None and time.monotonic() >= self._next_at
 
     def report_if_due(self) -> None:

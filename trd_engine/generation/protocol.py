@@ -24,20 +24,20 @@ class Generator(Protocol):
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> list[Completion]:
-        """One completion a request, in the order of `requests`. The same requests with the same seeds,
+        """Return one completion per request, in the order of `requests`. The same requests with the same seeds,
         settings and weights give the same completions."""
         ...
 
     def use_adapter(self, folder: Path | None) -> None:
-        """Answer with the LoRA adapter in `folder` from now on; None: with the bare model."""
+        """Sample with the LoRA adapter in `folder` from now on; None: with the bare model."""
         ...
 
     def load_weights(self, folder: Path) -> None:
-        """Answer with the full weights in the Hugging Face folder from now on, and forget cached prefixes."""
+        """Sample with the full weights in the Hugging Face folder from now on, and drop cached prefixes."""
         ...
 
     def sleep(self) -> None:
-        """Give memory back where the platform can, until the generator is asked for something again."""
+        """Free memory, if the platform can, until the generator is used again."""
         ...
 
     def close(self) -> None:

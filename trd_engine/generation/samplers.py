@@ -31,14 +31,14 @@ class Samplers:
     student_sampling: SamplingSettings
     refine_sampling: SamplingSettings
     served_teacher: TextGenerator | None = None
-    """Refines in the place of `teacher`, where there is one."""
+    """Refines in the place of `teacher`, if there is one."""
 
     def to_student(self) -> None:
-        """Load the newest student where it is served from; of several processes all come here together."""
+        """Load the newest student weights if an engine serves them. Collective."""
         self.weights.to_student()
 
     def to_teacher(self) -> None:
-        """Load the teacher where one engine serves both; of several processes all come here together."""
+        """Load the teacher's weights if one engine serves both. Collective."""
         if self.teacher is self.student and self.served_teacher is None:
             self.weights.to_teacher()
 
@@ -50,7 +50,7 @@ class Samplers:
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> list[Completion]:
-        """One completion of the current student a request."""
+        """Return one completion per request from the current student."""
         self.weights.to_student()
         settings = sampling or self.student_sampling
         return self.student.generate(requests, settings, with_logprobs=with_logprobs, on_progress=on_progress)
@@ -58,14 +58,14 @@ class Samplers:
     def sample_teacher(
         self, requests: Sequence[GenerationRequest], *, on_progress: ProgressCallback | None = None
     ) -> list[Completion]:
-        """One completion of the teacher a request, with the refinement's budget."""
+        """Return one completion per request from the teacher, within the refinement's budget."""
         self.to_teacher()
         return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
 
     def refine(
         self, prompts: Sequence[BuiltPrompt], seeds: Sequence[int], *, on_progress: ProgressCallback | None = None
     ) -> list[Completion]:
-        """The teacher's answer to each refining prompt; a served one is given the user's turn alone."""
+        """Return the teacher's answer to each refining prompt; a served one is given the user's turn alone."""
         pairs = list(zip(prompts, seeds, strict=True))
         if self.served_teacher is not None:
             texts = [TextRequest(prompt.message, seed) for prompt, seed in pairs]
@@ -74,19 +74,19 @@ class Samplers:
         return self.sample_teacher(requests, on_progress=on_progress)
 
     def no_refinement(self) -> Completion:
-        """In the place of an answer to a prompt that nobody is asked."""
+        """Return the empty completion of a prompt that is not sent."""
         return Completion((), "", "length") if self.served_teacher is None else self.served_teacher.no_answer()
 
     def student_changed(self) -> None:
-        """The student has new weights: the next rollout is to come from them."""
+        """Note that the student has new weights, which the next rollout must come from."""
         self.weights.student_changed()
 
     def teacher_changed(self) -> None:
-        """The teacher's weights moved: the next refinement is to come from them."""
+        """Note that the teacher has new weights, which the next refinement must come from."""
         self.weights.teacher_changed()
 
     def sleep(self) -> None:
-        """Give the generators' memory to training, where the platform can; each wakes when it is next asked."""
+        """Free the generators' memory for training, if the platform can; each wakes up at its next use."""
         self.student.sleep()
         if self.teacher is not self.student:
             self.teacher.sleep()

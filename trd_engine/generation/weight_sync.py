@@ -26,7 +26,7 @@ def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUD
 
 
 def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
-    """Where in `folder` they are: PEFT gives all adapters but the first a folder of their own."""
+    """Return where in `folder` they are: PEFT gives all adapters but the first a folder of their own."""
     return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
 
 
@@ -38,7 +38,7 @@ class WeightSwitch(Protocol):
         ...
 
     def to_teacher(self) -> None:
-        """The newest teacher, where the student teaches itself: for a frozen one the step-0 weights."""
+        """The newest teacher, if the student teaches itself: for a frozen one the step-0 weights."""
         ...
 
     def student_changed(self) -> None:
@@ -81,7 +81,7 @@ class _Role:
     """The version that was written last."""
 
     def write(self) -> Path:
-        """Where the newest weights are, for the engine to load. Collective."""
+        """Return where the newest weights are, for the engine to load. Collective."""
         if self.written != self.version:
             model = self.model if self.world.size == 1 else gather_full_model(self.model, self.world)
             if model is not None:
@@ -92,7 +92,7 @@ class _Role:
 
 
 class ServedWeights:
-    """An engine with weights of its own, that serves the student and, where it teaches itself, the teacher too.
+    """An engine with weights of its own, that serves the student and, if it teaches itself, the teacher too.
 
     A role's weights are written and loaded when its next sample is asked for, not after every step.
     """

@@ -1,4 +1,4 @@
-"""What a folder that people name holds: a model, an adapter on another model, or a checkpoint with either."""
+"""Find the model in a folder: a model, an adapter on another model, or a checkpoint with either."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADAPTER_FOLDER = "adapter"
 MANIFEST_FILE = "manifest.json"
 """Its presence makes a folder a checkpoint."""
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "tokenizer*"]
-"""What is fetched of a model. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
+"""Files to download. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class FoundModel:
 
 
 def find_model(folder: Path) -> FoundModel:
-    """The model of a folder; of a checkpoint's the merged one, where there is one, else its adapter.
+    """Return the model of a folder; of a checkpoint the merged model, if it has one, else its adapter.
 
-    Raises `ModelRefusedError` where an adapter does not name its base.
+    Raises `ModelRefusedError` if an adapter does not name its base.
     """
     if (folder / MANIFEST_FILE).is_file():
         has_model = (folder / MODEL_FOLDER).is_dir()
@@ -43,12 +43,12 @@ def find_model(folder: Path) -> FoundModel:
     adapter = json.loads(description.read_text(encoding="utf-8"))
     base = adapter.get("base_model_name_or_path")
     if not base:
-        raise ModelRefusedError(f"{folder} holds an adapter that names no base model; ask for the merged model instead")
+        raise ModelRefusedError(f"the adapter in {folder} does not name its base model; use the merged model instead")
     return FoundModel(str(base), folder.resolve(), adapter.get("r"))
 
 
 def with_local_models(config: RunConfig) -> RunConfig:
-    """The spec with folders in the place of hub ids, which stay the models' names. Raises `ModelNotFoundError`."""
+    """Return the spec with folders instead of hub ids, which stay the models' names. Raises `ModelNotFoundError`."""
     changes: dict[str, str] = {}
     for role in ("student", "teacher"):
         source = getattr(config, role)
@@ -58,7 +58,7 @@ def with_local_models(config: RunConfig) -> RunConfig:
 
 
 def local_folder(source: str) -> str:
-    """The folder of ``owner/name`` or ``owner/name@revision``, from the hub or its cache; a folder as it is.
+    """Return the folder of ``owner/name`` or ``owner/name@revision``, from the hub or its cache; a folder as it is.
 
     Raises `ModelNotFoundError`.
     """
@@ -68,4 +68,6 @@ def local_folder(source: str) -> str:
     try:
         return snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS)
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"model {source!r}: no such folder, and no hub gave it: {error}") from error
+        raise ModelNotFoundError(
+            f"model {source!r} is no folder, and the hub did not provide it: {error}; check the name"
+        ) from error

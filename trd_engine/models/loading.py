@@ -1,4 +1,4 @@
-"""Loading models and tokenizers, and reading what the rest of the engine asks of them.
+"""Load models and tokenizers, and read the properties that the engine needs.
 
 Safetensors only, never code from the model's folder. Names of architectures appear nowhere: a model is
 what `AutoModelForCausalLM` makes of its configuration.
@@ -30,7 +30,7 @@ TrainedModel = PreTrainedModel | PeftModel
 
 
 def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The causal language model in the folder or hub id `source`, on `device`, in eval mode.
+    """Return the causal language model in the folder or hub id `source`, on `device`, in eval mode.
 
     Raises `ModelNotFoundError` and `ModelRefusedError`.
     """
@@ -41,16 +41,16 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreT
         )
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
-    _mend_generation_settings(source, model)
+    _repair_generation_settings(source, model)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
     model.eval()
     return model
 
 
-def _mend_generation_settings(source: str, model: PreTrainedModel) -> None:
-    """Settings that transformers loads and refuses to save would end the run at its first checkpoint.
+def _repair_generation_settings(source: str, model: PreTrainedModel) -> None:
+    """Correct generation settings that transformers loads but refuses to save, which would end the run at a checkpoint.
 
-    The usual case names a temperature or a top_p and leaves out `do_sample`, without which they mean nothing.
+    Usually they have a temperature or a top_p but lack `do_sample`, without which these have no effect.
     """
     settings: GenerationConfig | None = getattr(model, "generation_config", None)
     if settings is None:
@@ -63,26 +63,24 @@ def _mend_generation_settings(source: str, model: PreTrainedModel) -> None:
             settings.validate(strict=True)
         except ValueError as error:
             raise ModelRefusedError(
-                f"the generation_config.json of model {source!r} could not be saved again: {error}"
+                f"the generation_config.json of model {source!r} is invalid and could not be saved again: {error}"
             ) from error
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model in `source`; it must have a chat template. Raises as `load_model`."""
+    """Return the tokenizer of the model in `source`; it must have a chat template. Raises as `load_model`."""
     _refuse_remote_code(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"the tokenizer of {source!r} cannot be loaded: {error}") from error
     if not tokenizer.chat_template:
-        raise ModelRefusedError(
-            f"model {source!r} has no chat template, which prompts are written in; add one to its tokenizer"
-        )
+        raise ModelRefusedError(f"model {source!r} has no chat template, which prompts need; add one to its tokenizer")
     return tokenizer
 
 
 def _refuse_remote_code(source: str) -> None:
-    """A configuration with `auto_map` asks for code of the model's own; some loaders would run it."""
+    """Refuse a configuration with `auto_map`, which names custom code; some loaders would run it."""
     folder = Path(source)
     if source.startswith(("/", ".")) and not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"model {source!r}: no such folder, or it has no config.json")
@@ -91,11 +89,13 @@ def _refuse_remote_code(source: str) -> None:
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"model {source!r} was not found: {error}") from error
     if getattr(config, "auto_map", None):
-        raise ModelRefusedError(f"model {source!r} asks for code of its own (auto_map), which is never run")
+        raise ModelRefusedError(
+            f"model {source!r} requires custom code (auto_map), which is never run; choose a model without it"
+        )
 
 
 def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that ends a completion: the tokenizer's, and those of the model's generation settings."""
+    """Return every token that ends a completion: the tokenizer's, and those of the model's generation settings."""
     ids: list[int] = []
     path = Path(source) / "generation_config.json"
     if path.is_file():
@@ -104,12 +104,15 @@ def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[in
     ids.append(tokenizer.eos_token_id)
     found = tuple(dict.fromkeys(i for i in ids if i is not None))
     if not found:
-        raise ModelRefusedError(f"model {source!r} names no end-of-turn token, so that its completions never end")
+        raise ModelRefusedError(
+            f"model {source!r} has no end-of-turn token, so its completions would never end; set eos_token_id in its "
+            "generation_config.json"
+        )
     return found
 
 
 def special_token_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that stands for no text. A tokenizer's own list may lack the chat's marks and some ends of turn."""
+    """Return all tokens that stand for no text. A tokenizer's list may lack chat marks and end-of-turn tokens."""
     marks = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return tuple(sorted(marks.union(tokenizer.all_special_ids, end_of_turn_ids(source, tokenizer))))
 
@@ -121,12 +124,12 @@ def require_context(name: str, source: str, *, prompt_tokens: int, new_tokens: i
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ContextTooLongError(
             f"{fields} = {prompt_tokens} + {new_tokens} tokens, but the context of the {name} {source!r} "
-            f"is {limit}; lower them to {limit} in all"
+            f"is {limit}; lower their sum to {limit}"
         )
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The model below its head: token ids in, final hidden states out. LoRA layers inside stay in force."""
+    """Return the model below its head: token ids in, final hidden states out. LoRA layers inside stay in force."""
     causal_lm = causal_lm_of(model)
     backbone: nn.Module = causal_lm.base_model
     if backbone is causal_lm:  # a class whose prefix names no part of it, such as Llama 4's
@@ -136,7 +139,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module, and its own mode again for each afterwards."""
+    """Put every module in evaluation mode, and restore each module's mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -147,13 +150,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or `model` itself."""
+    """Return the transformers model inside a PEFT wrapper, or `model` itself."""
     causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal_lm, PreTrainedModel)
     return causal_lm
 
 
 def context_of(model: nn.Module) -> int | None:
-    """Tokens that the model can read at once; None where its configuration names no limit."""
+    """Tokens that the model can read at once; None if its configuration names no limit."""
     limit: int | None = getattr(causal_lm_of(model).config.get_text_config(), "max_position_embeddings", None)
     return limit

@@ -20,16 +20,16 @@ from trd_engine.runtime.errors import SpecError
 STUDENT_ADAPTER = "default"
 """PEFT's own name for a model's first adapter: saved folders are then plain ones."""
 TEACHER_ADAPTER = "teacher"
-"""A second adapter on the same base: the teacher's, where it is not frozen at step 0."""
+"""A second adapter on the same base: the teacher's, if it is not frozen at step 0."""
 
 AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers the paper adapts, by the names that most model families give them."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
-    """The model with a fresh adapter in fp32, its base frozen. The adapter starts as the identity (B = 0).
+    """Return the model with a fresh adapter in fp32, its base frozen. The adapter starts as the identity (B = 0).
 
-    Raises `SpecError` where no layer but the output head has one of the target names.
+    Raises `SpecError` if no layer but the output head has one of the target names.
     """
     # Not the head: the loss reads its weight alone, and an adapter on it would never be trained.
     head = model.get_output_embeddings()
@@ -79,7 +79,7 @@ def adapter_pairs(model: PeftModel) -> dict[str, tuple[nn.Parameter, nn.Paramete
 
 @contextmanager
 def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
-    """Within it, the model answers with that adapter; None: with its step-0 weights.
+    """Within the block, the model answers with that adapter; None: with its step-0 weights.
 
     So a student teaches itself without a second copy.
     """
@@ -100,7 +100,7 @@ def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
 
 @torch.no_grad()
 def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
-    """The base model's weights with the adapter added, under the base model's own names.
+    """Return the base model's weights with the adapter added, under the base model's own names.
 
     Copies only the adapted layers. PEFT's merge and unmerge in place would leave rounding errors
     in the live weights, and a run would no longer be the same with and without a checkpoint.

@@ -39,7 +39,7 @@ class PartsReader:
     """The tensors that `write_parts` wrote, of however many processes."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Raises `CheckpointCorruptError` where a part is missing."""
+        """Raises `CheckpointCorruptError` if a part is missing."""
         self._name = name
         self._places: dict[str, list[tuple[Path, int]]] = {}
         for path in _part_files(folder, name):
@@ -55,7 +55,7 @@ class PartsReader:
 
     @torch.no_grad()
     def read_into(self, key: str, target: Tensor) -> None:
-        """Fill `target`, or this process's part of it; raises `CheckpointCorruptError` where the file has less."""
+        """Fill `target`, or this process's part of it; raises `CheckpointCorruptError` if the file has less."""
         local = local_shard(target)
         if local.ndim == 0:
             for rows, _ in self._parts(key):

@@ -1,7 +1,7 @@
-"""Do two tokenizers agree token for token? Distillation compares distributions over the same ids, so they must.
+"""Check that two tokenizers agree token for token: distillation compares distributions over the same ids.
 
-Compared are the vocabularies, the rules that split and merge text, the tokens added to them, and, as a proof
-of the pudding, what both make of sample texts. Sizes of the models' heads may differ: padding is no token.
+Compared are the vocabularies, the rules that split and merge text, the added tokens, and the ids of sample texts. The
+sizes of the models' heads may differ: padding is no token.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def require_same_ids(text: str, ours: Sequence[int], theirs: Sequence[int], *, t
     place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     shown = slice(place, place + _SHOWN_IDS)
     raise TokenizerMismatchError(
-        f"of the text {text!r} the student's tokenizer makes, from token {place} on, {list(ours[shown])} and that of "
-        f"{teacher} {list(theirs[shown])}; choose a teacher of the same family"
+        f"the tokenizers of student and teacher split {text!r} differently: from token {place} on, the student's gives "
+        f"{list(ours[shown])} and that of {teacher} {list(theirs[shown])}; choose a teacher of the same family"
     )
 
 
 def require_same_end_of_turn(student_ids: Sequence[int], teacher_ids: Sequence[int], names: Sequence[str]) -> None:
-    """Raise `TokenizerMismatchError` where the teacher may end its turn with a token that does not end the student's.
+    """Raise `TokenizerMismatchError` if the teacher may end its turn with a token that does not end the student's.
 
-    A student trained on it would learn to say it, and go on after it. `names` are the teacher's tokens' spellings.
+    A student that is trained on it would learn it and continue after it. `names` are the spellings of `teacher_ids`.
     """
     for token_id, name in zip(teacher_ids, names, strict=True):
         if token_id not in student_ids:
@@ -76,7 +76,10 @@ def _require_same_vocabulary(ours: dict[str, int], theirs: dict[str, int]) -> No
             )
     if len(theirs) > len(ours):
         surplus = min(set(theirs) - set(ours), key=theirs.__getitem__)
-        raise TokenizerMismatchError(f"token {surplus!r} of the teacher's tokenizer is absent in the student's")
+        raise TokenizerMismatchError(
+            f"token {surplus!r} of the teacher's tokenizer is absent in the student's; "
+            "choose a teacher of the same family"
+        )
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

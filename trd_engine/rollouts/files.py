@@ -16,7 +16,7 @@ from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 @dataclass(frozen=True)
 class TokenKl:
-    """Forward KL of each token of y_o and of y_r, nats; None where it is not finite."""
+    """Forward KL of each token of y_o and of y_r, nats; None if it is not finite."""
 
     initial: tuple[float | None, ...]
     refined: tuple[float | None, ...] | None
@@ -47,7 +47,7 @@ def write_trajectories(
 
 
 def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajectory]:
-    """The trajectories in the file, with the problems they belong to."""
+    """Return the trajectories in the file, with the problems they belong to."""
     by_id = {problem.id: problem for problem in problems}
     with path.open(encoding="utf-8") as file:
         return [trajectory_from_json(json.loads(line), by_id) for line in file]
@@ -60,7 +60,7 @@ def _token_kl(found: TokenKl | None) -> dict[str, Any]:
 
 
 def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
-    """A trajectory as a JSON object; `prompt` is its solving prompt as people read it."""
+    """Return a trajectory as a JSON object; `prompt` is its solving prompt as people read it."""
     refined, verdict = trajectory.refined, trajectory.refined_verdict
     return {
         "position": position,
@@ -94,7 +94,7 @@ def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> di
 
 
 def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem]) -> Trajectory:
-    """The trajectory of `trajectory_to_json`; `problems` has the one it belongs to by its id."""
+    """Return the trajectory of `trajectory_to_json`; `problems` has the one it belongs to by its id."""
     ids, detail = line["token_ids"], line["detail"]
     refined = ids["refined"] is not None
     return Trajectory(
@@ -130,7 +130,7 @@ class KeptTrajectories:
         write_scores(folder / self.scores_name, trajectories)
 
     def read(self, folder: Path, problems: Iterable[Problem]) -> list[Trajectory] | None:
-        """What `write` wrote; None where it wrote nothing."""
+        """Return what `write` wrote; None if it wrote nothing."""
         path = folder / self.trajectories_name
         if not path.exists():
             return None

@@ -1,6 +1,6 @@
-"""Verdicts on many completions, with a look at the stop request every few.
+"""Verdicts on many completions, with a check for a request to stop every few of them.
 
-Programs and hard comparisons may take their whole time limits: a round's worth of them takes hours at the worst.
+Programs and hard comparisons may use their whole time limits, so that a round of them may take hours.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from trd_engine.tasks.protocol import Pair, Task
 from trd_engine.types import Verdict
 
 PART = 32
-"""Completions between two looks: enough to keep a verifier's processes busy side by side."""
+"""Completions between two checks for a stop: enough to keep a verifier's processes busy side by side."""
 _MAX_SHOWN = 500
 """Characters of a crash in a verdict."""
 
 
 def verify_all(pairs: Sequence[Pair], task: Task, reporter: Reporter) -> list[Verdict]:
-    """Verify all pairs, in order; call within `Reporter.run_independently`, since it checks this process's stop only.
+    """Return one verdict per pair, in order; raise `StopRequested` if this process was asked to stop.
 
-    Raises `StopRequested`.
+    Call it within `Reporter.run_independently`: other processes are not asked.
     """
     verdicts: list[Verdict] = []
     for start in range(0, len(pairs), PART):
@@ -31,7 +31,7 @@ def verify_all(pairs: Sequence[Pair], task: Task, reporter: Reporter) -> list[Ve
 
 
 def _verdicts(pairs: Sequence[Pair], task: Task) -> list[Verdict]:
-    """A verifier that crashes on a completion has judged it: the round's hours of sampling are worth more."""
+    """Return verdicts; a verifier that crashes on a completion counts as a failed one, which does not end the run."""
     try:
         return task.verify_many(pairs)
     except EngineError:
@@ -40,5 +40,5 @@ def _verdicts(pairs: Sequence[Pair], task: Task) -> list[Verdict]:
         if len(pairs) == 1:
             detail = f"error: the verifier crashed: {type(error).__name__}: {error}"
             return [Verdict(False, detail[:_MAX_SHOWN], "error")]
-        # One by one, so that the others have the verdicts that they would have had without it.
+        # One by one, so that the other completions keep their verdicts.
         return [verdict for pair in pairs for verdict in _verdicts([pair], task)]

@@ -15,13 +15,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 @cache
 def has_bf16_matmul() -> bool:
-    """Whether the processor multiplies bf16 by itself; taken for granted where it is not an x86-64."""
+    """Return whether the processor multiplies bf16 by itself; taken for granted if it is not an x86-64."""
     found = torch.cpu.get_capabilities()
     return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])
 
 
 def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU where `device` says "cuda" without a number; else `device`."""
+    """Return this process's GPU if `device` is "cuda" without a number; else `device`."""
     if str(device) != "cuda":
         return device
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -30,7 +30,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means; auto is the current GPU where there is one. Raises `DeviceUnavailableError`."""
+    """Return the device that `name` means; auto is the current GPU if there is one. Raises `DeviceUnavailableError`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the training passes: what `precision` says; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Return the dtype of the training passes: what `precision` says; auto is bf16 on a GPU and fp32 on a CPU."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

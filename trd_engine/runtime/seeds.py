@@ -10,10 +10,10 @@ import torch
 
 
 def derive_seed(*parts: object) -> int:
-    """A 31-bit seed from its parts, the same on every machine and Python.
+    """Return a 31-bit seed from its parts, the same on every machine and Python.
 
     Every use of randomness derives its own, for example ``derive_seed(seed, "rollout", round, problem.id)``,
-    so that no use hangs on how much randomness another one consumed: what makes a resumed run exact.
+    so that no use depends on how much randomness another one consumed: what makes a resumed run exact.
     """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
@@ -30,7 +30,7 @@ def seed_everything(seed: int) -> None:
 
 
 def shuffled(count: int, *seed_parts: object) -> list[int]:
-    """A permutation of ``range(count)``, decided by `seed_parts` alone."""
+    """Return a permutation of ``range(count)``, decided by `seed_parts` alone."""
     order = list(range(count))
     random.Random(derive_seed(*seed_parts)).shuffle(order)
     return order

@@ -11,10 +11,10 @@ _BARE_CONTENT = re.compile(r"[^\s$]+")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{}``, braces balanced, or after a bare ``\boxed 5``;
+    r"""Return what stands in the last ``\boxed{}``, braces balanced, or after a bare ``\boxed 5``;
     without any, in the last ``\fbox{}``.
 
-    None where there is no box, or where the last one is never closed: a solution cut off in the middle of
+    None if there is no box, or where the last one is never closed: a solution cut off in the middle of
     its answer has none.
     """
     boxes = list(_BOX.finditer(text)) or list(_FRAMED.finditer(text))
@@ -28,7 +28,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _balanced(text: str, start: int) -> str | None:
-    r"""The inside of the group that opens at `start`; ``\{`` and ``\}`` are characters, not braces."""
+    r"""Return the inside of the group that opens at `start`; ``\{`` and ``\}`` are characters, not braces."""
     depth = 0
     place = start
     while place < len(text):

@@ -34,19 +34,19 @@ class ChoiceTask:
         return CHOICE
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """Right where the letters are the same."""
+        """Correct if the letters are the same."""
         letter = chosen_letter(completion_text)
         if letter is None:
             return Verdict(False, "no answer")
         return Verdict(letter == reference_letter(problem.answer), letter)
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """One after the other."""
+        """Return the verdicts of `verify`, one after another."""
         return [self.verify(problem, text) for problem, text in pairs]
 
 
 def chosen_letter(text: str) -> str | None:
-    """The letter that a text settles on, as a capital."""
+    """Return the letter that a text settles on, as a capital."""
     if "\\boxed" in text:
         inside = _WRAPPED.sub(r"\1", last_boxed(text) or "").strip()
         found = _BOXED_LETTER.fullmatch(inside)
@@ -62,8 +62,8 @@ def chosen_letter(text: str) -> str | None:
 
 
 def _is_one_letter(found: re.Match[str]) -> bool:
-    """Whether a box holds one option, with its text perhaps: neither several, nor a sentence that begins with a word
-    of one letter."""
+    """Return whether a box holds one option, perhaps with its text: neither several options, nor a sentence whose first
+    word is a single letter."""
     if _ANOTHER_LETTER.match(found["rest"]):
         return False
     is_word = not found["open"] and (found["letter"].islower() or found["letter"] in "AI")
@@ -71,6 +71,6 @@ def _is_one_letter(found: re.Match[str]) -> bool:
 
 
 def reference_letter(text: str) -> str | None:
-    """The letter that a reference answer names, as a capital: "b", "B. green" and "(B) green" are B too."""
+    """Return the letter that a reference answer names, as a capital: "b", "B. green" and "(B) green" are B too."""
     named = None if "\\boxed" in text else _NAMED.fullmatch(text.strip())
     return named.group(1).upper() if named else chosen_letter(text)

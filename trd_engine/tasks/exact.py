@@ -11,7 +11,7 @@ from trd_engine.types import Problem, Verdict
 
 
 class ExactTask:
-    r"""Compares the content of the last ``\boxed{}``, or the whole text where there is no box at all."""
+    r"""Compares the content of the last ``\boxed{}``, or the whole text if there is no box at all."""
 
     name = "exact"
 
@@ -21,12 +21,12 @@ class ExactTask:
         return EXACT
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """Right where the answers are equal but for space around them."""
+        """Correct if the answers are equal except for space around them."""
         answer = last_boxed(completion_text) if "\\boxed" in completion_text else completion_text.strip()
         if not answer:
             return Verdict(False, "no answer")
         return Verdict(answer == problem.answer.strip(), answer)
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """One after the other."""
+        """Return the verdicts of `verify`, one after another."""
         return [self.verify(problem, text) for problem, text in pairs]

@@ -32,11 +32,11 @@ class ReasoningGymTask:
         return REASONING_GYM
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """Right at full score only."""
+        """Correct at full score only."""
         return self.verify_many([(problem, completion_text)])[0]
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Verdicts in order, scored side by side."""
+        """Return verdicts in order, scored side by side."""
         answers = [given_answer(text) for _, text in pairs]
         requests = [_request(problem, answer) for (problem, _), answer in zip(pairs, answers, strict=True)]
         replies = self._pool.map(requests)
@@ -47,7 +47,7 @@ class ReasoningGymTask:
 
 
 def given_answer(text: str) -> str:
-    """What the completion puts forward as its answer."""
+    """Return what the completion puts forward as its answer."""
     tagged = _ANSWER.findall(text)
     if tagged:
         return str(tagged[-1]).strip()

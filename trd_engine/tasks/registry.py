@@ -9,7 +9,7 @@ TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
 
 
 def load_task(name: str) -> Task:
-    """The task called `name`; raises SpecError where there is none, or where this machine may not run it."""
+    """Return the task called `name`; raise SpecError if there is none or this machine may not run it."""
     # Imported here: the sandbox's and the verifiers' child processes import this package too, and stay small.
     if name == "math":
         from trd_engine.tasks.math.task import MathTask
@@ -31,4 +31,4 @@ def load_task(name: str) -> Task:
         from trd_engine.tasks.reasoning_gym import ReasoningGymTask
 
         return ReasoningGymTask()
-    raise SpecError(f"task: no task {name!r}; there are {', '.join(TASK_NAMES)}")
+    raise SpecError(f"task: unknown task {name!r}; use one of {', '.join(TASK_NAMES)}")

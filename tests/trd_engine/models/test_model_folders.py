@@ -115,5 +115,5 @@ def test_a_model_without_a_revision_is_fetched_too_and_nothing_that_is_unpickled
 
 @pytest.mark.parametrize("source", ["acme/not there", "no/such/folder/at/all"])
 def test_what_is_neither_is_said(source: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=f"model {source!r}: no such folder, and no hub gave it"):
+    with pytest.raises(ModelNotFoundError, match=f"model {source!r} is no folder, and the hub did not provide it"):
         local_folder(source)

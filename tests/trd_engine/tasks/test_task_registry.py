@@ -28,7 +28,7 @@ def test_tasks_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_task_names_the_ones_there_are() -> None:
-    with pytest.raises(SpecError, match="no task 'poetry'; there are math, exact"):
+    with pytest.raises(SpecError, match="unknown task 'poetry'; use one of math, exact"):
         load_task("poetry")
 
 

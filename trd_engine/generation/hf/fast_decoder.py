@@ -39,7 +39,7 @@ _TOLERANCE = 1e-4
 
 
 def lean_decoder(model: nn.Module) -> LeanDecoder | None:
-    """For a model within its block of `skinny_products`; None where it is not served."""
+    """For a model within its block of `skinny_products`; None if it is not served."""
     decoder = causal_lm_of(model) if isinstance(model, PeftModel) else model
     is_known = type(decoder).__name__ in _FAMILIES and type(decoder).__module__.startswith("transformers.models.")
     if not is_known or torch.is_autocast_enabled("cpu"):
@@ -51,7 +51,7 @@ def lean_decoder(model: nn.Module) -> LeanDecoder | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether calling it is calling its class's forward, or for a linear layer its skinny product."""
+    """Return whether calling it is calling its class's forward, or for a linear layer its skinny product."""
     if isinstance(module, nn.Linear | LoraLayer) and not has_skinny_products(module):
         return False
     is_own = "forward" not in vars(module) or has_skinny_products(module)
@@ -76,9 +76,9 @@ class LeanDecoder:
         self.is_alike = bool(largest_difference <= _TOLERANCE * expected_BV.abs().max())
 
     def __call__(self, ids_B: Tensor, positions_B: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits [B, V] after the tokens `ids_B`, whose keys and values the cache has then.
+        """Return logits [B, V] after the tokens `ids_B`, whose keys and values the cache has then.
 
-        `mask_BS`: 1 where a column is a token of the row, the new column with them.
+        `mask_BS`: 1 if a column is a token of the row, the new column with them.
         """
         hidden_BH = self._embedding(ids_B)
         mask_B11S = torch.zeros(mask_BS.shape).masked_fill_(mask_BS == 0, -torch.inf)[:, None, None]
@@ -89,7 +89,7 @@ class LeanDecoder:
 
 
 def can_write_to(cache: DynamicCache) -> bool:
-    """Whether all columns of every layer are kept, which is what the lean forward takes for granted."""
+    """Return whether all columns of every layer are kept, which is what the lean forward takes for granted."""
     return all(type(layer) is RoomyLayer for layer in cache.layers)
 
 
@@ -124,7 +124,7 @@ class _Turn:
         return cls(cos_B12R, torch.stack([-sin_B12R[:, :, 0], sin_B12R[:, :, 1]], dim=2))
 
     def __call__(self, heads: Tensor) -> Tensor:
-        """[B, any number of heads, D], contiguous."""
+        """Return [B, any number of heads, D], contiguous."""
         halves = heads.view(*heads.shape[:2], 2, -1)
         return torch.addcmul(halves * self.cos_B12R, halves.flip(2), self.sin_B12R).flatten(2)
 

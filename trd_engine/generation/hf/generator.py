@@ -1,7 +1,7 @@
 """Generation by a transformers model, in place: no second copy of the trainer's weights.
 
 Slower than vLLM on all but the smallest models, and it runs whatever transformers runs. It has a decoding loop of
-its own instead of `model.generate`: a sample hangs on its request's seed and not on its neighbours, finished rows
+its own instead of `model.generate`: a sample depends on its request's seed and not on its neighbours, finished rows
 leave the batch, prompts are read in slices so that a stop is obeyed within seconds, and log-probabilities are
 recorded without keeping [tokens, vocabulary].
 
@@ -188,7 +188,7 @@ class CopyGenerator(TransformersGenerator):
 
 
 def _batches(rows: list[_Row], max_new_tokens: int, max_batch_tokens: int) -> Iterator[list[_Row]]:
-    """The rows, longest prompt first, in batches under the token budget (a row over it has its own)."""
+    """Yield the rows, longest prompt first, in batches under the token budget (a row over it has its own)."""
     ordered = sorted(rows, key=lambda row: len(row.request.prompt_token_ids), reverse=True)
     start = 0
     while start < len(ordered):

@@ -59,7 +59,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def _room(used: Tensor | None, new: Tensor, num_columns: int) -> Tensor:
-    """[B, E, C, D], with the columns in use in their places."""
+    """Return [B, E, C, D], with the columns in use in their places."""
     room = torch.empty((*new.shape[:2], num_columns, new.shape[3]), dtype=new.dtype, device=new.device)
     if used is not None and used.numel():
         room[:, :, : used.shape[2]] = used

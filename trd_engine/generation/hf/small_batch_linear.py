@@ -41,13 +41,13 @@ class OneDnn(NamedTuple):
     """Copies a weight into oneDNN's own order, for a number of rows."""
 
     def multiply(self, rows_BI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        """Rows · weightᵀ + bias, [B, O]; the weight in the usual order or in that of `reorder`."""
+        """Return rows · weightᵀ + bias, [B, O]; the weight in the usual order or in that of `reorder`."""
         result_BO: Tensor = self.product(rows_BI, weight_OI, bias_O, "none", [], "")
         return result_BO
 
 
 def _onednn() -> OneDnn | None:
-    """None if this PyTorch has no oneDNN, or it is switched off."""
+    """Return None if this PyTorch has no oneDNN, or it is switched off."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return None
     operators = torch.ops.mkldnn
@@ -83,7 +83,7 @@ def _is_served(layer: nn.Module) -> bool:
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:
-    """Whether this is PyTorch's linear layer, with an fp32 weight on a CPU that is not sharded."""
+    """Return whether this is PyTorch's linear layer, with an fp32 weight on a CPU that is not sharded."""
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         return False
     weight = layer.weight
@@ -91,7 +91,7 @@ def _is_plain_linear(layer: nn.Module) -> bool:
 
 
 def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
-    """Whether the layer is W x + b + Σ s B A x over its active adapters: no dropout, and no variant of LoRA."""
+    """Return whether the layer is W x + b + Σ s B A x over its active adapters: no dropout, and no variant of LoRA."""
     return (
         type(layer) is LoraLinear
         and type(layer.get_base_layer()) is nn.Linear
@@ -151,7 +151,7 @@ class SkinnyProduct:
         self._num_calls = 0
 
     def __call__(self, rows_BI: Tensor) -> Tensor:
-        """[B, P] of one fp32 row or more [B, I], the layers' results side by side, contiguous."""
+        """Return [B, P] of one fp32 row or more [B, I], the layers' results side by side, contiguous."""
         num_rows = rows_BI.shape[0]
         if num_rows > MAX_ROWS:
             return self._each(rows_BI, lambda base: linear(rows_BI, base.weight, base.bias))
@@ -187,7 +187,7 @@ def _base(layer: Layer) -> nn.Linear:
 
 
 def _weights_first(layer: nn.Linear, rows_BI: Tensor) -> Tensor:
-    """[B, O] for one or two rows. The library is slower for a matrix and a single vector, so a row is doubled."""
+    """Return [B, O] for one or two rows. A single row is doubled: the library is slower for one vector."""
     two_BI = rows_BI if rows_BI.shape[0] == 2 else torch.cat([rows_BI, rows_BI])
     # Contiguous: what is computed from it keeps its strides, and the next product would be of a matrix in other order.
     result_BO = torch.mm(layer.weight, two_BI.t()).t()[: rows_BI.shape[0]].contiguous()

@@ -15,7 +15,7 @@ _BLOCK_SIZE = 256
 
 
 def draw_uniforms(requests: list[GenerationRequest], num_tokens: int) -> torch.Tensor:
-    """[B, num_tokens] in [0, 1): row i comes from the seed of request i alone.
+    """Return [B, num_tokens] in [0, 1): row i comes from the seed of request i alone.
 
     The generators are our own, on the CPU: torch's global random state is neither read nor moved.
     """
@@ -27,7 +27,7 @@ def draw_uniforms(requests: list[GenerationRequest], num_tokens: int) -> torch.T
 
 
 def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
-    """[B] token ids by inverting the cumulative distribution at `uniforms_B`.
+    """Return [B] token ids by inverting the cumulative distribution at `uniforms_B`.
 
     Temperature first, then top-k, then top-p on what top-k left, as vLLM does; temperature 0 takes the most
     probable token.
@@ -47,7 +47,7 @@ def sample_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: S
 
 
 def _invert_by_blocks(probabilities_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
-    """[B] token ids, the vocabulary in its order: first the block that a uniform falls into, then the token in it."""
+    """Return [B] token ids, in vocabulary order: first find the block of a uniform, then the token in it."""
     num_missing = -probabilities_BV.shape[-1] % _BLOCK_SIZE
     if num_missing:
         probabilities_BV = pad(probabilities_BV, (0, num_missing))
@@ -66,7 +66,7 @@ def _invert_by_blocks(probabilities_BV: torch.Tensor, uniforms_B: torch.Tensor) 
 
 
 def keep_nucleus(scores_BV: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """The scores [B, V] with everything outside top-k, and then outside top-p, at minus infinity."""
+    """Return the scores [B, V] with everything outside top-k, and then outside top-p, at minus infinity."""
     scores_BK, ids_BK = _candidates(scores_BV, top_k, top_p)
     if ids_BK is None:
         return scores_BV
@@ -77,7 +77,7 @@ def keep_nucleus(scores_BV: torch.Tensor, top_k: int, top_p: float) -> torch.Ten
 
 
 def _candidates(scores_BV: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scores, most probable first where an order is needed, and their token ids (None: all, in order)."""
+    """Return scores, most probable first if an order is needed, and their token ids (None: all, in order)."""
     if 0 < top_k < scores_BV.shape[-1]:
         top = scores_BV.topk(top_k, dim=-1)
         return top.values, top.indices
@@ -88,7 +88,7 @@ def _candidates(scores_BV: torch.Tensor, top_k: int, top_p: float) -> tuple[torc
 
 
 def _num_kept(cumulative_BK: torch.Tensor, top_p: float) -> torch.Tensor:
-    """[B, 1]: the length of the shortest prefix that holds at least `top_p`; all where top-p is off."""
+    """Return [B, 1]: the length of the shortest prefix that holds at least `top_p`; all if top-p is off."""
     if top_p >= 1:
         return torch.full_like(cumulative_BK[:, :1], cumulative_BK.shape[-1], dtype=torch.long)
     num_below_B1 = (cumulative_BK < top_p).sum(dim=-1, keepdim=True)

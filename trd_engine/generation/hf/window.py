@@ -26,7 +26,7 @@ class DecodingWindow:
     def __init__(
         self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], lean: LeanDecoder | None = None
     ) -> None:
-        """`lean`: does what `model` does with single tokens, where it can."""
+        """`lean`: does what `model` does with single tokens, if it can."""
         num_columns = max(map(len, prompts))
         device = model.device
         different = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -43,7 +43,7 @@ class DecodingWindow:
         self._length_B = self._mask_BS.sum(dim=-1)
 
     def read_prompts(self, max_step_tokens: int, after_slice: Callable[[], None]) -> torch.Tensor:
-        """Logits [B, V] of the first completion token. The prompts are read in slices of columns, each of about
+        """Return logits [B, V] of the first completion token. The prompts are read in slices of columns, each of about
         `max_step_tokens` tokens; `after_slice` is called after each and may raise."""
         num_prompts, num_columns = self._prompt_UT.shape
         width = max(1, max_step_tokens // num_prompts)

@@ -1,7 +1,7 @@
 """vLLM's engines of one run: how many, of which size, and on which devices.
 
 On GPUs an engine has processes of its own wherever there is more than one, of ours or of engines: vLLM in our process
-would take the first GPU whatever the rank, put itself into the trainer's process group, and let one engine rest only.
+would take the first GPU whatever the rank, put itself into the trainer's process group, and let only one engine sleep.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _DEFAULT_SHARES = {"colocated": 0.5, "separate": 0.9}
 
 
 def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:
-    """Raise `SpecError` where the spec asks for devices that this run's sampler cannot use, and say what is ignored."""
+    """Raise `SpecError` if the spec asks for devices that this run's sampler cannot use, and say what is ignored."""
     if engine == "vllm" and device.type == "cuda":
         return
     here = f"this run samples with {engine} on {device.type}"
     if sampling.placement == "separate":
-        raise SpecError(f"sampling.placement = separate: it is for vLLM on GPUs, and {here}; leave it out")
+        raise SpecError(f"sampling.placement = separate: only vLLM on GPUs supports it, but {here}; remove it")
     if sampling.gpu_memory_utilization is not None:
         reporter.notice("warn", "setting_ignored", f"sampling.gpu_memory_utilization is ignored: {here}")
 
@@ -38,8 +38,8 @@ def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: to
 def vllm_generators(
     config: RunConfig, device: torch.device, compute_dtype: torch.dtype, world: World
 ) -> tuple[Generator, Generator]:
-    """The student's and the teacher's engine; one for both where it is asked for neither text but the student's, or
-    where the student teaches itself."""
+    """Return the engines of student and teacher; the same one if the teacher samples nothing, or if the student is its
+    own teacher."""
     from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
         VllmGenerator,
         VllmSettings,
@@ -73,7 +73,7 @@ def vllm_generators(
 
 
 def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:
-    """The GPUs for processes of an engine's own, or None where it is in ours."""
+    """Return the GPUs for an engine's separate processes, or None if it runs in this process."""
     is_alone = world.size == 1 and num_engines == 1 and sampling.placement == "colocated"
     if device.type != "cuda" or is_alone:
         return None
@@ -83,7 +83,7 @@ def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, n
 
 
 def visible_gpus() -> list[str]:
-    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    """Return this machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
@@ -91,9 +91,9 @@ def visible_gpus() -> list[str]:
 
 
 def sampler_devices(sampling: SamplingConfig, gpus: Sequence[str], *, local_rank: int, num_local: int) -> list[str]:
-    """Where process `local_rank` of this machine's `num_local` samples: its own GPU, or those behind all that train.
+    """Return the GPUs of process `local_rank` for sampling: its training GPU, or some after all training GPUs.
 
-    Raises `DeviceUnavailableError` where there are too few.
+    Raises `DeviceUnavailableError` if there are too few.
     """
     size = sampling.tensor_parallel_size
     first = local_rank if sampling.placement == "colocated" else num_local + local_rank * size
@@ -102,6 +102,6 @@ def sampler_devices(sampling: SamplingConfig, gpus: Sequence[str], *, local_rank
         needed = num_local * (1 + size) if sampling.placement == "separate" else num_local
         raise DeviceUnavailableError(
             f"{num_local} training processes and their samplers (sampling.placement {sampling.placement}, "
-            f"tensor_parallel_size {size}) need {needed} GPUs, and {len(gpus)} are visible; lower them"
+            f"tensor_parallel_size {size}) need {needed} GPUs, but {len(gpus)} are visible; lower one of them"
         )
     return wanted

@@ -71,16 +71,16 @@ class VllmSettings:
 
     @property
     def on_cpu(self) -> bool:
-        """True where there is no GPU to share."""
+        """True if there is no GPU to share."""
         return self.device == "cpu"
 
     @property
     def max_lora_rank(self) -> int:
-        """Room for adapters; 0: none. Raises `SpecError` where vLLM has no such room."""
+        """Room for adapters; 0: none. Raises `SpecError` if vLLM has no such room."""
         return 0 if self.lora_rank is None else _lora_rank_room(self.lora_rank)
 
     def engine_arguments(self, model_folder: Path) -> dict[str, Any]:
-        """These settings as vLLM's `EngineArgs` takes them."""
+        """Return these settings as vLLM's `EngineArgs` takes them."""
         kv_cache_bytes = self.kv_cache_bytes
         if self.on_cpu and kv_cache_bytes is None:
             kv_cache_bytes = _cpu_kv_cache_bytes(model_folder, self.dtype, self.max_model_len, self.max_num_seqs)
@@ -106,7 +106,7 @@ class VllmGenerator:
     """Samples from a Hugging Face folder with an engine of its own.
 
     Several may live in one process if their `tensor_parallel_size` is the same. Prefixes are shared between the
-    requests of one call and forgotten between calls, so that a call's samples do not hang on the calls before it.
+    requests of one call and forgotten between calls, so that a call's samples do not depend on the calls before it.
     """
 
     _is_asleep = False
@@ -138,7 +138,7 @@ class VllmGenerator:
         """See `Generator.generate`."""
         check_requests(requests, sampling, max_model_len=self._max_model_len)
         if sampling.temperature > _MAX_TEMPERATURE:
-            raise SpecError(f"sampling.temperature {sampling.temperature}: vLLM samples at {_MAX_TEMPERATURE} at most")
+            raise SpecError(f"sampling.temperature {sampling.temperature}: vLLM allows at most {_MAX_TEMPERATURE}")
         self._wake()
         self._engine.reset_prefix_cache()
         meter = ProgressMeter(on_progress, len(requests))
@@ -162,7 +162,7 @@ class VllmGenerator:
     def use_adapter(self, folder: Path | None) -> None:
         """See `Generator.use_adapter`. The files are read now; a folder written anew must be given again.
 
-        Raises `SpecError` where the generator was made without adapters or for a smaller rank, and
+        Raises `SpecError` if the generator was made without adapters or for a smaller rank, and
         `CheckpointCorruptError` where the folder holds no adapter for this model.
         """
         self._wake()
@@ -318,7 +318,7 @@ def _lora_rank_room(rank: int) -> int:
 
 
 def _cpu_kv_cache_bytes(model_folder: Path, dtype: torch.dtype, max_model_len: int | None, max_num_seqs: int) -> int:
-    """Room for `max_num_seqs` requests of full length up to the limit, and for one in any case."""
+    """Return room for `max_num_seqs` requests of full length up to the limit, and for one in any case."""
     config = AutoConfig.from_pretrained(model_folder).get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -35,5 +35,5 @@ class NucleusProcessor(LogitsProcessor):
                 self._top_k, self._top_p = params.extra_args["top_k"], params.extra_args["top_p"]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits [B, V] with all but the nucleus at minus infinity."""
+        """Return the logits [B, V] with all but the nucleus at minus infinity."""
         return keep_nucleus(logits, self._top_k, self._top_p)

@@ -35,7 +35,7 @@ _owns_process_group = False
 
 
 def import_vllm() -> ModuleType:
-    """The module `vllm`, imported with our settings; raises `ImportError` where it is missing or broken."""
+    """Return the module `vllm`, imported with our settings; raises `ImportError` if it is missing or broken."""
     os.environ.update(_SETTINGS)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

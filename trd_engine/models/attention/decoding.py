@@ -18,7 +18,7 @@ _KNOWN_OPTIONS = {"scaling", "dropout", "is_causal", "sliding_window", "position
 
 
 def serves(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> bool:
-    """Whether `shared_heads` computes this layer's attention: one token a row, grouped heads, nothing else."""
+    """Return whether `shared_heads` computes this layer's attention: one token a row, grouped heads, nothing else."""
     if query.shape[2] != 1 or query.shape[1] == key.shape[1] or options.get("dropout", 0.0):
         return False
     if any(value is not None for name, value in options.items() if name not in _KNOWN_OPTIONS):
@@ -35,7 +35,7 @@ def shared_heads(
     scaling: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """[B, 1, A, D]; `mask`, where there is one, is [B or 1, 1, 1, S], as transformers makes it."""
+    """Return [B, 1, A, D]; `mask`, if there is one, is [B or 1, 1, 1, S], as transformers makes it."""
     query_BEGD = query_BA1D.view(*key_BESD.shape[:2], -1, query_BA1D.shape[3])
     output_BEGD = scaled_dot_product_attention(query_BEGD, key_BESD, value_BESD, attn_mask=mask, scale=scaling)
     return output_BEGD.reshape(len(query_BA1D), 1, query_BA1D.shape[1], -1)

@@ -81,7 +81,7 @@ _row: ContextVar[Segments | None] = ContextVar("packed_row", default=None)
 
 @contextmanager
 def packed_row(segments: Segments) -> Iterator[None]:
-    """Within it, a model whose implementation is `NAME` reads its row as these segments."""
+    """Within the block, a model whose implementation is `NAME` reads its row as these segments."""
     token = _row.set(segments)
     try:
         yield
@@ -90,7 +90,7 @@ def packed_row(segments: Segments) -> Iterator[None]:
 
 
 def _packed_mask(**arguments: Any) -> PackedMask | Tensor | None:
-    """The mask of a model's layers; called by transformers with what the model asked it for."""
+    """Return the mask of a model's layers; called by transformers with what the model asked it for."""
     segments = _row.get()
     if segments is None:
         mask: Tensor | None = sdpa_mask(**arguments)
@@ -102,7 +102,7 @@ def _packed_mask(**arguments: Any) -> PackedMask | Tensor | None:
 
 
 def _is_causal_window(mask_function: Callable[..., Tensor], window: int | None) -> bool:
-    """Whether a mask, given as a function of indices, is the causal one of that width: asked at its corners."""
+    """Return whether a mask, given as a function of indices, is the causal one of that width: asked at its corners."""
     far = 2 * window + 1 if window else 1000
     near = window or 1
     pairs = [(0, 0), (0, 1), (near, near - 1), (near, 0), (far, far), (far, far + 1), (far, far - near), (far, 0)]
@@ -127,7 +127,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query [B, A, T, D], key and value [B, E, T, D] to [B, T, A, D].
 
-    Raises `UnservedAttentionError` in a packed row where the layer is not causal or has terms of its own
+    Raises `UnservedAttentionError` in a packed row if the layer is not causal or has terms of its own
     (sinks, position biases).
     """
     kernel = _Kernel(options.get("scaling"), softcap, options.get("dropout", 0.0))
@@ -165,7 +165,7 @@ def _packed_attention(
 
 
 def _is_better_in_fp32(*qkv: Tensor) -> bool:
-    """Whether a CPU is to compute attention in fp32 that was asked for in 16 bits.
+    """Return whether a CPU is to compute attention in fp32 that was asked for in 16 bits.
 
     Without instructions for it, the kernel's gradient takes two to three times as long in bf16; the forward pass alone
     does not (docs/numerics.md).
@@ -176,7 +176,7 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:
-    """What autocast would make of it: custom kernels are not on its list."""
+    """Return what autocast would make of it: custom kernels are not on its list."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
@@ -233,7 +233,7 @@ def _by_runs(query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: Pac
 
 
 def _causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:
-    """[L, L], True where a query (row) sees a key (column)."""
+    """Return [L, L], True if a query (row) sees a key (column)."""
     causal_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
     return causal_LL if window is None else causal_LL.triu_(1 - window)
 
@@ -249,7 +249,7 @@ class _Kernel:
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, *, is_causal: bool = False
     ) -> Tensor:
-        """[…, A, L, D]. `seen`: which keys a query sees; None: all, or with `is_causal` those up to itself."""
+        """Return […, A, L, D]. `seen`: which keys a query sees; None: all, or with `is_causal` those up to itself."""
         is_grouped = query.shape[1] != key.shape[1]
         if is_grouped and (seen is not None or self.softcap is not None):
             # Grouped heads together with a mask would leave the fast kernels.
@@ -270,7 +270,7 @@ class _Kernel:
         )
 
     def _softcapped(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
-        """Scores s become c · tanh(s / c), as in Gemma 2 (arXiv 2408.00118, section 2). No fused kernel has this
+        """Return scores s become c · tanh(s / c), as in Gemma 2 (arXiv 2408.00118, section 2). No fused kernel has this
         together with variable lengths, so the scores of a run exist as a whole: [R, A, L, L] in fp32."""
         assert self.softcap is not None
         scale = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5

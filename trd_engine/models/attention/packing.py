@@ -44,7 +44,7 @@ _chosen: WeakKeyDictionary[PreTrainedModel, Packing] = WeakKeyDictionary()
 
 
 def packing_of(model: nn.Module) -> Packing:
-    """The way of this model; the first call tries it out with a few tokens and sets the model's attention.
+    """Return the way of this model; the first call tries it out with a few tokens and sets the model's attention.
 
     Consumes no randomness and leaves every module in its mode.
     """
@@ -55,7 +55,7 @@ def packing_of(model: nn.Module) -> Packing:
 
 
 def packing_notice(role: str, model: nn.Module) -> str | None:
-    """What the user should know of how this model reads packed rows; None where it does so at full speed."""
+    """Return what the user should know of how this model reads packed rows; None if it does so at full speed."""
     packing = packing_of(model)
     if packing.kind == "attention":
         return None
@@ -64,11 +64,11 @@ def packing_notice(role: str, model: nn.Module) -> str | None:
         "mask": f"{packing.implementation} attention under a block-diagonal mask: slower and larger on long rows",
         "single": "one sequence a forward pass: slower on short sequences",
     }[packing.kind]
-    return f"the {role}'s architecture {name} does not take packed attention; it is read with {cost}"
+    return f"the {role}'s architecture {name} does not support packed attention; rows are read with {cost}"
 
 
 def read_row(model: nn.Module, input_ids_1T: Tensor, position_ids_1T: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Final hidden states [T, H] of the sequences that lie end to end in the row, each read by itself."""
+    """Return final hidden states [T, H] of the sequences that lie end to end in the row, each read by itself."""
     hidden_TH: Tensor = _read(model, packing_of(model).kind, input_ids_1T, position_ids_1T, lengths)
     return hidden_TH
 
@@ -135,7 +135,7 @@ def _candidates(model: PreTrainedModel, own: str) -> list[Packing]:
 
 
 def _rope_depends_on_the_row(model: PreTrainedModel) -> bool:
-    """Whether the rotary frequencies are chosen by the row's largest position, so that neighbours change them."""
+    """Return whether the row's largest position decides the rotary frequencies, so that neighbours change them."""
     config = model.config.get_text_config()
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [part for part in found.values() if isinstance(part, dict)]  # by layer type
@@ -154,7 +154,7 @@ def _agree(found_TH: Tensor, expected_TH: Tensor) -> bool:
 
 
 def hidden_states(model: torch.nn.Module, tokens: ScoredTokens) -> Tensor:
-    """The hidden states [N, H] that predict the trained tokens, in their order."""
+    """Return the hidden states [N, H] that predict the trained tokens, in their order."""
     hidden_TH = read_row(model, tokens.input_ids_1T, tokens.position_ids_1T, tokens.lengths)
     return hidden_TH.index_select(0, tokens.predicts_N)
 

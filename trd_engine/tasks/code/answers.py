@@ -15,11 +15,11 @@ _CLOSING_FENCE = re.compile(r"[ \t]*```[ \t]*")
 _PYTHON = {"python", "python3", "py", "py3"}
 _FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|[^\n;]*)[^\n]*\n?", re.MULTILINE)
 _TOLERANCE = 1e-6
-"""Relative and absolute, where the expected number has a decimal point."""
+"""Relative and absolute, if the expected number has a decimal point."""
 
 
 def extract_program(text: str) -> str:
-    """The last block fenced as Python, else the last without a language, else, where there is no fence at all, the
+    """Return the last block fenced as Python, else the last without a language, else, if there is no fence at all, the
     whole text; "" for none."""
     blocks, has_fence = _fenced_blocks(text)
     # What a program prints is often shown after it, in a fence that names no language.
@@ -53,7 +53,7 @@ def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
 
 
 def complete_program(program: str, tests: Mapping[str, Any]) -> str:
-    """The program with what it builds on: a HumanEval prompt's imports and helpers, or the head of its function."""
+    """Return the program with what it needs: a HumanEval prompt's imports and helpers, or its function's head."""
     preamble = tests.get("preamble", "")
     if not preamble:
         return program
@@ -64,13 +64,13 @@ def complete_program(program: str, tests: Mapping[str, Any]) -> str:
 
 
 def same_output(expected: str, printed: str) -> bool:
-    """Whether two outputs are the same text but for space, or the same numbers where they have fractions."""
+    """Return whether two outputs are the same text but for space, or the same numbers where they have fractions."""
     wanted, given = expected.split(), printed.split()
     return len(wanted) == len(given) and all(map(_same_token, wanted, given))
 
 
 def same_value(expected: Any, returned: str) -> bool:
-    """Whether a returned value, as JSON, is the expected one; some data sets wrap the latter in a list."""
+    """Return whether a returned value, as JSON, is the expected one; some data sets wrap the latter in a list."""
     allow_long_integers()
     try:
         value = json.loads(returned)
@@ -82,7 +82,7 @@ def same_value(expected: Any, returned: str) -> bool:
 
 
 def _futures_first(source: str) -> str:
-    """The source with its imports from `__future__` where Python asks for them, before all else."""
+    """Return the source with its imports from `__future__` where Python asks for them, before all else."""
     found = "".join(match.group().rstrip("\n") + "\n" for match in _FUTURE.finditer(source))
     return found + _FUTURE.sub("", source) if found else source
 

@@ -1,7 +1,7 @@
 """Task `code`: the program in the completion must pass the problem's tests, run in the sandbox.
 
-Off unless the operator sets TRD_ENABLE_CODE_TASKS=1: a completion's program is hostile until shown otherwise,
-and no sandbox is a reason to run one where nobody asked for it.
+Off unless the operator sets TRD_ENABLE_CODE_TASKS=1: a completion's program counts as hostile,
+and a sandbox is no reason to run one without need.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MAX_SHOWN_CHARACTERS = 200
 
 
 def load_code_task() -> CodeTask:
-    """The task, where the operator allows it and this machine can lock programs down; else SpecError."""
+    """Return the task; raise SpecError unless the operator allows it and this machine can confine programs."""
     if os.environ.get(ENABLING_VARIABLE) != "1":
         raise SpecError(
-            "task: code runs programs that models write, and is off on this machine; "
-            f"its operator turns it on with {ENABLING_VARIABLE}=1"
+            "task: code runs programs that models write, and is disabled on this machine; "
+            f"its operator can enable it with {ENABLING_VARIABLE}=1"
         )
     return CodeTask(find_confinement())
 
@@ -52,7 +52,7 @@ class CodeTask:
         return CODE
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """Right where every test passes; the detail names the first that does not."""
+        """Correct if every test passes; the detail names the first that fails."""
         tests = problem.extra["tests"]
         program = extract_program(completion_text)
         if not program:
@@ -65,7 +65,7 @@ class CodeTask:
             return Verdict(False, f"error: {error}", "error")
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Verdicts in order, a few programs at a time."""
+        """Return verdicts in order, a few programs at a time."""
         if not pairs:
             return []
         with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1, len(pairs))) as threads:
@@ -88,7 +88,7 @@ class CodeTask:
 
 
 def make_cases(tests: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the sandbox runs for a problem's tests; expected outputs stay here."""
+    """Return what the sandbox runs for a problem's tests; expected outputs stay here."""
     if tests["kind"] == "stdio":
         return [{"stdin": given} for given in tests["inputs"]]
     if tests["kind"] == "call":
@@ -100,7 +100,7 @@ def make_cases(tests: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _failure(tests: Mapping[str, Any], place: int, result: CaseResult) -> str | None:
-    """Why a test failed; None where it passed."""
+    """Return why a test failed; None if it passed."""
     if result.status != "ok":
         return _shown(f"{result.status} {result.error}".strip())
     if tests["kind"] == "stdio":

@@ -50,7 +50,7 @@ _DENIAL = re.compile(
     r"|\bnot\s+(?:right|correct|true|valid|(?:the|an)\s+(?:\w+\s+)?answer)\b",
     re.IGNORECASE,
 )
-"""In words behind a number. Without a verb they may be what is counted: 7 wrong answers."""
+"""Words behind a number that call it wrong. Without a verb they may be what is counted: 7 wrong answers."""
 _LETTER = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _MAX_NUMBER_CHARACTERS = 400
@@ -58,7 +58,7 @@ _MAX_NUMBER_CHARACTERS = 400
 
 
 def in_latex(answer: str) -> str:
-    """The answer with Unicode mathematics, and words that are part of a number, written in LaTeX."""
+    """Return the answer with Unicode mathematics, and words that are part of a number, written in LaTeX."""
     answer = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", answer)
     answer = _ROOT.sub(lambda match: "\\sqrt{" + match.group(match.lastindex or 0) + "}", answer)
     for character, latex in _UNICODE.items():
@@ -67,7 +67,7 @@ def in_latex(answer: str) -> str:
 
 
 def normalise(answer: str) -> str:
-    """One written form for answers that differ in notation only."""
+    """Return one written form for answers that differ in notation only."""
     answer = math_units.UNIT.sub("", _with_same_commands(answer))
     answer = _TEXT.sub(r"\1", answer)
     answer = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", answer)
@@ -79,12 +79,12 @@ def normalise(answer: str) -> str:
 
 
 def differ_in_units(one: str, other: str) -> bool:
-    """True for two answers with different units; one may have none, and 5 be 5 cm."""
+    """Return True for two answers with different units; one may have none, and 5 be 5 cm."""
     return math_units.differ_in_units(_with_same_commands(one), _with_same_commands(other))
 
 
 def differ_in_marks(one: str, other: str) -> bool:
-    """True for two normal forms whose numbers differ in what a parser passes over: their base, or half of the day."""
+    """Return True for two normal forms whose numbers differ in base or half of the day, which parsers ignore."""
     ours, theirs = _MARK.search(one), _MARK.search(other)
     if ours is None or theirs is None:
         return False
@@ -92,17 +92,17 @@ def differ_in_marks(one: str, other: str) -> bool:
 
 
 def differ_in_negation(one: str, other: str) -> bool:
-    """True for two normal forms of which one says what the value is not; a parser passes over that."""
+    """Return True if exactly one of two normal forms says what the value is not, which parsers ignore."""
     return (_NEGATION.search(one) is None) != (_NEGATION.search(other) is None)
 
 
 def differ_in_denial(one: str, other: str) -> bool:
-    r"""True for two answers of which one says of itself that it is wrong, as ``7\text{ is wrong}`` does."""
+    r"""Return True if exactly one of two answers calls itself wrong, as ``7\text{ is wrong}`` does."""
     return _denies(one) != _denies(other)
 
 
 def contradicts_itself(reference: str, answer: str) -> bool:
-    """True for a chain such as 8=7, two of whose sides are different numbers; a parser takes its last side alone."""
+    """Return True for a chain such as 8=7 with two different numbers; a parser uses only its last side."""
     if "=" not in answer or "=" in reference:
         return False
     values = {as_number(side) for side in answer.split("=")} - {None}
@@ -110,7 +110,7 @@ def contradicts_itself(reference: str, answer: str) -> bool:
 
 
 def as_number(normal: str) -> Fraction | None:
-    """The exact value of a plain decimal, with or without thousands separators; None for all else."""
+    """Return the exact value of a plain decimal, with or without thousands separators; None for all else."""
     if len(normal) > _MAX_NUMBER_CHARACTERS:
         return None
     if _THOUSANDS.fullmatch(normal):

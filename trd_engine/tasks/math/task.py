@@ -42,11 +42,11 @@ class MathTask:
         return MATH
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """Right where the boxed answer equals the reference; a comparison that hangs is "time-out"."""
+        """Correct if the boxed answer equals the reference; a comparison that hangs is a "time-out"."""
         return self.verify_many([(problem, completion_text)])[0]
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Verdicts in order; each different hard comparison is made once, side by side."""
+        """Return verdicts in order; each different hard comparison is made once, side by side."""
         verdicts: list[Verdict | None] = []
         hard: dict[int, tuple[str, str]] = {}
         for place, (problem, text) in enumerate(pairs):
@@ -58,7 +58,7 @@ class MathTask:
         return [verdict or settled[hard[place]] for place, verdict in enumerate(verdicts)]
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
-        """By the arithmetic that the text claims itself; the reference is not looked at."""
+        """Recompute the plain equalities of the text; the reference is not used."""
         return check_equalities(completion_text)
 
     def _compare_all(self, hard: list[tuple[str, str]]) -> dict[tuple[str, str], Verdict]:
@@ -71,7 +71,7 @@ class MathTask:
 
 
 def quick_verdict(reference: str, answer: str) -> Verdict | None:
-    """The verdict where notation or plain arithmetic settles it; None where mathematics is needed."""
+    """Return the verdict if notation or plain arithmetic decides it; None if mathematics is needed."""
     if not answer:
         return Verdict(False, "no answer")
     if len(answer) > _MAX_ANSWER_CHARACTERS:
@@ -90,5 +90,5 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
 
 
 def _reference(answer: str) -> str:
-    """The bare reference: some data sets keep it in a box."""
+    """Return the bare reference: some data sets keep it in a box."""
     return last_boxed(answer) or answer

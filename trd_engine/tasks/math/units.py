@@ -1,6 +1,6 @@
-r"""Words behind a number: which are part of its value, and which units are the same.
+r"""Words behind a number: which of them are part of its value, and which units are the same.
 
-Parsers of mathematics pass over all of them, and would take ``10\text{ million}`` for 10 and 5 cm for 5 m.
+Parsers of mathematics ignore them all: they would read ``10\text{ million}`` as 10, and 5 cm as 5 m.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _PLURAL = re.compile(r"(?:(?<=x)|(?<=ss)|(?<=[cs]h))es$|(?<=\w\w[^s])s$")
 
 
 def spell_out_factors(answer: str) -> str:
-    r"""The LaTeX of an answer with ``\text{ million}`` as a factor, and ``\mathrm{i}`` as the bare symbol."""
+    r"""Return the LaTeX of an answer with ``\text{ million}`` as a factor, and ``\mathrm{i}`` as the bare symbol."""
     answer = _FACTORS.sub(_as_factor, answer)
     return _SYMBOL.sub(lambda match: " \\pi " if match.group(1) == "pi" else f" {match.group(1)}", answer)
 
 
 def differ_in_units(one: str, other: str) -> bool:
-    r"""True for two answers, their wrappers all ``\text``, with a unit of measurement each that the other does not say.
+    r"""Return True if each of two answers, their wrappers all ``\text``, has a unit that the other lacks.
 
     Words that are no such unit say nothing: "people" may be "persons".
     """
@@ -66,7 +66,7 @@ def _as_factor(match: re.Match[str]) -> str:
 
 
 def _unit(answer: str) -> frozenset[str]:
-    """The words of an answer's unit, each in one form; none where there is no unit."""
+    """Return the words of an answer's unit, each in one form; none if there is no unit."""
     found = UNIT.search(answer)
     if found is None:
         return frozenset()
@@ -79,7 +79,7 @@ def _unit(answer: str) -> frozenset[str]:
 
 
 def _parts(units: frozenset[str]) -> list[str]:
-    """The units with those behind a stroke apart."""
+    """Return the units, those on both sides of a slash separately."""
     return [part for unit in units for part in ([unit] if unit in _SYMBOLS else unit.split("/"))]
 
 

@@ -74,7 +74,7 @@ Attack = Callable[[str, Sequence[Any]], list[str]]
 
 
 def successful_attacks(run: Attack) -> list[str]:
-    """What a hostile program could do, in words; nothing, where the sandbox holds."""
+    """Return what a hostile program could do, in words; nothing, if the sandbox holds."""
     with tempfile.TemporaryDirectory(prefix="trd-canary-") as folder, socket.socket() as listener:
         secret = Path(folder) / "secret"
         secret.write_text("canary")

@@ -1,6 +1,6 @@
 """The untrusted side: one case of a program, in a process that is already confined.
 
-Nothing here decides anything. What leaves the process is compared outside, where the expected output is;
+Nothing here decides anything. What leaves the process is compared outside, where the expected output is kept;
 only a test script, which must share the program's process, says itself that it passed, with a key that it
 reads after its last line. A program that sets out to fool its own test script can; it cannot do harm.
 """
@@ -76,7 +76,7 @@ def _exit_code_of(run: Callable[[], None]) -> int:
 
 
 def _end_script(module: types.ModuleType, code: int) -> int:
-    """What Python does at a script's end, as much of it as may print: threads, exit handlers, files left open."""
+    """Do what Python does at a script's end, as far as it may print: threads, exit handlers, files left open."""
     _try(threading._shutdown)  # type: ignore[attr-defined]
     _try(atexit._run_exitfuncs)
     code = _flush(code)
@@ -97,7 +97,7 @@ def _try(action: Callable[[], object]) -> None:
 
 
 def _entry_point(module: types.ModuleType, name: str) -> Any:
-    """A function of the program, or a method of the class `Solution`, as LeetCode has it."""
+    """Return a function of the program, or a method of the class `Solution`, as LeetCode has it."""
     if hasattr(module, name):
         return getattr(module, name)
     if hasattr(module, "Solution"):

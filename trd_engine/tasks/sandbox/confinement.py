@@ -34,7 +34,7 @@ class Confinement:
 
 
 def candidates() -> list[Confinement]:
-    """What may work on this machine, the strongest first; `runner.find_confinement` tries them."""
+    """Return what may work on this machine, the strongest first; `runner.find_confinement` tries them."""
     if not sys.platform.startswith("linux") or not seccomp.is_supported():
         return []
     version = kernel.landlock_version()
@@ -71,7 +71,7 @@ def give_up_privileges(confinement: Confinement) -> None:
 
 
 def counts_threads(confinement: Confinement) -> bool:
-    """Whether the limit on threads will hold for the program; asked before `leave_machine`.
+    """Return whether the limit on threads will hold for the program; asked before `leave_machine`.
 
     The kernel does not count what the machine's root starts, whatever it is called in a user namespace.
     """

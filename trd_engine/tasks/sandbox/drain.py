@@ -21,7 +21,7 @@ class Pipe:
         self.data = bytearray()
 
     def text(self) -> str:
-        """What was read, as text."""
+        """Return what was read, as text."""
         return self.data.decode("utf-8", "replace")
 
 
@@ -67,7 +67,7 @@ def _read_all(selector: selectors.BaseSelector, deadline: float, watched: Path |
 
 
 def _num_bytes(folder: Path) -> int:
-    """Bytes of the files in a folder that is being changed while we look."""
+    """Return bytes of the files in a folder that is being changed while we look."""
     total, folders = 0, [str(folder)]
     while folders:  # no recursion: programs nest deeper than it goes
         with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed meanwhile

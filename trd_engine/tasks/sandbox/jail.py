@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _run(jail: _Jail, case: Mapping[str, Any], max_output_bytes: int) -> dict[str, Any]:
-    """One case in a child of its own: its status, what it printed or returned, and its error."""
+    """Run one case in a child process; return its status, what it printed or returned, and its error."""
     output, error = Pipe(max_output_bytes), Pipe(_ERROR_BYTES)
     result = Pipe(max(max_output_bytes, cases.KEY_BYTES))
     key_reader, key_writer = os.pipe()

@@ -101,7 +101,7 @@ def set_seccomp_filter(instructions: list[tuple[int, int, int, int]]) -> None:
 
 
 def landlock_version() -> int:
-    """Version of the kernel's Landlock interface; 0 where there is none."""
+    """Version of the kernel's Landlock interface; 0 if there is none."""
     try:
         return _syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1)
     except OSError:
@@ -109,7 +109,7 @@ def landlock_version() -> int:
 
 
 def landlock_ruleset(handled_access: int) -> int:
-    """A descriptor of a new rule set that forbids the given kinds of access everywhere."""
+    """Return a descriptor of a new rule set that forbids the given kinds of access everywhere."""
     attributes = struct.pack("=Q", handled_access)
     return _syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
 

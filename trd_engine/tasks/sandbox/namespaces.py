@@ -21,7 +21,7 @@ def enter_namespaces(*, as_user: bool) -> None:
     """Leave the machine's namespaces; children are in a process namespace of their own.
 
     `as_user` makes a user namespace first, in which an unprivileged process may do the rest; without it
-    the process must be root. Raises OSError where the kernel does not allow it.
+    the process must be root. Raises OSError if the kernel does not allow it.
     """
     user, group = os.getuid(), os.getgid()
     kernel.unshare(_NEW | (kernel.CLONE_NEWUSER if as_user else 0))

@@ -52,7 +52,7 @@ def load_prelude() -> None:
 
 
 def builtin_names(program: str) -> dict[str, Any]:
-    """What is to be the program's `__builtins__`."""
+    """Return what is to be the program's `__builtins__`."""
     names = dict(_imported())
     if "np." in program:  # TACO's; too slow to import for programs that do without
         with suppress(ImportError):

@@ -91,16 +91,16 @@ def run_program(
 
 
 def whole_replies(output: bytes) -> list[CaseResult]:
-    """The replies in a sandbox's output; the end of one that was killed while it wrote is none."""
+    """Return the replies in a sandbox's output; the end of one that was killed while it wrote is none."""
     whole, _, _ = output.rpartition(b"\n")
     return [CaseResult(**json.loads(line)) for line in whole.splitlines()]
 
 
 @functools.cache
 def find_confinement() -> Confinement:
-    """The strongest layers that this machine allows and that hold: each candidate is attacked first.
+    """Return the strongest layers that this machine allows and that hold: each candidate is attacked first.
 
-    Raises SpecError where none holds, with what went through.
+    Raises SpecError if none holds, with what went through.
     """
     reasons = []
     for confinement in candidates():

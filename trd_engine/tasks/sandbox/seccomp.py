@@ -35,7 +35,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def is_supported() -> bool:
-    """Whether this machine's system call numbers are known here."""
+    """Return whether this machine's system call numbers are known here."""
     return os.uname().machine in _AUDIT_ARCH
 
 
@@ -46,7 +46,7 @@ def restrict_system_calls(*, allow_threads: bool) -> None:
 
 
 def build_filter(machine: str, process_id: int, *, allow_threads: bool) -> list[Instruction]:
-    """The filter as BPF instructions; `process_id` is the only one that signals may go to."""
+    """Return the filter as BPF instructions; `process_id` is the only one that signals may go to."""
     program: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_IF_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
@@ -86,6 +86,6 @@ def _if_set(argument: int, bits: int) -> list[Instruction]:
 
 
 def _if_one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
-    """The lower half decides: the kernel reads these arguments as 32-bit integers."""
+    """Compare the lower half alone: the kernel reads these arguments as 32-bit integers."""
     compare = [(_JUMP_IF_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
     return [(_LOAD, 0, 0, 16 + 8 * argument), *compare, (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]

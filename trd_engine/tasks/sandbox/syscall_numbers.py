@@ -1,4 +1,4 @@
-"""System call numbers, as (x86_64, aarch64); None where an architecture has no such call.
+"""System call numbers, as (x86_64, aarch64); None if an architecture has no such call.
 
 Source: the kernel's arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 """

@@ -1,4 +1,4 @@
-"""The child side of `guarded_process`: answers requests on standard input until it ends.
+"""The child side of `pool`: answers requests on standard input until it ends.
 
 Runs libraries that evaluate expressions out of a model's text, some by Python's own `eval`: it puts itself
 under the sandbox's layers, keeps limits and holds nothing worth taking.
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         verify = _load(name)
         _limit_self()
-    except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is told instead of a greeting
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is reported instead of a greeting
         _write(replies, {"failure": f"{type(error).__name__}: {error}"[:5000]})
         return
     _write(replies, {"ready": True})
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _claim_standard_output() -> BinaryIO:
-    """A private copy of standard output, whose own descriptor is silenced: libraries may print."""
+    """Return a private copy of standard output, whose own descriptor is silenced: libraries may print."""
     replies = os.fdopen(os.dup(1), "wb")
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)

@@ -46,13 +46,13 @@ TIME_OUT: Literal["time-out"] = "time-out"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a call came to: a value, or why there is none ("time-out", "error: …")."""
+    """The result of a call: a value, or the reason why there is none ("time-out", "error: …")."""
 
     value: Any = None
     failure: str | None = None
 
     def failed_verdict(self) -> Verdict | None:
-        """The verdict where there is no value; None where there is one."""
+        """Return the verdict if there is no value; None if there is one."""
         if self.failure is None:
             return None
         return Verdict(False, self.failure, TIME_OUT if self.failure == TIME_OUT else "error")
@@ -69,7 +69,7 @@ class GuardedPool:
             self._idle.put(worker)
 
     def call(self, request: dict[str, Any]) -> Reply:
-        """The reply to one request; waits for a free worker first. Raises `VerifierUnavailableError`."""
+        """Return the reply to one request; waits for a free worker first. Raises `VerifierUnavailableError`."""
         worker = self._idle.get()
         try:
             return worker.call(request)
@@ -77,7 +77,7 @@ class GuardedPool:
             self._idle.put(worker)
 
     def map(self, requests: Sequence[dict[str, Any]]) -> list[Reply]:
-        """One reply a request, in order."""
+        """Return one reply a request, in order."""
         if len(requests) <= 1:
             return [self.call(request) for request in requests]
         with ThreadPoolExecutor(min(self._num_workers, len(requests))) as threads:
@@ -96,7 +96,7 @@ _pools_lock = threading.Lock()
 
 
 def shared_pool(verifier: str, limit_seconds: float) -> GuardedPool:
-    """The pool of this process for a verifier; ended at exit."""
+    """Return the pool of this process for a verifier; ended at exit."""
     with _pools_lock:
         key = verifier, limit_seconds
         if key not in _pools:
@@ -146,7 +146,7 @@ class _Worker:
         return self._process
 
     def _started(self, *, is_last_try: bool = False) -> subprocess.Popen[bytes] | None:
-        """A child that has greeted; None where it did not, and on the last try `VerifierUnavailableError`."""
+        """Return a child that has greeted; None if it did not, and on the last try `VerifierUnavailableError`."""
         arguments = [str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds)]
         try:
             self._process = subprocess.Popen(
@@ -170,8 +170,8 @@ class _Worker:
         if not is_last_try:
             return None
         raise VerifierUnavailableError(
-            f"the verifier {self._verifier!r} does not start: {problem}; without it every answer would be wrong. "
-            "Mend the installation or free memory, and go on from the newest checkpoint"
+            f"the verifier {self._verifier!r} does not start: {problem}; without it every answer would count as wrong. "
+            "Repair the installation or free memory, then resume from the newest checkpoint"
         )
 
 
@@ -181,7 +181,7 @@ def _send(process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
 
 
 def _receive(process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
-    """The next line of the child, as JSON; raises TimeoutError, EOFError or ValueError."""
+    """Return the next line of the child, as JSON; raises TimeoutError, EOFError or ValueError."""
     assert process.stdout is not None
     deadline = time.monotonic() + limit_seconds
     line = b""

@@ -75,13 +75,13 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
 
 
 def test_too_few_gpus_are_told() -> None:
-    with pytest.raises(DeviceUnavailableError, match="need 6 GPUs, and 5 are visible"):
+    with pytest.raises(DeviceUnavailableError, match="need 6 GPUs, but 5 are visible"):
         sampler_devices(SamplingConfig.model_validate(APART), list("01234"), local_rank=1, num_local=2)
 
 
 def test_devices_of_the_samplers_are_refused_and_memory_ignored_on_a_cpu(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=8, heldout=4)
-    with pytest.raises(SpecError, match=r"sampling\.placement = separate: it is for vLLM on GPUs, .* on cpu"):
+    with pytest.raises(SpecError, match=r"sampling\.placement = separate: only vLLM on GPUs supports it, .* on cpu"):
         run(parse_config(spec(data, sampling={"max_prompt_tokens": 64, "max_new_tokens": 96, **APART})), tmp_path / "a")
     sampling = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 8, "gpu_memory_utilization": 0.4}
     run(parse_config(spec(data, sampling=sampling)), tmp_path / "b")

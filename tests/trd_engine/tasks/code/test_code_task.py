@@ -37,7 +37,7 @@ def test_code_tasks_are_off_until_the_operator_turns_them_on(monkeypatch: pytest
     for value in (None, "0", "yes"):
         if value is not None:
             monkeypatch.setenv("TRD_ENABLE_CODE_TASKS", value)
-        with pytest.raises(SpecError, match="its operator turns it on with TRD_ENABLE_CODE_TASKS=1"):
+        with pytest.raises(SpecError, match="its operator can enable it with TRD_ENABLE_CODE_TASKS=1"):
             load_task("code")
     monkeypatch.setenv("TRD_ENABLE_CODE_TASKS", "1")
     assert load_task("code").verify(ADDING, fenced("print(sum(map(int, input().split())))")).correct
