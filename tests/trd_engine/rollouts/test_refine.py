@@ -53,5 +53,5 @@ def test_a_run_on_the_mended_ones_takes_the_steps_of_a_run_on_all(tmp_path: Path
 
 
 def test_nothing_is_kept_of_what_is_not_refined(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"refine.keep fail_to_pass needs mode trd"):
+    with pytest.raises(SpecError, match=r"refine\.keep = fail_to_pass: mode opd refines nothing"):
         parse_config(spec(tmp_path, mode="opd", loss={}, refine={"keep": "fail_to_pass"}))
