@@ -134,6 +134,19 @@ def require_success(response: httpx.Response) -> None:
     raise UnexpectedAnswerError(f"{response.request.url}: unexpected status {response.status_code}")
 
 
+def store_request(response: httpx.Response) -> httpx.Request:
+    """Return the request that a redirect of a download asks for.
+
+    It goes to the service's store, whose URL itself grants access: the API key stays here. So does ``If-Range``, which
+    names an entity tag of the service; the service has compared it before it redirects.
+    """
+    sent = response.request
+    headers = {name: sent.headers[name] for name in ("accept-encoding", "range", "user-agent") if name in sent.headers}
+    return httpx.Request(
+        "GET", sent.url.join(response.headers["location"]), headers=headers, extensions=sent.extensions
+    )
+
+
 def _refusal(response: httpx.Response) -> Refusal:
     headers = response.headers
     try:

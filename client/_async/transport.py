@@ -17,6 +17,7 @@ from client.call import (
     parsed_response,
     require_success,
     retry_policy,
+    store_request,
     translated_errors,
 )
 from client.settings import ClientSettings
@@ -53,14 +54,25 @@ class AsyncTransport:
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """Yield the response before its body is read; raises as `send` does, without retries."""
+        """Yield the response before its body is read; raises as `send` does, without retries.
+
+        A redirect to the store, see `client.call.store_request`, is followed.
+        """
         timeout = http_timeout(self.settings, call.read_seconds)
         with translated_errors(self.settings.url):
-            async with self._http.stream(**call.request(), timeout=timeout) as response:
+            response = await self._http.send(self._http.build_request(**call.request(), timeout=timeout), stream=True)
+            try:
+                if response.status_code == httpx.codes.TEMPORARY_REDIRECT:
+                    await response.aclose()
+                    request = store_request(response)
+                    with translated_errors(f"the store at {request.url.host}"):
+                        response = await self._http.send(request, stream=True)
                 if not response.is_success:
                     await response.aread()
                     require_success(response)
                 yield response
+            finally:
+                await response.aclose()
 
     async def walk(
         self,

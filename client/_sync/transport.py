@@ -19,6 +19,7 @@ from client.call import (
     parsed_response,
     require_success,
     retry_policy,
+    store_request,
     translated_errors,
 )
 from client.settings import ClientSettings
@@ -55,14 +56,25 @@ class Transport:
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """Yield the response before its body is read; raises as `send` does, without retries."""
+        """Yield the response before its body is read; raises as `send` does, without retries.
+
+        A redirect to the store, see `client.call.store_request`, is followed.
+        """
         timeout = http_timeout(self.settings, call.read_seconds)
         with translated_errors(self.settings.url):
-            with self._http.stream(**call.request(), timeout=timeout) as response:
+            response = self._http.send(self._http.build_request(**call.request(), timeout=timeout), stream=True)
+            try:
+                if response.status_code == httpx.codes.TEMPORARY_REDIRECT:
+                    response.close()
+                    request = store_request(response)
+                    with translated_errors(f"the store at {request.url.host}"):
+                        response = self._http.send(request, stream=True)
                 if not response.is_success:
                     response.read()
                     require_success(response)
                 yield response
+            finally:
+                response.close()
 
     def walk(
         self,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from client import AsyncClient, Client
+from client.call import store_request
 from client.downloads import PartialFile, wanted_files
-from client.errors import DownloadError, NotFoundError
+from client.errors import ConnectionFailedError, DownloadError, NotFoundError
+from contract.database import Database
 from contract.views.checkpoints import CheckpointFileView
-from tests.client.breaking_proxy import BreakingProxy
+from tests.client.breaking_proxy import BreakingProxy, breaking_proxy
 from tests.client.conftest import RunningService
-from tests.service.conftest import ADMIN_KEY
-from tests.service.records import add_checkpoint
+from tests.servers import S3Server
+from tests.service.conftest import ADMIN_KEY, AUTHORIZED, write_model
+from tests.service.live_server import live_server
+from tests.service.records import add_checkpoint, submit
 
 MIB = 2**20
 FILES = {
@@ -167,3 +173,64 @@ def test_the_async_client_downloads_too(proxy: BreakingProxy, stored: str, tmp_p
 
     asyncio.run(use())
     assert contents(tmp_path) == FILES
+
+
+@pytest.fixture
+def presigning(tmp_path: Path, s3_url: str, s3_server: S3Server) -> Iterator[tuple[str, str, BreakingProxy]]:
+    """A service that redirects downloads to its store, its job with a checkpoint, and the relay before that store."""
+    for name in ("small", "small-teacher"):
+        write_model(tmp_path / "models" / name, context=40_960)
+    with breaking_proxy(s3_server.port) as store:
+        settings = {"TRD_PRESIGNED_DOWNLOADS": "1", "STORAGE_URL": s3_url, "TRD_MODELS": f"{tmp_path}/models/*"}
+        endpoint = {"AWS_ENDPOINT_URL": store.url, "TRD_API_KEY": ADMIN_KEY}
+        with live_server(tmp_path / "data", **settings, **endpoint) as server:
+            with httpx.Client(base_url=server.url, headers=AUTHORIZED) as client:
+                job_id = submit(client)
+            database = Database(f"sqlite:///{tmp_path / 'data' / 'trd.db'}")
+            add_checkpoint(database, s3_url, job_id, 7, FILES)
+            database.dispose()
+            yield server.url, job_id, store
+
+
+def test_a_redirect_to_the_store_is_followed_without_the_key_and_resumed(
+    presigning: tuple[str, str, BreakingProxy], tmp_path: Path
+) -> None:
+    url, job_id, store = presigning
+    with Client(url, ADMIN_KEY) as trd:
+        manifest = trd.checkpoints.manifest(job_id)
+        before = store.num_answer_bytes
+        store.cut_all()
+        store.cut_after.extend([2 * MIB, MIB])
+        counted: list[int] = []
+        trd.checkpoints.download(manifest, tmp_path / "sync", num_parallel=1, on_bytes=counted.append)
+        assert contents(tmp_path / "sync") == FILES
+        assert sum(counted) == manifest.num_bytes
+        fetched = store.num_answer_bytes - before
+        assert manifest.num_bytes <= fetched < manifest.num_bytes + MIB // 2, "all came from the store, and once"
+
+    async def use() -> None:
+        async with AsyncClient(url, ADMIN_KEY) as trd:
+            await trd.checkpoints.download(manifest, tmp_path / "async", num_parallel=2)
+
+    asyncio.run(use())
+    assert contents(tmp_path / "async") == FILES
+
+
+def test_a_store_that_clients_cannot_reach_is_named(
+    presigning: tuple[str, str, BreakingProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, job_id, _ = presigning
+    monkeypatch.setattr("client.downloads.MAX_FAILURES", 0)
+    monkeypatch.setattr("client._sync.transport.store_request", lambda _: httpx.Request("GET", "http://127.0.0.1:1/x"))
+    with Client(url, ADMIN_KEY) as trd, pytest.raises(ConnectionFailedError, match=r"the store at 127\.0\.0\.1 cannot"):
+        trd.checkpoints.download(trd.checkpoints.manifest(job_id), tmp_path)
+
+
+def test_the_store_gets_the_range_and_nothing_of_ours() -> None:
+    sent = {"authorization": "Bearer key", "range": "bytes=5-", "if-range": '"x"', "accept-encoding": "identity"}
+    request = httpx.Request("GET", "https://api/jobs/j/f", headers=sent, extensions={"timeout": {"read": 1.0}})
+    redirect = httpx.Response(307, headers={"location": "https://store/f?X-Amz-Signature=1"}, request=request)
+    asked = store_request(redirect)
+    assert str(asked.url) == "https://store/f?X-Amz-Signature=1"
+    assert dict(asked.headers) == {"host": "store", "accept-encoding": "identity", "range": "bytes=5-"}
+    assert asked.extensions == request.extensions
