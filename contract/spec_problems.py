@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 MAX_PROBLEMS = 100
@@ -27,10 +27,10 @@ class FieldProblem:
     """Field, value and remedy, in one sentence."""
 
 
-def field_problems(error: ValidationError, model: type[BaseModel]) -> list[FieldProblem]:
-    """The first `MAX_PROBLEMS` problems in `error`, in the order of the fields, one a field."""
+def field_problems(errors: Sequence[ErrorDetails], model: type[BaseModel]) -> list[FieldProblem]:
+    """Return the first `MAX_PROBLEMS` problems of a `ValidationError` in the order of the fields, one per field."""
     problems: dict[str, FieldProblem] = {}
-    for details in error.errors(include_url=False):
+    for details in errors:
         problem = _describe(details, model, suggests=len(problems) < MAX_SUGGESTIONS)
         problems.setdefault(problem.param, problem)
         if len(problems) == MAX_PROBLEMS:
@@ -48,8 +48,13 @@ def _describe(details: ErrorDetails, model: type[BaseModel], *, suggests: bool) 
         return FieldProblem(param, f"{param}: unknown field{suggestion}")
     if details["type"] == "missing":
         return FieldProblem(param, f"{param}: this field is required")
-    reason = details["msg"][:1].lower() + details["msg"][1:]
+    message = "Input should be an object" if details["type"] in _NO_OBJECT else details["msg"]
+    reason = message[:1].lower() + message[1:]
     return FieldProblem(param, f"{param or 'body'} = {_shown(details['input'])}: {reason}")
+
+
+_NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
+"""Errors whose own messages name Python's types."""
 
 
 def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:

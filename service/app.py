@@ -22,11 +22,12 @@ from contract.storage import Storage
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate
+from service.bodies import invalid_request
 from service.context import ServiceContext
 from service.datasets.service import DatasetService
 from service.db import migrate
 from service.enqueue import Doorbell
-from service.errors import error_response, invalid_parameters
+from service.errors import error_response
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
 from service.jobs.service import JobService
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_routes(app)
     app.openapi = lambda: _remembered_openapi(app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_exception_handler(RequestValidationError, _refuse_invalid)
     # The last one added is the outermost.
     app.add_middleware(RateLimiter, per_minute=settings.max_requests_per_minute)
     app.add_middleware(KeyGate, keys=lambda: app.state.context.keys)
@@ -161,9 +162,9 @@ def _refuse(request: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-def _refuse_parameters(_request: Request, error: Exception) -> JSONResponse:
+def _refuse_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), "registered for nothing else"
-    return error_response(invalid_parameters(error))
+    return error_response(invalid_request(error, request.scope["route"]))
 
 
 app = create_app(Settings.from_environment())

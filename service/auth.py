@@ -1,12 +1,12 @@
-"""Who is asking: a bearer key on every path but the public ones, and what a key may do.
+"""Authentication by a bearer key on every path but the public ones, and what each key may do.
 
-The gate is a middleware around the whole application, so that a router that is added later, or a path
-that does not exist, is behind it too.
+The gate is a middleware around the whole application, so routers that are added later and paths that do not exist are
+behind it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -20,7 +20,7 @@ from contract.views.keys import KeyScope
 from service.errors import AuthenticationError, PermissionDeniedError, error_response
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""Answered without a key: two probes that show nothing, and a document that is the same for all."""
+"""Answered without a key: two probes that reveal nothing, and a document that is the same for everybody."""
 
 
 _INCLUDED = {
@@ -32,31 +32,31 @@ _INCLUDED = {
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose key it is. An owner sees what was made with any of their keys, and nothing else."""
+    """The owner of a request's key. An owner sees what was created with any of their keys, and nothing else."""
 
     key_id: str
     owner: str
     scopes: frozenset[KeyScope]
 
     def may(self, scope: KeyScope) -> bool:
-        """True where one of the key's scopes includes `scope`."""
+        """Return True if one of the key's scopes includes `scope`."""
         return any(scope in _INCLUDED[held] for held in self.scopes)
 
 
 class Keys(Protocol):
-    """Where keys are known."""
+    """A store of keys."""
 
     def find(self, key: str) -> Caller | None:
-        """Whose key it is, if it is one and is not revoked."""
+        """Return the owner of a valid key, else None."""
         ...
 
     def find_cached(self, key: str) -> Caller | None:
-        """The same from memory, without waiting; None where memory does not know."""
+        """Return the owner if the key is cached, without waiting; else None."""
         ...
 
 
 class KeyGate:
-    """Lets a request through with its `Caller` in ``request.state.caller``."""
+    """Middleware: puts the `Caller` into ``request.state.caller``, or answers 401."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
         self._app = app
@@ -76,27 +76,31 @@ class KeyGate:
     async def _identify(self, headers: Headers) -> Caller:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise AuthenticationError("no key: send it as 'authorization: Bearer <key>'", code="missing_api_key")
+            raise AuthenticationError(
+                "there is no key: send it as 'authorization: Bearer <key>'", code="missing_api_key"
+            )
         keys = self._keys()
         caller = keys.find_cached(key.strip()) or await run_in_threadpool(keys.find, key.strip())
         if caller is None:
-            raise AuthenticationError("the key is not known here, or was revoked")
+            raise AuthenticationError("the key is unknown or revoked")
         return caller
 
 
-def require(scope: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, whose key must include `scope`."""
+@dataclass(frozen=True)
+class RequireScope:
+    """Dependency: the caller, whose key must include `scope`."""
 
-    async def caller(request: Request) -> Caller:  # waits for nothing, and takes no thread
+    scope: KeyScope
+
+    async def __call__(self, request: Request) -> Caller:  # a coroutine, so that it takes no thread
+        """Return the caller; raise `PermissionDeniedError`."""
         found: Caller = request.state.caller
-        if not found.may(scope):
+        if not found.may(self.scope):
             held = ", ".join(sorted(found.scopes)) or "none"
-            raise PermissionDeniedError(f"this call needs a key with scope {scope}; this one has {held}")
+            raise PermissionDeniedError(f"this call needs a key with scope {self.scope}; this key has {held}")
         return found
 
-    return caller
 
-
-Reader = Annotated[Caller, Depends(require(KeyScope.READ))]
-Submitter = Annotated[Caller, Depends(require(KeyScope.SUBMIT))]
-Admin = Annotated[Caller, Depends(require(KeyScope.ADMIN))]
+Reader = Annotated[Caller, Depends(RequireScope(KeyScope.READ))]
+Submitter = Annotated[Caller, Depends(RequireScope(KeyScope.SUBMIT))]
+Admin = Annotated[Caller, Depends(RequireScope(KeyScope.ADMIN))]

@@ -1,90 +1,103 @@
-"""Reading a JSON body: its media type, its depth, and its validation into messages a user can act on."""
+"""What is read from a request and checked: JSON bodies, and the errors of FastAPI's validation."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Annotated, Any, NoReturn, TypeVar
 
+from fastapi import Depends
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import Response
 
-from contract.spec_problems import MAX_PROBLEMS, field_problems
+from contract.spec_problems import MAX_PROBLEMS, FieldProblem, field_problems
+from service.auth import RequireScope
 from service.errors import InvalidRequestError, MediaTypeError
 
 MAX_BODY_DEPTH = 32
 SMALL_BODY_BYTES = 2**14
-"""Up to here a body is read between two other requests: a thread costs as much, and a full spec is smaller."""
+"""Bodies up to this size are parsed on the event loop: a thread costs as much, and a full spec is smaller."""
 
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
-# A string without an end takes the rest: a pattern that could fail there would be tried from every quote on.
+# An unterminated string takes the rest: a pattern that could fail there would be tried again from every quote.
 _BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Body(Generic[BodyModel]):
-    """A valid body."""
+class JsonRoute(APIRoute):
+    """A route whose JSON body is parsed strictly, see `parse_object`; FastAPI then validates the endpoint's typed
+    body parameter."""
 
-    value: BodyModel
-    document: dict[str, Any]
-    """As the client wrote it."""
-    sha256: str
-    """Of the document, whatever the order of its keys and its white space."""
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, which gets a `_JsonRequest` if the endpoint takes a body."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        is_required = self.body_field.field_info.is_required()
+        calls = [dependency.call for dependency in self.dependant.dependencies]
+        scopes = [call for call in calls if isinstance(call, RequireScope)]
 
+        async def handle_json(request: Request) -> Response:
+            for require in scopes:  # FastAPI reads the body before it runs dependencies
+                await require(request)
+            return await handle(_JsonRequest(request, is_required=is_required))
 
-def json_body(model: type[BodyModel], *, is_optional: bool = False) -> Callable[[Request], Awaitable[Body[BodyModel]]]:
-    """A dependency that reads a body of `model`; with `is_optional`, no body is an empty object."""
-
-    async def read(request: Request) -> Body[BodyModel]:
-        content = await request.body()
-        if not content and is_optional:
-            content = b"{}"
-        else:
-            _check_media_type(request)
-        if len(content) <= SMALL_BODY_BYTES:
-            return _body(model, content)
-        return await run_in_threadpool(_body, model, content)
-
-    return read
+        return handle_json
 
 
-def _body(model: type[BodyModel], content: bytes) -> Body[BodyModel]:
-    document = parse_object(content)
-    return Body(validated(model, document), document, document_sha256(document))
+class _JsonRequest(Request):
+    def __init__(self, request: Request, *, is_required: bool) -> None:
+        super().__init__(request.scope, request.receive)
+        self._is_required = is_required
+
+    async def body(self) -> bytes:
+        content = await super().body()
+        if content or self._is_required:
+            media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if not re.fullmatch(r"application/(.*\+)?json", media_type):
+                raise MediaTypeError(
+                    f"content-type = {media_type or 'none'}: the body must be JSON; send content-type: application/json"
+                )
+            if not content:
+                raise InvalidRequestError("the body is empty; send a JSON object", code="invalid_json")
+        return content
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            content = await super().body()
+            is_small = len(content) <= SMALL_BODY_BYTES
+            self._json = parse_object(content) if is_small else await run_in_threadpool(parse_object, content)
+        return self._json
 
 
-def openapi_body(model: type[BaseModel], *, is_optional: bool = False) -> dict[str, Any]:
-    """What a route that reads its body itself says of it in the OpenAPI document."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": not is_optional, "content": {"application/json": {"schema": schema}}}}
+async def _document(request: Request) -> dict[str, Any]:
+    document: dict[str, Any] = await request.json()
+    return document
 
 
-def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise MediaTypeError(
-            f"content-type = {media_type or 'none'}: the body must be JSON; send content-type: application/json",
-        )
+Document = Annotated[dict[str, Any], Depends(_document)]
+"""The JSON body as the client wrote it; parsed once for this and for the typed parameter."""
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """The JSON object in `content`; raises `InvalidRequestError` with the place of the fault."""
+    """Return the JSON object in `content`; raise `InvalidRequestError` that says where the error is."""
     if nests_deeper(content, MAX_BODY_DEPTH):
         raise InvalidRequestError(f"the body nests more than {MAX_BODY_DEPTH} levels deep", code="invalid_json")
     try:
         document = json.loads(content.decode(), parse_constant=_refuse_constant)
-    except ValueError as error:  # not UTF-8, too
+    except ValueError as error:  # also if the body is not UTF-8
         raise InvalidRequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(document).__name__}", code="invalid_json")
     if holds_unstorable_text(content, document):
         raise InvalidRequestError(
-            "the body holds \\u0000 or half a surrogate pair, which is no text; remove it", code="invalid_json"
+            "the body holds \\u0000 or half a surrogate pair, which is not valid text; remove it", code="invalid_json"
         )
     return document
 
@@ -94,7 +107,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def nests_deeper(content: bytes, max_depth: int) -> bool:
-    """True where objects and lists nest deeper, found without parsing: the parser recurses once a level."""
+    """Return True if objects and lists nest deeper. Does not parse: the parser recurses once for each level."""
     if content.count(b"[") + content.count(b"{") <= max_depth:
         return False
     depth = 0
@@ -110,14 +123,16 @@ def nests_deeper(content: bytes, max_depth: int) -> bool:
 
 
 def holds_unstorable_text(content: bytes, document: Any) -> bool:
-    """True where some text holds NUL or half a surrogate pair, which no database takes. Only escapes can
-    write them, so that a document without any is not searched."""
+    """Return True if a text holds NUL or half a surrogate pair, which no database accepts.
+
+    Only escapes can write them, so a document without escapes is not searched.
+    """
     return b"\\u" in content and holds_unstorable(document)
 
 
 def holds_unstorable(document: Any) -> bool:
-    """True where some text of a parsed document, or one of its keys, is none that a database takes."""
-    return any(map(_is_unstorable, _texts(document)))
+    """Return True if a text or a key of a parsed document is one that no database accepts."""
+    return any("\0" in text or any("\ud800" <= c <= "\udfff" for c in text) for text in _texts(document))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -132,35 +147,46 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _is_unstorable(text: str) -> bool:
-    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:
-    """`document` as `model`; raises `InvalidRequestError` that names the wrong fields."""
+    """Return `document` as `model`; raise `InvalidRequestError` that names the wrong fields."""
     try:
-        return model.model_validate_json(json.dumps(document))
+        return model.model_validate(document)
     except ValidationError as error:
-        raise invalid_fields(error, model) from error
+        raise _invalid(field_problems(error.errors(include_url=False), model), model) from error
 
 
-def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
-    """The refusal of a body whose fields are wrong: the first one in the message, up to `MAX_PROBLEMS` in
-    ``errors``."""
-    problems = field_problems(error, model)
+def invalid_request(error: RequestValidationError, route: APIRoute) -> InvalidRequestError:
+    """Return our error for what FastAPI's validation found in a path, query, header or body."""
+    details = error.errors()
+    body = [{**item, "loc": item["loc"][1:]} for item in details if item["loc"][0] == "body"]
+    if body:
+        assert route.body_field is not None, "only a route with a body has errors in it"
+        model: type[BaseModel] = route.body_field.field_info.annotation  # type: ignore[assignment]
+        return _invalid(field_problems(body, model), model)  # type: ignore[arg-type]
+    problems = []
+    for item in details:
+        param = ".".join(str(part) for part in item["loc"][1:])  # without query, path or header
+        reason = item["msg"][:1].lower() + item["msg"][1:]
+        shown = "" if item["type"] == "missing" else f" = {str(item['input'])[:80]}"
+        problems.append(FieldProblem(param, f"{param}{shown}: {reason}"))
+    return _invalid(problems)
+
+
+def _invalid(problems: list[FieldProblem], model: type[BaseModel] | None = None) -> InvalidRequestError:
+    """Put the first problem in the message, and up to `MAX_PROBLEMS` in ``errors``."""
     num_more = len(problems) - 1
     more = f" (and {num_more} more {'fault' if num_more == 1 else 'faults'}, in errors)" if num_more else ""
     if len(problems) == MAX_PROBLEMS:
         more = f" (and at least {num_more} more faults, the first {MAX_PROBLEMS} in errors)"
     return InvalidRequestError(
-        problems[0].message + more,
-        code="invalid_spec" if model.__name__ == "JobSpec" else "invalid_value",
+        problems[0].message + (more if model is not None else ""),
+        code="invalid_spec" if model is not None and model.__name__ == "JobSpec" else "invalid_value",
         param=problems[0].param or None,
         errors=[{"param": problem.param or None, "message": problem.message} for problem in problems],
     )
 
 
 def document_sha256(document: dict[str, Any]) -> str:
-    """A digest of a JSON document that does not change with key order and white space."""
+    """Return a digest of a JSON document that does not depend on the order of keys and white space."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,39 +1,38 @@
-"""Every way in which a request is refused, as one tree, and the one shape in which a client sees it.
+"""All errors of the API as one tree, and the one shape in which a client sees them.
 
 ApiError                        status, stable code, message, the parameter at fault
 ├── InvalidRequestError         422  a value that cannot be accepted
-│   └── BadRequestError         400  the same, under /v1
-├── AuthenticationError         401  no key, or not one of ours
+│   └── BadRequestError         400  the same under /v1
+├── AuthenticationError         401  no key, or an unknown one
 ├── PermissionDeniedError       403  a key without the scope
-├── NotFoundError               404  nothing there, or another owner's
-├── ConflictError               409  not in this state
-├── InFlightError               409  the same request is being answered
+├── NotFoundError               404  no such object, or another owner's
+├── ConflictError               409  not in the object's state
+├── InFlightError               409  the same request is in progress
 ├── PayloadTooLargeError        413
 ├── MediaTypeError              415
 ├── RangeError                  416
-├── QuotaError                  429  the owner has enough already
-├── RateLimitError              429  the key asks too often
+├── QuotaError                  429  the owner's quota is used up
+├── RateLimitError              429  too many requests with the key
 └── UnavailableError            503
 
-The body is always ``{"error": {"message", "type", "param", "code"}}``, with ``errors`` beside them
-where a request has several faults.
+The body is always ``{"error": {"message", "type", "param", "code"}}``, and has ``errors`` too if several parameters
+are invalid. Endpoints declare their errors with `raises`; the OpenAPI document follows from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 NO_RETRY = {"x-should-retry": "false"}
-"""The `openai` client retries every 409 and 429 unless it is told not to."""
+"""The `openai` client retries every 409 and 429 unless this header says no."""
 
 
 class ApiError(HTTPException):
-    """A refusal. It is an `HTTPException` so that no layer of the framework wraps it in another."""
+    """Base class. An `HTTPException`, so that no layer of the framework wraps it in another."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -56,7 +55,7 @@ class ApiError(HTTPException):
 
 
 class InvalidRequestError(ApiError):
-    """A value that cannot be accepted: the message names the field, the value and the remedy."""
+    """A value is invalid: the body names the field, the value and the remedy, and all faults in errors."""
 
     status = 422
     type = "invalid_request_error"
@@ -64,18 +63,18 @@ class InvalidRequestError(ApiError):
 
 
 class BadRequestError(InvalidRequestError):
-    """A value that cannot be accepted, as the `openai` client's users know it."""
+    """A value is invalid: the body names the field, the value and the remedy, and all faults in errors."""
 
     status = 400
 
     @classmethod
     def like(cls, error: InvalidRequestError) -> Self:
-        """The same refusal."""
+        """Return the same error with status 400."""
         return cls(error.message, code=error.code, param=error.param, headers=error.headers, errors=error.errors)
 
 
 class AuthenticationError(ApiError):
-    """No key, or not one of ours."""
+    """There is no key, or it is unknown or revoked."""
 
     status = 401
     type = "authentication_error"
@@ -86,7 +85,7 @@ class AuthenticationError(ApiError):
 
 
 class PermissionDeniedError(ApiError):
-    """A key that lacks the scope."""
+    """The key lacks the scope."""
 
     status = 403
     type = "permission_error"
@@ -94,7 +93,7 @@ class PermissionDeniedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """Nothing there. Another owner's object looks the same."""
+    """There is no such object, or it is another owner's."""
 
     status = 404
     type = "invalid_request_error"
@@ -102,7 +101,7 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """Not possible in the object's state; trying again would not help."""
+    """The object's state does not allow this; sending the request again does not help."""
 
     status = 409
     type = "conflict_error"
@@ -113,7 +112,7 @@ class ConflictError(ApiError):
 
 
 class InFlightError(ApiError):
-    """A request with the same idempotency key has no answer yet: after a moment, the same request gets it."""
+    """A request with the same Idempotency-Key is in progress: send this one again in a moment."""
 
     status = 409
     type = "conflict_error"
@@ -121,14 +120,14 @@ class InFlightError(ApiError):
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"Idempotency-Key = {key}: a request with it is being answered; send it again in a second",
+            f"Idempotency-Key = {key}: a request with this key is in progress; send it again in a second",
             param="Idempotency-Key",
             headers={"x-should-retry": "true", "retry-after": "1"},
         )
 
 
 class PayloadTooLargeError(ApiError):
-    """More bytes, rows or headers than the operator allows."""
+    """There are more bytes, rows or headers than the operator allows."""
 
     status = 413
     type = "invalid_request_error"
@@ -136,7 +135,7 @@ class PayloadTooLargeError(ApiError):
 
 
 class MediaTypeError(ApiError):
-    """A body of a kind that the call does not take."""
+    """The call does not accept this kind of body."""
 
     status = 415
     type = "invalid_request_error"
@@ -144,7 +143,7 @@ class MediaTypeError(ApiError):
 
 
 class RangeError(ApiError):
-    """A byte range that the file does not have."""
+    """The file does not have this byte range."""
 
     status = 416
     type = "invalid_request_error"
@@ -152,7 +151,7 @@ class RangeError(ApiError):
 
 
 class QuotaError(ApiError):
-    """The owner has as much as the operator grants."""
+    """The owner's quota is used up."""
 
     status = 429
     type = "quota_error"
@@ -163,7 +162,7 @@ class QuotaError(ApiError):
 
 
 class RateLimitError(ApiError):
-    """The key asks too often: after a while the same request is answered."""
+    """The key sends too many requests: retry-after says how long to wait."""
 
     status = 429
     type = "rate_limit_error"
@@ -178,39 +177,47 @@ class UnavailableError(ApiError):
     default_code = "unavailable"
 
 
-def invalid_parameters(error: RequestValidationError) -> InvalidRequestError:
-    """The refusal of what the framework found wrong with a path, a query or a header."""
-    problems = []
-    for details in error.errors():
-        param = ".".join(str(part) for part in details["loc"][1:])  # after query, path or header
-        reason = details["msg"][:1].lower() + details["msg"][1:]
-        shown = "" if details["type"] == "missing" else f" = {str(details['input'])[:80]}"
-        problems.append({"param": param, "message": f"{param}{shown}: {reason}"})
-    first = problems[0]
-    return InvalidRequestError(first["message"], param=first["param"], errors=problems)
-
-
 _FRAMEWORK_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 _FRAMEWORK_MESSAGES = {
-    "not_found": "there is nothing at this address; GET /openapi.json lists what there is",
-    "method_not_allowed": "this address does not take the method; GET /openapi.json lists what it takes",
+    "not_found": "there is no such path; GET /openapi.json lists all paths",
+    "method_not_allowed": "this path does not accept the method; GET /openapi.json lists the methods",
 }
 
 
 def error_response(error: HTTPException) -> JSONResponse:
-    """The answer to a refusal, ours or the framework's own (no such path, no such method)."""
+    """Return the answer for one of our errors, or one of the framework's (no such path, no such method)."""
+    return JSONResponse(error_body(error), status_code=error.status_code, headers=error.headers)
+
+
+def error_body(error: HTTPException) -> dict[str, Any]:
+    """Return the body of the answer for an error."""
     if isinstance(error, ApiError):
-        content = error_content(error.message, type=error.type, code=error.code, param=error.param)
+        body = error_content(error.message, type=error.type, code=error.code, param=error.param)
         if error.errors is not None:
-            content["error"]["errors"] = list(error.errors)
-    else:
-        code = _FRAMEWORK_CODES.get(error.status_code, "bad_request")
-        content = error_content(
-            _FRAMEWORK_MESSAGES.get(code, str(error.detail)), type="invalid_request_error", code=code
-        )
-    return JSONResponse(content, status_code=error.status_code, headers=error.headers)
+            body["error"]["errors"] = list(error.errors)
+        return body
+    code = _FRAMEWORK_CODES.get(error.status_code, "bad_request")
+    return error_content(_FRAMEWORK_MESSAGES.get(code, str(error.detail)), type="invalid_request_error", code=code)
 
 
 def error_content(message: str, *, type: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """The body of every answer that is not a success."""
+    """Return the body of an answer that is not a success."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def raises(*errors: type[ApiError]) -> Callable[[Endpoint], Endpoint]:
+    """Declare the errors of an endpoint, beyond those of authentication and validation, for the OpenAPI document."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        endpoint.raises = errors  # type: ignore[attr-defined]
+        return endpoint
+
+    return declare
+
+
+def raised_by(endpoint: Callable[..., Any]) -> tuple[type[ApiError], ...]:
+    """Return what the endpoint declares with `raises`."""
+    return getattr(endpoint, "raises", ())

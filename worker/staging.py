@@ -60,7 +60,7 @@ def _spec(attempt: Attempt) -> JobSpec:
     try:
         return JobSpec.model_validate(attempt.lease.spec)
     except ValidationError as error:
-        problems = "; ".join(problem.message for problem in field_problems(error, JobSpec))
+        problems = "; ".join(problem.message for problem in field_problems(error.errors(include_url=False), JobSpec))
         raise JobFailedError("invalid_spec", f"this worker's version does not accept the spec: {problems}") from error
 
 

@@ -21,7 +21,7 @@ from service.checkpoints.ranges import ByteRange, requested_range
 from service.checkpoints.schemas import manifest_view
 from service.checkpoints.service import delete, get_checkpoint, get_file
 from service.context import Context, ServiceContext
-from service.errors import NotFoundError
+from service.errors import ConflictError, NotFoundError, RangeError, raises
 from service.jobs.service import get_job
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
@@ -35,12 +35,12 @@ _DOWNLOAD: dict[int | str, dict[str, Any]] = {
     206: {"description": "The requested range.", **_BINARY},
     304: {"description": "The client has this file: If-None-Match."},
     307: {"description": "With TRD_PRESIGNED_DOWNLOADS: the file's address in the store, for 15 minutes."},
-    416: {"description": "A range that the file does not have."},
 }
 _TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": _BYTES}}}
 
 
 @router.get("", summary="A job's checkpoints by step")
+@raises(NotFoundError)
 def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[CheckpointView]:
     """Complete ones only: each was verified against its manifest."""
     with context.database.read() as session:
@@ -50,6 +50,7 @@ def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[Chec
 
 
 @router.get("/{step}", summary="A checkpoint's manifest")
+@raises(NotFoundError)
 def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -> ManifestView:
     """Its files with their sizes and digests."""
     with context.database.read() as session:
@@ -58,6 +59,7 @@ def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -
 
 
 @router.delete("/{step}", summary="Delete a checkpoint")
+@raises(NotFoundError, ConflictError)
 def delete_checkpoint(
     context: Context, caller: Submitter, background: BackgroundTasks, job_id: str, step: Step
 ) -> DeletedCheckpoint:
@@ -70,6 +72,7 @@ def delete_checkpoint(
 
 @router.head("/{step}/files/{name:path}", include_in_schema=False)
 @router.get("/{step}/files/{name:path}", response_class=Response, responses=_DOWNLOAD, summary="Download a file")
+@raises(NotFoundError, RangeError)
 def download_file(context: Context, caller: Reader, request: Request, job_id: str, step: Step, name: str) -> Response:
     """Whole or one ``Range`` of it, with its sha256 as entity tag and in a header: an interrupted download resumes
     where it stopped, and is checked at its end.
@@ -122,6 +125,7 @@ def _file_response(
 
 
 @router.get("/{step}/archive", response_class=Response, responses=_TAR, summary="Download a checkpoint as a tar")
+@raises(NotFoundError)
 def download_archive(
     context: Context,
     caller: Reader,

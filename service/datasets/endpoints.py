@@ -12,6 +12,7 @@ from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import RAW_TYPES, UploadBody
 from service.datasets.schemas import PreviewQuery
+from service.errors import ConflictError, NotFoundError, QuotaError, raises
 from service.pages import Limit
 from service.retries import MaybeClientTry
 
@@ -33,6 +34,7 @@ _UPLOAD: dict[str, Any] = {
 
 
 @router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, as JSON Lines or Parquet")
+@raises(QuotaError)
 async def upload_dataset(
     context: Context,
     caller: Submitter,
@@ -59,12 +61,14 @@ def list_datasets(
 
 
 @router.get("/{dataset_id}", summary="One dataset")
+@raises(NotFoundError)
 def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetView:
     """What it holds, and its digest."""
     return DatasetView.of(context.datasets.show(caller.owner, dataset_id))
 
 
 @router.get("/{dataset_id}/preview", summary="The prompts that a job would make of a dataset's first rows")
+@raises(NotFoundError)
 def preview_dataset(
     context: Context, caller: Reader, dataset_id: str, query: Annotated[PreviewQuery, Query()]
 ) -> DatasetPreview:
@@ -74,6 +78,7 @@ def preview_dataset(
 
 
 @router.delete("/{dataset_id}", summary="Delete a dataset that no job needs")
+@raises(NotFoundError, ConflictError)
 def delete_dataset(context: Context, caller: Submitter, background: BackgroundTasks, dataset_id: str) -> DeletedDataset:
     """Jobs that are over keep their results."""
     background.add_task(context.storage.give_up, context.datasets.delete(caller.owner, dataset_id))

@@ -11,6 +11,7 @@ from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.diagnosis import repository
+from service.errors import NotFoundError, raises
 from service.jobs.service import get_job
 from service.pages import Limit, cut
 from service.query_types import DECIMAL
@@ -19,6 +20,7 @@ router = APIRouter(prefix="/jobs/{job_id}/diagnosis", tags=["jobs"])
 
 
 @router.get("", summary="What each round says of prefix failure")
+@raises(NotFoundError)
 def list_diagnoses(
     context: Context,
     caller: Reader,

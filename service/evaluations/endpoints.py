@@ -8,6 +8,7 @@ from contract.views.evaluations import EvaluationView
 from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
+from service.errors import NotFoundError, raises
 from service.evaluations import repository
 from service.jobs.service import get_job
 
@@ -15,6 +16,7 @@ router = APIRouter(prefix="/jobs/{job_id}/evaluations", tags=["jobs"])
 
 
 @router.get("", summary="The student's scores over the run")
+@raises(NotFoundError)
 def list_evaluations(context: Context, caller: Reader, job_id: str) -> Page[EvaluationView]:
     """By step; all of them."""
     with context.database.read() as session:

@@ -11,7 +11,7 @@ from contract.views.events import EventView
 from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, NotFoundError, raises
 from service.events import repository
 from service.events.streams import CountedStream
 from service.jobs.service import get_job
@@ -27,6 +27,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", response_model=Page[EventView], responses=_STREAM, summary="What happened to a job")
+@raises(NotFoundError)
 def list_events(
     context: Context,
     caller: Reader,

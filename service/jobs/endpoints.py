@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
@@ -16,15 +16,16 @@ from contract.views.jobs import DeletedView, DryRunView, JobView
 from contract.views.page import Page
 from service.answers import json_answer
 from service.auth import Reader, Submitter
-from service.bodies import Body, json_body, openapi_body
+from service.bodies import Document, JsonRoute, document_sha256
 from service.context import Context
+from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
 from service.jobs.repository import JobFilter
 from service.jobs.schemas import dry_run_view, job_view
 from service.jobs.service import Created, Submission
 from service.pages import Limit
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
 
 
 def _no_number(value: object) -> object:
@@ -57,15 +58,16 @@ class Overrides(BaseModel):
     "",
     status_code=201,
     response_model=JobView | DryRunView,
-    openapi_extra=openapi_body(JobSpec),
     responses={200: {"model": JobView | DryRunView, "description": "With dry_run, or made by an earlier request."}},
     summary="Submit a job",
 )
+@raises(InFlightError, QuotaError)
 async def create_job(
     context: Context,
     caller: Submitter,
     *,
-    body: Annotated[Body[JobSpec], Depends(json_body(JobSpec))],
+    spec: JobSpec,
+    document: Document,
     dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
     client_try: MaybeClientTry = None,
@@ -74,11 +76,10 @@ async def create_job(
 
     def answer() -> Response:
         if dry_run:
-            return json_answer(dry_run_view(context.jobs.dry_run(caller.owner, body.value)))
+            return json_answer(dry_run_view(context.jobs.dry_run(caller.owner, spec)))
+        sha256 = document_sha256(document)
         return _created(
-            context.jobs.submit(
-                Submission(caller.owner, body.value, body.document, body.sha256, idempotency_key, client_try)
-            )
+            context.jobs.submit(Submission(caller.owner, spec, document, sha256, idempotency_key, client_try))
         )
 
     return await asyncio.get_running_loop().run_in_executor(context.jobs.threads, answer)
@@ -88,20 +89,20 @@ async def create_job(
     "/{job_id}/clone",
     status_code=201,
     response_model=JobView,
-    openapi_extra=openapi_body(Overrides, is_optional=True),
     responses={200: {"model": JobView, "description": "Where an earlier request with the key made the job."}},
     summary="Submit a job like another",
 )
+@raises(NotFoundError, InFlightError, QuotaError)
 def clone_job(
     context: Context,
     caller: Submitter,
     *,
     job_id: str,
-    body: Annotated[Body[Overrides], Depends(json_body(Overrides, is_optional=True))],
+    overrides: Overrides = Overrides(),  # noqa: B008 - FastAPI copies it
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The spec as the original's user wrote it, with the body's fields merged in; checked anew."""
-    return _created(context.jobs.clone(caller.owner, job_id, body.document, idempotency_key))
+    return _created(context.jobs.clone(caller.owner, job_id, overrides.model_dump(), idempotency_key))
 
 
 def _created(created: Created) -> Response:
@@ -131,30 +132,35 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobView, summary="One job")
+@raises(NotFoundError)
 def show_job(context: Context, caller: Reader, job_id: str) -> Response:
     """Where it stands, and its resolved spec."""
     return json_answer(job_view(*context.jobs.show(caller.owner, job_id)))
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
+@raises(NotFoundError, ConflictError)
 def cancel_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A running job stops at its next step boundary. Repeating is harmless."""
     return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.CANCEL))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job")
+@raises(NotFoundError, ConflictError)
 def pause_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
     return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.PAUSE))
 
 
 @router.post("/{job_id}/resume", summary="Resume a job")
+@raises(NotFoundError, ConflictError, QuotaError)
 def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
     """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
     return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 
 @router.delete("/{job_id}", summary="Delete a job that is over")
+@raises(NotFoundError, ConflictError)
 def delete_job(context: Context, caller: Submitter, background: BackgroundTasks, job_id: str) -> DeletedView:
     """Its events, metrics, trajectories and checkpoints go with it."""
     background.add_task(context.storage.give_up, context.jobs.delete(caller.owner, job_id))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from contract.views.keys import CreatedKey, KeyView
 from contract.views.page import Page
 from service.auth import Admin
-from service.bodies import Body, json_body, openapi_body
+from service.bodies import JsonRoute
 from service.context import Context
-from service.errors import NotFoundError
+from service.errors import NotFoundError, raises
 from service.keys import repository
 from service.keys.schemas import NewKey
 from service.keys.service import create_key
 from service.pages import Limit, cut
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 
 
-@router.post("", status_code=201, openapi_extra=openapi_body(NewKey), summary="Make a key, shown this once")
-def create(context: Context, caller: Admin, body: Annotated[Body[NewKey], Depends(json_body(NewKey))]) -> CreatedKey:
+@router.post("", status_code=201, summary="Make a key, shown this once")
+def create(context: Context, caller: Admin, wanted: NewKey) -> CreatedKey:
     """The answer alone holds the key: only its digest is kept."""
-    wanted = body.value
     with context.database.write() as session:
         row, key = create_key(
             session, context.keys, owner=wanted.owner or caller.owner, name=wanted.name, scopes=wanted.scopes
@@ -41,6 +39,7 @@ def list_keys(context: Context, caller: Admin, after: str | None = None, limit: 
 
 
 @router.delete("/{key_id}", summary="Revoke a key")
+@raises(NotFoundError)
 def revoke(context: Context, caller: Admin, key_id: str) -> KeyView:
     """From now on the key is refused; by other processes of the service within seconds."""
     with context.database.write() as session:

@@ -10,6 +10,7 @@ from contract.views.metrics import MetricSeries
 from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
+from service.errors import NotFoundError, raises
 from service.jobs.service import get_job
 from service.metrics import repository
 from service.metrics.repository import MetricRange
@@ -22,6 +23,7 @@ Step = Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL]
 
 
 @router.get("", summary="A job's metrics over its steps")
+@raises(NotFoundError)
 def list_metrics(
     context: Context,
     caller: Reader,

@@ -8,7 +8,7 @@ from contract.views.models import ModelView
 from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
-from service.errors import NotFoundError
+from service.errors import NotFoundError, raises
 from service.models.schemas import model_view
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -21,6 +21,7 @@ def list_models(context: Context, caller: Reader) -> Page[ModelView]:
 
 
 @router.get("/{name:path}", summary="One model")
+@raises(NotFoundError)
 def get_model(context: Context, caller: Reader, name: str) -> ModelView:
     """By the name that a spec gives."""
     model = context.models.find(name)

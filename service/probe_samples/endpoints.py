@@ -10,6 +10,7 @@ from contract.views.page import Page
 from contract.views.probe_samples import ProbeSampleView
 from service.auth import Reader
 from service.context import Context
+from service.errors import NotFoundError, raises
 from service.jobs.service import get_job
 from service.pages import Limit, cut
 from service.probe_samples import repository
@@ -21,6 +22,7 @@ STEP_POSITION = r"^\d{1,9}:\d{1,9}$"
 
 
 @router.get("", summary="What the student answers to a few fixed problems over its run")
+@raises(NotFoundError)
 def list_probe_samples(
     context: Context,
     caller: Reader,

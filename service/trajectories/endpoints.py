@@ -11,7 +11,7 @@ from contract.views.page import Page
 from contract.views.trajectories import OutcomeCount, TrajectoryView
 from service.auth import Reader
 from service.context import Context
-from service.errors import NotFoundError
+from service.errors import NotFoundError, raises
 from service.jobs.service import get_job
 from service.pages import Limit, cut
 from service.query_types import DECIMAL
@@ -27,6 +27,7 @@ ROUND_POSITION = r"^\d{1,9}:\d{1,9}$"
 
 
 @router.get("", summary="What the student wrote, and what refining made of it")
+@raises(NotFoundError)
 def list_trajectories(
     context: Context,
     caller: Reader,
@@ -49,6 +50,7 @@ def list_trajectories(
 
 
 @router.get("/outcomes", summary="How many trajectories had which outcome, by round")
+@raises(NotFoundError)
 def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[OutcomeCount]:
     """For example, how many failed rollouts refining mended."""
     with context.database.read() as session:
@@ -59,6 +61,7 @@ def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[Outcom
 
 
 @router.get("/{trajectory_id}", summary="One trajectory")
+@raises(NotFoundError)
 def show_trajectory(
     context: Context, caller: Reader, job_id: str, trajectory_id: str, per_token_kl: PerTokenKl = False
 ) -> TrajectoryView:

@@ -13,7 +13,7 @@ from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import Form, UploadBody
-from service.errors import InvalidRequestError, NotFoundError
+from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError, raises
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
 from service.query_types import DECIMAL
@@ -40,6 +40,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", openapi_extra=_UPLOAD, summary="Upload a file of problems")
+@raises(QuotaError)
 async def create_file(
     context: Context, caller: Submitter, request: Request, client_try: MaybeClientTry = None
 ) -> FileObject:
@@ -81,12 +82,14 @@ def list_files(
 
 
 @router.get("/{dataset_id}", summary="One file")
+@raises(NotFoundError)
 def show_file(context: Context, caller: Reader, dataset_id: str) -> FileObject:
     """Its name, size and state."""
     return file_object(context.datasets.show(caller.owner, dataset_id))
 
 
 @router.delete("/{dataset_id}", summary="Delete a file that no job needs")
+@raises(NotFoundError, ConflictError)
 def delete_file(context: Context, caller: Submitter, background: BackgroundTasks, dataset_id: str) -> FileDeleted:
     """Jobs that are over keep their results."""
     background.add_task(context.storage.give_up, context.datasets.delete(caller.owner, dataset_id))
@@ -94,6 +97,7 @@ def delete_file(context: Context, caller: Submitter, background: BackgroundTasks
 
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=_CONTENT, summary="Download a file")
+@raises(NotFoundError)
 def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Response:
     """Byte for byte as it was uploaded; a redirect to the store if the operator has set TRD_PRESIGNED_DOWNLOADS."""
     row = context.datasets.show(caller.owner, dataset_id)

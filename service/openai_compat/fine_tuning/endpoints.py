@@ -6,16 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from contract.job_spec import JobSpec
 from contract.job_state import Action, JobStatus
 from contract.tables import Job
 from contract.views.page import Page
 from service.auth import Reader, Submitter
-from service.bodies import Body, json_body, openapi_body, validated
+from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext
-from service.errors import InvalidRequestError
+from service.errors import ConflictError, InFlightError, InvalidRequestError, NotFoundError, QuotaError, raises
 from service.jobs.repository import JobFilter
 from service.jobs.service import Submission, get_job
 from service.openai_compat.fine_tuning import repository
@@ -39,23 +39,25 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=O
 After = Annotated[str | None, Query(max_length=60, description="Id of the last object seen.")]
 
 
-@router.post("", openapi_extra=openapi_body(FineTuningRequest), summary="Submit a job")
+@router.post("", summary="Submit a job")
+@raises(InFlightError, QuotaError)
 def create_fine_tuning_job(
     context: Context,
     caller: Submitter,
     response: Response,
     *,
-    body: Annotated[Body[FineTuningRequest], Depends(json_body(FineTuningRequest))],
+    body: FineTuningRequest,
+    document: Document,
     idempotency_key: IdempotencyKey = None,
     client_try: MaybeClientTry = None,
 ) -> FineTuningJob:
     """``method`` is ``{"type": "trd", "trd": {…}}``, or ``opd``, or ``opsd``; its object takes the fields of
     ``POST /jobs``. The same request again gives the job that it made."""
-    native = native_spec(body.value)
+    native = native_spec(body)
     try:
         spec = validated(JobSpec, native.document)
         created = context.jobs.submit(
-            Submission(caller.owner, spec, native.document, body.sha256, idempotency_key, client_try)
+            Submission(caller.owner, spec, native.document, document_sha256(document), idempotency_key, client_try)
         )
     except InvalidRequestError as error:
         raise native.with_client_names(error) from error
@@ -102,6 +104,7 @@ def _job_object(context: ServiceContext, job: Job, position: int | None) -> Fine
 
 
 @router.get("/{job_id}", summary="One job")
+@raises(NotFoundError)
 def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineTuningJob:
     """Where it stands."""
     job, position, _ = context.jobs.show(caller.owner, job_id)
@@ -109,24 +112,28 @@ def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineT
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
+@raises(NotFoundError, ConflictError)
 def cancel_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job stops at its next step boundary. Repeating is harmless."""
     return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.CANCEL))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job")
+@raises(NotFoundError, ConflictError)
 def pause_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A running job writes a checkpoint and gives its device back. Repeating is harmless."""
     return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.PAUSE))
 
 
 @router.post("/{job_id}/resume", summary="Resume a job")
+@raises(NotFoundError, ConflictError, QuotaError)
 def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
     """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
     return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 
 @router.get("/{job_id}/events", summary="What happened to a job, newest first")
+@raises(NotFoundError)
 def list_fine_tuning_events(
     context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
 ) -> Page[FineTuningEvent]:
@@ -146,6 +153,7 @@ def _event_number(job_id: str, after: str) -> int:
 
 
 @router.get("/{job_id}/checkpoints", summary="A job's checkpoints, newest first")
+@raises(NotFoundError)
 def list_fine_tuning_checkpoints(
     context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 10
 ) -> Page[FineTuningCheckpoint]:

@@ -9,7 +9,7 @@ from contract.views.page import Page
 from service.auth import Reader
 from service.checkpoints import repository as checkpoints
 from service.context import Context
-from service.errors import NotFoundError
+from service.errors import NotFoundError, raises
 from service.jobs import repository as jobs
 from service.openai_compat.models.names import model_name, parse_model_name
 from service.openai_compat.models.schemas import ModelObject, shelved_model_object, trained_model_object
@@ -25,6 +25,7 @@ def list_openai_models(context: Context, caller: Reader) -> Page[ModelObject]:
 
 
 @router.get("/{name:path}", summary="One model, also one that a job has made")
+@raises(NotFoundError)
 def show_openai_model(context: Context, caller: Reader, name: str) -> ModelObject:
     """A trained one comes with the addresses of its files."""
     model = context.models.find(name)
