@@ -10,25 +10,17 @@ from contract.views.error import Error
 from service import health
 from service.checkpoints import endpoints as checkpoints
 from service.datasets import endpoints as datasets
-from service.diagnosis import endpoints as diagnosis
-from service.evaluations import endpoints as evaluations
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
-from service.metrics import endpoints as metrics
 from service.models import endpoints as models
 from service.openai_compat import endpoints as openai_compat
-from service.probe_samples import endpoints as probe_samples
-from service.trajectories import endpoints as trajectories
+from service.runs import endpoints as runs
 
 _PARTS = (
     jobs,
     events,
-    metrics,
-    trajectories,
-    diagnosis,
-    evaluations,
-    probe_samples,
+    runs,
     checkpoints,
     datasets,
     models,

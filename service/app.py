@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from contract.database import Database
+from contract.json_logs import JsonFormatter
 from contract.private_folder import make_private_folder
 from contract.storage import Storage
 from contract.views.keys import KeyScope
@@ -35,12 +36,12 @@ from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
 from service.leftovers import collect_deleted
-from service.logs import log_json
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
 from service.rate_limit import RateLimiter
 from service.readiness import Readiness
 from service.request_envelope import RequestEnvelope
+from service.runs.service import RunService
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
 
 
 def _start(settings: Settings) -> ServiceContext:
-    log_json()
+    _log_json()
     make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
@@ -110,7 +111,19 @@ def _start(settings: Settings) -> ServiceContext:
         streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
         datasets=DatasetService(settings, database, storage, models),
         jobs=jobs,
+        runs=RunService(database),
     )
+
+
+def _log_json() -> None:
+    """Log as JSON on stderr, never headers or bodies. The rest of the process's logging stays as it is."""
+    package = logging.getLogger("service")
+    if not package.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        package.propagate = False
 
 
 def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:

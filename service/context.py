@@ -19,6 +19,7 @@ from service.jobs.service import JobService
 from service.keys.service import KeyRing
 from service.models.service import ModelShelf
 from service.readiness import Readiness
+from service.runs.service import RunService
 from service.settings import Settings
 
 
@@ -37,6 +38,7 @@ class ServiceContext:
     readiness: Readiness
     datasets: DatasetService
     jobs: JobService
+    runs: RunService
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

@@ -13,7 +13,7 @@ from service.context import Context
 from service.datasets.multipart import RAW_TYPES, UploadBody
 from service.datasets.schemas import PreviewQuery
 from service.errors import ConflictError, NotFoundError, QuotaError, raises
-from service.pages import Limit
+from service.query import Limit
 from service.retries import MaybeClientTry
 
 DEFAULT_FILENAME = "rows.jsonl"

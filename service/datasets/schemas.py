@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.query_types import DECIMAL
+from service.query import DECIMAL
 
 
 class PreviewQuery(BaseModel):

@@ -27,7 +27,7 @@ from service.datasets.schemas import PreviewQuery
 from service.datasets.upload import PIECE_BYTES, Upload
 from service.errors import ApiError, ConflictError, NotFoundError, QuotaError
 from service.models.service import ModelShelf
-from service.pages import cut
+from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry
 from service.settings import Settings
 

@@ -15,8 +15,7 @@ from service.errors import InvalidRequestError, NotFoundError, raises
 from service.events import repository
 from service.events.streams import CountedStream
 from service.jobs.service import get_job
-from service.pages import Limit, cut
-from service.query_types import DECIMAL
+from service.query import DECIMAL, Limit, cut
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
 

@@ -40,7 +40,7 @@ from service.jobs.forecast import Forecast, forecast
 from service.jobs.repository import JobFilter
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
-from service.pages import cut
+from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
 

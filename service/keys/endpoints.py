@@ -15,7 +15,7 @@ from service.errors import NotFoundError, raises
 from service.keys import repository
 from service.keys.schemas import NewKey
 from service.keys.service import create_key
-from service.pages import Limit, cut
+from service.query import Limit, cut
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from starlette.routing import BaseRoute, Mount, Route
 
 from contract.tables import ApiKey
-from service.auth import PUBLIC_PATHS
+from service.auth import PUBLIC_PATHS, RequireScope
 from service.keys import service as keys_service
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.records import add_checkpoint, database_of, job_body, submit, upload
@@ -122,7 +122,7 @@ def test_a_scope_includes_those_below_it(client: TestClient, scope: str, allowed
             assert response.status_code != 403
         else:
             assert (response.status_code, response.json()["error"]["code"]) == (403, "insufficient_scope")
-            assert f"this one has {scope}" in response.json()["error"]["message"]
+            assert f"this key has {scope}" in response.json()["error"]["message"]
 
 
 def test_every_route_that_changes_something_needs_more_than_reading(client: TestClient) -> None:
@@ -137,8 +137,8 @@ def test_every_route_that_changes_something_needs_more_than_reading(client: Test
 def test_every_route_has_a_scope(shared_client: TestClient) -> None:
     for route in shared_client.app.routes:  # type: ignore[attr-defined]
         if isinstance(route, APIRoute) and route.path not in PUBLIC_PATHS:
-            names = {getattr(dependency.call, "__qualname__", "") for dependency in route.dependant.dependencies}
-            assert any(name.startswith("require.") for name in names), route.path
+            calls = [dependency.call for dependency in route.dependant.dependencies]
+            assert any(isinstance(call, RequireScope) for call in calls), route.path
 
 
 def test_another_owners_objects_are_not_there(either_client: TestClient, tmp_path: Path) -> None:

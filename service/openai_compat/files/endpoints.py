@@ -16,7 +16,7 @@ from service.datasets.multipart import Form, UploadBody
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError, raises
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
-from service.query_types import DECIMAL
+from service.query import DECIMAL
 from service.retries import MaybeClientTry
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)

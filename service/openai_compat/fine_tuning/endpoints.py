@@ -31,7 +31,7 @@ from service.openai_compat.fine_tuning.schemas import (
 )
 from service.openai_compat.fine_tuning.translation import native_spec
 from service.openai_compat.routes import OpenAIRoute
-from service.pages import Limit, cut
+from service.query import Limit, cut
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)

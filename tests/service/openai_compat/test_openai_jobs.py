@@ -258,5 +258,5 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(make_client: MakeCl
 
 
 def test_the_clients_other_calls_are_not_found(service: Service) -> None:
-    with pytest.raises(NotFoundError, match=re.escape("GET /openapi.json lists what there is")):
+    with pytest.raises(NotFoundError, match=re.escape("GET /openapi.json lists all paths")):
         service.openai().chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}])

@@ -1,1 +1,0 @@
-"""What each round says of prefix failure."""

@@ -1,1 +1,0 @@
-"""The student's scores, before training and after."""

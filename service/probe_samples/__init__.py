@@ -1,1 +1,0 @@
-"""What the student answers to a few fixed problems over its run."""

@@ -1,0 +1,1 @@
+"""What a run recorded: metrics, trajectories, diagnoses, evaluations and probe samples."""

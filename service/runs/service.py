@@ -1,0 +1,111 @@
+"""How users read what a run recorded. Each surface calls `RunService`, which opens the transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby, takewhile
+
+from sqlalchemy.orm import Session
+
+from contract.database import Database
+from contract.tables import Diagnosis, Evaluation, ProbeSample, Trajectory
+from contract.views.metrics import MetricSeries
+from contract.views.trajectories import TokenKl, TrajectoryView
+from service.jobs.service import get_job
+from service.query import cut
+from service.runs import repository
+from service.runs.repository import MetricRange, TrajectoryFilter
+
+
+class RunService:
+    """Reads the records of a job's run. All methods raise `NotFoundError` unless the job is the owner's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def _reading(self, owner: str, job_id: str) -> Iterator[Session]:
+        with self._database.read() as session:
+            get_job(session, owner, job_id)
+            yield session
+
+    def metric_series(self, owner: str, wanted: MetricRange, resolution: int) -> list[MetricSeries]:
+        """Return one series for each metric, of about `resolution` points at most.
+
+        A longer series keeps the lowest and the highest point of each stretch of steps, so that peaks stay visible.
+        """
+        with self._reading(owner, wanted.job_id) as session:
+            extents = repository.metric_extents(session, wanted)
+            num_points = {row.name: row.num_points for row in extents}
+            if max(num_points.values(), default=0) <= resolution:
+                rows = repository.metric_points(session, wanted)
+            else:
+                first = min(row.first_step for row in extents)
+                num_steps = max(row.last_step for row in extents) - first + 1
+                rows = repository.thinned_metric_points(session, wanted, first, -(-num_steps // (resolution // 2)))
+        series = []
+        for name, group in groupby(rows, key=lambda row: row.name):
+            points = list(group)
+            series.append(
+                MetricSeries(
+                    name=name,
+                    num_points=num_points[name],
+                    is_thinned=len(points) < num_points[name],
+                    steps=[point.step for point in points],
+                    values=[point.value for point in points],
+                    at=[point.at.timestamp() for point in points],
+                )
+            )
+        return series
+
+    def trajectories(
+        self, owner: str, wanted: TrajectoryFilter, after: tuple[int, int] | None, limit: int, *, with_token_kl: bool
+    ) -> tuple[Sequence[Trajectory], bool]:
+        """Return a page by round and position, and whether more follow; `after` is the last (round, position) seen."""
+        with self._reading(owner, wanted.job_id) as session:
+            return cut(repository.trajectories(session, wanted, after, limit, with_token_kl=with_token_kl), limit)
+
+    def trajectory(
+        self, owner: str, job_id: str, key: tuple[int, int] | None, *, with_token_kl: bool
+    ) -> Trajectory | None:
+        """Return the trajectory at (round, position)."""
+        with self._reading(owner, job_id) as session:
+            return repository.trajectory(session, job_id, *key, with_token_kl=with_token_kl) if key else None
+
+    def num_by_outcome(self, owner: str, job_id: str) -> Sequence[tuple[int, str, int]]:
+        """Return (round, outcome, count) of the trajectories."""
+        with self._reading(owner, job_id) as session:
+            return repository.num_by_outcome(session, job_id)
+
+    def diagnoses(self, owner: str, job_id: str, after: int | None, limit: int) -> tuple[Sequence[Diagnosis], bool]:
+        """Return a page by round, and whether more follow; `after` is the last round seen."""
+        with self._reading(owner, job_id) as session:
+            return cut(repository.diagnoses(session, job_id, after, limit), limit)
+
+    def evaluations(self, owner: str, job_id: str) -> Sequence[Evaluation]:
+        """Return all evaluations by step."""
+        with self._reading(owner, job_id) as session:
+            return repository.evaluations(session, job_id)
+
+    def probe_samples(
+        self, owner: str, job_id: str, step: int | None, after: tuple[int, int] | None, limit: int
+    ) -> tuple[Sequence[ProbeSample], bool]:
+        """Return a page by step and position, and whether more follow; `after` is the last (step, position) seen."""
+        with self._reading(owner, job_id) as session:
+            return cut(repository.probe_samples(session, job_id, step, after, limit), limit)
+
+
+def trajectory_view(row: Trajectory, *, with_token_kl: bool = False) -> TrajectoryView:
+    """Return the view of a trajectory."""
+    kl = row.token_kl if with_token_kl else None
+    return TrajectoryView.of(
+        row,
+        id=f"{row.round}:{row.position}",
+        parts_at=_num_alike(row.rollout, row.refined) if row.refined is not None else None,
+        per_token_kl=TokenKl.model_validate(kl) if kl is not None else None,
+    )
+
+
+def _num_alike(rollout: str, refined: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(rollout, refined, strict=False)))

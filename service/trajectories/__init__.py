@@ -1,1 +1,0 @@
-"""What the student wrote, and what refining made of it."""
