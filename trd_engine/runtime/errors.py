@@ -1,6 +1,6 @@
-"""What can go wrong in a run, as one tree.
+"""The errors of a run, as one tree.
 
-EngineError                     a stable code, a message for the user, and whether another try can help
+EngineError                     a stable code and a message for the user
 ├── SpecError                   invalid_spec
 ├── ModelNotFoundError          model_not_found
 ├── ModelRefusedError           model_refused
@@ -17,7 +17,7 @@ EngineError                     a stable code, a message for the user, and wheth
 ├── TeacherUnreachableError     teacher_unreachable
 └── TeacherRefusedError         teacher_refused
 
-`StopRequested` is no error: the run was asked to stop, and did, where it can be resumed.
+`StopRequested` is not an error: the run stopped on request at a point from which it can be resumed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Any
 
 
 class EngineError(Exception):
-    """A failure that the user can be told about: `code` is stable, the message names value and remedy."""
+    """A failure to report to the user: `code` is stable, the message names the value and what to do."""
 
     code = "internal_error"
 
 
 class SpecError(EngineError):
-    """The spec contradicts itself, or the models, or the data."""
+    """The spec contradicts itself, the models or the data."""
 
     code = "invalid_spec"
 
@@ -45,25 +45,25 @@ class ModelNotFoundError(EngineError):
 
 
 class ModelRefusedError(EngineError):
-    """The model's folder needs code of its own, or has no safetensors weights."""
+    """The model's folder needs custom code, or has no safetensors weights."""
 
     code = "model_refused"
 
 
 class TokenizerMismatchError(EngineError):
-    """Student and teacher do not agree token for token."""
+    """The tokenizers of student and teacher differ."""
 
     code = "tokenizer_mismatch"
 
 
 class DataError(EngineError):
-    """A row of the data is not what the task needs."""
+    """A row of the data does not fit the task."""
 
     code = "dataset_invalid"
 
 
 class DataChangedError(EngineError):
-    """A run is resumed on other data than it started on."""
+    """A run is resumed with other data than it started with."""
 
     code = "dataset_changed"
 
@@ -86,31 +86,31 @@ class NonFiniteError(EngineError):
     code = "non_finite_loss"
 
     def __init__(self, message: str, evidence: NonFiniteEvidence | None = None) -> None:
-        """`evidence`: what to look at, until it is saved."""
+        """Keep `evidence` until it is saved."""
         super().__init__(message)
         self.evidence = evidence
 
 
 class SamplerDriftError(EngineError):
-    """The sampler's log-probabilities are not the trainer's."""
+    """The sampler's log-probabilities differ from the trainer's."""
 
     code = "sampler_drift"
 
 
 class DeviceUnavailableError(EngineError):
-    """The device asked for is not on this machine."""
+    """The spec's device is not on this machine."""
 
     code = "device_unavailable"
 
 
 class CheckpointCorruptError(EngineError):
-    """A checkpoint's files are not what its manifest says."""
+    """A checkpoint's files do not match its manifest."""
 
     code = "checkpoint_corrupt"
 
 
 class VerifierUnavailableError(EngineError):
-    """What judges the answers does not start, so that every answer would be wrong."""
+    """The verifier does not start, so that every answer would count as wrong."""
 
     code = "verifier_unavailable"
 
@@ -122,25 +122,25 @@ class TeacherUnreachableError(EngineError):
 
 
 class TeacherRefusedError(EngineError):
-    """The teacher's endpoint refused a request, and would refuse it again."""
+    """The teacher's endpoint refused a request, and a retry would not help."""
 
     code = "teacher_refused"
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error: the run stopped where it can be resumed
-    """Raised at a boundary after a stop was asked for."""
+    """Raised at a boundary after a stop was requested."""
 
 
 @dataclass(frozen=True)
 class NonFiniteEvidence:
-    """What was found before the update that did not happen."""
+    """Figures of the step whose update was not made."""
 
     loss: float
     grad_norm: float
     positions: tuple[int, ...]
-    """Of the batch's trajectories in their round, rising."""
+    """Positions of the batch's trajectories in their round, ascending."""
     num_tokens: int
     tokens: tuple[dict[str, Any], ...]
-    """Position in the round, number in the completion, token id and all figures of each bad token."""
+    """Of each token that is not finite: position in the round, number in the completion, token id and all figures."""
     parameters: tuple[dict[str, Any], ...]
-    """Name, size, and how many weights and gradients are not finite."""
+    """Of each parameter: name, size, and how many weights and gradients are not finite."""

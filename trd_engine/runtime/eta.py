@@ -1,4 +1,4 @@
-"""How much longer a run takes: the work that is left, times the pace measured for its kind."""
+"""The remaining time of a run: the remaining work of each kind, times its measured pace."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ class _Pace:
 
 @dataclass
 class EtaEstimator:
-    """Counts the units of each kind of work that are planned and done, and times them.
+    """Counts and times the units of each kind of work, planned and done.
 
-    A kind without a pace of its own borrows that of its `stand_ins`, in order: a refinement is
-    sampled like a rollout, which is sampled like an evaluation. Where nothing stands in, there is
-    no estimate, and None says so.
+    A kind that has not been timed takes the pace of the first of its `stand_ins` that has: a refinement is sampled like
+    a rollout, which is sampled like an evaluation. If there is none, the estimate is None.
     """
 
     stand_ins: dict[str, tuple[str, ...]]
@@ -34,31 +33,31 @@ class EtaEstimator:
     _done_in_phase: float = 0.0
 
     def plan(self, kind: str, units: float) -> None:
-        """Add `units` of work of this kind to what is left."""
+        """Add `units` of this kind to the remaining work."""
         self._left[kind] = self._left.get(kind, 0.0) + units
 
     def start(self, kind: str, done: float = 0.0) -> None:
-        """A stretch of work of this kind begins now, where `done` units are finished already."""
+        """Start the clock for work of this kind, of which `done` units are finished already."""
         self._kind, self._started_at, self._done_in_phase = kind, time.monotonic(), done
 
     def advance(self, done: float) -> None:
-        """`done` units are finished, in all: with those before the stretch that `start` began."""
+        """Record that `done` units are finished in total, including those given to `start`."""
         if self._kind is None or self._started_at is None:
             return
         now = time.monotonic()
         pace = self._paces.setdefault(self._kind, _Pace())
-        fresh = done - self._done_in_phase
-        pace.units += fresh
+        num_new = done - self._done_in_phase
+        pace.units += num_new
         pace.seconds += now - self._started_at
-        self._left[self._kind] = max(0.0, self._left.get(self._kind, 0.0) - fresh)
+        self._left[self._kind] = max(0.0, self._left.get(self._kind, 0.0) - num_new)
         self._started_at, self._done_in_phase = now, done
 
     def assume(self, kind: str, seconds_per_unit: float) -> None:
-        """A first guess at a pace, in force until work of this kind has been timed."""
+        """Set a pace that applies until work of this kind has been timed."""
         self._guesses[kind] = seconds_per_unit
 
     def remaining_seconds(self) -> float | None:
-        """Seconds to the end of all planned work; None while some of it has no pace."""
+        """Return the seconds to the end of all planned work; None while some of it has no pace."""
         total = 0.0
         for kind, units in self._left.items():
             if units <= 0:

@@ -1,7 +1,7 @@
-"""What a run says while it goes: JSON lines in ``events.jsonl``, which the worker, or a person, follows.
+"""The events of a run: JSON lines in ``events.jsonl``, which the worker or a person follows.
 
-Owns the format of the events, their throttling, and the check for a stop request; every long loop
-of the engine passes through `Reporter.boundary` or `Reporter.progress`, and stops there when asked to.
+Owns the events' format and throttling, and the check for a stop request: every long loop of the engine calls
+`Reporter.boundary` or `Reporter.generation_progress`, which raise `StopRequested`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from trd_engine.types import GenerationProgress
 T = TypeVar("T")
 
 PROGRESS_SECONDS = 1.0
-"""At most one progress event in so much time: the file stays small and the reader keeps up."""
+"""Shortest time between two progress events, so that the file stays small."""
 
 STAND_INS = {
     "rollout": ("evaluating", "refining"),
     "refining": ("rollout", "evaluating"),
     "evaluating": ("rollout",),
 }
-"""Whose pace each phase borrows before it has one, see `EtaEstimator`."""
+"""Phases whose pace each phase takes until it is timed itself, see `EtaEstimator`."""
 
 
 class Reporter:
-    """Appends events to ``out_dir/events.jsonl``, one line each, flushed at once.
+    """Appends events to ``out_dir/events.jsonl``, one line each, flushed immediately.
 
-    Of several processes the main one alone writes; a stop that one of them sees ends all at the same boundary.
+    Only the main process writes. A stop request that any process sees stops all of them at the same boundary.
     """
 
     def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False, world: World = ALONE) -> None:
@@ -46,7 +46,7 @@ class Reporter:
         self.world = world
         path = out_dir / "events.jsonl" if world.is_main else Path(os.devnull)
         if path.is_file():
-            _drop_half_a_line(path)
+            _drop_incomplete_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._stop = stop
         self._phase: str | None = None
@@ -66,24 +66,24 @@ class Reporter:
 
     @property
     def current_phase(self) -> str | None:
-        """The phase that the run is in."""
+        """Name of the current phase."""
         return self._phase
 
     def event(self, type_: str, **fields: Any) -> None:
-        """Append one event. Numbers that are not finite become null: JSON has no NaN."""
+        """Append one event. Numbers that are not finite become null, since JSON has no NaN."""
         line = json.dumps({"type": type_, "at": time.time(), **finite(fields)}, allow_nan=False, ensure_ascii=False)
         self._file.write(line + "\n")
         self._file.flush()
 
     def phase(self, phase: str, *, round_index: int, num_rounds: int, step: int, num_steps: int) -> None:
-        """The run is now in `phase`."""
+        """Report that the run enters `phase`."""
         self._close_phase()
         self._phase, self._phase_started_at, self._last_progress_at = phase, time.monotonic(), -math.inf
-        self.eta.start(phase, step if phase == "training" else 0)  # steps are counted through the whole run
+        self.eta.start(phase, step if phase == "training" else 0)  # steps are counted over the whole run
         self.event("phase", phase=phase, round=round_index, num_rounds=num_rounds, step=step, num_steps=num_steps)
 
     def report_progress(self, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units of the current phase are finished."""
+        """Report that `done` of `total` units of the current phase are finished."""
         self.eta.advance(done)
         now = time.monotonic()
         if done >= total or now - self._last_progress_at >= PROGRESS_SECONDS:
@@ -94,21 +94,21 @@ class Reporter:
     def generation_progress(self, progress: GenerationProgress) -> None:
         """Report a generator's progress on this process's share; call within `run_independently`.
 
-        Raises `StopRequested` when this process was asked to stop.
+        Raises `StopRequested` if this process was asked to stop.
         """
-        size = self.world.size  # shares are alike: this one tells how far all are
+        size = self.world.size  # all processes have equal shares
         self.report_progress(progress.num_done * size, progress.num_requests * size, "samples")
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """Raise `StopRequested` when this process was asked to stop; within `run_independently`."""
+        """Raise `StopRequested` if this process was asked to stop; call within `run_independently`."""
         if self._stop():
             raise StopRequested
 
     def run_independently(self, work: Callable[[], T]) -> T:
-        """The result of work at which the processes do not wait for one another.
+        """Return the result of work during which the processes do not wait for each other. Collective.
 
-        A stop that one of them saw meanwhile is raised in all of them, after it.
+        If any process saw a stop request meanwhile, `StopRequested` is raised in all of them afterwards.
         """
         try:
             result = work()
@@ -120,24 +120,24 @@ class Reporter:
         return result
 
     def boundary(self) -> None:
-        """Raise `StopRequested` when the run was asked to stop; all processes come here together."""
+        """Raise `StopRequested` in all processes if any was asked to stop. Collective."""
         if self.world.any(self._stop()):
             raise StopRequested
 
     def metrics(self, step: int, round_index: int, values: Mapping[str, float]) -> None:
-        """One optimizer step's numbers."""
+        """Report the metrics of one optimizer step."""
         self.event("metrics", step=step, round=round_index, values=dict(values))
 
     def notice(self, level: str, code: str, message: str, **data: Any) -> None:
-        """Something the user should know; `level` is info, warn or error."""
+        """Report a message for the user; `level` is info, warn or error."""
         self.event("notice", level=level, code=code, message=message, data=data)
 
     def failed(self, code: str, message: str, traceback: str | None = None) -> None:
-        """The run ends here, for this reason."""
+        """Report that the run failed."""
         self.event("failed", code=code, message=message, traceback=traceback)
 
     def finished(self, step: int, summary: Mapping[str, Any]) -> None:
-        """The run is complete."""
+        """Report that the run is complete."""
         self._close_phase()
         self.event("finished", step=step, summary={**summary, "seconds_by_phase": self.seconds_by_phase})
 
@@ -148,7 +148,7 @@ class Reporter:
         self._phase = None
 
 
-def _drop_half_a_line(path: Path) -> None:
-    """What a process that was killed had begun to write: the next event would be appended to it."""
+def _drop_incomplete_line(path: Path) -> None:
+    """Remove the incomplete last line of a killed process, to which the next event would be appended."""
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

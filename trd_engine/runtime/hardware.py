@@ -1,4 +1,4 @@
-"""What this machine's processor does well: fixed by the machine, so that a run is bitwise the same again."""
+"""Devices, dtypes and the processor's abilities. They depend on the machine alone, so that runs are reproducible."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 @cache
 def has_bf16_matmul() -> bool:
-    """Return whether the processor multiplies bf16 by itself; taken for granted if it is not an x86-64."""
+    """Return whether the processor has bf16 matrix instructions; assumed true on other architectures than x86-64."""
     found = torch.cpu.get_capabilities()
     return found["architecture"] != "x86_64" or bool(found["avx512_bf16"] or found["amx_bf16"])
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this process's GPU if `device` is "cuda" without a number; else `device`."""
+    """Return this process's GPU if `device` is "cuda" without a number, else `device`."""
     if str(device) != "cuda":
         return device
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -30,18 +30,20 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `name` means; auto is the current GPU if there is one. Raises `DeviceUnavailableError`."""
+    """Return the device of this name; auto is the current GPU if there is one. Raises `DeviceUnavailableError`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceUnavailableError(f"device = {name}: {error}; use cpu, or a worker that has it") from error
+        raise DeviceUnavailableError(
+            f"device = {name}: {error}; set device to cpu, or use a worker that has this device"
+        ) from error
     return torch.device(name)
 
 
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the training passes: what `precision` says; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Return the dtype of the training passes; `precision` auto is bf16 on a GPU and fp32 on a CPU."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -50,8 +52,8 @@ def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 def keep_freed_memory(device: torch.device) -> bool:
     """Ask the C library to keep freed memory for the life of the process. Return True if it agrees.
 
-    By default glibc gives large blocks back to the system and asks for them again: a step frees and takes every
-    gradient, and the kernel clears the same gigabytes each time. The peak grows by about one percent.
+    By default glibc returns large blocks to the system: every step frees and allocates all gradients, and the kernel
+    clears the same gigabytes each time. The peak grows by about one percent.
     False on an accelerator, whose tensors are elsewhere, and if the C library has no such setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

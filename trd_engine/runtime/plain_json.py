@@ -1,4 +1,4 @@
-"""Values as plain JSON, whatever a data format or a generator made them of."""
+"""Conversion of values from data formats and generators to plain JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def plain_json(value: Any) -> Any:
-    """`value` in JSON's own types; sets are sorted, since their order changes from process to process."""
+    """Convert to JSON types; sets are sorted, since their order differs between processes."""
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -33,7 +33,7 @@ def agreed_json(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every number that is not finite, however deep, made None."""
+    """Replace all numbers that are not finite, at any depth, by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -44,13 +44,13 @@ def finite(value: Any) -> Any:
 
 
 MAX_INTEGER_DIGITS = 50_000
-"""Of an integer as text. Python stops at 4,300, and contest problems ask for longer ones."""
+"""Digits of an integer in text. Python's default is 4,300; some contest problems need longer ones."""
 
 
 def allow_long_integers() -> None:
-    """Let this process and its forks read and write `MAX_INTEGER_DIGITS`.
+    """Allow `MAX_INTEGER_DIGITS` in this process and its forks.
 
-    For good: the limit is one for all threads, and none could lower it again without cutting off another.
+    The limit stays raised: it applies to all threads, and lowering it again could break another thread's conversion.
     """
     if 0 < sys.get_int_max_str_digits() < MAX_INTEGER_DIGITS:
         sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)

@@ -1,12 +1,12 @@
-"""The scorer: another model, or the student's own weights, of step 0 or of a little while ago.
+"""A local teacher: another model, or the student's own weights of step 0 or of some steps ago.
 
-A teacher gives hidden states and a head; the loss turns them into log-probabilities a chunk at a time,
-so that no [tokens × vocabulary] is ever held.
+It gives hidden states and an output head. The loss computes log-probabilities from them one chunk of tokens at a time,
+so that [tokens × vocabulary] is never held.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from trd_engine.models.lora import answering_with
 
 
 class Teacher:
-    """Scores completions without gradient. Its weights are its own affair: `teacher_update` may move them."""
+    """Scores completions without gradient. `TeacherUpdate` may change its weights."""
 
     def __init__(
         self,
@@ -29,43 +29,26 @@ class Teacher:
         adapter: str | None = None,
         run_unsharded: RunUnsharded = run_directly,
     ) -> None:
-        """`model` is a model of its own or, with `shares_student`, the student's PEFT model, which teaches with
-        `adapter` or, where that is None, with none. `enter`: where several processes divide it."""
-        self._model = model
+        """Take another model or, with `shares_student`, the student's PEFT model, which then uses `adapter`, or no
+        adapter if that is None. `run_unsharded` runs a pass over a sharded model, see `models.fsdp`."""
+        self.model = model
+        """The module, which also samples the refinements."""
+        self.shares_student = shares_student
+        self.adapter = adapter
         self._run_unsharded = run_unsharded
-        self._shares_student = shares_student
-        self._adapter = adapter
-
-    @property
-    def model(self) -> TrainedModel:
-        """The module, to sample refinements from."""
-        return self._model
-
-    @property
-    def shares_student(self) -> bool:
-        """True where the module is the student's own, with the teacher's adapter or with none."""
-        return self._shares_student
-
-    @property
-    def adapter(self) -> str | None:
-        """Its adapter in the student's module, where it shares that."""
-        return self._adapter
 
     def head(self) -> OutputHead:
-        """Its output head; where the model is divided, whole from the last call of `hidden` on."""
-        return head_of(self._model)
+        """Return the output head. A sharded model's head is whole after a call of `hidden`."""
+        return head_of(self.model)
 
     @torch.no_grad()
     def hidden(self, tokens: ScoredTokens) -> Tensor:
-        """Hidden states [N, G] at the trained tokens' predicting positions."""
-        was_training = self._model.training
-        self._model.eval()  # the student's dropout, where it has one, is not the teacher's
+        """Compute the hidden states [N, G] at the positions that predict the trained tokens."""
+        was_training = self.model.training
+        self.model.eval()  # the teacher has no dropout, even if it shares the student's module
         try:
-            with self._weights():
-                hidden_NG: Tensor = self._run_unsharded(lambda: hidden_states(self._model, tokens))
+            with answering_with(self.model, self.adapter) if self.shares_student else nullcontext():
+                hidden_NG: Tensor = self._run_unsharded(lambda: hidden_states(self.model, tokens))
                 return hidden_NG
         finally:
-            self._model.train(was_training)
-
-    def _weights(self) -> AbstractContextManager[None]:
-        return answering_with(self._model, self._adapter) if self._shares_student else nullcontext()
+            self.model.train(was_training)

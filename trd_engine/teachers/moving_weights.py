@@ -1,8 +1,8 @@
-"""How the weights of a student that teaches itself follow the student.
+"""Updates of the teacher's weights if the student teaches itself.
 
-Owns which teacher's parameter follows which of the student's, how, and what of it a checkpoint keeps. With
-LoRA the teacher's are a second adapter on the same base, with full fine-tuning a second model. A frozen
-teacher, or another model, has no `TeacherUpdate`.
+Owns which teacher's parameter follows which of the student's, the update rule, and their part of a checkpoint. With
+LoRA the teacher is a second adapter on the same base model, with full fine-tuning a second model. A frozen teacher, or
+another model, has no `TeacherUpdate`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TEACHER_WEIGHTS = "teacher"
 
 
 class TeacherUpdate:
-    """Moves a teacher's weights after the student's steps."""
+    """Updates a teacher's weights after the student's steps."""
 
     def __init__(self, config: TeacherUpdateConfig, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """`pairs` by name: a teacher's parameter, and the student's that it follows."""
+        """Take `pairs` by name: a teacher's parameter, and the student's parameter that it follows."""
         self._config = config
         self._pairs = pairs
 
     @classmethod
     def of(cls, config: TeacherUpdateConfig, teacher: nn.Module, student: nn.Module) -> TeacherUpdate | None:
-        """The update between two models, or between the adapters of one; None where the teacher is frozen."""
+        """Make the update between two models or between two adapters of one; None if the teacher is frozen."""
         if config.kind == "frozen":
             return None
         if isinstance(student, PeftModel):
@@ -43,7 +43,7 @@ class TeacherUpdate:
 
     @torch.no_grad()
     def after_step(self, step: int) -> bool:
-        """Follow the student's step number `step` (from 1); true where the teacher's weights are other ones now."""
+        """Update after the student's step `step` (from 1); return whether the teacher's weights changed."""
         if self._config.kind == "periodic" and step % self._config.every_steps:
             return False
         for teacher, student in self._pairs.values():
@@ -58,9 +58,11 @@ class TeacherUpdate:
         write_parts(folder, TEACHER_WEIGHTS, {name: teacher for name, (teacher, _) in self._pairs.items()}, world)
 
     def restore(self, folder: Path) -> None:
-        """Take over what `write` wrote; raises `CheckpointCorruptError` where it is another model's."""
+        """Read the weights of `write`. Raises `CheckpointCorruptError` if they are another model's."""
         stored = PartsReader(folder, TEACHER_WEIGHTS)
         if stored.names != self._pairs.keys():
-            raise CheckpointCorruptError(f"{TEACHER_WEIGHTS} does not hold this teacher's weights")
+            raise CheckpointCorruptError(
+                f"{TEACHER_WEIGHTS} in {folder} does not have this teacher's weights; resume from another checkpoint"
+            )
         for name, (teacher, _) in self._pairs.items():
             stored.read_into(name, teacher)

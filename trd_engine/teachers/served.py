@@ -1,17 +1,17 @@
-"""A served teacher in the loop: its place in the spec, what is checked before anything is sampled, its scores.
+"""A served teacher of a run: the checks before anything is sampled, and its scores.
 
-A vLLM scores the round's targets once, right after they are collected. Any other server may tell log-probabilities of
-its own answers: asked at the start, it is held to it, and where the answer is the target and its prompt the loss's
-context these are the same numbers. Scores are kept with the round: a step asks no server, and a resumed run trains on
-what it began with. Where nothing is told, the loss is the cross-entropy on the refined trajectory, and the run says so.
+A vLLM server scores the round's targets once, right after they are collected. Another server may return
+log-probabilities of its own answers: if the answer is the target and its prompt the loss's context, these are the
+scores. One request at the start finds out, and the run then relies on it. Scores are stored with the round: training
+steps send no requests, and a resumed run trains on the same scores. If a server returns none, the loss is the
+cross-entropy on the refined trajectory, and a notice says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,11 +27,11 @@ from trd_engine.teachers.token_scores import UNSCORED_NOTICE, with_scores
 from trd_engine.types import SamplingSettings, TokenScores, Trajectory
 
 PROBE = "What is 12 + 7?"
-"""Asked at the start; one token of the answer is waited for."""
+"""Question of the first request, which asks for one token."""
 
 
 class ServedTeacher:
-    """One run's teacher behind an endpoint."""
+    """The teacher of a run behind an endpoint."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class ServedTeacher:
         world: World = ALONE,
         was_scored: bool | None = None,
     ) -> None:
-        """`tokenizer` and `end_of_turn_ids` are the student's. Of several processes each asks for its own share.
-        `was_scored` says of a resumed run whether its teacher told log-probabilities; it goes on so.
+        """Check the server. `tokenizer` and `end_of_turn_ids` are the student's; each process sends its share of the
+        requests. `was_scored` tells whether a resumed run began with the teacher's log-probabilities; None: a new run.
 
-        Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError`, `ContextTooLongError` and
-        `SpecError`: a run that cannot go through ends here.
+        Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError`, `ContextTooLongError` or
+        `SpecError` if the run could not finish with this server.
         """
         assert isinstance(config.teacher, ServedTeacherConfig)
         self._served = config.teacher
@@ -59,16 +59,16 @@ class ServedTeacher:
         )
         scores = config.loss.divergence != "cross_entropy"
         self.top_k = min(config.loss.teacher_top_k, len(tokenizer)) if scores else None
-        """Tokens that it scores at each position; None: it does not score."""
-        self._why_not = "" if scores else "loss.divergence says so"
+        """Number of tokens that it scores at each position; None: it does not score."""
+        self._unscored_reason = "" if scores else "loss.divergence is cross_entropy"
         if self._served.api == "vllm":
             self._check_server(tokenizer)
         elif self.top_k is not None:
-            self._score_own_answers(self.top_k, world, was_scored)
+            self._request_answer_scores(self.top_k, world, was_scored)
 
     @property
     def loss(self) -> LossConfig:
-        """The spec's where the teacher scores, else the cross-entropy, which has no schedule and no temperature."""
+        """The spec's loss if the teacher scores, else the cross-entropy, which has no schedule and no temperature."""
         loss = self._config.loss
         if self.top_k is not None or loss.divergence == "cross_entropy":
             return loss
@@ -76,42 +76,42 @@ class ServedTeacher:
         return loss.model_copy(update=changes)
 
     def report(self, reporter: Reporter) -> None:
-        """Say what the loss is made of, and what could not be checked."""
+        """Report what the loss is computed from, and what could not be checked."""
         name = self._served.endpoint
         if self.top_k is None:
             reporter.notice(
                 "warn",
                 "teacher_without_logprobs",
-                "the loss is the cross-entropy on the refined trajectory, taught by the text of teacher endpoint "
-                f"{name} alone: {self._why_not}; metrics speak of cross-entropy and not of a KL",
+                "the loss is the cross-entropy on the refined trajectory, since teacher endpoint "
+                f"{name} gives text only: {self._unscored_reason}; metrics are named cross_entropy instead of a KL",
             )
         else:
             loss = self._config.loss
             reporter.notice(
                 "info",
                 "teacher_scores",
-                f"teacher endpoint {name} gives the log-probabilities of {self.top_k} tokens a position: the loss is "
-                f"{loss.divergence} on these",
+                f"teacher endpoint {name} gives the log-probabilities of {self.top_k} tokens per position: the loss is "
+                f"{loss.divergence} on these tokens",
                 teacher_top_k=self.top_k,
             )
         if self._served.api != "vllm":
             reporter.notice(
                 "info",
                 "teacher_tokenizer_unknown",
-                f"teacher endpoint {name} does not tell its tokens: its text is tokenised by the student's tokenizer",
+                f"teacher endpoint {name} does not return token ids: its text is encoded by the student's tokenizer",
             )
         if self._config.diagnosis.num_trajectories:
             reporter.notice(
                 "info",
                 "diagnosis_off",
-                f"rounds are not diagnosed: teacher endpoint {name} does not give whole distributions; "
-                "accuracies and lengths are reported all the same",
+                f"rounds are not diagnosed: teacher endpoint {name} does not return whole distributions; accuracies "
+                "and lengths are reported",
             )
 
     def score(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
-        """The trajectories with the teacher's scores of their targets; as they are where it does not score. Collective.
+        """Add the teacher's scores of the targets, if it scores. Collective.
 
-        The teacher reads each target after the very tokens that its server makes of the prompt.
+        The teacher reads each target after the prompt's token ids as its own server encodes it.
         """
         if self.top_k is None:
             return list(trajectories)
@@ -129,7 +129,7 @@ class ServedTeacher:
         return with_scores(trajectories, world.gather(reporter.run_independently(score_mine)))
 
     def _report_unscored_tokens(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
-        """Answers whose tokens are not the student's one for one, and single tokens of the others."""
+        """Report tokens and whole answers without scores."""
         reasons = [
             n.removeprefix(UNSCORED_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNSCORED_NOTICE)
         ]
@@ -149,42 +149,43 @@ class ServedTeacher:
                 num_unscored_refinements=len(reasons),
             )
 
-    def _score_own_answers(self, top_k: int, world: World, was_scored: bool | None) -> None:
-        """Ask for log-probabilities with every answer, where the server tells such as the loss is to have."""
+    def _request_answer_scores(self, top_k: int, world: World, was_scored: bool | None) -> None:
+        """Request log-probabilities with every answer, if those of the server can be used for the loss."""
         if was_scored is None:
-            self._why_not = self._find_obstacle(top_k)
+            self._unscored_reason = self._check_answer_scores(top_k)
         elif not was_scored:
-            self._why_not = "the run began without its log-probabilities"
-        if world.any(bool(self._why_not)):
+            self._unscored_reason = "the run began without its log-probabilities"
+        if world.any(bool(self._unscored_reason)):
             self.top_k = None
-            self._why_not = self._why_not or "another process of the run was told none"
+            self._unscored_reason = self._unscored_reason or "another process of the run received none"
         else:
             self.client.score_answers(top_k)
 
-    def _find_obstacle(self, top_k: int) -> str:
-        """Why its answers' log-probabilities cannot make the loss; empty where they can.
+    def _check_answer_scores(self, top_k: int) -> str:
+        """Return why the log-probabilities of its answers cannot be used for the loss; empty if they can.
 
-        The first token's are asked for as the refinements are sampled and again untempered: they are to be the same.
+        Requests those of a first token with the refinements' sampling settings and at temperature 1: they must agree.
         """
         sampling = self._config.sampling
         as_sampled = SamplingSettings(sampling.temperature, sampling.top_p, sampling.top_k, 1, ())
         plain = replace(as_sampled, temperature=1.0, top_p=1.0)
         try:
             first, second = (self.client.first_logprobs(PROBE, one, top_k) for one in (as_sampled, plain))
-        except (TeacherRefusedError, TeacherUnreachableError) as refusal:  # some answer 501 to what they do not know
-            self.client.first_logprobs(PROBE, as_sampled, None)  # raises where it is not they that it refuses
+        except (TeacherRefusedError, TeacherUnreachableError) as refusal:  # some servers answer 501 to unknown fields
+            self.client.first_logprobs(PROBE, as_sampled, None)  # raises if log-probabilities are not why it refuses
             return (
-                f"it refuses to tell the log-probabilities of loss.teacher_top_k = {top_k} tokens a position, of which "
-                f"a lower number may pass. The server's words: {refusal}"
+                f"it refuses to return the log-probabilities of loss.teacher_top_k = {top_k} tokens per position, and "
+                f"may accept a lower number. The server's message: {refusal}"
             )
         if not first or not second:
-            return "its answers tell no log-probabilities"
+            return "its answers have no log-probabilities"
         if len(first) < top_k or len(second) < top_k:
-            return f"it tells {min(len(first), len(second))} tokens a position, fewer than loss.teacher_top_k = {top_k}"
+            num_returned = min(len(first), len(second))
+            return f"it returns {num_returned} tokens per position, fewer than loss.teacher_top_k = {top_k}"
         sampled, untempered = dict(first), dict(second)
         shared = sampled.keys() & untempered.keys()
         if any(abs(sampled[token] - untempered[token]) > _tolerance(untempered[token]) for token in shared):
-            return "its log-probabilities hang on the temperature and top-p that it samples with"
+            return "its log-probabilities depend on the temperature and top-p of sampling"
         return ""
 
     def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
@@ -196,10 +197,10 @@ class ServedTeacher:
         return [by_problem[t.problem.id] for t in trajectories]
 
     def _check_server(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Small requests find a wrong key, a wrong model, another tokenizer, a context that is too short, or a server
-        that scores fewer tokens a position than the loss is to have."""
+        """Send small requests that find a wrong key or model, another tokenizer, a context that is too short, or a
+        server that scores fewer tokens per position than the loss needs."""
         found = self.client.tokenize(SAMPLE_TEXTS, as_chat=False)
-        for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):  # its completions arrive as ids, scored or not
+        for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):  # its completions are ids, scored or not
             ours = tokenizer(text, add_special_tokens=False)["input_ids"]
             require_same_ids(text, ours, theirs.token_ids, teacher=f"teacher endpoint {self._served.endpoint}")
         config = self._config
@@ -208,56 +209,48 @@ class ServedTeacher:
         if not config.refines:
             prompt, new = config.sampling.max_prompt_tokens, config.sampling.max_new_tokens
             fields = "sampling.max_prompt_tokens + sampling.max_new_tokens"
-        needed = prompt + new + (self.top_k is not None)  # a server that scores writes one token besides
+        needed = prompt + new + (self.top_k is not None)  # to score, the server must generate one token
         limit = found[0].max_model_len
         if needed > limit:
             raise ContextTooLongError(
-                f"{fields} = {prompt} + {new} tokens, and {needed} in all, but teacher endpoint "
-                f"{self._served.endpoint} takes {limit}; lower them"
+                f"{fields} = {prompt} + {new} needs a context of {needed} tokens, but teacher endpoint "
+                f"{self._served.endpoint} takes {limit}; lower one of them"
             )
-        if self.top_k is not None:
-            self._check_top_k(found[0].token_ids[:2], self.top_k)
-
-    def _check_top_k(self, two_ids: Sequence[int], top_k: int) -> None:
-        """Ask for so many tokens once, before a round is sampled that nothing could score."""
-        one_token = [(two_ids[:1], two_ids[1:])]
+        if self.top_k is None:
+            return
+        ids = found[0].token_ids
+        one_token = [(ids[:1], ids[1:2])]
         try:
-            self.client.score(one_token, top_k)
+            self.client.score(one_token, self.top_k)
         except TeacherRefusedError as refusal:
-            self.client.score(one_token, 1)  # raises where the number is not what it refuses
+            self.client.score(one_token, 1)  # raises if the number is not why it refuses
             raise TeacherRefusedError(
-                f"loss.teacher_top_k = {top_k}, but teacher endpoint {self._served.endpoint} does not tell so many "
-                "tokens a position; lower loss.teacher_top_k, or have the operator raise the server's --max-logprobs "
-                f"(20 where it is not set) and the endpoint's max_logprobs. The server's words: {refusal}"
+                f"loss.teacher_top_k = {self.top_k}, but teacher endpoint {self._served.endpoint} returns fewer tokens "
+                "per position; lower loss.teacher_top_k, or have the operator raise the server's --max-logprobs "
+                f"(default 20) and the endpoint's max_logprobs. The server's message: {refusal}"
             ) from refusal
 
 
-def was_scored_before(identity: Mapping[str, Any]) -> bool | None:
-    """Whether the teacher told log-probabilities to the run of that `same_run.run_identity`; None: it does not say."""
-    divergence = identity.get("loss.divergence")
-    return None if divergence is None else divergence != "cross_entropy"
-
-
 def _tolerance(logprob: float) -> float:
-    """Nats by which two answers to one question may differ: half-precision kernels, which see other batches."""
+    """Return by how many nats two answers to one request may differ: half-precision kernels depend on the batch."""
     return 0.1 + 0.05 * abs(logprob)
 
 
 def _endpoint(served: ServedTeacherConfig, world: World) -> Endpoint:
-    """As one of the run's processes may use it: together they ask for no more at a time than the operator allows."""
+    """Make one process's endpoint: all processes together keep to the operator's limit of concurrent requests."""
     if served.max_concurrency < world.size:
         raise SpecError(
             f"devices = {world.size}: teacher endpoint {served.endpoint} takes {served.max_concurrency} requests at a "
-            f"time, and each device asks for its own; set devices to at most {served.max_concurrency}, or have the "
-            "operator raise the endpoint's max_concurrency"
+            f"time, and each device needs one; set devices to at most {served.max_concurrency}, or have the operator "
+            "raise the endpoint's max_concurrency"
         )
     key = None
     if served.api_key_env is not None:
         key = os.environ.get(served.api_key_env)
         if not key:
             raise TeacherRefusedError(
-                f"teacher endpoint {served.endpoint}: the variable {served.api_key_env}, which is to hold its key, "
-                "is not set where the job runs; its operator sets it"
+                f"teacher endpoint {served.endpoint}: the environment variable {served.api_key_env} with its key is "
+                "not set on the worker; have the operator set it"
             )
     return Endpoint(
         name=served.endpoint,

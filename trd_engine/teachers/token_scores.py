@@ -1,4 +1,4 @@
-"""Token scores of a served teacher on disk."""
+"""A served teacher's token scores in files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 from trd_engine.types import TokenScores, Trajectory
 
 UNSCORED_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
-"""How a trajectory's notice of it begins; the reason follows."""
+"""Beginning of a trajectory's notice that it is unscored; the reason follows."""
 
 
 def write_scores(path: Path, trajectories: Sequence[Trajectory]) -> None:
-    """Write the scores of a round beside its trajectories; nothing where there are none."""
+    """Write the scores of a round beside its trajectories; write no file if there are none."""
     scores = [t.scores for t in trajectories if t.scores is not None]
     if scores:
         save_file(_tensors(scores), path)
 
 
 def with_stored_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """The trajectories with the scores that `write_scores` wrote, or as they are where it wrote none."""
+    """Return the trajectories with the scores in the file of `write_scores`, or unchanged if there is no file."""
     if not path.exists():
         return list(trajectories)
     return with_scores(trajectories, _scores(load_file(path)))
 
 
 def with_scores(trajectories: Sequence[Trajectory], scores: Sequence[TokenScores]) -> list[Trajectory]:
-    """Each trajectory with the scores of its target."""
+    """Return each trajectory with the scores of its target."""
     return [replace(trajectory, scores=s) for trajectory, s in zip(trajectories, scores, strict=True)]
 
 

@@ -33,7 +33,7 @@ from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
 from trd_engine.tasks.protocol import Task
 from trd_engine.teachers.local import Teacher
 from trd_engine.teachers.moving_weights import TeacherUpdate
-from trd_engine.teachers.served import ServedTeacher, was_scored_before
+from trd_engine.teachers.served import ServedTeacher
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
 from trd_engine.types import SamplingSettings
@@ -80,7 +80,9 @@ def load_models(config: RunConfig, resume_from: Path | None, world: World = ALON
     served = None
     if config.served_teacher is not None:
         own_ids = end_of_turn_ids(config.student, tokenizer)
-        was_scored = None if resume_from is None else was_scored_before(read_state(resume_from / STATE_FOLDER).identity)
+        was_scored = None
+        if resume_from is not None:
+            was_scored = read_state(resume_from / STATE_FOLDER).identity["loss.divergence"] != "cross_entropy"
         served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world, was_scored=was_scored)
     source = config.student
     if resume_from is not None and config.lora is None:

@@ -127,12 +127,12 @@ def tempered(received: Received, reply: Reply) -> Reply:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (without, "its answers tell no log-probabilities"),
-        (refusing, "loss.teacher_top_k = 5 tokens a position, of which a lower number may pass.*must be 4 or less"),
-        (not_implemented, "it refuses to tell the log-probabilities.*501"),
-        (fewer, "it tells 3 tokens a position, fewer than loss.teacher_top_k = 5"),
-        (another_shape, "its answers tell no log-probabilities"),
-        (tempered, "hang on the temperature and top-p"),
+        (without, "its answers have no log-probabilities"),
+        (refusing, "loss.teacher_top_k = 5 tokens per position, and may accept a lower number.*must be 4 or less"),
+        (not_implemented, "it refuses to return the log-probabilities.*501"),
+        (fewer, "it returns 3 tokens per position, fewer than loss.teacher_top_k = 5"),
+        (another_shape, "its answers have no log-probabilities"),
+        (tempered, "depend on the temperature and top-p"),
     ],
 )
 def test_where_they_do_not_serve_the_loss_is_the_cross_entropy_and_says_why(

@@ -226,7 +226,7 @@ def test_a_server_that_stumbles_does_not_stop_a_run(data: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [
-        (Reply(503, {}), TeacherUnreachableError, "big gave no answer in 2 tries; the last: .*503"),
+        (Reply(503, {}), TeacherUnreachableError, "big gave no answer in 2 tries; the last error: .*503"),
         (Reply(is_dropped=True), TeacherUnreachableError, "big gave no answer in 2 tries"),
         (Reply(401, {"error": "bad key"}), TeacherRefusedError, "big refused a request with status 401.*bad key"),
     ],
@@ -278,7 +278,7 @@ def limited(model: ServedModel, max_logprobs: int, received: Received, number: i
 def test_a_server_that_scores_too_few_tokens_is_told_before_anything_is_sampled(
     data: Path, tmp_path: Path, model: ServedModel
 ) -> None:
-    config_words = r"loss\.teacher_top_k = 5.*endpoint big does not tell so many.*lower loss\.teacher_top_k, or .*"
+    config_words = r"loss\.teacher_top_k = 5.*endpoint big returns fewer tokens.*lower loss\.teacher_top_k, or .*"
     with serving(partial(limited, model, 4)) as server:
         with pytest.raises(TeacherRefusedError, match=config_words + "--max-logprobs.*max allowed: 4"):
             run(config_of(data, served(server), TOP_K), tmp_path)

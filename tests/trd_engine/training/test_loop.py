@@ -309,7 +309,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
 
 def test_another_spec_is_refused_on_resume_and_another_place_is_not(data: Path, whole: Path, tmp_path: Path) -> None:
     changed = spec(data, rounds=2, seed=1, optim={"learning_rate": 1e-4, "batch_size": 16})
-    with pytest.raises(SpecError, match=r"optim.learning_rate = 0.0001, and was 0.001; seed = 1, and was 0; start"):
+    with pytest.raises(SpecError, match=r"optim.learning_rate = 0.0001, and was 0.001; seed = 1, and was 0; restore"):
         run(parse_config(changed), tmp_path / "out", resume_from=checkpoint_folder(whole, 2))
     elsewhere = spec(data, rounds=2, student_name="moved", checkpoints={"every_steps": 7, "merged": False})
     run(parse_config(elsewhere), tmp_path / "moved", resume_from=checkpoint_folder(whole, 2))
@@ -337,7 +337,7 @@ def test_evaluation_data_is_refused_on_resume_where_problems_were_held_out(data:
     first = tmp_path / "first"
     run(config, first)
     added = {"holdout": 0.25, "k": 1, "dataset": {"path": str(data / "heldout.jsonl")}}
-    with pytest.raises(DataChangedError, match="started with evaluation no data of its own, and now it is data with"):
+    with pytest.raises(DataChangedError, match="started with evaluation no separate data, and now has data with"):
         run(
             parse_config(spec(data, **changes, evaluation=added)),
             tmp_path / "out",

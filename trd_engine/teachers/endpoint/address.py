@@ -1,7 +1,7 @@
-"""Where an endpoint's requests go: its host is resolved once, checked, and never resolved again.
+"""The address of an endpoint: its host name is resolved once, checked, and never resolved again.
 
-A name that is resolved for each request could lead somewhere else the second time. Messages name the endpoint
-and not its address, since users read them.
+A name that is resolved for every request could have another, unchecked address the second time. Messages name the
+endpoint instead of its address, since users read them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from trd_engine.runtime.errors import TeacherRefusedError, TeacherUnreachableError
 
 Network = Literal["public", "private", "loopback"]
-"""public: https to addresses of the whole internet; private: https to those of a private network too;
-loopback: this machine alone, where http will do."""
+"""public: https to addresses of the internet; private: https, also to addresses of private networks; loopback: https or
+http to this machine alone."""
 Resolver = Callable[[str, int], list[str]]
 
 _PRIVATE_NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
@@ -25,38 +25,38 @@ _PRIVATE_NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/1
 
 @dataclass(frozen=True)
 class PinnedAddress:
-    """An endpoint's address with the number in the place of the name."""
+    """An endpoint's address, with the host's IP address instead of its name."""
 
     base_url: str
     """Ends without a slash."""
     host_header: str
     server_name: str
-    """What the certificate must be for."""
+    """Host name that the server's certificate must be valid for."""
 
 
 def pin_address(name: str, base_url: str, network: Network, *, resolve: Resolver | None = None) -> PinnedAddress:
-    """Resolve the host of endpoint `name` and check every address that it has.
+    """Resolve the host of endpoint `name` and check all its addresses.
 
-    Raises `TeacherRefusedError` where the address is none that `network` allows, `TeacherUnreachableError` where
-    the name cannot be resolved.
+    Raises `TeacherRefusedError` if `network` does not allow an address, and `TeacherUnreachableError` if the host name
+    cannot be resolved.
     """
     parts = urlsplit(base_url)
     allowed_schemes = {"http", "https"} if network == "loopback" else {"https"}
     if parts.scheme not in allowed_schemes or parts.hostname is None or parts.username is not None:
         raise TeacherRefusedError(
             f"teacher endpoint {name}: its address must be {' or '.join(sorted(allowed_schemes))} with a host and "
-            f"without a user, as its network is {network}; its operator sets it"
+            f"without a user, since its network is {network}; have the operator change it"
         )
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         addresses = (resolve or _resolve)(parts.hostname, port)
     except OSError as error:
-        raise TeacherUnreachableError(f"teacher endpoint {name}: its host cannot be resolved: {error}") from error
+        raise TeacherUnreachableError(f"teacher endpoint {name}: its host name cannot be resolved: {error}") from error
     refused = [address for address in addresses if not _is_allowed(address, network)]
     if refused or not addresses:
         raise TeacherRefusedError(
             f"teacher endpoint {name}: its host has an address outside its network, which is {network}; "
-            "its operator sets it"
+            "have the operator change one of them"
         )
     return PinnedAddress(_with_host(parts, addresses[0], port), parts.netloc, parts.hostname)
 

@@ -1,9 +1,9 @@
 """A teacher behind an OpenAI-compatible server: it refines by text, and may score tokens.
 
-Not a `Generator`: the server applies its own chat template. Where it is a vLLM it also says the token ids of what it
-read and wrote; any other server's text becomes token ids here, by the student's tokenizer, and nowhere else is a
-completion ever encoded from text. Such a server may spell out its answer's tokens with their log-probabilities: the
-teacher's distribution at every token of the refined trajectory, in the very prompt that it was sampled from.
+Not a `Generator`: the server applies its own chat template. A vLLM server also returns the token ids of prompt and
+answer. Another server's text is encoded here by the student's tokenizer; this is the only place where a completion is
+encoded from text. Such a server may return the bytes and log-probabilities of its answer's tokens: the teacher's
+distribution at every token of the refined trajectory, after the prompt that it was sampled from.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from trd_engine.teachers.endpoint.client import Endpoint, EndpointClient, Malfor
 from trd_engine.teachers.endpoint.token_spelling import NotOneForOneError, Spelling, read_scores
 from trd_engine.types import Completion, ProgressCallback, SamplingSettings, TokenScores
 
-_OTHER_SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What reading log-probabilities raises that are not spelled as OpenAI's are: an answer without them, not a bad one."""
+_UNEXPECTED_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""Errors of reading log-probabilities in another form than OpenAI's. The answer counts as one without them."""
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """What a server's tokenizer makes of a text."""
+    """A text as a server's tokenizer encodes it."""
 
     token_ids: tuple[int, ...]
     max_model_len: int
-    """Tokens that the server takes at most, prompt and answer together."""
+    """Upper bound on the tokens of prompt and answer together."""
 
 
 class EndpointTeacher:
-    """Refines, and where the server is a vLLM scores, through one endpoint."""
+    """Refines through one endpoint, and scores if the server is vLLM."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class EndpointTeacher:
         end_of_turn_ids: Sequence[int],
         thinking: bool | None = None,
     ) -> None:
-        """`tokenizer` is the student's, and `end_of_turn_ids` what its completions may end with, the usual one first.
+        """Resolve the endpoint. `tokenizer` is the student's; completions may end with one of `end_of_turn_ids`, the
+        usual one first. `thinking` is passed to a vLLM server's chat template; None: the template's default.
 
-        `thinking` goes to the server's chat template, where it is a vLLM; None leaves it to the template. Raises as
-        `endpoint_address.pin_address`.
+        Raises the errors of `address.pin_address`.
         """
         self._endpoint = endpoint
         self._client = EndpointClient(endpoint)
@@ -59,19 +59,19 @@ class EndpointTeacher:
         self._template_fields = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
 
     def score_answers(self, top_k: int) -> None:
-        """From now on ask for the `top_k` best tokens at each token of an answer: completions then have scores."""
+        """Request the `top_k` most likely tokens with each token of all later answers, which then have scores."""
         self._answer_top_k, self._spelling = top_k, Spelling(self._tokenizer)
 
     def no_answer(self) -> Completion:
-        """In the place of one that was not asked for; with scores of no token where the others have scores."""
+        """Return an empty completion for a prompt that was not sent, with empty scores if the others have scores."""
         scores = None if self._answer_top_k is None else TokenScores.unscored((), self._answer_top_k)
         return Completion((), "", "length", scores=scores)
 
     def first_logprobs(
         self, message: str, sampling: SamplingSettings, top_k: int | None
     ) -> list[tuple[str, float]] | None:
-        """What the server tells of the alternatives to an answer's first token; None where it tells nothing that can
-        be read, or is not asked. One token is asked for. Raises as `complete`."""
+        """Request one token, and return the log-probabilities of its alternatives; None if they are not requested or
+        cannot be read. Raises the errors of `complete`."""
         body = self._chat_body(TextRequest(message, seed=0), sampling) | {"max_tokens": 1, **_logprob_fields(top_k)}
         (found,) = self._client.post_all(
             "chat/completions", [body], lambda document, _: _first_logprobs(document), lambda _: None
@@ -85,10 +85,10 @@ class EndpointTeacher:
         *,
         on_progress: ProgressCallback | None = None,
     ) -> list[Completion]:
-        """One completion a request, in their order; `on_progress` may raise, as for `Generator.generate`.
+        """Return one completion per request, in order; `on_progress` may raise, as for `Generator.generate`.
 
-        A text that is longer than `max_new_tokens` in the student's tokens is cut there. After `score_answers` each
-        has the scores of its tokens, which tell nothing where the server's tokens are not the student's. Raises
+        A text longer than `max_new_tokens` of the student's tokens is cut there. After `score_answers` completions have
+        scores, with unscored tokens where the server's tokens do not map to the student's. Raises
         `TeacherUnreachableError` and `TeacherRefusedError`.
         """
         meter = ProgressMeter(on_progress, len(requests))
@@ -112,11 +112,11 @@ class EndpointTeacher:
         *,
         while_waiting: Callable[[], None] = lambda: None,
     ) -> list[TokenScores]:
-        """The teacher's `top_k` best tokens at every completion token of each (prompt ids, completion ids).
+        """Return the teacher's `top_k` most likely tokens at every completion token of (prompt ids, completion ids).
 
-        The ids must be the teacher's own: its tokenizer and the student's agree token for token. `top_k` is at most
-        the student's vocabulary and the server's `max_logprobs`. `while_waiting` may raise, and ends it. Only for a
-        vLLM server. Raises `TeacherUnreachableError` and `TeacherRefusedError`.
+        Both tokenizers must agree on the ids. `top_k` is at most the student's vocabulary and the server's
+        `max_logprobs`. `while_waiting` may raise to cancel the requests. For vLLM servers only. Raises
+        `TeacherUnreachableError` and `TeacherRefusedError`.
         """
         self._require_vllm("score")
         bodies = [self._score_body([*prompt, *completion], top_k) for prompt, completion in sequences]
@@ -128,8 +128,8 @@ class EndpointTeacher:
         return self._client.post_all("completions", bodies, scores, lambda _: while_waiting())
 
     def tokenize(self, texts: Sequence[str], *, as_chat: bool) -> list[Tokenized]:
-        """What the server's tokenizer makes of each text: of a user's turn of a chat, in its template and ready for
-        the answer, or of the bare text. Only for a vLLM server. Raises as `score`."""
+        """Encode each text by the server's tokenizer: as a user's turn in the chat template, up to the start of the
+        answer, or as bare text. For vLLM servers only. Raises the errors of `score`."""
         self._require_vllm("tokenize")
         bodies = [self._tokenize_body(text, as_chat=as_chat) for text in texts]
         return self._client.post_all("/tokenize", bodies, lambda document, _: _tokenized(document), lambda _: None)
@@ -137,7 +137,8 @@ class EndpointTeacher:
     def _require_vllm(self, ability: str) -> None:
         if not self._endpoint.is_vllm:
             raise ValueError(
-                f"teacher endpoint {self._endpoint.name} is not said to be a vLLM server: it cannot {ability}"
+                f"teacher endpoint {self._endpoint.name} is not configured as a vLLM server and cannot {ability}; set "
+                "its api to vllm if it is one"
             )
 
     def _chat_body(self, request: TextRequest, sampling: SamplingSettings) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class EndpointTeacher:
             token_ids = _encode(self._tokenizer, text)
         else:
             text = str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
-        # An answer without a text gets no end either: nobody is to learn to say nothing.
+        # An empty answer gets no end of turn, so that the student is not trained to answer nothing.
         if stopped and token_ids and token_ids[-1] not in self._end_of_turn_ids:
             token_ids.append(self._end_of_turn_ids[0])
         is_whole = stopped and len(token_ids) <= sampling.max_new_tokens
@@ -195,11 +196,11 @@ class EndpointTeacher:
         assert self._spelling is not None
         ids, ends = completion.token_ids, self._end_of_turn_ids
         try:
-            scores = read_scores(_told(choice), ids, self._spelling, top_k, end_of_turn_ids=ends)
+            scores = read_scores(_logprob_content(choice), ids, self._spelling, top_k, end_of_turn_ids=ends)
         except NotOneForOneError as error:
             reason = str(error)
-        except _OTHER_SHAPE as error:
-            reason = f"log-probabilities of another shape: {type(error).__name__}: {error}"
+        except _UNEXPECTED_FORM as error:
+            reason = f"log-probabilities of an unexpected form: {type(error).__name__}: {error}"
         else:
             return replace(completion, scores=scores)
         return replace(completion, scores=TokenScores.unscored(ids, top_k), unscored_reason=reason)
@@ -209,8 +210,8 @@ def _logprob_fields(top_k: int | None) -> dict[str, Any]:
     return {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
 
 
-def _told(choice: Mapping[str, Any]) -> Any:
-    """The answer's tokens with their log-probabilities; None where the server told none."""
+def _logprob_content(choice: Mapping[str, Any]) -> Any:
+    """Return the answer's tokens with their log-probabilities; None if the server returned none."""
     logprobs = choice.get("logprobs")
     return logprobs.get("content") if isinstance(logprobs, Mapping) else None
 
@@ -218,8 +219,8 @@ def _told(choice: Mapping[str, Any]) -> Any:
 def _first_logprobs(document: Any) -> list[tuple[str, float]] | None:
     choice = _only_choice(document)
     try:
-        return [(entry["token"], float(entry["logprob"])) for entry in _told(choice)[0]["top_logprobs"]]
-    except _OTHER_SHAPE:
+        return [(entry["token"], float(entry["logprob"])) for entry in _logprob_content(choice)[0]["top_logprobs"]]
+    except _UNEXPECTED_FORM:
         return None
 
 
@@ -227,18 +228,18 @@ def _text(choice: Mapping[str, Any]) -> str:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, Mapping) else None
     if text is None and isinstance(message, Mapping) and choice.get("finish_reason") is not None:
-        return ""  # the budget went into thoughts that the server keeps, or it refused, or the text was withheld
+        return ""  # e.g. the budget was spent on hidden reasoning, or the server refused
     if not isinstance(text, str):
-        raise MalformedAnswerError("a choice without a message of text")
-    return text.encode("utf-8", "replace").decode()  # JSON can spell half a character, which no tokenizer reads
+        raise MalformedAnswerError("a choice without message text")
+    return text.encode("utf-8", "replace").decode()  # JSON allows lone surrogates, which no tokenizer accepts
 
 
 def _ids(value: Any) -> list[int] | None:
-    """Token ids, where the server says them."""
+    """Check token ids; None if the server returned none."""
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(token_id, int) for token_id in value):
-        raise MalformedAnswerError("token ids that are not whole numbers")
+        raise MalformedAnswerError("token ids that are not integers")
     return list(value)
 
 
@@ -246,19 +247,19 @@ def _tokenized(document: Any) -> Tokenized:
     tokens = _ids(document.get("tokens")) if isinstance(document, Mapping) else None
     length = document.get("max_model_len") if isinstance(document, Mapping) else None
     if tokens is None or not isinstance(length, int):
-        raise MalformedAnswerError("no tokens or max_model_len: is the server a vLLM?")
+        raise MalformedAnswerError("no tokens or max_model_len: is the server vLLM?")
     return Tokenized(tuple(tokens), length)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of foreign text, in which the spelling of a special token is mere text."""
+    """Encode text from a server, in which the name of a special token is ordinary text."""
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def _only_choice(document: Any) -> Mapping[str, Any]:
     choices = document.get("choices") if isinstance(document, Mapping) else None
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], Mapping):
-        raise MalformedAnswerError("not one choice")
+        raise MalformedAnswerError("an answer without exactly one choice")
     choice: Mapping[str, Any] = choices[0]
     return choice
 
@@ -266,24 +267,24 @@ def _only_choice(document: Any) -> Mapping[str, Any]:
 def _prompt_logprobs(document: Any) -> list[Mapping[str, Any] | None]:
     positions = _only_choice(document).get("prompt_logprobs")
     if not isinstance(positions, list):
-        raise MalformedAnswerError("no prompt_logprobs: is the server a vLLM?")
+        raise MalformedAnswerError("no prompt_logprobs: is the server vLLM?")
     return positions
 
 
 def _token_scores(
     positions: Sequence[Mapping[str, Any] | None], completion: Sequence[int], top_k: int, num_vocabulary: int
 ) -> TokenScores:
-    """Positions map token ids to log-probability and rank; beside the best they hold the token that was there."""
+    """Read scores from positions, which map the best token ids and the actual one to log-probability and rank."""
     if len(positions) != len(completion):
-        raise MalformedAnswerError(f"prompt_logprobs of {len(positions)} tokens, not of {len(completion)}")
+        raise MalformedAnswerError(f"prompt_logprobs of {len(positions)} tokens instead of {len(completion)}")
     rows, targets = [], []
     for position, target in zip(positions, completion, strict=True):
         if position is None or str(target) not in position:
-            raise MalformedAnswerError(f"prompt_logprobs without the prompt's own token {target}")
+            raise MalformedAnswerError(f"prompt_logprobs without the prompt's token {target}")
         targets.append(float(position[str(target)]["logprob"]))
         best = sorted((entry["rank"], int(token_id), float(entry["logprob"])) for token_id, entry in position.items())
         known = [(token_id, logprob) for _, token_id, logprob in best if token_id < num_vocabulary][:top_k]
-        # A padded vocabulary may put a token among the best that the student lacks: its place repeats another.
+        # A padded vocabulary may have a best token that the student lacks: repeat the first one in its place.
         rows.append(known + known[:1] * (top_k - len(known)))
     return TokenScores(
         torch.tensor([[token_id for token_id, _ in row] for row in rows], dtype=torch.int64),

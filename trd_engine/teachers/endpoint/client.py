@@ -1,4 +1,4 @@
-"""Many requests to one OpenAI-compatible server: side by side, with time-outs, tried again where that can help."""
+"""Concurrent requests to one OpenAI-compatible server, with time-outs and retries."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from trd_engine.teachers.endpoint.address import Network, pin_address
 Answer = TypeVar("Answer")
 
 WAIT_SECONDS = 0.5
-"""Between two looks at the requests under way; bounds how late a stop is obeyed."""
+"""Longest time between two calls of `while_waiting`, and so the delay of a stop."""
 _TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 _MAX_QUOTED = 500
-"""Characters of a server's refusal that go into our message."""
+"""Characters of a server's error that go into our message."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server of the operator's choice. No user's input ever becomes part of its address."""
+    """A server that the operator configured. No user input becomes part of its address."""
 
     name: str
-    """What users call it; messages name it instead of its address."""
+    """Name in messages for users, in the place of its address."""
     base_url: str
-    """Up to and with the version, as in `http://127.0.0.1:8000/v1`."""
+    """Base URL up to and including the API version, as in `http://127.0.0.1:8000/v1`."""
     model: str
     api_key: str | None = field(default=None, repr=False)
     network: Network = "public"
-    """Where its address may lie."""
+    """Networks that its address may belong to."""
     is_vllm: bool = False
-    """The server takes vLLM's own fields: top-k, token ids, and log-probabilities of a prompt."""
+    """Whether the server takes vLLM's extensions: top-k, token ids, and log-probabilities of a prompt."""
     timeout_seconds: float = 120.0
-    """For one answer, from the connection to the last byte."""
+    """Time limit of one attempt, from the connection to the last byte of the response."""
     max_tries: int = 6
     max_delay_seconds: float = 30.0
-    """Longest pause before another try; the first is half a second, and each is about twice the last."""
+    """Upper bound on the pause before a retry; the first is half a second, each next one about twice as long."""
     max_concurrency: int = 16
 
 
 class MalformedAnswerError(ValueError):
-    """A server's answer is not what its status promised."""
+    """A successful response does not have the expected form."""
 
 
 class EndpointClient:
-    """Posts to one endpoint. Holds its address, and nothing else between calls."""
+    """Posts requests to one endpoint. Keeps nothing but its address between calls."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Raises as `pin_address`."""
+        """Resolve and check the address. Raises the errors of `pin_address`."""
         self._endpoint = endpoint
         self._address = pin_address(endpoint.name, endpoint.base_url, endpoint.network)
-        self._jitter = random.Random()  # pauses only: nothing that is sampled hangs on it
+        self._jitter = random.Random()  # for pauses only; no sample depends on it
 
     def post_all(
         self,
@@ -66,14 +66,13 @@ class EndpointClient:
         parse: Callable[[Any, int], Answer],
         while_waiting: Callable[[Sequence[Answer]], None],
     ) -> list[Answer]:
-        """The parsed answers in the order of `bodies`. A `path` with a leading slash is the server's own, beside
-        the version of the API.
+        """Post `bodies` and return the parsed answers in their order. A `path` with a leading slash is relative to the
+        server's root instead of the API version.
 
-        `parse` gets a document and its request's number, and raises `MalformedAnswerError` on the wrong shape.
-        `while_waiting` is called at least every `WAIT_SECONDS` with the answers that are there; where it raises, all
-        requests are dropped. Raises
-        `TeacherRefusedError` at the first request that no other try would help, and `TeacherUnreachableError` at the
-        first one whose tries are used up.
+        `parse` gets a document and the number of its request, and raises `MalformedAnswerError` if the document's form
+        is wrong. `while_waiting` is called at least every `WAIT_SECONDS` with the answers received so far; if it
+        raises, all requests are cancelled. Raises `TeacherRefusedError` at the first request that a retry cannot help,
+        and `TeacherUnreachableError` at the first one that used up its tries.
         """
         return asyncio.run(self._post_all(path, bodies, parse, while_waiting))
 
@@ -111,7 +110,7 @@ class EndpointClient:
             headers={"Host": self._address.host_header} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=self._endpoint.timeout_seconds,
             follow_redirects=False,
-            # A proxy of the environment would resolve the name again; SSL_CERT_FILE is heeded all the same.
+            # A proxy from the environment would resolve the name again. SSL_CERT_FILE still applies.
             trust_env=False,
             verify=ssl.create_default_context(),
         )
@@ -130,25 +129,25 @@ class EndpointClient:
     ) -> Answer:
         async with gate:
             for num_tried in range(1, self._endpoint.max_tries + 1):
-                asked_pause = None
+                retry_after = None
                 try:
                     async with asyncio.timeout(self._endpoint.timeout_seconds):
                         response = await client.post(
                             self._url(path), json=body, extensions={"sni_hostname": self._address.server_name}
                         )
-                    asked_pause = response.headers.get("Retry-After")
+                    retry_after = response.headers.get("Retry-After")
                     self._check_status(response)
                     return parse(response.json())
                 except (httpx.RequestError, TimeoutError, _TransientStatusError, ValueError) as error:
                     problem = _describe(error)
                 if num_tried < self._endpoint.max_tries:
-                    await asyncio.sleep(self._pause(num_tried, asked_pause))
+                    await asyncio.sleep(self._pause(num_tried, retry_after))
         raise TeacherUnreachableError(
-            f"teacher endpoint {self._endpoint.name} gave no answer in {num_tried} tries; the last: {problem}"
+            f"teacher endpoint {self._endpoint.name} gave no answer in {num_tried} tries; the last error: {problem}"
         )
 
     def _check_status(self, response: httpx.Response) -> None:
-        """Raise for anything but success: `_TransientStatusError` where another try may help."""
+        """Raise unless the status is a success; `_TransientStatusError` if a retry may help."""
         status = response.status_code
         if response.is_success:
             return
@@ -160,27 +159,27 @@ class EndpointClient:
         )
 
     def _quoted(self, text: str) -> str:
-        """Some servers repeat the key that they refuse, and the message goes to users."""
+        """Remove the key, which some servers repeat in their errors, and shorten the text: users read it."""
         key = self._endpoint.api_key
         return (text.replace(key, "[redacted]") if key else text)[:_MAX_QUOTED]
 
-    def _pause(self, num_tried: int, asked_pause: str | None) -> float:
-        """Seconds until the next try: what the server asks for, else doubling, with jitter."""
+    def _pause(self, num_tried: int, retry_after: str | None) -> float:
+        """Return the seconds until the next try: the server's Retry-After, else a doubling pause with jitter."""
         longest = self._endpoint.max_delay_seconds
-        if asked_pause is not None and asked_pause.isdecimal():
-            return min(float(asked_pause), longest)
+        if retry_after is not None and retry_after.isdecimal():
+            return min(float(retry_after), longest)
         return min(0.5 * 2.0 ** (num_tried - 1), longest) * self._jitter.uniform(0.75, 1.25)
 
 
 def _at(parse: Callable[[Any, int], Answer], number: int, document: Any) -> Answer:
     try:
         return parse(document, number)
-    except (AttributeError, KeyError, TypeError) as error:  # a shape that no check foresaw is the server's fault too
-        raise MalformedAnswerError(f"an answer of another shape: {type(error).__name__}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:  # no check in `parse` covers this form
+        raise MalformedAnswerError(f"an answer of an unexpected form: {type(error).__name__}: {error}") from error
 
 
 class _TransientStatusError(Exception):
-    """A status that may be another one next time."""
+    """A status that a retry may change."""
 
 
 def _describe(error: Exception) -> str:

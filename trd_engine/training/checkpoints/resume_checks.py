@@ -1,8 +1,8 @@
-"""What makes a run the run that it is: the part of its spec that no resume may change.
+"""The identity of a run: the part of its spec, weights and data that a resume must not change.
 
-A run that goes on under another learning rate, seed or split would train on batches that nobody asked for, and its
-scores before and after would not compare. Where it runs, how often it saves and how its models are held in memory may
-change. Data and models are told apart by what is in them, see `weights_fingerprint`: both may have moved.
+A run resumed with another learning rate, seed or split would train on other batches, and its scores before and after
+would not be comparable. Devices, intervals and memory settings may change. Data and models are compared by content,
+since their paths may change.
 """
 
 from __future__ import annotations
@@ -36,27 +36,29 @@ _MAY_CHANGE = {
     "sampling.tensor_parallel_size",
     "sampling.gpu_memory_utilization",
 }
-"""Fields, and whole parts, of the spec."""
+"""Fields and whole parts of the spec that a resume may change."""
 _MAX_NAMED = 5
+_WEIGHTS = "weights."
+"""Prefix of the weights' fingerprints in a run's identity."""
 
 
 def run_identity(config: RunConfig) -> dict[str, Any]:
-    """Field by its dotted name → value, as JSON has it, of all that may not change."""
+    """Return the JSON values, by dotted field name, that a resume must not change."""
     return dict(_fields(config.model_dump(mode="json"), ""))
 
 
 def require_same_run(started_with: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise `SpecError` that names what a resumed run's spec has changed.
-
-    A field that one of the two does not know is another version's, and compares as nothing.
-    """
+    """Raise `SpecError` with the fields that differ between a resumed run's spec and the one it started with."""
     now = run_identity(config)
-    changed = [name for name in now if name in started_with and started_with[name] != now[name]]
+    names = dict.fromkeys([*now, *(name for name in started_with if not name.startswith(_WEIGHTS))])
+    changed = [name for name in names if started_with.get(name) != now.get(name)]
     if changed:
-        named = "; ".join(f"{name} = {now[name]!r}, and was {started_with[name]!r}" for name in changed[:_MAX_NAMED])
+        before_and_now = [(name, now.get(name), started_with.get(name)) for name in changed[:_MAX_NAMED]]
+        named = "; ".join(f"{name} = {value!r}, and was {before!r}" for name, value, before in before_and_now)
         more = f"; and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
         raise SpecError(
-            f"a resumed run needs the spec that it started with: {named}{more}; start another run for these"
+            f"a resumed run needs the spec that it started with: {named}{more}; restore these values, or start a new "
+            "run"
         )
 
 
@@ -72,47 +74,45 @@ def _fields(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
 
 
 _WHOLE_BYTES = 32 * 2**20
-
-
+"""A file up to this size is read whole; a larger one in blocks, for speed."""
 _BLOCK_BYTES = 2**16
-
-
 _NUM_BLOCKS = 128
+"""Blocks of a large file that are read, at equal distances from its start to its end."""
 
 
 def weights_identity(config: RunConfig) -> dict[str, str]:
-    """Role → fingerprint, of the local weights that a resumed run loads again rather than take from its checkpoint.
+    """Return the fingerprints, by role, of the local weights that no checkpoint has and a resumed run loads again.
 
-    With LoRA that is the student's base; with a teacher of its own, that; and where a fully trained student teaches
-    itself, the frozen copy of it.
+    These are the student's base with LoRA, a local teacher that is another model, and the frozen copy of a student
+    that teaches itself with full fine-tuning.
     """
     folders = {}
     if config.lora is not None:
-        folders["weights.student"] = config.student
+        folders[f"{_WEIGHTS}student"] = config.student
     if isinstance(config.teacher, str):
-        folders["weights.teacher"] = config.teacher
+        folders[f"{_WEIGHTS}teacher"] = config.teacher
     elif config.served_teacher is None and config.lora is None and config.teacher_update.kind == "frozen":
-        folders["weights.teacher"] = config.student
+        folders[f"{_WEIGHTS}teacher"] = config.student
     return {role: weights_fingerprint(Path(folder)) for role, folder in folders.items()}
 
 
 def require_same_weights(started_with: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Raise `SpecError` that names whose weights a resumed run has changed.
+    """Raise `SpecError` with the roles whose weights differ from those that the run started with.
 
-    A checkpoint of a version that kept no fingerprint is taken as it is.
+    A role that the run started without is not compared: its teacher was served.
     """
     changed = [role for role in now if role in started_with and started_with[role] != now[role]]
     if changed:
-        named = " and ".join(f"the {role.removeprefix('weights.')}'s" for role in changed)
-        told = "; ".join(f"{role} = {now[role]:.12}, and was {started_with[role]:.12}" for role in changed)
+        named = " and ".join(f"the {role.removeprefix(_WEIGHTS)}'s" for role in changed)
+        values = "; ".join(f"{role} = {now[role]:.12}, and was {started_with[role]:.12}" for role in changed)
         raise SpecError(
-            f"a resumed run needs the weights that it started with, and {named} are others ({told}); give the same "
-            "model, from wherever it is, or start another run"
+            f"a resumed run needs the weights that it started with, and {named} differ ({values}); give the path of "
+            "the same model, or start a new run"
         )
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """sha256 over the names, the sizes and samples of the folder's files of weights."""
+    """Return the sha256 of names, sizes and samples of the safetensors files in a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):  # no other weights are loaded
         size = path.stat().st_size
@@ -125,7 +125,7 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def _samples(size: int) -> list[tuple[int, int]]:
-    """(start, length) of what is read of a file."""
+    """Return (start, length) of the parts of a file that are read."""
     if size <= _WHOLE_BYTES:
         return [(0, size)]
     return [(place * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1), _BLOCK_BYTES) for place in range(_NUM_BLOCKS)]
@@ -141,8 +141,8 @@ def _require_same_data(name: str, started_with: str, found: str) -> None:
 
 def _require_same_evaluation(started_with: str | None, found: str | None) -> None:
     if started_with != found:
-        before, now = (f"data with fingerprint {one}" if one else "no data of its own" for one in (started_with, found))
+        before, now = (f"data with fingerprint {one}" if one else "no separate data" for one in (started_with, found))
         raise DataChangedError(
-            f"the run started with evaluation {before}, and now it is {now}; a resumed run needs the "
-            "evaluation.dataset that it started with, or none where it had none: what is held out hangs on it"
+            f"the run started with evaluation {before}, and now has {now}; a resumed run needs the evaluation.dataset "
+            "that it started with, or none if it had none: the held-out problems depend on it"
         )

@@ -45,7 +45,7 @@ class TrainingState:
     sampler_gap: float | None = None
     """The newest one, in nats."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """See `same_run.run_identity`."""
+    """See `resume_checks.run_identity` and `weights_identity`."""
 
     @property
     def position(self) -> tuple[int, int]:

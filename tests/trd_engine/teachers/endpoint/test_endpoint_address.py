@@ -83,7 +83,7 @@ def test_addresses_of_another_form_are_refused(url: str, network: Network) -> No
 
 
 def test_a_name_that_nobody_knows_is_told() -> None:
-    with pytest.raises(TeacherUnreachableError, match="big: its host cannot be resolved"):
+    with pytest.raises(TeacherUnreachableError, match="big: its host name cannot be resolved"):
         pin_address("big", "https://no-such-host.invalid/v1", "public")
 
 

@@ -139,7 +139,7 @@ def test_trouble_that_may_pass_is_tried_again(trouble: Reply, tokenizer: PreTrai
 def test_trouble_that_does_not_pass_is_told(tokenizer: PreTrainedTokenizerBase) -> None:
     with (
         serving(lambda received, number: Reply(503, {})) as server,
-        pytest.raises(TeacherUnreachableError, match=r"gpu-box gave no answer in 3 tries; the last: .*status 503"),
+        pytest.raises(TeacherUnreachableError, match=r"gpu-box gave no answer in 3 tries; .*: .*status 503"),
     ):
         teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
     assert len(server.received) == 3
@@ -253,8 +253,8 @@ def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreT
     assert one.unscored_reason is None
     assert other.scores is not None
     assert not other.scores.is_scored.any()
-    assert "token number 1 is nothing" in (other.unscored_reason or "")
-    assert (odd.text, odd.unscored_reason) == ("ac", "log-probabilities of another shape: KeyError: 'token'")
+    assert "token number 1 is missing" in (other.unscored_reason or "")
+    assert (odd.text, odd.unscored_reason) == ("ac", "log-probabilities of an unexpected form: KeyError: 'token'")
 
 
 def test_only_a_vllm_scores(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -87,10 +87,10 @@ def test_an_answer_that_is_cut_keeps_the_scores_of_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("content", "completion", "words"),
     [
-        (None, (1,), "tells no log-probabilities"),
+        (None, (1,), "has no log-probabilities"),
         ([position("ab", "a")], (1, 7), "token number 0 is 'ab'"),
         ([position("a", "b"), position("\ufffd", "a")], (1, 4), "token number 1 is"),
-        ([position("a", "b")], (1, 7), "token number 1 is nothing"),
+        ([position("a", "b")], (1, 7), "token number 1 is missing"),
         ([position("a", "b"), position("a", "b")], (1, 7), "token number 1 is 'a'"),
     ],
     ids=["none", "merged", "half a character", "too few", "another"],

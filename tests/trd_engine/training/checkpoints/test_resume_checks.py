@@ -14,7 +14,13 @@ from trd_engine.config import parse_config
 from trd_engine.runtime.errors import SpecError
 from trd_engine.training.checkpoints import resume_checks as subject
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.checkpoints.resume_checks import require_same_weights, weights_fingerprint, weights_identity
+from trd_engine.training.checkpoints.resume_checks import (
+    require_same_run,
+    require_same_weights,
+    run_identity,
+    weights_fingerprint,
+    weights_identity,
+)
 from trd_engine.training.loop import run
 
 ONE_STEP: dict[str, Any] = {
@@ -46,7 +52,7 @@ def test_a_resume_refuses_other_weights_and_takes_the_same_from_elsewhere(tmp_pa
     run(parse_config(spec(data, **changes)), first)
     checkpoint = checkpoint_folder(first, 0)
     other = other_model(tmp_path / "other", f"tiny-{role}")
-    with pytest.raises(SpecError, match=f"needs the weights that it started with, and the {role}'s are others"):
+    with pytest.raises(SpecError, match=f"needs the weights that it started with, and the {role}'s differ"):
         run(parse_config(spec(data, **changes, **{role: other})), tmp_path / "out", resume_from=checkpoint)
     moved = shutil.copytree(MODELS / f"tiny-{role}", tmp_path / "moved")
     run(parse_config(spec(data, **changes, **{role: str(moved)})), tmp_path / "out", resume_from=checkpoint)
@@ -67,8 +73,17 @@ def test_what_counts_is_what_no_checkpoint_holds(tmp_path: Path, changes: dict[s
     assert found.keys() == {f"weights.{role}" for role in roles}
 
 
-def test_a_checkpoint_without_fingerprints_is_taken() -> None:
+def test_a_teacher_that_was_served_before_has_no_weights_to_compare() -> None:
     require_same_weights({"seed": 0}, {"weights.teacher": "f"})
+
+
+def test_a_part_that_is_added_or_dropped_is_a_change(tmp_path: Path) -> None:
+    full, lora = (parse_config(spec(tmp_path, lora=value)) for value in (None, {"rank": 2}))
+    with pytest.raises(SpecError, match=r"lora\.rank = 2, and was None"):
+        require_same_run(run_identity(full), lora)
+    with pytest.raises(SpecError, match=r"lora\.rank = None, and was 2"):
+        require_same_run({**run_identity(lora), "weights.student": "f"}, full)
+    require_same_run({**run_identity(lora), "weights.student": "f"}, lora)
 
 
 def test_a_large_file_is_told_by_its_start_its_end_and_blocks_between(
