@@ -1,9 +1,9 @@
-"""``python -m trd_engine chat FOLDER``: a model that answers lines of JSON, for whoever wants to talk to it.
+"""``python -m trd_engine chat FOLDER``: chat with a model over lines of JSON.
 
-Asked, a line each: ``{"messages": […]}``, in the chat template, or ``{"prompt": "…"}``, as it is; with
-``temperature`` (0 is greedy) and ``max_new_tokens``. Answers, a line each: ``{"is_ready": true}`` once; then for every
-question ``{"piece": "…"}`` as the text comes, and ``{"num_tokens", "is_truncated"}``, or ``{"error": "…"}``. What
-libraries print goes to the standard error. Trains nothing and writes no file.
+Questions, one per line: ``{"messages": […]}``, put into the chat template, or ``{"prompt": "…"}``, used as it is; both
+with ``temperature`` (0 is greedy) and ``max_new_tokens``. Answers, one per line: ``{"is_ready": true}`` once; then for
+every question ``{"piece": "…"}`` as text arrives, and ``{"num_tokens", "is_truncated"}``, or ``{"error": "…"}``. Output
+of libraries goes to standard error. Trains nothing and writes no file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Say = Callable[[dict[str, Any]], None]
 
 
 class _Pieces(TextStreamer):
-    """Hands text on as soon as whole words of it are there."""
+    """Passes text on as soon as whole words are complete."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, say: Say) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -43,10 +43,10 @@ class _Pieces(TextStreamer):
 
 
 class ChatModel:
-    """One model, ready to answer."""
+    """A loaded model that answers questions."""
 
     def __init__(self, folder: Path) -> None:
-        """Load it; raises `EngineError`. A folder with an adapter alone needs the base model that it names."""
+        """Load the model; raise `EngineError` if that fails. An adapter needs the base model that it names."""
         device = choose_device("auto")
         found = find_model(folder)
         source = found.source
@@ -58,13 +58,13 @@ class ChatModel:
             self._model = PeftModel.from_pretrained(model, str(found.adapter)).eval()
 
     def answer(self, question: dict[str, Any], say: Say) -> None:
-        """Answer one question; raises `EngineError` where it has not the form of one."""
+        """Answer one question; raise `EngineError` if it has another form."""
         prompt_1T = self._prompt(question)
         max_new_tokens = int(question.get("max_new_tokens", 256))
         temperature = float(question.get("temperature", 0.0))
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY
         with torch.no_grad():
-            generate: Any = self._model.generate  # its stub is that of no model in particular
+            generate: Any = self._model.generate  # its type stub fits no model
             output_1T = generate(
                 prompt_1T,
                 attention_mask=torch.ones_like(prompt_1T),
@@ -93,11 +93,11 @@ class ChatModel:
 
 
 _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-"""The model's own sampling settings would only warn."""
+"""Without these, the model's sampling settings cause warnings."""
 
 
 def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
-    """Load the model and answer every question, until there are no more. Raises `EngineError` if it cannot load."""
+    """Load the model and answer every question. Raises `EngineError` if the model cannot be loaded."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     model = ChatModel(folder)
@@ -110,7 +110,7 @@ def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
 
 
 def main(folder: Path) -> int:
-    """Serve the standard input; returns the exit code."""
+    """Answer the questions on standard input; return the exit code."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(document: dict[str, Any]) -> None:

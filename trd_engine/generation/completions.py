@@ -1,4 +1,4 @@
-"""What every generator checks before sampling, and makes of the sampled ids."""
+"""Checks of every generator before sampling, and completions from the sampled ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trd_engine.types import Completion, GenerationProgress, GenerationRequest, 
 def check_requests(
     requests: Sequence[GenerationRequest], sampling: SamplingSettings, *, max_model_len: int | None
 ) -> None:
-    """Refuse, before anything is sampled, what no generator can answer in full.
+    """Refuse requests that no generator can complete, before anything is sampled.
 
     Raises `ContextTooLongError` if a prompt and the completion budget exceed `max_model_len` tokens (None:
     no limit is known), and `ValueError` for an empty prompt.
@@ -38,8 +38,8 @@ def make_completion(
 ) -> Completion:
     """Return the completion of the ids as sampled, the stop token included if there is one.
 
-    It ends before the first id that the tokenizer does not know, as a head that is padded for speed can give: no other
-    model need have a row for it, and no text says what it means.
+    It ends before the first id that the tokenizer does not know, which a head that is padded for speed can produce:
+    other models may have no row for it, and it has no text.
     """
     num_known = _num_known(token_ids, tokenizer)
     known = token_ids[:num_known]
@@ -55,7 +55,7 @@ def make_completion(
 
 
 def _num_known(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many ids there are before the first that lies beyond the tokenizer's last."""
+    """Return the number of ids before the first one that the tokenizer does not know."""
     if max(token_ids, default=0) < len(tokenizer):
         return len(token_ids)
     last = max(tokenizer.get_vocab().values())  # beyond the length where the ids have gaps
@@ -63,11 +63,11 @@ def _num_known(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 REPORT_SECONDS = 0.5
-"""Between two reports of progress."""
+"""The shortest time between two reports of progress."""
 
 
 class ProgressMeter:
-    """Counts what one call of `generate` has done, and tells the callback at most every `REPORT_SECONDS`."""
+    """Counts the work of one call of `generate`, and calls the callback at most every `REPORT_SECONDS`."""
 
     def __init__(self, callback: ProgressCallback | None, num_requests: int) -> None:
         self.num_done = 0

@@ -1,12 +1,12 @@
-"""Who samples what: the student's rollouts, the teacher's refinements, and how new weights reach a sampler.
+"""Sample the student's rollouts and the teacher's refinements, and bring new weights to the samplers.
 
-Four arrangements, chosen by the spec and hidden behind `Samplers`:
+`Samplers` hides four arrangements, one of which the spec chooses:
 
-- transformers: each role borrows the module that trains or scores. Nothing is copied, nothing is synced.
-- vLLM, with another model as the teacher: an engine for each.
-- a served teacher refines by text, whatever samples the student.
-- vLLM, teaching itself: one engine for both roles. Its weights are switched between the teacher's and the
-  student's, by the adapter with LoRA and by loading with full fine-tuning.
+- transformers: each role borrows the module that trains or scores. Nothing is copied or synced.
+- vLLM and a separate teacher model: one engine each.
+- A served teacher refines by text, whatever engine samples the student.
+- vLLM and a student that is its own teacher: one engine for both roles, whose weights are switched between them: by
+  adapter with LoRA, by loading with full fine-tuning.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Samplers:
 
     student: Generator
     teacher: Generator
-    """The same object as `student` where one engine serves both."""
+    """The same object as `student` if one engine serves both."""
     weights: WeightSwitch
     student_sampling: SamplingSettings
     refine_sampling: SamplingSettings
     served_teacher: TextGenerator | None = None
-    """Refines in the place of `teacher`, if there is one."""
+    """Refines instead of `teacher`, if there is one."""
 
     def to_student(self) -> None:
         """Load the newest student weights if an engine serves them. Collective."""

@@ -1,4 +1,4 @@
-"""Moves the student's and the teacher's current weights into the engines that sample."""
+"""Move the current weights of student and teacher into the engines that sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trd_engine.runtime.distributed import ALONE, World
 
 
 def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> None:
-    """Just the weights, for a generator to load: one adapter, or the whole model."""
+    """Write the weights for a generator to load: one adapter, or the full model."""
     shutil.rmtree(folder, ignore_errors=True)
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder), selected_adapters=[adapter])
@@ -26,32 +26,32 @@ def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUD
 
 
 def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
-    """Return where in `folder` they are: PEFT gives all adapters but the first a folder of their own."""
+    """Return where in `folder` they are: PEFT puts every adapter except the first into a subfolder."""
     return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
 
 
 class WeightSwitch(Protocol):
-    """Makes one role's weights the ones that its generator answers with."""
+    """Makes a generator sample with the weights of one role."""
 
     def to_student(self) -> None:
-        """The newest student."""
+        """Sample with the newest student."""
         ...
 
     def to_teacher(self) -> None:
-        """The newest teacher, if the student teaches itself: for a frozen one the step-0 weights."""
+        """Sample with the newest teacher if the student is its own teacher; a frozen one has the step-0 weights."""
         ...
 
     def student_changed(self) -> None:
-        """An optimizer step was taken: what is served as the student is stale from now on."""
+        """Note an optimizer step: the weights served as the student are stale from now on."""
         ...
 
     def teacher_changed(self) -> None:
-        """The teacher's weights moved: what is served as the teacher is stale from now on."""
+        """Note new teacher weights: those served as the teacher are stale from now on."""
         ...
 
 
 class BorrowedWeights:
-    """Generators that sample from the live modules: always the newest weights."""
+    """For generators that sample from the live modules, whose weights are always the newest."""
 
     def to_student(self) -> None:
         """Nothing to do."""
@@ -68,20 +68,20 @@ class BorrowedWeights:
 
 @dataclass
 class _Role:
-    """Whose weights an engine may serve, and how new they are."""
+    """A model whose weights an engine may serve, and the version of these weights."""
 
     model: TrainedModel
     adapter: str
     folder: Path
-    """Where they are written for the engine to load."""
+    """The folder from which the engine loads them."""
     world: World = ALONE
     version: int = 0
-    """0: still those of step 0, which the engine has from the start."""
+    """0: the weights of step 0, which the engine has from the start."""
     written: int | None = None
-    """The version that was written last."""
+    """The newest version in `folder`."""
 
     def write(self) -> Path:
-        """Return where the newest weights are, for the engine to load. Collective."""
+        """Write the newest weights if needed, and return their folder. Collective."""
         if self.written != self.version:
             model = self.model if self.world.size == 1 else gather_full_model(self.model, self.world)
             if model is not None:
@@ -92,9 +92,9 @@ class _Role:
 
 
 class ServedWeights:
-    """An engine with weights of its own, that serves the student and, if it teaches itself, the teacher too.
+    """For an engine with separate weights, which serves the student and, if it is its own teacher, the teacher too.
 
-    A role's weights are written and loaded when its next sample is asked for, not after every step.
+    The weights of a role are written and loaded before its next sample, not after every step.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class ServedWeights:
         teacher: TrainedModel | None = None,
         world: World = ALONE,
     ) -> None:
-        """`model` is the student, `teacher` the module that a student which teaches itself does it with.
+        """`model` is the student, `teacher` the module that teaches if it differs from the student.
 
-        Of several processes each has a generator of its own, and all see `sync_folder`.
+        Each process has a separate generator, and all of them see `sync_folder`.
         """
         self._generator = generator
         self._step0_folder = step0_folder
@@ -118,11 +118,11 @@ class ServedWeights:
         self._served: tuple[_Role | None, int] = (None, 0)
 
     def to_student(self) -> None:
-        """Serve the student as it is now."""
+        """Serve the newest student."""
         self._serve(self._student)
 
     def to_teacher(self) -> None:
-        """Serve the teacher as it is now."""
+        """Serve the newest teacher."""
         self._serve(self._teacher)
 
     def student_changed(self) -> None:

@@ -1,4 +1,4 @@
-"""LoRA by PEFT: adapters on, adapters off, and merged weights without touching the live ones."""
+"""LoRA by PEFT: switch adapters on and off, and merge weights without changing the live ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trd_engine.models.loading import causal_lm_of
 from trd_engine.runtime.errors import SpecError
 
 STUDENT_ADAPTER = "default"
-"""PEFT's own name for a model's first adapter: saved folders are then plain ones."""
+"""PEFT's name for a model's first adapter, with which saved folders have no subfolder."""
 TEACHER_ADAPTER = "teacher"
 """A second adapter on the same base: the teacher's, if it is not frozen at step 0."""
 
 AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers the paper adapts, by the names that most model families give them."""
+"""The linear layers that the paper adapts, by their names in most model families."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
@@ -59,16 +59,16 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
 
 @torch.no_grad()
 def add_teacher_adapter(model: PeftModel) -> None:
-    """Give the model a second adapter, a copy of the student's as it is now, that is never trained."""
+    """Add a second adapter, a copy of the student's current one, which is never trained."""
     with torch.random.fork_rng(devices=[]):
         model.add_adapter(TEACHER_ADAPTER, replace(model.peft_config[STUDENT_ADAPTER]))
-    model.set_adapter(STUDENT_ADAPTER)  # which also says that the other one takes no gradient
+    model.set_adapter(STUDENT_ADAPTER)  # which also stops gradients of the other one
     for teacher, student in adapter_pairs(model).values():
         teacher.copy_(student)
 
 
 def adapter_pairs(model: PeftModel) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-    """By the teacher's name: its adapter's parameters, each with the student's."""
+    """Return each parameter of the teacher's adapter, by name, with that of the student's."""
     parameters = dict(model.named_parameters())
     return {
         name: (parameter, parameters[name.replace(f".{TEACHER_ADAPTER}.", f".{STUDENT_ADAPTER}.")])
@@ -79,9 +79,9 @@ def adapter_pairs(model: PeftModel) -> dict[str, tuple[nn.Parameter, nn.Paramete
 
 @contextmanager
 def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
-    """Within the block, the model answers with that adapter; None: with its step-0 weights.
+    """Within the block, use that adapter of the model; None: its step-0 weights.
 
-    So a student teaches itself without a second copy.
+    So a student is its own teacher without a second copy.
     """
     assert isinstance(model, PeftModel)
     if adapter is None:

@@ -1,7 +1,7 @@
-"""Named tensors on disk that several processes hold in parts: each writes its own, any number reads them.
+"""Named tensors on disk that several processes hold as shards: each writes its shards, any number of processes reads.
 
-One process writes ``NAME.safetensors``; of several each writes ``NAME-00001-of-00002.safetensors``, whose header says
-at which row of the whole each part begins. Parts are of the first dimension, as FSDP2 makes them.
+A single process writes ``NAME.safetensors``; several write ``NAME-00001-of-00002.safetensors`` and so on, whose header
+has the first row of each shard. Shards are of the first dimension, as FSDP2 makes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROW_STARTS = "row_starts"
 
 
 def write_parts(folder: Path, name: str, tensors: Mapping[str, Tensor], world: World) -> None:
-    """Write this process's parts of `tensors`. What is not divided is the main process's to write."""
+    """Write this process's shards of `tensors`. The main process writes the tensors that are not sharded."""
     mine = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, DTensor) or world.is_main}
     parts = {key: local_shard(tensor).detach().cpu().contiguous() for key, tensor in mine.items()}
     if world.size == 1:
@@ -36,7 +36,7 @@ def write_parts(folder: Path, name: str, tensors: Mapping[str, Tensor], world: W
 
 
 class PartsReader:
-    """The tensors that `write_parts` wrote, of however many processes."""
+    """Reads the tensors that `write_parts` wrote, with any number of processes."""
 
     def __init__(self, folder: Path, name: str) -> None:
         """Raises `CheckpointCorruptError` if a part is missing."""
@@ -50,7 +50,7 @@ class PartsReader:
 
     @property
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return set(self._places)
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ def _part_files(folder: Path, name: str) -> list[Path]:
 
 
 def _first_row(tensor: Tensor) -> int:
-    """Of this process's part. FSDP2 divides as `torch.chunk` does: equal parts, what is left to the last."""
+    """Return the first row of this process's shard. FSDP2 splits as `torch.chunk` does: equal parts, the rest last."""
     if not isinstance(tensor, DTensor):
         return 0
     mesh = tensor.device_mesh

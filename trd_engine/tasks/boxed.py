@@ -1,4 +1,4 @@
-r"""Finding the final answer of a solution: the content of its last ``\boxed{}``."""
+r"""Find the final answer of a solution: the content of its last ``\boxed{}``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import re
 
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed[ \t]+(?=[^\s{])")
 _FRAMED = re.compile(r"\\fbox\s*(?=\{)")
-"""What a few solutions of MATH have in its place."""
+"""A few solutions of MATH use this instead."""
 _BARE_CONTENT = re.compile(r"[^\s$]+")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what stands in the last ``\boxed{}``, braces balanced, or after a bare ``\boxed 5``;
-    without any, in the last ``\fbox{}``.
+    r"""Return the content of the last ``\boxed{}``, with balanced braces, or of a bare ``\boxed 5``; without
+    any, of the last ``\fbox{}``.
 
-    None if there is no box, or where the last one is never closed: a solution cut off in the middle of
-    its answer has none.
+    None if there is no box or the last one is not closed: a solution that is cut off in its answer has none.
     """
     boxes = list(_BOX.finditer(text)) or list(_FRAMED.finditer(text))
     if not boxes:

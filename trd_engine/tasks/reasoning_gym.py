@@ -47,7 +47,7 @@ class ReasoningGymTask:
 
 
 def given_answer(text: str) -> str:
-    """Return what the completion puts forward as its answer."""
+    """Return the answer that the completion gives."""
     tagged = _ANSWER.findall(text)
     if tagged:
         return str(tagged[-1]).strip()

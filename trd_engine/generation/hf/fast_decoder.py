@@ -1,11 +1,11 @@
-"""The next token's logits of a Llama-shaped decoder on a CPU, in as few operations as they take.
+"""The next token's logits of a Llama-shaped decoder on a CPU, in as few operations as possible.
 
-A token of a small model's decoding costs half of its time between the products: in modules, small operations and
-checks. This forward has the products that read the same rows as one, and little else. It owns the families that it
-knows (`_FAMILIES`), whose layers are norm, attention with rotary positions, norm, gated feed-forward; and it is used
-only once its logits have been those of the model's own forward. It refuses, by not being there: other families,
-adapters other than plain LoRA, weights that are not fp32 on a CPU, autocast, modules that somebody watches or has
-changed, and caches of another kind than `RoomyLayer`.
+Decoding a token with a small model spends half of its time between the products: in modules, small operations and
+checks. This forward joins the products that read the same rows, and does little else. It owns the families that it
+knows (`_FAMILIES`), whose layers are norm, attention with rotary positions, norm, gated feed-forward; it is used only
+after its logits have matched those of the model's own forward. `lean_decoder` refuses other families, adapters other
+than plain LoRA, weights that are not fp32 on a CPU, autocast, modules with hooks or a changed forward, and
+`can_write_to` refuses caches of other layers than `RoomyLayer`.
 
 Legend: B rows, H hidden size, S columns with the new one, V vocabulary; A query heads, E key-value heads, D of a head,
 R = D / 2.
@@ -35,11 +35,11 @@ from trd_engine.models.loading import causal_lm_of
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _TOLERANCE = 1e-4
-"""Of the largest logit: ten times what rounding makes."""
+"""Relative to the largest logit: ten times the effect of rounding."""
 
 
 def lean_decoder(model: nn.Module) -> LeanDecoder | None:
-    """For a model within its block of `skinny_products`; None if it is not served."""
+    """Return the decoder of a model within its block of `skinny_products`; None if it is not supported."""
     decoder = causal_lm_of(model) if isinstance(model, PeftModel) else model
     is_known = type(decoder).__name__ in _FAMILIES and type(decoder).__module__.startswith("transformers.models.")
     if not is_known or torch.is_autocast_enabled("cpu"):
@@ -51,7 +51,7 @@ def lean_decoder(model: nn.Module) -> LeanDecoder | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Return whether calling it is calling its class's forward, or for a linear layer its skinny product."""
+    """Return whether calling the module runs its class's forward, or for a linear layer its skinny product."""
     if isinstance(module, nn.Linear | LoraLayer) and not has_skinny_products(module):
         return False
     is_own = "forward" not in vars(module) or has_skinny_products(module)
@@ -59,7 +59,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 class LeanDecoder:
-    """A model's forward of one new token a row, by the model's own weights, for the block of its skinny products."""
+    """A model's forward for one new token per row, with the model's weights, in the block of its skinny products."""
 
     def __init__(self, model: Any) -> None:
         self._embedding = model.model.embed_tokens
@@ -68,17 +68,17 @@ class LeanDecoder:
         self._norm = _Norm.of(model.model.norm)
         self._head = joint_product([model.lm_head])
         self.is_alike: bool | None = None
-        """Whether its logits are the model's own; None: not tried yet."""
+        """Whether its logits match those of the model; None: not compared yet."""
 
     def compare(self, found_BV: Tensor, expected_BV: Tensor) -> None:
-        """Its logits with those of the model's own forward after the same tokens."""
+        """Compare its logits with those of the model's forward after the same tokens."""
         largest_difference = (found_BV - expected_BV).abs().max()
         self.is_alike = bool(largest_difference <= _TOLERANCE * expected_BV.abs().max())
 
     def __call__(self, ids_B: Tensor, positions_B: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
-        """Return logits [B, V] after the tokens `ids_B`, whose keys and values the cache has then.
+        """Return logits [B, V] after the tokens `ids_B`, and append their keys and values to the cache.
 
-        `mask_BS`: 1 if a column is a token of the row, the new column with them.
+        `mask_BS`: 1 if a column is a token of the row, the new column included.
         """
         hidden_BH = self._embedding(ids_B)
         mask_B11S = torch.zeros(mask_BS.shape).masked_fill_(mask_BS == 0, -torch.inf)[:, None, None]
@@ -89,7 +89,7 @@ class LeanDecoder:
 
 
 def can_write_to(cache: DynamicCache) -> bool:
-    """Return whether all columns of every layer are kept, which is what the lean forward takes for granted."""
+    """Return whether every layer of the cache keeps all columns, as the lean forward requires."""
     return all(type(layer) is RoomyLayer for layer in cache.layers)
 
 
@@ -163,7 +163,7 @@ class _Layer:
         )
 
     def add_to(self, hidden_BH: Tensor, turn: _Turn, mask_B11S: Tensor, columns: RoomyLayer) -> None:
-        """Adds the attention's and then the feed-forward's results to `hidden_BH`, in place."""
+        """Add the results of attention and then of the feed-forward to `hidden_BH`, in place."""
         hidden_BH += self._attend(self.attention_norm(hidden_BH), turn, mask_B11S, columns)
         gate, up = self.gate_up(self.feed_forward_norm(hidden_BH)).chunk(2, dim=-1)
         hidden_BH += self.down(self.activation(gate).mul_(up))

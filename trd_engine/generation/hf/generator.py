@@ -1,9 +1,9 @@
-"""Generation by a transformers model, in place: no second copy of the trainer's weights.
+"""Generation by a transformers model in place, without a second copy of the trainer's weights.
 
-Slower than vLLM on all but the smallest models, and it runs whatever transformers runs. It has a decoding loop of
-its own instead of `model.generate`: a sample depends on its request's seed and not on its neighbours, finished rows
-leave the batch, prompts are read in slices so that a stop is obeyed within seconds, and log-probabilities are
-recorded without keeping [tokens, vocabulary].
+Slower than vLLM on all but the smallest models, but it runs every model of transformers. Its decoding loop replaces
+`model.generate`: a sample depends on its request's seed and not on its neighbours, finished rows leave the batch,
+prompts are read in slices so that a stop takes effect within seconds, and log-probabilities are recorded without
+keeping [tokens, vocabulary].
 
 Legend: B rows still running, N new tokens, V vocabulary.
 """
@@ -40,11 +40,11 @@ class _Row:
 
 
 class TransformersGenerator:
-    """Samples from a model that it borrows, with the weights that the model has at that moment.
+    """Samples from a borrowed model with its current weights.
 
-    `load_weights` therefore has nothing to load. `use_adapter` matters for a `PeftModel` only: any folder means
-    the live adapter, and None the bare model. The model is put in evaluation mode while
-    it samples (which switches gradient checkpointing off too), and every module back in the mode it was in.
+    `load_weights` therefore has nothing to load. `use_adapter` matters for a `PeftModel` only: any folder means the
+    live adapter, and None the bare model. While it samples the model is in evaluation mode (which also disables
+    gradient checkpointing); afterwards every module is back in its former mode.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class TransformersGenerator:
     ) -> None:
         """Borrow `model`; `tokenizer` makes the text of a completion.
 
-        `adapter`: which of a `PeftModel`'s adapters answers; None samples as if it had none.
-        `autocast_dtype`: the trainer's, so that both compute alike; None: the weights' own.
+        `adapter`: the adapter of a `PeftModel` that is active; None samples without any.
+        `autocast_dtype`: that of the trainer, so that both compute alike; None: the dtype of the weights.
         `max_batch_tokens`: rows × (longest prompt + max_new_tokens) of a batch; bounds the key-value cache.
         `max_step_tokens`: prompt tokens read in one forward pass; bounds the time between two progress reports.
         """
@@ -109,7 +109,7 @@ class TransformersGenerator:
         self._adapter = None if folder is None else self._live_adapter
 
     def load_weights(self, folder: Path) -> None:
-        """Nothing to do: the weights are the trainer's own."""
+        """Nothing to do: the weights are the trainer's."""
 
     def sleep(self) -> None:
         """Nothing to give back between two calls: see `Generator.sleep`."""
@@ -205,7 +205,7 @@ def _record(
     stop_token_ids: tuple[int, ...],
     with_logprobs: bool,
 ) -> list[bool]:
-    """Append its token, and its untempered log-probability, to each row; which rows ended with it."""
+    """Append its token and untempered log-probability to each row; return which rows ended with it."""
     token_ids = tokens_B.tolist()
     for row, token_id in zip(rows, token_ids, strict=True):
         row.token_ids.append(token_id)

@@ -1,7 +1,7 @@
-"""A key-value cache that grows in place: a token's keys are written beside the others', not the others copied.
+"""A key-value cache that grows in place: a token's keys are written next to the others, which are not copied.
 
-transformers' own appends by concatenation, which copies all of the cache at every token. Owns the layers whose
-columns are all kept; layers with a sliding window or a state of another kind stay transformers' own.
+transformers' cache appends by concatenation, which copies the whole cache at every token. This owns the layers that
+keep all columns; layers with a sliding window or another kind of state stay those of transformers.
 
 Shapes: B rows, E key-value heads, S columns so far, C columns there is room for, D of a head.
 """
@@ -16,11 +16,11 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 _MIN_ROOM = 32
-"""Columns of room beside those in use, and a quarter of these at the least: growing is rare, and so is waste."""
+"""Spare columns, at least; a quarter of those in use if that is more. So both growing and waste are rare."""
 
 
 def roomy_cache(config: PretrainedConfig) -> DynamicCache:
-    """transformers' cache for a model of this configuration, with layers that grow in place where it concatenates."""
+    """Return transformers' cache for this configuration, with layers that grow in place instead of concatenating."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -29,16 +29,16 @@ def roomy_cache(config: PretrainedConfig) -> DynamicCache:
 class RoomyLayer(DynamicLayer):
     """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only.
 
-    Rows leave, and double, by `batch_select_indices`, the last columns by `crop`; nothing else replaces what is in use.
+    `batch_select_indices` removes and repeats rows, `crop` removes the last columns; nothing else changes used columns.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self._rooms: tuple[Tensor, Tensor] | None = None
-        """[B, E, C, D] of keys and of values; None: what is in use has no room beside it."""
+        """[B, E, C, D] of keys and of values; None: there are no spare columns."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Appends the new columns; all keys and values, as views that the next call leaves as they are."""
+        """Append the new columns; return all keys and values as views, which the next call does not change."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -53,7 +53,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """These rows, some perhaps more than once; they are copied, without room."""
+        """Keep these rows, some perhaps more than once. They are copied, without spare columns."""
         super().batch_select_indices(indices)
         self._rooms = None
 

@@ -1,4 +1,4 @@
-"""Draws next tokens from logits, a request's draw independent of its neighbours.
+"""Draw next tokens from logits, each request independently of its neighbours.
 
 Legend: B rows, V vocabulary, K candidates, N blocks of a vocabulary, W tokens of a block.
 """
@@ -11,13 +11,13 @@ from torch.nn.functional import pad
 from trd_engine.types import GenerationRequest, SamplingSettings
 
 _BLOCK_SIZE = 256
-"""Tokens. Adding up a vocabulary one by one in float64 takes ten times as long as by blocks and then within one."""
+"""Tokens. A float64 cumulative sum of the whole vocabulary takes ten times as long as one of blocks, then of one."""
 
 
 def draw_uniforms(requests: list[GenerationRequest], num_tokens: int) -> torch.Tensor:
     """Return [B, num_tokens] in [0, 1): row i comes from the seed of request i alone.
 
-    The generators are our own, on the CPU: torch's global random state is neither read nor moved.
+    The generators are separate ones on the CPU: torch's global random state is neither read nor changed.
     """
     rows = [
         torch.rand(num_tokens, generator=torch.Generator().manual_seed(request.seed), dtype=torch.float64)

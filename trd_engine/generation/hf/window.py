@@ -14,19 +14,19 @@ from transformers import PreTrainedModel
 from trd_engine.generation.hf.fast_decoder import LeanDecoder, can_write_to
 from trd_engine.generation.hf.kv_cache import roomy_cache
 
-_PADDING_ID = 0  # any valid id: the mask keeps it from being seen
+_PADDING_ID = 0  # any valid id: it is masked
 
 
 class DecodingWindow:
-    """Rows of different lengths, aligned at their last token by padding on the left, that grow by a token a step.
+    """Rows of different lengths, left-padded to align their last tokens, that grow by one token per step.
 
-    Rows of the same prompt, such as the k samples of an evaluation, are one row until it is read.
+    Rows of the same prompt, such as the k samples of an evaluation, are one row until the prompt is read.
     """
 
     def __init__(
         self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], lean: LeanDecoder | None = None
     ) -> None:
-        """`lean`: does what `model` does with single tokens, if it can."""
+        """`lean`: replaces `model` for single tokens, if it can."""
         num_columns = max(map(len, prompts))
         device = model.device
         different = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -73,7 +73,7 @@ class DecodingWindow:
             return self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
         logits_BV = lean(tokens_B, self._length_B, self._mask_BS, self._cache)
         if lean.is_alike is None:
-            self._cache.crop(-1)  # read once more, so that the cache has the own forward's columns if they differ
+            self._cache.crop(-1)  # read again, so that the cache has the columns of the model's forward if they differ
             own_BV = self._forward(tokens_B[:, None], self._length_B[:, None], self._mask_BS)
             lean.compare(logits_BV, own_BV)
             return own_BV

@@ -1,6 +1,6 @@
-"""vLLM's engines of one run: how many, of which size, and on which devices.
+"""The vLLM engines of a run: their number, their sizes and their devices.
 
-On GPUs an engine has processes of its own wherever there is more than one, of ours or of engines: vLLM in our process
+On GPUs, engines run in separate processes if there is more than one engine or training process: vLLM in our process
 would take the first GPU whatever the rank, put itself into the trainer's process group, and let only one engine sleep.
 """
 
@@ -21,7 +21,7 @@ from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.runtime.events import Reporter
 
 _DEFAULT_SHARES = {"colocated": 0.5, "separate": 0.9}
-"""Of a GPU's memory; colocated, the other half is the training's."""
+"""Shares of a GPU's memory; if colocated, training has the other half."""
 
 
 def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:

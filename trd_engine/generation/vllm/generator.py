@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's kernels are made for; a rank between two takes the room of the larger."""
+"""Ranks that vLLM's kernels support; a rank in between takes the room of the next larger."""
 _MAX_TEMPERATURE = 2.0
 _CPU_KV_CACHE_BYTES = 1 << 30
 _KV_BLOCK_TOKENS = 128
@@ -37,13 +37,13 @@ _ALWAYS: dict[str, Any] = {
 }
 _LORA_ON: dict[str, Any] = {"enable_lora": True, "max_loras": 1}
 _CPU_STEP_TOKENS = 1_024
-"""Prompt tokens that we hand to a CPU engine between two steps: a second or so for small models, so that a stop is
-obeyed soon."""
+"""Prompt tokens that a CPU engine gets between two steps: about a second for small models, so that a stop takes effect
+soon."""
 
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """How an engine is made."""
+    """Settings of an engine."""
 
     device: str = "cpu"
     """cpu or cuda; the installed vLLM must be the build for it."""
@@ -64,8 +64,8 @@ class VllmSettings:
     enforce_eager: bool | None = None
     """None compiles and captures graphs on a GPU only."""
     visible_devices: Sequence[str] | None = None
-    """GPUs, as CUDA_VISIBLE_DEVICES names them, that this engine alone is to use, from processes of its own; None: this
-    process's current one."""
+    """GPUs, as CUDA_VISIBLE_DEVICES names them, which this engine alone uses, from separate processes; None: the
+    current GPU of this process."""
     can_sleep: bool = False
     """`VllmGenerator.sleep` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
 
@@ -103,7 +103,7 @@ class VllmSettings:
 
 
 class VllmGenerator:
-    """Samples from a Hugging Face folder with an engine of its own.
+    """Samples from a Hugging Face folder with a separate engine.
 
     Several may live in one process if their `tensor_parallel_size` is the same. Prefixes are shared between the
     requests of one call and forgotten between calls, so that a call's samples do not depend on the calls before it.
@@ -160,7 +160,7 @@ class VllmGenerator:
         return [completions[name] for name in names]
 
     def use_adapter(self, folder: Path | None) -> None:
-        """See `Generator.use_adapter`. The files are read now; a folder written anew must be given again.
+        """See `Generator.use_adapter`. The files are read now; pass a rewritten folder again.
 
         Raises `SpecError` if the generator was made without adapters or for a smaller rank, and
         `CheckpointCorruptError` where the folder holds no adapter for this model.
@@ -185,7 +185,7 @@ class VllmGenerator:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
 
     def sleep(self) -> None:
-        """See `Generator.sleep`: the weights wait in the host's memory, the cache is dropped."""
+        """See `Generator.sleep`: the weights move to the host's memory, and the cache is dropped."""
         if self._can_sleep and not self._is_asleep:
             self._engine.reset_prefix_cache()
             self._engine.sleep(level=1)
@@ -193,7 +193,7 @@ class VllmGenerator:
 
     def _wake(self) -> None:
         if self._is_asleep:
-            # What the trainer has freed, torch keeps for it, and the engine would find no room.
+            # torch caches what the trainer has freed, and the engine would find no room.
             torch.cuda.empty_cache()
             self._engine.wake_up()
             self._is_asleep = False

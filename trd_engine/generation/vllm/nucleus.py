@@ -1,7 +1,7 @@
 """Top-k and top-p for vLLM on a CPU, as a logits processor.
 
-There vLLM sorts the whole vocabulary for every row and step, which for 49,152 tokens costs more than a small model's
-forward pass. Here the k best are taken first, and only they are sorted.
+vLLM sorts the whole vocabulary there for every row and step, which costs more than a small model's forward pass at
+49,152 tokens. This selects the k best tokens first, and sorts only them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NucleusProcessor(LogitsProcessor):
-    """Applies the `top_k` and `top_p` that the requests carry as extra arguments; all in a batch carry the same."""
+    """Applies `top_k` and `top_p` from the requests' extra arguments, which are the same for all of a batch."""
 
     def __init__(self, vllm_config: object, device: torch.device, is_pin_memory: bool) -> None:
         self._top_k = 0
@@ -29,7 +29,7 @@ class NucleusProcessor(LogitsProcessor):
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Take the settings of the requests that are new in the batch."""
+        """Read the settings of the requests that are new in the batch."""
         for _, params, _, _ in batch_update.added if batch_update else ():
             if params.extra_args:
                 self._top_k, self._top_p = params.extra_args["top_k"], params.extra_args["top_p"]

@@ -1,8 +1,8 @@
-"""vLLM inside our process: its import, its environment, and the global state that it must give back.
+"""vLLM inside our process: its import, its environment, and the global state that is restored after it.
 
-vLLM takes the process for its own: it seeds torch's global generator, replaces `torch.set_num_threads`, exports
+vLLM assumes that it owns the process: it seeds torch's global generator, replaces `torch.set_num_threads`, exports
 variables such as LD_PRELOAD to our children and holds one distributed state for all its engines. A trainer and two
-samplers share this process, so what is global is kept or counted here.
+samplers share this process, so global state is restored or counted here.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SETTINGS = {
 }
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 _LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CUDA_VISIBLE_DEVICES")
-"""Variables that vLLM, or we, set for an engine, and that our children or torchrun would trip over."""
+"""Variables that vLLM or we set for an engine, and that would break our children or torchrun."""
 
 _MODULES = ("vllm.engine.arg_utils", "vllm.lora.request", "vllm.v1.engine.llm_engine")
-"""What `vllm` itself imports late; here, so that the warnings of all of it are muted at one place."""
+"""Modules that `vllm` imports late; imported here, so that all their warnings are muted in one place."""
 
 _num_engines = 0
 _owns_process_group = False
@@ -52,9 +52,9 @@ def import_vllm() -> ModuleType:
 
 @contextmanager
 def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterator[None]:
-    """Around the making of an engine: counts it, and gives back the global state that vLLM changes.
+    """Count the engine that is made within the block, and restore the global state that vLLM changes.
 
-    `visible_devices`: the GPUs that processes which the engine starts may see; this one sees what it saw.
+    `visible_devices`: the GPUs that the engine's processes may see; this process sees the same as before.
     """
     global _num_engines, _owns_process_group
     from vllm.v1.engine import core
@@ -63,7 +63,7 @@ def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterato
     if _num_engines == 0:
         _owns_process_group = not torch.distributed.is_initialized()
     set_num_threads = torch.set_num_threads
-    _num_engines += 1  # before the engine is made: where that fails, it is shut down all the same
+    _num_engines += 1  # before the engine is made: if that fails, it is shut down all the same
     with _kept_environment(), _kept_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if visible_devices is not None:
@@ -75,8 +75,8 @@ def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterato
 
 
 def _after_shutdown(shutdown_ray: bool = False) -> None:
-    """In the place of the clean-up that vLLM runs after each engine's shutdown: it would destroy the distributed
-    state under the other engines, and the process group of a trainer that was here before."""
+    """Replace the clean-up that vLLM runs after each engine's shutdown, which would destroy the distributed state of
+    the other engines and the process group of the trainer."""
     global _num_engines
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -91,9 +91,9 @@ def _after_shutdown(shutdown_ray: bool = False) -> None:
 
 @contextmanager
 def engine_use(*, on_cpu: bool) -> Iterator[None]:
-    """Around the steps of an engine, whose sampler moves torch's global random state even for requests with seeds.
+    """Restore the global random states after the steps of an engine, which changes them even for requests with seeds.
 
-    On a CPU nothing is compiled: for log-probabilities vLLM would compile a counting kernel, which takes seconds and
+    On a CPU nothing is compiled: vLLM would compile a counting kernel for log-probabilities, which takes seconds and
     needs a C++ compiler.
     """
     eager = torch.compiler.set_stance("force_eager") if on_cpu else nullcontext()
@@ -103,7 +103,7 @@ def engine_use(*, on_cpu: bool) -> Iterator[None]:
 
 @contextmanager
 def _kept_random_state() -> Iterator[None]:
-    """Python's, NumPy's and torch's global random states, as they were, when the block is left."""
+    """Restore the global random states of Python, NumPy and torch after the block."""
     import numpy as np
 
     python_state, numpy_state = random.getstate(), np.random.get_state()

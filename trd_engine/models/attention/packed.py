@@ -35,7 +35,7 @@ from trd_engine.models.attention import decoding as decoding_attention
 from trd_engine.runtime.hardware import has_bf16_matmul
 
 NAME = "trd_packed"
-"""What a model's `set_attn_implementation` is given."""
+"""The name for a model's `set_attn_implementation`."""
 
 _MAX_KERNEL_HEAD_SIZE = 256
 _KERNEL_HEAD_STEP = 8  # what `scaled_dot_product_attention` pads heads to before its flash kernel
@@ -43,7 +43,7 @@ _MIN_KERNEL_CAPABILITY = (8, 0)  # the first GPUs that flash attention runs on
 
 
 class UnservedAttentionError(ValueError):
-    """The model asks for attention that is not computed here."""
+    """The model needs attention that is not computed here."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ _row: ContextVar[Segments | None] = ContextVar("packed_row", default=None)
 
 @contextmanager
 def packed_row(segments: Segments) -> Iterator[None]:
-    """Within the block, a model whose implementation is `NAME` reads its row as these segments."""
+    """Within the block, let a model whose implementation is `NAME` read its row as these segments."""
     token = _row.set(segments)
     try:
         yield
@@ -165,10 +165,10 @@ def _packed_attention(
 
 
 def _is_better_in_fp32(*qkv: Tensor) -> bool:
-    """Return whether a CPU is to compute attention in fp32 that was asked for in 16 bits.
+    """Return whether a CPU should compute 16-bit attention in fp32.
 
-    Without instructions for it, the kernel's gradient takes two to three times as long in bf16; the forward pass alone
-    does not (docs/numerics.md).
+    Without bf16 instructions, the kernel's gradient takes two to three times as long in bf16; the forward pass does not
+    (docs/numerics.md).
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
     is_short = qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
@@ -176,7 +176,7 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:
-    """Return what autocast would make of it: custom kernels are not on its list."""
+    """Return the dtype that autocast would choose: custom kernels are not on its list."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
@@ -270,7 +270,7 @@ class _Kernel:
         )
 
     def _softcapped(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
-        """Return scores s become c · tanh(s / c), as in Gemma 2 (arXiv 2408.00118, section 2). No fused kernel has this
+        """Scores s become c · tanh(s / c), as in Gemma 2 (arXiv 2408.00118, section 2). No fused kernel has this
         together with variable lengths, so the scores of a run exist as a whole: [R, A, L, L] in fp32."""
         assert self.softcap is not None
         scale = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5

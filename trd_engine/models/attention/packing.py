@@ -1,6 +1,6 @@
-"""How a model reads a packed row, found out by trying; then the reading itself.
+"""Find out by trial how a model reads a packed row, and read it so.
 
-Three ways, the best that gives a model's own answers is taken:
+There are three ways; the first that gives the same results as the model's own code is used:
 
 - `attention`: our packed attention, whose cost is the sum of the lengths' squares;
 - `mask`: the model's own attention under the block-diagonal mask that transformers makes of restarting
@@ -29,12 +29,12 @@ PackingKind = Literal["attention", "mask", "single"]
 _PROBE_LENGTHS = (9, 6)
 _MAX_DIFFERENCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _MAX_DIFFERENCE_HALF = 0.05
-"""Relative, a token. A token that sees its neighbour's is off by far more."""
+"""Relative, per token. A token that attends to another sequence differs by far more."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The way that a model reads packed rows, and the attention it does so with."""
+    """How a model reads packed rows, and the attention implementation for it."""
 
     kind: PackingKind
     implementation: str
@@ -44,7 +44,7 @@ _chosen: WeakKeyDictionary[PreTrainedModel, Packing] = WeakKeyDictionary()
 
 
 def packing_of(model: nn.Module) -> Packing:
-    """Return the way of this model; the first call tries it out with a few tokens and sets the model's attention.
+    """Return how this model reads packed rows; the first call tries it with a few tokens and sets its attention.
 
     Consumes no randomness and leaves every module in its mode.
     """
@@ -55,7 +55,7 @@ def packing_of(model: nn.Module) -> Packing:
 
 
 def packing_notice(role: str, model: nn.Module) -> str | None:
-    """Return what the user should know of how this model reads packed rows; None if it does so at full speed."""
+    """Return a notice for the user if this model reads packed rows at reduced speed; else None."""
     packing = packing_of(model)
     if packing.kind == "attention":
         return None
@@ -119,7 +119,7 @@ def _choose(model: PreTrainedModel) -> Packing:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On a CPU PyTorch raises a plain RuntimeError that tells it by its text alone."""
+    """On a CPU PyTorch raises a plain RuntimeError, which only its text identifies."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The program in a completion, and when its output is the expected one."""
+"""Extract the program from a completion, and compare its output with the expected one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def extract_program(text: str) -> str:
 def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
     """(language, body) of each block that is opened and closed, and whether there is any fence at all.
 
-    One walk over the lines: a model that writes one fence after another would keep a search for pairs busy for minutes.
+    This reads the lines once: with one fence after another, a search for pairs would take minutes.
     """
     blocks: list[tuple[str, str]] = []
     language: str | None = None
@@ -64,13 +64,13 @@ def complete_program(program: str, tests: Mapping[str, Any]) -> str:
 
 
 def same_output(expected: str, printed: str) -> bool:
-    """Return whether two outputs are the same text but for space, or the same numbers where they have fractions."""
+    """Return whether two outputs are the same text except for space, or the same numbers if they have fractions."""
     wanted, given = expected.split(), printed.split()
     return len(wanted) == len(given) and all(map(_same_token, wanted, given))
 
 
 def same_value(expected: Any, returned: str) -> bool:
-    """Return whether a returned value, as JSON, is the expected one; some data sets wrap the latter in a list."""
+    """Return whether a returned value, as JSON, is the expected one, which some data sets wrap in a list."""
     allow_long_integers()
     try:
         value = json.loads(returned)
@@ -82,7 +82,7 @@ def same_value(expected: Any, returned: str) -> bool:
 
 
 def _futures_first(source: str) -> str:
-    """Return the source with its imports from `__future__` where Python asks for them, before all else."""
+    """Return the source with its imports from `__future__` first, where Python requires them."""
     found = "".join(match.group().rstrip("\n") + "\n" for match in _FUTURE.finditer(source))
     return found + _FUTURE.sub("", source) if found else source
 

@@ -1,8 +1,7 @@
-"""Runs Python programs that nobody trusts: `runner` on our side, `jail` and what it uses on theirs.
+"""Run untrusted Python programs: `runner` on the engine's side, `jail` and its modules on the program's.
 
-A program gets a process of its own with layers around it, each enough to stop what it is there for:
-namespaces (its own network, processes and read-only file system), Landlock (files), seccomp (system
-calls: no socket, no fork, no exec, no signal to others) and resource limits (processor, memory, files).
-Which layers a machine has is found out by `runner.find_confinement`, which attacks them all; a machine
-where an attack succeeds runs no code tasks.
+A program gets a separate process with layers around it, each of which is sufficient for its purpose: namespaces
+(separate network, processes and read-only file system), Landlock (files), seccomp (system calls: no socket, fork, exec
+or signal to others) and resource limits (processor, memory, files). `runner.find_confinement` finds the layers that a
+machine has by attacking them; a machine on which an attack succeeds runs no code tasks.
 """

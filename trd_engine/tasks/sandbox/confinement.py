@@ -34,18 +34,18 @@ class Confinement:
 
 
 def candidates() -> list[Confinement]:
-    """Return what may work on this machine, the strongest first; `runner.find_confinement` tries them."""
+    """Return the layers that may work on this machine, strongest first; `runner.find_confinement` tries them."""
     if not sys.platform.startswith("linux") or not seccomp.is_supported():
         return []
     version = kernel.landlock_version()
     ways: list[Literal["root", "user"]] = ["root", "user"] if os.geteuid() == 0 else ["user"]
     found = [Confinement(way, version > 0) for way in ways]
-    # Without a root of its own, a program that cannot open a file might still truncate it by its path.
+    # Without a separate root, a program that cannot open a file might still truncate it by its path.
     return [*found, Confinement("none", True)] if version >= landlock.TRUNCATION_VERSION else found
 
 
 def readable_paths() -> list[str]:
-    """Python and the libraries it loads: all that a program sees of this machine's files."""
+    """Return the paths of Python and its libraries: the only files of this machine that a program sees."""
     wanted = [sys.base_prefix, sys.prefix, *_RUNTIME_LIBRARIES]
     there = sorted({path for path in wanted if Path(path).exists()}, key=len)
     return [path for path in there if not any(path.startswith(above.rstrip("/") + "/") for above in there)]

@@ -1,4 +1,4 @@
-"""Reading what a confined process writes, no longer and no more than it may."""
+"""Read the output of a confined process, within its limits of time and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCRATCH_CHECK_SECONDS = 0.05
 
 
 class Pipe:
-    """A pipe of which at most `max_bytes` are kept."""
+    """A pipe that keeps at most `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -21,12 +21,12 @@ class Pipe:
         self.data = bytearray()
 
     def text(self) -> str:
-        """Return what was read, as text."""
+        """Return the data as text."""
         return self.data.decode("utf-8", "replace")
 
 
 class Drained(enum.Enum):
-    """Why reading ended."""
+    """The reason why reading ended."""
 
     ENDED = "ended"
     TIME_OUT = "time-out"

@@ -23,7 +23,7 @@ class Limits:
     stack_bytes: int = 64 * MIB
     output_bytes: int = 8 * MIB
     total_output_bytes: int = 128 * MIB
-    """For all cases of a program together: all of it is in the engine's memory before any is compared."""
+    """For all cases of a program together, whose output is in the engine's memory before any is compared."""
     file_bytes: int = 16 * MIB
     scratch_bytes: int = 64 * MIB
     num_open_files: int = 64

@@ -18,7 +18,7 @@ _NEW = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.C
 
 
 def enter_namespaces(*, as_user: bool) -> None:
-    """Leave the machine's namespaces; children are in a process namespace of their own.
+    """Leave the machine's namespaces; children are in a new process namespace.
 
     `as_user` makes a user namespace first, in which an unprivileged process may do the rest; without it
     the process must be root. Raises OSError if the kernel does not allow it.

@@ -42,17 +42,17 @@ RECURSION_LIMIT = 50_000
 def _imported() -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(_IMPORTS, "prelude.py", "exec", dont_inherit=True), names)
-    # The built-in names win: what math calls pow, or sys exit, is not what a solution means.
+    # The built-in names win: a solution means neither the `pow` of math nor the `exit` of sys.
     return names | vars(builtins)
 
 
 def load_prelude() -> None:
-    """Import it ahead of time: once for all the cases that are forked from this process."""
+    """Import the names once, before cases are forked from this process."""
     _imported()
 
 
 def builtin_names(program: str) -> dict[str, Any]:
-    """Return what is to be the program's `__builtins__`."""
+    """Return the `__builtins__` of a program."""
     names = dict(_imported())
     if "np." in program:  # TACO's; too slow to import for programs that do without
         with suppress(ImportError):

@@ -1,8 +1,8 @@
-"""Calls of code that may hang, crash or run wild on a model's text, each with a hard time limit.
+"""Call code that may hang or crash on a model's text, each call with a hard time limit.
 
-A few child processes answer requests one after the other, as JSON lines on pipes. One that does not answer
-in time is killed and replaced; its request fails and the run goes on. One that cannot even start ends the
-run: it would find every answer wrong. Works from any thread.
+A few child processes answer requests one after another, as JSON lines on pipes. A child that does not answer in time is
+killed and replaced; its request fails and the run continues. A child that cannot start ends the run, since every answer
+would count as wrong. Works from any thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",  # what a library makes out of a set must be the same in every process
 }
-"""All that a child sees of the environment; no secret of ours is passed on."""
+"""The whole environment of a child; no secret is passed on."""
 _START_SECONDS = 120.0
 """Importing sympy takes seconds on a busy machine."""
 _MAX_WORKERS = 4
@@ -59,7 +59,7 @@ class Reply:
 
 
 class GuardedPool:
-    """Child processes for one verifier, started when first needed."""
+    """Child processes for one verifier, started at their first use."""
 
     def __init__(self, verifier: str, limit_seconds: float, num_workers: int | None = None) -> None:
         self._num_workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
@@ -106,7 +106,7 @@ def shared_pool(verifier: str, limit_seconds: float) -> GuardedPool:
 
 
 class _Worker:
-    """One child process, started again after it was killed."""
+    """One child process, which is started again after it was killed."""
 
     def __init__(self, verifier: str, limit_seconds: float) -> None:
         self._verifier = verifier
@@ -140,13 +140,13 @@ class _Worker:
         if self._process is not None and self._process.poll() is not None:
             self.stop()
         if self._process is None:
-            # Once more where it fails: the machine may have had no room for a process at that moment.
+            # Try twice: the machine may have had no room for a process at that moment.
             self._process = self._started() or self._started(is_last_try=True)
         assert self._process is not None
         return self._process
 
     def _started(self, *, is_last_try: bool = False) -> subprocess.Popen[bytes] | None:
-        """Return a child that has greeted; None if it did not, and on the last try `VerifierUnavailableError`."""
+        """Return a child that is ready; None if it is not, or raise `VerifierUnavailableError` on the last try."""
         arguments = [str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds)]
         try:
             self._process = subprocess.Popen(
