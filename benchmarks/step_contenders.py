@@ -21,7 +21,7 @@ from benchmarks.loss_contenders import trl_tiles
 from trd_engine.config import OptimConfig
 from trd_engine.distillation.batching import default_pass_tokens, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.models.attention.packing import packing_of
 from trd_engine.runtime.hardware import keep_freed_memory
@@ -126,7 +126,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | No
     for model in (student, teacher):
         packing_of(model)  # which a run tries before it samples
     max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
-    setup = ScoringSetup(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
+    models = ModelPair(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     prompts, timings = workload.prompts(), Timings()
     sampling = SamplingSettings(1.0, 1.0, -1, workload.new_tokens, ())
     for step in range(num_steps):
@@ -139,7 +139,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | No
         pairs = zip(prompts, workload.completions(step), strict=True)
         sequences = [TrainingSequence(prompt, prompt, target, number) for number, (prompt, target) in enumerate(pairs)]
         batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
-        metrics = optimizer_step(setup, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)
+        metrics = optimizer_step(models, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)
         optimizer.zero_grad(set_to_none=True)  # as a session does
         timings.update_seconds.append(time.perf_counter() - began)
         timings.losses.append(metrics["loss"])

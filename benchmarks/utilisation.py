@@ -33,7 +33,7 @@ from benchmarks.step_contenders import MAX_GRAD_NORM, Workload, random_model
 from trd_engine.config import OptimConfig
 from trd_engine.distillation.batching import MicroBatch, default_pass_tokens, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.runtime.hardware import keep_freed_memory
 from trd_engine.teachers.local import Teacher
 from trd_engine.training.optim import make_optimizer
@@ -101,7 +101,7 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     dtype = DTYPES[workload.precision]
     student, teacher = random_model(0), random_model(1).to(dtype)
     optimizer = make_optimizer(student, OptimConfig())
-    setup = ScoringSetup(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
+    models = ModelPair(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     pairs = zip(workload.prompts(), workload.completions(0), strict=True)
     sequences = [TrainingSequence(prompt, prompt, target, number) for number, (prompt, target) in enumerate(pairs)]
     cpu = torch.device("cpu")
@@ -111,7 +111,7 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     seconds, peaks = [], []
     for number in range(NUM_WARM_UP + num_updates):
         peaks.append(matrix_peak(dtype))
-        took = optimizer_step(setup, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)["step_seconds"]
+        took = optimizer_step(models, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)["step_seconds"]
         if number >= NUM_WARM_UP:
             seconds.append(took)
     return Measured(statistics.median(seconds), statistics.median(peaks), work_of(student, batches))

@@ -1,5 +1,7 @@
-"""``python -m trd_engine run SPEC --out DIR``: a run without any service; ``… evaluate SPEC FOLDER --out DIR``: a
-model's scores on the spec's evaluation problems; ``… chat FOLDER``: talk to a model."""
+"""``python -m trd_engine``: run a spec without the service, evaluate a model, or chat with one.
+
+Whatever needs torch is imported within the commands: a broken spec is reported without waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trd_engine.config import DataSource, RunConfig, load_config
 from trd_engine.runtime.errors import EngineError, StopRequested
-from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
+
+if TYPE_CHECKING:
+    from trd_engine.types import ScoreRow
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
@@ -65,43 +70,41 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 
 def _evaluate(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from trd_engine.evaluation.evaluate_folder import evaluate_folder
+    from trd_engine.evaluation.evaluate_folder import evaluate
 
     wanted = config.evaluation
     if options.data is not None:
         wanted = wanted.model_copy(update={"dataset": DataSource(path=options.data)})
     if options.k is not None:
         wanted = wanted.model_copy(update={"k": options.k})
-    evaluate_folder(config.model_copy(update={"evaluation": wanted}), options.folder, options.out, stop=stop)
-    print("\n".join(_scores(options.out)))  # noqa: T201
+    row = evaluate(config.model_copy(update={"evaluation": wanted}), options.folder, options.out, stop=stop)
+    _print_scores([row])
     return 0
 
 
 def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from trd_engine.training.loop import run  # torch takes seconds to load; a broken spec is told at once
+    from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
+    from trd_engine.training.loop import distil
 
     resume_from = newest_checkpoint(options.out) if options.resume else None
     try:
-        run(config, options.out, resume_from=resume_from, stop=stop, prune_checkpoints=True)
+        result = distil(config, options.out, resume_from=resume_from, stop=stop, prune_checkpoints=True)
     except StopRequested:
         if _is_main():
-            print(f"stopped; go on with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
+            print(f"stopped; resume with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
         raise
     if _is_main():
-        lines = [*_scores(options.out), f"finished: {newest_checkpoint(options.out)}"]
-        print("\n".join(lines))  # noqa: T201
+        _print_scores(result.scores)
+        print(f"finished: {result.checkpoint}")  # noqa: T201
     return 0
 
 
-def _scores(out: Path) -> list[str]:
-    """The evaluations that the run reported at its end, a line each; the main process has written them."""
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = next(event["summary"]["scores"] for event in reversed(events) if event["type"] == "finished")
-    return [
-        f"step {row['step']}, {row['num_problems']} problems of {row['dataset']}: "
-        f"avg@{row['k']} {row['avg_at_k']:.1%}, pass@{row['k']} {row['pass_at_k']:.1%}"
-        for row in rows
-    ]
+def _print_scores(scores: Sequence[ScoreRow]) -> None:
+    for row in scores:
+        print(  # noqa: T201
+            f"step {row.step}, {row.num_problems} problems of {row.dataset}: "
+            f"avg@{row.k} {row.avg_at_k:.1%}, pass@{row.k} {row.pass_at_k:.1%}"
+        )
 
 
 def _is_main() -> bool:

@@ -86,6 +86,10 @@ class Verdict:
     limit, as a correct one may on a busy machine."""
 
 
+UNVERIFIED = Verdict(False, "not verified yet")
+"""Stands for a verdict until a completion is judged. Compared by identity."""
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """A rollout y_o of the student, and its refinement y_r if the mode refines."""
@@ -95,7 +99,7 @@ class Trajectory:
     prompt_token_ids: tuple[int, ...]
     """The student's solving prompt, after which it scores either."""
     rollout: Completion
-    rollout_verdict: Verdict
+    rollout_verdict: Verdict = UNVERIFIED
     refine_prompt_token_ids: tuple[int, ...] | None = None
     """The teacher's refining prompt, after which y_r was sampled and is scored."""
     refined: Completion | None = None

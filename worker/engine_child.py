@@ -50,11 +50,11 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
     resume_from = folder / "resume"
     from trd_engine.config import load_config
     from trd_engine.runtime.errors import StopRequested
-    from trd_engine.training.loop import run
+    from trd_engine.training.loop import distil
 
     try:
         config = load_config(folder / "spec.json")
-        run(config, out_dir, resume_from=resume_from if resume_from.is_dir() else None, stop=stop)
+        distil(config, out_dir, resume_from=resume_from if resume_from.is_dir() else None, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the boundary of the process: every failure is reported

@@ -76,7 +76,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     """One run of the engine, in this process."""
     from benchmarks.paper.shared_samples import shared_samples
     from trd_engine.config import parse_config
-    from trd_engine.training.loop import run
+    from trd_engine.training.loop import distil
 
     out_dir = places.work / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
@@ -84,7 +84,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     # Where a run's seconds are compared it draws all itself.
     sharing = nullcontext() if cell.section in ALONE else shared_samples(places.samples)
     with sharing:
-        run(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
+        distil(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
     row = make_row(cell, out_dir, machine, time.process_time() - began)
     shutil.rmtree(out_dir)
     return row

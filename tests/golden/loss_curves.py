@@ -19,7 +19,7 @@ import transformers
 
 from tests.trd_engine.tiny_runs import metric, spec, write_data
 from trd_engine.config import parse_config
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 FILE = Path(__file__).with_suffix(".json")
 NAMES = ("loss", "grad_norm", "heldout_forward_kl")
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 def curves(name: str, folder: Path) -> dict[str, list[float]]:
     """The metrics of one run, step by step."""
-    run(parse_config(spec(write_data(folder / "data"), **RUNS[name])), folder / "out")
+    distil(parse_config(spec(write_data(folder / "data"), **RUNS[name])), folder / "out")
     return {metric_name: metric(folder / "out", metric_name) for metric_name in NAMES}
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ import torch.distributed as dist
 from tests.trd_engine.tiny_runs import metric
 from trd_engine.config import load_config
 from trd_engine.distillation.batching import MicroBatch
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.runtime import distributed
 from trd_engine.runtime.distributed import open_world
 from trd_engine.runtime.errors import NonFiniteError, StopRequested
 from trd_engine.training import loop as train
 from trd_engine.training import step
 from trd_engine.training.checkpoints import checkpoint
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 from trd_engine.types import TokenScores
 
 
@@ -81,7 +82,7 @@ def each(folder: Path) -> None:
     with open_world(2) as world:
         train.open_world = lambda _: nullcontext(world)  # type: ignore[assignment]
         for path in sorted(folder.glob("*.json")):
-            run(load_config(path), folder / path.stem)
+            distil(load_config(path), folder / path.stem)
 
 
 def stop(folder: Path) -> None:
@@ -95,7 +96,7 @@ def stop(folder: Path) -> None:
     checkpoint.write_manifest = slowly  # type: ignore[assignment]
     out = folder / "out"
     try:
-        run(
+        distil(
             load_config(folder / "spec.json"),
             out,
             stop=lambda: bool((out / "events.jsonl").exists() and metric(out, "loss")),
@@ -108,18 +109,18 @@ def break_a_token(folder: Path) -> None:
     """A loss that is not finite in the second process alone; each says what it was told."""
     score = step.score
 
-    def broken(setup: ScoringSetup, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:
-        loss, divergence_N, statistics = score(setup, batch, *arguments, **options)
-        if setup.world.rank == 1 and torch.is_grad_enabled():
+    def broken(models: ModelPair, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:
+        scored = score(models, batch, *arguments, **options)
+        if models.world.rank == 1 and torch.is_grad_enabled():
             (folder / "broken.json").write_text(json.dumps(batch.positions[0]), encoding="utf-8")
-            divergence_N = divergence_N.clone()
+            divergence_N = scored.divergence_N.clone()
             divergence_N[0] = float("nan")
-            loss = loss * float("nan")
-        return loss, divergence_N, statistics
+            scored = replace(scored, loss=scored.loss * float("nan"), divergence_N=divergence_N)
+        return scored
 
     step.score = broken
     try:
-        run(load_config(folder / "spec.json"), folder / "run")
+        distil(load_config(folder / "spec.json"), folder / "run")
     except NonFiniteError as error:
         (folder / f"rank-{os.environ['RANK']}.txt").write_text(str(error), encoding="utf-8")
 

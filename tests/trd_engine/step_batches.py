@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.token_weights import TokenWeigher
 from trd_engine.teachers.local import Teacher
 from trd_engine.training.step import optimizer_step
@@ -36,9 +36,9 @@ def sequences() -> list[TrainingSequence]:
 
 def make_setup(
     student: PreTrainedModel, divergence: Divergence | None = None, weigher: TokenWeigher | None = None
-) -> ScoringSetup:
+) -> ModelPair:
     teacher = Teacher(load("tiny-teacher").requires_grad_(False))
-    return ScoringSetup(student, teacher, divergence or Divergence(), torch.float32, (), weigher=weigher)
+    return ModelPair(student, teacher, divergence or Divergence(), torch.float32, (), weigher=weigher)
 
 
 def gradient_after(micro_batches: list[MicroBatch], weigher: TokenWeigher | None = None) -> tuple[float, torch.Tensor]:

@@ -39,8 +39,8 @@ class RunConfig(StrictConfig):
     teacher: str | ServedTeacherConfig | None = None
     """Folder or hub id of another model, or a served teacher. None: the student's own weights, which see the reference
     solution; required in mode opsd, an error in mode opd."""
-    dataset: DataSource
-    """Problems to train on."""
+    dataset: DataSource | None = None
+    """Training problems. Required in a spec file; may be left out only if problems are passed to `distil`."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
     """How prompts are written and answers are verified, see `tasks.registry`."""
     loss: LossConfig = LossConfig()
@@ -221,7 +221,10 @@ def load_config(path: Path) -> RunConfig:
         raise SpecError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(document, dict):
         raise SpecError(f"{path}: the spec must be a JSON object, not {type(document).__name__}")
-    return parse_config(document)
+    config = parse_config(document)
+    if config.dataset is None:
+        raise SpecError("dataset: this field is required; give a path, a hub id or a generator")
+    return config
 
 
 def _problem(error: ErrorDetails) -> str:

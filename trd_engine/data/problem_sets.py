@@ -6,8 +6,9 @@ Nothing is dropped or cut in silence: it is counted, listed and said why.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trd_engine.config import RunConfig
 from trd_engine.data.problems import load_problems, split_holdout
@@ -31,8 +32,6 @@ class ProblemSets:
     fingerprint: str
     evaluation_fingerprint: str | None
     """None where they are held out of the others."""
-    former_fingerprints: Mapping[str, str]
-    """By fingerprint, the one that checkpoints of earlier versions hold in its place."""
 
     def scorable(self, *, privileged: bool) -> list[Problem]:
         """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
@@ -40,19 +39,24 @@ class ProblemSets:
 
 
 def load_problem_sets(
-    config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder, reporter: Reporter
+    config: RunConfig,
+    student_prompts: PromptBuilder,
+    teacher_prompts: PromptBuilder,
+    reporter: Reporter,
+    *,
+    given: Iterable[Problem | Mapping[str, Any]] | None = None,
 ) -> ProblemSets:
-    """Load, split, and drop what does not fit its prompt budget, saying what and why.
+    """Load, split, and drop what does not fit its prompt budget, and report what and why.
+
+    `given` rows or problems take the place of `config.dataset`.
 
     Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
     """
-    loaded = load_problems(config.dataset, config.task)
-    former = {loaded.fingerprint: loaded.former_fingerprint}
+    loaded = load_problems(config.dataset, config.task, given=given)
     train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
     if config.evaluation.dataset is not None:
         others = load_problems(config.evaluation.dataset, config.task)
         evaluation, name, evaluation_fingerprint = list(others.problems), "evaluation", others.fingerprint
-        former[others.fingerprint] = others.former_fingerprint
     elif config.evaluation.holdout > 0:
         train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
     if config.is_privileged:
@@ -66,19 +70,26 @@ def load_problem_sets(
             f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
             "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
         )
-    sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint, former)
+    sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint)
     _report_unscored(sets, config, reporter)
     return sets
 
 
 def load_evaluation_problems(
-    config: RunConfig, student_prompts: PromptBuilder, reporter: Reporter
+    config: RunConfig,
+    student_prompts: PromptBuilder,
+    reporter: Reporter,
+    *,
+    given: Iterable[Problem | Mapping[str, Any]] | None = None,
 ) -> tuple[list[Problem], str]:
-    """What a run of this spec is evaluated on, as far as the student's own prompts fit, and its name.
+    """Return the problems that a run of this spec is evaluated on and whose prompts fit, and the set's name.
 
-    Raises `DataError` where there is none.
+    `given` rows or problems take their place. Raises `DataError` if there is none.
     """
-    problems, name = _evaluation_problems(config)
+    if given is not None:
+        problems, name = list(load_problems(None, config.task, given=given).problems), "evaluation"
+    else:
+        problems, name = _evaluation_problems(config)
     problems = _BudgetCheck(config, student_prompts, None).keep(problems, reporter, name)
     if not problems:
         raise DataError(

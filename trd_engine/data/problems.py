@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,12 +32,19 @@ class LoadedData:
     problems: list[Problem]
     fingerprint: str
     """sha256 over the problems' canonical JSON, in order: the same however the rows are stored."""
-    former_fingerprint: str
-    """What checkpoints of earlier versions hold in its place."""
 
 
-def load_problems(source: DataSource, task: str) -> LoadedData:
-    """All problems of `source`; raises DataError that lists up to twenty broken rows by number and field."""
+def load_problems(
+    source: DataSource | None, task: str, *, given: Iterable[Problem | Mapping[str, Any]] | None = None
+) -> LoadedData:
+    """Return all problems of `source`, or of `given` rows and problems.
+
+    Raises `DataError` that lists up to twenty broken rows by number and field.
+    """
+    if given is not None:
+        return _load_given(given, task)
+    if source is None:
+        raise DataError("dataset: give a path, a hub id or a generator, or pass problems")
     try:
         require_known_fields(source.columns)
     except RowError as error:
@@ -49,17 +56,29 @@ def load_problems(source: DataSource, task: str) -> LoadedData:
     if errors:
         more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
         raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
-    return LoadedData(problems, fingerprint(problems), former_fingerprint(problems))
+    return LoadedData(problems, fingerprint(problems))
+
+
+def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> LoadedData:
+    problems: list[Problem] = []
+    for number, row in enumerate(given, start=1):
+        if isinstance(row, Problem):
+            problems.append(row)
+            continue
+        try:
+            problems.append(_checked(RawRow(number, dict(row)), task, {}))
+        except RowError as error:
+            raise DataError(f"problems: row {number}: {error}") from error
+    if len({problem.id for problem in problems}) < len(problems):
+        raise DataError("problems: two have the same id; give each its own")
+    if not problems:
+        raise DataError("problems: no rows")
+    return LoadedData(problems, fingerprint(problems))
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
     """sha256 over the canonical JSON of each problem and their order."""
     return _digest({**row, "extra": agreed_json(row["extra"])} for row in map(_trained_on, problems))
-
-
-def former_fingerprint(problems: Iterable[Problem]) -> str:
-    """As `fingerprint`, but other for other formats where objects have gaps or whole numbers are floats."""
-    return _digest(map(_trained_on, problems))
 
 
 def _digest(rows: Iterable[dict[str, Any]]) -> str:
@@ -101,7 +120,7 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
     seen: dict[str, int] = {}
     for row in rows:
         try:
-            problem = _checked(row, task, source)
+            problem = _checked(row, task, source.columns)
             if problem.id in seen:
                 raise RowError(f"field 'id' is {problem.id!r}, as in row {seen[problem.id]}; ids must differ")
         except RowError as error:
@@ -113,11 +132,11 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
     return problems, errors
 
 
-def _checked(row: RawRow, task: str, source: DataSource) -> Problem:
+def _checked(row: RawRow, task: str, columns: Mapping[str, str]) -> Problem:
     if row.error is not None:
         raise RowError(row.error)
     try:
-        problem = to_problem(row.values, row.number, task, source.columns)
+        problem = to_problem(row.values, row.number, task, columns)
     except RowError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a type not thought of

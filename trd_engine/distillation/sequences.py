@@ -10,42 +10,56 @@ The student's context is always x.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from trd_engine.config import RunConfig
-from trd_engine.tasks.prompt_builder import PromptBuilder
+import torch
+
+from trd_engine.distillation.batching import MicroBatch, share_of, split_into_micro_batches
+from trd_engine.runtime.distributed import ALONE, World
+from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
 from trd_engine.types import TrainingSequence, Trajectory
 
 
-def training_sequence(
-    trajectory: Trajectory, position: int, config: RunConfig, teacher_prompts: PromptBuilder, *, weight: float = 1.0
-) -> TrainingSequence:
-    """The target trajectory after the student's prompt and after the teacher's; `weight` is each token's.
+@dataclass(frozen=True)
+class Batcher:
+    """Turns trajectories into the micro-batches of this process."""
 
-    In the refine context y_r is scored after the very prompt tokens it was sampled from. A served teacher reads
-    nothing here: what it says comes along.
-    """
-    if config.served_teacher is not None:
-        seen_by_teacher = trajectory.prompt_token_ids
-    else:
-        seen_by_teacher = teacher_prompt(trajectory, config.loss.teacher_context, config, teacher_prompts)
-    return TrainingSequence(
-        student_prompt_ids=trajectory.prompt_token_ids,
-        teacher_prompt_ids=seen_by_teacher,
-        completion_ids=trajectory.target.token_ids,
-        position=position,
-        weight=weight,
-        scores=trajectory.scores,
-    )
+    teacher_prompts: TeacherPrompts
+    context: TeacherContext | None
+    """What the teacher sees before y; None if it is a served one, whose scores come with the trajectories."""
+    max_tokens: int
+    """Tokens of either model in one pass."""
+    device: torch.device
+    world: World = ALONE
 
+    def sequence(self, trajectory: Trajectory, position: int, *, weight: float = 1.0) -> TrainingSequence:
+        """Put the target after the student's prompt and after the teacher's; `weight` is each token's.
 
-def teacher_prompt(
-    trajectory: Trajectory, context: Literal["vanilla", "refine"], config: RunConfig, prompts: PromptBuilder
-) -> tuple[int, ...]:
-    """What the teacher sees before the text that it scores; the refine context is of trajectories that were refined."""
-    if context == "refine":
-        assert trajectory.refine_prompt_token_ids is not None, "the config allows the refine context in mode trd only"
-        return trajectory.refine_prompt_token_ids
-    if config.is_privileged:
-        return prompts.privileged(trajectory.problem, max_tokens=config.refine.max_prompt_tokens).token_ids
-    return prompts.solve(trajectory.problem)
+        In the refine context y_r is scored after exactly the prompt tokens from which it was sampled.
+        """
+        prompt = trajectory.prompt_token_ids
+        seen_by_teacher = prompt if self.context is None else self.teacher_prompts.scoring(trajectory, self.context)
+        return TrainingSequence(
+            student_prompt_ids=prompt,
+            teacher_prompt_ids=seen_by_teacher,
+            completion_ids=trajectory.target.token_ids,
+            position=position,
+            weight=weight,
+            scores=trajectory.scores,
+        )
+
+    def micro_batches(
+        self, numbered: Sequence[tuple[int, Trajectory]], weights: Sequence[float] | None = None
+    ) -> tuple[list[MicroBatch], MicroBatch | None]:
+        """Return this process's part of a batch, and the filler that it computes while others have more micro-batches.
+
+        `weights` are indexed by the trajectories' numbers; None: all 1.
+        """
+        sequences = [self.sequence(t, i, weight=1.0 if weights is None else weights[i]) for i, t in numbered]
+        if self.world.size == 1:
+            return self._split(sequences), None
+        return self._split(share_of(sequences, self.world)), self._split(sequences[:1])[0]
+
+    def _split(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
+        return split_into_micro_batches(sequences, max_tokens=self.max_tokens, device=self.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from trd_engine.config import EvaluationConfig
 from trd_engine.evaluation.intervals import pass_curve, summarise
-from trd_engine.rollouts.collect import Collector, collect_rollouts
+from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.types import Problem, ScoreRow, Trajectory
 
@@ -21,13 +21,14 @@ _MAX_DATASETS = 100
 def evaluate_student(
     problems: Sequence[Problem], collector: Collector, config: EvaluationConfig, *, dataset: str, step: int, seed: int
 ) -> ScoreRow:
-    """Sample each problem `k` times, report the scores and return them; ``evaluations/step-….jsonl`` has
-    every answer, and an event the first one of each of the first `num_probe_samples` problems.
+    """Sample each problem `k` times, report the scores and return them.
 
-    The seeds of the samples do not hang on the step, so that two steps' scores are paired.
+    ``evaluations/step-….jsonl`` has every answer, and an event has the first answer to each of the first
+    `num_probe_samples` problems. The seeds do not depend on the step, so that the scores of two steps are paired.
     """
     k, reporter = config.k, collector.reporter
-    trajectories = collect_rollouts(problems, collector, samples_per_prompt=k, seed_parts=(seed, "evaluation"))
+    share = collector.verify(collector.sample(CollectionRequest(problems, k, (seed, "evaluation"))))
+    trajectories = reporter.world.gather(share)
     correct = [t.rollout_verdict.correct for t in trajectories]
     correct_PK = [correct[start : start + k] for start in range(0, len(correct), k)]
     scores = summarise(correct_PK)

@@ -6,9 +6,10 @@ nothing, and loads no teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -18,11 +19,11 @@ from transformers.utils import logging as transformers_logging
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.data.problem_sets import load_evaluation_problems
 from trd_engine.evaluation.evaluate import evaluate_student
-from trd_engine.generation.choice import choose_engine
+from trd_engine.generation.build import choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
-from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generators
+from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.models.folders import FoundModel, find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, require_context
@@ -33,35 +34,46 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
 from trd_engine.runtime.seeds import seed_everything
 from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
+from trd_engine.tasks.protocol import Task
 from trd_engine.tasks.registry import load_task
-from trd_engine.types import SamplingSettings, ScoreRow
+from trd_engine.types import Problem, ScoreRow
 
 
-def evaluate_folder(
-    config: RunConfig, folder: Path, out_dir: Path, *, stop: Callable[[], bool] = lambda: False
+def evaluate(
+    config: RunConfig,
+    folder: Path,
+    out_dir: Path,
+    *,
+    problems: Iterable[Problem | Mapping[str, Any]] | None = None,
+    task: Task | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ScoreRow:
-    """The scores of the model in `folder`; `out_dir` gets the events and every answer.
+    """Score the model in `folder`: a checkpoint, a model or an adapter. `out_dir` gets the events and every answer.
 
-    Of `config` count `dataset`, `task`, `prompts`, `sampling`, `evaluation`, `seed`, `device` and `precision`.
-    Raises `EngineError`.
+    Of `config` only `dataset`, `task`, `prompts`, `sampling`, `evaluation`, `seed`, `device` and `precision` are used.
+    `problems`, `task`, `on_event` and `stop` are as in `training.loop.distil`; all given problems are evaluated.
+
+    Raises:
+        EngineError: `code` and message are for the user.
     """
     if any((out_dir / name).exists() for name in ("evaluations", "checkpoints")):
         raise SpecError(f"{out_dir} holds a run or an evaluation already; give another folder")
     found = find_model(folder)
     config = _of_student_alone(config, local_folder(found.source))
-    with Reporter(out_dir, stop=stop, world=ALONE) as reporter:
+    with Reporter(out_dir, stop=stop, world=ALONE, on_event=on_event) as reporter:
         reporter.phase("preparing", round_index=0, num_rounds=0, step=0, num_steps=0)
         seed_everything(config.seed)
         transformers_logging.disable_progress_bar()
-        task, tokenizer = load_task(config.task), load_tokenizer(config.student)
+        task, tokenizer = task or load_task(config.task), load_tokenizer(config.student)
         templates = choose_templates(task.prompts, config.student, config.prompts)
         prompts = PromptBuilder(tokenizer, templates, thinking=config.sampling.thinking)
-        problems, name = load_evaluation_problems(config, prompts, reporter)
+        kept, name = load_evaluation_problems(config, prompts, reporter, given=problems)
         samplers = _samplers(config, found, tokenizer, reporter)
         try:
             reporter.phase("evaluating", round_index=0, num_rounds=0, step=0, num_steps=0)
             collector = Collector(samplers, prompts, task, reporter)
-            row = evaluate_student(problems, collector, config.evaluation, dataset=name, step=0, seed=config.seed)
+            row = evaluate_student(kept, collector, config.evaluation, dataset=name, step=0, seed=config.seed)
         finally:
             samplers.close()
         reporter.finished(0, {"scores": [asdict(row)]})
@@ -84,15 +96,12 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
     )
     device = choose_device(config.device)
     dtype = choose_compute_dtype(config.precision, device)
-    engine, reason = choose_engine(wanted.engine, [config.student], device=device)
-    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
-    check_vllm_settings(wanted, engine, device, reporter)
+    engine = choose_and_report(wanted, [config.student], device, reporter)
     if engine == "vllm":
         generator = _vllm_generator(config, found, device, dtype)
     else:
         generator = _transformers_generator(config, found.adapter, tokenizer, device, dtype)
-    stop_ids = end_of_turn_ids(config.student, tokenizer)
-    settings = SamplingSettings(wanted.temperature, wanted.top_p, wanted.top_k, wanted.max_new_tokens, stop_ids)
+    settings = sampling_settings(wanted, end_of_turn_ids(config.student, tokenizer))
     return Samplers(generator, generator, BorrowedWeights(), settings, settings)
 
 

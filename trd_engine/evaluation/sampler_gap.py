@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trd_engine.distillation.batching import split_into_micro_batches
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.generation.samplers import Samplers
 from trd_engine.models.attention.packing import hidden_states
 from trd_engine.models.head import head_of
@@ -28,7 +28,7 @@ MAX_MEAN_GAP = {torch.float32: 0.001, torch.bfloat16: 0.1}
 
 
 def measure_sampler_gap(
-    samplers: Samplers, setup: ScoringSetup, prompts: Sequence[tuple[int, ...]], *, seed: int
+    samplers: Samplers, models: ModelPair, prompts: Sequence[tuple[int, ...]], *, seed: int
 ) -> float:
     """Mean absolute difference, in nats, between the sampler's and the trainer's log-probabilities.
 
@@ -43,14 +43,15 @@ def measure_sampler_gap(
     trained: list[float] = []
     for request, completion in zip(requests, completions, strict=True):
         assert completion.logprobs is not None
-        # Of an empty one, too, and then of no use: of several processes all make the same passes.
-        found = _trainer_logprobs(setup, request.prompt_token_ids, completion.token_ids or request.prompt_token_ids[:1])
+        # An empty completion takes a pass too, with any token: all processes must make the same passes.
+        token_ids = completion.token_ids or request.prompt_token_ids[:1]
+        found = _trainer_logprobs(models, request.prompt_token_ids, token_ids)
         sampled += completion.logprobs
         trained += found[: len(completion.token_ids)]
     # Each process holds its own sampler against the trainer; the worst of them counts.
     mean = float((torch.tensor(sampled) - torch.tensor(trained)).abs().mean()) if sampled else 0.0
-    gap = setup.world.max(mean)
-    limit = MAX_MEAN_GAP[setup.compute_dtype]
+    gap = models.world.max(mean)
+    limit = MAX_MEAN_GAP[models.compute_dtype]
     if not gap <= limit:
         raise SamplerDriftError(
             f"the sampler's log-probabilities are off the trainer's by {gap:.4f} nats in the mean, over the limit of "
@@ -60,20 +61,19 @@ def measure_sampler_gap(
 
 
 @torch.no_grad()
-def _trainer_logprobs(setup: ScoringSetup, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
-    setup.student.eval()
-    device = next(setup.student.parameters()).device
+def _trainer_logprobs(models: ModelPair, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
+    models.student.eval()
     sequence = TrainingSequence(prompt, prompt, completion, 0)
-    (batch,) = split_into_micro_batches([sequence], max_tokens=1, device=device)
+    (batch,) = split_into_micro_batches([sequence], max_tokens=1, device=models.device)
 
     def student_logits() -> Tensor:
-        hidden_NH = hidden_states(setup.student, batch.student)
-        head = head_of(setup.student)
+        hidden_NH = hidden_states(models.student, batch.student)
+        head = head_of(models.student)
         logits_NV = torch.nn.functional.linear(hidden_NH, head.weight_VH.to(hidden_NH.dtype), head.bias_V).float()
         logits_NV = logits_NV * head.scale
         return logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
 
-    with setup.autocast():
-        logits_NV: Tensor = setup.run_student_unsharded(student_logits)
+    with models.autocast():
+        logits_NV: Tensor = models.run_student_unsharded(student_logits)
     logprobs_N = logits_NV.log_softmax(-1).gather(-1, batch.token_ids_N.unsqueeze(-1)).squeeze(-1)
     return [float(x) for x in logprobs_N]

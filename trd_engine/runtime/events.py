@@ -34,13 +34,24 @@ STAND_INS = {
 """Phases whose pace each phase takes until it is timed itself, see `EtaEstimator`."""
 
 
+_NOWHERE = {"round_index": 0, "num_rounds": 0, "step": 0, "num_steps": 0}
+
+
 class Reporter:
     """Appends events to ``out_dir/events.jsonl``, one line each, flushed immediately.
 
     Only the main process writes. A stop request that any process sees stops all of them at the same boundary.
     """
 
-    def __init__(self, out_dir: Path, *, stop: Callable[[], bool] = lambda: False, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        out_dir: Path,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        world: World = ALONE,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """`on_event` is called in the main process with each event, once it is written."""
         out_dir.mkdir(parents=True, exist_ok=True)
         self.out_dir = out_dir
         self.world = world
@@ -49,6 +60,8 @@ class Reporter:
             _drop_incomplete_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._stop = stop
+        self._on_event = on_event
+        self._position: Callable[[], dict[str, int]] = lambda: _NOWHERE
         self._phase: str | None = None
         self._phase_started_at = time.monotonic()
         self._last_progress_at = -math.inf
@@ -70,10 +83,12 @@ class Reporter:
         return self._phase
 
     def event(self, type_: str, **fields: Any) -> None:
-        """Append one event. Numbers that are not finite become null, since JSON has no NaN."""
-        line = json.dumps({"type": type_, "at": time.time(), **finite(fields)}, allow_nan=False, ensure_ascii=False)
-        self._file.write(line + "\n")
+        """Append one event. Numbers that are not finite become null: JSON has no NaN."""
+        event = {"type": type_, "at": time.time(), **finite(fields)}
+        self._file.write(json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
+        if self._on_event is not None and self.world.is_main:
+            self._on_event(event)
 
     def phase(self, phase: str, *, round_index: int, num_rounds: int, step: int, num_steps: int) -> None:
         """Report that the run enters `phase`."""
@@ -81,6 +96,15 @@ class Reporter:
         self._phase, self._phase_started_at, self._last_progress_at = phase, time.monotonic(), -math.inf
         self.eta.start(phase, step if phase == "training" else 0)  # steps are counted over the whole run
         self.event("phase", phase=phase, round=round_index, num_rounds=num_rounds, step=step, num_steps=num_steps)
+
+    def track(self, position: Callable[[], dict[str, int]]) -> None:
+        """Take the position of phases that are entered from now on from `position`: the arguments of `phase`."""
+        self._position = position
+
+    def enter(self, phase: str) -> None:
+        """Start `phase` at the tracked position, unless the run is in it already."""
+        if self._phase != phase:
+            self.phase(phase, **self._position())
 
     def report_progress(self, done: int, total: int, unit: str) -> None:
         """Report that `done` of `total` units of the current phase are finished."""

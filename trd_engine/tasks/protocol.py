@@ -33,7 +33,10 @@ class PromptTemplates:
 
 
 class Task(Protocol):
-    """Says whether completions answer their problems. A verifier never raises because of a completion."""
+    """Decides whether completions answer their problems. Subclass it, or write a class with the same members.
+
+    A verifier never raises because of a completion.
+    """
 
     name: str
 
@@ -47,8 +50,8 @@ class Task(Protocol):
         ...
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """One verdict a pair, in order; side by side where that is faster."""
-        ...
+        """Return one verdict per pair, in order. Override it if several at once are faster."""
+        return [self.verify(problem, text) for problem, text in pairs]
 
 
 @runtime_checkable

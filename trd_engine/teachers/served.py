@@ -108,28 +108,27 @@ class ServedTeacher:
                 "and lengths are reported",
             )
 
-    def score(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
-        """Add the teacher's scores of the targets, if it scores. Collective.
+    def score(self, share: Sequence[Trajectory], prompts: PromptBuilder, reporter: Reporter) -> list[Trajectory]:
+        """Add a vLLM server's scores of the targets of this process's share. Collective.
 
-        The teacher reads each target after the prompt's token ids as its own server encodes it.
+        The teacher reads each target after the very tokens that its server makes of the prompt. Other servers have
+        scored their answers already, or do not score.
         """
-        if self.top_k is None:
-            return list(trajectories)
-        if self._served.api != "vllm":
-            self._report_unscored_tokens(trajectories, reporter)
-            return list(trajectories)
-        world, top_k = reporter.world, self.top_k
-        mine = [trajectories[i] for i in world.share(len(trajectories))]
+        if self.top_k is None or self._served.api != "vllm":
+            return list(share)
+        top_k = self.top_k
 
-        def score_mine() -> list[TokenScores]:
-            contexts = self._contexts(mine, prompts)
-            sequences = [(context, t.target.token_ids) for context, t in zip(contexts, mine, strict=True)]
+        def score_share() -> list[TokenScores]:
+            contexts = self._contexts(share, prompts)
+            sequences = [(context, t.target.token_ids) for context, t in zip(contexts, share, strict=True)]
             return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
 
-        return with_scores(trajectories, world.gather(reporter.run_independently(score_mine)))
+        return with_scores(share, reporter.run_independently(score_share))
 
-    def _report_unscored_tokens(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
-        """Report tokens and whole answers without scores."""
+    def report_unscored(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
+        """Report which of the round's tokens the server gave no usable log-probabilities of."""
+        if self.top_k is None or self._served.api == "vllm":
+            return
         reasons = [
             n.removeprefix(UNSCORED_NOTICE) for t in trajectories for n in t.notices if n.startswith(UNSCORED_NOTICE)
         ]

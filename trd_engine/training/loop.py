@@ -1,87 +1,124 @@
 """The loop: collect, refine, train, evaluate, save; from a spec to a better student.
 
-`run` is the engine's one entry. Everything it learns goes to the `Reporter`; everything it makes goes
-below `out_dir`.
+`distil` is the engine's entry. It reports to `Reporter`, and writes below `out_dir` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from trd_engine.config import RunConfig
 from trd_engine.models.folders import with_local_models
 from trd_engine.runtime.distributed import open_world
 from trd_engine.runtime.errors import SpecError, StopRequested
 from trd_engine.runtime.events import Reporter
-from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
+from trd_engine.tasks.protocol import Task
+from trd_engine.training.checkpoints.checkpoint import checkpoint_folder, newest_checkpoint
 from trd_engine.training.session import Session
 from trd_engine.training.setup import open_session
+from trd_engine.types import Problem, ScoreRow
 
 
-def run(
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run made."""
+
+    scores: list[ScoreRow]
+    """One row per evaluation, the baseline's first."""
+    checkpoint: Path
+    """Folder of the last checkpoint; ``model/`` or ``adapter/`` in it is the trained student."""
+
+
+def distil(
     config: RunConfig,
     out_dir: Path,
     *,
+    problems: Iterable[Problem | Mapping[str, Any]] | None = None,
+    task: Task | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
     resume_from: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     prune_checkpoints: bool = False,
-) -> None:
-    """Run, or go on with, one distillation.
+) -> RunResult:
+    """Run or resume one distillation.
 
-    `resume_from`: a checkpoint folder of this run; it goes on from there exactly. `stop` is asked at every
-    boundary (a step, a batch of samples); once it answers True the run saves what it can be resumed from
-    and raises `StopRequested`. `prune_checkpoints` deletes all but the newest `checkpoints.keep`.
+    Args:
+        config: The spec. Under ``torchrun`` every process passes the same.
+        out_dir: Folder for events, trajectories and checkpoints, which all processes see.
+        problems: Rows or `Problem` objects to train on, instead of `config.dataset`.
+        task: Prompts and verifier, instead of the built-in task that `config.task` names.
+        on_event: Called with each event, in the main process, after it is written to ``events.jsonl``.
+        resume_from: A checkpoint folder of this run; the run continues from it exactly.
+        stop: Asked at every boundary (a step, a batch of samples). Once it returns True, the run saves a checkpoint
+            that it can resume from, and raises `StopRequested`.
+        prune_checkpoints: Delete all but the newest `checkpoints.keep`.
 
-    Under ``torchrun`` every process calls it alike, and `out_dir` is one folder that all of them see.
-
-    Raises `EngineError`, whose code and message are for the user.
+    Raises:
+        EngineError: `code` and message are for the user.
+        StopRequested: The run was asked to stop.
     """
     if resume_from is None and (other := newest_checkpoint(out_dir)) is not None:
         raise SpecError(
-            f"{out_dir} holds a run already, up to {other.name}; go on with it (--resume), or give another folder"
+            f"{out_dir} already holds a run, up to {other.name}; resume it (--resume), or choose another folder"
         )
     config = with_local_models(config)
-    with open_world(config.devices) as world, Reporter(out_dir, stop=stop, world=world) as reporter:
-        session = open_session(config, out_dir, reporter, resume_from=resume_from, prune=prune_checkpoints)
+    with (
+        open_world(config.devices) as world,
+        Reporter(out_dir, stop=stop, world=world, on_event=on_event) as reporter,
+    ):
+        session = open_session(
+            config, reporter, problems=problems, task=task, resume_from=resume_from, prune=prune_checkpoints
+        )
         try:
-            _distil(session)
-            summary = {"scores": [asdict(row) for row in session.state.scores]}
-            reporter.finished(session.state.step, summary)
+            _train(session)
+            scores = session.state.scores
+            reporter.finished(session.state.step, {"scores": [asdict(row) for row in scores]})
         except StopRequested:
-            session.save_for_resume()
+            session.saver.save_for_resume(session.progress)
             raise
         finally:
             session.close()
+    return RunResult(scores, checkpoint_folder(out_dir, session.state.step))
 
 
-def _distil(session: Session) -> None:
-    state, plan = session.state, session.plan
+def _train(run: Session) -> None:
+    """Trajectory-Refined Distillation, and its unrefined variants, from the baseline to the last checkpoint."""
+    state, plan, collector = run.state, run.plan, run.collector
 
-    # How good is the student before anything is trained, or at the step whose evaluation was cut off?
-    session.evaluate_if_due(state.step)
+    # Evaluate the untrained student, or the step at which a resumed run was cut off.
+    run.evaluate_if_due()
 
     while state.round < len(plan.rounds):
-        # Collect: the student's rollouts, refined by the teacher where the mode does so, and verified.
-        session.collect_round()
+        if run.trajectories is None:  # a run that was resumed within a round has them
+            request = run.request_round()
+            # Roll out: the student answers each problem (y_o).
+            rollouts = collector.roll_out(request)
+            # Refine: the teacher rewrites each answer (y_r), in mode trd.
+            refined = collector.refine(rollouts, request)
+            # Verify: the task judges both.
+            verified = collector.verify(refined)
+            # Score: a served teacher gives its log-probabilities now; a local one computes them in each step.
+            run.trajectories = collector.score(verified)
 
-        # A checkpoint at the end of a round waits for the next round's rollouts, so that it holds them too.
-        session.save_if_due()
+        # Save: a checkpoint at a round's end waits for the next round's trajectories, and holds them too.
+        run.saver.save_if_due(run.progress)
 
-        # Diagnose a sample of them, before the first step makes another student.
-        session.report_round()
+        # Diagnose a sample, before the first step changes the student.
+        run.diagnose(run.trajectories)
 
-        # Distil: a global batch a step.
-        while state.round_step < plan.rounds[state.round].num_steps:
-            session.train_step()
-            session.evaluate_if_due(state.step)  # first: a checkpoint tells its own score
-            if not session.is_round_end:
-                session.save_if_due()
-            session.reporter.boundary()
+        # Distil: one global batch a step. Evaluate before saving, so that a checkpoint knows its score.
+        while not run.is_round_end:
+            run.train_step(run.trajectories)
+            run.evaluate_if_due()
+            if not run.is_round_end:
+                run.saver.save_if_due(run.progress)
+            run.reporter.boundary()
 
-        session.end_round()
+        run.end_round()
 
-    # How good is it now, and here it is.
-    session.evaluate_if_due(state.step)
-    session.save_final()
+    # Evaluate the result, and save it.
+    run.evaluate_if_due()
+    run.saver.save_final(run.progress)

@@ -11,18 +11,28 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_engine.config import LoraConfig, RunConfig
-from trd_engine.distillation.batching import default_pass_tokens
-from trd_engine.generation.choice import choose_engine
+from trd_engine.distillation.losses.divergence import divergence_of
+from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.distillation.token_weights import make_weigher
+from trd_engine.evaluation.diagnosis.token_places import epistemic_token_ids
+from trd_engine.generation.build import choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import CopyGenerator, TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
-from trd_engine.generation.vllm.engines import check_vllm_settings, vllm_generators
+from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
 from trd_engine.models.folders import MODEL_FOLDER
 from trd_engine.models.fsdp import RunUnsharded, run_directly, shard
 from trd_engine.models.head import require_known_head
-from trd_engine.models.loading import TrainedModel, end_of_turn_ids, load_model, load_tokenizer, require_context
+from trd_engine.models.loading import (
+    TrainedModel,
+    end_of_turn_ids,
+    load_model,
+    load_tokenizer,
+    require_context,
+    special_token_ids,
+)
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
 from trd_engine.runtime.distributed import ALONE, World
@@ -31,72 +41,84 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, local_device
 from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
 from trd_engine.tasks.protocol import Task
+from trd_engine.tasks.steps import epistemic_onsets
 from trd_engine.teachers.local import Teacher
 from trd_engine.teachers.moving_weights import TeacherUpdate
+from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.served import ServedTeacher
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
-from trd_engine.types import SamplingSettings
 
 
 @dataclass(frozen=True)
-class LoadedModels:
-    """Both models on their device, and how their texts become tokens."""
+class Tokenizers:
+    """The student's and the teacher's; the same object if the teacher is served or is the student itself."""
 
-    student: TrainedModel
-    teacher: Teacher | None
-    """None: it is served."""
-    tokenizer: PreTrainedTokenizerBase
-    teacher_tokenizer: PreTrainedTokenizerBase
-    device: torch.device
-    compute_dtype: torch.dtype
-    teacher_update: TeacherUpdate | None = None
-    """None: the teacher's weights never move."""
-    served_teacher: ServedTeacher | None = None
-    run_student_unsharded: RunUnsharded = run_directly
-    """Where the student's weights are whole; several processes divide them."""
-
-    def pass_tokens(self, config: RunConfig) -> int:
-        """Tokens of either model in one pass of one device."""
-        return config.optim.micro_batch_tokens or default_pass_tokens(self.student, self.device)
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase
 
 
-def load_models(config: RunConfig, resume_from: Path | None, world: World = ALONE) -> LoadedModels:
+def load_tokenizers(config: RunConfig) -> Tokenizers:
+    """Load both tokenizers, and check that they agree and that every context fits the models."""
+    student = teacher = load_tokenizer(config.student)
+    if isinstance(config.teacher, str):
+        teacher = load_tokenizer(config.teacher)
+        _require_agreement(config, student, teacher)
+    _require_contexts(config)
+    return Tokenizers(student, teacher)
+
+
+def open_served_teacher(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, resume_from: Path | None, reporter: Reporter
+) -> ServedTeacher | None:
+    """Connect to the spec's served teacher, and report what it gives; None if the teacher is local."""
+    if config.served_teacher is None:
+        return None
+    stop_ids = end_of_turn_ids(config.student, tokenizer)
+    was_scored = None
+    if resume_from is not None:
+        was_scored = read_state(resume_from / STATE_FOLDER).identity["loss.divergence"] != "cross_entropy"
+    served = ServedTeacher(config, tokenizer, end_of_turn_ids=stop_ids, world=reporter.world, was_scored=was_scored)
+    served.report(reporter)
+    return served
+
+
+def load_models(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    served: ServedTeacher | None = None,
+    resume_from: Path | None = None,
+    world: World = ALONE,
+) -> ModelPair:
     """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
 
-    Several processes load both whole, each on its device, and then divide them.
-
-    Weights that are trained are kept in fp32, and the passes run in the compute dtype. With LoRA nothing
-    of the base is trained, and it is held in the compute dtype.
+    Of several processes each loads both whole, and then they divide them. Weights that are trained are kept in fp32,
+    and the passes run in the compute dtype. With LoRA nothing of the base is trained, and it is held in the compute
+    dtype. `tokenizer` is the student's.
     """
     device = local_device(choose_device(config.device))
     compute_dtype = choose_compute_dtype(config.precision, device)
-    tokenizer = load_tokenizer(config.student)
-    teacher_tokenizer = tokenizer
-    if isinstance(config.teacher, str):
-        teacher_tokenizer = load_tokenizer(config.teacher)
-        _require_agreement(config, tokenizer, teacher_tokenizer)
-    _require_contexts(config)
-    served = None
-    if config.served_teacher is not None:
-        own_ids = end_of_turn_ids(config.student, tokenizer)
-        was_scored = None
-        if resume_from is not None:
-            was_scored = read_state(resume_from / STATE_FOLDER).identity["loss.divergence"] != "cross_entropy"
-        served = ServedTeacher(config, tokenizer, end_of_turn_ids=own_ids, world=world, was_scored=was_scored)
     source = config.student
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
-    dtype = torch.float32 if config.lora is None else compute_dtype
-    base = load_model(source, dtype=dtype, device=device)
+    base = load_model(source, dtype=torch.float32 if config.lora is None else compute_dtype, device=device)
     require_known_head("student", base)
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
-    _prepare_backward(student, config, device)
+    _prepare_backward(student, config.optim.gradient_checkpointing, device)
     teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
     run_unsharded, teacher = _divide(student, teacher, compute_dtype, world)
-    update = TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None
-    return LoadedModels(
-        student, teacher, tokenizer, teacher_tokenizer, device, compute_dtype, update, served, run_unsharded
+    return ModelPair(
+        student,
+        teacher,
+        divergence_of(config.loss, served.top_k if served else None),
+        compute_dtype,
+        epistemic_token_ids(tokenizer, epistemic_onsets(config.task)),
+        weigher=make_weigher(config.loss.token_weights, special_token_ids(config.student, tokenizer)),
+        is_cross_entropy=config.loss.divergence == "cross_entropy",
+        served_teacher=served,
+        teacher_update=TeacherUpdate.of(config.teacher_update, teacher.model, student) if teacher is not None else None,
+        world=world,
+        run_student_unsharded=run_unsharded,
     )
 
 
@@ -144,8 +166,7 @@ def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, re
     return student
 
 
-def _prepare_backward(student: TrainedModel, config: RunConfig, device: torch.device) -> None:
-    wanted = config.optim.gradient_checkpointing
+def _prepare_backward(student: TrainedModel, wanted: bool | None, device: torch.device) -> None:
     if wanted if wanted is not None else device.type == "cuda":
         student.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -166,7 +187,7 @@ def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, 
     return Teacher(model.requires_grad_(False))
 
 
-def report_packing(models: LoadedModels, reporter: Reporter) -> None:
+def report_packing(models: ModelPair, reporter: Reporter) -> None:
     """Try how each model reads packed rows, and say where it costs speed."""
     roles = {"student": models.student} | ({"teacher": models.teacher.model} if models.teacher else {})
     for role, model in roles.items():
@@ -211,73 +232,64 @@ def _require_contexts(config: RunConfig) -> None:
     )
 
 
-def make_prompt_builders(config: RunConfig, models: LoadedModels, task: Task) -> tuple[PromptBuilder, PromptBuilder]:
-    """The student's and the teacher's: each in its own chat template and with its own folder's templates."""
+def make_prompt_builders(config: RunConfig, tokenizers: Tokenizers, task: Task) -> tuple[PromptBuilder, TeacherPrompts]:
+    """Make the student's and the teacher's: each in its own chat template and with its own folder's templates."""
     thinking = config.sampling.thinking
-    own = choose_templates(task.prompts, config.student, config.prompts)
-    theirs = choose_templates(task.prompts, config.teacher_folder, config.prompts)
+    templates = choose_templates(task.prompts, config.student, config.prompts)
+    teacher_templates = choose_templates(task.prompts, config.teacher_folder, config.prompts)
+    teacher = PromptBuilder(tokenizers.teacher, teacher_templates, thinking=thinking)
     return (
-        PromptBuilder(models.tokenizer, own, thinking=thinking),
-        PromptBuilder(models.teacher_tokenizer, theirs, thinking=thinking),
+        PromptBuilder(tokenizers.student, templates, thinking=thinking),
+        TeacherPrompts(teacher, config.is_privileged, config.refine.max_prompt_tokens),
     )
 
 
-def make_samplers(config: RunConfig, models: LoadedModels, out_dir: Path, reporter: Reporter) -> Samplers:
-    """The generators, by `sampling.engine`, and how new weights reach them."""
-    stop_ids = end_of_turn_ids(config.student, models.tokenizer)
-    teacher_stop_ids = end_of_turn_ids(config.teacher_folder, models.teacher_tokenizer)
-    sampling = config.sampling
-    student_sampling = SamplingSettings(
-        sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, stop_ids
-    )
+def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, reporter: Reporter) -> Samplers:
+    """Make the generators that `sampling.engine` asks for, and decide how new weights reach them."""
+    student_sampling = sampling_settings(config.sampling, end_of_turn_ids(config.student, tokenizers.student))
     refine_sampling = replace(
-        student_sampling, max_new_tokens=config.refine.max_new_tokens, stop_token_ids=teacher_stop_ids
+        student_sampling,
+        max_new_tokens=config.refine.max_new_tokens,
+        stop_token_ids=end_of_turn_ids(config.teacher_folder, tokenizers.teacher),
     )
     sources = list(dict.fromkeys([config.student, config.teacher_folder]))
-    engine, reason = choose_engine(config.sampling.engine, sources, device=models.device)
-    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
-    check_vllm_settings(config.sampling, engine, models.device, reporter)
+    engine = choose_and_report(config.sampling, sources, models.device, reporter)
     served = models.served_teacher.client if models.served_teacher is not None else None
-    if engine == "transformers" and reporter.world.size == 1:
-        student, teacher = _borrowed_generators(models)
+    if engine == "transformers" and models.world.size == 1:
+        student, teacher = _borrowed_generators(models, tokenizers)
         return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
     if engine == "transformers":
-        student, teacher = _copy_generators(config, models)
+        student, teacher = _copy_generators(config, models, tokenizers)
     else:
-        student, teacher = vllm_generators(config, models.device, models.compute_dtype, reporter.world)
-    folder = Path(config.student)
+        student, teacher = vllm_generators(config, models.device, models.compute_dtype, models.world)
     switch = ServedWeights(
         student,
         models.student,
-        step0_folder=folder,
-        sync_folder=out_dir / "sampler-weights",
+        step0_folder=Path(config.student),
+        sync_folder=reporter.out_dir / "sampler-weights",
         teacher=models.teacher.model if models.teacher is not None else None,
-        world=reporter.world,
+        world=models.world,
     )
     return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)
 
 
-def _borrowed_generators(models: LoadedModels) -> tuple[Generator, Generator]:
-    """The student's and the teacher's; one for both where the teacher is served, and never asked."""
+def _borrowed_generators(models: ModelPair, tokenizers: Tokenizers) -> tuple[Generator, Generator]:
+    """Return the student's and the teacher's; one for both if the teacher is served, and never asked."""
     autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
-    student = TransformersGenerator(models.student, models.tokenizer, autocast_dtype=autocast)
+    student = TransformersGenerator(models.student, tokenizers.student, autocast_dtype=autocast)
     if models.teacher is None:
         return student, student
-    teacher = TransformersGenerator(
-        models.teacher.model,
-        models.teacher_tokenizer,
-        autocast_dtype=autocast,
-        adapter=models.teacher.adapter,
+    return student, TransformersGenerator(
+        models.teacher.model, tokenizers.teacher, autocast_dtype=autocast, adapter=models.teacher.adapter
     )
-    return student, teacher
 
 
-def _copy_generators(config: RunConfig, models: LoadedModels) -> tuple[Generator, Generator]:
-    """Each role from a whole copy: the models themselves are divided among the processes."""
+def _copy_generators(config: RunConfig, models: ModelPair, tokenizers: Tokenizers) -> tuple[Generator, Generator]:
+    """Return a generator with a whole copy for each role: the models themselves are divided among the processes."""
     autocast = models.compute_dtype if models.compute_dtype != torch.float32 else None
     make = partial(CopyGenerator, device=models.device, autocast_dtype=autocast)
     dtype = torch.float32 if config.lora is None else models.compute_dtype
-    student = make(config.student, models.tokenizer, dtype=dtype)
+    student = make(config.student, tokenizers.student, dtype=dtype)
     if not isinstance(config.teacher, str):
         return student, student
-    return student, make(config.teacher, models.teacher_tokenizer, dtype=models.compute_dtype)
+    return student, make(config.teacher, tokenizers.teacher, dtype=models.compute_dtype)

@@ -70,16 +70,15 @@ def _plan_round(problems: Sequence[Problem], config: RunConfig, steps_left: floa
     return RoundPlan(tuple(problems), num_trajectories, int(min(num_steps, steps_left)))
 
 
-def batch_positions(num_kept: int, config: RunConfig, round_index: int, round_step: int) -> list[int]:
-    """Which of the round's `num_kept` trajectories step number `round_step` (from 0) trains on.
+def batch_positions(num_kept: int, batch_size: int, seed: int, round_index: int, round_step: int) -> list[int]:
+    """Return which of the round's `num_kept` trajectories step number `round_step` (from 0) trains on.
 
-    Each is passed over once in an epoch, in an order of its own; the last batch of an epoch may be smaller.
-    A pure function of its arguments: a resumed run goes on with the very batch that was next.
+    An epoch takes each once, in its own order; its last batch may be smaller. A pure function of its arguments: a
+    resumed run continues with exactly the batch that was next.
     """
-    size = config.optim.batch_size
-    epoch, batch = divmod(round_step, math.ceil(num_kept / size))
-    order = shuffled(num_kept, config.seed, "order", round_index, epoch)
-    return order[batch * size : (batch + 1) * size]
+    epoch, batch = divmod(round_step, math.ceil(num_kept / batch_size))
+    order = shuffled(num_kept, seed, "order", round_index, epoch)
+    return order[batch * batch_size : (batch + 1) * batch_size]
 
 
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:

@@ -1,156 +1,139 @@
-"""Putting a run together: everything is loaded and checked before anything is sampled or trained."""
+"""Sets a run up: everything is loaded and checked before anything is sampled or trained."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from trd_engine.config import RunConfig
-from trd_engine.data.problem_sets import load_problem_sets
-from trd_engine.distillation.losses.divergence import divergence_of
-from trd_engine.distillation.scoring import ScoringSetup
-from trd_engine.distillation.token_weights import make_weigher
+from trd_engine.data.problem_sets import ProblemSets, load_problem_sets
+from trd_engine.distillation.batching import default_pass_tokens
+from trd_engine.distillation.sequences import Batcher
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis
-from trd_engine.evaluation.diagnosis.token_places import epistemic_token_ids
-from trd_engine.models.loading import special_token_ids
+from trd_engine.evaluation.monitor import Monitor
+from trd_engine.rollouts.collect import Collector
 from trd_engine.rollouts.files import HELDOUT, ROUND
-from trd_engine.runtime.distributed import World
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import keep_freed_memory
 from trd_engine.runtime.seeds import seed_everything
+from trd_engine.tasks.protocol import Task
 from trd_engine.tasks.registry import load_task
-from trd_engine.tasks.steps import epistemic_onsets
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 from trd_engine.training.checkpoints.resume_checks import (
-    _require_same_data,
-    _require_same_evaluation,
+    require_same_data,
     require_same_run,
     require_same_weights,
     run_identity,
     weights_identity,
 )
+from trd_engine.training.checkpoints.save import CheckpointSaver
 from trd_engine.training.checkpoints.state import TrainingState, read_state, restore_optimizer, restore_random
 from trd_engine.training.model_setup import (
-    LoadedModels,
     load_models,
+    load_tokenizers,
     make_prompt_builders,
     make_samplers,
+    open_served_teacher,
     report_packing,
 )
 from trd_engine.training.optim import make_optimizer
 from trd_engine.training.plan import plan_run
 from trd_engine.training.session import Session
+from trd_engine.types import Problem
 
 
 def open_session(
-    config: RunConfig, out_dir: Path, reporter: Reporter, *, resume_from: Path | None, prune: bool
+    config: RunConfig,
+    reporter: Reporter,
+    *,
+    problems: Iterable[Problem | Mapping[str, Any]] | None = None,
+    task: Task | None = None,
+    resume_from: Path | None = None,
+    prune: bool = False,
 ) -> Session:
-    """Load and check everything, and put a resumed run back where its checkpoint was."""
+    """Load and check everything, and put a resumed run back to where its checkpoint was."""
     reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
     seed_everything(config.seed)
-    transformers_logging.disable_progress_bar()  # the run has its own progress; bars only litter the log
+    transformers_logging.disable_progress_bar()  # the run reports its own progress; bars would fill the log
     if resume_from is not None:
         verify_manifest(resume_from)
-    task = load_task(config.task)
-    models = load_models(config, resume_from, reporter.world)
+    task = task or load_task(config.task)
+    tokenizers = load_tokenizers(config)
+    served = open_served_teacher(config, tokenizers.student, resume_from, reporter)
+    if served is not None:
+        config = config.model_copy(update={"loss": served.loss})
+    models = load_models(config, tokenizers.student, served, resume_from, reporter.world)
     keep_freed_memory(models.device)
     report_packing(models, reporter)
-    if models.served_teacher is not None:
-        models.served_teacher.report(reporter)
-        config = config.model_copy(update={"loss": models.served_teacher.loss})
-    prompts, teacher_prompts = make_prompt_builders(config, models, task)
-    problems = load_problem_sets(config, prompts, teacher_prompts, reporter)
-    plan = plan_run(problems.train, config)
+    prompts, teacher_prompts = make_prompt_builders(config, tokenizers, task)
+    sets = load_problem_sets(config, prompts, teacher_prompts.builder, reporter, given=problems)
+    plan = plan_run(sets.train, config)
     reporter.boundary()
-    setup = _scoring_setup(config, models, reporter.world)
-    session = Session(
-        config=config,
-        out_dir=out_dir,
-        reporter=reporter,
-        models=models,
-        task=task,
-        prompts=prompts,
-        teacher_prompts=teacher_prompts,
-        problems=problems,
-        plan=plan,
-        samplers=make_samplers(config, models, out_dir, reporter),
-        setup=setup,
-        diagnosis=RoundDiagnosis(
-            config=config,
-            setup=setup,
-            task=task,
-            teacher_prompts=teacher_prompts,
-            tokenizer=models.tokenizer,
-            device=models.device,
-            max_tokens=models.pass_tokens(config),
-        ),
-        optimizer=make_optimizer(models.student, config.optim),
-        state=TrainingState(
-            data_fingerprint=problems.fingerprint,
-            evaluation_fingerprint=problems.evaluation_fingerprint,
-            identity={**run_identity(config), **weights_identity(config)},
-        ),
-        prune=prune,
+    samplers = make_samplers(config, models, tokenizers, reporter)
+    collector = Collector(samplers, prompts, task, reporter, teacher_prompts, config.refines, served)
+    max_tokens = config.optim.micro_batch_tokens or default_pass_tokens(models.student, models.device)
+    context = None if served is not None else config.loss.teacher_context
+    batcher = Batcher(teacher_prompts, context, max_tokens, models.device, reporter.world)
+    optimizer = make_optimizer(models.student, config.optim)
+    batch_size = min(config.optim.batch_size, plan.rounds[0].num_trajectories)
+    monitor = Monitor(
+        config.evaluation, config.seed, sets, collector, models, batcher, config.is_privileged, batch_size
     )
+    tokenizer = tokenizers.student
+    diagnosis = RoundDiagnosis(
+        config.diagnosis, models, task, teacher_prompts, tokenizer, config.seed, config.loss.token_clip, max_tokens
+    )
+    saver = CheckpointSaver(config, reporter, models, optimizer, tokenizer, prompts, plan.num_steps, prune)
+    state = TrainingState(
+        sets.fingerprint,
+        evaluation_fingerprint=sets.evaluation_fingerprint,
+        identity={**run_identity(config), **weights_identity(config)},
+    )
+    session = Session(config, reporter, models, plan, state, collector, batcher, monitor, diagnosis, optimizer, saver)
     if resume_from is not None:
-        _restore(session, resume_from)
+        _restore(session, resume_from, sets)
+    reporter.track(session.position)
     _plan_eta(session)
     return session
 
 
-def _scoring_setup(config: RunConfig, models: LoadedModels, world: World) -> ScoringSetup:
-    return ScoringSetup(
-        student=models.student,
-        teacher=models.teacher,
-        divergence=divergence_of(config.loss, models.served_teacher.top_k if models.served_teacher else None),
-        compute_dtype=models.compute_dtype,
-        epistemic_token_ids=epistemic_token_ids(models.tokenizer, epistemic_onsets(config.task)),
-        weigher=make_weigher(config.loss.token_weights, special_token_ids(config.student, models.tokenizer)),
-        is_cross_entropy=config.loss.divergence == "cross_entropy",
-        world=world,
-        run_student_unsharded=models.run_student_unsharded,
-    )
-
-
-def _restore(session: Session, checkpoint: Path) -> None:
+def _restore(session: Session, checkpoint: Path, sets: ProblemSets) -> None:
     folder = checkpoint / STATE_FOLDER
     state = read_state(folder)
     require_same_run(state.identity, session.config)
     require_same_weights(state.identity, weights_identity(session.config))
-    problems, former = session.problems, session.problems.former_fingerprints
-    if state.data_fingerprint != former[problems.fingerprint]:
-        _require_same_data("data", state.data_fingerprint, problems.fingerprint)
-    # Compared where there is none too: a run that held problems out, given evaluation data, would train on them.
-    found = problems.evaluation_fingerprint
-    if found is None or state.evaluation_fingerprint != former[found]:
-        _require_same_evaluation(state.evaluation_fingerprint, found)
+    require_same_data(state, sets.fingerprint, sets.evaluation_fingerprint)
     session.state = state
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
-    session.trajectories = ROUND.read(folder, session.problems.train)
-    session.heldout = HELDOUT.read(folder, session.problems.evaluation) or []
+    session.trajectories = ROUND.read(folder, sets.train)
+    session.monitor.heldout = HELDOUT.read(folder, sets.evaluation) or []
     if state.step > 0:
-        session.samplers.student_changed()
+        session.collector.samplers.student_changed()
     if session.models.teacher_update is not None:
         session.models.teacher_update.restore(folder)
-        session.samplers.teacher_changed()
-    # One that lacks what this run will soon have, trajectories or the last score, is written again.
+        session.collector.samplers.teacher_changed()
+    # A checkpoint that lacks what this run will soon have, trajectories or the last score, is written again.
     is_whole = session.trajectories is not None and not session.is_finished
-    is_result = state.round >= len(session.plan.rounds) and checkpoint == checkpoint_folder(session.out_dir, state.step)
+    newest = checkpoint_folder(session.reporter.out_dir, state.step)
+    is_result = state.round >= len(session.plan.rounds) and checkpoint == newest
     if is_whole or is_result:
-        session.saved_at = state.position
+        session.saver.saved_at = state.position
 
 
 def _plan_eta(session: Session) -> None:
-    config, state, eta = session.config, session.state, session.reporter.eta
-    num_rounds_left = session.plan.rounds[state.round + (session.trajectories is not None) :]
-    num_trajectories = sum(r.num_trajectories for r in num_rounds_left)
+    config, state, plan, eta = session.config, session.state, session.plan, session.reporter.eta
+    rounds_left = plan.rounds[state.round + (session.trajectories is not None) :]
+    num_trajectories = sum(planned.num_trajectories for planned in rounds_left)
     eta.plan("rollout", num_trajectories)
     if config.refines:
         eta.plan("refining", num_trajectories)
-    eta.plan("training", session.plan.num_steps - state.step)
+    eta.plan("training", plan.num_steps - state.step)
     every = config.evaluation.every_steps
-    due = {0, session.plan.num_steps, *(range(every, session.plan.num_steps, every) if every else ())}
-    eta.plan("evaluating", len(due - set(state.evaluated_at)) * len(session.problems.evaluation) * config.evaluation.k)
+    due = {0, plan.num_steps, *(range(every, plan.num_steps, every) if every else ())}
+    num_problems = len(session.monitor.problems.evaluation)
+    eta.plan("evaluating", len(due - set(state.evaluated_at)) * num_problems * config.evaluation.k)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trd_engine.distillation.batching import MicroBatch
-from trd_engine.distillation.scoring import ScoringSetup, score
-from trd_engine.distillation.token_weights import TokenFigures
+from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.distillation.scoring import score
 from trd_engine.models.fsdp import full_tensor
 from trd_engine.runtime.errors import NonFiniteError
 from trd_engine.training.non_finite import gather_evidence
@@ -21,7 +19,7 @@ from trd_engine.training.step_metrics import ScoredBatch, token_metrics, without
 
 
 def optimizer_step(
-    setup: ScoringSetup,
+    models: ModelPair,
     micro_batches: Sequence[MicroBatch],
     optimizer: torch.optim.Optimizer,
     *,
@@ -38,52 +36,52 @@ def optimizer_step(
     Raises `NonFiniteError`, before the update and the weights as they were, where loss or gradient is not finite.
     """
     started_at = time.monotonic()
-    world = setup.world
+    world = models.world
     num_trained_tokens = int(world.sum(sum(batch.num_trained_tokens for batch in micro_batches)))
     # Asked before the first pass: the processes meet in every one.
     num_passes = int(world.max(len(micro_batches)))
-    setup.student.train()
+    models.student.train()
     optimizer.zero_grad(set_to_none=True)
     loss_sum, num_sequences = 0.0, 0
     scored: list[ScoredBatch] = []
     for batch in micro_batches:
-        loss, figures = _score_to_train(setup, batch, 1.0 / num_trained_tokens)
-        loss.backward()
-        loss_sum += float(loss.detach().double())
-        scored.append(replace(figures, sequence_N=figures.sequence_N + num_sequences))
+        found = score(models, batch, models.divergence, 1.0 / num_trained_tokens, weigher=models.weigher)
+        found.loss.backward()
+        loss_sum += float(found.loss.detach().double())
+        scored.append(ScoredBatch.of(found, batch, first_sequence=num_sequences))
         num_sequences += len(batch.positions)
     for _ in range(num_passes - len(micro_batches)):
         assert filler is not None
-        score(setup, filler, setup.divergence, 0.0)[0].backward()
+        score(models, filler, models.divergence, 0.0).loss.backward()
     loss_sum = world.sum(loss_sum)
-    trainable = [p for p in setup.student.parameters() if p.grad is not None]
+    trainable = [p for p in models.student.parameters() if p.grad is not None]
     total_weight = world.sum(sum(float(s.weight_N.double().sum()) for s in scored))
-    if setup.weigher is not None and total_weight > 0:
+    if models.weigher is not None and total_weight > 0:
         # Σw is known only now; the gradient is linear in the weights.
         loss_sum *= _rescale(trainable, num_trained_tokens / total_weight)
     total_norm = get_total_norm([p.grad for p in trainable if p.grad is not None])
     grad_norm = float(full_tensor(total_norm))
     # Before the gradients are clipped: a norm that is not finite would spoil them all, and hide where it came from.
-    _require_finite(loss_sum, grad_norm, micro_batches, scored, setup)
+    _require_finite(loss_sum, grad_norm, micro_batches, scored, models)
     if grad_norm > max_grad_norm:  # else every gradient would be read and written to be multiplied by one
         clip_grads_with_norm_(trainable, max_grad_norm, total_norm)
     if total_weight > 0:
         optimizer.step()
     seconds = time.monotonic() - started_at
-    metrics = token_metrics(scored, setup.divergence, world)
+    metrics = token_metrics(scored, models.divergence, world)
     return {
         "loss": loss_sum,
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "trained_tokens": num_trained_tokens,
-        "tokens_per_second": world.sum(_num_read(setup, micro_batches)) / seconds,
-        **(without_teacher(metrics) if setup.is_cross_entropy else metrics),
+        "tokens_per_second": world.sum(_num_read(models, micro_batches)) / seconds,
+        **(without_teacher(metrics) if models.is_cross_entropy else metrics),
     }
 
 
-def _num_read(setup: ScoringSetup, micro_batches: Sequence[MicroBatch]) -> int:
+def _num_read(models: ModelPair, micro_batches: Sequence[MicroBatch]) -> int:
     """Tokens that went through a model here: a served teacher reads elsewhere."""
-    return sum(b.num_input_tokens if setup.teacher is not None else b.num_student_tokens for b in micro_batches)
+    return sum(b.num_input_tokens if models.teacher is not None else b.num_student_tokens for b in micro_batches)
 
 
 def _rescale(parameters: Sequence[torch.nn.Parameter], factor: float) -> float:
@@ -93,47 +91,20 @@ def _rescale(parameters: Sequence[torch.nn.Parameter], factor: float) -> float:
     return factor
 
 
-def _score_to_train(setup: ScoringSetup, batch: MicroBatch, token_weight: float) -> tuple[Tensor, ScoredBatch]:
-    """The micro-batch's part of the loss, and its figures, numbered from its own first sequence."""
-    given: list[Tensor] = []
-
-    def weigh(batch: MicroBatch, figures: TokenFigures | None) -> Tensor:
-        assert setup.weigher is not None
-        given.append(setup.weigher(batch, figures))
-        return given[-1]
-
-    loss, divergence_N, statistics = score(
-        setup, batch, setup.divergence, token_weight, weigh=weigh if setup.weigher is not None else None
-    )
-    assert statistics.student_logprob_N is not None
-    assert statistics.teacher_logprob_N is not None
-    return loss, ScoredBatch(
-        divergence_N,
-        given[0] if given else torch.ones_like(divergence_N, dtype=torch.float32),
-        batch.sequence_N,
-        statistics.student_logprob_N,
-        statistics.teacher_logprob_N,
-        statistics.student_entropy_N,
-        statistics.top1_agreement_N,
-        statistics.teacher_epistemic_mass_N,
-        batch.is_scored,
-    )
-
-
 def _require_finite(
     loss: float,
     grad_norm: float,
     micro_batches: Sequence[MicroBatch],
     scored: Sequence[ScoredBatch],
-    setup: ScoringSetup,
+    models: ModelPair,
 ) -> None:
     """Loss and norm are the whole batch's, so that of several processes all come here, and name its trajectories."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]
-    evidence = gather_evidence(loss, grad_norm, micro_batches, figures, setup.student)
+    evidence = gather_evidence(loss, grad_norm, micro_batches, figures, models.student)
     own = {"positions": evidence.positions, "bad": sorted({row["position"] for row in evidence.tokens})}
-    all_parts = setup.world.gather([own])
+    all_parts = models.world.gather([own])
     positions, bad = (sorted(place for part in all_parts for place in part[name]) for name in ("positions", "bad"))
     named = f"; with tokens that are not finite: {bad}" if bad else ""
     raise NonFiniteError(

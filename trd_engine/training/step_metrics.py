@@ -12,7 +12,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.scoring import Scored
 from trd_engine.runtime.distributed import ALONE, World
 
 
@@ -32,6 +34,24 @@ class ScoredBatch:
     epistemic_mass_N: Tensor
     is_scored_N: Tensor
     """Whether the teacher returned a distribution; at the other tokens the loss is the cross-entropy."""
+
+    @classmethod
+    def of(cls, scored: Scored, batch: MicroBatch, *, first_sequence: int) -> ScoredBatch:
+        """Take the figures of one micro-batch, whose sequences are numbered from `first_sequence`."""
+        statistics = scored.statistics
+        assert statistics.student_logprob_N is not None
+        assert statistics.teacher_logprob_N is not None
+        return cls(
+            scored.divergence_N,
+            scored.weights_N,
+            batch.sequence_N + first_sequence,
+            statistics.student_logprob_N,
+            statistics.teacher_logprob_N,
+            statistics.student_entropy_N,
+            statistics.top1_agreement_N,
+            statistics.teacher_epistemic_mass_N,
+            batch.is_scored,
+        )
 
 
 def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: World = ALONE) -> dict[str, float]:

@@ -85,14 +85,14 @@ def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: i
 def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
     """One run of the engine, in this process; beside it, the endpoint that some variants ask."""
     from trd_engine.config import parse_config
-    from trd_engine.training.loop import run
+    from trd_engine.training.loop import distil
 
     student = places.model if cell.is_warm_up else places.student(cell.task)
     out_dir = places.work / "runs" / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
     began_at = time.process_time()
     with _endpoint(cell, places) as url:
-        run(parse_config(engine_spec(cell, data=places.data, student=student, endpoint_url=url)), out_dir)
+        distil(parse_config(engine_spec(cell, data=places.data, student=student, endpoint_url=url)), out_dir)
     row = make_row(cell, out_dir, machine, time.process_time() - began_at)
     if cell.is_warm_up:
         row["samples"] = _first_samples(out_dir)

@@ -10,11 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from tests.trd_engine.rows import write_jsonl
-from tests.trd_engine.tiny_runs import events, spec
-from trd_engine.config import DataSource, parse_config
-from trd_engine.data.problems import LoadedData, former_fingerprint, load_problems
-from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.config import DataSource
+from trd_engine.data.problems import LoadedData, load_problems
 
 ROWS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "a column with gaps": ("math", [{"level": 1}, {}, {"level": None}]),
@@ -69,23 +66,7 @@ def test_parquet_and_json_lines_hold_the_same_problems(tmp_path: Path, name: str
 
 def test_plain_rows_have_the_fingerprint_that_they_always_had(tmp_path: Path) -> None:
     lines, table = stored(tmp_path, [{"solution": "2, for B", "level": 3, "topics": ["sums"]}, {"level": 4}], "math")
-    assert {lines.fingerprint, table.fingerprint} == {lines.former_fingerprint}
+    assert lines.fingerprint == table.fingerprint
     assert lines.fingerprint == "3f6e773366fc0a4a5d9152359106eb4bace6b8ee8e90f9a418161337d210b58a"
     more = stored(tmp_path, [{"level": 3.5}, {"level": 4}], "math")
     assert more[0].fingerprint != lines.fingerprint
-
-
-def test_a_checkpoint_with_a_former_fingerprint_is_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"problem": f"{number}+2", "answer": number + 2, "level": 1.0, "of": {"a": None}} for number in range(16)]
-    write_jsonl(tmp_path / "train.jsonl", rows)
-    write_jsonl(tmp_path / "heldout.jsonl", rows[:2])
-    changes: dict[str, Any] = {"mode": "opd", "loss": {}, "diagnosis": {"num_trajectories": 0}}
-    changes["sampling"] = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 8}
-    config = parse_config(spec(tmp_path, **changes, optim={"batch_size": 8}, checkpoints={"every_steps": 1, "keep": 9}))
-    with monkeypatch.context() as earlier:
-        earlier.setattr("trd_engine.data.problems.fingerprint", former_fingerprint)
-        run(config, tmp_path / "first")
-    run(config, tmp_path / "second", resume_from=checkpoint_folder(tmp_path / "first", 1))
-    assert len(events(tmp_path / "second", "finished")) == 1

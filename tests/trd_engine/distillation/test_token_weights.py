@@ -214,11 +214,11 @@ def test_a_batch_without_weight_takes_no_update() -> None:
         for s in sequences()
     ]
     student = load("tiny-student")
-    setup = make_setup(student, weigher=make_weigher(TokenWeightsConfig(pass_rate=True), ()))
+    models = make_setup(student, weigher=make_weigher(TokenWeightsConfig(pass_rate=True), ()))
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2, weight_decay=0.1)
     before = [p.detach().clone() for p in student.parameters()]
     batches = split_into_micro_batches(rows, max_tokens=100, device=CPU)
-    metrics = optimizer_step(setup, batches, optimizer, max_grad_norm=1.0)
+    metrics = optimizer_step(models, batches, optimizer, max_grad_norm=1.0)
     assert (metrics["loss"], metrics["kept_token_share"], metrics["grad_norm"]) == (0.0, 0.0, 0.0)
     assert all(torch.equal(p, b) for p, b in zip(student.parameters(), before, strict=True))
 

@@ -11,7 +11,7 @@ from tests.trd_engine.tiny_runs import events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import SpecError
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 WEIGHTS: dict[str, tuple[dict[str, Any], float, float]] = {
     "special": ({"skip_special_tokens": True}, 0.8, 0.999),
@@ -39,7 +39,7 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
 def test_a_run_keeps_the_tokens_it_is_asked_to(name: str, data: Path, tmp_path: Path) -> None:
     weights, least, most = WEIGHTS[name]
     loss = {"teacher_context": "refine", "token_weights": weights}
-    run(parse_config(short_spec(data, loss=loss)), tmp_path)
+    distil(parse_config(short_spec(data, loss=loss)), tmp_path)
     shares = metric(tmp_path, "kept_token_share")
     assert len(shares) == 2
     assert all(least <= share <= most for share in shares)
@@ -52,7 +52,7 @@ def test_a_run_keeps_the_tokens_it_is_asked_to(name: str, data: Path, tmp_path: 
 def test_problems_that_are_always_or_never_solved_are_not_trained_on(data: Path, tmp_path: Path) -> None:
     loss = {"token_weights": {"pass_rate": True}}
     sampling = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96, "temperature": 1.0}
-    run(parse_config(short_spec(data, mode="opd", loss=loss, samples_per_prompt=4, sampling=sampling)), tmp_path)
+    distil(parse_config(short_spec(data, mode="opd", loss=loss, samples_per_prompt=4, sampling=sampling)), tmp_path)
     shares = metric(tmp_path, "kept_token_share")
     assert len(shares) == 8
     assert 0.0 < sum(shares) / len(shares) < 1.0
@@ -63,7 +63,7 @@ def test_the_loss_turns_from_forward_to_reverse(data: Path, tmp_path: Path) -> N
     losses = []
     for index, after in enumerate((None, 0.5, 0.0)):
         out = tmp_path / str(index)
-        run(parse_config(short_spec(data, mode="opd", loss={"reverse_after": after})), out)
+        distil(parse_config(short_spec(data, mode="opd", loss={"reverse_after": after})), out)
         losses.append(metric(out, "loss"))
     plain, turned, reverse = losses
     assert turned[0] == plain[0]

@@ -13,7 +13,7 @@ from tests.trd_engine.tiny_runs import events, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.data.problems import fingerprint
 from trd_engine.evaluation.intervals import summarise
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 from trd_engine.types import Problem
 
 
@@ -30,7 +30,7 @@ def test_scores_are_told_for_each_data_set_that_rows_name(tmp_path: Path) -> Non
     names: list[str | None] = ["aime24", "hmmt25", "aime24", None, "hmmt25", "aime24"]
     data = write_data(tmp_path / "data", train=16, heldout=len(names))
     evaluation = {"dataset": {"path": str(named_rows(data, names))}, "k": 2}
-    run(parse_config(spec(data, evaluation=evaluation, optim={"batch_size": 16})), tmp_path / "run")
+    distil(parse_config(spec(data, evaluation=evaluation, optim={"batch_size": 16})), tmp_path / "run")
     for event in events(tmp_path / "run", "evaluation"):
         path = tmp_path / "run" / "evaluations" / f"step-{event['step']:08d}.jsonl"
         answers = [json.loads(line)["correct"] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -48,7 +48,7 @@ def test_scores_are_told_for_each_data_set_that_rows_name(tmp_path: Path) -> Non
 def test_one_data_set_is_told_once(tmp_path: Path, names: list[str | None]) -> None:
     data = write_data(tmp_path / "data", train=16, heldout=3)
     evaluation = {"dataset": {"path": str(named_rows(data, names))}, "k": 1}
-    run(parse_config(spec(data, evaluation=evaluation, optim={"batch_size": 16})), tmp_path / "run")
+    distil(parse_config(spec(data, evaluation=evaluation, optim={"batch_size": 16})), tmp_path / "run")
     assert [event["detail"]["by_dataset"] for event in events(tmp_path / "run", "evaluation")] == [{}, {}]
 
 

@@ -13,7 +13,7 @@ from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
 from trd_engine.cli import EXIT_FAILED, main
 from trd_engine.config import parse_config
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 LORA = {"rank": 2, "alpha": 4}
 
@@ -35,7 +35,7 @@ def test_a_checkpoint_has_the_scores_and_answers_that_its_run_told(
 ) -> None:
     document = spec(data, lora=lora, checkpoints={"merged": False}, diagnosis={"num_trajectories": 0})
     document["optim"] = {"learning_rate": 0.01, "batch_size": 16}
-    run(parse_config(document), tmp_path / "run")
+    distil(parse_config(document), tmp_path / "run")
     checkpoint = checkpoint_folder(tmp_path / "run", 1)
     out = tmp_path / "scores"
     assert main(["evaluate", spec_file(tmp_path, document), str(checkpoint), "--out", str(out)]) == 0

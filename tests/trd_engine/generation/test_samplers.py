@@ -13,7 +13,7 @@ import torch
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation import sampler_gap
 from trd_engine.evaluation.sampler_gap import measure_sampler_gap
 from trd_engine.generation.hf.generator import TransformersGenerator
@@ -49,29 +49,29 @@ def engine() -> Iterator[VllmGenerator]:
     generator.close()
 
 
-def make_setup(model_name: str) -> ScoringSetup:
+def make_setup(model_name: str) -> ModelPair:
     model = load_model(str(MODELS / model_name), dtype=torch.float32, device=CPU)
-    return ScoringSetup(model, Teacher(model), Divergence(), torch.float32, ())
+    return ModelPair(model, Teacher(model), Divergence(), torch.float32, ())
 
 
 def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
     engine: VllmGenerator, prompts: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
     """The trained weights stand for a trained student: the teacher's, written as a sync writes them."""
-    setup = make_setup("tiny-student")
-    switch = ServedWeights(engine, setup.student, step0_folder=STUDENT, sync_folder=tmp_path / "sync")
+    models = make_setup("tiny-student")
+    switch = ServedWeights(engine, models.student, step0_folder=STUDENT, sync_folder=tmp_path / "sync")
     samplers = Samplers(engine, engine, switch, SAMPLING, SAMPLING)
     requests = [GenerationRequest(p, i) for i, p in enumerate(prompts)]
     before = samplers.sample_student(requests)
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
 
     trained = make_setup("tiny-teacher").student.state_dict()
-    setup.student.load_state_dict(trained)
+    models.student.load_state_dict(trained)
     with pytest.raises(SamplerDriftError, match="does not answer with the weights that are trained"):
-        measure_sampler_gap(samplers, setup, prompts, seed=0)
+        measure_sampler_gap(samplers, models, prompts, seed=0)
 
     samplers.student_changed()
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
     assert samplers.sample_student(requests) != before
     assert samplers.sample_teacher(requests) == before
     assert samplers.sample_student(requests) != before
@@ -89,9 +89,9 @@ def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
     prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several processes each must make as many passes as the others, or they wait for ever."""
-    setup = make_setup("tiny-student")
+    models = make_setup("tiny-student")
     passes: list[object] = []
-    generator = _Silent(setup.student, load_tokenizer(str(STUDENT)))
+    generator = _Silent(models.student, load_tokenizer(str(STUDENT)))
     samplers = Samplers(generator, generator, BorrowedWeights(), SAMPLING, SAMPLING)
 
     def counted(*arguments: Any) -> torch.Tensor:
@@ -99,7 +99,7 @@ def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
         return hidden_states(*arguments)
 
     monkeypatch.setattr(sampler_gap, "hidden_states", counted)
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
     assert len(passes) == len(prompts)
 
 
@@ -132,19 +132,19 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[
 
 def test_a_probe_is_no_longer_than_what_the_run_samples(prompts: list[tuple[int, ...]]) -> None:
     """A sampler is made for the run's budgets, and refuses more."""
-    setup = make_setup("tiny-student")
-    setup.student.config.max_position_embeddings = max(map(len, prompts)) + 8
-    generator = TransformersGenerator(setup.student, load_tokenizer(str(STUDENT)))
+    models = make_setup("tiny-student")
+    models.student.config.max_position_embeddings = max(map(len, prompts)) + 8
+    generator = TransformersGenerator(models.student, load_tokenizer(str(STUDENT)))
     short = replace(SAMPLING, max_new_tokens=8)
     samplers = Samplers(generator, generator, BorrowedWeights(), short, short)
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
 
 
 def test_a_borrowed_sampler_is_the_trainer_itself(prompts: list[tuple[int, ...]]) -> None:
-    setup = make_setup("tiny-student")
-    generator = TransformersGenerator(setup.student, load_tokenizer(str(STUDENT)))
+    models = make_setup("tiny-student")
+    generator = TransformersGenerator(models.student, load_tokenizer(str(STUDENT)))
     samplers = Samplers(generator, generator, BorrowedWeights(), SAMPLING, SAMPLING)
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
     with torch.no_grad():
-        setup.student.get_output_embeddings().weight.mul_(1.1)
-    assert measure_sampler_gap(samplers, setup, prompts, seed=0) < 1e-5
+        models.student.get_output_embeddings().weight.mul_(1.1)
+    assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5

@@ -37,7 +37,7 @@ def run(spec: str, out: str, *options: str) -> dict[str, Any]:
     from tests.trd_engine.gpu_rehearsal.gpu import rehearsed_gpu
     from trd_engine.config import RunConfig
     from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
-    from trd_engine.training.loop import run as run_engine
+    from trd_engine.training.loop import distil as run_engine
 
     resume_from = newest_checkpoint(Path(out)) if "--resume" in options else None
     with rehearsed_gpu() as kernel_calls:

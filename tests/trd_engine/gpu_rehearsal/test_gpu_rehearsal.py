@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.trd_engine.gpu_rehearsal import device
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
 from trd_engine.config import RunConfig
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.extended
@@ -79,7 +79,7 @@ def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=16, heldout=4)
     changes: dict[str, Any] = {"precision": "fp32", "optim": {"learning_rate": 1e-3, "batch_size": 8}}
     here, there = tmp_path / "cpu", tmp_path / "gpu"
-    run(RunConfig.model_validate(spec(data, **changes)), here)
+    distil(RunConfig.model_validate(spec(data, **changes)), here)
     document = tmp_path / "spec.json"
     document.write_text(json.dumps(spec(data, device="cuda", **changes)), encoding="utf-8")
     scene(library, "run", str(document), str(there))

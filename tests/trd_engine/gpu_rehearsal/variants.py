@@ -12,7 +12,8 @@ from tests.trd_engine.step_batches import load, sequences
 from trd_engine.config import LoraConfig, OptimConfig, TokenWeightsConfig
 from trd_engine.distillation.batching import split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup, mean_yardstick
+from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.distillation.scoring import mean_yardstick
 from trd_engine.distillation.token_weights import TokenWeigher
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import add_adapter
@@ -58,11 +59,11 @@ def take_two_steps(variant: Variant, device: torch.device) -> dict[str, Any]:
     before = {name: p.detach().cpu().clone() for name, p in student.named_parameters() if p.requires_grad}
     teacher = None if variant.served else _teacher(variant, student, device)
     weigher = None if variant.weights is None else TokenWeigher(variant.weights, special_ids=(0, 1, 2))
-    setup = ScoringSetup(student, teacher, variant.divergence, variant.dtype, EPISTEMIC_IDS, weigher)
+    models = ModelPair(student, teacher, variant.divergence, variant.dtype, EPISTEMIC_IDS, weigher)
     batches = split_into_micro_batches(_sequences(variant), max_tokens=100, device=device)
     optimizer = make_optimizer(student, OptimConfig(learning_rate=1e-3))
-    metrics = [optimizer_step(setup, batches, optimizer, max_grad_norm=1.0) for _ in range(2)]
-    after = mean_yardstick(setup, batches)
+    metrics = [optimizer_step(models, batches, optimizer, max_grad_norm=1.0) for _ in range(2)]
+    after = mean_yardstick(models, batches)
     changed = [(p.detach().cpu() - before[name]).flatten() for name, p in student.named_parameters() if name in before]
     update = torch.cat(changed)
     devices = {p.device.type for p in student.parameters()}

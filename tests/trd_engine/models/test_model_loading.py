@@ -26,7 +26,7 @@ from trd_engine.runtime.errors import (
     TokenizerMismatchError,
 )
 from trd_engine.runtime.hardware import choose_device
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def refused(tmp_path: Path, kind: type[EngineError], match: str, **changes: Any)
     """Running the altered spec raises `kind` before anything is sampled."""
     data = write_data(tmp_path / "data", train=8, heldout=4)
     with pytest.raises(kind, match=match):
-        run(parse_config(spec(data, **changes)), tmp_path / "out")
+        distil(parse_config(spec(data, **changes)), tmp_path / "out")
     assert '"rollout"' not in (tmp_path / "out" / "events.jsonl").read_text(encoding="utf-8")
 
 

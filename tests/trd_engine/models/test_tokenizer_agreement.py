@@ -16,8 +16,8 @@ from tests.trd_engine.tiny_runs import MODELS, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.models.tokenizer_agreement import require_same_ids, require_same_tokenizer
 from trd_engine.runtime.errors import TokenizerMismatchError
-from trd_engine.training.loop import run
-from trd_engine.training.model_setup import load_models
+from trd_engine.training.loop import distil
+from trd_engine.training.model_setup import load_tokenizers
 
 
 def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -80,7 +80,7 @@ def test_a_teacher_that_stops_otherwise_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**settings, "eos_token_id": [5]}), encoding="utf-8")
     config = parse_config(spec(write_data(tmp_path / "data"), teacher=str(tmp_path / "teacher")))
     with pytest.raises(TokenizerMismatchError, match="does not end the student's; add it to eos_token_id"):
-        load_models(config, None)
+        load_tokenizers(config)
 
 
 def test_a_padded_head_is_no_difference(tmp_path: Path) -> None:
@@ -94,5 +94,5 @@ def test_a_padded_head_is_no_difference(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=16, heldout=8)
     for out, teacher in (("plain", MODELS / "tiny-teacher"), ("padded", folder)):
         changes = {"teacher": str(teacher), "mode": "opd", "loss": {}, "evaluation": {"holdout": 0.0}}
-        run(parse_config(spec(data, **changes)), tmp_path / out)
+        distil(parse_config(spec(data, **changes)), tmp_path / out)
     assert metric(tmp_path / "padded", "loss") == pytest.approx(metric(tmp_path / "plain", "loss"), rel=1e-4)

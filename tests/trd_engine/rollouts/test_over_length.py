@@ -11,7 +11,7 @@ import pytest
 from tests.trd_engine.tiny_runs import events, spec
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import NoTrainingDataError
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 LONG = "1+" * 60 + "1"
 SOLUTION = "2+2;4"
@@ -37,7 +37,7 @@ def small(data: Path, **changes: Any) -> dict[str, Any]:
 
 def test_dropped_problems_are_counted_and_listed_with_the_reason(tmp_path: Path) -> None:
     data = rows(tmp_path / "data", num_long=103, num_short=8)
-    run(parse_config(small(data)), tmp_path / "out")
+    distil(parse_config(small(data)), tmp_path / "out")
     (notice,) = notices(tmp_path / "out", "problems_dropped")
     assert notice["message"].startswith("103 of 111 training problems were dropped")
     assert notice["data"]["num_dropped"] == 103
@@ -53,7 +53,7 @@ def test_dropped_problems_are_counted_and_listed_with_the_reason(tmp_path: Path)
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     data = rows(tmp_path / "data", num_long=3, num_short=0)
     with pytest.raises(NoTrainingDataError, match=r"of 3, the rest was held out or over its prompt budget"):
-        run(parse_config(small(data)), tmp_path / "out")
+        distil(parse_config(small(data)), tmp_path / "out")
 
 
 def test_a_reference_that_is_cut_for_a_teacher_who_sees_no_attempt_is_told(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_reference_that_is_cut_for_a_teacher_who_sees_no_attempt_is_told(tmp_p
     config = parse_config(
         small(data, mode="opsd", teacher=None, loss={}, refine={"max_prompt_tokens": 40, "max_new_tokens": 96})
     )
-    run(config, tmp_path / "out")
+    distil(config, tmp_path / "out")
     (notice,) = notices(tmp_path / "out", "references_cut")
     assert notice["data"]["num_cut"] == 8
     assert all(row["num_cut_tokens"] > 40 for row in notice["data"]["problems"])
@@ -71,7 +71,7 @@ def test_an_attempt_is_cut_before_the_reference_and_the_response_never(tmp_path:
     data = rows(tmp_path / "data", num_long=0, num_short=8)
     refine = {"max_prompt_tokens": 16, "max_new_tokens": 96}
     sampling = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96, "temperature": 2.0}
-    run(parse_config(small(data, teacher=None, refine=refine, sampling=sampling)), tmp_path / "out")
+    distil(parse_config(small(data, teacher=None, refine=refine, sampling=sampling)), tmp_path / "out")
     (notice,) = notices(tmp_path / "out", "prompts_cut")
     assert "the attempt's tail first" in notice["message"]
     lines = (tmp_path / "out" / "rounds" / "0000" / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
@@ -90,7 +90,7 @@ def test_an_attempt_that_does_not_fit_is_left_out_and_its_problem_kept(tmp_path:
     refine = {"max_prompt_tokens": 8, "max_new_tokens": 96}
     config = parse_config(small(data, teacher=None, refine=refine))
     with pytest.raises(NoTrainingDataError, match=r"none of the round's 8 targets holds a token.*max_prompt_tokens"):
-        run(config, tmp_path / "none")
+        distil(config, tmp_path / "none")
     (notice,) = notices(tmp_path / "none", "attempts_left_out")
     assert notice["data"]["num_left_out"] == 8
     assert not notices(tmp_path / "none", "problems_dropped")

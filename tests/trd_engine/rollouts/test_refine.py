@@ -11,7 +11,7 @@ import pytest
 from tests.trd_engine.tiny_runs import metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import NoTrainingDataError, SpecError
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 from trd_engine.training.plan import kept_positions
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
@@ -46,8 +46,8 @@ def test_nothing_to_keep_is_an_error_that_says_so() -> None:
 def test_a_run_on_the_mended_ones_takes_the_steps_of_a_run_on_all(tmp_path: Path) -> None:
     data = write_data(tmp_path)
     refine = {"max_prompt_tokens": 192, "max_new_tokens": 96, "keep": "fail_to_pass"}
-    run(parse_config(spec(data, refine=refine)), tmp_path / "mended")
-    run(parse_config(spec(data)), tmp_path / "all")
+    distil(parse_config(spec(data, refine=refine)), tmp_path / "mended")
+    distil(parse_config(spec(data)), tmp_path / "all")
     assert len(metric(tmp_path / "mended", "loss")) == len(metric(tmp_path / "all", "loss")) == 3
     assert metric(tmp_path / "mended", "loss") != metric(tmp_path / "all", "loss")
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.config import LoraConfig, RunConfig, TeacherUpdateConfig, parse_config
-from trd_engine.models.loading import load_model
+from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter, answering_with
 from trd_engine.runtime.errors import CheckpointCorruptError, StopRequested
 from trd_engine.teachers.moving_weights import TEACHER_WEIGHTS, TeacherUpdate
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 from trd_engine.training.model_setup import load_models
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -61,7 +61,7 @@ def student_of(out: Path, step: int, names: list[str]) -> dict[str, torch.Tensor
 def test_an_averaged_teacher_is_the_average_of_the_steps_before(
     data: Path, tmp_path: Path, lora: dict[str, Any] | None
 ) -> None:
-    run(own_teacher(data, lora=lora, teacher_update=EMA), tmp_path)
+    distil(own_teacher(data, lora=lora, teacher_update=EMA), tmp_path)
     expected = teacher_of(tmp_path, 0)
     for step in (1, 2, 3, 4):
         student = student_of(tmp_path, step, list(expected))
@@ -73,7 +73,7 @@ def test_an_averaged_teacher_is_the_average_of_the_steps_before(
 
 
 def test_a_periodic_teacher_is_the_student_of_that_step(data: Path, tmp_path: Path) -> None:
-    run(own_teacher(data, lora=LORA, teacher_update=PERIODIC), tmp_path)
+    distil(own_teacher(data, lora=LORA, teacher_update=PERIODIC), tmp_path)
     for step, taken_from in ((1, 0), (2, 2), (3, 2), (4, 4)):
         teacher = teacher_of(tmp_path, step)
         student = student_of(tmp_path, taken_from, list(teacher))
@@ -88,14 +88,14 @@ def test_a_run_with_a_moving_teacher_resumes_bitwise(
 ) -> None:
     config = own_teacher(data, lora=lora, teacher_update=update)
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    run(config, whole)
+    distil(config, whole)
 
     def stop() -> bool:
         return (first / "events.jsonl").exists() and len(metric(first, "loss")) >= 1
 
     with pytest.raises(StopRequested):
-        run(config, first, stop=stop)
-    run(config, second, resume_from=checkpoint_folder(first, 1))
+        distil(config, first, stop=stop)
+    distil(config, second, resume_from=checkpoint_folder(first, 1))
     model = load_file(checkpoint_folder(whole, 4) / "model" / "model.safetensors")
     again = load_file(checkpoint_folder(second, 4) / "model" / "model.safetensors")
     assert all(torch.equal(model[name], again[name]) for name in model)
@@ -106,8 +106,8 @@ def test_a_run_with_a_moving_teacher_resumes_bitwise(
 def test_the_teachers_weights_of_the_moment_refine(data: Path, tmp_path: Path) -> None:
     """The first round's refinements are those of a frozen teacher, and the second's are not."""
     frozen, moving = tmp_path / "frozen", tmp_path / "moving"
-    run(own_teacher(data, lora=None), frozen)
-    run(own_teacher(data, lora=None, teacher_update={"kind": "periodic", "every_steps": 1}), moving)
+    distil(own_teacher(data, lora=None), frozen)
+    distil(own_teacher(data, lora=None, teacher_update={"kind": "periodic", "every_steps": 1}), moving)
     rounds = [[_lines(out, number) for out in (frozen, moving)] for number in (0, 1)]
     assert rounds[0][0] == rounds[0][1]
     assert rounds[1][0] != rounds[1][1]
@@ -129,7 +129,7 @@ def test_a_second_adapter_is_no_second_copy_and_is_never_trained_or_exported(dat
     with answering_with(model, TEACHER_ADAPTER):
         pass
     assert [name for name, p in model.named_parameters() if p.requires_grad] == trainable
-    run(own_teacher(data, lora=LORA, teacher_update=EMA, rounds=1, optim={"batch_size": 48}), tmp_path)
+    distil(own_teacher(data, lora=LORA, teacher_update=EMA, rounds=1, optim={"batch_size": 48}), tmp_path)
     folder = checkpoint_folder(tmp_path, 1)
     assert not (folder / "adapter" / TEACHER_ADAPTER).exists()
     assert not any(TEACHER_ADAPTER in name for name in load_file(folder / "model" / "model.safetensors"))
@@ -149,11 +149,11 @@ def test_another_models_state_is_refused(tmp_path: Path) -> None:
 
 def test_a_copy_in_lower_precision(data: Path, tmp_path: Path) -> None:
     config = own_teacher(data, lora=None, rounds=1, teacher_precision="bf16")
-    models = load_models(config, None)
+    models = load_models(config, load_tokenizer(config.student))
     assert {p.dtype for p in models.teacher.model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in models.student.parameters()} == {torch.float32}
-    run(config, tmp_path / "bf16")
-    run(own_teacher(data, lora=None, rounds=1), tmp_path / "fp32")
+    distil(config, tmp_path / "bf16")
+    distil(own_teacher(data, lora=None, rounds=1), tmp_path / "fp32")
     coarse, fine = metric(tmp_path / "bf16", "loss"), metric(tmp_path / "fp32", "loss")
     assert coarse != fine
     assert coarse == pytest.approx(fine, rel=0.5)

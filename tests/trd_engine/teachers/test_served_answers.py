@@ -21,7 +21,7 @@ from tests.trd_engine.tiny_runs import MODELS, events, metric, spec
 from tests.trd_engine.torchrun import run_engine
 from trd_engine.runtime.errors import StopRequested, TeacherRefusedError
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder, newest_checkpoint
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 __all__ = ["data", "key", "model"]
 
@@ -32,14 +32,14 @@ def told(data: Path, model: ServedModel, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("told")
     with pytest.MonkeyPatch.context() as environment, serving(model) as server:
         environment.setenv("BIG_TEACHER_API_KEY", "a-key")
-        run(config_of(data, served(server, "openai"), TOP_K), out)
+        distil(config_of(data, served(server, "openai"), TOP_K), out)
         assert {received.path for received in server.received} == {"/v1/chat/completions"}
         assert len(server.received) == 24 + 8 + 2
     return out
 
 
 def test_they_train_as_the_local_model_does_in_the_refining_prompt(data: Path, tmp_path: Path, told: Path) -> None:
-    run(config_of(data, str(MODELS / "tiny-teacher"), TOP_K), tmp_path, resume_from=checkpoint_folder(told, 0))
+    distil(config_of(data, str(MODELS / "tiny-teacher"), TOP_K), tmp_path, resume_from=checkpoint_folder(told, 0))
     # The server tells of 28 tokens that the head of 32 may put among its five best where the others are as unlikely.
     assert metric(tmp_path, "loss") == pytest.approx(metric(told, "loss"), rel=1e-3)
     assert metric(tmp_path, "teacher_perplexity") == pytest.approx(metric(told, "teacher_perplexity"), rel=1e-3)
@@ -60,9 +60,9 @@ def test_a_resumed_run_asks_nothing_and_trains_on_what_was_told(
     with serving(model) as server:
         config = config_of(data, served(server, "openai"), TOP_K)
         with pytest.raises(StopRequested):
-            run(config, first, stop=stop)
+            distil(config, first, stop=stop)
         num_before = len(server.received)
-        run(config, second, resume_from=checkpoint_folder(first, 1))
+        distil(config, second, resume_from=checkpoint_folder(first, 1))
         assert len(server.received) == num_before
     whole, again = (load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (told, second))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -139,7 +139,7 @@ def test_where_they_do_not_serve_the_loss_is_the_cross_entropy_and_says_why(
     data: Path, tmp_path: Path, model: ServedModel, change: Any, why: str
 ) -> None:
     with serving(lambda received, number: change(received, model(received, number))) as server:
-        run(config_of(data, served(server, "openai"), {**TOP_K, "temperature": 2.0}), tmp_path)
+        distil(config_of(data, served(server, "openai"), {**TOP_K, "temperature": 2.0}), tmp_path)
         asked = [received.body for received in server.received]
     assert not any("logprobs" in body for body in asked[-24:])
     (notice,) = [event for event in events(tmp_path, "notice") if event["code"] == "teacher_without_logprobs"]
@@ -159,9 +159,9 @@ def test_a_run_that_began_without_them_goes_on_so(data: Path, tmp_path: Path, mo
         return without(received, model(received, number))
 
     with serving(script) as server, pytest.raises(StopRequested):
-        run(config_of(data, served(server, "openai"), TOP_K), first, stop=stop)
+        distil(config_of(data, served(server, "openai"), TOP_K), first, stop=stop)
     with serving(model) as server:
-        run(config_of(data, served(server, "openai"), TOP_K), second, resume_from=checkpoint_folder(first, 1))
+        distil(config_of(data, served(server, "openai"), TOP_K), second, resume_from=checkpoint_folder(first, 1))
     assert metric(second, "cross_entropy_per_token")
     assert not metric(second, "divergence_per_token")
 
@@ -179,12 +179,12 @@ def test_a_run_that_is_stopped_between_two_rounds_goes_on_with_them(
         return events(first, "phase")[-1] | {"phase": "rollout", "round": 1} == events(first, "phase")[-1]
 
     with serving(model) as server, pytest.raises(StopRequested):
-        run(config_of(data, served(server, "openai"), TOP_K, **changes), first, stop=stop)
+        distil(config_of(data, served(server, "openai"), TOP_K, **changes), first, stop=stop)
     checkpoint = newest_checkpoint(first)
     assert checkpoint is not None
     assert not (checkpoint / "state" / "trajectories.jsonl").exists()
     with serving(lambda received, number: without(received, model(received, number))) as server:
-        run(config_of(data, served(server, "openai"), TOP_K, **changes), second, resume_from=checkpoint)
+        distil(config_of(data, served(server, "openai"), TOP_K, **changes), second, resume_from=checkpoint)
     assert "teacher_without_logprobs" not in codes(second)
     assert "teacher_scores_partial" in codes(second)
 
@@ -204,7 +204,7 @@ def test_refinements_of_other_tokens_are_trained_on_by_their_text(
         return reply
 
     with serving(script) as server:
-        run(config_of(data, served(server, "openai", max_concurrency=1), TOP_K), tmp_path)
+        distil(config_of(data, served(server, "openai", max_concurrency=1), TOP_K), tmp_path)
     told = [event for event in events(tmp_path, "notice") if event["code"] == "teacher_scores_partial"]
     assert [event["level"] for event in told] == ["warn", "warn"]
     assert sum(event["data"]["num_unscored_refinements"] for event in told) == 11
@@ -227,7 +227,7 @@ def test_a_rollout_that_is_left_out_of_the_refining_has_no_score(tmp_path: Path,
         "refine": {"max_prompt_tokens": 7, "max_new_tokens": 96},
     }
     with serving(model) as server:
-        run(config_of(tmp_path, served(server, api), TOP_K, **changes), tmp_path / "out")
+        distil(config_of(tmp_path, served(server, api), TOP_K, **changes), tmp_path / "out")
     (notice,) = [event for event in events(tmp_path / "out", "notice") if event["code"] == "attempts_left_out"]
     assert notice["data"]["num_left_out"] == 4
     for row in rows(tmp_path / "out"):
@@ -237,7 +237,7 @@ def test_a_rollout_that_is_left_out_of_the_refining_has_no_score(tmp_path: Path,
         assert (row["refined_correct"] is None) == is_left_out
     assert metric(tmp_path / "out", "loss")
     again = config_of(tmp_path, str(MODELS / "tiny-teacher"), TOP_K, **changes)
-    run(again, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "out", 0))
+    distil(again, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "out", 0))
     assert metric(tmp_path / "local", "loss")[0] == pytest.approx(metric(tmp_path / "out", "loss")[0], rel=1e-3)
 
 
@@ -246,5 +246,5 @@ def test_a_wrong_key_is_told_before_anything_is_sampled(data: Path, tmp_path: Pa
         serving(lambda received, number: Reply(401, {"error": "bad key"})) as server,
         pytest.raises(TeacherRefusedError, match="status 401"),
     ):
-        run(config_of(data, served(server, "openai"), TOP_K), tmp_path)
+        distil(config_of(data, served(server, "openai"), TOP_K), tmp_path)
     assert len(server.received) == 2

@@ -26,7 +26,7 @@ from trd_engine.runtime.errors import (
     TokenizerMismatchError,
 )
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 KEY = "the-key-that-nobody-may-see"
 TOP_K = {"support": "top_k", "teacher_top_k": 5, "teacher_context": "refine"}
@@ -79,7 +79,7 @@ def test_by_text_alone_the_loss_is_the_cross_entropy_and_says_so(
     data: Path, tmp_path: Path, model: ServedModel
 ) -> None:
     with serving(model) as server:
-        run(config_of(data, served(server, "openai"), {"divergence": "cross_entropy"}), tmp_path)
+        distil(config_of(data, served(server, "openai"), {"divergence": "cross_entropy"}), tmp_path)
     assert {received.path for received in server.received} == {"/v1/chat/completions"}
     assert {"teacher_without_logprobs", "teacher_tokenizer_unknown"} <= set(codes(tmp_path))
     names = {name for event in events(tmp_path, "metrics") for name in event["values"]}
@@ -98,7 +98,7 @@ def scored(data: Path, model: ServedModel, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("scored")
     with pytest.MonkeyPatch.context() as environment, serving(model) as server:
         environment.setenv("BIG_TEACHER_API_KEY", KEY)
-        run(config_of(data, served(server), TOP_K), out)
+        distil(config_of(data, served(server), TOP_K), out)
     return out
 
 
@@ -106,7 +106,7 @@ def test_scores_train_as_the_local_model_does(data: Path, tmp_path: Path, scored
     """The served teacher's refinements, put into a local run's checkpoint: the losses are the same."""
     local = config_of(data, str(MODELS / "tiny-teacher"), TOP_K)
     state = checkpoint_folder(scored, 0)
-    run(local, tmp_path, resume_from=state)
+    distil(local, tmp_path, resume_from=state)
     assert metric(tmp_path, "loss") == pytest.approx(metric(scored, "loss"), rel=1e-3)
     assert metric(tmp_path, "teacher_perplexity") == pytest.approx(metric(scored, "teacher_perplexity"), rel=1e-3)
     assert metric(tmp_path, "top1_agreement") == pytest.approx(metric(scored, "top1_agreement"), abs=1e-6)
@@ -142,9 +142,9 @@ def test_a_scored_run_resumes_bitwise_and_asks_the_server_nothing_again(
 
     with serving(model) as server:
         with pytest.raises(StopRequested):
-            run(config_of(data, served(server), TOP_K), first, stop=stop)
+            distil(config_of(data, served(server), TOP_K), first, stop=stop)
         num_before = len(server.received)
-        run(config_of(data, served(server), TOP_K), second, resume_from=checkpoint_folder(first, 1))
+        distil(config_of(data, served(server), TOP_K), second, resume_from=checkpoint_folder(first, 1))
         asked_again = Counter(received.path for received in server.received[num_before:])
     assert asked_again.keys() == {"/tokenize", "/v1/completions"}
     assert asked_again["/v1/completions"] == 1  # the check at the start
@@ -201,11 +201,11 @@ def test_an_endpoint_for_fewer_than_the_devices_is_refused(data: Path, tmp_path:
 def test_opd_scores_the_raw_rollout(data: Path, tmp_path: Path, model: ServedModel) -> None:
     loss = {"divergence": "reverse_kl", "support": "top_k", "teacher_top_k": 5}
     with serving(model) as server:
-        run(config_of(data, served(server), loss, mode="opd"), tmp_path)
+        distil(config_of(data, served(server), loss, mode="opd"), tmp_path)
     assert {received.path for received in server.received} == {"/tokenize", "/v1/completions"}
     state = checkpoint_folder(tmp_path, 0)
     local = config_of(data, str(MODELS / "tiny-teacher"), loss, mode="opd")
-    run(local, tmp_path / "local", resume_from=state)
+    distil(local, tmp_path / "local", resume_from=state)
     assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path, "loss"), rel=1e-3)
 
 
@@ -218,7 +218,7 @@ def test_a_server_that_stumbles_does_not_stop_a_run(data: Path, tmp_path: Path, 
         return stumbles[number] if number in stumbles else model(received, number)
 
     with serving(script) as server:
-        run(config_of(data, served(server, "openai", max_concurrency=1), {"divergence": "cross_entropy"}), tmp_path)
+        distil(config_of(data, served(server, "openai", max_concurrency=1), {"divergence": "cross_entropy"}), tmp_path)
     assert len(server.received) == 24 + 8 + len(stumbles)
     assert events(tmp_path, "finished")
 
@@ -238,7 +238,7 @@ def test_a_server_that_fails_for_good_fails_the_run_clearly(
     with serving(lambda received, number: reply) as server:
         config = config_of(data, served(server, max_tries=2), TOP_K)
         with pytest.raises(error, match=words) as raised:
-            run(config, tmp_path)
+            distil(config, tmp_path)
     assert server.url not in str(raised.value)
     assert KEY not in str(raised.value)
 
@@ -254,7 +254,7 @@ def test_another_tokenizer_is_refused_with_the_first_difference(
         return reply
 
     with serving(script) as server, pytest.raises(TokenizerMismatchError, match=r"from token 2 on.*endpoint big"):
-        run(config_of(data, served(server), loss), tmp_path)
+        distil(config_of(data, served(server), loss), tmp_path)
 
 
 def test_a_context_that_is_too_short_is_told_before_anything_is_sampled(
@@ -262,7 +262,7 @@ def test_a_context_that_is_too_short_is_told_before_anything_is_sampled(
 ) -> None:
     refine = {"max_prompt_tokens": CONTEXT - 96, "max_new_tokens": 96}
     with serving(model) as server, pytest.raises(ContextTooLongError, match=f"endpoint big takes {CONTEXT}"):
-        run(config_of(data, served(server), TOP_K, refine=refine), tmp_path)
+        distil(config_of(data, served(server), TOP_K, refine=refine), tmp_path)
     assert {received.path for received in server.received} == {"/tokenize"}
 
 
@@ -281,9 +281,9 @@ def test_a_server_that_scores_too_few_tokens_is_told_before_anything_is_sampled(
     config_words = r"loss\.teacher_top_k = 5.*endpoint big returns fewer tokens.*lower loss\.teacher_top_k, or .*"
     with serving(partial(limited, model, 4)) as server:
         with pytest.raises(TeacherRefusedError, match=config_words + "--max-logprobs.*max allowed: 4"):
-            run(config_of(data, served(server), TOP_K), tmp_path)
+            distil(config_of(data, served(server), TOP_K), tmp_path)
         assert not {"/v1/chat/completions"} & {received.path for received in server.received}
-        run(config_of(data, served(server), {**TOP_K, "teacher_top_k": 4}), tmp_path / "lower")
+        distil(config_of(data, served(server), {**TOP_K, "teacher_top_k": 4}), tmp_path / "lower")
 
 
 def test_a_refusal_to_score_at_all_is_not_blamed_on_the_number(data: Path, tmp_path: Path, model: ServedModel) -> None:
@@ -291,7 +291,7 @@ def test_a_refusal_to_score_at_all_is_not_blamed_on_the_number(data: Path, tmp_p
         serving(partial(limited, model, 0)) as server,
         pytest.raises(TeacherRefusedError, match="prompt logprobs of 1") as raised,
     ):
-        run(config_of(data, served(server), TOP_K), tmp_path)
+        distil(config_of(data, served(server), TOP_K), tmp_path)
     assert "loss.teacher_top_k" not in str(raised.value)
 
 
@@ -300,7 +300,7 @@ def test_a_key_that_is_not_there_is_told(data: Path, tmp_path: Path, monkeypatch
     with serving(lambda received, number: Reply()) as server:
         config = config_of(data, served(server), TOP_K)
         with pytest.raises(TeacherRefusedError, match=r"BIG_TEACHER_API_KEY.*is not set"):
-            run(config, tmp_path)
+            distil(config, tmp_path)
     assert not server.received
 
 

@@ -20,7 +20,7 @@ from tests.trd_engine.killed_runs import (
 )
 from tests.trd_engine.tiny_runs import spec, write_data
 from trd_engine.config import parse_config
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 NUM_STEPS = 6
 
@@ -48,7 +48,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def whole(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    run(parse_config(document), out, prune_checkpoints=True)
+    distil(parse_config(document), out, prune_checkpoints=True)
     return out
 
 

@@ -19,7 +19,7 @@ from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis
 from trd_engine.runtime.errors import DataChangedError, DataError, SpecError, StopRequested
 from trd_engine.training.checkpoints.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one uninterrupted TRD run of two rounds."""
     out = tmp_path_factory.mktemp("whole")
-    run(parse_config(spec(data, rounds=2)), out)
+    distil(parse_config(spec(data, rounds=2)), out)
     return out
 
 
@@ -124,7 +124,7 @@ def test_trained_tokens_are_the_sampled_ones_with_their_end_of_turn(whole: Path)
 
 
 def test_two_runs_of_one_spec_are_bitwise_equal(data: Path, whole: Path, tmp_path: Path) -> None:
-    run(parse_config(spec(data, rounds=2)), tmp_path)
+    distil(parse_config(spec(data, rounds=2)), tmp_path)
     assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
 
 
@@ -139,8 +139,8 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
         return len(metric(first, "loss")) >= stop_after if (first / "events.jsonl").exists() else False
 
     with pytest.raises(StopRequested):
-        run(config, first, stop=stop)
-    run(config, second, resume_from=checkpoint_folder(first, stop_after))
+        distil(config, first, stop=stop)
+    distil(config, second, resume_from=checkpoint_folder(first, stop_after))
     assert_bitwise_equal(weights(second, 4), weights(whole, 4))
 
 
@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_from_its_rollouts(
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
         checkpoint_folder(whole, step).name for step in (0, 2, 4)
     ]
-    run(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, killed_after))
+    distil(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, killed_after))
     assert _rounds_refined(tmp_path) == sampled_again
     for kind in ("trajectories", "diagnosis"):
         told = [_without_time(e) for e in events(whole, kind) if e["round"] in told_again]
@@ -171,8 +171,8 @@ def test_a_round_is_saved_before_its_diagnosis(
     with monkeypatch.context() as patch:
         patch.setattr(RoundDiagnosis, "examine", die)
         with pytest.raises(KeyboardInterrupt):
-            run(config, tmp_path)
-    run(config, tmp_path, resume_from=checkpoint_folder(tmp_path, 0))
+            distil(config, tmp_path)
+    distil(config, tmp_path, resume_from=checkpoint_folder(tmp_path, 0))
     assert _rounds_refined(tmp_path) == _rounds_refined(whole)
     assert [_without_time(e) for e in events(tmp_path, "diagnosis")] == [
         _without_time(e) for e in events(whole, "diagnosis")
@@ -193,9 +193,9 @@ def test_an_evaluation_that_a_stop_cut_off_is_made_up_for(data: Path, tmp_path: 
         return [e["step"] for e in events(first, "phase") if e["phase"] == "evaluating"] == [0, 1]
 
     with pytest.raises(StopRequested):
-        run(config, first, stop=stop)
+        distil(config, first, stop=stop)
     assert [e["step"] for e in events(first, "evaluation")] == [0]
-    run(config, second, resume_from=checkpoint_folder(first, 1))
+    distil(config, second, resume_from=checkpoint_folder(first, 1))
     assert [e["step"] for e in events(second, "evaluation")] == [1, 2]
 
 
@@ -216,9 +216,9 @@ def test_a_stop_in_the_last_evaluation_still_ends_with_the_whole_result(
         return events(first, "phase")[-1]["phase"] == "evaluating" and len(metric(first, "loss")) == 2
 
     with pytest.raises(StopRequested):
-        run(config, first, stop=stop)
+        distil(config, first, stop=stop)
     assert verify_manifest(checkpoint_folder(first, 2))["formats"] == ["adapter"]
-    run(config, second, resume_from=checkpoint_folder(first, 2))
+    distil(config, second, resume_from=checkpoint_folder(first, 2))
     manifest = verify_manifest(checkpoint_folder(second, 2))
     assert manifest["formats"] == ["adapter", "merged"]
     assert manifest["metrics"]["avg_at_k"] == events(second, "evaluation")[-1]["avg_at_k"]
@@ -233,11 +233,11 @@ def test_a_round_that_a_stop_cut_off_is_kept_once_it_is_collected(data: Path, tm
         return events(tmp_path, "phase")[-1] | {"phase": "rollout", "round": 1} == events(tmp_path, "phase")[-1]
 
     with pytest.raises(StopRequested):
-        run(config, tmp_path, stop=stop)
+        distil(config, tmp_path, stop=stop)
     state = checkpoint_folder(tmp_path, 2) / "state"
     assert not (state / "trajectories.jsonl").exists()
     with pytest.raises(StopRequested):  # two steps on, as far as a kill would come
-        run(config, tmp_path, resume_from=state.parent, stop=lambda: len(metric(tmp_path, "loss")) == 3)
+        distil(config, tmp_path, resume_from=state.parent, stop=lambda: len(metric(tmp_path, "loss")) == 3)
     assert (state / "trajectories.jsonl").exists()
 
 
@@ -250,11 +250,11 @@ def test_after_a_stop_at_a_rounds_last_step_the_next_round_is_kept_once_it_is_co
         return (tmp_path / "events.jsonl").exists() and len(metric(tmp_path, "loss")) == 2
 
     with pytest.raises(StopRequested):
-        run(config, tmp_path, stop=stop)
+        distil(config, tmp_path, stop=stop)
     saved = checkpoint_folder(tmp_path, 2)
     before = verify_manifest(saved)["files"]
     with pytest.raises(StopRequested):
-        run(config, tmp_path, resume_from=saved, stop=lambda: len(metric(tmp_path, "loss")) == 3)
+        distil(config, tmp_path, resume_from=saved, stop=lambda: len(metric(tmp_path, "loss")) == 3)
     state = json.loads((saved / "state" / "state.json").read_text(encoding="utf-8"))["state"]
     assert (state["step"], state["round"]) == (2, 1)
     assert (saved / "state" / "trajectories.jsonl").exists()
@@ -264,7 +264,7 @@ def test_after_a_stop_at_a_rounds_last_step_the_next_round_is_kept_once_it_is_co
 def test_a_checkpoint_tells_its_own_score_or_none(data: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints": {"every_steps": 1}, "diagnosis": {"num_trajectories": 0}}
     changes["evaluation"] = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "every_steps": 2}
-    run(parse_config(spec(data, optim={"batch_size": 16, "max_steps": 3}, **changes)), tmp_path)
+    distil(parse_config(spec(data, optim={"batch_size": 16, "max_steps": 3}, **changes)), tmp_path)
     scores = {e["step"]: e["avg_at_k"] for e in events(tmp_path, "evaluation")}
     assert scores.keys() == {0, 2, 3}
     for step in range(4):
@@ -279,15 +279,15 @@ def test_the_heldout_batch_is_step_0s_students_whenever_the_first_evaluation_is(
     for at_start in (True, False):
         out = tmp_path / str(at_start)
         evaluation = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "at_start": at_start}
-        run(parse_config(spec(data, **changes, evaluation=evaluation)), out)
+        distil(parse_config(spec(data, **changes, evaluation=evaluation)), out)
         lines = (checkpoint_folder(out, 2) / "state" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
         batches.append([json.loads(line)["rollout"] for line in lines])
     assert batches[0] == batches[1]
 
 
 def test_a_folder_that_holds_a_run_is_not_trained_into_again(data: Path, whole: Path) -> None:
-    with pytest.raises(SpecError, match=r"holds a run already, up to step-0*4; go on with it \(--resume\)"):
-        run(parse_config(spec(data)), whole)
+    with pytest.raises(SpecError, match=r"already holds a run, up to step-0*4; resume it \(--resume\)"):
+        distil(parse_config(spec(data)), whole)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
@@ -301,18 +301,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
     config = parse_config(spec(data, evaluation={"holdout": 0.0}, diagnosis={"num_trajectories": 0}))
     stale = checkpoint_draft(tmp_path, 7)
     stale.mkdir(parents=True)
-    monkeypatch.setattr("trd_engine.training.session.write_state", full)
+    monkeypatch.setattr("trd_engine.training.checkpoints.save.write_state", full)
     with pytest.raises(OSError, match="No space left"):
-        run(config, tmp_path)
+        distil(config, tmp_path)
     assert list(stale.parent.iterdir()) == []
 
 
 def test_another_spec_is_refused_on_resume_and_another_place_is_not(data: Path, whole: Path, tmp_path: Path) -> None:
     changed = spec(data, rounds=2, seed=1, optim={"learning_rate": 1e-4, "batch_size": 16})
     with pytest.raises(SpecError, match=r"optim.learning_rate = 0.0001, and was 0.001; seed = 1, and was 0; restore"):
-        run(parse_config(changed), tmp_path / "out", resume_from=checkpoint_folder(whole, 2))
+        distil(parse_config(changed), tmp_path / "out", resume_from=checkpoint_folder(whole, 2))
     elsewhere = spec(data, rounds=2, student_name="moved", checkpoints={"every_steps": 7, "merged": False})
-    run(parse_config(elsewhere), tmp_path / "moved", resume_from=checkpoint_folder(whole, 2))
+    distil(parse_config(elsewhere), tmp_path / "moved", resume_from=checkpoint_folder(whole, 2))
     assert_bitwise_equal(weights(tmp_path / "moved", 4), weights(whole, 4))
 
 
@@ -323,7 +323,7 @@ def test_other_evaluation_data_is_refused_on_resume(data: Path, whole: Path, tmp
         ({"k": 2}, DataChangedError),
     ):
         with pytest.raises(error, match="evaluation data with fingerprint"):
-            run(
+            distil(
                 parse_config(spec(data, rounds=2, evaluation=evaluation)),
                 tmp_path / "out",
                 resume_from=checkpoint_folder(whole, 2),
@@ -335,10 +335,10 @@ def test_evaluation_data_is_refused_on_resume_where_problems_were_held_out(data:
     changes: dict[str, Any] = {"diagnosis": {"num_trajectories": 0}, "optim": {"batch_size": 16, "max_steps": 1}}
     config = parse_config(spec(data, **changes, evaluation={"holdout": 0.25, "k": 1}))
     first = tmp_path / "first"
-    run(config, first)
+    distil(config, first)
     added = {"holdout": 0.25, "k": 1, "dataset": {"path": str(data / "heldout.jsonl")}}
     with pytest.raises(DataChangedError, match="started with evaluation no separate data, and now has data with"):
-        run(
+        distil(
             parse_config(spec(data, **changes, evaluation=added)),
             tmp_path / "out",
             resume_from=checkpoint_folder(first, 0),
@@ -348,7 +348,7 @@ def test_evaluation_data_is_refused_on_resume_where_problems_were_held_out(data:
 def test_other_data_is_refused_on_resume(data: Path, whole: Path, tmp_path: Path) -> None:
     other = write_data(tmp_path / "other", train=32)
     with pytest.raises(DataChangedError, match="fingerprint"):
-        run(parse_config(spec(other, rounds=2)), tmp_path / "out", resume_from=checkpoint_folder(whole, 4))
+        distil(parse_config(spec(other, rounds=2)), tmp_path / "out", resume_from=checkpoint_folder(whole, 4))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -369,7 +369,7 @@ def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_
     changes["lora"] = {"rank": 4, "alpha": 8} if teaches_itself else None
     if teaches_itself:
         changes["teacher"] = None
-    run(parse_config(spec(data, **changes)), tmp_path)
+    distil(parse_config(spec(data, **changes)), tmp_path)
     losses = metric(tmp_path, "loss")
     assert len(losses) == 2
     assert all(0 < loss < 20 for loss in losses)
@@ -382,14 +382,14 @@ def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_
 def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(data: Path, tmp_path: Path) -> None:
     config = parse_config(spec(data, mode="opsd", teacher=None, loss={}, lora={"rank": 4, "alpha": 8, "dropout": 0.1}))
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    run(config, whole)
+    distil(config, whole)
 
     def stop() -> bool:
         return (first / "events.jsonl").exists() and len(metric(first, "loss")) >= 2
 
     with pytest.raises(StopRequested):
-        run(config, first, stop=stop)
-    run(config, second, resume_from=checkpoint_folder(first, 2))
+        distil(config, first, stop=stop)
+    distil(config, second, resume_from=checkpoint_folder(first, 2))
     assert_bitwise_equal(weights(second, 3), weights(whole, 3))
     from peft import PeftModel
 
@@ -410,7 +410,7 @@ def test_a_privileged_teacher_scores_only_what_has_a_reference(data: Path, tmp_p
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     changes: dict[str, Any] = {"mode": "opsd", "teacher": None, "loss": {}, "lora": {"rank": 4, "alpha": 8}}
     changes |= {"optim": {"batch_size": 16, "max_steps": 1}, "evaluation": {"dataset": {"path": str(bare)}, "k": 1}}
-    run(parse_config(spec(data, **changes)), tmp_path / "out")
+    distil(parse_config(spec(data, **changes)), tmp_path / "out")
     assert [e["num_problems"] for e in events(tmp_path / "out", "evaluation")] == [16, 16]
     (notice,) = [e for e in events(tmp_path / "out", "notice") if e["code"] == "heldout_without_reference"]
     assert notice["data"]["num_left_out"] == 16 - num_references
@@ -428,7 +428,7 @@ def test_a_student_that_teaches_itself_needs_a_reference_in_every_row(tmp_path: 
         spec(tmp_path, dataset={"path": str(rows)}, mode="opsd", teacher=None, loss={}, evaluation={"holdout": 0.0})
     )
     with pytest.raises(DataError, match="no reference solution"):
-        run(config, tmp_path / "out")
+        distil(config, tmp_path / "out")
 
 
 def test_ids_of_a_heads_padding_end_a_rollout_and_not_the_run(data: Path, tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_ids_of_a_heads_padding_end_a_rollout_and_not_the_run(data: Path, tmp_pa
     shutil.copytree(MODELS / "tiny-student", tmp_path / "padded")
     model.save_pretrained(tmp_path / "padded")
     config = spec(data, student=str(tmp_path / "padded"), optim={"batch_size": 16, "max_steps": 1})
-    run(parse_config(config), tmp_path / "out")
+    distil(parse_config(config), tmp_path / "out")
     lines = (tmp_path / "out" / "rounds" / "0000" / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert "unknown_token" in {row["detail"]["rollout_finish_reason"] for row in rows}

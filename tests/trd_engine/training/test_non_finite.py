@@ -35,8 +35,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
     }
     config = parse_config(spec(data, **changes))
     with Reporter(tmp_path / "out") as reporter:
-        opened = open_session(config, tmp_path / "out", reporter, resume_from=None, prune=False)
-        opened.collect_round()
+        opened = open_session(config, reporter)
+        opened.trajectories = opened.collector.collect(opened.request_round())
         yield opened
 
 
@@ -49,17 +49,17 @@ def test_a_poisoned_weight_is_found_in_the_saved_folder(session: Session) -> Non
         embedding[poisoned, 0] = float("nan")
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     with pytest.raises(NonFiniteError, match=r"see non-finite/step-1 in the run's folder"):
-        session.train_step()
+        session.train_step(session.trajectories)
     assert all(torch.equal(p.nan_to_num(), before[name].nan_to_num()) for name, p in student.named_parameters())
     assert session.state.step == 0
 
-    folder = session.out_dir / "non-finite" / "step-1"
+    folder = session.reporter.out_dir / "non-finite" / "step-1"
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["loss"] == "nan"
     assert (facts["step"], facts["round"], facts["divergence"]["kind"]) == (1, 0, "forward_kl")
     bad = {row["name"]: row["non_finite_weights"] for row in facts["parameters"]}
     assert bad["model.embed_tokens.weight"] == 1
-    saved = read_trajectories(folder / "trajectories.jsonl", session.problems.train)
+    saved = read_trajectories(folder / "trajectories.jsonl", session.monitor.problems.train)
     assert [t.target.token_ids for t in saved] == [session.trajectories[i].target.token_ids for i in facts["positions"]]
     rows = [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
     assert len(rows) == facts["num_non_finite_tokens"] > 0

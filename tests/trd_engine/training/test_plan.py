@@ -44,7 +44,10 @@ def test_max_steps_plans_no_rollout_that_is_not_trained_on() -> None:
 def test_an_epoch_trains_on_every_trajectory_once(samples: int) -> None:
     settings = config(samples_per_prompt=samples, optim={"batch_size": 16, "epochs": 2})
     (planned,) = plan_run(PROBLEMS, settings).rounds
-    batches = [batch_positions(planned.num_trajectories, settings, 0, step) for step in range(planned.num_steps)]
+    batches = [
+        batch_positions(planned.num_trajectories, settings.optim.batch_size, settings.seed, 0, step)
+        for step in range(planned.num_steps)
+    ]
     half = len(batches) // 2
     for epoch in (batches[:half], batches[half:]):
         assert sorted(position for batch in epoch for position in batch) == list(range(100 * samples))

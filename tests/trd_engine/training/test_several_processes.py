@@ -20,7 +20,7 @@ from trd_engine.runtime.errors import SpecError
 from trd_engine.teachers.moving_weights import TEACHER_WEIGHTS
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 FULL: dict[str, Any] = {"rounds": 2}
 LORA: dict[str, Any] = {"rounds": 2, "teacher": None, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
@@ -78,7 +78,7 @@ def assert_alike(ours: Path, theirs: Path, step: int) -> None:
 
 @pytest.mark.parametrize("changes", [FULL, LORA], ids=["full, another model teaches", "LoRA, teaches itself"])
 def test_two_processes_do_what_one_does(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    run(parse_config(spec(data, **changes)), tmp_path / "one")
+    distil(parse_config(spec(data, **changes)), tmp_path / "one")
     finish(spec(data, devices=2, **changes), tmp_path / "two")
     for round_index in (0, 1):
         assert trajectories(tmp_path / "two", round_index) == trajectories(tmp_path / "one", round_index)
@@ -94,7 +94,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     write_data(data, train=12)
     for name, changes in SHORT.items():
         (two / f"{name}.json").write_text(json.dumps(short_spec(data, devices=2, **changes)), encoding="utf-8")
-        run(parse_config(short_spec(data, **changes)), one / name)
+        distil(parse_config(short_spec(data, **changes)), one / name)
     with scene("each", str(two), num_processes=2) as launcher:
         printed, _ = launcher.communicate(timeout=400)
     assert launcher.returncode == 0, printed
@@ -130,7 +130,7 @@ def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(
     assert_alike(two, one, 4)
     assert_teachers_alike(two, one, 4)
     config = parse_config(json.loads((two.parent / f"{two.name}.json").read_text(encoding="utf-8")) | {"devices": 1})
-    run(config, tmp_path, resume_from=checkpoint_folder(two, 1))
+    distil(config, tmp_path, resume_from=checkpoint_folder(two, 1))
     assert trajectories(tmp_path, 1) == trajectories(one, 1)
     assert metric(tmp_path, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
     assert_teachers_alike(tmp_path, one, 4)
@@ -183,7 +183,7 @@ def test_shards_may_be_empty_and_layers_computed_twice(data: Path, tmp_path: Pat
     """Four processes divide adapters of rank 2, with the gradient checkpointing that GPUs have by default."""
     optim = {"learning_rate": 1e-3, "batch_size": 16, "gradient_checkpointing": True}
     changes = {**LORA, "lora": {"rank": 2, "alpha": 8}, "optim": optim, "checkpoints": {"every_steps": 1, "keep": 9}}
-    run(parse_config(spec(data, **changes)), tmp_path / "one")
+    distil(parse_config(spec(data, **changes)), tmp_path / "one")
     finish(spec(data, devices=4, **changes), tmp_path / "four")
     last = events(tmp_path / "one", "finished")[0]["step"]
     assert_alike(tmp_path / "four", tmp_path / "one", last)
@@ -208,7 +208,7 @@ def test_a_process_without_a_trajectory_computes_in_vain(data: Path, tmp_path: P
     """A batch of one trajectory: the step is the same."""
     changes = {"optim": {"learning_rate": 1e-3, "batch_size": 1, "max_steps": 1}, "mode": "opd", "loss": {}}
     changes |= {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
-    run(parse_config(spec(data, **changes)), tmp_path / "one")
+    distil(parse_config(spec(data, **changes)), tmp_path / "one")
     finish(spec(data, devices=2, **changes), tmp_path / "two")
     assert metric(tmp_path / "two", "loss") == pytest.approx(metric(tmp_path / "one", "loss"), rel=1e-5)
     assert metric(tmp_path / "two", "grad_norm") == pytest.approx(metric(tmp_path / "one", "grad_norm"), rel=1e-5)
@@ -222,4 +222,4 @@ def test_a_failure_of_both_ends_the_run_with_its_reason(data: Path, tmp_path: Pa
 
 def test_devices_without_processes_are_refused_with_the_command(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="devices = 2, but the run has 1 process: start it by torchrun"):
-        run(parse_config(spec(data, devices=2)), tmp_path)
+        distil(parse_config(spec(data, devices=2)), tmp_path)

@@ -19,7 +19,8 @@ from torch import Tensor
 from trd_engine.distillation.batching import MicroBatch, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest
-from trd_engine.distillation.scoring import ScoringSetup, score
+from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.distillation.scoring import score
 from trd_engine.models.loading import evaluation_mode
 from trd_engine.runtime.seeds import shuffled
 from trd_engine.types import TrainingSequence
@@ -58,32 +59,32 @@ def choose_sample(num_trajectories: int, max_sample: int, *, seed: int, round_in
 
 
 def score_completions(
-    setup: ScoringSetup,
+    models: ModelPair,
     sequences: Sequence[TrainingSequence],
     *,
     watched: Mapping[int, int] | None = None,
     max_tokens: int,
-    device: torch.device,
 ) -> dict[int, ScoredCompletion]:
     """Each sequence's figures by its position. `watched` names a token id for some positions.
 
     Micro-batches as in training, without gradient, at most `max_tokens` each.
     """
     found: dict[int, ScoredCompletion] = {}
-    with torch.no_grad(), evaluation_mode(setup.student):
-        for batch in split_into_micro_batches(sequences, max_tokens=max_tokens, device=device):
-            found |= _score_batch(setup, batch, watched or {})
+    with torch.no_grad(), evaluation_mode(models.student):
+        for batch in split_into_micro_batches(sequences, max_tokens=max_tokens, device=models.device):
+            found |= _score_batch(models, batch, watched or {})
     return found
 
 
-def _score_batch(setup: ScoringSetup, batch: MicroBatch, watched: Mapping[int, int]) -> dict[int, ScoredCompletion]:
+def _score_batch(models: ModelPair, batch: MicroBatch, watched: Mapping[int, int]) -> dict[int, ScoredCompletion]:
     watched_N = torch.tensor([watched.get(position, -1) for position in batch.positions]).to(batch.sequence_N.device)
     watched_N = watched_N[batch.sequence_N]
-    request = StatisticsRequest(setup.epistemic_token_ids, modes=True, watched_ids_N=watched_N.clamp(min=0))
-    _, forward_kl_N, statistics = score(setup, batch, Divergence(), 0.0, statistics=request)
+    request = StatisticsRequest(models.epistemic_token_ids, modes=True, watched_ids_N=watched_N.clamp(min=0))
+    scored = score(models, batch, Divergence(), 0.0, statistics=request)
+    statistics = scored.statistics
     assert statistics.teacher_watched_mass_N is not None
     columns = {
-        "forward_kl_T": forward_kl_N,
+        "forward_kl_T": scored.divergence_N,
         "epistemic_mass_T": statistics.teacher_epistemic_mass_N,
         "path_mass_T": statistics.teacher_path_mass_N,
         "second_path_mass_T": statistics.teacher_second_path_mass_N,

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from trd_engine.config import RunConfig
-from trd_engine.distillation.scoring import ScoringSetup
-from trd_engine.distillation.sequences import teacher_prompt
+from trd_engine.config import DiagnosisConfig
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
 from trd_engine.evaluation.diagnosis.report import RoundReport, make_report
 from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
@@ -26,9 +24,9 @@ from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
 from trd_engine.models.loading import context_of
 from trd_engine.rollouts.files import TokenKl
 from trd_engine.runtime.plain_json import finite
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.tasks.protocol import StepwiseTask, Task
 from trd_engine.tasks.steps import StepCheck, check_by_reference
+from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
 from trd_engine.types import Problem, TrainingSequence, Trajectory
 
 KL_DECIMALS = 4
@@ -42,14 +40,15 @@ Numbered = list[tuple[int, Trajectory]]
 class RoundDiagnosis:
     """What it takes to diagnose a round; the same in every round of a run."""
 
-    config: RunConfig
-    setup: ScoringSetup
+    config: DiagnosisConfig
+    models: ModelPair
     task: Task
-    teacher_prompts: PromptBuilder
+    teacher_prompts: TeacherPrompts
     tokenizer: PreTrainedTokenizerBase
-    device: torch.device
+    seed: int
+    token_clip: float
     max_tokens: int
-    """Of a micro-batch."""
+    """Tokens of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
         """The round's sample; none where the diagnosis is off, or the teacher is served and tells too little.
@@ -57,10 +56,10 @@ class RoundDiagnosis:
         A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
         for that, and a model need not be able to.
         """
-        if self.setup.teacher is None:
+        if self.models.teacher is None:
             return []
-        size = self.config.diagnosis.num_trajectories
-        chosen = choose_sample(len(trajectories), size, seed=self.config.seed, round_index=round_index)
+        size = self.config.num_trajectories
+        chosen = choose_sample(len(trajectories), size, seed=self.seed, round_index=round_index)
         return [(i, trajectories[i]) for i in chosen if self._can_be_scored(trajectories[i])]
 
     def examine(self, sample: Numbered) -> list[DiagnosedRollout]:
@@ -84,30 +83,30 @@ class RoundDiagnosis:
         ]
 
     def _can_be_scored(self, trajectory: Trajectory) -> bool:
-        assert self.setup.teacher is not None
-        limit = context_of(self.setup.teacher.model)
-        prompt = teacher_prompt(trajectory, "vanilla", self.config, self.teacher_prompts)
+        assert self.models.teacher is not None
+        limit = context_of(self.models.teacher.model)
+        prompt = self.teacher_prompts.scoring(trajectory, "vanilla")
         num_tokens = len(trajectory.rollout.token_ids)
         return num_tokens > 0 and (limit is None or len(prompt) + num_tokens <= limit)
 
     def report(self, examined: Sequence[DiagnosedRollout], *, sampler_gap: float | None) -> RoundReport:
         """What the whole sample says."""
-        return make_report(examined, token_clip=self.config.loss.token_clip, sampler_gap=sampler_gap)
+        return make_report(examined, token_clip=self.token_clip, sampler_gap=sampler_gap)
 
     def _score(
         self,
         sample: Numbered,
         text: Literal["rollout", "refined"],
-        context: Literal["vanilla", "refine"],
+        context: TeacherContext,
         watched: Mapping[int, int] | None = None,
     ) -> dict[int, ScoredCompletion]:
         sequences = []
         for position, trajectory in sample:
             completion = trajectory.rollout if text == "rollout" else trajectory.refined
             assert completion is not None
-            prompt = teacher_prompt(trajectory, context, self.config, self.teacher_prompts)
+            prompt = self.teacher_prompts.scoring(trajectory, context)
             sequences.append(TrainingSequence(trajectory.prompt_token_ids, prompt, completion.token_ids, position))
-        return score_completions(self.setup, sequences, watched=watched, max_tokens=self.max_tokens, device=self.device)
+        return score_completions(self.models, sequences, watched=watched, max_tokens=self.max_tokens)
 
     def _steps(self, trajectory: Trajectory) -> TokenSteps | None:
         rollout = trajectory.rollout
@@ -118,7 +117,7 @@ class RoundDiagnosis:
         return TokenSteps(tuple(token_at(ends, start) for start in check.starts), check.first_wrong)
 
     def _check(self, problem: Problem, text: str) -> StepCheck | None:
-        if self.config.diagnosis.steps == "reference":
+        if self.config.steps == "reference":
             return check_by_reference(problem.solution, text) if problem.solution else None
         return self.task.check_steps(problem, text) if isinstance(self.task, StepwiseTask) else None
 

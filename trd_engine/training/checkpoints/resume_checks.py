@@ -14,6 +14,7 @@ from typing import Any
 
 from trd_engine.config import RunConfig
 from trd_engine.runtime.errors import DataChangedError, SpecError
+from trd_engine.training.checkpoints.state import TrainingState
 
 _MAY_CHANGE = {
     "student",
@@ -131,17 +132,19 @@ def _samples(size: int) -> list[tuple[int, int]]:
     return [(place * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1), _BLOCK_BYTES) for place in range(_NUM_BLOCKS)]
 
 
-def _require_same_data(name: str, started_with: str, found: str) -> None:
-    if started_with != found:
+def require_same_data(state: TrainingState, fingerprint: str, evaluation_fingerprint: str | None) -> None:
+    """Raise `DataChangedError` unless a resumed run trains on, and is evaluated on, the data that it started with."""
+    if state.data_fingerprint != fingerprint:
         raise DataChangedError(
-            f"the run started on {name} with fingerprint {started_with}, and now it is {found}; a resumed run needs "
-            "the same rows in the same order"
+            f"the run started on data with fingerprint {state.data_fingerprint}, and now it is {fingerprint}; a "
+            "resumed run needs the same rows in the same order"
         )
-
-
-def _require_same_evaluation(started_with: str | None, found: str | None) -> None:
-    if started_with != found:
-        before, now = (f"data with fingerprint {one}" if one else "no separate data" for one in (started_with, found))
+    # Compared even if there is none: a run that held problems out would train on them if it were given other data.
+    if state.evaluation_fingerprint != evaluation_fingerprint:
+        before, now = (
+            f"data with fingerprint {one}" if one else "no separate data"
+            for one in (state.evaluation_fingerprint, evaluation_fingerprint)
+        )
         raise DataChangedError(
             f"the run started with evaluation {before}, and now has {now}; a resumed run needs the evaluation.dataset "
             "that it started with, or none if it had none: the held-out problems depend on it"

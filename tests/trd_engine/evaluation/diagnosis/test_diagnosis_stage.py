@@ -20,7 +20,7 @@ from testbed import task as testbed
 from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 SIZE = 40
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a TRD run of one round whose diagnosis takes most of the round."""
     out = tmp_path_factory.mktemp("whole")
-    run(parse_config(spec(data, diagnosis={"num_trajectories": SIZE, "steps": "reference"})), out)
+    distil(parse_config(spec(data, diagnosis={"num_trajectories": SIZE, "steps": "reference"})), out)
     return out
 
 
@@ -154,7 +154,7 @@ def weights(out: Path, step: int, name: str = "model/model.safetensors") -> dict
 
 
 def test_a_run_is_bitwise_the_same_without_it(data: Path, whole: Path, tmp_path: Path) -> None:
-    run(parse_config(spec(data, diagnosis={"num_trajectories": 0})), tmp_path)
+    distil(parse_config(spec(data, diagnosis={"num_trajectories": 0})), tmp_path)
     ours, theirs = weights(whole, 3), weights(tmp_path, 3)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert events(tmp_path, "diagnosis") == []
@@ -173,7 +173,7 @@ def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> No
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
     changes: dict[str, Any] = {"teacher": str(folder), "refine": {"max_prompt_tokens": 32, "max_new_tokens": 18}}
     changes |= {"evaluation": {"holdout": 0.0}, "dataset": {"path": str(rows)}}
-    run(parse_config(spec(tmp_path, **changes)), tmp_path / "out")
+    distil(parse_config(spec(tmp_path, **changes)), tmp_path / "out")
     found = lines(tmp_path / "out")
     fits = [len(line["token_ids"]["prompt"]) + line["rollout_tokens"] <= 50 for line in found]
     assert ["kl_per_token_initial" in line for line in found] == fits
@@ -185,7 +185,7 @@ def test_a_student_that_teaches_itself_with_dropout_and_rounds(data: Path, tmp_p
     changes: dict[str, Any] = {"mode": "opsd", "teacher": None, "loss": {"token_clip": 0.05}, "rounds": 2}
     changes |= {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "evaluation": {"holdout": 0.0}}
     for name, size in (("with", 8), ("without", 0)):
-        run(parse_config(spec(data, **changes, diagnosis={"num_trajectories": size})), tmp_path / name)
+        distil(parse_config(spec(data, **changes, diagnosis={"num_trajectories": size})), tmp_path / name)
     adapter = "adapter/adapter_model.safetensors"
     ours, theirs = (weights(tmp_path / name, 4, adapter) for name in ("with", "without"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.scoring import ScoringSetup
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion, score_completions
 from trd_engine.teachers.local import Teacher
 from trd_engine.types import TrainingSequence
@@ -31,8 +31,8 @@ def student() -> PeftModel:
 
 
 def scores(student: PeftModel, max_tokens: int = 1000) -> dict[int, ScoredCompletion]:
-    setup = ScoringSetup(student, Teacher(student, shares_student=True), Divergence(), torch.float32, (5,))
-    return score_completions(setup, SEQUENCES, watched={40: 9}, max_tokens=max_tokens, device=torch.device("cpu"))
+    models = ModelPair(student, Teacher(student, shares_student=True), Divergence(), torch.float32, (5,))
+    return score_completions(models, SEQUENCES, watched={40: 9}, max_tokens=max_tokens)
 
 
 def generators() -> tuple[object, ...]:

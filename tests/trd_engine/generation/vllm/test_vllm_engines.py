@@ -22,7 +22,7 @@ from trd_engine.generation.vllm.engines import sampler_devices, vllm_generators
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 from trd_engine.types import GenerationRequest, SamplingSettings
 
 GPU = torch.device("cuda", 0)
@@ -82,9 +82,11 @@ def test_too_few_gpus_are_told() -> None:
 def test_devices_of_the_samplers_are_refused_and_memory_ignored_on_a_cpu(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=8, heldout=4)
     with pytest.raises(SpecError, match=r"sampling\.placement = separate: only vLLM on GPUs supports it, .* on cpu"):
-        run(parse_config(spec(data, sampling={"max_prompt_tokens": 64, "max_new_tokens": 96, **APART})), tmp_path / "a")
+        distil(
+            parse_config(spec(data, sampling={"max_prompt_tokens": 64, "max_new_tokens": 96, **APART})), tmp_path / "a"
+        )
     sampling = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 8, "gpu_memory_utilization": 0.4}
-    run(parse_config(spec(data, sampling=sampling)), tmp_path / "b")
+    distil(parse_config(spec(data, sampling=sampling)), tmp_path / "b")
     ignored = [event for event in events(tmp_path / "b", "notice") if event["code"] == "setting_ignored"]
     assert "sampling.gpu_memory_utilization is ignored" in ignored[0]["message"]
 

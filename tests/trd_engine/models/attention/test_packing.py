@@ -11,14 +11,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.trd_engine.tiny_runs import MODELS, events
+from tests.trd_engine.tiny_runs import events
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models.attention import packed as packed_attention
 from trd_engine.models.attention.packed import NAME
 from trd_engine.models.attention.packing import packing_notice, packing_of, read_row
-from trd_engine.models.loading import backbone_of, load_tokenizer
+from trd_engine.models.loading import backbone_of
 from trd_engine.runtime.events import Reporter
 from trd_engine.teachers.local import Teacher
-from trd_engine.training.model_setup import LoadedModels, report_packing
+from trd_engine.training.model_setup import report_packing
 
 LENGTHS = (3, 17, 17, 30, 1, 30)
 SHAPE = {
@@ -233,15 +235,8 @@ def test_out_of_memory_is_no_reason_to_read_a_model_slowly(monkeypatch: pytest.M
 
 
 def test_a_run_says_which_model_is_read_slowly(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(MODELS / "tiny-student"))
-    models = LoadedModels(
-        student=make_model("llama"),
-        teacher=Teacher(make_model("bloom", OTHERWISE["bloom"][1])),
-        tokenizer=tokenizer,
-        teacher_tokenizer=tokenizer,
-        device=torch.device("cpu"),
-        compute_dtype=torch.float32,
-    )
+    teacher = Teacher(make_model("bloom", OTHERWISE["bloom"][1]))
+    models = ModelPair(make_model("llama"), teacher, Divergence(), torch.float32, ())
     with Reporter(tmp_path) as reporter:
         report_packing(models, reporter)
     (notice,) = events(tmp_path, "notice")

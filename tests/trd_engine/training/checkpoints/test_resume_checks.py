@@ -21,7 +21,7 @@ from trd_engine.training.checkpoints.resume_checks import (
     weights_fingerprint,
     weights_identity,
 )
-from trd_engine.training.loop import run
+from trd_engine.training.loop import distil
 
 ONE_STEP: dict[str, Any] = {
     "evaluation": {"holdout": 0.0},
@@ -49,13 +49,13 @@ def test_a_resume_refuses_other_weights_and_takes_the_same_from_elsewhere(tmp_pa
     data = write_data(tmp_path / "data", train=16)
     changes = {**ONE_STEP, "lora": {"rank": 2, "alpha": 4}}
     first = tmp_path / "first"
-    run(parse_config(spec(data, **changes)), first)
+    distil(parse_config(spec(data, **changes)), first)
     checkpoint = checkpoint_folder(first, 0)
     other = other_model(tmp_path / "other", f"tiny-{role}")
     with pytest.raises(SpecError, match=f"needs the weights that it started with, and the {role}'s differ"):
-        run(parse_config(spec(data, **changes, **{role: other})), tmp_path / "out", resume_from=checkpoint)
+        distil(parse_config(spec(data, **changes, **{role: other})), tmp_path / "out", resume_from=checkpoint)
     moved = shutil.copytree(MODELS / f"tiny-{role}", tmp_path / "moved")
-    run(parse_config(spec(data, **changes, **{role: str(moved)})), tmp_path / "out", resume_from=checkpoint)
+    distil(parse_config(spec(data, **changes, **{role: str(moved)})), tmp_path / "out", resume_from=checkpoint)
 
 
 @pytest.mark.parametrize(
