@@ -17,6 +17,7 @@ RUN pip install --constraint constraints.txt --editable ".[service]"
 COPY client client
 COPY contract contract
 COPY service service
+COPY trd_data trd_data
 COPY migrations migrations
 COPY testbed/models testbed/models
 

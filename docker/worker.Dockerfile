@@ -33,6 +33,7 @@ RUN case "$EXTRA" in \
 COPY client client
 COPY contract contract
 COPY worker worker
+COPY trd_data trd_data
 COPY trd_engine trd_engine
 COPY testbed/models testbed/models
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Depends
@@ -19,15 +19,13 @@ from starlette.responses import Response
 from contract.spec_problems import MAX_PROBLEMS, FieldProblem, field_problems
 from service.auth import RequireScope
 from service.errors import InvalidRequestError, MediaTypeError
+from trd_data.plain_json import nests_deeper, text_fault, texts
 
 MAX_BODY_DEPTH = 32
 SMALL_BODY_BYTES = 2**14
 """Bodies up to this size are parsed on the event loop: a thread costs as much, and a full spec is smaller."""
 
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
-
-# An unterminated string takes the rest: a pattern that could fail there would be tried again from every quote.
-_BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class JsonRoute(APIRoute):
@@ -95,7 +93,8 @@ def parse_object(content: bytes) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(document).__name__}", code="invalid_json")
-    if holds_unstorable_text(content, document):
+    # Only escapes can write such text, so that a document without any is not searched.
+    if b"\\u" in content and any(text_fault(text) for text in texts(document)):
         raise InvalidRequestError(
             "the body holds \\u0000 or half a surrogate pair, which is not valid text; remove it", code="invalid_json"
         )
@@ -104,47 +103,6 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
-
-
-def nests_deeper(content: bytes, max_depth: int) -> bool:
-    """Return True if objects and lists nest deeper. Does not parse: the parser recurses once for each level."""
-    if content.count(b"[") + content.count(b"{") <= max_depth:
-        return False
-    depth = 0
-    for token in _BRACKETS.finditer(content):
-        first = token.group()[0]
-        if first in b"[{":
-            depth += 1
-            if depth > max_depth:
-                return True
-        elif first in b"]}":
-            depth -= 1
-    return False
-
-
-def holds_unstorable_text(content: bytes, document: Any) -> bool:
-    """Return True if a text holds NUL or half a surrogate pair, which no database accepts.
-
-    Only escapes can write them, so a document without escapes is not searched.
-    """
-    return b"\\u" in content and holds_unstorable(document)
-
-
-def holds_unstorable(document: Any) -> bool:
-    """Return True if a text or a key of a parsed document is one that no database accepts."""
-    return any("\0" in text or any("\ud800" <= c <= "\udfff" for c in text) for text in _texts(document))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
 
 
 def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.settings import CommaSeparated, DeploymentSettings
+from trd_data.readers import MAX_DEPTH
 
 Limit = Annotated[int, Field(ge=1)]
 
@@ -63,7 +64,7 @@ class Settings(DeploymentSettings):
     """Most bytes of one row of an uploaded file."""
     max_rows: Limit = 1_000_000
     """Most rows of an uploaded file, blank lines not counted."""
-    max_json_depth: Limit = 16
+    max_json_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = 16
     """Deepest nesting of objects and lists in a row."""
 
     @property

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_prompts() -> int:
-    from trd_engine.tasks.templates import BY_TASK
+    from trd_data.templates import BY_TASK
 
     print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
     return 0
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and all answers")
     evaluate.add_argument("--data", metavar="FILE", help="these problems instead of the spec's")
     evaluate.add_argument("--k", type=_positive, help="samples of each problem, instead of the spec's evaluation.k")
-    commands.add_parser("prompts", help="print the tasks' built-in templates: what contract/task_prompts.json holds")
+    commands.add_parser("prompts", help="print the tasks' built-in templates")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
     return parser

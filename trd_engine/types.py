@@ -6,30 +6,15 @@ They are never encoded again from text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One row of the data."""
-
-    id: str
-    """Stable within the data: the row's id, else its number."""
-    problem: str
-    answer: str
-    """What the task's verifier compares with; empty for code, whose tests are in `extra`."""
-    solution: str | None = None
-    """The reference solution y*, which OPSD's teacher sees."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields that a task needs, such as tests, choices or starter code."""
-    benchmark: str | None = None
-    """Benchmark that the row names, if a file holds several; each has its own scores."""
+from trd_data.problems import Problem as Problem
 
 
 @dataclass(frozen=True)

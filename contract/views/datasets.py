@@ -46,7 +46,7 @@ class PreviewRow(View):
     id: str | None
     has_solution: bool
     is_exact: bool
-    """False for programming problems: the worker adds starter code or a test to the question."""
+    """Always true: the prompts are, token for token, those of a job."""
     dropped: str | None
     """Why a job would skip the row; null if it would not."""
     prompts: list[PreviewPrompt]

@@ -30,7 +30,7 @@ from contract.storage_keys import job_prefix
 from contract.tables import Job
 from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
-from service.datasets.upload import first_row_without_solution
+from service.datasets.rows import first_row_without_solution
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository

@@ -16,6 +16,7 @@ PACKAGES = (
     "contract",
     "service",
     "worker",
+    "trd_data",
     "trd_engine",
     "migrations",
     "testbed",
@@ -73,6 +74,16 @@ def test_the_contract_needs_pydantic_and_sqlalchemy_only_and_its_storage_obstore
     for path in python_files("contract"):
         extra = {"obstore"} if path.name == "storage.py" else set()
         assert set(imported_packages(path)) - allowed == extra, path
+
+
+def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library(tmp_path: Path) -> None:
+    forbidden = {"contract", "service", "worker", "fastapi", "sqlalchemy", "pyarrow", *ENGINE_LIBRARIES}
+    for path in python_files("trd_data"):
+        module = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
+        allowed = {"trd_data", "jinja2", "tokenizers", "pyarrow", *sys.stdlib_module_names}
+        assert set(imported_packages(path)) - allowed == set(), path
+        if module in ("trd_data.prompts", "trd_data.parquet_child"):  # together they import the others
+            assert loaded_by(module, tmp_path) & forbidden == set()
 
 
 def test_no_module_is_a_drawer_for_the_rest() -> None:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-PACKAGES = ("client", "contract", "service", "worker", "trd_engine", "migrations", "testbed", "examples", "benchmarks")
+PACKAGES = (
+    *("client", "contract", "service", "worker", "trd_data", "trd_engine"),
+    *("migrations", "testbed", "examples", "benchmarks"),
+)
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7

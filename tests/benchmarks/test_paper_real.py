@@ -22,9 +22,9 @@ from benchmarks.paper.real.runner import RealPlaces
 from benchmarks.paper.real.tasks import CANDIDATES
 from benchmarks.paper.real_report import MISSING, SERVED_MISSING, real_section
 from benchmarks.paper.rows import read_rows
+from trd_data.templates import fill
 from trd_engine.config import DataSource, parse_config
 from trd_engine.data.problems import load_problems
-from trd_engine.tasks.protocol import fill
 from trd_engine.tasks.registry import load_task
 
 TASK = "chain_sum-3x1"

@@ -161,8 +161,9 @@ def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
     )
     installed = with_dependencies("trd-service")
     distributions = packages_distributions()
-    for path in sorted([*(CHECKOUT / "service").rglob("*.py"), *(CHECKOUT / "contract").rglob("*.py")]):
-        for module in imported_modules(path) - sys.stdlib_module_names - {"service", "contract"}:
+    packages = ("service", "contract", "trd_data")
+    for path in sorted(path for package in packages for path in (CHECKOUT / package).rglob("*.py")):
+        for module in imported_modules(path) - sys.stdlib_module_names - {*packages}:
             assert installed & set(map(canonical, distributions[module])), f"{path}: {module}"
 
 

@@ -1,92 +1,96 @@
-"""The service's preview of prompts is what the engine asks, token for token, without torch or transformers."""
+"""The prompts that the service previews are those of the engine, token for token, for every shape of row."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
+from fastapi.testclient import TestClient
 
-from service.datasets.problem_text import problem_text
-from service.models.prompt_renderer import PROMPT_KINDS, PromptRenderer
+from service.app import create_app
+from tests.service.conftest import AUTHORIZED, settings_in
 from tests.trd_engine import rows
-from trd_engine.config import PromptsConfig
-from trd_engine.models.loading import load_tokenizer
-from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
+from trd_engine.config import parse_config
+from trd_engine.models.loading import load_tokenizer, make_prompt_builder
 from trd_engine.tasks.registry import load_task
-from trd_engine.tasks.templates import BY_TASK
-from trd_engine.types import Problem
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "testbed" / "models" / "tiny-student"
-SMOLLM2 = ROOT / "models" / "smollm2-135m-instruct"
-ROWS: dict[str, dict[str, Any]] = {
-    "plain": {"problem": "1+1", "answer": 2, "solution": "1+1 is \\boxed{2}"},
-    "GSM8K": {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4 of them\n#### 4"},
-    "choice": {"question": "Which?", "choices": ["this", "that"], "answer": 1},
-    "labelled choice": {
-        "question": "Which?",
-        "choices": {"text": ["this", "that"], "label": ["A", "B"]},
-        "answer": "A",
-    },
-    "chat": {
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": [{"type": "text", "text": "1+1?"}]},
-            {"role": "assistant", "content": "\\boxed{2}"},
-        ]
-    },
+MODELS = Path(__file__).parents[2] / "testbed" / "models"
+STUDENT = MODELS / "tiny-student"
+MAX_TOKENS = 40
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("math", {"problem": "1+1", "answer": 2, "solution": "1+1 is \\boxed{2}"}),
+    "GSM8K": ("math", {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4 of them\n#### 4"}),
+    "choice": ("choice", {"question": "Which?", "choices": ["this", "that"], "answer": 1}),
+    "labelled choice": (
+        "choice",
+        {"question": "Which?", "choices": {"text": ["this", "that"], "label": ["A", "B"]}, "answer": "A"},
+    ),
+    "chat": (
+        "exact",
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "1+1?"},
+                {"role": "assistant", "content": "2"},
+            ]
+        },
+    ),
+    "generated": ("reasoning_gym", {"question": "1+1", "answer": "2", "metadata": {"source_dataset": "chain_sum"}}),
+    "starter code": ("code", rows.TACO_CALL | {"input_output": json.dumps(rows.TACO_CALL["input_output"])}),
+    "HumanEval": ("code", rows.HUMANEVAL),
+    "MBPP": ("code", rows.MBPP),
 }
 
 
-def test_the_templates_that_the_service_knows_are_the_tasks() -> None:
-    """`python -m trd_engine prompts > contract/task_prompts.json` writes them anew."""
-    document = json.loads((ROOT / "contract" / "task_prompts.json").read_text(encoding="utf-8"))
-    assert document == {name: asdict(templates) for name, templates in BY_TASK.items()}
-    assert asdict(load_task("math").prompts) == document["math"]
+@pytest.fixture
+def client(tmp_path: Path, sqlite_url: str) -> TestClient:
+    return TestClient(create_app(settings_in(tmp_path, MODELS, sqlite_url)), headers=AUTHORIZED)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_is_the_same_text_to_both(name: str, tmp_path: Path) -> None:
-    task = "choice" if "choices" in ROWS[name] else "math"
-    (engines,) = rows.load_rows(tmp_path, ROWS[name], task=task)
-    ours = problem_text(ROWS[name])
-    assert ours.is_exact
-    assert (ours.problem, ours.solution) == (engines.problem, engines.solution)
+@pytest.mark.parametrize("is_parquet", [False, True])
+def test_a_previewed_prompt_is_the_jobs(
+    name: str, is_parquet: bool, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRD_ENABLE_CODE_TASKS", "1")
+    task, row = ROWS[name]
+    path = rows.write_jsonl(tmp_path / "rows.jsonl", [row])
+    if is_parquet:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    kind = "application/vnd.apache.parquet" if is_parquet else "application/jsonl"
+    with client:
+        uploaded = client.post("/datasets", content=path.read_bytes(), headers={"content-type": kind})
+        assert uploaded.status_code == 201, uploaded.text
+        query = {"model": "tiny-student", "task": task, "refine_max_prompt_tokens": MAX_TOKENS}
+        answer = client.get(f"/datasets/{uploaded.json()['id']}/preview", params=query)
+        assert answer.status_code == 200, answer.text
+    (shown,) = answer.json()["data"]
+    (problem,) = rows.load_rows(tmp_path, row, task=task)
+    spec = {"mode": "opd", "student": str(STUDENT), "teacher": str(STUDENT), "dataset": {"path": str(path)}}
+    builder = make_prompt_builder(
+        load_tokenizer(str(STUDENT)), str(STUDENT), load_task(task).prompts, parse_config({**spec, "task": task})
+    )
+    expected = [
+        builder.solve(problem),
+        builder.privileged(problem, max_tokens=MAX_TOKENS).token_ids,
+        builder.refine(problem, "", privileged=False, max_tokens=MAX_TOKENS).token_ids,
+        builder.refine(problem, "", privileged=True, max_tokens=MAX_TOKENS).token_ids,
+    ]
+    assert [tuple(prompt["token_ids"]) for prompt in shown["prompts"]] == expected
+    assert (shown["id"], shown["has_solution"]) == (problem.id, problem.solution is not None)
+    assert uploaded.json()["has_solutions"] == shown["has_solution"]
 
 
-def test_a_programming_problem_says_that_it_is_not_the_whole() -> None:
-    assert not problem_text(rows.TACO_CALL).is_exact
-    assert problem_text(rows.MBPP).problem == rows.MBPP["text"]
-
-
-def assert_same(folder: Path, problem: Problem, max_tokens: int, task: str = "math") -> None:
-    renderer = PromptRenderer(folder)
-    templates = choose_templates(BY_TASK[task], str(folder), PromptsConfig())
-    builder = PromptBuilder(load_tokenizer(str(folder)), templates)
-    assert renderer.templates(task) == asdict(templates)
-    expected = {
-        "solve": builder.solve(problem),
-        "privileged": builder.privileged(problem, max_tokens=max_tokens).token_ids,
-        "refine": builder.refine(problem, "", privileged=False, max_tokens=max_tokens).token_ids,
-        "privileged_refine": builder.refine(problem, "", privileged=True, max_tokens=max_tokens).token_ids,
-    }
-    texts = {"problem": problem.problem, "solution": problem.solution or "", "attempt": ""}
-    for kind in PROMPT_KINDS:
-        fitted = renderer.fitted(templates=asdict(templates), kind=kind, texts=texts, max_tokens=max_tokens)
-        assert tuple(fitted.token_ids) == expected[kind], kind
-
-
-@pytest.mark.parametrize("max_tokens", [1000, 40, 10])
-def test_a_small_models_prompts_are_the_engines(max_tokens: int) -> None:
-    assert_same(TINY, Problem("0", "29+2*9#8+2*9", "95", "31*9#8+2*9|79#8+2*9|\\boxed{95}"), max_tokens)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("max_tokens", [4000, 150])
-def test_a_real_models_prompts_are_the_engines(max_tokens: int) -> None:
-    problem = Problem("0", "What is {x} in 3·x = ½?\n\n", "1/6", "Divide by 3: x = ⅙.\nSo \\boxed{1/6}. " * 20)
-    for task in BY_TASK:
-        assert_same(SMOLLM2, problem, max_tokens, task)
+def test_a_row_that_the_task_cannot_read_is_refused_as_in_a_job(client: TestClient, tmp_path: Path) -> None:
+    with client:
+        content = "\n".join(json.dumps({"question": "1+1", "answer": answer}) for answer in ("B", "2"))
+        uploaded = client.post("/datasets", content=content, headers={"content-type": "application/jsonl"}).json()
+        query = {"model": "tiny-student", "task": "choice"}
+        answer = client.get(f"/datasets/{uploaded['id']}/preview", params=query)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (422, "dataset_invalid", "task")
+    assert error["message"].startswith('row 2: answer = "2": names no option')

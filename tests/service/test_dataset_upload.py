@@ -60,7 +60,7 @@ def test_a_broken_row_17_is_named(client: TestClient, tmp_path: Path, as_form: b
 def test_a_hundred_problems_are_listed_and_all_are_counted(shared_client: TestClient) -> None:
     error = shared_client.post("/datasets", content='{"problem": 1}\n' * 300, headers=JSONL).json()["error"]
     assert len(error["errors"]) == 100
-    assert "600 problems in all, the first 100 are listed" in error["message"]
+    assert "300 problems in all, the first 100 are listed" in error["message"]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])

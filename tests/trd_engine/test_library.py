@@ -12,8 +12,8 @@ import pytest
 
 import trd_engine
 from tests.trd_engine.tiny_runs import events, spec
+from trd_data.templates import EXACT
 from trd_engine import EngineError, Problem, RunConfig, Task, Verdict, distil, evaluate
-from trd_engine.tasks.templates import EXACT
 
 ROOT = Path(__file__).parents[2]
 

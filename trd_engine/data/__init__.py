@@ -1,1 +1,1 @@
-"""Where rows come from (`readers`), and what they mean (`shapes` and one module a family of them)."""
+"""The problems of a run: `sources` finds their rows, `problems` loads them, `problem_sets` splits them."""

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
 from trd_engine.data.problems import load_problems, split_holdout
 from trd_engine.models.loading import require_context
 from trd_engine.runtime.errors import DataError, NoTrainingDataError
 from trd_engine.runtime.events import Reporter
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.types import Problem
 
 _MAX_LISTED = 100

@@ -1,37 +1,36 @@
 """The problems of a run: loaded, checked row by row, fingerprinted and split.
 
-Owns what a row means to the engine. It refuses whole data sets rather than to drop rows silently: a
-broken row is an error that names its number and field.
+Whole data sets are refused rather than rows dropped silently: a broken row is an error that names its number and field.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from trd_data.errors import MissingFieldError, RowError
+from trd_data.problems import Problem, fingerprint
+from trd_data.readers import RawRow
+from trd_data.rows import RowReader
+from trd_data.shapes.choose import require_known_fields
 from trd_engine.config import DataSource
-from trd_engine.data.entries import entry_errors
-from trd_engine.data.readers import RawRow, read_rows
-from trd_engine.data.shapes.choose import require_known_fields, to_problem
-from trd_engine.data.shapes.fields import RowError
+from trd_engine.data.gym_entries import entry_errors
+from trd_engine.data.sources import read_rows
 from trd_engine.runtime.errors import DataError
-from trd_engine.runtime.plain_json import agreed_json, plain_json
-from trd_engine.types import Problem
 
 _MAX_LISTED = 20
-"""Row errors shown at once; the rest are counted."""
+"""Row errors in one message; the others are counted."""
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Problems in their order, and what identifies them."""
+    """Problems in order, and their fingerprint."""
 
     problems: list[Problem]
     fingerprint: str
-    """sha256 over the problems' canonical JSON, in order: the same however the rows are stored."""
+    """See `trd_data.problems.fingerprint`."""
 
 
 def load_problems(
@@ -60,13 +59,14 @@ def load_problems(
 
 
 def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> LoadedData:
+    reader = RowReader(task)
     problems: list[Problem] = []
     for number, row in enumerate(given, start=1):
         if isinstance(row, Problem):
             problems.append(row)
             continue
         try:
-            problems.append(_checked(RawRow(number, dict(row)), task, {}))
+            problems.append(reader.problem(RawRow(number, dict(row))))
         except RowError as error:
             raise DataError(f"problems: row {number}: {error}") from error
     if len({problem.id for problem in problems}) < len(problems):
@@ -76,30 +76,12 @@ def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> Load
     return LoadedData(problems, fingerprint(problems))
 
 
-def fingerprint(problems: Iterable[Problem]) -> str:
-    """sha256 over the canonical JSON of each problem and their order."""
-    return _digest({**row, "extra": agreed_json(row["extra"])} for row in map(_trained_on, problems))
-
-
-def _digest(rows: Iterable[dict[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()
-
-
-def _trained_on(problem: Problem) -> dict[str, Any]:
-    """All of a problem but the name that its scores are grouped by, as plain JSON."""
-    return {name: plain_json(value) for name, value in asdict(problem).items() if name != "benchmark"}
-
-
 def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """(training, held-out) problems, each in the order given.
+    """Return (training, held-out) problems, each in the given order.
 
-    A problem's side hangs on a hash of its text and the seed alone: equal texts stay together, and rows
-    added later move no other. If `share` > 0 at least one text is held out and one is not; raises
-    DataError where there are no two different texts. Spaces and case do not make a text another.
+    Only a hash of its text and the seed decide a problem's side: equal texts stay together, and rows that are added
+    later move no others. If `share` > 0, at least one text is held out and one is not; raises DataError if there are
+    no two different texts. Texts that differ only in spaces and case are equal.
     """
     if share <= 0:
         return list(problems), []
@@ -115,46 +97,21 @@ def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple
 
 
 def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Problem], list[str]]:
+    reader = RowReader(task, source.columns)
     problems: list[Problem] = []
     errors: list[str] = []
-    seen: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for row in rows:
         try:
-            problem = _checked(row, task, source.columns)
-            if problem.id in seen:
-                raise RowError(f"field 'id' is {problem.id!r}, as in row {seen[problem.id]}; ids must differ")
+            problem = reader.problem(row)
         except RowError as error:
-            errors.append(f"row {row.number}: {error}")
+            remedy = "; map it with columns" if isinstance(error, MissingFieldError) else ""
+            errors.append(f"row {row.number}: {error}{remedy}")
             continue
-        seen[problem.id] = row.number
+        numbers[problem.id] = row.number
         problems.append(problem)
-    errors += [f"row {seen[problem.id]}: {error}" for problem, error in entry_errors(problems)]
+    errors += [f"row {numbers[problem.id]}: {error}" for problem, error in entry_errors(problems)]
     return problems, errors
-
-
-def _checked(row: RawRow, task: str, columns: Mapping[str, str]) -> Problem:
-    if row.error is not None:
-        raise RowError(row.error)
-    try:
-        problem = to_problem(row.values, row.number, task, columns)
-    except RowError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a type not thought of
-        raise RowError(f"is not read as a problem of task {task}: {type(error).__name__}: {error}") from error
-    for name in ("id", "problem", "answer", "solution"):
-        _require_characters(name, getattr(problem, name) or "")
-    return problem
-
-
-def _require_characters(name: str, text: str) -> None:
-    """JSON can spell half a surrogate pair, which no tokenizer reads and no file takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowError(
-            f"field {name!r} has {text[error.start]!a} at character {error.start}, half a surrogate pair; "
-            "write the character whole"
-        ) from None
 
 
 def _describe(source: DataSource) -> str:
@@ -166,6 +123,6 @@ def _same_text(problem: Problem) -> str:
 
 
 def _place(text: str, seed: int) -> float:
-    """A number in [0, 1) that looks random, and is the same on every machine."""
+    """Return a pseudo-random number in [0, 1) that is the same on every machine."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

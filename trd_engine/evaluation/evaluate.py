@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import EvaluationConfig
 from trd_engine.evaluation.intervals import pass_curve, summarise
 from trd_engine.rollouts.collect import CollectionRequest, Collector
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.types import Problem, ScoreRow, Trajectory
 
 _MAX_DATASETS = 100

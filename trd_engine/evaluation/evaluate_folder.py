@@ -26,14 +26,13 @@ from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.models.folders import FoundModel, find_model, local_folder
-from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, require_context
+from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, make_prompt_builder, require_context
 from trd_engine.rollouts.collect import Collector
 from trd_engine.runtime.distributed import ALONE
 from trd_engine.runtime.errors import SpecError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
 from trd_engine.runtime.seeds import seed_everything
-from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
 from trd_engine.tasks.protocol import Task
 from trd_engine.tasks.registry import load_task
 from trd_engine.types import Problem, ScoreRow
@@ -66,8 +65,7 @@ def evaluate(
         seed_everything(config.seed)
         transformers_logging.disable_progress_bar()
         task, tokenizer = task or load_task(config.task), load_tokenizer(config.student)
-        templates = choose_templates(task.prompts, config.student, config.prompts)
-        prompts = PromptBuilder(tokenizer, templates, thinking=config.sampling.thinking)
+        prompts = make_prompt_builder(tokenizer, config.student, task.prompts, config)
         kept, name = load_evaluation_problems(config, prompts, reporter, given=problems)
         samplers = _samplers(config, found, tokenizer, reporter)
         try:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trd_data.prompts import BuiltPrompt
 from trd_engine.generation.protocol import Generator, TextGenerator, TextRequest
 from trd_engine.generation.weight_sync import WeightSwitch
-from trd_engine.tasks.prompt_builder import BuiltPrompt
 from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
 
 

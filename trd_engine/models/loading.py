@@ -23,6 +23,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from trd_data.errors import PromptError
+from trd_data.prompts import PromptBuilder
+from trd_data.templates import PromptTemplates, choose_templates
+from trd_engine.config import RunConfig
 from trd_engine.runtime.errors import ContextTooLongError, ModelNotFoundError, ModelRefusedError
 
 TrainedModel = PreTrainedModel | PeftModel
@@ -77,6 +81,20 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise ModelRefusedError(f"model {source!r} has no chat template, which prompts need; add one to its tokenizer")
     return tokenizer
+
+
+def make_prompt_builder(
+    tokenizer: PreTrainedTokenizerBase, source: str, task: PromptTemplates, config: RunConfig
+) -> PromptBuilder:
+    """Return the builder of the prompts of the model in `source`; raises `ModelRefusedError` if its chat template or
+    its own templates cannot be used."""
+    try:
+        templates = choose_templates(task, source, config.prompts.model_dump())
+        builder = PromptBuilder(tokenizer, templates, thinking=config.sampling.thinking)
+        builder.chat_text("?")  # templates may fail only when they are rendered
+    except PromptError as error:
+        raise ModelRefusedError(f"model {source!r}: {error}") from error
+    return builder
 
 
 def _refuse_remote_code(source: str) -> None:

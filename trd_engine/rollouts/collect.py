@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.generation.samplers import Samplers
 from trd_engine.rollouts.refine import refine_share
 from trd_engine.rollouts.verify import verify_all
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.tasks.protocol import Task
 from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.served import ServedTeacher

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trd_engine.tasks.prompt_builder import PromptBuilder
+from trd_data.prompts import PromptBuilder
 from trd_engine.teachers.token_scores import with_stored_scores, write_scores
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trd_data.prompts import BuiltPrompt
 from trd_engine.generation.samplers import Samplers
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
-from trd_engine.tasks.prompt_builder import BuiltPrompt
 from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.token_scores import UNSCORED_NOTICE
 from trd_engine.types import UNVERIFIED, Completion, Trajectory

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from trd_data.plain_json import finite
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import StopRequested
 from trd_engine.runtime.eta import EtaEstimator
-from trd_engine.runtime.plain_json import finite
 from trd_engine.types import GenerationProgress
 
 T = TypeVar("T")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trd_engine.tasks.boxed import last_boxed
-from trd_engine.tasks.protocol import Pair, PromptTemplates
-from trd_engine.tasks.templates import EXACT
+from trd_data.answers import last_boxed
+from trd_data.templates import EXACT, PromptTemplates
+from trd_engine.tasks.protocol import Pair
 from trd_engine.types import Problem, Verdict
 
 

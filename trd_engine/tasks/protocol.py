@@ -1,35 +1,16 @@
-"""What a task is to the rest of the engine: prompts, and what makes an answer right."""
+"""The interface of tasks: their prompt templates and the verification of answers."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from trd_data.templates import PromptTemplates as PromptTemplates
 from trd_engine.tasks.steps import StepCheck
 from trd_engine.types import Problem, Verdict
 
-_PLACEHOLDER = re.compile(r"\{(problem|solution|attempt)\}")
-
 Pair = tuple[Problem, str]
 """A problem and the text of a completion for it."""
-
-
-@dataclass(frozen=True)
-class PromptTemplates:
-    """User messages with the placeholders {problem}, {solution} and {attempt}, put in by `fill`."""
-
-    solve: str
-    """The student's prompt; always the context in which it is trained."""
-    privileged: str
-    """The teacher's where it sees the reference solution y*."""
-    refine: str
-    """Asks for y_r, given the rollout as {attempt}."""
-    privileged_refine: str
-    """Asks for y_r, given the rollout and the reference."""
-    truncation_notice: str
-    """Stands where the tail of an attempt or a reference was cut off."""
 
 
 class Task(Protocol):
@@ -61,9 +42,3 @@ class StepwiseTask(Protocol):
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
         """The completion's steps and the first wrong one; None where this completion lets nothing be told."""
         ...
-
-
-def fill(template: str, *, problem: str = "", solution: str = "", attempt: str = "") -> str:
-    """`template` with its placeholders replaced in one pass, so that braces inside the texts stay as they are."""
-    values = {"problem": problem, "solution": solution, "attempt": attempt}
-    return _PLACEHOLDER.sub(lambda match: values[match.group(1)], template)

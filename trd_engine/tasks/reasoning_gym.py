@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trd_engine.tasks.boxed import last_boxed
-from trd_engine.tasks.protocol import Pair, PromptTemplates
-from trd_engine.tasks.templates import REASONING_GYM
+from trd_data.answers import last_boxed
+from trd_data.templates import REASONING_GYM, PromptTemplates
+from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.verifier_pool.pool import GuardedPool, shared_pool
 from trd_engine.types import Problem, Verdict
 

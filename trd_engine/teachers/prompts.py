@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from trd_engine.tasks.prompt_builder import BuiltPrompt, PromptBuilder
+from trd_data.prompts import BuiltPrompt, PromptBuilder
 from trd_engine.types import Trajectory
 
 TeacherContext = Literal["vanilla", "refine"]

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import LossConfig, RunConfig, ServedTeacherConfig
 from trd_engine.models.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ContextTooLongError, SpecError, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.runtime.events import Reporter
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.endpoint.client import Endpoint
 from trd_engine.teachers.token_scores import UNSCORED_NOTICE, with_scores

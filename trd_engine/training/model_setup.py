@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.distillation.losses.divergence import divergence_of
 from trd_engine.distillation.model_pair import ModelPair
@@ -30,6 +31,7 @@ from trd_engine.models.loading import (
     end_of_turn_ids,
     load_model,
     load_tokenizer,
+    make_prompt_builder,
     require_context,
     special_token_ids,
 )
@@ -39,7 +41,6 @@ from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ModelRefusedError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, local_device
-from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
 from trd_engine.tasks.protocol import Task
 from trd_engine.tasks.steps import epistemic_onsets
 from trd_engine.teachers.local import Teacher
@@ -234,12 +235,9 @@ def _require_contexts(config: RunConfig) -> None:
 
 def make_prompt_builders(config: RunConfig, tokenizers: Tokenizers, task: Task) -> tuple[PromptBuilder, TeacherPrompts]:
     """Make the student's and the teacher's: each in its own chat template and with its own folder's templates."""
-    thinking = config.sampling.thinking
-    templates = choose_templates(task.prompts, config.student, config.prompts)
-    teacher_templates = choose_templates(task.prompts, config.teacher_folder, config.prompts)
-    teacher = PromptBuilder(tokenizers.teacher, teacher_templates, thinking=thinking)
+    teacher = make_prompt_builder(tokenizers.teacher, config.teacher_folder, task.prompts, config)
     return (
-        PromptBuilder(tokenizers.student, templates, thinking=thinking),
+        make_prompt_builder(tokenizers.student, config.student, task.prompts, config),
         TeacherPrompts(teacher, config.is_privileged, config.refine.max_prompt_tokens),
     )
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.models.fsdp import local_shard
 from trd_engine.rollouts.files import write_trajectories
 from trd_engine.runtime.errors import NonFiniteEvidence
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.types import Trajectory
 
 FOLDER = "non-finite"

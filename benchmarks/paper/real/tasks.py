@@ -16,8 +16,8 @@ from typing import Any, Literal
 import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from trd_engine.runtime.plain_json import plain_json
-from trd_engine.tasks.protocol import fill
+from trd_data.plain_json import plain_json
+from trd_data.templates import fill
 
 Entry = dict[str, Any]
 """question, answer, metadata."""

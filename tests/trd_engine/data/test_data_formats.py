@@ -64,7 +64,7 @@ def test_parquet_and_json_lines_hold_the_same_problems(tmp_path: Path, name: str
     assert table.fingerprint == lines.fingerprint
 
 
-def test_plain_rows_have_the_fingerprint_that_they_always_had(tmp_path: Path) -> None:
+def test_the_fingerprint_of_plain_rows_does_not_change(tmp_path: Path) -> None:
     lines, table = stored(tmp_path, [{"solution": "2, for B", "level": 3, "topics": ["sums"]}, {"level": 4}], "math")
     assert lines.fingerprint == table.fingerprint
     assert lines.fingerprint == "3f6e773366fc0a4a5d9152359106eb4bace6b8ee8e90f9a418161337d210b58a"

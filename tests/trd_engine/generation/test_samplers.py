@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.trd_engine.tiny_runs import MODELS
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import LoraConfig
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
@@ -24,7 +25,6 @@ from trd_engine.models.attention.packing import hidden_states
 from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER, adapter_pairs, add_adapter, add_teacher_adapter
 from trd_engine.runtime.errors import SamplerDriftError
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.tasks.registry import load_task
 from trd_engine.teachers.local import Teacher
 from trd_engine.types import Completion, GenerationRequest, Problem, SamplingSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trd_engine.tasks.choice import reference_letter
+from trd_data.answers import reference_letter
 from trd_engine.tasks.registry import load_task
 from trd_engine.types import Problem, Verdict
 

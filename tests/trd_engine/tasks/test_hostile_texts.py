@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trd_engine.data.shapes.choose import to_problem
-from trd_engine.data.shapes.fields import RowError
-from trd_engine.tasks.choice import chosen_letter
+from trd_data.answers import chosen_letter
+from trd_data.errors import RowError
+from trd_data.shapes.choose import to_problem
 from trd_engine.tasks.code.answers import extract_program, same_value
 from trd_engine.tasks.math.equalities import check_equalities
 from trd_engine.tasks.math.units import spell_out_factors
@@ -62,5 +62,5 @@ def test_a_letter_that_only_folds_to_another_is_read() -> None:
     ],
 )
 def test_tests_that_test_nothing_are_refused(tests: object) -> None:
-    with pytest.raises(RowError, match="field 'tests'"):
+    with pytest.raises(RowError, match=r"^tests = "):
         to_problem({"problem": "?", "tests": tests}, 0, "code", {})

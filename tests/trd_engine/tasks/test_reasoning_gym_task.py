@@ -66,7 +66,7 @@ def test_rows_from_a_file_are_scored_by_the_generator_they_name(tmp_path: Path) 
 
 
 def test_rows_without_a_generator_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="row 1: field 'metadata' must have the name of its generator"):
+    with pytest.raises(DataError, match="row 1: metadata = null: must name the row's generator as source_dataset"):
         load_rows(tmp_path, {"question": "q", "answer": "12"}, task="reasoning_gym")
 
 
@@ -75,12 +75,12 @@ def test_rows_without_a_generator_are_refused(tmp_path: Path) -> None:
     [
         (
             {"metadata": {"source_dataset": "basic_arithmetics"}},
-            "row 2: field 'metadata' has source_dataset 'basic_arithmetics', which scores no answer: reasoning-gym "
+            "row 2: metadata: source_dataset = basic_arithmetics scores no answer: reasoning-gym "
             "has no such generator; the closest are basic_arithmetic, .* \\(as in 1 more\\); for answers that are "
             "compared as text, use task exact",
         ),
-        ({"metadata": {"source_dataset": "composite"}}, "row 2: .*'composite', which scores no answer: .*Must specify"),
-        ({"answer": None}, "row 2: field 'answer' is missing; the scorer of 'basic_arithmetic' compares with it"),
+        ({"metadata": {"source_dataset": "composite"}}, "row 2: .* = composite scores no answer: .*Must specify"),
+        ({"answer": None}, "row 2: answer: this field is required; the scorer of basic_arithmetic compares with it"),
     ],
 )
 def test_rows_that_no_scorer_could_find_right_are_refused(

@@ -6,11 +6,10 @@ from dataclasses import asdict
 
 import pytest
 
+from trd_data.templates import CHOICE, CODE, EXACT, MATH, REASONING_GYM, PromptTemplates, fill
 from trd_engine.runtime.errors import SpecError
-from trd_engine.tasks.protocol import PromptTemplates, fill
 from trd_engine.tasks.registry import TASK_NAMES, load_task
 from trd_engine.tasks.steps import epistemic_onsets
-from trd_engine.tasks.templates import CHOICE, CODE, EXACT, MATH, REASONING_GYM
 
 FAMILIES = (MATH, EXACT, CHOICE, CODE, REASONING_GYM)
 PLACEHOLDERS = {

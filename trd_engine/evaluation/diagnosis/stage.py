@@ -15,6 +15,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from trd_data.plain_json import finite
 from trd_engine.config import DiagnosisConfig
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
@@ -23,7 +24,6 @@ from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, c
 from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
 from trd_engine.models.loading import context_of
 from trd_engine.rollouts.files import TokenKl
-from trd_engine.runtime.plain_json import finite
 from trd_engine.tasks.protocol import StepwiseTask, Task
 from trd_engine.tasks.steps import StepCheck, check_by_reference
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts

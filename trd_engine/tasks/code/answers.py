@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trd_engine.runtime.plain_json import allow_long_integers
+from trd_data.plain_json import allow_long_integers
 
 _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 _CLOSING_FENCE = re.compile(r"[ \t]*```[ \t]*")

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from trd_data.templates import CODE, PromptTemplates
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.code.answers import complete_program, extract_program, same_output, same_value
-from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.sandbox.confinement import Confinement
 from trd_engine.tasks.sandbox.limits import Limits
 from trd_engine.tasks.sandbox.runner import CaseResult, SandboxError, find_confinement, run_program
-from trd_engine.tasks.templates import CODE
 from trd_engine.tasks.verifier_pool.pool import TIME_OUT
 from trd_engine.types import Problem, Verdict
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trd_engine.tasks.boxed import last_boxed
+from trd_data.answers import last_boxed
+from trd_data.templates import MATH, PromptTemplates
 from trd_engine.tasks.math.equalities import check_equalities
 from trd_engine.tasks.math.normal_form import (
     as_number,
@@ -16,9 +17,8 @@ from trd_engine.tasks.math.normal_form import (
     in_latex,
     normalise,
 )
-from trd_engine.tasks.protocol import Pair, PromptTemplates
+from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.steps import StepCheck
-from trd_engine.tasks.templates import MATH
 from trd_engine.tasks.verifier_pool.pool import GuardedPool, shared_pool
 from trd_engine.types import Problem, Verdict
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trd_engine.runtime.plain_json import allow_long_integers
+from trd_data.plain_json import allow_long_integers
 from trd_engine.tasks.sandbox import cases, kernel
 from trd_engine.tasks.sandbox.confinement import (
     Confinement,

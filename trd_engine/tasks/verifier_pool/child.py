@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from trd_engine.runtime.plain_json import plain_json
+from trd_data.plain_json import plain_json
 from trd_engine.tasks.sandbox.confinement import confine_verifier
 
 _MAX_ADDRESS_BYTES = 4 * 2**30

@@ -19,12 +19,12 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
+from trd_data.templates import MODEL_PROMPTS_FILE
 from trd_engine.config import RunConfig
 from trd_engine.models.folders import ADAPTER_FOLDER, MANIFEST_FILE, MODEL_FOLDER
 from trd_engine.models.loading import TrainedModel, causal_lm_of
 from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
 from trd_engine.runtime.errors import CheckpointCorruptError
-from trd_engine.tasks.prompt_builder import MODEL_PROMPTS_FILE
 from trd_engine.training.checkpoints.manifest import has_all_files, write_manifest
 from trd_engine.training.checkpoints.model_card import model_card
 from trd_engine.training.checkpoints.state import TrainingState

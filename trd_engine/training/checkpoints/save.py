@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models.fsdp import gather_full_model
 from trd_engine.rollouts.files import HELDOUT, ROUND
 from trd_engine.runtime.events import Reporter
-from trd_engine.tasks.prompt_builder import PromptBuilder
 from trd_engine.training.checkpoints.checkpoint import (
     STATE_FOLDER,
     ExportExtras,

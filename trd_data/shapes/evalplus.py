@@ -1,8 +1,8 @@
-"""Rows of EvalPlus, HumanEval+ and MBPP+: inputs without outputs, and a solution that tells them.
+"""Rows of EvalPlus, HumanEval+ and MBPP+: inputs without outputs, and a solution that computes them.
 
-A row becomes a test script (see `code_shapes`) that holds the canonical solution: the program and it must answer
-alike on every input of `base_input` and `plus_input`. Numbers may differ by `atol`, tuples pass for lists, and
-the few problems with more than one right answer are compared as sets, or by what makes an answer right.
+A row becomes a test script (kind "check", see `code`) that contains the canonical solution: the program must return
+the same as it for every input of `base_input` and `plus_input`. Numbers may differ by `atol`, tuples count as lists,
+and the few problems with several right answers are compared as sets, or by the property of a right answer.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trd_engine.data.shapes import fields
-from trd_engine.data.shapes.fields import Row, RowError
-from trd_engine.types import Problem
+from trd_data.problems import Problem
+from trd_data.shapes import fields
+from trd_data.shapes.fields import Row, wrong
 
 _UNORDERED = frozenset(
     {
@@ -28,7 +28,7 @@ _UNORDERED = frozenset(
 )
 """MBPP's functions whose answer is a set, written as a list in any order."""
 _FLOAT_TOLERANCE = 1e-6
-"""Where the row gives none."""
+"""Used if the row gives none."""
 
 _SCRIPT = '''
 import copy as _copy
@@ -88,8 +88,9 @@ def check(candidate):
 
 
 def from_evalplus_row(row: Row, row_id: str, task: str) -> Problem:
-    """A row of (prompt, entry_point, canonical_solution, base_input, plus_input, atol)."""
+    """Read a row of (prompt, entry_point, canonical_solution, base_input, plus_input, atol)."""
     prompt = fields.text(row, "prompt", ("prompt",))
+    inputs = [*_inputs(row, "base_input"), *_inputs(row, "plus_input")]
     canonical = fields.text(row, "canonical_solution", ("canonical_solution",))
     entry_point = fields.text(row, "entry_point", ("entry_point",))
     # HumanEval's prompt is the head of the function; MBPP's is a docstring, and its solution stands alone.
@@ -100,7 +101,7 @@ def from_evalplus_row(row: Row, row_id: str, task: str) -> Problem:
         entry_point=entry_point,
         atol=fields.tolerance(row, "atol", _FLOAT_TOLERANCE),
         is_unordered=entry_point in _UNORDERED,
-        inputs=json.dumps([*_inputs(row, "base_input"), *_inputs(row, "plus_input")]),
+        inputs=json.dumps(inputs),
     )
     tests = {"kind": "check", "entry_point": entry_point, "preamble": prompt if is_head else "", "test": script}
     asked = "Complete this function" if is_head else f"Write the function {entry_point}"
@@ -109,10 +110,10 @@ def from_evalplus_row(row: Row, row_id: str, task: str) -> Problem:
 
 
 def _inputs(row: Row, name: str) -> list[list[Any]]:
-    """Argument lists, one a call."""
+    """Return argument lists, one per call."""
     value = fields.parse_json(row.get(name) or [], name)
     if not isinstance(value, list) or not all(isinstance(arguments, list) for arguments in value):
-        raise RowError(f"field {name!r} must be a list of argument lists")
+        raise wrong(name, value, "must be a list of argument lists")
     if name == "base_input" and not value:
-        raise RowError("field 'base_input' is empty")
+        raise wrong(name, value, "must not be empty")
     return value

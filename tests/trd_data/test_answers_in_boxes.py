@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trd_engine.tasks.boxed import last_boxed
+from trd_data.answers import last_boxed
 
 
 @pytest.mark.parametrize(

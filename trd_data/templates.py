@@ -1,12 +1,71 @@
-r"""The built-in prompt templates of each task, in our own words.
+r"""The prompt templates: each task's built-in ones, and which of a spec's, a model's and a task's apply.
 
-Each family is four requests around one way to give the final answer. A refinement must stand alone: it is
-trained on as an answer to the bare problem, so it may mention neither the attempt nor the reference.
+Each task has four requests that end in one way to give the final answer. A refinement must stand alone: the student
+is trained on it as an answer to the bare problem, so it may mention neither the attempt nor the reference.
 """
 
 from __future__ import annotations
 
-from trd_engine.tasks.protocol import PromptTemplates
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from trd_data.errors import PromptError
+
+MODEL_PROMPTS_FILE = "trd_prompts.json"
+"""A model folder's own templates, for models that know no others: an object with fields of `PromptTemplates`."""
+
+_PLACEHOLDER = re.compile(r"\{(problem|solution|attempt)\}")
+
+
+@dataclass(frozen=True)
+class PromptTemplates:
+    """User messages with the placeholders {problem}, {solution} and {attempt}, which `fill` replaces."""
+
+    solve: str
+    """The student's prompt, in which it is always trained."""
+    privileged: str
+    """The teacher's prompt if it sees the reference solution y*."""
+    refine: str
+    """Asks for y_r, given the rollout as {attempt}."""
+    privileged_refine: str
+    """Asks for y_r, given the rollout and the reference."""
+    truncation_notice: str
+    """Replaces the cut tail of an attempt or a reference."""
+
+
+def fill(template: str, *, problem: str = "", solution: str = "", attempt: str = "") -> str:
+    """Return `template` with its placeholders replaced in one pass, so that braces inside the texts are kept."""
+    values = {"problem": problem, "solution": solution, "attempt": attempt}
+    return _PLACEHOLDER.sub(lambda match: values[match.group(1)], template)
+
+
+def choose_templates(
+    task: PromptTemplates, model_folder: str, chosen: Mapping[str, str | None] | None = None
+) -> PromptTemplates:
+    """Return the spec's templates, `chosen`; the model folder's for those that are None; else the task's.
+
+    Raises `PromptError` if the model's file of templates is not one.
+    """
+    explicit = {name: text for name, text in (chosen or {}).items() if text is not None}
+    return replace(task, **{**_model_templates(Path(model_folder) / MODEL_PROMPTS_FILE), **explicit})
+
+
+def _model_templates(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    known = [field.name for field in fields(PromptTemplates)]
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PromptError(f"{path.name} of the model cannot be read: {error}") from error
+    if not isinstance(document, Mapping) or not set(document) <= set(known):
+        there = f"has {sorted(document)}" if isinstance(document, Mapping) else "is not an object"
+        raise PromptError(f"{path.name} of the model {there}; its fields may be {', '.join(known)}")
+    return {name: str(text) for name, text in document.items()}
+
 
 _TRUNCATION_NOTICE = "\n[The rest is left out here for length.]"
 
@@ -101,4 +160,4 @@ REASONING_GYM = _family(
 )
 
 BY_TASK = {"math": MATH, "exact": EXACT, "choice": CHOICE, "code": CODE, "reasoning_gym": REASONING_GYM}
-"""Each task's, by its name in a spec."""
+"""The built-in templates by the task's name in a spec."""

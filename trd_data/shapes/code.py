@@ -1,8 +1,8 @@
-"""Rows of a programming problem and its tests: TACO, HumanEval, MBPP; EvalPlus' and LiveCodeBench's are beside this.
+"""Rows of a programming problem and its tests: TACO, HumanEval and MBPP.
 
 `Problem.extra["tests"]` is what the task `code` runs:
 - {"kind": "stdio", "inputs": [...], "outputs": [...]}: a program, by standard input and output;
-- {"kind": "call", "entry_point", "inputs": [[...], ...], "outputs": [...]}: a function, by its value;
+- {"kind": "call", "entry_point", "inputs": [[...], ...], "outputs": [...]}: a function, by its return value;
 - {"kind": "assert", "setup", "asserts": [...]}: statements run after the program;
 - {"kind": "check", "entry_point", "preamble", "test"}: a script that defines `check(candidate)`.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trd_engine.data.shapes import fields
-from trd_engine.data.shapes.fields import Row, RowError
-from trd_engine.types import Problem
+from trd_data.problems import Problem
+from trd_data.shapes import fields
+from trd_data.shapes.fields import Row, type_name, wrong
 
 _NEEDED: dict[str, dict[str, type]] = {
     "stdio": {"inputs": list, "outputs": list},
@@ -22,12 +22,12 @@ _NEEDED: dict[str, dict[str, type]] = {
     "check": {"entry_point": str, "test": str},
 }
 _OF_SOME_KINDS = ("inputs", "setup", "preamble")
-"""Of no use as null, and looked at wherever they are."""
+"""Read wherever they are present, so that a null in one is removed."""
 _PYTHON_FENCE = "```python\n{}\n```"
 
 
 def from_taco_row(row: Row, row_id: str, task: str) -> Problem:
-    """A row of (question, solutions, starter_code, input_output), also in APPS' form."""
+    """Read a row of (question, solutions, starter_code, input_output), also in the form of APPS."""
     question = fields.text(row, "problem", fields.PROBLEM)
     starter = fields.optional_text(row, ("starter_code",))
     tests = _taco_tests(fields.parse_json(row["input_output"], "input_output"))
@@ -39,7 +39,7 @@ def from_taco_row(row: Row, row_id: str, task: str) -> Problem:
 
 
 def from_humaneval_row(row: Row, row_id: str, task: str) -> Problem:
-    """A row of (prompt, entry_point, test, canonical_solution)."""
+    """Read a row of (prompt, entry_point, test, canonical_solution)."""
     prompt = fields.text(row, "problem", ("prompt",))
     body = fields.optional_text(row, ("canonical_solution",))
     tests = {
@@ -54,38 +54,40 @@ def from_humaneval_row(row: Row, row_id: str, task: str) -> Problem:
 
 
 def from_mbpp_row(row: Row, row_id: str, task: str) -> Problem:
-    """A row of (text or prompt, code, test_list); MBPP+ brings a whole test script besides."""
+    """Read a row of (text or prompt, code, test_list); MBPP+ also has a whole test script."""
     asserts = fields.as_texts(row["test_list"], "test_list")
     if not asserts:
-        raise RowError("field 'test_list' is empty")
+        raise wrong("test_list", asserts, "must not be empty")
     setup = fields.optional_text(row, ("test_setup_code",)) or ""
     if row.get("test_imports"):
         setup = "\n".join([*fields.as_texts(row["test_imports"], "test_imports"), setup])
     whole_script = fields.optional_text(row, ("test",))
     tests = {"kind": "assert", "setup": setup, "asserts": [whole_script] if whole_script else asserts}
     question = fields.text(row, "problem", ("text", "prompt", "problem"))
-    # The first assert is shown: without it nobody can know the function's name and arguments.
+    # The first assert is shown because only it gives the function's name and arguments.
     question = f"{question}\n\nYour code must pass this test:\n{_PYTHON_FENCE.format(asserts[0].strip())}"
     code = fields.optional_text(row, ("code",))
     return Problem(row_id, question, "", _PYTHON_FENCE.format(code.strip()) if code else None, {"tests": tests})
 
 
 def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
-    """A row of (problem, tests), the tests in the form of this module."""
+    """Read a row of (problem, tests), the tests in the form of this module."""
     tests = fields.parse_json(row["tests"], "tests")
-    if isinstance(tests, dict):  # Parquet gives every row the keys of all kinds, null where its own has none
-        tests = {name: value for name, value in tests.items() if value is not None or name not in _OF_SOME_KINDS}
-    kind = tests.get("kind") if isinstance(tests, dict) else None
+    if not isinstance(tests, dict):
+        raise wrong("tests", tests, f"must be an object, not {type_name(tests)}")
+    # Parquet gives every row the keys of all kinds, and null for those that the row's kind lacks.
+    tests = {name: value for name, value in tests.items() if value is not None or name not in _OF_SOME_KINDS}
+    kind = tests.get("kind")
     if not isinstance(kind, str) or kind not in _NEEDED:
-        raise RowError(f"field 'tests' must be an object whose kind is one of {', '.join(_NEEDED)}, not {kind!r}")
+        raise wrong("tests", tests, f"must have a kind, one of {', '.join(_NEEDED)}")
     for name, kind_of_value in _NEEDED[kind].items():
         if not isinstance(tests.get(name), kind_of_value):
-            raise RowError(f"field 'tests' of kind {kind} needs {name!r}, a {kind_of_value.__name__}")
+            raise wrong("tests", tests, f"kind {kind} needs {name!r}, {type_name(kind_of_value())}")
     for name in ("setup", "preamble"):
         if not isinstance(tests.get(name, ""), str):
-            raise RowError(f"field 'tests' has a {name!r} of {type(tests[name]).__name__}; it must be text")
+            raise wrong("tests", tests, f"{name} must be a string, not {type_name(tests[name])}")
     if kind == "assert" and not (tests["asserts"] and all(isinstance(each, str) for each in tests["asserts"])):
-        raise RowError("field 'tests' of kind assert needs 'asserts', a list of statements, and one at least")
+        raise wrong("tests", tests, "kind assert needs 'asserts', a list of one or more statements")
     if "inputs" in tests:
         tests = {**tests, **_input_output(tests, "tests", kind)}
     problem = fields.text(row, "problem", fields.PROBLEM)
@@ -94,7 +96,7 @@ def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
 
 def _taco_tests(given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
-        raise RowError("field 'input_output' must have inputs and outputs")
+        raise wrong("input_output", given, f"must be an object, not {type_name(given)}")
     if given.get("fn_name"):
         entry_point = str(given["fn_name"])
         return {"kind": "call", "entry_point": entry_point, **_input_output(given, "input_output", "call")}
@@ -102,24 +104,24 @@ def _taco_tests(given: Any) -> dict[str, Any]:
 
 
 def _input_output(given: dict[str, Any], field: str, kind: str) -> dict[str, list[Any]]:
-    """Inputs and outputs, as many of one as of the other, in the one form that the task runs."""
+    """Return inputs and outputs, equal in number, in the form that the task runs."""
     inputs, outputs = given.get("inputs"), given.get("outputs")
     if not isinstance(inputs, list) or not isinstance(outputs, list):
-        raise RowError(f"field {field!r} must have inputs and outputs")
+        raise wrong(field, given, "must have lists as inputs and outputs")
     if not inputs or len(inputs) != len(outputs):
-        raise RowError(f"field {field!r} must have as many outputs as inputs, and one at least")
+        raise wrong(field, given, "must have as many outputs as inputs, and at least one")
     if kind == "call":
         return {"inputs": [_arguments(each, field) for each in inputs], "outputs": outputs}
     return {"inputs": list(map(_stream, inputs)), "outputs": list(map(_stream, outputs))}
 
 
 def _arguments(given: Any, field: str) -> list[Any]:
-    """A call's arguments, which some rows keep as one JSON value a line."""
+    """Return the arguments of a call, which some rows keep as one JSON value per line."""
     if isinstance(given, str):
         return [fields.parse_json(line, field) for line in given.splitlines() if line.strip()]
     return given if isinstance(given, list) else [given]
 
 
 def _stream(given: Any) -> str:
-    """Standard input or output, which some rows keep as a list of lines."""
+    """Return standard input or output, which some rows keep as a list of lines."""
     return "\n".join(map(str, given)) if isinstance(given, list) else str(given)

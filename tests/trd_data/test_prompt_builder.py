@@ -11,36 +11,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trd_engine.config import PromptsConfig
-from trd_engine.models.loading import load_tokenizer
-from trd_engine.runtime.errors import ModelRefusedError
-from trd_engine.tasks.prompt_builder import PromptBuilder, choose_templates
-from trd_engine.tasks.registry import load_task
-from trd_engine.types import Problem
+from trd_data.chat_template import FolderTokenizer
+from trd_data.errors import PromptError
+from trd_data.problems import Problem
+from trd_data.prompts import PromptBuilder
+from trd_data.templates import EXACT, choose_templates
 
-STUDENT = Path(__file__).parents[3] / "testbed" / "models" / "tiny-student"
+STUDENT = Path(__file__).parents[2] / "testbed" / "models" / "tiny-student"
 PROBLEM = Problem("p", "12+3", "15", solution="15|\\boxed{15}")
-TASK = load_task("exact").prompts
+TASK = EXACT
 
 
 @pytest.fixture(scope="module")
 def builder() -> PromptBuilder:
-    templates = choose_templates(TASK, str(STUDENT), PromptsConfig())
-    return PromptBuilder(load_tokenizer(str(STUDENT)), templates)
+    templates = choose_templates(TASK, str(STUDENT), {})
+    return PromptBuilder(FolderTokenizer(STUDENT), templates)
 
 
 def test_the_models_own_templates_come_before_the_tasks_and_the_specs_before_both(tmp_path: Path) -> None:
     own = json.loads((STUDENT / "trd_prompts.json").read_text(encoding="utf-8"))
-    assert choose_templates(TASK, str(STUDENT), PromptsConfig()).solve == own["solve"]
-    assert choose_templates(TASK, str(tmp_path), PromptsConfig()).solve == TASK.solve
-    chosen = choose_templates(TASK, str(STUDENT), PromptsConfig(solve="{problem}="))
+    assert choose_templates(TASK, str(STUDENT), {}).solve == own["solve"]
+    assert choose_templates(TASK, str(tmp_path), {}).solve == TASK.solve
+    chosen = choose_templates(TASK, str(STUDENT), {"solve": "{problem}=", "refine": None})
     assert (chosen.solve, chosen.refine) == ("{problem}=", own["refine"])
 
 
 def test_a_models_unknown_template_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trd_prompts.json").write_text('{"sovle": "{problem}"}', encoding="utf-8")
-    with pytest.raises(ModelRefusedError, match="sovle"):
-        choose_templates(TASK, str(tmp_path), PromptsConfig())
+    with pytest.raises(PromptError, match="sovle"):
+        choose_templates(TASK, str(tmp_path), {})
 
 
 def test_the_attempt_is_cut_before_the_reference_and_the_problem_never(builder: PromptBuilder) -> None:
@@ -66,8 +65,8 @@ NOTICE = "R;A;R"
 
 
 def with_notice(notice: str) -> PromptBuilder:
-    templates = choose_templates(TASK, str(STUDENT), PromptsConfig())
-    return PromptBuilder(load_tokenizer(str(STUDENT)), replace(templates, truncation_notice=notice))
+    templates = choose_templates(TASK, str(STUDENT), {})
+    return PromptBuilder(FolderTokenizer(STUDENT), replace(templates, truncation_notice=notice))
 
 
 @settings(max_examples=150, deadline=None)
@@ -119,8 +118,8 @@ def test_what_is_shorter_than_its_notice_stays() -> None:
 
 def test_braces_and_placeholders_inside_texts_stay_as_they_are(tmp_path: Path) -> None:
     shutil.copytree(STUDENT, tmp_path / "model")
-    tokenizer = load_tokenizer(str(tmp_path / "model"))
-    templates = choose_templates(TASK, str(tmp_path), PromptsConfig(solve="{problem}", refine="{problem}A{attempt}"))
+    tokenizer = FolderTokenizer(tmp_path / "model")
+    templates = choose_templates(TASK, str(tmp_path), {"solve": "{problem}", "refine": "{problem}A{attempt}"})
     builder = PromptBuilder(tokenizer, templates)
     prompt = builder.refine(PROBLEM, "\\boxed{15}", privileged=False, max_tokens=1000)
     assert "\\boxed{15}" in builder.decode_prompt(prompt.token_ids)

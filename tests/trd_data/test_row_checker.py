@@ -8,22 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.datasets.lines import LineReader
-from service.datasets.rows import RowLedger, RowProblem
-from service.errors import PayloadTooLargeError
-from service.settings import UploadLimits
+from trd_data.errors import FileTooLargeError
+from trd_data.readers import LineReader, RowLimits
+from trd_data.rows import ListedError, RowChecker, RowReport
 
-LIMITS = UploadLimits(max_bytes=100_000, max_line_bytes=2_000, max_rows=1000, max_json_depth=5)
+LIMITS = RowLimits(max_row_bytes=2_000, max_rows=1000, max_depth=5)
 GOOD = b'{"problem": "1 + 1", "answer": "2", "solution": "two"}\n'
 
 
-def check(*pieces: bytes, limits: UploadLimits = LIMITS) -> RowLedger:
-    ledger = RowLedger(limits)
-    reader = LineReader(ledger, limits)
-    for piece in pieces:
-        reader.feed(piece)
-    reader.finish()
-    return ledger
+def check(*pieces: bytes, limits: RowLimits = LIMITS) -> RowReport:
+    checker, reader = RowChecker(limits), LineReader(limits)
+    for rows in (*map(reader.feed, pieces), reader.finish()):
+        for row in rows:
+            checker.add(row)
+    return checker.report
 
 
 def row(**fields: Any) -> bytes:
@@ -31,9 +29,9 @@ def row(**fields: Any) -> bytes:
     return json.dumps({key: value for key, value in values.items() if value is not ...}).encode() + b"\n"
 
 
-def only_problem(line: bytes) -> RowProblem:
-    (problem,) = check(line).problems
-    return problem
+def only_error(line: bytes) -> ListedError:
+    (error,) = check(line).errors
+    return error
 
 
 @pytest.mark.parametrize(
@@ -46,6 +44,11 @@ def only_problem(line: bytes) -> RowProblem:
         row(solution="  "),
         row(id="a-1"),
         row(id=7),
+        row(id=1.0),
+        row(problem=12),
+        row(answer=True),
+        row(answer=["2"]),
+        row(solution=3),
         row(id=""),
         row(extra={"tests": [[1]]}),
         row(problem="é ∑ 漢字 🙂"),
@@ -55,9 +58,9 @@ def only_problem(line: bytes) -> RowProblem:
     ],
 )
 def test_rows_that_are_accepted(line: bytes) -> None:
-    ledger = check(line)
-    assert ledger.problems == []
-    assert ledger.num_rows == 1
+    report = check(line)
+    assert report.errors == []
+    assert report.num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -67,12 +70,12 @@ def test_rows_that_are_accepted(line: bytes) -> None:
         (row(answer=...), "answer", "required"),
         (row(answer=None), "answer", "required"),
         (row(problem=" \t"), "problem", "must not be empty"),
-        (row(problem=12), "problem", "problem = 12: must be a string, not a number"),
-        (row(answer=True), "answer", "must be a string or a number, not a boolean"),
-        (row(answer=["2"]), "answer", "not a list"),
+        (row(problem={}), "problem", "problem = {}: must be a string or a number, not an object"),
+        (row(answer=["2", "3"]), "answer", "not a list"),
+        (b'{"problem": "x", "answer": 1e400}\n', "answer", "answer = Infinity: must be finite"),
         (row(answer=""), "answer", "must not be empty"),
-        (row(solution=3), "solution", "must be a string, not a number"),
-        (row(id=1.5), "id", "must be a string or an integer"),
+        (row(solution={}), "solution", "must be a string or a number, not an object"),
+        (row(id=[]), "id", "must be a string or a number, not a list"),
         (row(id="x" * 101), "id", "at most 100 characters"),
         (b'["problem"]\n', None, "must be a JSON object, not a list"),
         (b"3\n", None, "must be a JSON object, not a number"),
@@ -81,32 +84,33 @@ def test_rows_that_are_accepted(line: bytes) -> None:
         (b'{"problem": "\xff"}\n', None, "not UTF-8"),
         (row(extra=[[[[[1]]]]]), None, "more than 5 levels"),
         (b"[" * 1500 + b"\n", None, "more than 5 levels"),
-        (b'{"problem": "\\ud800", "answer": "1"}\n', None, "surrogate"),
-        (b'{"problem": "a\\u0000", "answer": "1"}\n', None, "u0000"),
+        (b'{"problem": "\\ud800", "answer": "1"}\n', "problem", "surrogate"),
+        (b'{"problem": "x", "answer": "1", "note": [{"\\u0000": 1}]}\n', "note", "u0000"),
+        (b'{"problem": "x", "answer": "1", "\\udfff": 1}\n', None, "half a surrogate pair"),
+        (b'{"problem": "a\\u0000", "answer": "1"}\n', "problem", "u0000"),
         (b'{"problem": ' + b"1" * 5000, None, "longer than 2000 bytes"),
     ],
 )
 def test_rows_that_are_refused(line: bytes, field: str | None, words: str) -> None:
-    problem = only_problem(line)
-    assert problem.row == 1
-    assert problem.field == field
-    assert words in problem.message
+    error = only_error(line)
+    assert (error.row, error.field) == (1, field)
+    assert words in error.message
 
 
 def test_a_bracket_in_a_string_is_no_depth() -> None:
-    assert check(row(problem='[{[{[{[{ \\" [{[{')).problems == []
+    assert check(row(problem='[{[{[{[{ \\" [{[{')).errors == []
 
 
 def test_a_string_without_an_end_is_looked_at_once() -> None:
     """A pattern that starts again at each quote would take hours here."""
-    limits = UploadLimits(max_bytes=2**21, max_line_bytes=2**21, max_rows=10, max_json_depth=5)
-    assert len(check(b'[[[[[[["' + b'\\"' * 500_000, limits=limits).problems) == 1
+    limits = RowLimits(max_row_bytes=2**21, max_rows=10, max_depth=5)
+    assert len(check(b'[[[[[[["' + b'\\"' * 500_000, limits=limits).errors) == 1
 
 
 def test_rows_are_numbered_as_an_editor_shows_them() -> None:
-    ledger = check(GOOD + b"\n" + GOOD + b"   \n" + b"broken\n" + GOOD)
-    assert ledger.num_rows == 4
-    assert [problem.row for problem in ledger.problems] == [5]
+    report = check(GOOD + b"\n" + GOOD + b"   \n" + b"broken\n" + GOOD)
+    assert report.num_rows == 4
+    assert [error.row for error in report.errors] == [5]
 
 
 def test_the_first_row_without_a_solution_is_known() -> None:
@@ -115,25 +119,25 @@ def test_the_first_row_without_a_solution_is_known() -> None:
 
 
 def test_ids_must_differ() -> None:
-    ledger = check(row(id="a") + row(id="b") + row(id="a") + row(id=1) + row(id="1") + row())
-    assert [(p.row, p.field) for p in ledger.problems] == [(3, "id"), (5, "id")]
-    assert "an earlier row has it" in ledger.problems[0].message
+    report = check(row(id="a") + row(id="b") + row(id="a") + row(id=1) + row(id="1") + row())
+    assert [(p.row, p.field) for p in report.errors] == [(3, "id"), (5, "id")]
+    assert "an earlier row has it" in report.errors[0].message
 
 
 def test_problems_are_listed_up_to_a_hundred_and_counted_on() -> None:
-    ledger = check(b"broken\n" * 250)
-    assert len(ledger.problems) == 100
-    assert ledger.num_problems == 250
+    report = check(b"broken\n" * 250)
+    assert len(report.errors) == 100
+    assert report.num_errors == 250
 
 
 def test_reading_goes_on_after_a_line_that_is_too_long() -> None:
-    ledger = check(GOOD, *[b"x" * 1000] * 30, b"\nbroken\n" + GOOD)
-    assert [problem.row for problem in ledger.problems] == [2, 3]
-    assert ledger.num_rows == 4
+    report = check(GOOD, *[b"x" * 1000] * 30, b"\nbroken\n" + GOOD)
+    assert [error.row for error in report.errors] == [2, 3]
+    assert report.num_rows == 4
 
 
 def test_too_many_rows_end_the_upload() -> None:
-    with pytest.raises(PayloadTooLargeError, match="3 rows"):
+    with pytest.raises(FileTooLargeError, match="3 rows"):
         check(GOOD * 4, limits=replace(LIMITS, max_rows=3))
 
 
@@ -149,5 +153,5 @@ def test_the_pieces_a_file_comes_in_do_not_matter(lines: list[bytes], sizes: lis
         pieces.append(content[start : start + size])
         start += size
     whole, cut = check(content), check(*pieces)
-    assert cut.problems == whole.problems
+    assert cut.errors == whole.errors
     assert (cut.num_rows, cut.first_without_solution) == (whole.num_rows, whole.first_without_solution)

@@ -1,0 +1,85 @@
+r"""Finds the final answer of a text: the content of its last ``\boxed{}``, or the letter of the chosen option."""
+
+from __future__ import annotations
+
+import re
+
+_BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed[ \t]+(?=[^\s{])")
+_FRAMED = re.compile(r"\\fbox\s*(?=\{)")
+"""A few solutions of MATH have it instead of a box."""
+_BARE_CONTENT = re.compile(r"[^\s$]+")
+
+_WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
+_BOXED_LETTER = re.compile(r"(?P<open>[(\[]?)\s*(?P<letter>[A-Za-z])\s*[)\]]?(?P<rest>(?:[.:,;/)\s\\&].*)?)", re.DOTALL)
+_ANOTHER_LETTER = re.compile(
+    r"\s*(?:[,;/&]|\b(?:or|and)\b)+\s*(?:or\s+|and\s+)?[(\[]?[A-Za-z](?![A-Za-z'])", re.IGNORECASE
+)
+_PROSE = re.compile(r"\s+[a-z']", re.IGNORECASE)
+_LETTER = r"\b(?:\s+is)?(?:\s*[:=])?\s*(?:[*$]|\\\()*(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Z])\b(?!')(?<!I(?=\s[a-z])))"
+_ANSWER = re.compile(r"\b(?i:answer)" + _LETTER)
+_OPTION = re.compile(r"\b(?i:option|choice)" + _LETTER)
+_ALONE = re.compile(r"[*(\[]*([A-Z])[*)\].]*")
+_NAMED = re.compile(r"[*(\[]*([A-Za-z])(?:[*)\].:]+(?:\s.*)?)?", re.DOTALL)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last ``\boxed{}``, braces balanced, or what follows a bare ``\boxed 5``; if there
+    is neither, the content of the last ``\fbox{}``.
+
+    None if there is no box, or if the last one is never closed: a solution that was cut off within its answer has none.
+    """
+    boxes = list(_BOX.finditer(text)) or list(_FRAMED.finditer(text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    if text[start] == "{":
+        return _balanced(text, start)
+    bare = _BARE_CONTENT.match(text, start)
+    return bare.group().rstrip(".,;") if bare else None
+
+
+def _balanced(text: str, start: int) -> str | None:
+    r"""Return the inside of the group that opens at `start`; ``\{`` and ``\}`` are characters, not braces."""
+    depth = 0
+    place = start
+    while place < len(text):
+        character = text[place]
+        if character == "\\":
+            place += 2
+            continue
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[start + 1 : place].strip()
+        place += 1
+    return None
+
+
+def chosen_letter(text: str) -> str | None:
+    """Return the letter that a text chooses, as a capital."""
+    if "\\boxed" in text:
+        inside = _WRAPPED.sub(r"\1", last_boxed(text) or "").strip()
+        found = _BOXED_LETTER.fullmatch(inside)
+        return found["letter"].upper() if found is not None and _is_one_letter(found) else None
+    # What a text calls its answer takes precedence over the options that it mentions before and after.
+    stated = _ANSWER.findall(text) or _OPTION.findall(text)
+    if stated:
+        bracketed, bare = stated[-1]
+        return str(bracketed or bare).upper()
+    last_line = text.strip().rpartition("\n")[2].strip()
+    alone = _ALONE.fullmatch(last_line)
+    return alone.group(1) if alone else None
+
+
+def _is_one_letter(found: re.Match[str]) -> bool:
+    """Return whether a box holds a single option, possibly with its text: neither several options, nor a sentence that
+    begins with a one-letter word."""
+    if _ANOTHER_LETTER.match(found["rest"]):
+        return False
+    is_word = not found["open"] and (found["letter"].islower() or found["letter"] in "AI")
+    return not (is_word and _PROSE.match(found["rest"]))
+
+
+def reference_letter(text: str) -> str | None:
+    """Return the letter that a reference answer names, as a capital: "b", "B. green" and "(B) green" are B too."""
+    named = None if "\\boxed" in text else _NAMED.fullmatch(text.strip())
+    return named.group(1).upper() if named else chosen_letter(text)

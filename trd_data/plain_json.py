@@ -1,0 +1,104 @@
+"""Plain JSON: values converted to it, what it may hold, and how deep it may nest."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# A string that is not closed extends to the end: a pattern that could fail there would be tried again at each quote.
+_BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def plain_json(value: Any) -> Any:
+    """Return `value` in JSON's types; sets are sorted, because their order differs between processes."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain_json(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def agreed_json(value: Any) -> Any:
+    """Return plain JSON in a form that does not depend on the file format.
+
+    Parquet gives each object of a column the keys of all its objects, with null for those that the object lacks, and
+    whole numbers as floats if the column has gaps or fractions.
+    """
+    if isinstance(value, dict):
+        return {key: agreed_json(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [agreed_json(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with every number that is not finite, however deep, replaced by None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+MAX_INTEGER_DIGITS = 50_000
+"""Longest integer as text. Python's limit is 4,300, and contest problems have longer ones."""
+
+
+def allow_long_integers() -> None:
+    """Let this process and its forks read and write integers of `MAX_INTEGER_DIGITS` digits.
+
+    Permanently: all threads share the limit, so none could lower it again without affecting another.
+    """
+    if 0 < sys.get_int_max_str_digits() < MAX_INTEGER_DIGITS:
+        sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)
+
+
+def nests_deeper(content: bytes, max_depth: int) -> bool:
+    """Return whether objects and lists nest deeper than `max_depth`, without parsing: a parser recurses per level."""
+    if content.count(b"[") + content.count(b"{") <= max_depth:
+        return False
+    depth = 0
+    for token in _BRACKETS.finditer(content):
+        first = token.group()[0]
+        if first in b"[{":
+            depth += 1
+            if depth > max_depth:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def text_fault(text: str) -> str | None:
+    """Return what makes `text` impossible to store, to continue the name of its field; None if nothing does."""
+    if "\0" in text:
+        return f"has \\u0000 at character {text.index(chr(0)) + 1}, which is not text; remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        return f"has {half} at character {error.start + 1}, half a surrogate pair; write the whole character"
+    return None
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every string in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(key)
+            yield from texts(item)

@@ -1,0 +1,124 @@
+"""Reads single fields of a row, under any of the names that data sets give them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trd_data.errors import MissingFieldError, RowError
+from trd_data.plain_json import allow_long_integers
+
+Row = Mapping[str, Any]
+
+PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "query", "instruction", "input")
+ANSWER = ("answer", "Answer", "final_answer", "expected_answer", "answerKey", "ground_truth", "target")
+SOLUTION = ("solution", "Solution", "reference_solution", "rationale", "reasoning")
+ID = ("id", "ID", "problem_id", "question_id", "unique_id", "task_id", "problem_idx", "uid")
+
+BENCHMARK = ("benchmark", "data_source", "dataset")
+_MAX_NAME = 80
+
+
+def wrong(name: str, value: object, reason: str) -> RowError:
+    """Return the error of a field whose value is wrong; `reason` continues "name = value: "."""
+    shown = json.dumps(value, ensure_ascii=False, default=str)  # Parquet has types that JSON lacks
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return RowError(name, f"{name} = {shown}: {reason}")
+
+
+def missing(field: str, names: Sequence[str], row: Row) -> RowError:
+    """Return the error of a field that a row lacks, with the row's fields and the names that would do."""
+    there = ", ".join(map(str, list(row)[:10])) or "none"
+    accepted = f"; accepted names: {', '.join(names)}" if len(names) > 1 else ""
+    return MissingFieldError(field, f"{field}: this field is required; the row's fields: {there[:200]}{accepted}")
+
+
+def type_name(value: object) -> str:
+    """Return what JSON calls the type of `value`, for messages."""
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def has_value(row: Row, name: str) -> bool:
+    """Return whether the row has a value in that field; a column of numbers has NaN for a gap."""
+    return row.get(name) is not None and row[name] == row[name]
+
+
+def first_name(row: Row, names: Sequence[str]) -> str | None:
+    """Return the first of `names` that the row has a value for."""
+    return next((name for name in names if has_value(row, name)), None)
+
+
+def text(row: Row, field: str, names: Sequence[str]) -> str:
+    """Return a field that is required and must not be empty."""
+    name = first_name(row, names)
+    if name is None:
+        raise missing(field, names, row)
+    value = as_text(row[name], name)
+    if not value.strip():
+        raise wrong(name, row[name], "must not be empty")
+    return value
+
+
+def optional_text(row: Row, names: Sequence[str]) -> str | None:
+    """Return a field that may be absent or empty; None if it is."""
+    name = first_name(row, names)
+    if name is None:
+        return None
+    value = as_text(row[name], name)
+    return value if value.strip() else None
+
+
+def tolerance(row: Row, name: str, default: float) -> float:
+    """Return by how much numbers may differ; `default` if the field is absent or zero."""
+    if first_name(row, (name,)) is None:
+        return default
+    value = row[name]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise wrong(name, value, f"must be a number of 0 or more, such as {default}; or leave the field out")
+    return number or default
+
+
+def as_text(value: Any, name: str) -> str:
+    """Return a scalar as text. 204.0, which Parquet makes of an integer in a column with gaps, is "204"."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong(name, value, "must be finite; if infinity is the answer, write it as a string")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str | bool | int | float):
+        return str(value)
+    raise wrong(name, value, f"must be a string or a number, not {type_name(value)}")
+
+
+def as_texts(value: Any, name: str) -> list[str]:
+    """Return a list of strings, which may also be JSON in a string."""
+    value = parse_json(value, name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise wrong(name, value, "must be a list of strings")
+    return value
+
+
+def parse_json(value: Any, name: str) -> Any:
+    """Return the value of a field that may hold JSON as a string; a value of another type is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    allow_long_integers()
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise wrong(name, value, f"is not valid JSON: {error}") from error
+
+
+def benchmark_name(row: Row) -> str | None:
+    """Return the data set that a row names as its source; it only decides how scores are grouped."""
+    name = first_name(row, BENCHMARK)
+    value = row[name] if name is not None else None
+    return value.strip()[:_MAX_NAME] or None if isinstance(value, str) else None

@@ -1,1 +1,0 @@
-"""What a row means: one module per family of row shapes."""

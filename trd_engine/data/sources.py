@@ -1,0 +1,79 @@
+"""Raw rows from a file, a dataset folder, the hub or a generator; files are read by `trd_data.readers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from trd_data.errors import DataFileError
+from trd_data.readers import RawRow, number_rows, read_file
+from trd_engine.config import DataSource
+from trd_engine.data.gym_entries import generate_rows
+from trd_engine.runtime.errors import DataError
+
+
+def read_rows(source: DataSource) -> list[RawRow]:
+    """Return all rows of `source`, unreadable ones with their error; raises DataError if there is no such source."""
+    if source.generator is not None:
+        return list(number_rows(generate_rows(source.generator, source.size, source.seed)))
+    if source.hub is not None:
+        return list(number_rows(_load_hub(source.hub, source)))
+    assert source.path is not None
+    path = Path(source.path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return list(number_rows(_load_folder(path, source.split, source.config)))
+    if source.config is not None:
+        raise _no_configurations(path, source.config)
+    try:
+        return list(read_file(path))
+    except DataFileError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _load_folder(path: Path, split: str, config: str | None) -> Iterable[dict[str, Any]]:
+    """Load a folder written by `save_to_disk`, or one with data files as on the hub."""
+    import datasets  # type: ignore[import-untyped]
+
+    saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+    if saved and config is not None:
+        raise _no_configurations(path, config)
+    try:
+        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), name=config)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path}{_of(config)}: not a readable dataset folder: {error}{_remedy(error)}") from error
+    if isinstance(loaded, datasets.Dataset):
+        return cast(Iterable[dict[str, Any]], loaded)
+    if split not in loaded:
+        raise DataError(f"{path}: no split {split!r}; the folder has {', '.join(map(str, loaded))}")
+    return cast(Iterable[dict[str, Any]], loaded[split])
+
+
+def _load_hub(name: str, source: DataSource) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, name=source.config, split=source.split, revision=source.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        at = f" at revision {source.revision}" if source.revision else ""
+        raise DataError(
+            f"dataset {name}{at}{_of(source.config)}, split {source.split!r}: could not be loaded from the hub: "
+            f"{error}{_remedy(error) or '; check the name and the network, or give a local file as path'}"
+        ) from error
+    return cast(Iterable[dict[str, Any]], loaded)
+
+
+def _of(config: str | None) -> str:
+    return f", config {config!r}" if config else ""
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a missing or unknown configuration, for which `datasets` has no error type."""
+    is_about_it = str(error).startswith(("Config name is missing", "BuilderConfig"))
+    return "; name one of them in the field config" if is_about_it else ""
+
+
+def _no_configurations(path: Path, config: str) -> DataError:
+    return DataError(f"{path}: config {config!r} is for a folder of data files, which this is not; leave config out")
