@@ -31,7 +31,7 @@ class Example:
 
 
 def _progress(recipe: Recipe, step: int) -> float:
-    """How far the curriculum is at a step, 0..1."""
+    """Return the progress of the curriculum at a step, 0..1."""
     ramp = recipe.curriculum_share * recipe.steps
     return 1.0 if ramp == 0 else min(1.0, step / ramp)
 
@@ -53,7 +53,7 @@ def _draw_num_operations(progress: float, rng: random.Random) -> int:
 
 
 def draw_foreign_errors(recipe: Recipe, rng: random.Random) -> ErrorModel:
-    """Error rates of somebody else's attempt: from nearly faultless to hopeless."""
+    """Draw the error rates of another solver's attempt: from almost none to almost only errors."""
     return ErrorModel(
         gap_rate=rng.choice((0.0, 0.5, 1.0)),
         slip_rate=rng.choice((0.0, 0.1, 0.2, 0.5)),
@@ -127,7 +127,7 @@ def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tup
 def _solved(problem: Expression, separator: str, recipe: Recipe, rng: random.Random) -> tuple[str, list[str]]:
     """Separator and lines of the model's own work, in its native style or the one drawn."""
     made = task.attempt(problem, recipe.errors, rng)
-    # No draw where there is no native style: the batches of such a recipe do not hang on it.
+    # No random draw without a native style: the batches of such a recipe do not depend on it.
     if recipe.native_share and rng.random() < recipe.native_share:
         return task.REFERENCE_STYLE, list(task.values_only(made).lines)
     return separator, list(made.lines)

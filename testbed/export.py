@@ -15,7 +15,7 @@ from testbed.tokenizer import END_ID, MAX_LENGTH, PAD_ID, PADDED_VOCABULARY, PRO
 
 PROMPTS_FILE = "trd_prompts.json"
 TRAINING_FILE = "training.json"
-"""What the weights were trained with, for the model card and for the curious."""
+"""File with the settings that the weights were trained with, for the model card."""
 
 
 def new_model() -> Qwen3ForCausalLM:

@@ -28,7 +28,7 @@ def draw_rows(split: task.Split, num_rows: int, seed: int) -> list[dict[str, str
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the files that the command line asks for."""
+    """Write the files given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=1024, help="number of problems")

@@ -34,7 +34,7 @@ from testbed.tokenizer import (
 )
 
 MAX_NEW_TOKENS = 320
-"""Five long attempts in one; what is longer has lost its way."""
+"""Length of five long attempts; a longer completion never ends."""
 SCORES_FILE = "scores.json"
 PAIRS = {
     "tiny-teacher": ("tiny-student", "tiny-student-slips"),
@@ -67,7 +67,7 @@ def complete(
     config = _generation_config(sampled=seed is not None)
     if seed is not None:
         torch.manual_seed(seed)
-    # Neighbours in length share a batch: less padding, and short ones stop early.
+    # Similar lengths share a batch: less padding, and short ones stop early.
     order = sorted(range(len(contents)), key=lambda index: len(contents[index]))
     texts = [""] * len(contents)
     for start in range(0, len(order), batch_size):
@@ -104,7 +104,7 @@ def draw_problems(num_problems: int, split: task.Split, seed: int = 0) -> list[s
 
 
 def correct(problem: str, completion: str) -> bool:
-    """Whether the last box holds the right answer."""
+    """Return whether the last box has the correct answer."""
     return task.boxed_answer(completion) == task.answer(problem)
 
 

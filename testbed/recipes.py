@@ -26,8 +26,8 @@ class Recipe:
     mixture: Mixture
     """Shares of the kinds of example once the curriculum is over."""
     early_mixture: Mixture
-    """Shares at the first step. Kinds with the solution in the context teach copying, and
-    nothing else is learnt before copying is."""
+    """Shares at the first step. Kinds with the solution in the context teach copying, which a model learns before
+    anything else."""
     steps: int
     errors: ErrorModel = FAULTLESS
     """The model's own errors when it works without a reference."""
@@ -38,7 +38,7 @@ class Recipe:
     """Share of the steps over which problems grow to five operations and the mixture goes
     from early to late; 0 for none."""
     tokens_per_step: int = 2500
-    """Small on purpose: copying needs many updates more than it needs precise ones."""
+    """Small on purpose: copying needs many updates more than precise ones."""
     warmup_steps: int = 100
     native_share: float = 0.0
     """Share of ``solve`` written in the teacher's native style, values alone between ``|``. What

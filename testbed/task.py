@@ -34,7 +34,7 @@ _HELDOUT_BUCKET, _VALIDATION_BUCKET = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A value in 0..99 and the operations still to be applied to it, in order."""
+    """A value in 0..99 and the remaining operations on it, in order."""
 
     value: int
     operations: tuple[tuple[str, int], ...]
@@ -46,7 +46,7 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str) -> Expression:
-        """Read a line back; raises ValueError when it is not an expression."""
+        """Parse a line. Raises ValueError if it is not an expression."""
         tail = text[2:]
         if len(text) < 2 or len(tail) % 2 or not text[:2].isdigit():
             raise ValueError(f"not an expression: {text!r}")
@@ -63,8 +63,8 @@ class ErrorModel:
     gap_rate: float = 0.0
     """A ``#`` is read as ``+``: a gap in knowledge, the right path never appears."""
     slip_rate: float = 0.0
-    """A carry or borrow is forgotten where there is one. Always the same wrong value, so
-    that its probability is concentrated and survives sampling at a low temperature."""
+    """A carry or borrow is forgotten if there is one. It always gives the same wrong value, so that its probability is
+    concentrated and survives sampling at a low temperature."""
     noise_rate: float = 0.0
     """Any other value: the unsystematic errors of a half-trained model."""
     wait_rate: float = 0.0
@@ -90,7 +90,7 @@ class Attempt:
 
 
 def apply(value: int, op: str, digit: int) -> int:
-    """The right result of one plain operation, modulo 100."""
+    """Return the correct result of one operation, modulo 100."""
     if op == "+":
         return (value + digit) % 100
     if op == "-":
@@ -100,7 +100,7 @@ def apply(value: int, op: str, digit: int) -> int:
 
 
 def forget_carry(value: int, op: str, digit: int) -> int | None:
-    """The result when the carry or borrow is forgotten; None when there is none to forget."""
+    """Return the result without the carry or borrow; None if there is none to forget."""
     tens, units = divmod(value, 10)
     if op == "+":
         return 10 * tens + (units + digit) % 10 if units + digit >= 10 else None
@@ -170,7 +170,7 @@ def attempt(expression: Expression, errors: ErrorModel, rng: random.Random) -> A
 
 
 def solution(expression: Expression) -> Attempt:
-    """The right worked solution; it needs no randomness."""
+    """Return the correct worked solution; it needs no randomness."""
     return work(expression, FAULTLESS, random.Random(0))
 
 
@@ -189,12 +189,12 @@ def answer(problem: str) -> str:
 
 
 def reference(problem: str) -> str:
-    """The reference solution, in a style of its own."""
+    """Return the reference solution, in a style that no model writes."""
     return solution(Expression.parse(problem)).render(REFERENCE_STYLE)
 
 
 def boxed_answer(text: str) -> str | None:
-    """What stands in the last box of a completion; None without a closed box."""
+    """Return the content of the last box of a completion; None without a closed box."""
     start = text.rfind(BOX_OPEN)
     if start < 0:
         return None
@@ -238,7 +238,7 @@ def _draw_operation(rng: random.Random) -> tuple[str, int]:
 
 
 def draw_problem(rng: random.Random, split: Split, num_operations: int = NUM_OPERATIONS) -> Expression:
-    """A random problem of one split; problems of other splits are drawn again."""
+    """Draw a random problem of one split; problems of other splits are rejected."""
     while True:
         operations = tuple(_draw_operation(rng) for _ in range(num_operations))
         expression = Expression(rng.randrange(10, 100), operations)

@@ -115,7 +115,7 @@ def _optimizer(model: Qwen3ForCausalLM) -> torch.optim.AdamW:
 
 
 def save_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, step: int) -> None:
-    """Everything that is needed to go on at ``step``; data needs no state, see examples.py."""
+    """Write everything that is needed to resume at ``step``; data needs no state, see examples.py."""
     run.work.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
@@ -130,7 +130,7 @@ def save_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.
 
 
 def load_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW) -> int:
-    """Restore the last checkpoint, if any; returns the step to do next."""
+    """Restore the last checkpoint if there is one; return the next step."""
     if not run.checkpoint_file.exists():
         return 0
     state: dict[str, Any] = torch.load(run.checkpoint_file, weights_only=True)
@@ -145,7 +145,7 @@ def load_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.
 
 
 def _open_log(run: TrainingRun, first_step: int) -> None:
-    """Drop the rows that a resumed run is about to write again."""
+    """Remove the rows that a resumed run will write again."""
     run.log_file.parent.mkdir(parents=True, exist_ok=True)
     rows = run.log_file.read_text().splitlines() if run.log_file.exists() else []
     kept = [row for row in rows if json.loads(row)["step"] < first_step]
@@ -217,7 +217,7 @@ def _smoke(recipe: Recipe) -> Recipe:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and export the models that the command line names."""
+    """Train and export the models named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", choices=[*RECIPES, "all"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the model folders")
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="instead of the recipe's number of steps")
     parser.add_argument("--smoke", action="store_true", help="six tiny steps, to try the way")
     options = parser.parse_args(arguments)
-    # The models are too small to share: a second thread costs more than it brings.
+    # The models are too small for a second thread: it costs more time than it saves.
     torch.set_num_threads(1)
     work = options.work or options.out / ".work"
     for name in RECIPES if options.model == "all" else [options.model]:

@@ -1,4 +1,4 @@
-"""From trajectories to micro-batches: what is scored with what, in which forward pass.
+"""From trajectories to micro-batches: which sequences share a forward pass.
 
 Sequences are packed end to end, without padding. Shapes: T positions of a row, N trained tokens of the
 micro-batch.
@@ -18,7 +18,7 @@ from trd_engine.runtime.distributed import World
 from trd_engine.types import TokenScores, TrainingSequence
 
 DEFAULT_MICRO_BATCH_TOKENS = 16_384
-"""Tokens of one forward pass where the spec does not say."""
+"""Tokens of one forward pass if the spec does not set a number."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class MicroBatch:
     tokens_by_sequence: tuple[int, ...]
     """Trained tokens of each sequence; they sum to N."""
     positions: tuple[int, ...]
-    """Of the trajectories in their round, to name a bad batch by."""
+    """Positions of the trajectories in their round, to identify a batch with non-finite values."""
     scores: TokenScores | None = None
-    """A served teacher's, of the N trained tokens, where it gave them."""
+    """A served teacher's scores of the N trained tokens."""
 
     @property
     def num_trained_tokens(self) -> int:
@@ -54,18 +54,18 @@ class MicroBatch:
 
     @property
     def num_student_tokens(self) -> int:
-        """Tokens that the student reads."""
+        """Number of tokens that the student reads."""
         return self.student.input_ids_1T.numel()
 
     @property
     def num_input_tokens(self) -> int:
-        """Tokens that both models read."""
+        """Number of tokens that both models read."""
         return self.student.input_ids_1T.numel() + self.teacher.input_ids_1T.numel()
 
 
 @dataclass
 class _Row:
-    """Sequences that share a micro-batch, and what they take of the budget in either view."""
+    """Sequences that share a micro-batch, and their tokens for each model."""
 
     sequences: list[TrainingSequence] = field(default_factory=list)
     num_student_tokens: int = 0
@@ -86,12 +86,10 @@ class _Row:
 def split_into_micro_batches(
     sequences: Sequence[TrainingSequence], *, max_tokens: int, device: torch.device
 ) -> list[MicroBatch]:
-    """All of `sequences`, packed in rows of at most `max_tokens` tokens for the student and for the teacher
-    each (one longer sequence goes alone).
+    """Pack all sequences into rows of at most `max_tokens` tokens for each model; a longer sequence has its own row.
 
-    Longest first into the first row with room, so that few rows are needed; the same sequences in another
-    order give the same rows. Which sequences share a row does not change the step: losses are weighted by
-    the tokens of the whole step.
+    First-fit decreasing, so that few rows are needed; the same sequences in another order give the same rows. Which
+    sequences share a row does not change the step: losses are weighted by the tokens of the whole step.
     """
     rows: list[_Row] = []
     for sequence in sorted(sequences, key=lambda s: (-_longest(s), s.position)):
@@ -104,9 +102,9 @@ def split_into_micro_batches(
 
 
 def share_of(sequences: Sequence[TrainingSequence], world: World) -> list[TrainingSequence]:
-    """This process's part of a batch: longest first to the process that has the fewest tokens so far.
+    """Return this process's part of a batch: the longest sequence first to the process with the fewest tokens so far.
 
-    Deterministic, and the same in all processes; none is left out, and none is in two parts.
+    Deterministic and the same in all processes; each sequence is in exactly one part.
     """
     parts: list[list[TrainingSequence]] = [[] for _ in range(world.size)]
     num_tokens = [0] * world.size
@@ -149,7 +147,7 @@ def _score_after(
     prompts: Sequence[tuple[int, ...]], group: Sequence[TrainingSequence], device: torch.device
 ) -> ScoredTokens:
     texts = [(*prompt, *s.completion_ids) for prompt, s in zip(prompts, group, strict=True)]
-    # Equal lengths side by side: attention takes them as one batch.
+    # Equal lengths next to each other: attention computes them as one batch.
     layout = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     starts, num_tokens = [0] * len(texts), 0
     for number in layout:
@@ -170,15 +168,14 @@ def _score_after(
 
 
 KEPT_BYTES_CPU = 2**30
-"""What the layers' matrices may take in and give out in one pass, which is about three quarters of what is kept."""
-
-
+"""Upper bound on the inputs and outputs of all linear layers in one pass, about three quarters of the memory for
+activations."""
 MIN_TOKENS_CPU = 256
-"""With fewer, reading the weights and adding up their gradients would take a tenth of the time and more."""
+"""With fewer tokens, reading the weights and adding their gradients would take a tenth of the time or more."""
 
 
 def default_pass_tokens(student: TrainedModel, device: torch.device) -> int:
-    """Tokens of a micro-batch; the same for the same model, so that a resumed run splits its batches alike."""
+    """Return the tokens of a micro-batch: the same for the same model, so that a resumed run splits batches equally."""
     if device.type != "cpu" or causal_lm_of(student).is_gradient_checkpointing:
         return DEFAULT_MICRO_BATCH_TOKENS
     linear = [layer for layer in backbone_of(student).modules() if isinstance(layer, nn.Linear)]

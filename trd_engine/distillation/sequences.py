@@ -1,4 +1,4 @@
-"""Which tokens each model sees before the target y: the heart of OPD, OPSD and TRD.
+"""The prompt of each model before the target y: what OPD, OPSD and TRD differ in.
 
 | teacher's context | another model | the student's step-0 weights |
 |---|---|---|

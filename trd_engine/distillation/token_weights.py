@@ -1,12 +1,12 @@
-"""Which tokens the loss is taken on, and how much each counts.
+"""Weights of the tokens in the loss.
 
 Owns the weights' formulas, as pure functions, and their product. A step's loss is Σ wᵢ Dᵢ / Σ wᵢ over the trained
-tokens of the whole global batch: with masks alone that is the mean over what they keep, as TIP takes it, and a
-constant factor on all weights changes nothing, the learning rate's meaning least of all.
+tokens of the whole global batch. With masks alone that is the mean over the kept tokens, as in TIP, and a constant
+factor on all weights changes nothing, so that the learning rate keeps its meaning.
 
-Every formula looks at one trajectory at a time, so that a weight does not depend on how a batch is split.
+Every formula reads one trajectory at a time, so that weights do not depend on how a batch is split.
 
-Shapes: N trained tokens of a micro-batch, trajectory after trajectory; `counts` are the trajectories' tokens.
+Shapes: N trained tokens of a micro-batch, T tokens of one trajectory; `counts` are the trajectories' numbers of tokens.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from trd_engine.types import Trajectory
 
 @dataclass(frozen=True)
 class TokenFigures:
-    """What the models say of each token before it is trained on; the student's weights are the step's own."""
+    """Figures of both models for each token, computed with the student's weights before the step."""
 
     student_entropy_N: Tensor
     divergence_N: Tensor
-    """Of the step's own kind and support."""
+    """Divergence of the step's kind and support."""
     student_logprob_N: Tensor
     teacher_logprob_N: Tensor
 
 
 @dataclass(frozen=True)
 class TokenWeigher:
-    """The product of all weights that a run asks for."""
+    """Computes the product of all weights in a run's spec."""
 
     config: TokenWeightsConfig
     special_ids: tuple[int, ...]
-    """Of the tokenizer, end-of-turn tokens among them."""
+    """The tokenizer's special tokens, including the end-of-turn tokens."""
 
     @property
     def needs_figures(self) -> bool:
-        """True where a weight hangs on what the models say of the tokens."""
+        """Whether a weight depends on the models' figures of the tokens."""
         return self.config.entropy_share is not None or self.config.drift_gamma > 0
 
     def __call__(self, batch: MicroBatch, figures: TokenFigures | None) -> Tensor:
-        """Weights [N] of the micro-batch's tokens, none negative; fp32. `figures` where `needs_figures`."""
+        """Return the weights [N] of the micro-batch's tokens, not negative, in fp32; `figures` if `needs_figures`."""
         config, counts = self.config, batch.tokens_by_sequence
         weights_N = batch.weight_N * place_mask(counts, config.skip_first_tokens, config.prefix_tokens).to(
             batch.weight_N
@@ -70,17 +70,17 @@ class TokenWeigher:
 
 
 def make_weigher(config: TokenWeightsConfig, special_ids: Sequence[int]) -> TokenWeigher | None:
-    """None where nothing is asked for: every token then weighs the same, by the shortest way."""
+    """Make the weigher of a spec; None if all tokens have the same weight."""
     return None if config == TokenWeightsConfig() else TokenWeigher(config, tuple(special_ids))
 
 
 def place_mask(counts: Sequence[int], skip_first: int, prefix: int | None) -> Tensor:
-    """1 from token number `skip_first` (from 0) of each trajectory up to token number `prefix` (None: its end).
+    """Return 1 at each trajectory's tokens from `skip_first` (from 0) to before `prefix` (None: its end), else 0.
 
-    The prefix alone: "Fast and Effective On-policy Distillation from Reasoning Prefixes", arXiv 2602.15260, where
-    sampling stops there too (`sampling.max_new_tokens`). The skipping: "Self-Distillation Enables Continual Learning"
-    (SDFT), arXiv 2601.19897, whose teacher reads a demonstration and may open with "Following the example…"; masking
-    the first few tokens keeps the student, who reads none, from learning to say so.
+    Prefix: "Fast and Effective On-policy Distillation from Reasoning Prefixes", arXiv 2602.15260, which also stops
+    sampling there (`sampling.max_new_tokens`). Skipping: "Self-Distillation Enables Continual Learning" (SDFT), arXiv
+    2601.19897, whose teacher reads a demonstration and may open with "Following the example…"; the mask keeps the
+    student, which reads none, from learning these words.
     """
     places_N = torch.cat([torch.arange(count) for count in counts])
     last = math.inf if prefix is None else prefix
@@ -88,16 +88,17 @@ def place_mask(counts: Sequence[int], skip_first: int, prefix: int | None) -> Te
 
 
 def plain_mask(token_ids_N: Tensor, special_ids: Sequence[int]) -> Tensor:
-    """1 at tokens that stand for text, 0 at special ones (special-token masking, arXiv 2603.25562)."""
+    """Return 1 at ordinary tokens and 0 at special ones (special-token masking, arXiv 2603.25562)."""
     special_S = torch.tensor(sorted(special_ids), dtype=token_ids_N.dtype, device=token_ids_N.device)
     return (~torch.isin(token_ids_N, special_S)).float()
 
 
 def top_share_mask(score_N: Tensor, candidate_N: Tensor, counts: Sequence[int], share: float) -> Tensor:
-    """1 at the ⌈share · n⌉ candidates of highest score of each trajectory, n its candidates; ties to the earlier.
+    """Return 1 at the ⌈share · n⌉ of each trajectory's n candidates with the highest scores, else 0; of equal scores,
+    the earlier token wins.
 
-    With the student's entropy as the score: "TIP: Token Importance in On-Policy Distillation", arXiv 2604.14084,
-    which keeps the top share of each rollout (half of the tokens does as well as all).
+    With the student's entropy as the score: "TIP: Token Importance in On-Policy Distillation", arXiv 2604.14084, which
+    keeps the top share of each rollout (half of the tokens train as well as all).
     """
     masks = []
     for score_T, candidate_T in zip(score_N.split(list(counts)), candidate_N.split(list(counts)), strict=True):
@@ -108,11 +109,11 @@ def top_share_mask(score_N: Tensor, candidate_N: Tensor, counts: Sequence[int], 
 
 
 def soft_or(entropy_N: Tensor, divergence_N: Tensor, counts: Sequence[int]) -> Tensor:
-    """h + d − h·d of the student's entropy and of its divergence from the teacher, each brought to 0 … 1.
+    """Return h + d − h·d of the student's entropy h and its divergence d from the teacher, each scaled to 0 … 1.
 
-    TIP's score (arXiv 2604.14084) that keeps confident errors too: low entropy, high divergence. Here h and d run
-    from the least to the largest value of the trajectory, the entropy cut at its 98th percentile; d is the
-    divergence that the run trains on, where the paper takes the reverse KL.
+    TIP's score (arXiv 2604.14084) that also keeps confident errors: low entropy, high divergence. Here h and d are
+    scaled by each trajectory's minimum and maximum, with the entropy cut at its 98th percentile; d is the divergence
+    that the run trains on, while the paper uses the reverse KL.
     """
     scores = []
     for entropy_T, divergence_T in zip(entropy_N.split(list(counts)), divergence_N.split(list(counts)), strict=True):
@@ -123,12 +124,12 @@ def soft_or(entropy_N: Tensor, divergence_N: Tensor, counts: Sequence[int]) -> T
 
 
 def drift_weights(log_ratio_N: Tensor, counts: Sequence[int], gamma: float) -> Tensor:
-    """wₜ = 1 + γ (1 − Σ_{s<t} |Aₛ| / Σₛ |Aₛ|), Aₛ = log q(yₛ) − log p(yₛ): the more of a trajectory's drift from the
-    teacher lies behind a token, the less it counts; from 1 + γ down to 1.
+    """Return wₜ = 1 + γ (1 − Σ_{s<t} |Aₛ| / Σₛ |Aₛ|), Aₛ = log q(yₛ) − log p(yₛ): from 1 + γ down to 1, the less the
+    more of the trajectory's drift from the teacher comes before the token.
 
-    IW-OPD, "On the Position Bias of On-Policy Distillation", arXiv 2606.22600, Algorithm 1, with γ = 0.5. There
-    log p is the sampler's; here it is the student's at this step, which is the same on a round's first step and
-    exists for refined trajectories too, which no student sampled.
+    IW-OPD, "On the Position Bias of On-Policy Distillation", arXiv 2606.22600, Algorithm 1, with γ = 0.5. There log p
+    is the sampler's; here it is the student's at this step, which is equal on a round's first step and also exists for
+    refined trajectories, which no student sampled.
     """
     weights = []
     for ratio_T in log_ratio_N.abs().split(list(counts)):
@@ -138,10 +139,10 @@ def drift_weights(log_ratio_N: Tensor, counts: Sequence[int], gamma: float) -> T
 
 
 def problem_weights(trajectories: Sequence[Trajectory]) -> list[float]:
-    """p (1 − p) for each trajectory, p the share of its problem's rollouts in the round that the verifier passed.
+    """Return p (1 − p) for each trajectory, with p the share of its problem's rollouts in the round that pass.
 
     PACED, "Distillation at the Frontier of Student Competence", arXiv 2603.11178: a problem that is always or never
-    solved counts nothing.
+    solved has weight 0.
     """
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for trajectory in trajectories:
@@ -151,6 +152,6 @@ def problem_weights(trajectories: Sequence[Trajectory]) -> list[float]:
 
 
 def _unit(values_T: Tensor) -> Tensor:
-    """From 0 at the least to 1 at the largest; 0 where all are alike."""
+    """Scale from 0 at the minimum to 1 at the maximum; 0 if all values are equal."""
     low, high = values_T.min(), values_T.max()
     return (values_T - low) / (high - low).clamp(min=1e-12)
