@@ -73,7 +73,7 @@ def preview_dataset(
     context: Context, caller: Reader, dataset_id: str, query: Annotated[PreviewQuery, Query()]
 ) -> DatasetPreview:
     """Token for token as the student (solve) and the teacher (the others) would read them, with what would be cut.
-    A rollout is not there yet: its place is empty, and the room for it is told."""
+    There is no rollout yet: its place is empty, and the tokens that fit there are given."""
     return DatasetPreview(dataset_id=dataset_id, data=context.datasets.preview(caller.owner, dataset_id, query))
 
 

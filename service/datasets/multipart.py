@@ -32,7 +32,7 @@ class Form:
     """What came with the file."""
 
     filename: str | None = None
-    """None where no part was a file."""
+    """None if no part was a file."""
     fields: dict[str, str] = field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ class PreviewQuery(BaseModel):
     teacher: Annotated[str, Field(max_length=500)] | None = None
     """As a job names it; none: the student teaches itself."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
-    """Whose built-in templates apply where a model's folder has none."""
+    """The task that reads the rows, and whose built-in templates apply if a model's folder has none."""
     max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None
     """sampling.max_prompt_tokens; by default what a TRD job of these models has."""
     refine_max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None

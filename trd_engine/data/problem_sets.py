@@ -1,6 +1,6 @@
-"""The problems of a run: what it trains on, what it is evaluated on, and what does not fit its prompt budgets.
+"""The problems of a run: those it trains on, those it is evaluated on, and those over its prompt budgets.
 
-Nothing is dropped or cut in silence: it is counted, listed and said why.
+Nothing is dropped or cut silently: each such problem is counted and listed with the reason.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _MAX_LISTED = 100
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """What is trained on and what is evaluated on; no problem is in both."""
+    """The problems for training and for evaluation; no problem is in both."""
 
     train: list[Problem]
     evaluation: list[Problem]
     evaluation_name: str
     fingerprint: str
     evaluation_fingerprint: str | None
-    """None where they are held out of the others."""
+    """None if they are held out from the training problems."""
 
     def scorable(self, *, privileged: bool) -> list[Problem]:
-        """Of those that are evaluated on, the ones that the teacher can score: a privileged one reads a reference."""
+        """Return the evaluation problems that the teacher can score: a privileged one needs a reference solution."""
         return [problem for problem in self.evaluation if problem.solution or not privileged]
 
 
@@ -48,9 +48,9 @@ def load_problem_sets(
 ) -> ProblemSets:
     """Load, split, and drop what does not fit its prompt budget, and report what and why.
 
-    `given` rows or problems take the place of `config.dataset`.
+    `given` rows or problems replace those of `config.dataset`.
 
-    Raises `DataError` where a reference solution is missing, and `NoTrainingDataError`.
+    Raises `DataError` if a reference solution is missing, and `NoTrainingDataError`.
     """
     loaded = load_problems(config.dataset, config.task, given=given)
     train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
@@ -114,7 +114,7 @@ def _report_unscored(sets: ProblemSets, config: RunConfig, reporter: Reporter) -
             "info",
             "heldout_without_reference",
             f"{num_left_out} of {num_problems} {sets.evaluation_name} problems have no reference solution: they are "
-            "evaluated, but the teacher, who reads one, does not score them",
+            "evaluated, but the teacher, which reads one, does not score them",
             num_left_out=num_left_out,
         )
 
@@ -129,12 +129,12 @@ def _require_solutions(problems: list[Problem]) -> None:
 
 
 class _BudgetCheck:
-    """What of the data fits the prompt budgets, and what is said of the rest."""
+    """Finds the problems whose prompts fit their budgets, and reports the others."""
 
     def __init__(
         self, config: RunConfig, student_prompts: PromptBuilder, teacher_prompts: PromptBuilder | None
     ) -> None:
-        """`teacher_prompts` None: there is no teacher who is to read them."""
+        """`teacher_prompts`: None if no teacher will read them."""
         self._config = config
         self._student_prompts = student_prompts
         self._teacher_prompts = teacher_prompts
@@ -149,7 +149,7 @@ class _BudgetCheck:
     def _report_dropped(
         self, dropped: Sequence[tuple[str, str]], num_problems: int, reporter: Reporter, use: str
     ) -> None:
-        """All of them in a file of the run, the first ones in the notice too."""
+        """List all of them in a file of the run, and the first ones in the notice as well."""
         listed = [{"problem_id": name, "reason": reason} for name, reason in dropped]
         path = reporter.out_dir / f"dropped-{use}.jsonl"
         if reporter.world.is_main:
@@ -164,11 +164,10 @@ class _BudgetCheck:
         )
 
     def report_cut_references(self, problems: Sequence[Problem], reporter: Reporter) -> None:
-        """Say how many references lose their tail where the teacher sees x and y* alone.
+        """Report how many references lose their tail if the teacher sees only x and y*.
 
-        Raises `ContextTooLongError` where what is left of one and the text to be scored do not fit the model.
-
-        In the refine context it is seen prompt by prompt what is cut, see `refine`.
+        Raises `ContextTooLongError` if a cut reference and the text to be scored do not fit the model. In the refine
+        context, cuts are reported prompt by prompt, see `refine`.
         """
         config = self._config
         if not problems or not config.is_privileged or config.loss.teacher_context == "refine":
@@ -189,7 +188,7 @@ class _BudgetCheck:
             )
 
     def _require_room_for_references(self, longest: int) -> None:
-        """The budget alone would refuse too much: few references come near it."""
+        """Check the longest actual prompt: few references come near the budget, which would refuse too much."""
         require_context(
             "student (which teaches itself)",
             self._config.student,
