@@ -1,0 +1,37 @@
+"""The documents point at files that exist, and the README stays on one screen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+# A file of ours in backticks, as in `trd_engine/training/loop.py`; rooms of the engine are named without its folder.
+_NAMED = re.compile(r"`([a-z_]+/[a-z_/]+(?:\.py|/))`")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(CHECKOUT).as_posix())
+def test_links_lead_to_files(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert broken == []
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    named = _NAMED.findall((CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    roots = (CHECKOUT, CHECKOUT / "trd_engine")
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_index_lists_every_document() -> None:
+    index = (CHECKOUT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in (CHECKOUT / "docs").glob("*.md") if path.name != "README.md"]
+    assert [name for name in pages if f"]({name})" not in index] == []
+
+
+def test_the_readme_fits_on_a_screen() -> None:
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
