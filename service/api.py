@@ -1,4 +1,4 @@
-"""The routes, and the shape of a refusal on every one of them."""
+"""The routes, and the shape of an error on each of them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _PARTS = (
 
 
 def add_routes(app: FastAPI) -> None:
-    """All of them."""
+    """Add all routes."""
     for part in _PARTS:
         app.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
 
 
 def allowed_methods(app: FastAPI, scope: Scope) -> str:
-    """What the address of a request takes, for ``Allow``: each method has a route of its own, which knows no other."""
+    """Return the methods of a request's path, for ``Allow``: each method is a separate route."""
     methods: set[str] = set()
     for route in app.routes:
         match, _ = route.matches(scope)

@@ -129,7 +129,7 @@ def _log_json() -> None:
 def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
     """The first embedded start makes a key and prints it; without a key nobody can make one."""
     if not settings.is_embedded:
-        logger.warning("TRD_API_KEY is not set: only keys that are in the database already are known")
+        logger.warning("TRD_API_KEY is not set: only keys in the database are accepted")
         return
     with database.write() as session:
         if stored_keys.any_key(session):
@@ -147,7 +147,7 @@ def _stop(context: ServiceContext) -> None:
 
 @contextmanager
 def _streams_end_on_signal(end_streams: Callable[[], None]) -> Iterator[None]:
-    """A server that is told to stop waits for its connections, and event streams do not end by themselves."""
+    """End the streams on SIGTERM and SIGINT: the server waits for its connections, and streams do not end alone."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone
         return

@@ -25,17 +25,17 @@ def _config(url: str) -> Config:
 
 
 def migrate(url: str) -> None:
-    """Bring the database to the newest schema. Processes that start together take turns."""
+    """Upgrade the database to the newest schema. Processes that start together take turns."""
     command.upgrade(_config(url), "head")
 
 
 @cache
 def expected_revision() -> str | None:
-    """The newest revision that this code comes with."""
+    """Return the newest revision of this code."""
     return ScriptDirectory.from_config(_config("")).get_current_head()
 
 
 def current_revision(database: Database) -> str | None:
-    """The database's revision; None where it was never migrated."""
+    """Return the database's revision; None if it was never migrated."""
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()

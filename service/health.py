@@ -1,4 +1,4 @@
-"""``/healthz``: the process answers. ``/readyz``: what it needs does too. ``/metrics``: figures for Prometheus."""
+"""``/healthz``: the process responds. ``/readyz``: so does what it needs. ``/metrics``: figures for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", summary="Does the process answer?")
 async def healthz() -> Health:
-    """Needs no key, and asks nobody."""
+    """Needs no key, and checks nothing else."""
     return Health()
 
 
@@ -28,7 +28,7 @@ async def healthz() -> Health:
     summary="Can requests be served?",
 )
 def readyz(context: Context, response: Response) -> Readiness:
-    """Needs no key. A broker that is down does not make the service unready: workers look at the database too."""
+    """Needs no key. A broker that is down does not make the service unready: workers poll the database too."""
     parts = context.readiness.parts()
     is_ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if is_ready else 503

@@ -1,7 +1,7 @@
-"""Files of jobs and datasets that were deleted, and stayed: the process ended, or the storage was away, between the
-deletion and the removal. Files of uploads that ended before their row was complete.
+"""Removes files of deleted jobs and datasets that remained because the process ended or the storage failed, and those
+of uploads that were never completed.
 
-A row that says so makes its files go, and nothing else does: a database that is not this storage's removes nothing.
+Only files whose row is marked as deleted are removed, so a database that belongs to another storage removes nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from service.jobs import repository as jobs
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-"""Ids asked about at once."""
+"""Number of ids in one query."""
 
 
 def collect_deleted(database: Database, storage: Storage) -> None:
-    """Remove them. What fails is logged, and tried again at the next start."""
+    """Remove the files. Failures are logged, and retried at the next start."""
     for prefix, deleted_among in ((JOBS_PREFIX, jobs.deleted_among), (DATASETS_PREFIX, datasets.deleted_among)):
         try:
             names = storage.folders(prefix)
@@ -32,6 +32,6 @@ def collect_deleted(database: Database, storage: Storage) -> None:
                     deleted = deleted_among(session, names[start : start + BATCH])
                 for name in deleted:
                     storage.remove_tree(f"{prefix}/{name}")
-                    logger.info("removed what was left of %s", name)
+                    logger.info("removed the remaining files of %s", name)
         except (OSError, SQLAlchemyError) as error:
             logger.warning("files of deleted %s stay in the storage: %s", prefix, error)

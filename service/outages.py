@@ -1,4 +1,4 @@
-"""When something that the service needs is away or full: a 503 that may be sent again, not a defect."""
+"""Failures of the database or the storage: a 503 that the client may retry, not a defect."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FULL_DATABASE = ("database or disk is full", "no space left on device", "disk q
 
 
 def outage(error: BaseException) -> UnavailableError | None:
-    """The refusal of a request that failed for one; None for a defect. Addresses and statements are not shown."""
+    """Return the error for a request that failed for an outage; None for a defect. Shows no addresses or statements."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         is_full = any(words in str(error).lower() for words in _FULL_DATABASE)
         return _full("database") if is_full else _away("database")
     if isinstance(error, StoredFileMissingError):
-        message = "a file that the database knows is not in the storage: tell the operator"
+        message = "a file of this object is missing in the storage; inform the operator"
         return _refusal(message, "storage_unavailable")
     if isinstance(error, OSError) and error.errno in _FULL:
         return _full("storage")
@@ -33,13 +33,13 @@ def outage(error: BaseException) -> UnavailableError | None:
 
 
 def _full(part: str) -> UnavailableError:
-    remedy = "nothing was made; delete datasets or jobs, or have the operator free some, and send the request again"
+    remedy = "nothing was created; delete datasets or jobs, or have the operator free space, and send the request again"
     return _refusal(f"the {part} has no space left: {remedy}", "disk_full")
 
 
 def _away(part: str) -> UnavailableError:
-    remedy = f"send the request again in {RETRY_AFTER_SECONDS} seconds; GET /readyz tells what is away"
-    return _refusal(f"the {part} does not answer: {remedy}", f"{part}_unavailable")
+    remedy = f"send the request again in {RETRY_AFTER_SECONDS} seconds; GET /readyz shows what is unavailable"
+    return _refusal(f"the {part} does not respond: {remedy}", f"{part}_unavailable")
 
 
 def _refusal(message: str, code: str) -> UnavailableError:

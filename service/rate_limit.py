@@ -1,7 +1,7 @@
-"""How often one key may ask, and how much of that is left.
+"""Limits the requests of each key.
 
-A bucket a key: it holds a minute's requests and fills evenly. It is this process's own, so that several
-processes together grant that many times more: it keeps one client from starving the others, no more.
+Each key has a bucket that holds a minute's requests and fills evenly. Buckets belong to one process, so several
+processes together grant that many times more: the limit only keeps one client from starving the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RateLimits:
         self._buckets: dict[str, _Bucket] = {}
 
     def take(self, key_id: str, now: float) -> float:
-        """Take a request from the key's bucket; what is left is below zero where there was none."""
+        """Take a request from the key's bucket; return what is left, below zero if there was none."""
         bucket = self._buckets.setdefault(key_id, _Bucket(self.per_minute, now))
         bucket.tokens = self._filled(bucket, now)
         bucket.at = now
@@ -57,7 +57,7 @@ class RateLimits:
 
 
 class RateLimiter:
-    """Behind the key gate: counts each key's requests, and says so on every answer."""
+    """Middleware behind the key gate: counts each key's requests, and reports the rest in headers."""
 
     def __init__(self, app: ASGIApp, per_minute: int) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""Whether what the service needs works. Anybody may ask, without a key, so that it is looked at once a second at most:
-a look takes a connection to the database and writes a file into the storage. Nobody waits for another's look: what
-hangs would hold as many threads as somebody cares to take."""
+"""Checks of what the service needs. Anybody may call them without a key, so they run at most once a second: each takes
+a database connection and writes a file into the storage. No caller waits for another's check: a check that hangs would
+hold the threads of all callers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from service.enqueue import Doorbell
 
 LOOK_SECONDS = 1.0
 HANGING_SECONDS = 10.0
-"""A look that takes longer is an answer of its own."""
+"""A check that takes longer counts as failed."""
 
 _PARTS = ("database", "schema", "storage")
 
 
 class Readiness:
-    """Remembers the last look."""
+    """Holds the results of the last check."""
 
     def __init__(self, database: Database, storage: Storage, doorbell: Doorbell) -> None:
         self._database = database
         self._storage = storage
         self._doorbell = doorbell
         self._looking = threading.Lock()
-        self._parts = dict.fromkeys(_PARTS, "is being looked at")
+        self._parts = dict.fromkeys(_PARTS, "is being checked")
         self._look_at = 0.0
         self._began_at = 0.0
 
     def parts(self) -> dict[str, str]:
-        """Each part, and ok or what is wrong with it. The broker is not needed: workers look at the database too."""
+        """Return ok, or what is wrong, for each part. The broker is not one of them: workers poll the database too."""
         if time.monotonic() < self._look_at:
             return self._parts
         if not self._looking.acquire(blocking=False):
@@ -50,8 +50,8 @@ class Readiness:
         return self._parts
 
     def broker(self) -> str:
-        """ok, or what follows."""
-        return "ok" if self._doorbell.is_reachable() else "unreachable; jobs wait until a worker looks by itself"
+        """Return ok, or what the broker's outage means."""
+        return "ok" if self._doorbell.is_reachable() else "unreachable; jobs start when a worker polls the database"
 
     def _database_state(self) -> tuple[str, str]:
         try:

@@ -1,5 +1,5 @@
-"""What surrounds every request: its id, the limits on its headers and body, its log line, and the last
-resort for a defect, so that a client sees our error shape whatever happens.
+"""Middleware around every request: its id, the limits on headers and body, its log line, and the last error handler, so
+that a client sees our error shape whatever happens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/v1/files")})
 
 
 class RequestEnvelope:
-    """Outermost of our middlewares."""
+    """The outermost of our middlewares."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class RequestEnvelope:
             self._check(scope)
             await self._app(scope, self._limited(scope, receive), answer.send)
         except ClientDisconnect:
-            answer.status = answer.status or 499  # nobody is left to read an answer
+            answer.status = answer.status or 499  # no client is left to read an answer
         except ApiError as error:
             await answer.give(error_response(error), scope, receive)
         except Exception as error:
@@ -65,7 +65,7 @@ class RequestEnvelope:
                 f"the headers have {num_bytes} bytes; at most {self._settings.max_header_bytes} are allowed"
             )
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            raise InvalidRequestError("the address holds a NUL character, which no name here has")
+            raise InvalidRequestError("the path or query contains a NUL character; remove it")
         declared = Headers(scope=scope).get("content-length", "0")
         limit = self._max_body(scope)
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
@@ -122,7 +122,7 @@ def _too_large(limit: int) -> PayloadTooLargeError:
 
 
 def _defect(request_id: str) -> JSONResponse:
-    message = f"a defect of the service; its log tells more under {request_id}"
+    message = f"a defect of the service; its log has details under {request_id}"
     return JSONResponse(error_content(message, type="server_error", code="internal_error"), status_code=500)
 
 

@@ -1,1 +1,1 @@
-"""What a run keeps: listed, described, downloaded, deleted."""
+"""Checkpoints: list, inspect, download and delete them."""

@@ -63,7 +63,7 @@ def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -
 def delete_checkpoint(
     context: Context, caller: Submitter, background: BackgroundTasks, job_id: str, step: Step
 ) -> DeletedCheckpoint:
-    """Refused for the one that the job would go on from."""
+    """Refused for the one that the job would continue from."""
     with context.database.write() as session:
         row = delete(session, caller.owner, job_id, step)
     background.add_task(context.storage.give_up, row.storage_prefix)

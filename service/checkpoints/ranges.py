@@ -1,4 +1,4 @@
-"""One byte range of a file, by RFC 9110: what a broken download needs to go on."""
+"""One byte range of a file (RFC 9110), with which a client continues a broken download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ByteRange:
 
 
 def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> ByteRange | None:
-    """The part of the file that is asked for; None for all of it.
+    """Return the requested part of the file; None for all of it.
 
     Several ranges at once, and units other than bytes, are not served: the whole file is, as the RFC
     allows. So is a range under an ``If-Range`` that names another version. Raises `RangeError` for a range

@@ -16,7 +16,7 @@ def all_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
 
 
 def newest(session: Session, job_id: str) -> Checkpoint | None:
-    """What a resumed run goes on from."""
+    """Return the checkpoint that a resumed run continues from."""
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
     return session.scalar(query.order_by(Checkpoint.step.desc()).limit(1))
 

@@ -1,4 +1,4 @@
-"""Finding a checkpoint's files, and giving checkpoints up."""
+"""Find checkpoints and their files, and delete checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_WORK = (JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING)
 
 
 def get_checkpoint(session: Session, owner: str, job_id: str, step: str) -> Checkpoint:
-    """The checkpoint of a step, or the newest; raises `NotFoundError`."""
+    """Return the checkpoint of a step, or the newest; raise `NotFoundError`."""
     get_job(session, owner, job_id)
     if step == LATEST:
         row = repository.newest(session, job_id)
@@ -31,11 +31,11 @@ def get_checkpoint(session: Session, owner: str, job_id: str, step: str) -> Chec
 
 
 def get_file(session: Session, checkpoint: Checkpoint, name: str) -> CheckpointFile:
-    """A file by its name in the manifest; raises `NotFoundError`. No path is ever made of the name."""
+    """Return a file by its name in the manifest; raise `NotFoundError`. The name is never used as a path."""
     row = repository.file(session, checkpoint.id, name)
     if row is None:
         raise NotFoundError(
-            f"checkpoint {checkpoint.step} has no file {name!r}; its manifest lists what there is",
+            f"checkpoint {checkpoint.step} has no file {name!r}; its manifest lists the files",
             code="file_not_found",
             param="name",
         )
@@ -43,22 +43,22 @@ def get_file(session: Session, checkpoint: Checkpoint, name: str) -> CheckpointF
 
 
 def delete(session: Session, owner: str, job_id: str, step: str) -> Checkpoint:
-    """Forget a checkpoint that no run goes on from.
+    """Delete a checkpoint that no run continues from.
 
-    A claim sets the phase and holds the job's row as this does: a worker lists the checkpoints either after they are
-    gone, or while they are refused to go.
+    A claim sets the phase and locks the job's row as this function does, so a worker lists the checkpoints either
+    after they are deleted, or while deletion is refused.
     """
     job = get_job(session, owner, job_id, for_update=True)
     row = get_checkpoint(session, owner, job_id, step)
     newest = repository.newest(session, job_id)
     if job.status != JobStatus.SUCCEEDED and newest is not None and newest.id == row.id:
         raise ConflictError(
-            f"checkpoint {row.step} is what {job_id} ({job.status}) goes on from; delete the job, or an older one",
+            f"{job_id} ({job.status}) continues from checkpoint {row.step}; delete the job, or an older checkpoint",
             code="checkpoint_in_use",
         )
     if job.phase == Phase.PREPARING and job.status in _AT_WORK:
         raise ConflictError(
-            f"{job_id} is preparing: should its newest checkpoint not verify, it goes on from an older one; "
+            f"{job_id} is preparing: if its newest checkpoint is damaged, it continues from an older one; "
             "delete this one once it samples",
             code="checkpoint_in_use",
         )

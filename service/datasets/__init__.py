@@ -1,1 +1,1 @@
-"""Uploaded problems: received, validated row by row, stored as they came."""
+"""Datasets: uploaded problems, validated row by row and stored byte for byte."""

@@ -32,7 +32,8 @@ _SIZES = select(Dataset.id, Dataset.num_rows, Dataset.has_solutions).where(
     Dataset.owner == bindparam("owner"),
     Dataset.deleted_at.is_(None),
 )
-_SIZES_AND_KEEP = _SIZES.with_for_update(read=True, key_share=True)
+SIZES_AND_KEEP = _SIZES.with_for_update(read=True, key_share=True, of=Dataset)
+"""Sizes of the datasets `first` and `second` of `owner`, which nobody can delete until the transaction ends."""
 
 
 def find(session: Session, owner: str, dataset_id: str, *, for_update: bool = False) -> Dataset | None:
@@ -49,7 +50,7 @@ def sizes(session: Session, owner: str, dataset_ids: Collection[str], *, keep: b
         return {}
     first, *others = dataset_ids
     values = {"owner": owner, "first": first, "second": others[0] if others else first}
-    rows = session.connection().execute(_SIZES_AND_KEEP if keep else _SIZES, values)
+    rows = session.connection().execute(SIZES_AND_KEEP if keep else _SIZES, values)
     return {row.id: Size(row.num_rows, row.has_solutions) for row in rows}
 
 

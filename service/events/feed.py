@@ -220,7 +220,7 @@ def _update(channel: Channel, known_newest: int | None, news: _News | None) -> N
     if channel.held_after is None:
         channel.held_after = news.num_events
     channel.add(news.frames)
-    # A status is told only once all events up to it are here: a stream that sees the end stops.
+    # A status is published only once all events up to it are here: a stream that sees the end stops.
     state = news.state if channel.newest == news.num_events else channel.state
     if news.frames or channel.state != state:
         channel.state = state
@@ -228,7 +228,7 @@ def _update(channel: Channel, known_newest: int | None, news: _News | None) -> N
 
 
 def _is_so(condition: Callable[[], bool]) -> bool:
-    """True too where the database cannot tell."""
+    """Return the condition, and True if the database cannot be read."""
     try:
         return condition()
     except SQLAlchemyError:

@@ -24,13 +24,11 @@ class OpenStreams:
 
     @contextmanager
     def counted(self, key_id: str) -> Iterator[None]:
-        """One more stream of the key until the block ends; raises `RateLimitError` where there are enough."""
+        """Count one more stream of the key until the block ends; raise `RateLimitError` if there are too many."""
         if self._open[key_id] >= self._max_per_key:
-            raise _refusal(f"this key has {self._max_per_key} event streams open, which is all it may have; close some")
+            raise _refusal(f"this key has {self._max_per_key} event streams open, the maximum; close some")
         if self._open.total() >= self._max_in_all:
-            raise _refusal(
-                f"{self._max_in_all} event streams are open here, which is all there may be; try again later"
-            )
+            raise _refusal(f"{self._max_in_all} event streams are open here, the maximum; try again later")
         self._open[key_id] += 1
         try:
             yield

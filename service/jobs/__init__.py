@@ -1,1 +1,1 @@
-"""Jobs: admitted, recorded, shown, and led from status to status."""
+"""Jobs: admission, submission, status, actions, and estimates."""

@@ -60,7 +60,7 @@ class Admissions:
     def _check_devices(self, spec: JobSpec) -> None:
         most = self._settings.max_devices
         if spec.num_devices > most:
-            samplers = f", and with its samplers' this one needs {spec.num_devices}" if spec.samples_apart else ""
+            samplers = f"; with its samplers this one needs {spec.num_devices}" if spec.samples_apart else ""
             remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
             reason = f"jobs here may use at most {most}{samplers}"
             raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
@@ -72,7 +72,7 @@ class Admissions:
         teacher = self._model("teacher", spec.teacher) if spec.teacher is not None else None
         if teacher is not None:
             _check_tokenizers(student, teacher)
-        # By the names that the workers know, where the spec gave a source.
+        # Workers know models by name; the spec may give a source instead.
         names = {"student": student.entry.name, "teacher": teacher.entry.name if teacher is not None else None}
         needed = contexts(spec, _context_tokens(student), _context_tokens(teacher))
         return fit_budgets(spec.model_copy(update=names), needed)
@@ -87,20 +87,19 @@ class Admissions:
         return model
 
     def _fit_served_teacher(self, spec: JobSpec, student: ShelvedModel, name: str) -> tuple[JobSpec, list[str]]:
-        """Its tokenizer, and its context where the operator does not say, are the engine's to ask for."""
+        """Check what is known here. The engine asks the endpoint for its tokenizer, and for its context if that is not
+        configured."""
         endpoint = self._settings.teacher_endpoints.get(name)
         if endpoint is None:
             there = ", ".join(sorted(self._settings.teacher_endpoints)) or "none"
             raise _refusal("teacher.endpoint", name, "the operator configured no such endpoint", f"there are: {there}")
         if spec.devices > endpoint.max_concurrency:
-            reason = (
-                f"teacher endpoint {name} takes {endpoint.max_concurrency} requests at a time, one a device at least"
-            )
+            reason = f"teacher endpoint {name} takes {endpoint.max_concurrency} requests at a time, one for each device"
             raise _refusal("devices", spec.devices, reason, f"set devices to {endpoint.max_concurrency}, or fewer")
         spec, notices = fit_loss(spec, name, endpoint)
         tokens = endpoint.context_tokens
         if tokens is not None and endpoint.serves_logprobs:
-            tokens -= 1  # a server that scores writes one token besides
+            tokens -= 1  # a server that scores also writes one token
         needed = contexts(spec, _context_tokens(student), tokens)
         spec, lowered = fit_budgets(spec.model_copy(update={"student": student.entry.name}), needed)
         return spec, [*notices, *lowered]

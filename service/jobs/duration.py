@@ -1,4 +1,4 @@
-"""How long a job will take: by what like jobs took, else by a constant that was measured once."""
+"""How long a job will take: from similar jobs, else from a constant that was measured once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.models.shape import ModelShape
 
 TimeSource = Literal["history", "calibration"]
 NUM_LIKE = 5
-"""The newest so many like jobs are asked."""
+"""Number of similar jobs that are used, the newest ones."""
 SECONDS_PER_SAMPLING_FLOP = 5.0e-10
 SECONDS_PER_TRAINING_FLOP = 1.2e-10
 """Measured with the committed small models, one thread of a busy CPU; see docs/estimate.md."""
@@ -42,7 +42,7 @@ class Duration:
 
 
 def by_history(expected: Estimate, past: Sequence[PastRun]) -> Duration | None:
-    """Medians over the like jobs of the seconds of each phase's unit; None where there is no like job."""
+    """Return medians over similar jobs of the seconds of each phase's unit; None without a similar job."""
     if not past:
         return None
     ours = _units(expected.num_trajectories, expected.num_trained_trajectories, expected.num_evaluation_samples)

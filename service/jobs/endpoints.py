@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
@@ -16,7 +16,7 @@ from contract.job_state import Action, JobStatus
 from contract.views.jobs import DeletedView, DryRunView, JobView
 from contract.views.page import Page
 from service.auth import Reader, Submitter
-from service.bodies import Document, JsonRoute, document_sha256
+from service.bodies import JsonRoute, document_sha256
 from service.context import Context
 from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
 from service.jobs.repository import JobFilter
@@ -66,13 +66,15 @@ async def create_job(
     context: Context,
     caller: Submitter,
     *,
+    request: Request,
     spec: JobSpec,
-    document: Document,
     dry_run: Annotated[bool, Query(description="Check, resolve and estimate; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
     client_try: MaybeClientTry = None,
 ) -> Response:
     """Checked against models, data and limits, recorded, and queued."""
+
+    document = await request.json()  # parsed already, and as the user wrote it
 
     def answer() -> Response:
         if dry_run:
@@ -153,7 +155,7 @@ def pause_job(context: Context, caller: Submitter, job_id: str) -> JobView:
 @router.post("/{job_id}/resume", summary="Resume a job")
 @raises(NotFoundError, ConflictError, QuotaError)
 def resume_job(context: Context, caller: Submitter, job_id: str) -> JobView:
-    """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
+    """A paused, failed or cancelled job waits again, and continues from its last checkpoint."""
     return job_view(*context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 

@@ -1,4 +1,4 @@
-"""What a job will take, before it runs: steps as the engine plans them, tokens at the most."""
+"""The size of a job before it runs: steps as the engine plans them, and upper bounds on tokens."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Estimate:
 
 
 def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | None) -> Estimate:
-    """The counts for a resolved spec on `num_problems` rows.
+    """Return the counts for a resolved spec on `num_problems` rows.
 
-    `num_evaluation_problems` is the size of a data set of its own; None holds out a share of the rows.
+    `num_evaluation_problems` is the size of a separate dataset; None holds out a share of the rows.
     """
     holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
     num_heldout = max(1, round(num_problems * spec.evaluation.holdout)) if holds_out else 0
@@ -72,6 +72,6 @@ def _plan(spec: JobSpec, num_problems: int) -> tuple[int, int]:
 
 
 def _num_evaluations(spec: JobSpec, num_steps: int) -> int:
-    """Before training, at its end, and every so many steps in between."""
+    """Count the evaluations: before training, at its end, and every `every_steps` steps in between."""
     between = (num_steps - 1) // spec.evaluation.every_steps if spec.evaluation.every_steps else 0
     return 2 + between

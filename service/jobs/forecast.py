@@ -1,4 +1,4 @@
-"""Memory and time of a job that a dry run asks about: what is known is gathered here and put together."""
+"""Memory and time of a job, for a dry run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service.models.service import ModelShelf
 from service.models.shape import ModelShape, read_shape
 
 NUM_LOOKED_AT = 200
-"""The newest so many of the owner's jobs are looked through for like ones."""
+"""Number of the owner's jobs that are searched for similar ones, the newest ones."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What can be told; None where nothing tells it, and then a note says why."""
+    """What is known; for each None a note says why."""
 
     memory: Memory | None
     duration: Duration | None
@@ -32,7 +32,7 @@ class Forecast:
 
 
 def forecast(session: Session, owner: str, spec: JobSpec, expected: Estimate | None, models: ModelShelf) -> Forecast:
-    """For a resolved spec and its counts, where these are known."""
+    """Forecast memory and time of a resolved spec; `expected` is None if its counts are unknown."""
     notes: list[str] = []
     shapes = _shapes(spec, models, notes)
     needed = memory(spec, *shapes) if shapes is not None else None
@@ -45,7 +45,7 @@ def forecast(session: Session, owner: str, spec: JobSpec, expected: Estimate | N
 
 
 def _shapes(spec: JobSpec, models: ModelShelf, notes: list[str]) -> tuple[ModelShape, ModelShape | None] | None:
-    """(student's, named teacher's); None, with a note, where one is not known."""
+    """Return (student's, named teacher's); None, with a note, if one is unknown."""
     student = _shape("student", spec.student, models, notes)
     if not isinstance(spec.teacher, str):
         return (student, None) if student is not None else None
@@ -56,11 +56,11 @@ def _shapes(spec: JobSpec, models: ModelShelf, notes: list[str]) -> tuple[ModelS
 def _shape(role: str, name: str, models: ModelShelf, notes: list[str]) -> ModelShape | None:
     found = models.find(name)
     if found is None or not found.entry.is_local:
-        notes.append(f"{role} {name}: it is on a hub, and its sizes are not known here; no memory estimate")
+        notes.append(f"{role} {name}: it is on a hub, and its sizes are unknown here; no memory estimate")
         return None
     shape = read_shape(Path(found.entry.source))
     if shape is None:
-        notes.append(f"{role} {name}: its config.json does not tell its sizes; no memory estimate")
+        notes.append(f"{role} {name}: its config.json does not contain its sizes; no memory estimate")
     return shape
 
 
@@ -111,6 +111,6 @@ def kind_of(spec: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def seconds_by_phase(data: Mapping[str, Any]) -> dict[str, float]:
-    """What the last event of a run that finished says; empty where it does not."""
+    """Return the times in the last event of a finished run; empty if it has none."""
     seconds = (data.get("summary") or {}).get("seconds_by_phase") or {}
     return {str(phase): float(spent) for phase, spent in seconds.items() if isinstance(spent, int | float)}

@@ -37,7 +37,7 @@ def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str
 
 
 class SizedJob(NamedTuple):
-    """A job and the rows of the datasets that it names by their ids; None where it names none."""
+    """A job and the numbers of rows of its uploaded datasets; None if it names none."""
 
     job: Job
     num_rows: int | None

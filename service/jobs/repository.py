@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from itertools import starmap
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Integer,
     ScalarSelect,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     case,
+    column,
     delete,
     func,
     insert,
@@ -40,11 +43,12 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
+from service.datasets.repository import SIZES_AND_KEEP, Size
 
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs of an owner to list; None does not filter."""
+    """Which jobs of an owner to list; None or empty does not filter."""
 
     statuses: Collection[JobStatus] = ()
     mode: str | None = None
@@ -61,19 +65,19 @@ _FIND_AND_LOCK = _FIND.with_for_update()
 
 
 def find(session: Session, owner: str, job_id: str, *, for_update: bool = False) -> Job | None:
-    """The owner's job, locked until the transaction's end where asked for."""
+    """Return the owner's job; `for_update` locks it until the transaction ends."""
     return session.scalar(_FIND_AND_LOCK if for_update else _FIND, {"job_id": job_id, "owner": owner})
 
 
 def by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
-    """The job that was made under the key."""
+    """Return the job that was created with the key."""
     return session.scalar(select(Job).where(Job.owner == owner, Job.idempotency_key == key))
 
 
 def newest_with_body(
     session: Session, owner: str, body_sha256: str, since: datetime, *, is_made_by_retry: bool = False
 ) -> Job | None:
-    """The newest job since then that was asked for in the same words; with `is_made_by_retry` by a repeated request."""
+    """Return the newest job since then with this body hash; `is_made_by_retry` accepts only jobs of retries."""
     recent = select(Job).where(Job.owner == owner, Job.id >= first_id(JOB_PREFIX, since), Job.deleted_at.is_(None))
     if is_made_by_retry:
         recent = recent.where(Job.made_by_retry.is_(True))
@@ -81,7 +85,7 @@ def newest_with_body(
 
 
 def page(session: Session, owner: str, wanted: JobFilter, after: str | None, limit: int) -> Sequence[Job]:
-    """Jobs of the owner, newest first, one more than `limit`."""
+    """Return jobs of the owner, newest first, one more than `limit`."""
     query = _filtered(select(Job).where(Job.owner == owner, Job.deleted_at.is_(None)), wanted)
     if after is not None:
         query = query.where(Job.id < after)
@@ -120,7 +124,7 @@ def _num_of(found: Select[str]) -> ScalarSelect[int]:
 def _position(
     queue: SQLColumnExpression[str], priority: SQLColumnExpression[int], job_id: SQLColumnExpression[str]
 ) -> ColumnElement[int]:
-    """How many jobs are claimed before one of these values, itself included; each count stops at `_MOST`."""
+    """Return the position of a job with these values in its queue, from 1; each count stops at `_MOST`."""
     waiting = select(_Other.id).where(_Other.status == JobStatus.QUEUED, _Other.queue == queue).limit(_MOST)
     # The order is that of the index: without it PostgreSQL, while it has no statistics, takes another one and reads
     # every job that waits.
@@ -137,14 +141,14 @@ _PLACES = select(Job.id, _PLACE).where(Job.id.in_(bindparam("job_ids", expanding
 
 
 def find_placed(session: Session, owner: str, job_id: str, most: int) -> tuple[Job, int | None] | None:
-    """The owner's job and where it stands in its queue, None unless it waits; counting stops at `most`."""
+    """Return the owner's job and its queue position, None unless it waits; counting stops at `most`."""
     values = {"job_id": job_id, "owner": owner, "most": most}
     found = session.execute(_FIND_PLACED, values).one_or_none()
     return None if found is None else (found[0], _capped(found[1], most))
 
 
 def positions(session: Session, job_ids: Collection[str], most: int) -> dict[str, int | None]:
-    """Where each job stands in its queue, None unless it waits; counting stops at `most`."""
+    """Return each job's queue position, None unless it waits; counting stops at `most`."""
     rows = session.execute(_PLACES, {"job_ids": list(job_ids), "most": most})
     return {job_id: _capped(position, most) for job_id, position in rows}
 
@@ -155,6 +159,29 @@ def _capped(position: int | None, most: int) -> int | None:
 
 _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
 _INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
+_NEW_JOB = [
+    *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
+    *("made_by_retry", "created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step"),
+    *("latest_metrics", "num_events"),
+]
+"""Columns that a new job fills; the others are NULL."""
+
+
+def _insert_all() -> Select[Any]:
+    """Build PostgreSQL's statement that stores a job with its events and tags."""
+    job_id, at = bindparam("id", type_=String), bindparam("created_at", type_=_JOBS.c.created_at.type)
+    job = insert(_JOBS).values({name: bindparam(name, type_=_JOBS.c[name].type) for name in _NEW_JOB})
+    kinds = {"sequence": Integer, "type": String, "level": String, "message": String, "data": JSON}
+    given = func.json_to_recordset(bindparam("events", type_=JSON))
+    event = given.table_valued(*starmap(column, kinds.items())).render_derived("event", with_types=True)
+    events = INSERT_EVENTS.from_select(["job_id", *kinds, "created_at"], select(job_id, *event.c, at))
+    listed = func.json_array_elements_text(bindparam("tags", type_=JSON))
+    tag = listed.table_valued(column("tag", String)).render_derived("tag")
+    tags = insert(_TAGS).from_select(["job_id", "tag"], select(job_id, tag.c.tag))
+    return select(literal_column("1")).add_cte(*(part.cte() for part in (job, events, tags)))
+
+
+_INSERT_ALL = _insert_all()
 
 
 def _num_open_of(owner: ColumnElement[str]) -> ScalarSelect[int]:
@@ -166,27 +193,52 @@ def _num_open_of(owner: ColumnElement[str]) -> ScalarSelect[int]:
 _MOST_OPEN = bindparam("most_open", type_=Integer)
 _OWNER, _QUEUE, _JOB_ID = (bindparam(name, type_=String) for name in ("owner", "queue", "job_id"))
 _NUM_OPEN = select(_num_open_of(_OWNER))
-_PLACE_OF_NEW = select(_num_open_of(_OWNER), _position(_QUEUE, bindparam("priority", type_=Integer), _JOB_ID))
+_PLACE_OF_NEW = (_num_open_of(_OWNER), _position(_QUEUE, bindparam("priority", type_=Integer), _JOB_ID))
+_LOOK_WITH_UPLOADS = SIZES_AND_KEEP.add_columns(*_PLACE_OF_NEW)
+_LOOK = select(*_PLACE_OF_NEW)
 
 
-def place_of_new(session: Session, job: Job, *, most_open: int, most: int) -> tuple[int, int]:
-    """Return how many jobs of the owner wait or run, and the position that the new job would have in its queue.
+class Surroundings(NamedTuple):
+    """What decides whether a new job may be stored."""
 
-    Counting stops at `most_open` and at `most`.
+    sizes: dict[str, Size]
+    """Of the named datasets that exist, which nobody can delete until the transaction ends."""
+    num_open: int
+    """Jobs of the owner that wait or run; counting stops at the limit."""
+    position: int
+    """That the new job would have in its queue."""
+
+
+def look_around(session: Session, job: Job, uploads: Sequence[str], *, most_open: int, most: int) -> Surroundings:
+    """Return the surroundings of a new job that names up to two uploaded datasets, in one statement.
+
+    The counts are 0 if none of the named datasets exists: the job is refused whatever they are.
     """
     values = {"owner": job.owner, "queue": job.queue, "priority": job.priority, "job_id": job.id}
-    found = session.connection().execute(_PLACE_OF_NEW, {**values, "most_open": most_open, "most": most}).one()
-    return found[0], min(found[1], most)
+    values |= {"most_open": most_open, "most": most}
+    if not uploads:
+        num_open, position = session.connection().execute(_LOOK, values).one()
+        return Surroundings({}, num_open, min(position, most))
+    values |= {"first": uploads[0], "second": uploads[-1]}
+    rows = session.connection().execute(_LOOK_WITH_UPLOADS, values).all()
+    sizes = {row[0]: Size(row[1], row[2]) for row in rows}
+    num_open, position = rows[0][3:] if rows else (0, 0)
+    return Surroundings(sizes, num_open, min(position, most))
 
 
 def add(session: Session, job: dict[str, Any], tags: Collection[str], events: Sequence[NewEvent]) -> None:
     """Store a new job with its tags and first events; raise IntegrityError if its idempotency key is taken."""
-    connection = session.connection()
-    connection.execute(_INSERT_JOB, job)
+    connection, names = session.connection(), list(dict.fromkeys(tags))
     rows = event_rows(job["id"], 0, events)
-    connection.execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])  # a list of one is sent as a batch, slowly
-    if tags:
-        connection.execute(_INSERT_TAGS, [{"job_id": job["id"], "tag": tag} for tag in dict.fromkeys(tags)])
+    if connection.dialect.name == "postgresql":  # one way to the server instead of three
+        for row in rows:
+            del row["created_at"]  # the job's
+        connection.execute(_INSERT_ALL, {**job, "events": rows, "tags": names})
+        return
+    connection.execute(_INSERT_JOB, job)
+    connection.execute(INSERT_EVENTS, rows)
+    if names:
+        connection.execute(_INSERT_TAGS, [{"job_id": job["id"], "tag": name} for name in names])
 
 
 def num_open(session: Session, owner: str, most: int) -> int:
@@ -195,24 +247,24 @@ def num_open(session: Session, owner: str, most: int) -> int:
 
 
 def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:
-    """Those of the jobs, of any owner, that were deleted."""
+    """Return those of the jobs, of any owner, that were deleted."""
     return session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.deleted_at.is_not(None))).all()
 
 
 def remove_records(session: Session, job_id: str) -> None:
-    """Forget what a job's run produced."""
+    """Delete the records of a job's run."""
     for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
         session.execute(delete(table).where(table.job_id == job_id))
 
 
 def num_by_status(session: Session) -> dict[str, int]:
-    """All owners' jobs, counted by status."""
+    """Return the number of jobs of all owners by status."""
     query = select(Job.status, func.count().label("num_jobs")).where(Job.deleted_at.is_(None)).group_by(Job.status)
     return {row.status: row.num_jobs for row in session.execute(query)}
 
 
 def oldest_waiting(session: Session) -> datetime | None:
-    """When the job that waits longest was made."""
+    """Return when the job that has waited longest was created."""
     return session.scalar(
         select(Job.created_at).where(Job.status == JobStatus.QUEUED, Job.deleted_at.is_(None)).order_by(Job.id).limit(1)
     )

@@ -1,4 +1,4 @@
-"""What the loss becomes where the teacher is served: only what its endpoint can give, and the job says so."""
+"""Fits the loss to a served teacher: to what its endpoint can return. The job gets a notice of each change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from service.errors import InvalidRequestError
 
 
 def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSpec, list[str]]:
-    """The spec with a loss that endpoint `name` can give, and what was chosen otherwise than by default.
+    """Return the spec with a loss that endpoint `name` supports, and notices of what differs from the defaults.
 
-    Raises `InvalidRequestError` where the user asks for something that it cannot give.
+    Raises `InvalidRequestError` if the user requests something that the endpoint cannot return.
     """
     if spec.resolved_loss.divergence == "cross_entropy":
         return spec, []
@@ -22,19 +22,20 @@ def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSp
 
 
 def _with_loss(spec: JobSpec, loss: dict[str, Any]) -> JobSpec:
-    """Checked again: what the user gave beside may not fit the chosen loss. What the user left open stays open."""
+    """Validate again: other fields that the user set may not fit the chosen loss. Unset fields stay unset."""
     given = spec.model_dump(mode="json", exclude_unset=True)
     return validated(JobSpec, {**given, "loss": loss})
 
 
 def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[str, Any], str]:
-    """Its own answers may come with log-probabilities; the run asks, and takes the cross-entropy where they do not.
+    """Fit the loss to an endpoint that returns text.
 
-    So the loss must be one for which the cross-entropy can stand.
+    Its answers may carry log-probabilities. The run finds out, and uses the cross-entropy if they do not, so the loss
+    must be one that the cross-entropy can replace.
     """
-    why = f"teacher endpoint {name} gives no log-probabilities"
+    why = f"teacher endpoint {name} returns no log-probabilities"
     if spec.mode is not Mode.TRD:
-        remedy = "use mode trd, where it refines by text, or a teacher of GET /models"
+        remedy = "use mode trd, in which the teacher refines by text, or a teacher of GET /models"
         raise _refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
     loss = spec.resolved_loss
     may_score = loss.teacher_context == "refine" and not _asks_for_full(spec)
@@ -42,7 +43,7 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
     for field in ("divergence", "support", "reverse_after"):
         given = getattr(spec.loss, field)
         if field in spec.loss.model_fields_set and given not in legal.get(field, (None, "full")):
-            more = " of any text but its own answers" if may_score else ""
+            more = " for any text but its answers" if may_score else ""
             raise _refusal(f"loss.{field}", given, why + more, "leave it out: the loss is then the cross-entropy")
     on_text = {**loss.model_dump(mode="json"), "divergence": "cross_entropy", "support": "full"}
     _with_loss(spec, on_text)
@@ -50,9 +51,9 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
         return on_text, f"loss.divergence = cross_entropy, on the refined trajectory: {why}"
     fitted = {**on_text, "divergence": "forward_kl", "support": "top_k", "teacher_top_k": _top_k(spec, name, endpoint)}
     return fitted, (
-        f"loss.support = top_k with loss.teacher_top_k = {fitted['teacher_top_k']} where the answers of teacher "
-        f"endpoint {name} carry log-probabilities, and else loss.divergence = cross_entropy on the refined trajectory; "
-        "the run finds out, and says which"
+        f"loss.support = top_k with loss.teacher_top_k = {fitted['teacher_top_k']} if the answers of teacher "
+        f"endpoint {name} carry log-probabilities, else loss.divergence = cross_entropy on the refined trajectory; "
+        "the run finds out and reports which"
     )
 
 
@@ -61,17 +62,17 @@ def _asks_for_full(spec: JobSpec) -> bool:
 
 
 def _top_k(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> int:
-    """Tokens a position; raises where the user asks for more than the endpoint tells."""
+    """Return the tokens per position; raise if the user requests more than the endpoint returns."""
     asked, most = spec.resolved_loss.teacher_top_k, endpoint.max_logprobs
     if "teacher_top_k" in spec.loss.model_fields_set and asked > most:
-        why = f"teacher endpoint {name} scores {most} tokens a position at most, not the whole vocabulary"
+        why = f"teacher endpoint {name} scores at most {most} tokens per position, not the whole vocabulary"
         raise _refusal("loss.teacher_top_k", asked, why, f"set it to at most {most}, or leave it out")
     return min(asked, most)
 
 
 def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[str, Any], str]:
     loss, most = spec.resolved_loss, endpoint.max_logprobs
-    why = f"teacher endpoint {name} scores {most} tokens a position at most, not the whole vocabulary"
+    why = f"teacher endpoint {name} scores at most {most} tokens per position, not the whole vocabulary"
     if loss.divergence == "jsd":
         raise _refusal("loss.divergence", "jsd", f"{why}, which JSD needs", "use forward_kl or reverse_kl")
     if "support" in spec.loss.model_fields_set and loss.support != "top_k":

@@ -146,16 +146,16 @@ class JobService:
                     earlier = _created_earlier(session, submission)
                     if earlier is not None:
                         return _replay(session, earlier)
-                check_data(fitted.spec, datasets.sizes(session, submission.owner, fitted.uploads, keep=True))
-                num_open, position = repository.place_of_new(
-                    session, job, most_open=self._max_open, most=MAX_QUEUE_POSITION
+                around = repository.look_around(
+                    session, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
                 )
-                if num_open >= self._max_open:
+                check_data(fitted.spec, around.sizes)
+                if around.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
                 repository.add(session, values, fitted.spec.tags, events)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
-        return Created(job, position, is_new=True)
+        return Created(job, around.position, is_new=True)
 
     def dry_run(self, owner: str, spec: JobSpec) -> DryRun:
         """Check, resolve and estimate a job without creating it."""

@@ -1,8 +1,8 @@
-"""When a job that waits will start and finish: by what runs and waits before it in its queue.
+"""Expected start and finish of a queued job, from the jobs that run or wait before it in its queue.
 
-A job is claimed by whichever of the queue's workers is free first. Only leases tell of workers: a free one takes
-the next job at once, so while a job waits, those that live hold a lease each. What is not known is None.
-The times tell of other owners' jobs no more than their sum.
+The first free worker of the queue claims a job. Workers are known by their leases only: a free worker takes the next
+job at once, so while a job waits, every live worker holds a lease. Unknown times are None. The times reveal no more
+of other owners' jobs than their sum.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from service.jobs.forecast import kind_of, seconds_by_phase
 from service.jobs.history import PastJob, SizedJob
 
 MAX_BEFORE = 20
-"""Further back in a queue no times are told."""
+"""Times of jobs further back in a queue are reported as unknown."""
 MAX_WORKERS = 100
-"""Where more jobs of a queue run, no times are told."""
+"""If more jobs of a queue run, times are reported as unknown."""
 MAX_PAST = 60
-"""So many finished jobs are looked through for like ones, the newest of each owner."""
+"""Number of finished jobs that are searched for similar ones, the newest of each owner."""
 MAX_SECONDS = 10 * 365 * 86_400.0
-"""What would take longer is not told: it is no estimate any more."""
+"""Longer estimates are reported as unknown."""
 
 
 @dataclass(frozen=True)
 class ExpectedTimes:
-    """Of a job that waits; None where something that they follow from is not known."""
+    """Of a job that waits; None if unknown."""
 
     start_at: datetime | None = None
     finish_at: datetime | None = None
     note: str | None = None
-    """Why one of them is not known, for people."""
+    """Why one of them is unknown, for people."""
 
 
 UNKNOWN = ExpectedTimes()
@@ -51,7 +51,8 @@ UNKNOWN = ExpectedTimes()
 
 
 def expected_times(session: Session, job: Job, position: int | None) -> ExpectedTimes:
-    """Two statements at the most: jobs that run or wait before this one, and what like jobs took."""
+    """Estimate the times of a job. Takes at most two statements: the jobs that run or wait before this one, and the
+    durations of similar jobs."""
     if position is None:
         return UNKNOWN
     if position > MAX_BEFORE + 1:
@@ -68,7 +69,7 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
         [durations.seconds(row) for row in queue if row.job.status == JobStatus.QUEUED and row.job.id != job.id],
     )
     if start is None or start > MAX_SECONDS:
-        return ExpectedTimes(note="how long a job that runs or waits before it takes is not known")
+        return ExpectedTimes(note="the duration of a job that runs or waits before it is unknown")
     itself = next((row for row in queue if row.job.id == job.id), None)
     own = durations.seconds(itself) if itself is not None else None
     if itself is None or own is None or own > MAX_SECONDS:
@@ -77,7 +78,7 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
 
 
 def _obstacle(queue: str, running: Sequence[SizedJob], now: datetime) -> str | None:
-    """Why nobody knows when a worker of the queue will be free; None where that can be known."""
+    """Return why it is unknown when a worker of the queue will be free; None if it is known."""
     if not running:
         return (
             f"nothing runs in the queue {queue}, and a free worker takes a job within seconds: "
@@ -86,16 +87,16 @@ def _obstacle(queue: str, running: Sequence[SizedJob], now: datetime) -> str | N
     if len(running) > MAX_WORKERS:
         return f"more than {MAX_WORKERS} jobs run in the queue {queue}"
     if not all(_is_live(row.job, now) for row in running):
-        return "a job before it is being paused or cancelled, or its worker does not answer"
+        return "a job before it is being paused or cancelled, or its worker does not respond"
     return None
 
 
 def _why_without_end(row: SizedJob | None) -> str:
     if row is not None and row.job.step > 0:
-        return "it goes on from a checkpoint, and like jobs tell only how long a whole run takes"
+        return "it continues from a checkpoint, and similar jobs show only how long a whole run takes"
     if row is None or _counts(row) is None:
         return "only a worker can count its problems"
-    return "none of its owner's jobs that are like it has succeeded"
+    return "no similar job of its owner has succeeded"
 
 
 def _is_live(job: Job, now: datetime) -> bool:
@@ -137,7 +138,7 @@ def _remaining_seconds(row: SizedJob, durations: _Durations, now: datetime) -> f
 
 
 class _Durations:
-    """What jobs take by what like jobs of their owners took. A calibration would be an upper bound, no expectation."""
+    """Durations of jobs, from similar jobs of their owners. A calibration would be an upper bound, not an estimate."""
 
     def __init__(self, session: Session, owners: set[str]) -> None:
         self._session = session
@@ -146,7 +147,7 @@ class _Durations:
         self._runs: dict[tuple[str, str], list[PastRun]] = {}
 
     def seconds(self, row: SizedJob) -> float | None:
-        """Of the whole run; None without a like job, and for a run that goes on somewhere in its middle."""
+        """Return the duration of the whole run; None without a similar job, and for a run that was interrupted."""
         expected = _counts(row)
         if expected is None or row.job.step > 0:
             return None
@@ -164,7 +165,7 @@ class _Durations:
 
 
 def _owners_kind(job: Job) -> tuple[str, str]:
-    """An owner sees nothing of another's jobs in the time of their own."""
+    """Include the owner: nobody sees anything of another owner's jobs in the times of their jobs."""
     return job.owner, repr(kind_of(job.spec))
 
 
@@ -176,7 +177,7 @@ def _past_run(past: PastJob) -> PastRun | None:
 
 
 def _counts(row: SizedJob) -> Estimate | None:
-    """None where only a worker can count the problems, and for a spec of another version."""
+    """Return the counts; None if only a worker can count the problems, and for a spec of another version."""
     try:
         spec = JobSpec.model_validate(row.job.spec)
     except ValidationError:

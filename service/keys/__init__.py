@@ -1,1 +1,1 @@
-"""API keys: made, listed, revoked, recognised."""
+"""API keys: create, list, revoke and recognise them."""

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 
 @router.post("", status_code=201, summary="Make a key, shown this once")
 def create(context: Context, caller: Admin, wanted: NewKey) -> CreatedKey:
-    """The answer alone holds the key: only its digest is kept."""
+    """Only this answer contains the key: the service stores its digest."""
     with context.database.write() as session:
         row, key = create_key(
             session, context.keys, owner=wanted.owner or caller.owner, name=wanted.name, scopes=wanted.scopes

@@ -12,22 +12,22 @@ from contract.tables import ApiKey
 
 
 def by_digest(session: Session, digest: str) -> ApiKey | None:
-    """The key that is not revoked."""
+    """Return the key unless it is revoked."""
     return session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
 
 
 def is_good(session: Session, key_id: str) -> bool:
-    """True where there is the key, and it is not revoked."""
+    """Return True if the key exists and is not revoked."""
     return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
 
 
 def any_key(session: Session) -> bool:
-    """True where a key was ever made."""
+    """Return True if a key was ever created."""
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
 def page(session: Session, after: str | None, limit: int) -> Sequence[ApiKey]:
-    """Keys of all owners, newest first, one more than `limit`."""
+    """Return keys of all owners, newest first, one more than `limit`."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(ApiKey.id < after)
@@ -35,7 +35,7 @@ def page(session: Session, after: str | None, limit: int) -> Sequence[ApiKey]:
 
 
 def revoke(session: Session, key_id: str, at: datetime) -> ApiKey | None:
-    """Revoke the key, and return it; None where there is none. Repeating changes nothing."""
+    """Revoke the key and return it; None if there is none. Repeating changes nothing."""
     key = session.get(ApiKey, key_id)
     if key is not None and key.revoked_at is None:
         key.revoked_at = at

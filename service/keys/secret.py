@@ -1,7 +1,7 @@
-"""What a key looks like, and the digest under which it is known.
+"""The form of a key, and the digest under which it is stored.
 
-``trd_`` + 32 random characters of base 32 (160 bits) + 7 characters of checksum, which tells a mistyped
-key from a wrong one without asking the database. Random keys need no slow hash: an HMAC with a secret
+``trd_`` + 32 random characters of base 32 (160 bits) + 7 characters of checksum, which identifies a
+mistyped key without a query. Random keys need no slow hash: an HMAC with a secret
 pepper is as strong, and costs microseconds on every request.
 """
 
@@ -22,13 +22,13 @@ _NUM_CHECKSUM = 7
 
 
 def new_key() -> str:
-    """A fresh key. It is shown once and never stored."""
+    """Return a new key. It is shown once and never stored."""
     body = _PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_NUM_RANDOM))
     return body + _checksum(body)
 
 
 def is_well_formed(key: str) -> bool:
-    """True where the key has our form and its checksum is right."""
+    """Return True if the key has our form and its checksum is right."""
     body = key[:-_NUM_CHECKSUM]
     return (
         key.startswith(_PREFIX)
@@ -58,7 +58,7 @@ def load_pepper(configured: str | None, data_dir: Path) -> str:
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_hex(32), encoding="ascii")
     try:
-        path.hardlink_to(draft)  # fails where another process was first: its pepper holds
+        path.hardlink_to(draft)  # fails if another process was first: its pepper is used
     except FileExistsError:
         pass
     finally:

@@ -1,4 +1,4 @@
-"""Making keys, and recognising them quickly."""
+"""Creates keys, and recognises them quickly."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class KeyRing:
         self._good_until: dict[str, float] = {}
 
     def digest(self, key: str) -> str:
-        """What the database knows the key by."""
+        """Return the digest under which the database stores the key."""
         return key_digest(key, self._pepper)
 
     def find(self, key: str) -> Caller | None:
-        """Whose key it is, if it is one and is not revoked."""
+        """Return the owner of a valid key, else None."""
         digest = self.digest(key)
         caller = self._bootstrap(digest) or (self._stored(digest) if is_well_formed(key) else None)
         if caller is not None:
@@ -49,12 +49,12 @@ class KeyRing:
         return caller
 
     def find_cached(self, key: str) -> Caller | None:
-        """The same from memory; None where memory does not know, or no longer."""
+        """Return the owner if the key is cached and the entry has not expired."""
         caller, good_until = self._cached.get(self.digest(key), (None, 0.0))
         return caller if time.monotonic() < good_until else None
 
     def is_good(self, key_id: str) -> bool:
-        """True where the key, which was found before, is not revoked."""
+        """Return True if the key, which was found before, is not revoked."""
         if key_id == BOOTSTRAP_ID or time.monotonic() < self._good_until.get(key_id, 0.0):
             return True
         asked_at = time.monotonic()
@@ -67,7 +67,7 @@ class KeyRing:
         return is_good
 
     def forget(self) -> None:
-        """Ask the database again from now on: a key was revoked."""
+        """Empty the cache: a key was revoked."""
         self._cached.clear()
         self._good_until.clear()
 
@@ -83,7 +83,7 @@ class KeyRing:
 
 
 def create_key(session: Session, ring: KeyRing, *, owner: str, name: str, scopes: list[KeyScope]) -> tuple[ApiKey, str]:
-    """A new key's row, and the key itself, which nobody can learn again."""
+    """Return a new key's row, and the key itself, which is not stored."""
     key = new_key()
     row = ApiKey(
         id=new_id(KEY_PREFIX),

@@ -2,7 +2,7 @@
 
 The defaults are the paper's, made for contexts of 40,000 tokens. On a smaller context a budget that the
 user did not give is lowered to what fits, and the job says so; one that the user gave is never changed:
-where it does not fit, the job is refused.
+if it does not fit, the job is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Context:
 
 
 def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | None) -> list[Context]:
-    """What must fit where: sampling, refining, and scoring y after the student's and the teacher's prompt.
+    """Return what must fit into which model: sampling, refining, and scoring y after both models' prompts.
 
     Contexts that are not known (None) are left to the engine.
     """
@@ -60,9 +60,9 @@ def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | No
 
 
 def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list[str]]:
-    """The spec with the budgets that the user left open lowered to what fits, and what was lowered.
+    """Return the spec with the budgets that the user left unset lowered to what fits, and notices of that.
 
-    Raises `InvalidRequestError` where budgets that the user gave do not fit.
+    Raises `InvalidRequestError` if budgets that the user set do not fit.
     """
     needed = list(needed)
     given = _given(spec)
@@ -123,7 +123,7 @@ def _lowered(
 
 
 def _room(field: str, chosen: Mapping[str, int], needed: list[Context]) -> list[int]:
-    """What each context leaves to `field` beside the budgets chosen so far."""
+    """Return what each context leaves to `field` after the budgets chosen so far."""
     pairs = [(c.prompt, c.completion, c.tokens) for c in needed] + [(c.completion, c.prompt, c.tokens) for c in needed]
     return [tokens - chosen[other] for name, other, tokens in pairs if name == field and other in chosen] or [2**31]
 

@@ -1,4 +1,4 @@
-"""The operator's allow-list, with what each model's folder says of itself."""
+"""The operator's allow-list of models, with the facts in each model's folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class ShelvedModel:
-    """One model: its facts, or why it may not be used, or neither where it is on a hub."""
+    """One model: its facts, or why it may not be used, or neither if it is on a hub."""
 
     entry: CatalogEntry
     facts: ModelFacts | None

@@ -52,7 +52,7 @@ class ModelShape:
 
 
 def read_shape(folder: Path) -> ModelShape | None:
-    """The shape of the model in `folder`; None where its configuration does not tell it."""
+    """Return the shape of the model in `folder`; None if its configuration lacks it."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

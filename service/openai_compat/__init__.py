@@ -1,5 +1,5 @@
-"""The same files, jobs, checkpoints and models in the words of the `openai` client, under ``/v1``.
+"""The same files, jobs, checkpoints and models in the vocabulary of the `openai` client, under ``/v1``.
 
-Owns shapes, names and the translation of requests. Refuses rules of its own: what is admitted, recorded
-and led from status to status is `service.jobs`', what is received and given up `service.datasets`'.
+Owns shapes, names and the translation of requests. Has no rules: it calls the use cases of `service.jobs` and
+`service.datasets`.
 """

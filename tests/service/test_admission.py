@@ -69,7 +69,7 @@ def test_more_devices_than_there_are_is_refused(client: TestClient, make_client:
     many = make_client(sqlite_url, max_devices=8)
     assert "at most 8" in refusal(many, devices=9)["message"]
     apart = refusal(many, devices=3, sampling={"placement": "separate", "tensor_parallel_size": 2})
-    assert "at most 8, and with its samplers' this one needs 9" in apart["message"]
+    assert "at most 8; with its samplers this one needs 9" in apart["message"]
     job = many.post("/jobs", json=job_body(many, devices=2)).json()
     assert (job["spec"]["devices"], job["spec"]["queue"]) == (2, "trd-default-2")
 

@@ -114,14 +114,14 @@ def test_a_model_on_a_hub_has_no_estimate_and_a_note(tiny_client: TestClient) ->
     assert (told["memory"], told["duration"]) == (None, None)
     assert told["estimate"]["num_trajectories"] == 30
     assert told["estimate_notes"] == [
-        "student Org/Hub-Model: it is on a hub, and its sizes are not known here; no memory estimate"
+        "student Org/Hub-Model: it is on a hub, and its sizes are unknown here; no memory estimate"
     ]
 
 
 def test_a_configuration_without_sizes_has_no_estimate_and_a_note(tiny_client: TestClient) -> None:
     told = dry_run(tiny_client, student="small", teacher="small-teacher")
     assert (told["memory"], told["duration"]) == (None, None)
-    assert "config.json does not tell its sizes" in told["estimate_notes"][0]
+    assert "config.json does not contain its sizes" in told["estimate_notes"][0]
 
 
 def test_unknown_data_has_memory_but_no_time(make_client: MakeClient, sqlite_url: str) -> None:

@@ -46,7 +46,7 @@ def test_where_it_scores_the_loss_is_on_what_it_serves(served_client: TestClient
     loss = job["spec"]["loss"]
     assert (loss["divergence"], loss["support"], loss["teacher_top_k"]) == ("forward_kl", "top_k", 20)
     assert job["spec"]["teacher"] == {"endpoint": "scores"}
-    assert "teacher endpoint scores scores 20 tokens a position at most" in messages(served_client, job)
+    assert "teacher endpoint scores scores at most 20 tokens per position" in messages(served_client, job)
 
 
 def test_where_it_may_the_loss_is_on_its_answers_or_the_cross_entropy_and_the_job_says_so(
@@ -57,9 +57,7 @@ def test_where_it_may_the_loss_is_on_its_answers_or_the_cross_entropy_and_the_jo
         found = job["spec"]["loss"]
         assert (found["divergence"], found["support"], found["teacher_top_k"]) == ("forward_kl", "top_k", 20)
     said = messages(served_client, job)
-    assert (
-        "where the answers of teacher endpoint text carry log-probabilities, and else loss.divergence = cross" in said
-    )
+    assert "if the answers of teacher endpoint text carry log-probabilities, else loss.divergence = cross" in said
     assert "TEXT_API_KEY" not in said
 
 
@@ -73,7 +71,7 @@ def test_where_its_answers_are_not_to_teach_the_loss_is_the_cross_entropy(
 def test_nothing_of_where_it_is_gets_out(served_client: TestClient) -> None:
     job = submitted(served_client, "text", loss={"teacher_context": "vanilla"})
     said = messages(served_client, job)
-    assert "loss.divergence = cross_entropy, on the refined trajectory: teacher endpoint text gives no" in said
+    assert "loss.divergence = cross_entropy, on the refined trajectory: teacher endpoint text returns no" in said
     assert "TEXT_API_KEY" not in said
     assert "text.test" not in said + str(job)
 
@@ -93,13 +91,13 @@ def test_a_field_given_by_the_user_stays(served_client: TestClient) -> None:
         ("other", {}, "teacher.endpoint", "there are: scores, short, text"),
         ("text", {"mode": "opd"}, "teacher.endpoint", "mode opd needs them to score the rollout; use mode trd"),
         ("text", {"loss": {"divergence": "reverse_kl"}}, "loss.divergence", "leave it out"),
-        ("text", {"loss": {"reverse_after": 0.5}}, "loss.reverse_after", "of any text but its own answers"),
+        ("text", {"loss": {"reverse_after": 0.5}}, "loss.reverse_after", "for any text but its answers"),
         ("text", {"loss": {"teacher_top_k": 21}}, "loss.teacher_top_k", "set it to at most 20"),
         (
             "text",
             {"loss": {"support": "top_k", "teacher_context": "vanilla"}},
             "loss.support",
-            "gives no log-probabilities; leave it out",
+            "returns no log-probabilities; leave it out",
         ),
         ("text", {"loss": {"temperature": 2.0}}, "loss.temperature", "the cross-entropy has no other; leave it out"),
         (

@@ -130,7 +130,7 @@ def test_times_grow_with_the_data(either_client: TestClient, body: Submitted) ->
     [
         ({"status": JobStatus.PAUSING}, "being paused or cancelled"),
         ({"status": JobStatus.CANCELLING}, "being paused or cancelled"),
-        ({"lease_expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, "its worker does not answer"),
+        ({"lease_expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, "its worker does not respond"),
         ({"status": JobStatus.SUCCEEDED}, "nothing runs in the queue trd-default"),
     ],
     ids=["pausing", "cancelling", "lost", "over"],
@@ -154,7 +154,7 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     first, second = submit(client, **body), submit(client, **body)
     start, finish = expected(client, first)
     assert (start, finish) == (pytest.approx(300, abs=CLOCK_SECONDS), None), "no like job: its own time is unknown"
-    assert "none of its owner's jobs" in note(client, first)
+    assert "no similar job of its owner" in note(client, first)
     assert expected(client, second) == (None, None)
     assert "how long a job that runs or waits before it takes" in note(client, second)
     succeeded(client, {**body, "mode": "opd"})
@@ -164,7 +164,7 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     assert expected(client, second) == about(400, 500)
     set_job(client, first, step=3)
     assert expected(client, second) == (None, None), "a run that goes on in its middle"
-    assert "goes on from a checkpoint" in note(client, first)
+    assert "continues from a checkpoint" in note(client, first)
 
 
 def test_an_estimate_left_on_a_waiting_job_is_not_used(either_client: TestClient, body: Submitted) -> None:

@@ -128,7 +128,7 @@ def pause_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> F
 @router.post("/{job_id}/resume", summary="Resume a job")
 @raises(NotFoundError, ConflictError, QuotaError)
 def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> FineTuningJob:
-    """A paused, failed or cancelled job waits again, and goes on from its last checkpoint."""
+    """A paused, failed or cancelled job waits again, and continues from its last checkpoint."""
     return _job_object(context, *context.jobs.apply_action(caller.owner, job_id, Action.RESUME))
 
 

@@ -1,4 +1,4 @@
-"""From the `openai` client's words to a job spec's, and refusals back again."""
+"""Translates the `openai` client's requests to job specs, and errors back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_LEARNING_RATE = OptimSpec().learning_rate
 
 @dataclass
 class NativeSpec:
-    """A job spec's document, and where in the client's request each field came from."""
+    """A job spec's document, and the field of the client's request that each of its fields came from."""
 
     method: str
     """Where a field belongs that the client did not send: ``method.trd``."""
@@ -25,11 +25,11 @@ class NativeSpec:
     """Field of the spec, dotted, to field of the request."""
 
     def put(self, name: str, value: Any, source: str, *, inside: str | None = None) -> None:
-        """Set a field, `inside` another where that is given; raises `InvalidRequestError` where it is set already."""
+        """Set a field, or with `inside` a field of that object; raise `InvalidRequestError` if it is set already."""
         path = name if inside is None else f"{inside}.{name}"
         if (earlier := self._source_of(name, inside)) is not None:
             raise InvalidRequestError(
-                f"{source}: {earlier} says the same; send one of the two", code="invalid_spec", param=source
+                f"{source}: {earlier} sets the same field; send only one of them", code="invalid_spec", param=source
             )
         self.sources[path] = source
         if inside is None:
@@ -38,7 +38,7 @@ class NativeSpec:
             self.document[inside] = {**self.document[inside], name: value}
 
     def _source_of(self, name: str, inside: str | None) -> str | None:
-        """Where the field was sent already, by itself or within its whole object."""
+        """Return the request's field that set this one before, alone or within its whole object."""
         if inside is None:
             return self.sources.get(name)
         if (alone := self.sources.get(f"{inside}.{name}")) is not None:
@@ -71,7 +71,7 @@ class NativeSpec:
         return self._client_param(param) + message.removeprefix(param) if message.startswith(param) else message
 
     def _client_param(self, param: str) -> str:
-        """By the longest part of the field's path that the client sent."""
+        """Translate the longest part of the field's path that the client sent."""
         known, rest = param, ""
         while known:
             if known in self.sources:
@@ -82,7 +82,7 @@ class NativeSpec:
 
 
 def native_spec(request: FineTuningRequest) -> NativeSpec:
-    """The request as a job spec; raises `InvalidRequestError` where it says one thing in two places."""
+    """Return the request as a job spec; raise `InvalidRequestError` if it sets a field in two places."""
     kind = request.method.type
     spec = NativeSpec(method=f"method.{kind}")
     for name, value in (request.method.fields.model_extra or {}).items():

@@ -17,7 +17,7 @@ _NAME = re.compile(r"ft:.*:(?P<job_id>job_[0-9a-z]{26})(?::ckpt-step-(?P<step>\d
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What a name says it is."""
+    """What a name refers to."""
 
     job_id: str
     step: int | None
@@ -25,14 +25,14 @@ class ModelReference:
 
 
 def model_name(job: Job, step: int | None = None) -> str:
-    """The name of what the job makes."""
+    """Return the name of the model that the job trains."""
     suffix = re.sub(r"[^\w.-]+", "-", job.name or "")[:_MAX_SUFFIX]
     checkpoint = "" if step is None else f":ckpt-step-{step}"
     return f"ft:{job.spec['student']}:{job.owner}:{suffix}:{job.id}{checkpoint}"
 
 
 def parse_model_name(name: str) -> ModelReference | None:
-    """What the name refers to; None where it is not one of a trained model."""
+    """Return what the name refers to; None if it is not the name of a trained model."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None

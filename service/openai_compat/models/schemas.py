@@ -24,7 +24,7 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     id: str
     created: int
-    """Seconds since the epoch; 0 where it is not known here (a model on a hub)."""
+    """Seconds since the epoch; 0 if unknown here (a model on a hub)."""
     owned_by: str
     """``operator``, or who owns the job."""
     native: ModelView | ManifestView
@@ -46,7 +46,7 @@ def _created(model: ShelvedModel) -> int:
 
 
 def trained_model_object(name: str, job: Job, checkpoint: Checkpoint, files: Sequence[CheckpointFile]) -> ModelObject:
-    """A checkpoint under the name that was asked for."""
+    """Return a checkpoint under the requested name."""
     return ModelObject(
         id=name,
         created=int(checkpoint.created_at.timestamp()),

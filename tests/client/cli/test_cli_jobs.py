@@ -62,7 +62,7 @@ def test_a_dry_run_shows_and_makes_nothing(run: Run, trd: Client, spec_file: str
     ]
     assert "num problems" in shown.out
     assert "max rollout tokens" in shown.out
-    assert "its config.json does not tell its sizes" in shown.out
+    assert "its config.json does not contain its sizes" in shown.out
     told = run("submit", spec_file, "--dataset", dataset, "--dry-run", "--json").json
     assert told["estimate"]["num_problems"] == 40
     assert (told["memory"], told["duration"]) == (None, None)
@@ -194,7 +194,7 @@ def test_a_waiting_job_shows_when_it_is_expected(run: Run, trd: Client, job_id: 
     (line,) = [line for line in run("show", job_id).out.splitlines() if line.startswith("starts")]
     assert f"about {job.expected_start_at.astimezone():%Y-%m-%d}" in line
     (line,) = [line for line in run("show", job_id).out.splitlines() if line.startswith("finishes")]
-    assert "not known: none of its owner's jobs that are like it has succeeded" in line
+    assert "not known: no similar job of its owner has succeeded" in line
     set_job(service.database, busy, status=JobStatus.CANCELLED, finished_at=datetime.now(UTC))
     run("pause", job_id)
     assert "starts" not in run("show", job_id).out, "it does not wait"

@@ -171,10 +171,10 @@ def test_a_refusal_names_what_the_client_sent(
     ],
 )
 def test_one_thing_is_said_in_one_place(service: Service, changes: dict[str, Any], param: str, other: str) -> None:
-    with pytest.raises(BadRequestError, match="says the same; send one of the two") as refused:
+    with pytest.raises(BadRequestError, match="sets the same field; send only one of them") as refused:
         create_job(service.openai(), **changes)
     assert refused.value.param == param
-    assert f"{param}: {other} says the same" in refused.value.message
+    assert f"{param}: {other} sets the same field" in refused.value.message
 
 
 def test_all_faults_are_listed_in_the_clients_words(service: Service) -> None:
