@@ -156,7 +156,7 @@ def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitte
     assert (start, finish) == (pytest.approx(300, abs=CLOCK_SECONDS), None), "no like job: its own time is unknown"
     assert "no similar job of its owner" in note(client, first)
     assert expected(client, second) == (None, None)
-    assert "how long a job that runs or waits before it takes" in note(client, second)
+    assert "the duration of a job that runs or waits before it" in note(client, second)
     succeeded(client, {**body, "mode": "opd"})
     succeeded(client, body, attempt=2)
     assert expected(client, second) == (None, None), "neither is like them and whole"
