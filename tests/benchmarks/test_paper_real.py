@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -26,21 +27,42 @@ from trd_data.templates import fill
 from trd_engine.config import DataSource, parse_config
 from trd_engine.data.problems import load_problems
 from trd_engine.tasks.registry import load_task
+from trd_engine.types import Problem
 
 TASK = "chain_sum-3x1"
 RATES = dict.fromkeys(((TASK, variant) for variant in grid.VARIANTS), 1e-3)
 MODEL = Path(__file__).parents[2] / "models" / grid.STUDENT
 
 
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[Problem]]]:
+    """Return the problems by candidate and split, from one file: each load starts a process that checks the entries."""
+    folder = tmp_path_factory.mktemp("candidates")
+    texts: dict[tuple[str, str], str] = {}
+    for name, candidate in CANDIDATES.items():
+        tasks.write_splits(candidate, folder / name)
+        texts |= {
+            (name, split): (folder / name / f"{split}.jsonl").read_text(encoding="utf-8") for split in tasks.SIZES
+        }
+    together = folder / "together.jsonl"
+    together.write_text("".join(texts.values()), encoding="utf-8")
+    loaded = iter(load_problems(DataSource(path=str(together)), "reasoning_gym").problems)
+    found: dict[str, dict[str, list[Problem]]] = {name: {} for name in CANDIDATES}
+    for (name, split), text in texts.items():
+        found[name][split] = list(itertools.islice(loaded, len(text.splitlines())))
+    assert next(loaded, None) is None
+    return found
+
+
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_reference_solutions_are_right_and_no_problem_is_in_two_splits(name: str, tmp_path: Path) -> None:
-    tasks.write_splits(CANDIDATES[name], tmp_path)
-    sources = {split: DataSource(path=str(tmp_path / f"{split}.jsonl")) for split in tasks.SIZES}
-    splits = {split: load_problems(source, "reasoning_gym").problems for split, source in sources.items()}
-    assert {split: len(problems) for split, problems in splits.items()} == tasks.SIZES
-    problems = [problem for split in splits.values() for problem in split]
-    assert len({problem.problem for problem in problems}) == len(problems)
-    verdicts = load_task("reasoning_gym").verify_many([(problem, problem.solution or "") for problem in problems])
+def test_reference_solutions_are_right_and_no_problem_is_in_two_splits(
+    problems: dict[str, dict[str, list[Problem]]], name: str
+) -> None:
+    splits = problems[name]
+    assert {split: len(those) for split, those in splits.items()} == tasks.SIZES
+    everything = [problem for split in splits.values() for problem in split]
+    assert len({problem.problem for problem in everything}) == len(everything)
+    verdicts = load_task("reasoning_gym").verify_many([(problem, problem.solution or "") for problem in everything])
     assert [verdict.detail for verdict in verdicts if not verdict.correct] == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,31 @@ OTHERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The problems of all runs, few of them held out."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "NUM_HELDOUT", 8)
+        runner._write_problems([CELL], folder)
+        yield folder
+
+
+def places_in(folder: Path, data: Path) -> Places:
+    return Places(data, MODELS, folder / "runs", folder / "rows.jsonl", folder / "samples")
+
+
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    monkeypatch.setattr(runner, "NUM_HELDOUT", 8)
-    runner._write_problems([CELL], tmp_path / "data")
-    return Places(tmp_path / "data", MODELS, tmp_path / "runs", tmp_path / "rows.jsonl", tmp_path / "samples")
+def places(data: Path, tmp_path: Path) -> Places:
+    return places_in(tmp_path, data)
+
+
+@pytest.fixture(scope="module")
+def places_with_samples(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """Where `CELL` has run already."""
+    places = places_in(tmp_path_factory.mktemp("drawn"), data)
+    run_cell(CELL, places, "here")
+    return places
 
 
 def without_seconds(row: Row) -> Row:
@@ -39,10 +60,9 @@ def files(places: Places) -> set[str]:
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_run_beside_others_is_the_run_alone(other: Cell, places: Places, tmp_path: Path) -> None:
-    run_cell(CELL, places, "here")
-    beside = run_cell(other, places, "here")
-    alone = run_cell(other, replace(places, samples=tmp_path / "none yet"), "here")
+def test_a_run_beside_others_is_the_run_alone(other: Cell, places_with_samples: Places, places: Places) -> None:
+    beside = run_cell(other, places_with_samples, "here")
+    alone = run_cell(other, places, "here")
     assert without_seconds(beside) == without_seconds(alone)
     assert alone["after"] != alone["before"] or not alone["before"]
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from benchmarks.vllm_server import serving_model
 from examples.local_service import local_service
 from tests.trd_engine.generation.random_models import load_model
-from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import TeacherRefusedError
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
@@ -48,7 +48,7 @@ def test_a_run_trains_on_its_text_and_its_scores(url: str, tmp_path: Path) -> No
     data = write_data(tmp_path / "data", train=24, heldout=8)
     changes: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "loss": LOSS}
     teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "vllm")}
-    distil(parse_config(spec(data, teacher=teacher, **changes)), tmp_path / "served")
+    distil(parse_config(spec(data, **WHOLE_ANSWERS, teacher=teacher, **changes)), tmp_path / "served")
     lines = (tmp_path / "served" / "rounds" / "0000" / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
     tokenizer, model = AutoTokenizer.from_pretrained(MODELS / "tiny-teacher"), load_model(MODELS / "tiny-teacher")
     logprobs = []
@@ -65,7 +65,7 @@ def test_a_run_trains_on_its_text_and_its_scores(url: str, tmp_path: Path) -> No
     mean = sum(a * b for a, b in zip(perplexities, tokens, strict=True)) / sum(tokens)
     assert mean == pytest.approx(sum(logprobs) / len(logprobs), abs=1e-3)
 
-    local = parse_config(spec(data, **changes))
+    local = parse_config(spec(data, **WHOLE_ANSWERS, **changes))
     distil(local, tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "served", 0))
     assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-3)
     assert events(tmp_path / "served", "finished")
@@ -76,12 +76,14 @@ def test_a_run_trains_on_the_log_probabilities_of_its_answers(url: str, tmp_path
     data = write_data(tmp_path / "data", train=24, heldout=8)
     changes: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "loss": LOSS}
     teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "openai")}
-    distil(parse_config(spec(data, teacher=teacher, **changes)), tmp_path / "served")
+    distil(parse_config(spec(data, **WHOLE_ANSWERS, teacher=teacher, **changes)), tmp_path / "served")
     notices = {event["code"]: event for event in events(tmp_path / "served", "notice")}
     assert "gives the log-probabilities of 10 tokens" in notices["teacher_scores"]["message"]
     assert notices["teacher_scores_partial"]["data"]["num_unscored_refinements"] == 0
     distil(
-        parse_config(spec(data, **changes)), tmp_path / "local", resume_from=checkpoint_folder(tmp_path / "served", 0)
+        parse_config(spec(data, **WHOLE_ANSWERS, **changes)),
+        tmp_path / "local",
+        resume_from=checkpoint_folder(tmp_path / "served", 0),
     )
     assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-2)
 
@@ -91,7 +93,7 @@ def test_more_tokens_than_it_scores_are_told_before_anything_is_sampled(url: str
     loss = {**LOSS, "teacher_top_k": 21}
     teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "vllm")}
     with pytest.raises(TeacherRefusedError, match=r"loss\.teacher_top_k = 21.*max.* 20"):
-        distil(parse_config(spec(data, teacher=teacher, loss=loss)), tmp_path / "served")
+        distil(parse_config(spec(data, **WHOLE_ANSWERS, teacher=teacher, loss=loss)), tmp_path / "served")
     assert not (tmp_path / "served" / "rounds").exists()
 
 

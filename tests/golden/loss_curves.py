@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.trd_engine.tiny_runs import metric, spec, write_data
+from tests.trd_engine.tiny_runs import WHOLE_ANSWERS, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.training.loop import distil
 
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 def curves(name: str, folder: Path) -> dict[str, list[float]]:
     """The metrics of one run, step by step."""
-    distil(parse_config(spec(write_data(folder / "data"), **RUNS[name])), folder / "out")
+    distil(parse_config(spec(write_data(folder / "data"), **{**WHOLE_ANSWERS, **RUNS[name]})), folder / "out")
     return {metric_name: metric(folder / "out", metric_name) for metric_name in NAMES}
 
 

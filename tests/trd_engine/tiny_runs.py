@@ -10,6 +10,12 @@ from testbed.make_data import main as make_data
 
 MODELS = Path(__file__).parents[2] / "testbed" / "models"
 
+WHOLE_ANSWERS: dict[str, Any] = {
+    "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
+    "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
+}
+"""Changes to `spec` for tests that look at what the models answer: its budgets cut most answers off."""
+
 
 def write_data(folder: Path, *, train: int = 48, heldout: int = 16) -> Path:
     """Problems of the testbed; returns the folder that holds train.jsonl and heldout.jsonl."""
@@ -18,7 +24,7 @@ def write_data(folder: Path, *, train: int = 48, heldout: int = 16) -> Path:
 
 
 def spec(data: Path, **changes: Any) -> dict[str, Any]:
-    """A TRD run with another model as the teacher: 48 problems, 3 steps, a second or so each."""
+    """A TRD run with another model as the teacher: 48 problems, 3 steps; most answers are cut off."""
     base: dict[str, Any] = {
         "mode": "trd",
         "student": str(MODELS / "tiny-student"),
@@ -26,8 +32,8 @@ def spec(data: Path, **changes: Any) -> dict[str, Any]:
         "dataset": {"path": str(data / "train.jsonl")},
         "task": "exact",
         "loss": {"teacher_context": "refine"},
-        "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
-        "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
+        "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 24},
+        "refine": {"max_prompt_tokens": 192, "max_new_tokens": 24},
         "lora": None,
         "optim": {"learning_rate": 1e-3, "batch_size": 16},
         "evaluation": {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 2},

@@ -27,10 +27,10 @@ def run_engine(spec: dict[str, Any], out: Path, *, resume: bool = False) -> subp
     )
 
 
-def scene(name: str, *arguments: str, num_processes: int, **environment: str) -> subprocess.Popen[str]:
-    """A scene of `tests.trd_engine.rank_scenes`, started by torchrun."""
+def scene(module: str, name: str, *arguments: str, num_processes: int, **environment: str) -> subprocess.Popen[str]:
+    """Start a scene of `rank_scenes` or `rank_runs` with torchrun."""
     return subprocess.Popen(
-        [*launcher(num_processes), "tests.trd_engine.rank_scenes", name, *arguments],
+        [*launcher(num_processes), f"tests.trd_engine.{module}", name, *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.protocol import Task
 
@@ -28,6 +30,10 @@ def load_task(name: str) -> Task:
 
         return load_code_task()
     if name == "reasoning_gym":
+        if importlib.util.find_spec("reasoning_gym") is None:
+            raise SpecError(
+                "task = reasoning_gym: its library is not installed here; pip install 'trd-service[gym]' installs it"
+            )
         from trd_engine.tasks.reasoning_gym import ReasoningGymTask
 
         return ReasoningGymTask()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.trd_engine.tiny_runs import events, metric, spec, write_data
+from tests.trd_engine.tiny_runs import WHOLE_ANSWERS, events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import SpecError
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
@@ -39,7 +39,7 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
 def test_a_run_keeps_the_tokens_it_is_asked_to(name: str, data: Path, tmp_path: Path) -> None:
     weights, least, most = WEIGHTS[name]
     loss = {"teacher_context": "refine", "token_weights": weights}
-    distil(parse_config(short_spec(data, loss=loss)), tmp_path)
+    distil(parse_config(short_spec(data, loss=loss, **WHOLE_ANSWERS)), tmp_path)
     shares = metric(tmp_path, "kept_token_share")
     assert len(shares) == 2
     assert all(least <= share <= most for share in shares)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trd_engine.tiny_runs import metric, spec, write_data
+from tests.trd_engine.tiny_runs import WHOLE_ANSWERS, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import NoTrainingDataError, SpecError
 from trd_engine.training.loop import distil
@@ -45,9 +45,9 @@ def test_nothing_to_keep_is_an_error_that_says_so() -> None:
 
 def test_a_run_on_the_mended_ones_takes_the_steps_of_a_run_on_all(tmp_path: Path) -> None:
     data = write_data(tmp_path)
-    refine = {"max_prompt_tokens": 192, "max_new_tokens": 96, "keep": "fail_to_pass"}
-    distil(parse_config(spec(data, refine=refine)), tmp_path / "mended")
-    distil(parse_config(spec(data)), tmp_path / "all")
+    keep = {"refine": {**WHOLE_ANSWERS["refine"], "keep": "fail_to_pass"}}
+    distil(parse_config(spec(data, **{**WHOLE_ANSWERS, **keep})), tmp_path / "mended")
+    distil(parse_config(spec(data, **WHOLE_ANSWERS)), tmp_path / "all")
     assert len(metric(tmp_path / "mended", "loss")) == len(metric(tmp_path / "all", "loss")) == 3
     assert metric(tmp_path / "mended", "loss") != metric(tmp_path / "all", "loss")
 

@@ -16,13 +16,13 @@ from trd_engine.training.checkpoints.manifest import verify_manifest
 
 
 def test_uneven_parts_are_put_together_as_they_were_taken_apart(tmp_path: Path) -> None:
-    with scene("exchange", str(tmp_path), num_processes=3) as launcher:
+    with scene("rank_scenes", "exchange", str(tmp_path), num_processes=3) as launcher:
         printed, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, printed
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
-    with scene("last", str(tmp_path), num_processes=2) as launcher:
+    with scene("rank_scenes", "last", str(tmp_path), num_processes=2) as launcher:
         try:
             eventually(lambda: len(list(tmp_path.iterdir())) == 2, seconds=90)
         finally:
@@ -34,7 +34,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wait_is_patient_and_a_pass_is_not(tmp_path: Path) -> None:
     started_at = time.monotonic()
-    with scene("stall", str(tmp_path), num_processes=2) as launcher:
+    with scene("rank_scenes", "stall", str(tmp_path), num_processes=2) as launcher:
         printed, _ = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert printed.count("waited") == 2
@@ -47,7 +47,7 @@ def test_a_stop_leaves_a_checkpoint_however_long_that_takes(tmp_path: Path) -> N
     document = spec(write_data(tmp_path / "data"), devices=2, mode="opd", loss={}, **changes)
     document["checkpoints"] = {"every_steps": 100}
     (tmp_path / "spec.json").write_text(json.dumps(document), encoding="utf-8")
-    with scene("stop", str(tmp_path), num_processes=2, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1") as launcher:
+    with scene("rank_runs", "stop", str(tmp_path), num_processes=2, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1") as launcher:
         printed, _ = launcher.communicate(timeout=200)
     saved = checkpoint_folder(tmp_path / "out", 1)
     assert saved.is_dir(), printed
@@ -59,7 +59,7 @@ def test_every_process_names_the_trajectories_of_all_and_the_broken_one(tmp_path
     changes = {"diagnosis": {"num_trajectories": 0}, "evaluation": {"holdout": 0.0}}
     document = spec(write_data(tmp_path / "data"), devices=2, mode="opd", loss={}, **changes)
     (tmp_path / "spec.json").write_text(json.dumps(document), encoding="utf-8")
-    with scene("break_a_token", str(tmp_path), num_processes=2) as launcher:
+    with scene("rank_runs", "break_a_token", str(tmp_path), num_processes=2) as launcher:
         printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, printed
     broken = json.loads((tmp_path / "broken.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from tests.trd_engine.rows import load_rows
 from trd_engine.config import DataSource
 from trd_engine.data.problems import load_problems
-from trd_engine.runtime.errors import DataError
+from trd_engine.runtime.errors import DataError, SpecError
 from trd_engine.tasks.reasoning_gym import given_answer
 from trd_engine.tasks.registry import load_task
 from trd_engine.types import Problem
@@ -27,6 +27,12 @@ from trd_engine.types import Problem
 )
 def test_answer_is_taken_from_tags_box_or_text(text: str, answer: str) -> None:
     assert given_answer(text) == answer
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trd_engine.tasks.registry.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"task = reasoning_gym: its library.*trd-service\[gym\]"):
+        load_task("reasoning_gym")
 
 
 def test_equivalent_answers_count_and_partial_credit_does_not() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.trd_engine.generation.scripted_server import Received, Reply, serving
 from tests.trd_engine.served_models import ServedModel
-from tests.trd_engine.teachers.test_served_teacher import TOP_K, codes, config_of, rows, served
+from tests.trd_engine.teachers.test_served_teacher import SHORT, TOP_K, codes, config_of, rows, served
 from tests.trd_engine.teachers.test_served_teacher import _key as key
 from tests.trd_engine.teachers.test_served_teacher import data as data
 from tests.trd_engine.teachers.test_served_teacher import model as model
@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, told: Path,
             teacher=served(server, "openai"),
             loss=TOP_K,
             devices=2,
-            optim={"learning_rate": 1e-3, "batch_size": 8},
+            **SHORT,
         )
         done = run_engine(document, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.trd_engine.generation.scripted_server import Received, Reply, ScriptedServer, serving
 from tests.trd_engine.served_models import CONTEXT, ServedModel
-from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from tests.trd_engine.torchrun import run_engine
 from trd_engine.config import RunConfig, parse_config
 from trd_engine.runtime.errors import (
@@ -30,7 +30,7 @@ from trd_engine.training.loop import distil
 
 KEY = "the-key-that-nobody-may-see"
 TOP_K = {"support": "top_k", "teacher_top_k": 5, "teacher_context": "refine"}
-SHORT: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "rounds": 1}
+SHORT: dict[str, Any] = {**WHOLE_ANSWERS, "optim": {"learning_rate": 1e-3, "batch_size": 8}, "rounds": 1}
 
 
 @pytest.fixture(scope="module")

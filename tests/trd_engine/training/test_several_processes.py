@@ -1,9 +1,15 @@
-"""One process = two processes: the same trajectories, losses and weights; each resumes the other's checkpoint."""
+"""One process = two processes: the same trajectories, losses and weights; each resumes the other's checkpoint.
+
+Two processes take long to start, hence two launches for all runs of two processes that succeed: one for the fast tests
+and one for the slow ones. Each test looks at its own runs.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +44,29 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 SHORT: dict[str, dict[str, Any]] = {
     "plain": {},
     **{name: {"loss": {"teacher_context": "refine", "token_weights": weights}} for name, weights in WEIGHTS.items()},
-    "moving adapter": {**MOVING, "optim": {"learning_rate": 3e-3, "batch_size": 12}},
+    "short moving adapter": {**MOVING, "optim": {"learning_rate": 3e-3, "batch_size": 12}},
 }
 """Changes to `short_spec`, by the name of the run."""
+OFTEN: dict[str, Any] = {"checkpoints": {"every_steps": 1, "keep": 9}}
+LONG: dict[str, dict[str, Any]] = {
+    "full": {**FULL, **OFTEN},
+    "LoRA": {**LORA, **OFTEN},
+    "moving average": {**EMA, **OFTEN},
+    "moving adapter": {**MOVING, **OFTEN},
+    "dropout": {**LORA, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, **OFTEN},
+    "full, bf16": {**FULL, "rounds": 1, "precision": "bf16"},
+    "LoRA, bf16": {**LORA, "rounds": 1, "precision": "bf16"},
+    "one trajectory": {
+        "optim": {"learning_rate": 1e-3, "batch_size": 1, "max_steps": 1},
+        "mode": "opd",
+        "loss": {},
+        "evaluation": {"holdout": 0.0},
+        "diagnosis": {"num_trajectories": 0},
+    },
+}
+"""Changes to `spec`, by the name of the run."""
+RESUMED = ("full", "LoRA", "moving average", "moving adapter")
+"""Runs that are resumed after their first step with another number of processes."""
 METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout_forward_kl", "rollout_accuracy")
 
 
@@ -76,29 +102,68 @@ def assert_alike(ours: Path, theirs: Path, step: int) -> None:
         assert (one[name] - other[name]).norm() <= 1e-4 * one[name].norm(), name
 
 
-@pytest.mark.parametrize("changes", [FULL, LORA], ids=["full, another model teaches", "LoRA, teaches itself"])
-def test_two_processes_do_what_one_does(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    distil(parse_config(spec(data, **changes)), tmp_path / "one")
-    finish(spec(data, devices=2, **changes), tmp_path / "two")
-    for round_index in (0, 1):
-        assert trajectories(tmp_path / "two", round_index) == trajectories(tmp_path / "one", round_index)
-    assert_alike(tmp_path / "two", tmp_path / "one", 4)
-    AutoModelForCausalLM.from_pretrained(checkpoint_folder(tmp_path / "two", 4) / "model")
-    assert len(events(tmp_path / "two", "finished")) == 1
+@dataclass
+class Runs:
+    """Runs in the folder `out`, by name; those of one process are made when they are first requested."""
+
+    data: Path
+    short_data: Path
+    out: Path
+
+    def document(self, name: str, devices: int) -> dict[str, Any]:
+        if name in SHORT:
+            return short_spec(self.short_data, devices=devices, **SHORT[name])
+        return spec(self.data, devices=devices, **LONG[name])
+
+    def one(self, name: str) -> Path:
+        """The output of one process."""
+        out = self.out / "one" / name
+        if not out.exists():
+            distil(parse_config(self.document(name, 1)), out)
+        return out
+
+    def two(self, name: str) -> Path:
+        """The output of two processes, which a fixture has launched."""
+        out = self.out / "two" / name
+        assert out.exists(), f"the launch did not come to this run:\n{self.printed}"
+        assert events(out, "finished"), f"the run did not finish:\n{self.printed}"
+        return out
+
+    printed: str = ""
+
+    def launch(self, names: Sequence[str], resumed: Mapping[str, Path] | None = None) -> None:
+        """Run `names` with two processes, then those of `resumed` from the checkpoints that are given with them."""
+        (self.out / "two").mkdir(exist_ok=True)
+        plan = [(self.document(name, 2), str(self.out / "two" / name), None) for name in names]
+        for name, before in (resumed or {}).items():
+            plan.append((self.document(name, 2), str(self.out / "two" / f"{name}, resumed"), str(before)))
+        (self.out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        with scene("rank_runs", "plan", str(self.out), num_processes=2) as launcher:
+            printed, _ = launcher.communicate(timeout=500)
+        self.printed += printed[-8000:]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Short runs by name, of one process and of two."""
-    data, one, two = (tmp_path_factory.mktemp(name) for name in ("data", "one", "two"))
-    write_data(data, train=12)
-    for name, changes in SHORT.items():
-        (two / f"{name}.json").write_text(json.dumps(short_spec(data, devices=2, **changes)), encoding="utf-8")
-        distil(parse_config(short_spec(data, **changes)), one / name)
-    with scene("each", str(two), num_processes=2) as launcher:
-        printed, _ = launcher.communicate(timeout=400)
-    assert launcher.returncode == 0, printed
-    return {name: (one / name, two / name) for name in SHORT}
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    short_data = write_data(tmp_path_factory.mktemp("short-data"), train=12)
+    return Runs(data, short_data, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def fast_runs(runs: Runs) -> Runs:
+    """The runs of the fast tests."""
+    runs.launch(["full", "LoRA", "one trajectory"])
+    return runs
+
+
+@pytest.fixture(scope="module")
+def all_runs(fast_runs: Runs) -> Runs:
+    """Those of the slow tests, too."""
+    before = {name: checkpoint_folder(fast_runs.one(name), 1) for name in RESUMED}
+    before["dropout"] = checkpoint_folder(fast_runs.out / "two" / "dropout", 1)
+    names = [name for name in (*LONG, *SHORT) if name not in ("full", "LoRA", "one trajectory")]
+    fast_runs.launch(names, before)
+    return fast_runs
 
 
 def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
@@ -110,27 +175,43 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
     return spec(data, **{**base, **changes})
 
 
+@pytest.mark.parametrize("name", ["full", "LoRA"])
+def test_two_processes_do_what_one_does(fast_runs: Runs, name: str) -> None:
+    """With another model as the teacher, and with an adapter that teaches itself."""
+    one, two = fast_runs.one(name), fast_runs.two(name)
+    for round_index in (0, 1):
+        assert trajectories(two, round_index) == trajectories(one, round_index)
+    assert_alike(two, one, 4)
+    AutoModelForCausalLM.from_pretrained(checkpoint_folder(two, 4) / "model")
+    assert len(events(two, "finished")) == 1
+
+
+def test_a_process_without_a_trajectory_computes_in_vain(fast_runs: Runs) -> None:
+    """A batch of one trajectory: the step is the same."""
+    one, two = fast_runs.one("one trajectory"), fast_runs.two("one trajectory")
+    for name in ("loss", "grad_norm"):
+        assert metric(two, name) == pytest.approx(metric(one, name), rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_two_processes_weigh_tokens_as_one_does(both: dict[str, tuple[Path, Path]], name: str) -> None:
-    one, two = both[name]
+def test_two_processes_weigh_tokens_as_one_does(all_runs: Runs, name: str) -> None:
+    one, two = all_runs.one(name), all_runs.two(name)
     assert trajectories(two, 0) == trajectories(one, 0)
     assert metric(two, "kept_token_share") == pytest.approx(metric(one, "kept_token_share"), rel=1e-5)
     assert_alike(two, one, 2)
-    assert metric(one, "loss") != metric(both["plain"][0], "loss")  # the weights are no ones
+    assert metric(one, "loss") != metric(all_runs.one("plain"), "loss")  # the weights are no ones
 
 
 @pytest.mark.slow
-def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(
-    both: dict[str, tuple[Path, Path]], tmp_path: Path
-) -> None:
-    one, two = both["moving adapter"]
+def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(all_runs: Runs, tmp_path: Path) -> None:
+    name = "short moving adapter"
+    one, two = all_runs.one(name), all_runs.two(name)
     for round_index in (0, 1):
         assert trajectories(two, round_index) == trajectories(one, round_index)
     assert_alike(two, one, 4)
     assert_teachers_alike(two, one, 4)
-    config = parse_config(json.loads((two.parent / f"{two.name}.json").read_text(encoding="utf-8")) | {"devices": 1})
-    distil(config, tmp_path, resume_from=checkpoint_folder(two, 1))
+    distil(parse_config(all_runs.document(name, 1)), tmp_path, resume_from=checkpoint_folder(two, 1))
     assert trajectories(tmp_path, 1) == trajectories(one, 1)
     assert metric(tmp_path, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
     assert_teachers_alike(tmp_path, one, 4)
@@ -153,65 +234,51 @@ def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [FULL, LORA, EMA, MOVING], ids=["full", "LoRA", "moving average", "moving adapter"])
+@pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(
-    data: Path, tmp_path: Path, changes: dict[str, Any], first: int, then: int
+    all_runs: Runs, tmp_path: Path, name: str, first: int, then: int
 ) -> None:
-    often = {**changes, "checkpoints": {"every_steps": 1, "keep": 9}}
-    finish(spec(data, devices=first, **often), tmp_path / "whole")
-    last = events(tmp_path / "whole", "finished")[0]["step"]
-    shutil.copytree(checkpoint_folder(tmp_path / "whole", 1), checkpoint_folder(tmp_path / "resumed", 1))
-    finish(spec(data, devices=then, **often), tmp_path / "resumed", resume=True)
-    assert metric(tmp_path / "resumed", "loss") == pytest.approx(metric(tmp_path / "whole", "loss")[1:], rel=1e-5)
-    one, other = weights(tmp_path / "whole", last), weights(tmp_path / "resumed", last)
+    whole = all_runs.two(name) if first == 2 else all_runs.one(name)
+    if then == 2:
+        resumed = all_runs.two(f"{name}, resumed")
+    else:
+        resumed = tmp_path
+        distil(parse_config(all_runs.document(name, 1)), resumed, resume_from=checkpoint_folder(whole, 1))
+    last = events(whole, "finished")[0]["step"]
+    assert metric(resumed, "loss") == pytest.approx(metric(whole, "loss")[1:], rel=1e-5)
+    one, other = weights(whole, last), weights(resumed, last)
     assert all((one[name] - other[name]).norm() <= 1e-4 * one[name].norm() for name in one)
 
 
 @pytest.mark.slow
-def test_two_processes_are_bitwise_equal_to_themselves_after_a_resume(data: Path, tmp_path: Path) -> None:
-    often = {**LORA, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "checkpoints": {"every_steps": 1, "keep": 9}}
-    finish(spec(data, devices=2, **often), tmp_path / "whole")
-    shutil.copytree(checkpoint_folder(tmp_path / "whole", 1), checkpoint_folder(tmp_path / "resumed", 1))
-    finish(spec(data, devices=2, **often), tmp_path / "resumed", resume=True)
-    one, other = weights(tmp_path / "whole", 4), weights(tmp_path / "resumed", 4)
+def test_two_processes_are_bitwise_equal_to_themselves_after_a_resume(all_runs: Runs) -> None:
+    one, other = weights(all_runs.two("dropout"), 4), weights(all_runs.two("dropout, resumed"), 4)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.slow
-def test_shards_may_be_empty_and_layers_computed_twice(data: Path, tmp_path: Path) -> None:
-    """Four processes divide adapters of rank 2, with the gradient checkpointing that GPUs have by default."""
-    optim = {"learning_rate": 1e-3, "batch_size": 16, "gradient_checkpointing": True}
-    changes = {**LORA, "lora": {"rank": 2, "alpha": 8}, "optim": optim, "checkpoints": {"every_steps": 1, "keep": 9}}
-    distil(parse_config(spec(data, **changes)), tmp_path / "one")
-    finish(spec(data, devices=4, **changes), tmp_path / "four")
-    last = events(tmp_path / "one", "finished")[0]["step"]
-    assert_alike(tmp_path / "four", tmp_path / "one", last)
-    shutil.copytree(checkpoint_folder(tmp_path / "four", 1), checkpoint_folder(tmp_path / "resumed", 1))
-    finish(spec(data, devices=1, **changes), tmp_path / "resumed", resume=True)
-    assert metric(tmp_path / "resumed", "loss") == pytest.approx(metric(tmp_path / "one", "loss")[1:], rel=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [FULL, LORA], ids=["full", "LoRA"])
-def test_bf16_follows_fp32(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    once = {**changes, "rounds": 1}
-    finish(spec(data, devices=2, precision="bf16", **once), tmp_path / "bf16")
-    finish(spec(data, devices=2, **once), tmp_path / "fp32")
+@pytest.mark.parametrize("name", ["full", "LoRA"])
+def test_bf16_follows_fp32(all_runs: Runs, name: str) -> None:
+    bf16 = all_runs.two(f"{name}, bf16")
     # The trajectories are other ones: a sample in bf16 parts from one in fp32 at the first near tie.
-    assert metric(tmp_path / "bf16", "loss")[0] == pytest.approx(metric(tmp_path / "fp32", "loss")[0], rel=0.25)
-    kept = weights(tmp_path / "bf16", 3)
+    assert metric(bf16, "loss")[0] == pytest.approx(metric(all_runs.two(name), "loss")[0], rel=0.25)
+    kept = weights(bf16, events(bf16, "finished")[0]["step"])
     assert all(tensor.dtype == torch.float32 for tensor in kept.values())
 
 
-def test_a_process_without_a_trajectory_computes_in_vain(data: Path, tmp_path: Path) -> None:
-    """A batch of one trajectory: the step is the same."""
-    changes = {"optim": {"learning_rate": 1e-3, "batch_size": 1, "max_steps": 1}, "mode": "opd", "loss": {}}
-    changes |= {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
+@pytest.mark.slow
+def test_shards_may_be_empty_and_layers_computed_twice(data: Path, tmp_path: Path) -> None:
+    """Three processes divide adapters of rank 2, with the gradient checkpointing that GPUs have by default."""
+    optim = {"learning_rate": 1e-3, "batch_size": 16, "gradient_checkpointing": True}
+    changes = {**LORA, "lora": {"rank": 2, "alpha": 8}, "optim": optim, "checkpoints": {"every_steps": 1, "keep": 9}}
     distil(parse_config(spec(data, **changes)), tmp_path / "one")
-    finish(spec(data, devices=2, **changes), tmp_path / "two")
-    assert metric(tmp_path / "two", "loss") == pytest.approx(metric(tmp_path / "one", "loss"), rel=1e-5)
-    assert metric(tmp_path / "two", "grad_norm") == pytest.approx(metric(tmp_path / "one", "grad_norm"), rel=1e-5)
+    finish(spec(data, devices=3, **changes), tmp_path / "three")
+    last = events(tmp_path / "one", "finished")[0]["step"]
+    assert_alike(tmp_path / "three", tmp_path / "one", last)
+    shutil.copytree(checkpoint_folder(tmp_path / "three", 1), checkpoint_folder(tmp_path / "resumed", 1))
+    finish(spec(data, devices=1, **changes), tmp_path / "resumed", resume=True)
+    assert metric(tmp_path / "resumed", "loss") == pytest.approx(metric(tmp_path / "one", "loss")[1:], rel=1e-5)
 
 
 def test_a_failure_of_both_ends_the_run_with_its_reason(data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from testbed import task as testbed
-from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
+from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a TRD run of one round whose diagnosis takes most of the round."""
     out = tmp_path_factory.mktemp("whole")
-    distil(parse_config(spec(data, diagnosis={"num_trajectories": SIZE, "steps": "reference"})), out)
+    distil(parse_config(spec(data, **WHOLE_ANSWERS, diagnosis={"num_trajectories": SIZE, "steps": "reference"})), out)
     return out
 
 
@@ -154,7 +154,7 @@ def weights(out: Path, step: int, name: str = "model/model.safetensors") -> dict
 
 
 def test_a_run_is_bitwise_the_same_without_it(data: Path, whole: Path, tmp_path: Path) -> None:
-    distil(parse_config(spec(data, diagnosis={"num_trajectories": 0})), tmp_path)
+    distil(parse_config(spec(data, **WHOLE_ANSWERS, diagnosis={"num_trajectories": 0})), tmp_path)
     ours, theirs = weights(whole, 3), weights(tmp_path, 3)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert events(tmp_path, "diagnosis") == []
@@ -173,7 +173,7 @@ def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> No
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
     changes: dict[str, Any] = {"teacher": str(folder), "refine": {"max_prompt_tokens": 32, "max_new_tokens": 18}}
     changes |= {"evaluation": {"holdout": 0.0}, "dataset": {"path": str(rows)}}
-    distil(parse_config(spec(tmp_path, **changes)), tmp_path / "out")
+    distil(parse_config(spec(tmp_path, **{**WHOLE_ANSWERS, **changes})), tmp_path / "out")
     found = lines(tmp_path / "out")
     fits = [len(line["token_ids"]["prompt"]) + line["rollout_tokens"] <= 50 for line in found]
     assert ["kl_per_token_initial" in line for line in found] == fits
