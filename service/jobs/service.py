@@ -139,20 +139,21 @@ class JobService:
         values = _new_job(submission, fitted)
         job, events = Job(**values), _first_events(fitted)
         try:
-            with self._database.write() as session:
+            with self._database.write_by_connection() as connection:
                 if submission.may_have_twin:
-                    key = submission.idempotency_key or submission.body_sha256
-                    lock_identical_requests(session, f"{submission.owner} {key}")
-                    earlier = _created_earlier(session, submission)
-                    if earlier is not None:
-                        return _replay(session, earlier)
+                    with Session(connection, expire_on_commit=False) as session:
+                        key = submission.idempotency_key or submission.body_sha256
+                        lock_identical_requests(session, f"{submission.owner} {key}")
+                        earlier = _created_earlier(session, submission)
+                        if earlier is not None:
+                            return _replay(session, earlier)
                 around = repository.look_around(
-                    session, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
+                    connection, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
                 )
                 check_data(fitted.spec, around.sizes)
                 if around.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
-                repository.add(session, values, fitted.spec.tags, events)
+                repository.add(connection, values, fitted.spec.tags, events)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
         return Created(job, around.position, is_new=True)
