@@ -19,7 +19,7 @@ ROW = {"problem": "1+1?", "answer": "2"}
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("rows.csv", b"problem,answer\n1+1,2\n"), ("rows.jsonl.gz", gzip.compress(json.dumps(ROW).encode()))],
+    [("rows.csv", b"problem,answer\n1+1,2\n"), ("rows.jsonl.gz", gzip.compress(json.dumps(ROW).encode(), mtime=0))],
 )
 def test_a_file_of_another_format_is_told_which_are_read(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
