@@ -128,7 +128,7 @@ def test_a_job_goes_through_service_and_worker(url: str, tmp_path: Path) -> None
             assert KEY not in said
             if name == "text":
                 assert "if the answers of teacher endpoint text carry log-probabilities" in said
-                assert "gives the log-probabilities of 20 tokens a position" in said
+                assert "gives the log-probabilities of 20 tokens per position" in said
     assert (losses["scores"]["support"], losses["scores"]["teacher_top_k"]) == ("top_k", 10)
     assert (losses["text"]["support"], losses["text"]["teacher_top_k"]) == ("top_k", 20)
     left = [path for path in (tmp_path / "service").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
