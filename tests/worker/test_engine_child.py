@@ -73,7 +73,7 @@ def test_a_stop_is_a_signal_or_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_refused_spec_is_a_failed_event_and_exit_code_1(tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text(json.dumps({"mode": "opd", "student": "/nowhere"}))
+    (tmp_path / "spec.json").write_text(json.dumps({"mode": "opd", "student": "/nowhere", "teacher": "/nowhere"}))
     result = subprocess.run(
         [sys.executable, "-m", "worker.engine_child", str(tmp_path)], cwd=ROOT, capture_output=True, timeout=120
     )
