@@ -83,13 +83,19 @@ _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 
+DEFAULT_HOLDOUT = 0.02
+MAX_DEFAULT_HELDOUT = 64
+"""Problems that are held out at most if the spec names no share."""
+
+
 class EvaluationSpec(StrictModel):
     """The student's scores on problems that training never sees."""
 
     dataset: DatasetRef | None = None
     """Problems to evaluate on; None holds out a share of the training problems."""
-    holdout: Annotated[float, Field(ge=0.0, le=0.9)] = 0.02
-    """Share held out when ``dataset`` is None; 0 switches evaluation off."""
+    holdout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
+    """Share of the training problems that is held out if ``dataset`` is None. None: 2 %, but at most 64 problems, so
+    that evaluations take a small part of a large run; 0 switches evaluation off."""
     k: Annotated[int, Field(ge=1, le=1024)] = 16
     """Samples per problem, for avg@k and pass@k."""
     num_probe_samples: Annotated[int, Field(ge=0, le=100)] = 4
@@ -97,6 +103,18 @@ class EvaluationSpec(StrictModel):
     problems are always the same; 0 stores none."""
     every_steps: Annotated[int, Field(ge=1)] | None = None
     """Also evaluate every N steps; None: only before and after training."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether problems are taken from the training data."""
+        return self.dataset is None and self.holdout != 0
+
+    def num_heldout(self, num_problems: int) -> int:
+        """Return the number of training problems that are held out: the engine's rule, in expectation."""
+        if not self.holds_out:
+            return 0
+        wanted = num_problems * (DEFAULT_HOLDOUT if self.holdout is None else self.holdout)
+        return max(1, round(wanted if self.holdout is not None else min(wanted, MAX_DEFAULT_HELDOUT)))
 
 
 class DiagnosisSpec(StrictModel):

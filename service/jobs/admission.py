@@ -130,8 +130,7 @@ def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, in
     num_problems = _num_problems("dataset", spec.dataset, sizes)
     if spec.is_privileged and isinstance(spec.dataset, str) and not sizes[spec.dataset].has_solutions:
         raise MissingSolutionsError
-    holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
-    if num_problems is not None and num_problems < 1 + holds_out:
+    if num_problems is not None and num_problems < 1 + spec.evaluation.holds_out:
         raise _refusal(
             "evaluation.holdout",
             spec.evaluation.holdout,

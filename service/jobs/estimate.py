@@ -30,8 +30,7 @@ def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | No
 
     `num_evaluation_problems` is the size of a separate dataset; None holds out a share of the rows.
     """
-    holds_out = spec.evaluation.dataset is None and spec.evaluation.holdout > 0
-    num_heldout = max(1, round(num_problems * spec.evaluation.holdout)) if holds_out else 0
+    num_heldout = spec.evaluation.num_heldout(num_problems)
     num_evaluated = num_heldout if num_evaluation_problems is None else num_evaluation_problems
     num_trajectories, num_steps = _plan(spec, num_problems - num_heldout)
     num_evaluations = _num_evaluations(spec, num_steps) if num_evaluated else 0

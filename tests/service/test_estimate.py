@@ -33,6 +33,12 @@ PLANS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize(("num_problems", "num_heldout"), [(2, 1), (1_000, 20), (40_315, 64)])
+def test_by_default_few_problems_are_held_out(num_problems: int, num_heldout: int) -> None:
+    assert estimate(spec(evaluation={}), num_problems, None).num_heldout == num_heldout
+    assert estimate(spec(evaluation={"holdout": 0.02}), 40_315, None).num_heldout == 806
+
+
 @pytest.mark.parametrize("changes", PLANS)
 @pytest.mark.parametrize("num_problems", [1, 10, 333])
 def test_steps_are_those_the_engine_plans(changes: dict[str, Any], num_problems: int) -> None:

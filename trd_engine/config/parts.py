@@ -279,8 +279,9 @@ class EvaluationConfig(StrictConfig):
 
     dataset: DataSource | None = None
     """Problems to evaluate on; None: a held-out share of the training problems."""
-    holdout: Annotated[float, Field(ge=0, le=0.9)] = 0.02
-    """Share of the training problems that is held out if `dataset` is None; 0: no evaluation."""
+    holdout: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    """Share of the training problems that is held out if `dataset` is None. None: 2 %, but at most 64 problems, so that
+    evaluations take a small part of a large run; 0: no evaluation."""
     k: PositiveInt = 16
     """Samples per problem, for avg@k and pass@k (the paper's value)."""
     num_probe_samples: Annotated[int, Field(ge=0)] = 4

@@ -57,7 +57,7 @@ def load_problem_sets(
     if config.evaluation.dataset is not None:
         others = load_problems(config.evaluation.dataset, config.task)
         evaluation, name, evaluation_fingerprint = list(others.problems), "evaluation", others.fingerprint
-    elif config.evaluation.holdout > 0:
+    elif config.evaluation.holdout != 0:
         train, evaluation = split_holdout(train, config.evaluation.holdout, config.seed)
     if config.is_privileged:
         _require_solutions(train)

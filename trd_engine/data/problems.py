@@ -76,20 +76,27 @@ def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> Load
     return LoadedData(problems, fingerprint(problems))
 
 
-def split_holdout(problems: Sequence[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Return (training, held-out) problems, each in the given order.
+DEFAULT_HOLDOUT = 0.02
+MAX_DEFAULT_HELDOUT = 64
+"""Problems that are held out at most if the spec names no share."""
+
+
+def split_holdout(problems: Sequence[Problem], share: float | None, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Return (training, held-out) problems, each in the given order. `share` None: `DEFAULT_HOLDOUT`, bounded.
 
     Only a hash of its text and the seed decide a problem's side: equal texts stay together, and rows that are added
-    later move no others. If `share` > 0, at least one text is held out and one is not; raises DataError if there are
-    no two different texts. Texts that differ only in spaces and case are equal.
+    later move no others. If `share` is not 0, at least one text is held out and one is not; raises DataError if there
+    are no two different texts. Texts that differ only in spaces and case are equal.
     """
-    if share <= 0:
+    if share == 0:
         return list(problems), []
     places = {text: _place(text, seed) for text in map(_same_text, problems)}
     if len(places) < 2:
         raise DataError("cannot hold out problems: there are no two different ones; set evaluation.holdout to 0")
     ordered = sorted(places, key=lambda text: places[text])
-    wanted = sum(place < share for place in places.values())
+    wanted = sum(place < (DEFAULT_HOLDOUT if share is None else share) for place in places.values())
+    if share is None:
+        wanted = min(wanted, MAX_DEFAULT_HELDOUT)
     heldout_texts = set(ordered[: min(max(wanted, 1), len(ordered) - 1)])
     heldout = [problem for problem in problems if _same_text(problem) in heldout_texts]
     training = [problem for problem in problems if _same_text(problem) not in heldout_texts]

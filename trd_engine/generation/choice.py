@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from trd_engine.generation.vllm.runtime import import_vllm
-from trd_engine.runtime.errors import SpecError
+from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 
 EngineName = Literal["vllm", "transformers"]
 
@@ -21,11 +21,20 @@ CPU_HEAD_DIMS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 def choose_engine(requested: str, sources: Sequence[str], *, device: torch.device) -> tuple[EngineName, str]:
     """Return the engine for the models in `sources`, and why, in a few words for the user.
 
-    Raises `SpecError` if the spec requests vLLM and it cannot be used.
+    Raises `SpecError` if the spec requests vLLM and it cannot be used, and `DeviceUnavailableError` if vLLM is broken
+    on a GPU machine, where a run would take days longer without it.
     """
     if requested == "transformers":
         return "transformers", "requested by the spec"
-    obstacle = _obstacle(sources, device)
+    try:
+        obstacle = _obstacle(sources, device)
+    except _BrokenVllmError as error:
+        if device.type == "cuda":
+            raise DeviceUnavailableError(
+                f"sampling.engine = {requested}: {error}; repair its installation, or set sampling.engine to "
+                "transformers, which samples many times slower"
+            ) from error
+        obstacle = str(error)
     if obstacle is None:
         return "vllm", "requested by the spec" if requested == "vllm" else "installed, and supports these models"
     if requested == "vllm":
@@ -33,18 +42,24 @@ def choose_engine(requested: str, sources: Sequence[str], *, device: torch.devic
     return "transformers", obstacle
 
 
+class _BrokenVllmError(Exception):
+    """vLLM is installed, but not for this machine."""
+
+
 def _obstacle(sources: Sequence[str], device: torch.device) -> str | None:
-    """Return the reason why vLLM cannot be used; None if it can."""
+    """Return the reason why vLLM cannot be used; None if it can. Raises `_BrokenVllmError`."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
     try:
         vllm = import_vllm()
     except ImportError as error:
-        return str(error)
+        raise _BrokenVllmError(str(error)) from error
     from vllm.platforms import current_platform
 
     if device.type != current_platform.device_type:
-        return f"the installed vLLM runs on {current_platform.device_type}, and this run on {device.type}"
+        raise _BrokenVllmError(
+            f"the installed vLLM runs on {current_platform.device_type}, and this run on {device.type}"
+        )
     supported = vllm.ModelRegistry.get_supported_archs()
     for source in sources:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)

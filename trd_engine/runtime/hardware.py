@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
+from pathlib import Path
 
 import torch
 
 from trd_engine.runtime.errors import DeviceUnavailableError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_DEVICE_FILES = Path("/dev")
 
 
 @cache
@@ -33,6 +35,12 @@ def choose_device(name: str) -> torch.device:
     """Return the device of this name; auto is the current GPU if there is one. Raises `DeviceUnavailableError`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and _has_unused_gpu():
+            raise DeviceUnavailableError(
+                f"device = auto: this machine has an NVIDIA GPU, but CUDA {torch.version.cuda} of PyTorch "
+                f"{torch.__version__} does not work on it; the driver may be older than that CUDA needs (nvidia-smi "
+                "shows its version): update it, or set device to cpu to train on the processor"
+            )
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -40,6 +48,12 @@ def choose_device(name: str) -> torch.device:
             f"device = {name}: {error}; set device to cpu, or use a worker that has this device"
         ) from error
     return torch.device(name)
+
+
+def _has_unused_gpu() -> bool:
+    """Return whether the driver shows a GPU to a PyTorch that is built for it. A user may hide all GPUs on purpose."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return torch.version.cuda is not None and not is_hidden and any(_DEVICE_FILES.glob("nvidia[0-9]*"))
 
 
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:

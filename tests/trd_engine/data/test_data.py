@@ -397,3 +397,11 @@ def test_split_hangs_on_the_seed_and_not_on_spaces_or_case() -> None:
 
 def test_no_share_holds_nothing_out() -> None:
     assert split_holdout(as_problems("ab"), 0.0, 0) == (as_problems("ab"), [])
+
+
+def test_the_default_share_is_bounded() -> None:
+    few, many = (as_problems(map(str, range(count))) for count in (500, 5_000))
+    assert split_holdout(few, None, 0) == split_holdout(few, 0.02, 0)
+    heldout = split_holdout(many, None, 0)[1]
+    assert len(heldout) == 64 < len(split_holdout(many, 0.02, 0)[1])
+    assert {p.id for p in heldout} <= {p.id for p in split_holdout(many, 0.02, 0)[1]}

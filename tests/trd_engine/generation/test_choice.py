@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, Qwen3Config
 
 from trd_engine.generation.choice import choose_engine
-from trd_engine.runtime.errors import SpecError
+from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 
 CPU = torch.device("cpu")
 
@@ -52,10 +52,11 @@ def test_an_architecture_that_vllm_does_not_know(unknown_architecture: str) -> N
     assert (engine, "does not know HomegrownForCausalLM" in reason) == ("transformers", True)
 
 
-def test_a_vllm_for_another_device(model_folder: Path) -> None:
-    engine, reason = choose_engine("auto", [str(model_folder)], device=torch.device("cuda"))
-    assert engine == "transformers"
-    assert "runs on cpu, and this run on cuda" in reason
+@pytest.mark.parametrize("requested", ["auto", "vllm"])
+def test_a_vllm_for_another_device_is_an_error_on_a_gpu(model_folder: Path, requested: str) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    with pytest.raises(DeviceUnavailableError, match="runs on cpu, and this run on cuda; repair its installation"):
+        choose_engine(requested, [str(model_folder)], device=torch.device("cuda"))
 
 
 def test_without_vllm(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +72,5 @@ def test_a_vllm_that_does_not_import(model_folder: Path, monkeypatch: pytest.Mon
     engine, reason = choose_engine("auto", [str(model_folder)], device=CPU)
     assert engine == "transformers"
     assert reason == "vllm is installed but does not import: operator torchvision::nms does not exist"
+    with pytest.raises(DeviceUnavailableError, match=r"sampling\.engine = auto: vllm is installed but does not import"):
+        choose_engine("auto", [str(model_folder)], device=torch.device("cuda"))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from trd_engine.runtime.hardware import has_bf16_matmul
+from trd_engine.runtime import hardware
+from trd_engine.runtime.errors import DeviceUnavailableError
+from trd_engine.runtime.hardware import choose_device, has_bf16_matmul
 
 XEON = {"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": False, "amx_bf16": False}
 EPYC = {"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}
@@ -31,3 +34,38 @@ def test_the_processor_is_known_by_what_it_says(
 
 def test_this_machines_own_answer_has_the_fields() -> None:
     assert has_bf16_matmul() in (True, False)
+
+
+@pytest.fixture
+def gpu_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose driver shows a GPU that PyTorch cannot use."""
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(hardware, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("gpu_without_cuda")
+def test_a_gpu_that_does_not_work_is_an_error_and_not_a_slow_run() -> None:
+    with pytest.raises(DeviceUnavailableError, match=r"CUDA 13\.0 .* does not work .* set device to cpu"):
+        choose_device("auto")
+    assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.usefixtures("gpu_without_cuda")
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_user_may_hide_the_gpus(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert choose_device("auto").type == "cpu"
+
+
+def test_a_processor_is_the_choice_without_a_gpu_or_with_a_pytorch_for_processors(
+    gpu_without_cuda: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert choose_device("auto").type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (gpu_without_cuda / "nvidia0").rename(gpu_without_cuda / "nvidiactl")
+    assert choose_device("auto").type == "cpu"

@@ -22,6 +22,9 @@ _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in our process: weights and progress at hand
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    # FlashInfer's sampler is compiled at its first use, for which slim images lack nvcc. Requests with seeds, as all of
+    # ours are, never reach it.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 _LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CUDA_VISIBLE_DEVICES")

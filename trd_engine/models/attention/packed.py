@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -40,6 +41,7 @@ NAME = "trd_packed"
 _MAX_KERNEL_HEAD_SIZE = 256
 _KERNEL_HEAD_STEP = 8  # what `scaled_dot_product_attention` pads heads to before its flash kernel
 _MIN_KERNEL_CAPABILITY = (8, 0)  # the first GPUs that flash attention runs on
+_KERNEL_GROUPS_HEADS = "enable_gqa" in signature(varlen_attn).parameters  # since torch 2.12
 
 
 class UnservedAttentionError(ValueError):
@@ -200,6 +202,10 @@ def _by_kernel(
         x.squeeze(0).transpose(0, 1).to(dtype).contiguous() for x in (query_1ATD, key_1ETD, value_1ETD)
     )
     bounds, longest = mask.segments.bounds, max(mask.segments.lengths)
+    num_groups = query_TAD.shape[1] // key_TED.shape[1]
+    if num_groups > 1 and not _KERNEL_GROUPS_HEADS:
+        key_TED, value_TED = (x.repeat_interleave(num_groups, dim=1) for x in (key_TED, value_TED))
+    grouping: dict[str, Any] = {"enable_gqa": num_groups > 1} if _KERNEL_GROUPS_HEADS else {}
     output_TAD = varlen_attn(
         query_TAD,
         key_TED,
@@ -211,7 +217,7 @@ def _by_kernel(
         scale=scaling,
         # Tokens to the left, besides the token itself.
         window_size=(-1 if mask.window is None else mask.window - 1, 0),
-        enable_gqa=query_TAD.shape[1] != key_TED.shape[1],
+        **grouping,
     )
     assert isinstance(output_TAD, Tensor)
     return output_TAD.unsqueeze(0)

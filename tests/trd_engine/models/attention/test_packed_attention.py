@@ -43,7 +43,7 @@ def reference(
     seen_TT = (owner_T[:, None] == owner_T[None, :]) & (ahead_TT >= 0)
     if window is not None:
         seen_TT &= ahead_TT < window
-    key, value = (x.repeat_interleave(HEADS // GROUPS, dim=1) for x in (key, value))
+    key, value = (x.repeat_interleave(HEADS // key.shape[1], dim=1) for x in (key, value))
     scores = query @ key.transpose(-1, -2) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -101,9 +101,13 @@ def test_16_bits_are_as_near_as_they_can_be(
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=rounding, atol=atol)
 
 
+@pytest.mark.parametrize("groups_heads", [True, False])
 @pytest.mark.parametrize("window", [None, 3])
-def test_the_kernel_is_asked_for_the_same(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU here: what the kernel is given is interpreted by its documented meaning instead."""
+def test_the_kernel_is_asked_for_the_same(
+    window: int | None, groups_heads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU here: what the kernel is given is interpreted by its documented meaning instead. Before torch 2.12 it has
+    no grouped heads."""
     calls: list[dict[str, Any]] = []
 
     def documented(query_TAD: Tensor, key_TED: Tensor, value_TED: Tensor, *bounds: Any, **options: Any) -> Tensor:
@@ -112,7 +116,8 @@ def test_the_kernel_is_asked_for_the_same(window: int | None, monkeypatch: pytes
         assert starts.dtype == torch.int32
         assert longest == other_longest == max(LENGTHS)
         assert query_TAD.is_contiguous()
-        assert options.pop("enable_gqa")
+        assert options.pop("enable_gqa", False) is groups_heads
+        assert (key_TED.shape == query_TAD.shape) is not groups_heads
         calls.append(options)
         left, right = options["window_size"]
         assert right == 0
@@ -123,6 +128,7 @@ def test_the_kernel_is_asked_for_the_same(window: int | None, monkeypatch: pytes
     inputs = make_qkv()
     expected, _ = attention(Layer(), *inputs, mask_of(window), scaling=0.35)
     monkeypatch.setattr(packed_attention, "varlen_attn", documented)
+    monkeypatch.setattr(packed_attention, "_KERNEL_GROUPS_HEADS", groups_heads)
     monkeypatch.setattr(packed_attention, "_has_kernel", lambda query, value: True)
     found, _ = attention(Layer(), *inputs, mask_of(window), scaling=0.35)
     assert len(calls) == 1
