@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import obstore
@@ -126,6 +127,17 @@ class Storage:
     def open(self, key: str) -> IO[bytes]:
         """The file, open for reading and seeking; close it as any other."""
         return io.BufferedReader(_StoredFile(self, key), CHUNK_BYTES)
+
+    def open_local(self, key: str, max_bytes: int) -> IO[bytes]:
+        """The beginning of the file, `max_bytes` at least, open as a file of this machine, which a child can read."""
+        if self._folder is not None:
+            with _as_os_error(key):
+                return (self._folder / key).open("rb")
+        copy = TemporaryFile()  # noqa: SIM115 - the caller closes it
+        copy.writelines(self.read_range(key, 0, min(max_bytes, self.size(key))))
+        copy.flush()
+        copy.seek(0)
+        return copy
 
     def fetch(self, key: str, target: Path, *, sha256: str) -> None:
         """Copy a stored file to `target`; raises `ContentChangedError`."""

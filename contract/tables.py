@@ -81,11 +81,14 @@ class Dataset(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     owner: Mapped[str] = mapped_column(String(100))
     filename: Mapped[str] = mapped_column(String(255))
-    format: Mapped[str] = mapped_column(String(20))  # "jsonl"
+    format: Mapped[str] = mapped_column(String(20))  # of trd_data.check.FileReport
     num_rows: Mapped[int]
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     has_solutions: Mapped[bool]  # every row has one: what OPSD needs
+    columns: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # our fields to the file's columns
+    # What the check at the upload found, which nothing computes again: trd_data.check.FileReport without its errors.
+    findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     storage_key: Mapped[str] = mapped_column(String(500))
     made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
     created_at: Mapped[datetime]

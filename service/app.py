@@ -97,7 +97,7 @@ def _start(settings: Settings) -> ServiceContext:
     storage = Storage(settings.storage_url)
     doorbell = Doorbell(settings.broker_url)
     models = ModelShelf(settings.models)
-    jobs = JobService(settings, database, storage, models, doorbell)
+    jobs = JobService(settings, database, models, doorbell)
     jobs.threads.submit(collect_deleted, database, storage)
     return ServiceContext(
         settings=settings,
@@ -141,6 +141,7 @@ def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
 
 def _stop(context: ServiceContext) -> None:
     context.jobs.threads.shutdown(wait=True)
+    context.datasets.threads.shutdown(wait=True)
     context.doorbell.close()
     context.database.dispose()
 

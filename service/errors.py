@@ -6,6 +6,7 @@ ApiError                        status, stable code, message, the parameter at f
 ├── AuthenticationError         401  no key, or an unknown one
 ├── PermissionDeniedError       403  a key without the scope
 ├── NotFoundError               404  no such object, or another owner's
+├── RequestTimeoutError         408  the client stopped sending
 ├── ConflictError               409  not in the object's state
 ├── InFlightError               409  the same request is in progress
 ├── PayloadTooLargeError        413
@@ -98,6 +99,17 @@ class NotFoundError(ApiError):
     status = 404
     type = "invalid_request_error"
     default_code = "not_found"
+
+
+class RequestTimeoutError(ApiError):
+    """The client stopped sending before the body was complete."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
 
 
 class ConflictError(ApiError):

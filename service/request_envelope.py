@@ -4,6 +4,7 @@ that a client sees our error shape whatever happens.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -15,7 +16,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ApiError, InvalidRequestError, PayloadTooLargeError, error_content, error_response
+from service.errors import (
+    ApiError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    error_content,
+    error_response,
+)
 from service.outages import outage
 from service.settings import Settings
 
@@ -77,12 +85,20 @@ class RequestEnvelope:
         return self._settings.max_body_bytes
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        limit = self._max_body(scope)
-        num_bytes = 0
+        limit, seconds = self._max_body(scope), self._settings.body_idle_seconds
+        num_bytes, is_complete, is_idle = 0, False, False
 
         async def limited() -> Message:
-            nonlocal num_bytes
-            message = await receive()
+            nonlocal num_bytes, is_complete, is_idle
+            if is_idle:
+                raise _idle(seconds)
+            try:
+                async with asyncio.timeout(None if is_complete else seconds):
+                    message = await receive()
+            except TimeoutError:
+                is_idle = True
+                raise _idle(seconds) from None
+            is_complete = not message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
                 raise _too_large(limit)
@@ -119,6 +135,10 @@ def _request_id(headers: Headers) -> str:
 
 def _too_large(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(f"the body is over the limit of {limit} bytes")
+
+
+def _idle(seconds: float) -> RequestTimeoutError:
+    return RequestTimeoutError(f"nothing more of the body came for {seconds:g} s; send the request again")
 
 
 def _defect(request_id: str) -> JSONResponse:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contract.settings import CommaSeparated, DeploymentSettings
+from contract.settings import CommaSeparated, DeploymentSettings, Seconds
 from trd_data.readers import MAX_DEPTH
 
 Limit = Annotated[int, Field(ge=1)]
@@ -19,6 +19,7 @@ class UploadLimits:
     """The limits of one uploaded dataset. Each protects memory or disk against a single request."""
 
     max_bytes: int
+    max_unpacked_bytes: int
     max_line_bytes: int
     max_rows: int
     max_json_depth: int
@@ -60,6 +61,30 @@ class Settings(DeploymentSettings):
     """Most bytes of a request's headers together."""
     max_upload_bytes: Limit = 2**30
     """Most bytes of one uploaded file."""
+    max_unpacked_bytes: Limit = 2**32
+    """Most bytes that the rows of an uploaded file have as JSON, unpacked: some kilobytes of Parquet or gzip may stand
+    for any number of bytes, which a job holds in memory."""
+    max_uploads_per_owner: Limit = 4
+    """Most uploads and previews of one owner that are in progress at the same time, in one process."""
+    max_checks: Limit = 2
+    """Most child processes that check uploads or render previews at the same time, in one process. One owner has one
+    at a time."""
+    check_wait_seconds: Seconds = 120.0
+    """Longest time that an upload waits for its check to begin."""
+    check_memory_bytes: Annotated[int, Field(ge=2**29)] = 3 * 2**29
+    """Address space of the child process that checks an upload, some 400 MiB of which its libraries take."""
+    check_cpu_seconds: Limit = 300
+    """Processor time of checking one upload."""
+    check_seconds: Seconds = 600.0
+    """Time of checking one upload."""
+    preview_cpu_seconds: Limit = 20
+    """Processor time of rendering one preview."""
+    preview_seconds: Seconds = 30.0
+    """Time of rendering one preview."""
+    judge_references: bool = True
+    """Whether an upload's reference answers are compared with themselves, which takes a second."""
+    body_idle_seconds: Seconds = 30.0
+    """Longest time without a byte of a request's body; the request is then refused."""
     max_line_bytes: Limit = 2**20
     """Most bytes of one row of an uploaded file."""
     max_rows: Limit = 1_000_000
@@ -75,4 +100,6 @@ class Settings(DeploymentSettings):
     @property
     def upload(self) -> UploadLimits:
         """The limits of one uploaded dataset."""
-        return UploadLimits(self.max_upload_bytes, self.max_line_bytes, self.max_rows, self.max_json_depth)
+        return UploadLimits(
+            self.max_upload_bytes, self.max_unpacked_bytes, self.max_line_bytes, self.max_rows, self.max_json_depth
+        )

@@ -77,14 +77,15 @@ class RowReport:
 class RowChecker:
     """Takes the rows of an uploaded file one by one, keeps none, and reports what is wrong with them."""
 
-    def __init__(self, limits: RowLimits) -> None:
+    def __init__(self, limits: RowLimits, columns: Mapping[str, str] | None = None) -> None:
         self._limits = limits
-        self._reader = RowReader()
+        self._reader = RowReader(columns=columns)
         self._num_unpacked_bytes = 0
         self.report = RowReport()
 
-    def add(self, row: RawRow) -> None:
-        """Check a row; raises `FileTooLargeError` if the file has more rows than allowed."""
+    def add(self, row: RawRow) -> Problem | None:
+        """Check a row and return its problem if it has one; raises `FileTooLargeError` if the file has more rows than
+        allowed."""
         report = self.report
         report.num_rows += 1
         if report.num_rows > self._limits.max_rows:
@@ -97,11 +98,12 @@ class RowChecker:
             report.num_errors += 1
             if len(report.errors) < MAX_LISTED:
                 report.errors.append(ListedError(row.number, error.field, error.message))
-            return
+            return None
         if report.first_without_solution is None and problem.solution is None:
             report.first_without_solution = row.number
+        return problem
 
-    def add_unpacked(self, row: RawRow) -> None:
+    def add_unpacked(self, row: RawRow) -> Problem | None:
         """Check a row of a compressed file, whose size is not known before; raises `FileTooLargeError`."""
         num_bytes = len(json.dumps(row.values, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         self._num_unpacked_bytes += num_bytes
@@ -111,7 +113,7 @@ class RowChecker:
             )
         if num_bytes > self._limits.max_row_bytes:
             row = RawRow(row.number, {}, f"longer than {self._limits.max_row_bytes} bytes")
-        self.add(row)
+        return self.add(row)
 
 
 def _require_text(values: Mapping[str, Any]) -> None:

@@ -21,7 +21,9 @@ DEFAULT_FILENAME = "rows.jsonl"
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 _FILE = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE, "columns": {"type": "string"}}}
+_COLUMNS = """Which column of the file has which of our fields, if the names differ: a JSON object, such as
+{"problem": "question"}. A form may have it as a field."""
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -40,12 +42,14 @@ async def upload_dataset(
     caller: Submitter,
     request: Request,
     filename: Annotated[str, Query(max_length=1000, description="Name of a raw body.")] = DEFAULT_FILENAME,
+    columns: Annotated[str | None, Query(max_length=10_000, description=_COLUMNS)] = None,
     client_try: MaybeClientTry = None,
 ) -> DatasetView:
     """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
     names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
-    return DatasetView.of(await context.datasets.receive(caller.owner, UploadBody(request), filename, client_try))
+    body = UploadBody(request)
+    return DatasetView.of(await context.datasets.receive(caller.owner, body, filename, client_try, columns))
 
 
 @router.get("", summary="List datasets, newest first")
@@ -69,12 +73,13 @@ def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetVi
 
 @router.get("/{dataset_id}/preview", summary="The prompts that a job would make of a dataset's first rows")
 @raises(NotFoundError)
-def preview_dataset(
-    context: Context, caller: Reader, dataset_id: str, query: Annotated[PreviewQuery, Query()]
+async def preview_dataset(
+    context: Context, caller: Reader, request: Request, dataset_id: str, query: Annotated[PreviewQuery, Query()]
 ) -> DatasetPreview:
     """Token for token as the student (solve) and the teacher (the others) would read them, with what would be cut.
     There is no rollout yet: its place is empty, and the tokens that fit there are given."""
-    return DatasetPreview(dataset_id=dataset_id, data=context.datasets.preview(caller.owner, dataset_id, query))
+    rows = await context.datasets.preview(caller.owner, dataset_id, query, request.receive)
+    return DatasetPreview(dataset_id=dataset_id, data=rows)
 
 
 @router.delete("/{dataset_id}", summary="Delete a dataset that no job needs")

@@ -119,11 +119,12 @@ class UploadBody:
     def __init__(self, request: Request, *, check_form: Callable[[Form], None] | None = None) -> None:
         """With `check_form`, which checks the fields beside the file, the body must be a multipart form."""
         self._headers = request.headers
+        self.receive = request.receive
         self._stream = request.stream()
         self._check_form = check_form
 
-    async def feed(self, sink: Sink) -> str | None:
-        """Pass the file to `sink` piece by piece; return its name if the body is a form that gives one."""
+    async def feed(self, sink: Sink) -> Form:
+        """Pass the file to `sink` piece by piece; return what came with it, nothing if the body is no form."""
         content_type = self._headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
         if self._headers.get("content-encoding", "identity").lower() != "identity":
@@ -132,14 +133,14 @@ class UploadBody:
             form = await receive_form(content_type, self._stream, sink)
             if self._check_form is not None:
                 self._check_form(form)
-            return form.filename
+            return form
         if self._check_form is not None or media_type not in RAW_TYPES:
             raw = ", or the rows as application/jsonl or application/vnd.apache.parquet"
             raw = raw if self._check_form is None else ""
             raise MediaTypeError(f"content-type = {media_type or 'none'}: send a multipart/form-data file{raw}")
         async for content in self._stream:
             await sink(content)
-        return None
+        return Form()
 
     async def drain(self) -> None:
         """Read the rest of the body: a client whose connection is cut while it sends never sees the answer."""

@@ -5,34 +5,50 @@ Each surface (the native one, `service.openai_compat`, pages) calls `DatasetServ
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from tempfile import SpooledTemporaryFile
-from typing import IO
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive
 
 from contract.database import Database, lock_identical_requests
 from contract.storage import Storage
 from contract.tables import Dataset
 from contract.views.datasets import PreviewRow
 from service.datasets import repository
+from service.datasets.child import ChildPool, unless_disconnected
 from service.datasets.multipart import UploadBody
-from service.datasets.preview import preview_rows
+from service.datasets.preview import preview_errors, preview_request
+from service.datasets.rows import data_errors, refuse_bad_rows, row_limits
 from service.datasets.schemas import PreviewQuery
-from service.datasets.upload import PIECE_BYTES, Upload
-from service.errors import ApiError, ConflictError, NotFoundError, QuotaError
+from service.datasets.upload import CheckedRows, Upload
+from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.models.service import ModelShelf
 from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry
 from service.settings import Settings
+from trd_data.check import FileReport
+from trd_data.child import ChildLimits
+from trd_data.rows import ListedError
+from trd_data.shapes.choose import require_known_fields
 
 STALE = timedelta(days=1)
 """No upload takes longer: its process has died."""
+NUM_THREADS = 16
+"""Of writing and storing uploads. Checking them needs none."""
+MAX_COLUMNS = 30
+_NOT_KEPT = ("format", "num_rows", "num_errors", "errors", "references")
+"""What of a report is not among a dataset's findings: another column has it, or it is of use only during the check."""
+Answer = TypeVar("Answer")
 
 
 class DatasetService:
@@ -44,34 +60,71 @@ class DatasetService:
         self._storage = storage
         self._models = models
         self._arriving = ArrivingBytes(settings)
+        self._children = ChildPool(settings)
+        # Of its own, so that uploads that wait for a disk or the store leave the framework's threads to other requests.
+        self.threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="datasets")
 
     async def receive(
-        self, owner: str, body: UploadBody, default_filename: str, client_try: ClientTry | None = None
+        self,
+        owner: str,
+        body: UploadBody,
+        default_filename: str,
+        client_try: ClientTry | None = None,
+        columns: str | None = None,
     ) -> Dataset:
         """Check and store the rows in `body`. If the client reports that it repeats a request, return what the other
-        request stored.
+        request stored. `columns`: a JSON object from our fields to the file's columns; a form may hold it, too.
 
-        Raises `InvalidRequestError` that names the bad rows, `PayloadTooLargeError`, `MediaTypeError` and `QuotaError`.
+        Raises `InvalidRequestError` that names the bad rows, `PayloadTooLargeError`, `MediaTypeError`, `QuotaError` and
+        `RateLimitError`.
         """
-        try:
-            # What a client repeats may be stored already, and must be found even if it has filled the quota.
-            is_repeated = client_try is not None and client_try.is_repeated
-            num_stored = 0 if is_repeated else await run_in_threadpool(self._num_bytes_stored, owner)
-            # A temporary file has no name: it is gone with the process.
-            with SpooledTemporaryFile(PIECE_BYTES, dir=str(self._settings.data_dir)) as received:
-                upload = Upload(received, self._settings.upload)
-                with self._arriving.counted(owner, num_stored) as count:
+        async with self._children.present(owner):
+            try:
+                # A temporary file has no name: it is gone with the process.
+                with TemporaryFile(dir=str(self._settings.data_dir)) as received:
+                    upload = Upload(received, self._settings.upload, self.threads)
+                    filename, mapped = await self._receive_body(owner, body, upload, client_try)
+                    mapping = _columns(mapped or columns)
+                    rows = await unless_disconnected(body.receive, self._check(owner, received, mapping))
+                    row = upload.dataset(owner, filename or default_filename, rows, mapping)
+                    return await self._in_thread(self._store, received, row, client_try)
+            except (ApiError, OSError, SQLAlchemyError):
+                await body.drain()
+                raise
 
-                    async def take(content: bytes) -> None:
-                        count(len(content))
-                        await upload.write(content)
+    async def _receive_body(
+        self, owner: str, body: UploadBody, upload: Upload, client_try: ClientTry | None
+    ) -> tuple[str | None, str | None]:
+        """Take the file into `upload`; return its name and the form's field ``columns``, if the body is a form."""
+        # What a client repeats may be stored already, and must be found even if it has filled the quota.
+        is_repeated = client_try is not None and client_try.is_repeated
+        num_stored = 0 if is_repeated else await self._in_thread(self._num_bytes_stored, owner)
+        with self._arriving.counted(owner, num_stored) as count:
 
-                    filename = await body.feed(take)
-                    row = await upload.finish(owner, filename or default_filename)
-                return await run_in_threadpool(self._store, received, row, client_try)
-        except (ApiError, OSError, SQLAlchemyError):
-            await body.drain()
-            raise
+            async def take(content: bytes) -> None:
+                count(len(content))
+                await upload.write(content)
+
+            form = await body.feed(take)
+            await upload.flush()
+        return form.filename, form.fields.get("columns")
+
+    async def _check(self, owner: str, received: IO[bytes], columns: dict[str, str] | None) -> CheckedRows:
+        settings = self._settings
+        limits = ChildLimits(settings.check_memory_bytes, settings.check_cpu_seconds, settings.check_seconds)
+        request = {"check": {"limits": asdict(row_limits(settings.upload)), "columns": columns}}
+        async with self._children.slot(owner):
+            with data_errors():
+                found = await self._children.ask(received, request, limits)
+            report = FileReport(**{**found, "errors": [ListedError(**error) for error in found["errors"]]})
+            refuse_bad_rows(report)
+            judged = await self._children.judge_references(report.references)
+        findings = {name: value for name, value in found.items() if name not in _NOT_KEPT}
+        findings["notices"] += judged
+        return CheckedRows(report.format, report.num_rows, report.first_without_solution is None, findings)
+
+    async def _in_thread(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
 
     def _num_bytes_stored(self, owner: str) -> int:
         with self._database.read() as session:
@@ -134,9 +187,24 @@ class DatasetService:
         with self._database.read() as session:
             return cut(repository.page(session, owner, after, limit, oldest_first=oldest_first), limit)
 
-    def preview(self, owner: str, dataset_id: str, query: PreviewQuery) -> list[PreviewRow]:
-        """Return the prompts that a job would make of the first rows."""
-        return preview_rows(self._storage, self._models, self.show(owner, dataset_id), query)
+    async def preview(self, owner: str, dataset_id: str, query: PreviewQuery, receive: Receive) -> list[PreviewRow]:
+        """Return the prompts that a job would make of the first rows; raise `InvalidRequestError` and
+        `RateLimitError`."""
+        async with self._children.present(owner):
+            return await unless_disconnected(receive, self._preview(owner, dataset_id, query))
+
+    async def _preview(self, owner: str, dataset_id: str, query: PreviewQuery) -> list[PreviewRow]:
+        settings = self._settings
+        limits = ChildLimits(settings.check_memory_bytes, settings.preview_cpu_seconds, settings.preview_seconds)
+        dataset = await self._in_thread(self.show, owner, dataset_id)
+        request = await self._in_thread(preview_request, self._models, dataset, query)
+        # Enough for the longest rows that a preview has, if the file is one of lines.
+        most = query.limit * settings.max_line_bytes + 1 if dataset.format == "jsonl" else 2**62
+        with await self._in_thread(self._storage.open_local, dataset.storage_key, most) as stream:
+            async with self._children.slot(owner):
+                with preview_errors():
+                    found = await self._children.ask(stream, request, limits)
+        return [PreviewRow(**row) for row in found]
 
     def delete(self, owner: str, dataset_id: str) -> str:
         """Delete a dataset that no job needs; return the storage key that the caller has to remove."""
@@ -157,6 +225,26 @@ def _get(session: Session, owner: str, dataset_id: str, *, for_update: bool = Fa
     if row is None:
         raise NotFoundError(f"there is no dataset {dataset_id}", code="dataset_not_found", param="dataset_id")
     return row
+
+
+def _columns(given: str | None) -> dict[str, str] | None:
+    """Return the mapping of an upload's columns; raise `InvalidRequestError`."""
+    if given is None:
+        return None
+    try:
+        columns = json.loads(given)
+    except (ValueError, RecursionError):
+        columns = None
+    is_mapping = isinstance(columns, dict) and all(isinstance(name, str) and name for name in columns.values())
+    if not is_mapping or len(columns) > MAX_COLUMNS:
+        raise InvalidRequestError(
+            f"columns = {given[:80]}: must be a JSON object with up to {MAX_COLUMNS} of our fields and the file's "
+            'column for each, such as {"problem": "question"}',
+            param="columns",
+        )
+    with data_errors("columns"):
+        require_known_fields(columns)
+    return columns or None
 
 
 def _uploaded_before(session: Session, upload: Dataset, client_try: ClientTry) -> Dataset | None:

@@ -144,7 +144,8 @@ def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, in
 
 
 def missing_solutions(dataset_id: str, row_number: int | None) -> InvalidRequestError:
-    """Return the refusal of a dataset without all solutions; `row_number` is None if the dataset is deleted by now."""
+    """Return the refusal of a dataset without all solutions; `row_number`: None if it is unknown, because the
+    dataset is deleted by now, or was checked by an earlier version."""
     place = f"row {row_number}" if row_number is not None else "a row"
     return _refusal(
         "dataset",

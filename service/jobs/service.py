@@ -25,12 +25,10 @@ from contract.job_state import (
     legal_actions,
     legal_statuses,
 )
-from contract.storage import Storage
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
-from service.datasets.rows import first_row_without_solution
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
@@ -101,11 +99,8 @@ class DryRun:
 class JobService:
     """The use cases of jobs."""
 
-    def __init__(
-        self, settings: Settings, database: Database, storage: Storage, models: ModelShelf, doorbell: Doorbell
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, models: ModelShelf, doorbell: Doorbell) -> None:
         self._database = database
-        self._storage = storage
         self._models = models
         self._doorbell = doorbell
         self._admissions = Admissions(settings, models)
@@ -176,8 +171,8 @@ class JobService:
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:
         with self._database.read() as session:
             dataset = datasets.find(session, owner, str(spec.dataset))
-        row_number = first_row_without_solution(self._storage, dataset) if dataset is not None else None
-        return missing_solutions(str(spec.dataset), row_number)
+        findings = dataset.findings if dataset is not None else None
+        return missing_solutions(str(spec.dataset), (findings or {}).get("first_without_solution"))
 
     def clone(self, owner: str, job_id: str, overrides: dict[str, Any], idempotency_key: str | None) -> Created:
         """Submit the spec that the user wrote for another job, with `overrides` merged in."""

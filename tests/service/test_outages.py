@@ -83,8 +83,7 @@ def test_a_full_disk_is_told_and_keeps_nothing_of_the_upload(client: TestClient,
 def test_a_dataset_whose_file_is_gone_is_told_of(client: TestClient, tmp_path: Path) -> None:
     dataset = upload(client, '{"problem": "1 + 1", "answer": "2"}\n' * 3)
     shutil.rmtree(tmp_path / "storage" / "datasets" / dataset)
-    spec = {"mode": "opsd", "student": "small", "dataset": dataset}
-    answer = client.post("/jobs", json=spec)  # it would tell the row that lacks a solution
+    answer = client.get(f"/datasets/{dataset}/preview", params={"model": "small"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
 
 
