@@ -54,6 +54,11 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "Prompt and completion budgets exceed the model's context; lower max_prompt_tokens or max_new_tokens.",
     ),
     ErrorCode(
+        "strict_notices",
+        False,
+        "The job is strict, and there is a notice; do what it says, or submit the job without strict.",
+    ),
+    ErrorCode(
         "non_finite_loss",
         False,
         "Lower optim.learning_rate, or look at the saved batch: the run stopped before the update.",

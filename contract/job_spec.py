@@ -195,6 +195,9 @@ class JobSpec(StrictModel):
     """Higher goes first within a queue."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random in the run."""
+    strict: bool = False
+    """Refuse the job if there is any notice about its data, models or settings, and end the run if there is one by the
+    end of the first round's rollouts; see docs/data.md for the notices."""
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """For people; need not be unique."""
     tags: Annotated[list[Tag], Field(max_length=32)] = []  # noqa: RUF012 - pydantic copies it

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trd_engine.config import DataSource, RunConfig, load_config
 from trd_engine.runtime.errors import EngineError, StopRequested
@@ -88,7 +88,9 @@ def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool
 
     resume_from = newest_checkpoint(options.out) if options.resume else None
     try:
-        result = distil(config, options.out, resume_from=resume_from, stop=stop, prune_checkpoints=True)
+        result = distil(
+            config, options.out, resume_from=resume_from, stop=stop, on_event=_print_notice, prune_checkpoints=True
+        )
     except StopRequested:
         if _is_main():
             print(f"stopped; resume with: python -m trd_engine run {options.spec} --out {options.out} --resume")  # noqa: T201
@@ -97,6 +99,16 @@ def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool
         _print_scores(result.scores)
         print(f"finished: {result.checkpoint}")  # noqa: T201
     return 0
+
+
+def _print_notice(event: dict[str, Any]) -> None:
+    """Print a warning when it is reported, with an example and what to do."""
+    if event["type"] == "notice" and event["level"] == "warn":
+        count = f" ({event['count']})" if event["count"] > 1 else ""
+        print(f"! {event['code']}{count}: {event['message']}", file=sys.stderr)  # noqa: T201
+        for name, text in (("example", event["example"]), ("what to do", event["remedy"])):
+            if text:
+                print(f"  {name}: {' '.join(text.split()):.250}", file=sys.stderr)  # noqa: T201
 
 
 def _print_scores(scores: Sequence[ScoreRow]) -> None:

@@ -133,12 +133,17 @@ class CheckpointEvent(_Event):
 
 
 class NoticeEvent(_Event):
-    """A message for the user, with a stable code."""
+    """A message for the user, with a stable code. One of level warn is shown on top of the job."""
 
     type: Literal["notice"]
     level: Literal["info", "warn", "error"]
     code: str
     message: str
+    remedy: str = ""
+    """What the user can do about it."""
+    count: Count = 1
+    """Rows, rollouts or parts of a model that it concerns."""
+    example: str = ""
     data: dict[str, Any] = {}
 
 

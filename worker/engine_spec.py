@@ -30,6 +30,7 @@ _SAME_IN_BOTH = (
     "diagnosis",
     "devices",
     "seed",
+    "strict",
 )
 
 

@@ -136,7 +136,10 @@ class EventFold:
         self.batch.events.append(NewEvent("evaluation", message, scores, at=event.happened_at))
 
     def _notice(self, event: NoticeEvent) -> None:
-        data = {**event.data, "code": event.code}
+        details = {"code": event.code, "remedy": event.remedy, "count": event.count, "example": event.example}
+        if event.level == "warn":
+            self.batch.notices.append({**details, "message": event.message})
+        data = {**event.data, **details}
         self.batch.events.append(NewEvent("notice", event.message, data, event.level, event.happened_at))
 
     def _failed(self, event: FailedEvent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,9 @@ from contract.tables import (
 from worker.lease import DatabaseNow, Lease
 from worker.manifest import Manifest
 
+MAX_NOTICES = 50
+"""Of one job."""
+
 
 def schema_is_ready(database: Database) -> bool:
     """Return whether the database has every table and column that this worker uses; it may have more.
@@ -54,6 +58,8 @@ class ProgressBatch:
     """Rows by round."""
     probe_samples: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     """Rows by step and position."""
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    """Documents of `NoticeView`, for the top of the job."""
     events: list[NewEvent] = field(default_factory=list)
 
     @property
@@ -73,7 +79,17 @@ def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None
     _upsert(session, Evaluation, list(batch.evaluations.values()))
     _upsert(session, Diagnosis, list(batch.diagnoses.values()))
     _upsert(session, ProbeSample, list(batch.probe_samples.values()))
+    if batch.notices:
+        _add_notices(session, lease, batch.notices)
     append_events(session, lease.job_id, *batch.events)
+
+
+def _add_notices(session: Session, lease: Lease, notices: Sequence[dict[str, Any]]) -> None:
+    """Add to the job's notices. One that differs from an earlier one in numbers alone replaces it: a resumed attempt
+    reports its own again, and so does each round."""
+    listed = session.scalar(select(Job.notices).where(Job.id == lease.job_id)) or []
+    by_kind = {(notice["code"], re.sub(r"\d+", "#", notice["message"])): notice for notice in [*listed, *notices]}
+    session.execute(_job_update(lease).values(notices=list(by_kind.values())[:MAX_NOTICES]))
 
 
 def write_trajectories(session: Session, rows: Sequence[dict[str, Any]]) -> None:

@@ -47,8 +47,9 @@ def _tell(error: TrdError) -> None:
 
 
 def _fault(fault: dict[str, object]) -> str:
-    where = f"row {fault['row']}: " if "row" in fault else ""
-    return f"{where}{fault.get('message', '')}"
+    where = f"row {fault['row']}: " if "row" in fault else f"{fault['code']}: " if "code" in fault else ""
+    remedy = f"; {fault['remedy']}" if fault.get("remedy") else ""
+    return f"{where}{fault.get('message', '')}{remedy}"
 
 
 def _tell_json(error: TrdError) -> None:

@@ -20,6 +20,7 @@ from client.cli.output import (
     duration,
     facts,
     moment,
+    notice_block,
     number,
     percent,
     plain,
@@ -90,6 +91,9 @@ def show(
         print_json({**plain(found), **lists})
         return
     console = answers()
+    if found.notices:
+        console.print(notice_block(found.notices))
+        console.print()
     console.print(facts(_job_facts(found)))
     if scores:
         console.print()

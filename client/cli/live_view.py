@@ -13,7 +13,7 @@ from rich.text import Text
 
 from client import Client, TrdError
 from client.cli.chart import sparkline
-from client.cli.output import duration, number, status_text
+from client.cli.output import duration, number, printable, status_text
 from client.events import StreamItem
 from contract.job_state import Phase
 from contract.views.events import EventView, StreamEnd
@@ -28,7 +28,9 @@ _LEVEL_STYLES = {"warn": "yellow", "error": "bold red"}
 def event_text(event: EventView) -> Text:
     """Return an event as a line of a log."""
     text = Text(event.created_at.astimezone().strftime("%H:%M:%S  "), style="dim")
-    text.append(event.message, style=_LEVEL_STYLES.get(event.level, "default"))
+    text.append(printable(event.message), style=_LEVEL_STYLES.get(event.level, "default"))
+    if event.type == "notice" and event.level == "warn" and event.data.get("remedy"):
+        text.append(f"\n          what to do: {printable(str(event.data['remedy']))}", style="dim")
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,15 +11,25 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
+
+from contract.views.notices import NoticeView
 
 PIPE_WIDTH = 160
 """Width in columns if the output is not a terminal."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+_CONTROLS = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
+
+
+def printable(text: str) -> str:
+    """Replace the control characters (C0 and C1) of text that a user or a model wrote: a terminal would obey them."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def answers() -> Console:
@@ -40,12 +51,24 @@ def _console(*, is_stderr: bool) -> Console:
 
 def say(text: str) -> None:
     """Print a line on the standard output, without wrapping and without markup."""
-    answers().print(text, markup=False, soft_wrap=True)
+    answers().print(printable(text), markup=False, soft_wrap=True)
 
 
 def remark(text: str) -> None:
     """Print a line on the standard error."""
-    remarks().print(text, markup=False, soft_wrap=True, style="dim")
+    remarks().print(printable(text), markup=False, soft_wrap=True, style="dim")
+
+
+def notice_block(notices: Sequence[NoticeView]) -> Group:
+    """Return notices for people: what was found, how often, an example and what to do."""
+    lines = []
+    for notice in notices:
+        count = f" ({notice.count})" if notice.count > 1 else ""
+        lines.append(Text(f"! {notice.code}{count}: ", style="bold yellow").append(printable(notice.message), "yellow"))
+        example = " ".join(printable(notice.example).split())
+        details = (("example", example), ("what to do", printable(notice.remedy)))
+        lines += [Text(f"  {name}: {text}", style="dim") for name, text in details if text]
+    return Group(*lines)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_line: bool = False) -> None:
@@ -80,7 +103,7 @@ def facts(rows: Iterable[tuple[str, str | Text | None]]) -> Table:
     made.add_column(overflow="fold")
     for name, value in rows:
         if value is not None and str(value):
-            made.add_row(name, value if isinstance(value, Text) else Text(value))
+            made.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
     return made
 
 

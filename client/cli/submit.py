@@ -13,7 +13,18 @@ from client import Client
 from client.cli.datasets import upload_file
 from client.cli.exit_codes import NothingThereError
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, duration, facts, print_json, remark, say, size
+from client.cli.output import (
+    JsonFlag,
+    answers,
+    duration,
+    facts,
+    notice_block,
+    print_json,
+    remark,
+    remarks,
+    say,
+    size,
+)
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
 from contract.ids import DATASET_PREFIX
@@ -86,6 +97,8 @@ def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
         print_json(job)
     else:
         say(job.id)
+        if job.notices:
+            remarks().print(notice_block(job.notices))
         position = f", number {job.queue_position} in the queue" if job.queue_position is not None else ""
         remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
 
@@ -95,9 +108,10 @@ def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
         print_json(preview)
         return
     console = answers()
+    if preview.notices:
+        console.print(notice_block(preview.notices))
+        console.print()
     console.print(facts((path, _shown(value)) for path, value in flattened(preview.spec).items()))
-    for notice in preview.notices:
-        console.print(Text(f"! {notice}", style="yellow"))
     console.print()
     if preview.estimate is None:
         console.print("the number of problems is known only once the job runs: no estimate")

@@ -14,7 +14,7 @@ from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.jobs import evaluation_table
 from client.cli.live_view import LiveView, LossCurve, event_text
-from client.cli.output import JsonFlag, answers, duration, number, plain, print_json, remark
+from client.cli.output import JsonFlag, answers, duration, notice_block, number, plain, print_json, remark
 from client.events import StreamItem
 from client.jobs import require_not_paused, require_succeeded
 from contract.views.events import EventView
@@ -57,8 +57,11 @@ def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
 def show_progress(trd: Client, job_id: str) -> None:
     """Show the job until it is over: live in a terminal, otherwise as lines."""
     items = _until_paused(trd.events.follow(job_id))
+    job = trd.jobs.get(job_id)
+    if job.notices:
+        answers().print(notice_block(job.notices))
     if answers().is_terminal:
-        _show_live(trd, trd.jobs.get(job_id), items)
+        _show_live(trd, job, items)
     else:
         _print_lines(items)
 

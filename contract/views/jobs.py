@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import FINAL_STATUSES, JobStatus, Phase
 from contract.views import OpenEnum, View
+from contract.views.notices import NoticeView
 
 
 class JobError(View):
@@ -56,6 +57,8 @@ class JobView(JobProgress):
     """A job."""
 
     object: Literal["job"] = "job"
+    notices: list[NoticeView] = []  # noqa: RUF012 - pydantic copies it
+    """Findings in the job's data, models, settings and first round that deserve a look; at most 50."""
     name: str | None
     mode: OpenEnum[Mode]
     queue: str
@@ -149,8 +152,8 @@ class DryRunView(View):
     """Null if the number of problems is unknown, or if there are neither similar jobs nor known model sizes."""
     estimate_notes: list[str]
     """What the estimates assume, and why one is missing."""
-    notices: list[str]
-    """What was chosen differently from the default, and why."""
+    notices: list[NoticeView]
+    """Findings in the data, the models and the settings, such as budgets that were lowered."""
 
 
 class DeletedView(View):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.orm import Session
@@ -20,6 +20,8 @@ class Size(NamedTuple):
     num_rows: int
     has_solutions: bool
     """True if every row has one."""
+    notices: Sequence[Mapping[str, Any]] = ()
+    """What the check of the upload found, as `NoticeView` documents of all tasks."""
 
 
 # Built once: building a statement takes longer than running it.

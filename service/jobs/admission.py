@@ -14,6 +14,7 @@ from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathD
 from contract.job_spec import JobSpec
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
+from contract.views.notices import NoticeView
 from service.datasets.repository import Size
 from service.errors import InvalidRequestError
 from service.jobs.served_teachers import fit_loss
@@ -28,8 +29,8 @@ class Fitted:
 
     spec: JobSpec
     """Resolved: every default is explicit."""
-    notices: list[str]
-    """Values that were chosen instead of the defaults, and why."""
+    notices: list[NoticeView]
+    """Of its models and settings: what was chosen instead of the defaults, and what does not agree."""
 
     @property
     def uploads(self) -> list[str]:
@@ -65,7 +66,7 @@ class Admissions:
             reason = f"jobs here may use at most {most}{samplers}"
             raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
 
-    def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[str]]:
+    def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[NoticeView]]:
         student = self._model("student", spec.student)
         if isinstance(spec.teacher, ServedTeacher):
             return self._fit_served_teacher(spec, student, spec.teacher.endpoint)
@@ -86,7 +87,7 @@ class Admissions:
             raise _refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
         return model
 
-    def _fit_served_teacher(self, spec: JobSpec, student: ShelvedModel, name: str) -> tuple[JobSpec, list[str]]:
+    def _fit_served_teacher(self, spec: JobSpec, student: ShelvedModel, name: str) -> tuple[JobSpec, list[NoticeView]]:
         """Check what is known here. The engine asks the endpoint for its tokenizer, and for its context if that is not
         configured."""
         endpoint = self._settings.teacher_endpoints.get(name)
@@ -141,6 +142,33 @@ def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, in
     if spec.evaluation.dataset is None:
         return num_problems, None
     return num_problems, _num_problems("evaluation.dataset", spec.evaluation.dataset, sizes)
+
+
+def data_notices(spec: JobSpec, sizes: Mapping[str, Size]) -> list[NoticeView]:
+    """Return what the checks of the job's uploads found that holds for its task."""
+    found = []
+    for field, data in (("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)):
+        if not isinstance(data, str) or (field != "dataset" and data == spec.dataset):
+            continue
+        for notice in map(NoticeView.model_validate, sizes[data].notices):
+            if notice.tasks is None or spec.task in notice.tasks:
+                where = "" if field == "dataset" else f"{field}: "
+                found.append(notice.model_copy(update={"message": where + notice.message}))
+    return found
+
+
+def accepted_notices(fitted: Fitted, sizes: Mapping[str, Size]) -> list[NoticeView]:
+    """Return all notices of a job; raise `InvalidRequestError` with them as its errors if it is strict."""
+    notices = [*data_notices(fitted.spec, sizes), *fitted.notices]
+    if not fitted.spec.strict or not notices:
+        return notices
+    more = f" (and {len(notices) - 1} more, in errors)" if len(notices) > 1 else ""
+    raise InvalidRequestError(
+        f"strict = true: {notices[0].code}: {notices[0].message}; {notices[0].remedy}{more}",
+        code="strict_notices",
+        param="strict",
+        errors=[{"param": "strict", **notice.model_dump(mode="json")} for notice in notices],
+    )
 
 
 def missing_solutions(dataset_id: str, row_number: int | None) -> InvalidRequestError:

@@ -165,7 +165,7 @@ _INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
 _NEW_JOB = [
     *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
     *("made_by_retry", "created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step"),
-    *("latest_metrics", "num_events"),
+    *("latest_metrics", "notices", "num_events"),
 ]
 """Columns that a new job fills; the others are NULL."""
 

@@ -19,6 +19,7 @@ def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNK
         expected_finish_at=expected.finish_at,
         expected_note=expected.note,
         error=_error(job),
+        notices=job.notices or [],
         tags=job.spec.get("tags", []),
         metadata=job.spec.get("metadata", {}),
     )

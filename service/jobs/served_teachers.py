@@ -6,19 +6,24 @@ from typing import Any
 
 from contract.job_spec import JobSpec, Mode
 from contract.teacher_endpoints import TeacherEndpoint
+from contract.views.notices import NoticeView
 from service.bodies import validated
 from service.errors import InvalidRequestError
 
 
-def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSpec, list[str]]:
-    """Return the spec with a loss that endpoint `name` supports, and notices of what differs from the defaults.
+def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSpec, list[NoticeView]]:
+    """Return the spec with a loss that endpoint `name` supports, and a notice if the spec gives another.
 
     Raises `InvalidRequestError` if the user requests something that the endpoint cannot return.
     """
     if spec.resolved_loss.divergence == "cross_entropy":
         return spec, []
-    loss, notice = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name, endpoint)
-    return _with_loss(spec, loss), [notice]
+    loss, why = _on_scores(spec, name, endpoint) if endpoint.serves_logprobs else _on_text(spec, name, endpoint)
+    fitted = _with_loss(spec, loss)
+    if loss == spec.resolved_loss.model_dump(mode="json"):
+        return fitted, []
+    remedy = "set the fields of loss to these values if they are what you want, or name a teacher of GET /models"
+    return fitted, [NoticeView(code="loss_fitted", message=why, remedy=remedy)]
 
 
 def _with_loss(spec: JobSpec, loss: dict[str, Any]) -> JobSpec:

@@ -27,12 +27,13 @@ from contract.job_state import (
 )
 from contract.storage_keys import job_prefix
 from contract.tables import Job
+from contract.views.notices import NoticeView
 from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
-from service.jobs.admission import Admissions, Fitted, MissingSolutionsError, check_data, missing_solutions
+from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
 from service.jobs.estimate import Estimate, estimate
 from service.jobs.forecast import Forecast, forecast
 from service.jobs.repository import JobFilter
@@ -90,7 +91,7 @@ class DryRun:
 
     spec: JobSpec
     """Resolved: every default is explicit."""
-    notices: list[str]
+    notices: list[NoticeView]
     estimate: Estimate | None
     """None if only a worker can count the problems."""
     forecast: Forecast
@@ -131,8 +132,8 @@ class JobService:
                 if earlier is not None:
                     return _replay(session, earlier)
         fitted = self._admissions.fit(submission.spec)
-        values = _new_job(submission, fitted)
-        job, events = Job(**values), _first_events(fitted)
+        values = _new_job(submission, fitted.spec)
+        job = Job(**values)
         try:
             with self._database.write_by_connection() as connection:
                 if submission.may_have_twin:
@@ -148,7 +149,10 @@ class JobService:
                 check_data(fitted.spec, around.sizes)
                 if around.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
-                repository.add(connection, values, fitted.spec.tags, events)
+                notices = accepted_notices(fitted, around.sizes)
+                job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
+                values["num_events"] = 1 + len(notices)
+                repository.add(connection, values, fitted.spec.tags, _first_events(notices))
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
         return Created(job, around.position, is_new=True)
@@ -162,11 +166,12 @@ class JobService:
             num_problems, num_evaluated = check_data(fitted.spec, sizes)
         except MissingSolutionsError:
             raise self._missing_solutions(owner, fitted.spec) from None
+        notices = accepted_notices(fitted, sizes)
         is_known = num_problems is not None and (spec.evaluation.dataset is None or num_evaluated is not None)
         counts = estimate(fitted.spec, num_problems, num_evaluated) if is_known and num_problems is not None else None
         with self._database.read() as session:
             expected = forecast(session, owner, fitted.spec, counts, self._models)
-        return DryRun(fitted.spec, fitted.notices, counts, expected)
+        return DryRun(fitted.spec, notices, counts, expected)
 
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:
         with self._database.read() as session:
@@ -274,14 +279,15 @@ def _too_many_open(max_open: int) -> QuotaError:
     return QuotaError(f"{max_open} of your jobs already wait or run; wait for one to end, or cancel one")
 
 
-def _first_events(fitted: Fitted) -> list[NewEvent]:
+def _first_events(notices: Iterable[NoticeView]) -> list[NewEvent]:
     queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
-    return [queued, *(NewEvent("notice", message, {"code": "budget_lowered"}) for message in fitted.notices)]
+    details = {"code", "remedy", "count", "example"}
+    return [queued, *(NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices)]
 
 
-def _new_job(submission: Submission, fitted: Fitted) -> dict[str, Any]:
-    """Return the values of the new row; the other columns are NULL."""
-    now, spec = datetime.now(UTC), fitted.spec
+def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
+    """Return the values of the new row without its notices, which the data decide; the other columns are NULL."""
+    now = datetime.now(UTC)
     return {
         "id": new_id(JOB_PREFIX, now_seconds=now.timestamp()),
         "owner": submission.owner,
@@ -302,7 +308,6 @@ def _new_job(submission: Submission, fitted: Fitted) -> dict[str, Any]:
         "lease_token": 0,
         "step": 0,
         "latest_metrics": {},
-        "num_events": 1 + len(fitted.notices),
     }
 
 

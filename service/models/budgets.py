@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from contract.job_spec import JobSpec, RefineSpec
 from contract.sampling_spec import SamplingSpec
 from contract.teacher_spec import ServedTeacher
+from contract.views.notices import NoticeView
 from service.errors import InvalidRequestError
 
 SOLVE_PROMPT = "sampling.max_prompt_tokens"
@@ -59,8 +60,8 @@ def contexts(spec: JobSpec, student_tokens: int | None, teacher_tokens: int | No
     ]
 
 
-def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list[str]]:
-    """Return the spec with the budgets that the user left unset lowered to what fits, and notices of that.
+def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list[NoticeView]]:
+    """Return the spec with the budgets that the user left unset lowered to what fits, and a notice of that.
 
     Raises `InvalidRequestError` if budgets that the user set do not fit.
     """
@@ -74,14 +75,20 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
     if broken is not None:
         raise _too_long(broken, budgets, given)
     lowered = {field: tokens for field, tokens in budgets.items() if tokens < defaults[field] and field not in given}
-    smallest = min(needed, key=lambda context: context.tokens, default=None)
-    notices = [
-        f"{field} = {tokens}, not the default of {defaults[field]}: the context of the {smallest.model} is "
-        f"{smallest.tokens} tokens"
-        for field, tokens in lowered.items()
-        if smallest is not None
-    ]
+    notices = [_lowered_notice(lowered, defaults, min(needed, key=lambda c: c.tokens))] if lowered else []
     return _with_budgets(spec, budgets), notices
+
+
+def _lowered_notice(lowered: Mapping[str, int], defaults: Mapping[str, int], smallest: Context) -> NoticeView:
+    values = [f"{field} = {tokens}, not the default of {defaults[field]}" for field, tokens in lowered.items()]
+    return NoticeView(
+        code="budget_lowered",
+        message=f"{len(lowered)} token budgets are lower than the defaults: the context of the {smallest.model} is "
+        f"{smallest.tokens} tokens ({'; '.join(values)})",
+        remedy="check that problems and answers fit these budgets, and set the fields to the values you want",
+        count=len(lowered),
+        example=values[0],
+    )
 
 
 def _given(spec: JobSpec) -> dict[str, int]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.job_spec import JobSpec
+from contract.views.notices import NoticeView
 from service.errors import InvalidRequestError
 from service.models.budgets import contexts, fit_budgets
 
@@ -16,7 +17,7 @@ def spec(mode: str = "trd", *, teacher: bool = True, **changes: Any) -> JobSpec:
     return JobSpec.model_validate(body)
 
 
-def fit(job: JobSpec, student: int | None, teacher: int | None = None) -> tuple[JobSpec, list[str]]:
+def fit(job: JobSpec, student: int | None, teacher: int | None = None) -> tuple[JobSpec, list[NoticeView]]:
     return fit_budgets(job, contexts(job, student, teacher))
 
 
@@ -44,10 +45,10 @@ def test_defaults_are_lowered_to_a_small_context_and_said_so() -> None:
     assert refine_prompt is not None
     assert refine_prompt >= prompt + new, "a whole attempt fits the refining prompt"
     assert refine_prompt + refine_new <= 1024
-    assert len(notices) == 4
-    assert notices[1] == (
-        f"sampling.max_new_tokens = {new}, not the default of 16384: the context of the student S is 1024 tokens"
-    )
+    (notice,) = notices
+    assert (notice.code, notice.count) == ("budget_lowered", 4)
+    assert f"sampling.max_new_tokens = {new}, not the default of 16384" in notice.message
+    assert "the context of the student S is 1024 tokens" in notice.message
 
 
 KINDS = st.sampled_from([("trd", True), ("trd", False), ("opd", True), ("opsd", False)])

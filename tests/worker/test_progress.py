@@ -136,7 +136,35 @@ def test_phases_progress_and_notices(bench: Workbench, lease: Lease, run: Run) -
     _, phase, notice = bench.events(lease.job_id)
     assert (phase.type, phase.message) == ("phase", "Phase rollout, round 2 of 3.")
     assert phase.created_at.timestamp() == 1_800_000_000.5
-    assert (notice.level, notice.data) == ("warn", {"code": "prompt_cut", "num": 2})
+    details = {"code": "prompt_cut", "remedy": "", "count": 1, "example": ""}
+    assert (notice.level, notice.data) == ("warn", {**details, "num": 2})
+    assert job.notices == [{**details, "message": "2 prompts were cut"}]
+
+
+def test_warnings_stand_on_top_of_the_job_once_and_information_does_not(
+    bench: Workbench, lease: Lease, run: Run
+) -> None:
+    def warning(code: str, message: str) -> str:
+        return line("notice", level="warn", code=code, message=message, remedy="raise it", count=3, example="row 1")
+
+    with run.progress:
+        run.write(line("notice", level="info", code="engine_chosen", message="sampling with vllm"))
+        run.write(warning("rollouts_cut", "30 of 64 are cut"), warning("stop_ids", "they differ"))
+    again = Run(bench, lease, run.folder.parent / "again")
+    with again.progress:
+        again.write(warning("rollouts_cut", "31 of 64 are cut"))
+        again.write(*[warning(f"other_{chr(97 + n % 26)}{chr(97 + n // 26)}", "x") for n in range(60)])
+    notices = bench.job(lease.job_id).notices
+    assert notices is not None
+    assert [notice["message"] for notice in notices[:2]] == ["31 of 64 are cut", "they differ"]
+    assert notices[0] == {
+        "code": "rollouts_cut",
+        "message": "31 of 64 are cut",
+        "remedy": "raise it",
+        "count": 3,
+        "example": "row 1",
+    }
+    assert len(notices) == 50
 
 
 def test_a_resumed_run_that_still_prepares_does_not_seem_to_begin_anew(sqlite_bench: Workbench, tmp_path: Path) -> None:

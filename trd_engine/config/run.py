@@ -76,6 +76,8 @@ class RunConfig(StrictConfig):
     """Number of training processes, one device each; `torchrun` starts them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random in the run."""
+    strict: bool = False
+    """End the run if anything is reported as a warning by the end of the first round's rollouts."""
     device: str = "auto"
     """PyTorch's name of the training device; auto: a GPU if there is one, else the CPU."""
     student_name: str | None = None

@@ -158,6 +158,9 @@ class _BudgetCheck:
             "warn",
             "problems_dropped",
             f"{len(dropped)} of {num_problems} {use} problems were dropped: their prompt alone is over its budget",
+            remedy="raise sampling.max_prompt_tokens or refine.max_prompt_tokens, or leave these problems out",
+            count=len(dropped),
+            example=f"problem {dropped[0][0]}: {dropped[0][1]}",
             problems=listed[:_MAX_LISTED],
             num_dropped=len(dropped),
             file=path.name,
@@ -183,6 +186,9 @@ class _BudgetCheck:
                 "references_cut",
                 f"the references of {len(cut)} of {len(problems)} problems lose their tail in the teacher's prompt: "
                 f"with them it is over refine.max_prompt_tokens = {budget}",
+                remedy="raise refine.max_prompt_tokens",
+                count=len(cut),
+                example=f"problem {next(iter(cut))}",
                 problems=[{"problem_id": n, "num_cut_tokens": k} for n, k in list(cut.items())[:_MAX_LISTED]],
                 num_cut=len(cut),
             )

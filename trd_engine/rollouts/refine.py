@@ -85,6 +85,8 @@ def _report_prompts(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Rep
             "prompts_cut",
             f"{num_cut} of {total} refining prompts were over refine.max_prompt_tokens = {max_tokens} and were cut: "
             "the attempt's tail first, then the reference's",
+            remedy="raise refine.max_prompt_tokens, or lower sampling.max_new_tokens",
+            count=num_cut,
             num_cut=num_cut,
         )
     if num_too_long:
@@ -93,6 +95,8 @@ def _report_prompts(built: Sequence[BuiltPrompt], max_tokens: int, reporter: Rep
             "attempts_left_out",
             f"{num_too_long} of {total} rollouts are not refined, and not trained on: their refining prompt is over "
             f"refine.max_prompt_tokens = {max_tokens} even if only the notice of the cut is left of them",
+            remedy="raise refine.max_prompt_tokens",
+            count=num_too_long,
             num_left_out=num_too_long,
         )
     return num_too_long
@@ -108,5 +112,7 @@ def _report_empty(refined: Sequence[Trajectory], num_too_long: int, reporter: Re
             "refinements_empty",
             f"{num_empty} of {total} refinements hold no token, and are not trained on: the teacher refused, or spent "
             "its budget on thoughts that it does not show",
+            remedy="raise refine.max_new_tokens, or look at the teacher's answers (trd trajectories)",
+            count=num_empty,
             num_empty=num_empty,
         )

@@ -9,6 +9,7 @@ EngineError                     a stable code and a message for the user
 ├── DataChangedError            dataset_changed
 ├── NoTrainingDataError         no_training_data
 ├── ContextTooLongError         context_too_long
+├── StrictNoticesError          strict_notices
 ├── NonFiniteError              non_finite_loss
 ├── SamplerDriftError           sampler_drift
 ├── DeviceUnavailableError      device_unavailable
@@ -78,6 +79,12 @@ class ContextTooLongError(EngineError):
     """A prompt budget and a completion budget together exceed a model's context."""
 
     code = "context_too_long"
+
+
+class StrictNoticesError(EngineError):
+    """A strict run has a notice."""
+
+    code = "strict_notices"
 
 
 class NonFiniteError(EngineError):

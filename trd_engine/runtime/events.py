@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from trd_data.notices import Notice
 from trd_data.plain_json import finite
 from trd_engine.runtime.distributed import ALONE, World
-from trd_engine.runtime.errors import StopRequested
+from trd_engine.runtime.errors import StopRequested, StrictNoticesError
 from trd_engine.runtime.eta import EtaEstimator
 from trd_engine.types import GenerationProgress
 
@@ -65,6 +66,8 @@ class Reporter:
         self._phase: str | None = None
         self._phase_started_at = time.monotonic()
         self._last_progress_at = -math.inf
+        self.warnings: list[dict[str, Any]] = []
+        """Everything that was reported as a warning, in order."""
         self.eta = EtaEstimator(STAND_INS)
         self.seconds_by_phase: dict[str, float] = {}
 
@@ -152,9 +155,25 @@ class Reporter:
         """Report the metrics of one optimizer step."""
         self.event("metrics", step=step, round=round_index, values=dict(values))
 
-    def notice(self, level: str, code: str, message: str, **data: Any) -> None:
-        """Report a message for the user; `level` is info, warn or error."""
-        self.event("notice", level=level, code=code, message=message, data=data)
+    def notice(
+        self, level: str, code: str, message: str, *, remedy: str = "", count: int = 1, example: str = "", **data: Any
+    ) -> None:
+        """Report a message for the user; `level` is info, warn or error. A strict run does not accept any warning."""
+        found = {"code": code, "message": message, "remedy": remedy, "count": count, "example": example}
+        if level == "warn":
+            self.warnings.append(found)
+        self.event("notice", level=level, **found, data=data)
+
+    def report(self, notice: Notice) -> None:
+        """Report a finding as a warning."""
+        details = {"remedy": notice.remedy, "count": notice.count, "example": notice.example}
+        self.notice("warn", notice.code, notice.message, **details)  # type: ignore[arg-type]
+
+    def require_no_warnings(self) -> None:
+        """Raise `StrictNoticesError` if anything was reported as a warning so far. Collective."""
+        if self.world.any(bool(self.warnings)):
+            listed = [f"{w['code']}: {w['message']}; {w['remedy']}" for w in self.warnings] or ["see the other process"]
+            raise StrictNoticesError("strict = true: " + " | ".join(listed))
 
     def failed(self, code: str, message: str, traceback: str | None = None) -> None:
         """Report that the run failed."""

@@ -79,11 +79,13 @@ class ServedTeacher:
         """Report what the loss is computed from, and what could not be checked."""
         name = self._served.endpoint
         if self.top_k is None:
+            is_chosen = self._config.loss.divergence == "cross_entropy"
             reporter.notice(
-                "warn",
+                "info" if is_chosen else "warn",
                 "teacher_without_logprobs",
                 "the loss is the cross-entropy on the refined trajectory, since teacher endpoint "
                 f"{name} gives text only: {self._unscored_reason}; metrics are named cross_entropy instead of a KL",
+                remedy="set loss.divergence to cross_entropy if that is what you want, or name another teacher",
             )
         else:
             loss = self._config.loss

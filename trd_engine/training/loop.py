@@ -96,6 +96,7 @@ def _train(run: Session) -> None:
             request = run.request_round()
             # Roll out: the student answers each problem (y_o).
             rollouts = collector.roll_out(request)
+            run.check_first_rollouts(rollouts)
             # Refine: the teacher rewrites each answer (y_r), in mode trd.
             refined = collector.refine(rollouts, request)
             # Verify: the task judges both.

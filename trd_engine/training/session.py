@@ -17,7 +17,7 @@ from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, token_kl, writ
 from trd_engine.evaluation.monitor import Monitor
 from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.rollouts.files import TokenKl, write_trajectories
-from trd_engine.rollouts.metrics import round_metrics
+from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
 from trd_engine.runtime.errors import NonFiniteError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
@@ -98,6 +98,17 @@ class Session:
         return CollectionRequest(
             problems, self.config.samples_per_prompt, (self.config.seed, "round", self.state.round)
         )
+
+    def check_first_rollouts(self, share: Sequence[Trajectory]) -> None:
+        """Report what looks wrong with the first round's rollouts; raise `StrictNoticesError` in a strict run that has
+        a notice, before it costs more. Collective."""
+        if self.state.round > 0:
+            return
+        facts = self.reporter.world.gather([RolloutFacts.of(trajectory) for trajectory in share])
+        for notice in rollout_notices(facts, self.config.sampling.max_new_tokens):
+            self.reporter.report(notice)
+        if self.config.strict:
+            self.reporter.require_no_warnings()
 
     def probe_sampler(self) -> None:
         """Measure and report the gap between sampler and trainer."""

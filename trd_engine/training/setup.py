@@ -96,6 +96,8 @@ def open_session(
     session = Session(config, reporter, models, plan, state, collector, batcher, monitor, diagnosis, optimizer, saver)
     if resume_from is not None:
         _restore(session, resume_from, sets)
+    if config.strict:
+        reporter.require_no_warnings()
     reporter.track(session.position)
     _plan_eta(session)
     return session

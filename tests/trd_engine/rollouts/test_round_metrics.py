@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trd_engine.rollouts.files import trajectory_from_json, trajectory_to_json
-from trd_engine.rollouts.metrics import round_metrics
+from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
 from trd_engine.tasks.registry import load_task
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
@@ -63,3 +63,41 @@ def test_an_attempt_that_nobody_was_asked_to_refine_is_no_refinement() -> None:
     read = trajectory_from_json(trajectory_to_json(0, left_out, ""), {"p": PROBLEM})
     assert (read.refined, read.refined_verdict) == (left_out.refined, None)
     assert "refined_accuracy" not in round_metrics([left_out])
+
+
+def rollouts(texts: list[str], *, reason: str = "stop", num_problems: int | None = None) -> list[RolloutFacts]:
+    problems = [Problem(f"p{i % (num_problems or len(texts))}", "?", "7") for i in range(len(texts))]
+    return [
+        RolloutFacts.of(Trajectory(problem, 0, (1,), Completion((1,), text, reason)))  # type: ignore[arg-type]
+        for problem, text in zip(problems, texts, strict=True)
+    ]
+
+
+DIFFERENT = [f"it is {i}" for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (rollouts(DIFFERENT, reason="length"), [("rollouts_cut", 40)]),
+        (rollouts(DIFFERENT[:36], reason="length") + rollouts(DIFFERENT[:4]), [("rollouts_cut", 36)]),
+        (rollouts(DIFFERENT[:35], reason="length") + rollouts(DIFFERENT[:5]), []),
+        (rollouts(DIFFERENT[:4], reason="length"), [("rollouts_cut", 4)]),
+        (rollouts(DIFFERENT[:3], reason="length"), []),
+        (rollouts(DIFFERENT[:18], reason="length") + rollouts(["x"]), []),
+        (rollouts([" \n"] * 8), [("rollouts_empty", 8)]),
+        (rollouts([""] * 8, reason="length"), [("rollouts_cut", 8), ("rollouts_empty", 8)]),
+        (rollouts(["the same "] * 8), [("rollouts_equal", 8)]),
+        (rollouts(["the same"] * 7), []),
+        (rollouts(["the same"] * 16, num_problems=2), []),
+        (rollouts(["the same"] * 38 + ["other", "another"]), [("rollouts_equal", 38)]),
+        (rollouts(["A", "B"] * 20), []),
+        ([], []),
+    ],
+)
+def test_a_first_round_that_is_cut_empty_or_equal_is_noticed(
+    given: list[RolloutFacts], expected: list[tuple[str, int]]
+) -> None:
+    found = rollout_notices(given, 24)
+    assert [(notice.code, notice.count) for notice in found] == expected
+    assert all(notice.remedy and notice.message.startswith(f"{notice.count} of {len(given)} ") for notice in found)

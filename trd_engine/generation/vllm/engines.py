@@ -32,7 +32,12 @@ def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: to
     if sampling.placement == "separate":
         raise SpecError(f"sampling.placement = separate: only vLLM on GPUs supports it, but {here}; remove it")
     if sampling.gpu_memory_utilization is not None:
-        reporter.notice("warn", "setting_ignored", f"sampling.gpu_memory_utilization is ignored: {here}")
+        reporter.notice(
+            "warn",
+            "setting_ignored",
+            f"sampling.gpu_memory_utilization is ignored: {here}",
+            remedy="leave it out, or run the job on a GPU",
+        )
 
 
 def vllm_generators(

@@ -32,6 +32,7 @@ _MAY_CHANGE = {
     "evaluation.at_start",
     "optim.micro_batch_tokens",
     "optim.gradient_checkpointing",
+    "strict",
     "sampling.engine",
     "sampling.placement",
     "sampling.tensor_parallel_size",

@@ -1,0 +1,76 @@
+"""Notices before a GPU hour is spent: in the dry run, on top of the job, in its events, and as refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from contract.tables import Job
+from service.datasets.repository import Size
+from service.jobs.admission import data_notices
+from tests.service.records import context_of, job_body, submit
+from tests.service.test_budgets import spec
+
+FOUND: list[dict[str, Any]] = [
+    {"code": "unread_columns", "message": "column input is not read", "remedy": "map it", "count": 6, "example": "1 2"},
+    {"code": "unread_choices", "message": "choices", "remedy": "use task choice", "tasks": ["math", "exact"]},
+    {"code": "other", "message": "not for this task", "remedy": "x", "tasks": ["code"]},
+]
+
+
+def test_a_jobs_notices_are_those_of_its_dry_run(either_client: TestClient) -> None:
+    body = job_body(either_client)
+    previewed = either_client.post("/jobs?dry_run=true", json=body).json()["notices"]
+    job = either_client.post("/jobs", json=body).json()
+    assert [notice["code"] for notice in previewed] == ["budget_lowered"]
+    assert previewed[0]["remedy"]
+    assert job["notices"] == previewed
+    assert either_client.get(f"/jobs/{job['id']}").json()["notices"] == previewed
+    listed = {row["id"]: row for row in either_client.get("/jobs").json()["data"]}
+    assert listed[job["id"]]["notices"] == previewed
+    _, event = either_client.get(f"/jobs/{job['id']}/events").json()["data"]
+    details = {"code": "budget_lowered", "remedy": previewed[0]["remedy"], "count": 4}
+    assert (event["level"], event["message"]) == ("warn", previewed[0]["message"])
+    assert event["data"] == {**details, "example": previewed[0]["example"]}
+
+
+def test_a_job_without_notices_shows_none(client: TestClient) -> None:
+    body = job_body(client, student="large", teacher="large")
+    job = client.post("/jobs", json={**body, "strict": True})
+    assert (job.status_code, job.json()["notices"]) == (201, [])
+    with context_of(client).database.read() as session:
+        stored = session.get(Job, job.json()["id"])
+        assert stored is not None
+        assert stored.notices is None
+
+
+def test_a_strict_job_with_a_notice_is_refused(either_client: TestClient) -> None:
+    body = job_body(either_client, strict=True)
+    for path in ("/jobs?dry_run=true", "/jobs"):
+        response = either_client.post(path, json=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (422, "strict_notices", "strict")
+        (notice,) = error["errors"]
+        assert (notice["code"], notice["count"]) == ("budget_lowered", 4)
+        assert notice["message"] in error["message"]
+    assert either_client.get("/jobs").json()["data"] == []
+
+
+def test_a_clone_of_a_job_may_be_strict(client: TestClient) -> None:
+    refused = client.post(f"/jobs/{submit(client)}/clone", json={"strict": True})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "strict_notices")
+
+
+def test_notices_of_a_dataset_hold_for_its_tasks() -> None:
+    sizes = {"ds_1": Size(40, True, FOUND), "ds_2": Size(4, True, FOUND[:1])}
+    math = data_notices(spec(), sizes)
+    assert [(notice.code, notice.count) for notice in math] == [("unread_columns", 6), ("unread_choices", 1)]
+    assert [notice.code for notice in data_notices(spec(task="choice"), sizes)] == ["unread_columns"]
+    both = data_notices(spec(task="choice", evaluation={"dataset": "ds_2"}), sizes)
+    assert [notice.message for notice in both] == [
+        "column input is not read",
+        "evaluation.dataset: column input is not read",
+    ]
+    same = data_notices(spec(task="choice", evaluation={"dataset": "ds_1"}), sizes)
+    assert len(same) == 1, "one file has its notices once"

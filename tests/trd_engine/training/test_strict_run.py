@@ -1,0 +1,54 @@
+"""Notices of a run's first round: they are events of the run, and end a strict one before it costs more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.trd_engine.tiny_runs import events, spec, write_data
+from trd_engine import cli
+from trd_engine.config import parse_config
+from trd_engine.runtime.errors import StrictNoticesError
+from trd_engine.training.loop import distil
+
+
+def phases(out: Path) -> list[str]:
+    return [event["phase"] for event in events(out, "phase")]
+
+
+def test_a_first_round_that_is_cut_ends_a_strict_run_before_it_is_refined(tmp_path: Path) -> None:
+    data = write_data(tmp_path, train=24, heldout=2)
+    changes = {"sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 2}}
+    document = spec(data, **changes, optim={"batch_size": 8, "max_steps": 1}, evaluation={"holdout": 0.0})
+    distil(parse_config(document), tmp_path / "free")
+    (notice,) = [event for event in events(tmp_path / "free", "notice") if event["level"] == "warn"]
+    assert (notice["code"], notice["count"]) == ("rollouts_cut", 8)
+    assert "max_new_tokens = 2" in notice["message"]
+    assert "refining" in phases(tmp_path / "free")
+    with pytest.raises(StrictNoticesError, match=r"strict = true: rollouts_cut: 8 of 8 .*; raise sampling"):
+        distil(parse_config({**document, "strict": True}), tmp_path / "strict")
+    assert phases(tmp_path / "strict")[-1] == "rollout"
+    assert "refining" not in phases(tmp_path / "strict")
+
+
+def test_a_warning_of_the_set_up_ends_a_strict_run_before_anything_is_sampled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path, train=8, heldout=2)
+    changes = {
+        "sampling": {
+            "engine": "transformers",
+            "max_prompt_tokens": 64,
+            "max_new_tokens": 8,
+            "gpu_memory_utilization": 0.5,
+        }
+    }
+    document = parse_config(spec(data, **changes, strict=True, rounds=1))
+    (tmp_path / "spec.json").write_text(document.model_dump_json(), encoding="utf-8")
+    assert cli.main(["run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]) == cli.EXIT_FAILED
+    assert phases(tmp_path / "out") == ["preparing"]
+    shown = capsys.readouterr().err
+    assert "! setting_ignored: sampling.gpu_memory_utilization is ignored" in shown
+    assert "what to do: leave it out" in shown
+    assert "strict_notices: strict = true: setting_ignored" in shown
