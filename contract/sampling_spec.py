@@ -32,8 +32,9 @@ class SamplingSpec(StrictModel):
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
     """Devices over which vLLM divides one copy of a model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=0.98)] | None = None
-    """Share of a GPU's memory for vLLM, the student's and the teacher's engine together; None takes 0.5 where
-    placement is colocated and 0.9 where it is separate. On a CPU it is ignored, with a notice."""
+    """Share of a GPU's memory for the vLLM engine that is awake: student's and teacher's engine take turns. None: what
+    is free beside the training if placement is colocated, and 0.9 if it is separate. On a CPU it is ignored, with a
+    notice."""
 
     @model_validator(mode="after")
     def _placement_fits(self) -> Self:

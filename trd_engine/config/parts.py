@@ -168,7 +168,8 @@ class SamplingConfig(StrictConfig):
     tensor_parallel_size: PositiveInt = 1
     """GPUs over which vLLM shards one copy of a model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] | None = None
-    """Share of a GPU's memory for all vLLM engines of a process together; None: 0.5 if colocated, 0.9 if separate."""
+    """Share of a GPU's memory for the vLLM engine that is awake: student's and teacher's engine take turns. None: what
+    is free beside the training if colocated, 0.9 if separate."""
 
     @model_validator(mode="after")
     def _placement_fits(self) -> Self:

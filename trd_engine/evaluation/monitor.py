@@ -66,6 +66,7 @@ class Monitor:
         if not measurable:
             return
         reporter, started_at = self.collector.reporter, time.monotonic()
+        self.collector.samplers.sleep()  # the forward passes need the memory
         batches, filler = self.batcher.micro_batches(measurable)
         divergence = mean_yardstick(self.models, batches, filler)
         seconds = (time.monotonic() - started_at) / len(measurable)

@@ -39,6 +39,7 @@ def measure_sampler_gap(
     settings = SamplingSettings(1.0, 1.0, -1, min(PROBE_TOKENS, own.max_new_tokens), own.stop_token_ids)
     requests = [GenerationRequest(p, derive_seed(seed, "probe", i)) for i, p in enumerate(prompts[:NUM_PROBES])]
     completions = samplers.sample_student(requests, sampling=settings, with_logprobs=True)
+    samplers.sleep()  # the forward passes need the memory
     sampled: list[float] = []
     trained: list[float] = []
     for request, completion in zip(requests, completions, strict=True):

@@ -35,10 +35,12 @@ class Samplers:
 
     def to_student(self) -> None:
         """Load the newest student weights if an engine serves them. Collective."""
+        self._take_turn(self.student)
         self.weights.to_student()
 
     def to_teacher(self) -> None:
         """Load the teacher's weights if one engine serves both. Collective."""
+        self._take_turn(self.teacher)
         if self.teacher is self.student and self.served_teacher is None:
             self.weights.to_teacher()
 
@@ -51,7 +53,7 @@ class Samplers:
         on_progress: ProgressCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request from the current student."""
-        self.weights.to_student()
+        self.to_student()
         settings = sampling or self.student_sampling
         return self.student.generate(requests, settings, with_logprobs=with_logprobs, on_progress=on_progress)
 
@@ -84,6 +86,12 @@ class Samplers:
     def teacher_changed(self) -> None:
         """Note that the teacher has new weights, which the next refinement must come from."""
         self.weights.teacher_changed()
+
+    def _take_turn(self, generator: Generator) -> None:
+        """Free the other generator's memory before `generator` wakes up: there is room for one."""
+        for other in (self.student, self.teacher):
+            if other is not generator:
+                other.sleep()
 
     def sleep(self) -> None:
         """Free the generators' memory for training, if the platform can; each wakes up at its next use."""

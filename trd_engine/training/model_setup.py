@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_data.prompts import PromptBuilder
@@ -259,7 +260,14 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
     if engine == "transformers":
         student, teacher = _copy_generators(config, models, tokenizers)
     else:
-        student, teacher = vllm_generators(config, models.device, models.compute_dtype, models.world)
+        # AdamW's two moments are made by the first step; gradients and activations exist only while engines sleep.
+        trained = [
+            p.to_local() if isinstance(p, DTensor) else p for p in models.student.parameters() if p.requires_grad
+        ]
+        moments_bytes = sum(2 * p.numel() * p.element_size() for p in trained)
+        student, teacher = vllm_generators(
+            config, models.device, models.compute_dtype, models.world, pending_bytes=moments_bytes
+        )
     switch = ServedWeights(
         student,
         models.student,

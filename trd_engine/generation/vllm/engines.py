@@ -16,12 +16,13 @@ import torch
 from trd_engine.config import RunConfig, SamplingConfig
 from trd_engine.generation.choice import EngineName
 from trd_engine.generation.protocol import Generator
+from trd_engine.generation.vllm.residence import SLEEPING_BYTES, DeviceMemory, EngineNeed, GpuMemory, engine_share
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.runtime.events import Reporter
 
-_DEFAULT_SHARES = {"colocated": 0.5, "separate": 0.9}
-"""Shares of a GPU's memory; if colocated, training has the other half."""
+_SEPARATE_SHARE = 0.9
+"""Share of a GPU's memory for engines on GPUs of their own."""
 
 
 def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:
@@ -41,40 +42,73 @@ def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: to
 
 
 def vllm_generators(
-    config: RunConfig, device: torch.device, compute_dtype: torch.dtype, world: World
+    config: RunConfig,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    world: World,
+    *,
+    pending_bytes: int = 0,
+    memory: DeviceMemory | None = None,
 ) -> tuple[Generator, Generator]:
     """Return the engines of student and teacher; the same one if the teacher samples nothing, or if the student is its
-    own teacher."""
+    own teacher. Two engines on a GPU take turns: the first sleeps while the second is built.
+
+    Args:
+        config: The spec.
+        device: The device that trains.
+        compute_dtype: Of the engines' weights.
+        world: The processes of this run.
+        pending_bytes: What the trainer will take of the GPU after this call and keep while an engine is awake.
+        memory: Of the GPU; None: this process's.
+
+    Raises:
+        SpecError: The GPU has no room for an engine.
+    """
     from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
         VllmGenerator,
         VllmSettings,
     )
 
-    sampling = config.sampling
+    sampling, is_gpu = config.sampling, device.type == "cuda"
     solving = sampling.max_prompt_tokens + sampling.max_new_tokens
     refines_here = config.refines and config.served_teacher is None
     refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if refines_here else 0
     shares_engine = config.teacher is None
     num_engines = 2 if refines_here and not shares_engine else 1
-    share = sampling.gpu_memory_utilization or _DEFAULT_SHARES[sampling.placement]
+    takes_turns = is_gpu and (sampling.placement == "colocated" or num_engines == 2)
+    shares_gpu = is_gpu and sampling.placement == "colocated"
     common = VllmSettings(
         device=device.type,
         dtype=compute_dtype,
         seed=config.seed,
-        gpu_memory_utilization=share / num_engines,
         tensor_parallel_size=sampling.tensor_parallel_size,
         visible_devices=_own_devices(sampling, device, world, num_engines),
-        can_sleep=device.type == "cuda" and sampling.placement == "colocated",
+        sleep_level=(2 if config.lora is None else 1) if takes_turns else 0,
     )
+
+    def build(role: str, folder: Path, settings: VllmSettings, pending_bytes: int) -> VllmGenerator:
+        share = sampling.gpu_memory_utilization or _SEPARATE_SHARE
+        if shares_gpu:
+            assert settings.max_model_len is not None
+            part = "refine" if settings.max_model_len == refining else "sampling"
+            fields = f"{part}.max_prompt_tokens + {part}.max_new_tokens"
+            need = EngineNeed.of(role, folder, compute_dtype, settings.max_model_len, fields)
+            gpu = memory or GpuMemory(device)
+            share = engine_share(need, gpu, pending_bytes=pending_bytes, wanted=sampling.gpu_memory_utilization)
+        return VllmGenerator(folder, replace(settings, gpu_memory_utilization=share))
+
     own = replace(
         common,
         max_model_len=max(solving, refining) if shares_engine else solving,
         lora_rank=config.lora.rank if config.lora else None,
     )
-    student = VllmGenerator(Path(config.student), own)
+    others_bytes = SLEEPING_BYTES if num_engines == 2 else 0
+    student = build("student", Path(config.student), own, pending_bytes + others_bytes)
     if num_engines == 1:
         return student, student
-    return student, VllmGenerator(Path(config.teacher_folder), replace(common, max_model_len=refining))
+    student.sleep()
+    teacher = replace(common, max_model_len=refining)
+    return student, build("teacher", Path(config.teacher_folder), teacher, pending_bytes)
 
 
 def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
+from trd_engine.generation.vllm.residence import kv_token_bytes
 from trd_engine.generation.vllm.runtime import engine_construction, engine_use, import_vllm
 from trd_engine.runtime.errors import CheckpointCorruptError, SpecError
 from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
@@ -66,8 +67,10 @@ class VllmSettings:
     visible_devices: Sequence[str] | None = None
     """GPUs, as CUDA_VISIBLE_DEVICES names them, which this engine alone uses, from separate processes; None: the
     current GPU of this process."""
-    can_sleep: bool = False
-    """`VllmGenerator.sleep` frees memory. On a GPU only, for one engine a process: vLLM frees the whole process's."""
+    sleep_level: Literal[0, 1, 2] = 0
+    """What `VllmGenerator.sleep` does: 0 nothing; 1 moves the weights to the host's memory and drops the cache; 2 drops
+    both, and loads the weights again from their folder. On a GPU only, for one engine a process: vLLM puts the whole
+    process to sleep."""
 
     @property
     def on_cpu(self) -> bool:
@@ -94,7 +97,7 @@ class VllmSettings:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "enforce_eager": self.on_cpu if self.enforce_eager is None else self.enforce_eager,
-            "enable_sleep_mode": self.can_sleep,
+            "enable_sleep_mode": self.sleep_level > 0,
             "distributed_executor_backend": None if self.visible_devices is None else "mp",
             **_ALWAYS,
             **(_LORA_ON | {"max_lora_rank": self.max_lora_rank} if self.lora_rank is not None else {}),
@@ -120,7 +123,8 @@ class VllmGenerator:
         self._request_ids = itertools.count()
         self._adapter: LoRARequest | None = None
         self._max_lora_rank = settings.max_lora_rank
-        self._can_sleep = settings.can_sleep
+        self._sleep_level = settings.sleep_level
+        self._weights_folder = model_folder
         arguments = vllm.EngineArgs(**settings.engine_arguments(model_folder))
         with engine_construction(settings.visible_devices):
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
@@ -176,8 +180,15 @@ class VllmGenerator:
         """See `Generator.load_weights`. An adapter in use stays in use."""
         if not any(folder.glob("*.safetensors")):
             raise CheckpointCorruptError(f"{folder} holds no safetensors weights")
+        self._weights_folder = folder
+        if self._is_asleep and self._sleep_level == 2:
+            self._wake()  # loads them
+            return
         self._wake()
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._reload_weights()
+
+    def _reload_weights(self) -> None:
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(self._weights_folder)})
         if self._on_cpu:
             self._engine.apply_model(_repack_tied_head)
         self._engine.reset_prefix_cache()
@@ -185,18 +196,24 @@ class VllmGenerator:
             self._engine.add_lora(self._adapter)  # reloading drops the adapters
 
     def sleep(self) -> None:
-        """See `Generator.sleep`: the weights move to the host's memory, and the cache is dropped."""
-        if self._can_sleep and not self._is_asleep:
+        """See `Generator.sleep` and `VllmSettings.sleep_level`."""
+        if self._sleep_level > 0 and not self._is_asleep:
             self._engine.reset_prefix_cache()
-            self._engine.sleep(level=1)
+            self._engine.sleep(level=self._sleep_level)
             self._is_asleep = True
 
     def _wake(self) -> None:
-        if self._is_asleep:
-            # torch caches what the trainer has freed, and the engine would find no room.
-            torch.cuda.empty_cache()
+        if not self._is_asleep:
+            return
+        # torch caches what the trainer has freed, and the engine would find no room.
+        torch.cuda.empty_cache()
+        if self._sleep_level == 2:
+            self._engine.wake_up(tags=["weights"])
+            self._reload_weights()
+            self._engine.wake_up(tags=["kv_cache"])
+        else:
             self._engine.wake_up()
-            self._is_asleep = False
+        self._is_asleep = False
 
     def close(self) -> None:
         """See `Generator.close`."""
@@ -319,10 +336,7 @@ def _lora_rank_room(rank: int) -> int:
 
 def _cpu_kv_cache_bytes(model_folder: Path, dtype: torch.dtype, max_model_len: int | None, max_num_seqs: int) -> int:
     """Return room for `max_num_seqs` requests of full length up to the limit, and for one in any case."""
-    config = AutoConfig.from_pretrained(model_folder).get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token_bytes: int = 2 * config.num_hidden_layers * num_kv_heads * head_dim * dtype.itemsize
-    length = max_model_len or config.max_position_embeddings
-    request_bytes: int = (length // _KV_BLOCK_TOKENS + 2) * _KV_BLOCK_TOKENS * token_bytes
+    config = AutoConfig.from_pretrained(model_folder)
+    length = max_model_len or config.get_text_config().max_position_embeddings
+    request_bytes: int = (length // _KV_BLOCK_TOKENS + 2) * _KV_BLOCK_TOKENS * kv_token_bytes(config, dtype)
     return max(request_bytes, min(_CPU_KV_CACHE_BYTES, max_num_seqs * request_bytes))

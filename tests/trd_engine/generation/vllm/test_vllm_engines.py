@@ -20,6 +20,7 @@ from tests.worker.workbench import eventually, process_exists
 from trd_engine.config import SamplingConfig, parse_config
 from trd_engine.generation.vllm.engines import sampler_devices, vllm_generators
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+from trd_engine.generation.vllm.residence import GIB
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.training.loop import distil
@@ -35,6 +36,16 @@ class Recorded:
     def __init__(self, folder: Path, settings: VllmSettings) -> None:
         self.arguments = {"folder": folder, **asdict(settings)}
 
+    def sleep(self) -> None:
+        """Nothing to free."""
+
+
+class IdleGpu:
+    """Of 80 GiB, 60 are free."""
+
+    def free_and_total(self) -> tuple[int, int]:
+        return 60 * GIB, 80 * GIB
+
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,22 +56,23 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     """Of the student's engine, and of the teacher's where it has one."""
     config = parse_config(spec(Path("data"), sampling=sampling, devices=world.size, **changes))
-    engines = vllm_generators(config, GPU, torch.bfloat16, world)
+    engines = vllm_generators(config, GPU, torch.bfloat16, world, memory=IdleGpu())
     return [engine.arguments for engine in dict.fromkeys(engines) if isinstance(engine, Recorded)]
 
 
 @pytest.mark.usefixtures("made")
-def test_one_engine_of_one_process_is_in_it_and_has_half_of_the_memory() -> None:
+def test_one_engine_of_one_process_is_in_it_and_has_what_is_free() -> None:
     (student,) = arguments(World(), sampling={}, mode="opd", loss={})
-    assert (student["gpu_memory_utilization"], student["visible_devices"], student["can_sleep"]) == (0.5, None, True)
+    assert (student["gpu_memory_utilization"], student["visible_devices"]) == (0.737, None)
+    assert student["sleep_level"] == 2, "full fine-tuning makes the weights stale, which are loaded again"
+    (student,) = arguments(World(), sampling={}, mode="opd", loss={}, lora={"rank": 4, "alpha": 8})
+    assert student["sleep_level"] == 1
 
 
 @pytest.mark.usefixtures("made")
-def test_two_engines_share_the_memory_and_have_processes_of_their_own() -> None:
-    student, teacher = arguments(World(), sampling={"gpu_memory_utilization": 0.6})
-    for engine in (student, teacher):
-        assert engine["gpu_memory_utilization"] == pytest.approx(0.3)
-        assert engine["visible_devices"] == ["4"]
+def test_two_engines_take_turns_and_have_processes_of_their_own() -> None:
+    for engine in arguments(World(), sampling={"gpu_memory_utilization": 0.6}):
+        assert (engine["gpu_memory_utilization"], engine["visible_devices"], engine["sleep_level"]) == (0.6, ["4"], 2)
 
 
 @pytest.mark.usefixtures("made")
@@ -68,10 +80,10 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     (here,) = arguments(World(1, 2), sampling={}, mode="opd", loss={})
-    assert (here["visible_devices"], here["tensor_parallel_size"], here["can_sleep"]) == (["5"], 1, True)
+    assert (here["visible_devices"], here["tensor_parallel_size"], here["sleep_level"]) == (["5"], 1, 2)
     (apart,) = arguments(World(1, 2), sampling=APART, mode="opd", loss={})
     assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["8", "9"], 2)
-    assert (apart["gpu_memory_utilization"], apart["can_sleep"]) == (0.9, False)
+    assert (apart["gpu_memory_utilization"], apart["sleep_level"]) == (0.9, 0)
 
 
 def test_too_few_gpus_are_told() -> None:
@@ -101,15 +113,16 @@ class ScriptedEngine:
         return lambda *_, **options: self.calls.append(f"{name}{options or ''}")
 
 
-def resting_generator(engine: ScriptedEngine, *, can_sleep: bool) -> VllmGenerator:
+def resting_generator(engine: ScriptedEngine, *, sleep_level: int) -> VllmGenerator:
     generator = object.__new__(VllmGenerator)
-    vars(generator).update(_engine=engine, _can_sleep=can_sleep, _is_asleep=False, _on_cpu=False, _adapter=None)
+    vars(generator).update(_engine=engine, _sleep_level=sleep_level, _is_asleep=False, _on_cpu=False, _adapter=None)
+    vars(generator).update(_weights_folder=MODELS / "tiny-teacher")
     return generator
 
 
 def test_an_engine_rests_once_and_wakes_before_it_gets_new_weights() -> None:
     engine = ScriptedEngine()
-    generator = resting_generator(engine, can_sleep=True)
+    generator = resting_generator(engine, sleep_level=1)
     generator.sleep()
     generator.sleep()
     generator.load_weights(MODELS / "tiny-student")
@@ -124,7 +137,7 @@ def test_an_engine_that_wakes_finds_what_the_trainer_has_freed(monkeypatch: pyte
     """Torch keeps a GPU's freed memory for its own process; the engine takes what it needs past torch."""
     engine = ScriptedEngine()
     monkeypatch.setattr(torch.cuda, "empty_cache", engine.empty_cache)
-    generator = resting_generator(engine, can_sleep=True)
+    generator = resting_generator(engine, sleep_level=1)
     generator.sleep()
     generator.load_weights(MODELS / "tiny-student")
     assert engine.calls[2:4] == ["empty_cache", "wake_up"]
@@ -132,8 +145,22 @@ def test_an_engine_that_wakes_finds_what_the_trainer_has_freed(monkeypatch: pyte
 
 def test_an_engine_that_cannot_rest_is_left_alone() -> None:
     engine = ScriptedEngine()
-    resting_generator(engine, can_sleep=False).sleep()
+    resting_generator(engine, sleep_level=0).sleep()
     assert engine.calls == []
+
+
+def test_an_engine_that_dropped_its_weights_loads_them_again_and_each_only_once() -> None:
+    engine = ScriptedEngine()
+    generator = resting_generator(engine, sleep_level=2)
+    generator.sleep()
+    generator._wake()
+    load = f"collective_rpc{{'kwargs': {{'weights_path': '{MODELS / 'tiny-teacher'}'}}}}"
+    woken = ["wake_up{'tags': ['weights']}", load, "reset_prefix_cache", "wake_up{'tags': ['kv_cache']}"]
+    assert engine.calls == ["reset_prefix_cache", "sleep{'level': 2}", *woken]
+    engine.calls.clear()
+    generator.sleep()
+    generator.load_weights(MODELS / "tiny-student")
+    assert engine.calls[2:] == [call.replace("tiny-teacher", "tiny-student") for call in woken]
 
 
 @pytest.mark.slow
@@ -160,6 +187,7 @@ ENGINE_APART = """
 import sys, time, torch
 from pathlib import Path
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+from trd_engine.generation.vllm.residence import GIB
 settings = VllmSettings(dtype=torch.float32, max_model_len=256, visible_devices=["0"])
 engine = VllmGenerator(Path(sys.argv[1]), settings)
 print("ready", flush=True)
