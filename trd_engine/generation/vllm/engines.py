@@ -53,16 +53,8 @@ def vllm_generators(
     """Return the engines of student and teacher; the same one if the teacher samples nothing, or if the student is its
     own teacher. Two engines on a GPU take turns: the first sleeps while the second is built.
 
-    Args:
-        config: The spec.
-        device: The device that trains.
-        compute_dtype: Of the engines' weights.
-        world: The processes of this run.
-        pending_bytes: What the trainer will take of the GPU after this call and keep while an engine is awake.
-        memory: Of the GPU; None: this process's.
-
-    Raises:
-        SpecError: The GPU has no room for an engine.
+    `pending_bytes`: what the trainer will take of the GPU after this call and keep while an engine is awake. `memory`:
+    of the GPU; None: this process's. Raises `SpecError` if the GPU has no room for an engine.
     """
     from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
         VllmGenerator,
@@ -75,8 +67,9 @@ def vllm_generators(
     refining = config.refine.max_prompt_tokens + config.refine.max_new_tokens if refines_here else 0
     shares_engine = config.teacher is None
     num_engines = 2 if refines_here and not shares_engine else 1
-    takes_turns = is_gpu and (sampling.placement == "colocated" or num_engines == 2)
-    shares_gpu = is_gpu and sampling.placement == "colocated"
+    is_colocated = is_gpu and sampling.placement == "colocated"
+    takes_turns = is_gpu and (is_colocated or num_engines == 2)
+    gpu = (memory or GpuMemory(device)) if is_colocated else None
     common = VllmSettings(
         device=device.type,
         dtype=compute_dtype,
@@ -88,12 +81,11 @@ def vllm_generators(
 
     def build(role: str, folder: Path, settings: VllmSettings, pending_bytes: int) -> VllmGenerator:
         share = sampling.gpu_memory_utilization or _SEPARATE_SHARE
-        if shares_gpu:
+        if gpu is not None:
             assert settings.max_model_len is not None
             part = "refine" if settings.max_model_len == refining else "sampling"
             fields = f"{part}.max_prompt_tokens + {part}.max_new_tokens"
             need = EngineNeed.of(role, folder, compute_dtype, settings.max_model_len, fields)
-            gpu = memory or GpuMemory(device)
             share = engine_share(need, gpu, pending_bytes=pending_bytes, wanted=sampling.gpu_memory_utilization)
         return VllmGenerator(folder, replace(settings, gpu_memory_utilization=share))
 
