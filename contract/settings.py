@@ -118,6 +118,9 @@ class DeploymentSettings(DatabaseSettings):
     models: str = f"{PACKAGES_DIR}/testbed/models/*"
     """The models that jobs may name: comma-separated ``name=folder``, ``folder``, ``folder/*`` or
     ``owner/name@revision`` on the hub. Default: the tiny models of this repository."""
+    dataset_roots: Annotated[tuple[Path, ...], *CommaSeparated] = ()
+    """Comma-separated folders in which ``{"path": …}`` of a job may lie. The API checks the path, and the worker every
+    file below it."""
     teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(_from_json)] = Field(
         default={}, repr=False
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -34,8 +33,6 @@ class Settings(DeploymentSettings):
     key_pepper: Annotated[str, Field(min_length=16)] | None = Field(default=None, repr=False)
     """Secret of the stored digests of API keys; all API processes must share it. If unset, one is kept in the data
     folder."""
-    dataset_roots: Annotated[tuple[Path, ...], *CommaSeparated] = ()
-    """Comma-separated folders in which ``{"path": …}`` of a job may lie."""
     hub_datasets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
     """Comma-separated dataset ids that ``{"hub": …}`` of a job may name."""
     presigned_downloads: bool = False

@@ -43,7 +43,8 @@ def engine_document(
     """Return the engine's document for a resolved spec; raises `JobFailedError`.
 
     A hub model is written ``owner/name@revision``; the engine downloads it. `dataset_paths` maps each uploaded dataset
-    of the spec to its local file. A served teacher's key stays in the environment; the document names the variable.
+    of the spec, and each path on the server, to its local file or folder. A served teacher's key stays in the
+    environment; the document names the variable.
     """
     document = spec.model_dump(mode="json")
     evaluation = document["evaluation"]
@@ -63,6 +64,12 @@ def engine_document(
 def dataset_ids(spec: JobSpec) -> list[str]:
     """Return the ids of the uploaded datasets that the spec names."""
     return list(dict.fromkeys(ref for ref in (spec.dataset, spec.evaluation.dataset) if isinstance(ref, str)))
+
+
+def server_paths(spec: JobSpec) -> list[str]:
+    """Return the paths of datasets on the server that the spec names."""
+    named = (spec.dataset, spec.evaluation.dataset)
+    return list(dict.fromkeys(ref.path for ref in named if isinstance(ref, PathDataset)))
 
 
 def _teacher_source(
@@ -97,4 +104,5 @@ def _data_source(
 ) -> dict[str, Any]:
     if isinstance(reference, str):
         return {"path": dataset_paths[reference]}
-    return reference.model_dump(mode="json", exclude_none=True)
+    given = {"path": dataset_paths[reference.path]} if isinstance(reference, PathDataset) else {}
+    return {**reference.model_dump(mode="json", exclude_none=True), **given}

@@ -19,7 +19,8 @@ from contract.spec_problems import field_problems
 from contract.storage import ContentChangedError
 from worker import leftovers, repository
 from worker.attempt import Attempt
-from worker.engine_spec import dataset_ids, engine_document
+from worker.dataset_folders import stage_path
+from worker.engine_spec import dataset_ids, engine_document, server_paths
 from worker.failures import JobFailedError, file_failure_code, public_text
 from worker.manifest import CheckpointCorruptError, fetch_checkpoint
 from worker.repository import StoredCheckpoint
@@ -46,6 +47,8 @@ def stage(attempt: Attempt) -> Staged:
         make_private_folder(folder)
         leftovers.collect(attempt.database, attempt.storage, attempt.job_id, before_attempt=attempt.number)
         paths = {dataset_id: _stage_dataset(attempt, dataset_id) for dataset_id in dataset_ids(spec)}
+        for number, path in enumerate(server_paths(spec)):
+            paths[path] = stage_path(path, attempt.settings.dataset_roots, folder / f"dataset-{number}")
         resumed_step = _stage_checkpoint(attempt)
         document = engine_document(spec, attempt.slot.catalog(), paths, attempt.settings.teacher_endpoints)
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

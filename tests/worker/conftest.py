@@ -21,6 +21,6 @@ def bench(database_url: str, tmp_path: Path) -> Iterator[Workbench]:
 @pytest.fixture
 def sqlite_bench(sqlite_url: str, tmp_path: Path) -> Iterator[Workbench]:
     """On SQLite."""
-    made = Workbench(sqlite_url, tmp_path / "data")
+    made = Workbench(sqlite_url, tmp_path / "data", dataset_roots=(tmp_path,))
     yield made
     made.close()

@@ -29,7 +29,12 @@ ENDPOINTS = {
     ),
     "plain": TeacherEndpoint(url="https://plain.test/v1", model="gpt"),
 }
-PATHS = {"ds_train": "/scratch/ds_train.jsonl", "ds_test": "/scratch/ds_test.jsonl"}
+PATHS = {
+    "ds_train": "/scratch/ds_train.jsonl",
+    "ds_test": "/scratch/ds_test.jsonl",
+    "/root/rows.parquet": "/data/rows.parquet",
+    "/root/sums": "/data/sums",
+}
 
 
 def config_of(**spec: Any) -> RunConfig:
@@ -111,8 +116,8 @@ def test_every_setting_of_the_user_arrives() -> None:
         ({"hub": "owner/data", "split": "test"}, {"hub": "owner/data", "split": "test"}),
         ({"hub": "owner/data", "config": "main"}, {"hub": "owner/data", "split": "train", "config": "main"}),
         ({"hub": "owner/data", "revision": "abc"}, {"hub": "owner/data", "split": "train", "revision": "abc"}),
-        ({"path": "/data/rows.parquet"}, {"path": "/data/rows.parquet"}),
-        ({"path": "/data/sums", "config": "main"}, {"path": "/data/sums", "config": "main"}),
+        ({"path": "/root/rows.parquet"}, {"path": "/data/rows.parquet"}),
+        ({"path": "/root/sums", "config": "main"}, {"path": "/data/sums", "config": "main"}),
         ({"generator": "gsm_symbolic", "size": 50, "seed": 3}, {"generator": "gsm_symbolic", "size": 50, "seed": 3}),
     ],
 )
