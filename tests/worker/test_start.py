@@ -34,9 +34,12 @@ def test_nothing_is_looked_for_before_the_schema_is_there(tmp_path: Path, caplog
 def test_a_schema_of_the_version_before_is_waited_out(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     assert not schema_is_ready(database)
-    upgrade(empty_database_url, "0004")
-    assert not schema_is_ready(database)
     upgrade(empty_database_url)
+    with database.write() as session:
+        session.execute(text("ALTER TABLE jobs DROP COLUMN name"))
+    assert not schema_is_ready(database)
+    with database.write() as session:
+        session.execute(text("ALTER TABLE jobs ADD COLUMN name VARCHAR(200)"))
     assert schema_is_ready(database)
     with database.write() as session:
         session.execute(text("ALTER TABLE jobs ADD COLUMN of_the_next_version INTEGER"))

@@ -1,6 +1,6 @@
 """The tables of the first release.
 
-Revision 0001, after none.
+Revision 0007, after none. The number is kept because databases of development checkouts carry it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0001"
+revision: str = "0007"
 down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
@@ -20,10 +20,12 @@ TABLES = (
     "leader_leases",
     "attempts",
     "checkpoints",
+    "diagnoses",
     "evaluations",
     "job_events",
     "job_tags",
     "metric_points",
+    "probe_samples",
     "trajectories",
     "checkpoint_files",
 )
@@ -37,10 +39,12 @@ def upgrade() -> None:
     _create_leader_leases()
     _create_attempts()
     _create_checkpoints()
+    _create_diagnoses()
     _create_evaluations()
     _create_job_events()
     _create_job_tags()
     _create_metric_points()
+    _create_probe_samples()
     _create_trajectories()
     _create_checkpoint_files()
 
@@ -80,6 +84,7 @@ def _create_datasets() -> None:
         sa.Column("storage_key", sa.String(length=500), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("made_by_retry", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
     )
     op.create_index("ix_datasets_owner_id", "datasets", ["owner", "id"])
@@ -123,11 +128,13 @@ def _create_jobs() -> None:
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("error_retryable", sa.Boolean(), nullable=True),
         sa.Column("error_hint", sa.Text(), nullable=True),
+        sa.Column("made_by_retry", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_owner_idempotency_key"),
     )
     op.create_index("ix_jobs_owner_id", "jobs", ["owner", "id"])
     op.create_index("ix_jobs_owner_status_id", "jobs", ["owner", "status", "id"])
+    op.create_index("ix_jobs_status_deleted_at_id", "jobs", ["status", "deleted_at", "id"])
     op.create_index("ix_jobs_status_lease_expires_at", "jobs", ["status", "lease_expires_at"])
     op.create_index("ix_jobs_status_queue_priority_id", "jobs", ["status", "queue", "priority", "id"])
 
@@ -178,6 +185,19 @@ def _create_checkpoints() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_checkpoints_job_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_checkpoints"),
         sa.UniqueConstraint("job_id", "step", name="uq_checkpoints_job_id_step"),
+    )
+
+
+def _create_diagnoses() -> None:
+    op.create_table(
+        "diagnoses",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("round", sa.Integer(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("report", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_diagnoses_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "round", name="pk_diagnoses"),
     )
 
 
@@ -241,6 +261,22 @@ def _create_metric_points() -> None:
     )
 
 
+def _create_probe_samples() -> None:
+    op.create_table(
+        "probe_samples",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("problem_id", sa.String(length=100), nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=False),
+        sa.Column("completion", sa.Text(), nullable=False),
+        sa.Column("correct", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_probe_samples_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "step", "position", name="pk_probe_samples"),
+    )
+
+
 def _create_trajectories() -> None:
     op.create_table(
         "trajectories",
@@ -258,7 +294,9 @@ def _create_trajectories() -> None:
         sa.Column("refined_correct", sa.Boolean(), nullable=True),
         sa.Column("rollout_tokens", sa.Integer(), nullable=False),
         sa.Column("refined_tokens", sa.Integer(), nullable=True),
+        sa.Column("parts_at_token", sa.Integer(), nullable=True),
         sa.Column("detail", sa.JSON(), nullable=False),
+        sa.Column("token_kl", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_trajectories_job_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "round", "position", name="pk_trajectories"),
     )
