@@ -1,12 +1,11 @@
-"""Time and memory of the fused loss, side by side with the dense loss, TRL's and Liger's.
+"""Time and memory of the fused loss, compared with the dense loss, TRL's and Liger's.
 
     python -m benchmarks.loss --dtype fp32 --tokens 512 1024 2048 4096 8192
 
-needs the extra `bench`. One thread. Times are of one forward and backward, the contenders taking turns
-within each repeat so that a busy minute of the machine hits all alike; the first turn is not counted. CPU
-seconds are the process's own, which other processes slow down less than the clock on the wall. Extra memory
-is the peak of the resident set over the inputs and their libraries, each contender in a process of its own,
-and includes the gradients.
+needs the extra `bench`. One thread. Times are of one forward and one backward pass. The contenders run
+alternately within each repeat, so that other load affects all equally; the first repeat is not counted. CPU seconds
+are those of the process, which other load affects less than wall time. Extra memory is the peak resident set minus
+that of the inputs and libraries, including the gradients; each contender is measured in a separate process.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
 @dataclass
 class Row:
-    """What was measured of one contender at one size."""
+    """Measurements of one contender at one size."""
 
     contender: str
     num_tokens: int
@@ -48,7 +47,7 @@ class Row:
     extra_mib: float = float("nan")
 
     def run(self, inputs: Inputs, *, is_counted: bool) -> None:
-        """One turn."""
+        """Measure one repeat."""
         inputs.forget_gradients()
         wall_before, cpu_before = time.perf_counter(), time.process_time()
         loss = CONTENDERS[self.contender](inputs)
@@ -60,7 +59,7 @@ class Row:
 
 
 def measure_times(num_tokens: int, dtype: str, repeats: int) -> list[Row]:
-    """All contenders at one size."""
+    """Measure all contenders at one size."""
     inputs = Inputs.random(num_tokens, HIDDEN, VOCABULARY, DTYPES[dtype])
     rows = [Row(name, num_tokens, dtype) for name in CONTENDERS]
     for repeat in range(repeats + 1):
@@ -76,7 +75,7 @@ def measure_times(num_tokens: int, dtype: str, repeats: int) -> list[Row]:
 
 
 def measure_memory(row: Row) -> float:
-    """Extra MiB of one contender, in a process of its own."""
+    """Return the extra MiB of one contender, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.loss", "--memory-of", row.contender]
     command += ["--tokens", str(row.num_tokens), "--dtype", row.dtype]
     done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_SECONDS, check=True)
@@ -84,20 +83,20 @@ def measure_memory(row: Row) -> float:
 
 
 def extra_mib(contender: str, num_tokens: int, dtype: str) -> float:
-    """Peak of the resident set in the second call over what it was before, in this process."""
+    """Return by how much the resident set's peak rises in the second call, in this process."""
     inputs = Inputs.random(num_tokens, HIDDEN, VOCABULARY, DTYPES[dtype])
     CONTENDERS[contender](inputs)
     inputs.forget_gradients()
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_kib("VmRSS")
     CONTENDERS[contender](inputs)
     return (_status_kib("VmHWM") - before) / 1024
 
 
 def write_tables(rows: list[Row], header: list[str], name: str) -> None:
-    """The CSV of all figures, and the Markdown table of the ratios."""
+    """Write the CSV of all figures and the Markdown table of the ratios."""
     columns = [
         "dtype",
         "tokens",
@@ -176,7 +175,7 @@ def main() -> None:
             row.extra_mib = measure_memory(row)
             _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
         rows += of_size
-        # After each size: where products are emulated the next may take an hour.
+        # After each size: with emulated products the next size may take an hour.
         write_tables(rows, _header(arguments.repeats, load_before), arguments.name or f"loss_{arguments.dtype}")
 
 

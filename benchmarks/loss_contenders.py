@@ -1,4 +1,4 @@
-"""What `benchmarks.loss` compares: each takes the same inputs, and does one forward and one backward.
+"""The contenders of `benchmarks.loss`: each does one forward and one backward pass on the same inputs.
 
 N tokens, H hidden size, V vocabulary; all are the forward KL with a mean over tokens.
 """
@@ -23,7 +23,7 @@ FORWARD_KL = Divergence("forward_kl")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Last hidden states and heads of two models of one size."""
+    """Last hidden states and heads of two models of the same size."""
 
     student_hidden_NH: Tensor
     student_head_VH: Tensor
@@ -32,7 +32,7 @@ class Inputs:
 
     @classmethod
     def random(cls, num_tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype) -> Inputs:
-        """Logits of unit size, as models have them; the same for every contender."""
+        """Create inputs whose logits have unit size, as in trained models; equal for every contender."""
         generator = torch.Generator().manual_seed(0)
 
         def randn(*shape: int) -> Tensor:
@@ -51,7 +51,7 @@ class Inputs:
         return self.student_head_VH.detach() if frozen else self.student_head_VH
 
     def forget_gradients(self) -> None:
-        """As an optimizer does between steps."""
+        """Clear the gradients, as an optimizer does between steps."""
         self.student_hidden_NH.grad = self.student_head_VH.grad = None
 
 
@@ -59,7 +59,7 @@ Contender = Callable[[Inputs], Tensor]
 
 
 def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
-    """What one writes first: both models' logits, log_softmax, kl_div."""
+    """The straightforward implementation: both models' logits, log_softmax, kl_div."""
     log_p_NV = functional.log_softmax(inputs.student_hidden_NH @ inputs.head(frozen=frozen).t(), dim=-1)
     with torch.no_grad():
         log_q_NV = functional.log_softmax(inputs.teacher_hidden_NH @ inputs.teacher_head_VH.t(), dim=-1)
@@ -83,7 +83,7 @@ def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest 
 
 
 def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
-    """The floor: the matrix products that no exact loss can do without, as `ours` does them, and nothing else."""
+    """The lower bound: only the matrix products that every exact loss needs, computed as in `ours`."""
     with torch.no_grad():
         student = Projection(inputs.student_hidden_NH, inputs.student_head_VH, None, LogitShape())
         teacher = Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH, None, LogitShape())
@@ -114,7 +114,7 @@ def trl_tiles(num_tokens: int | None, num_vocabulary: int | None) -> Iterator[No
 
 
 def trl(inputs: Inputs, *, tiles: tuple[int | None, int | None], frozen: bool = False) -> Tensor:
-    """TRL's chunked divergence, which computes the logits again in backward."""
+    """TRL's chunked divergence, which recomputes the logits in the backward pass."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     with trl_tiles(*tiles):
@@ -133,7 +133,7 @@ def trl(inputs: Inputs, *, tiles: tuple[int | None, int | None], frozen: bool = 
 
 
 def liger(inputs: Inputs, *, chunk_size: int, compiled: bool) -> Tensor:
-    """Liger's chunked JSD at β = 0, which it too takes as the forward KL; it has no frozen head."""
+    """Liger's chunked JSD at β = 0, which Liger also defines as the forward KL; it has no frozen head."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     loss_of = LigerFusedLinearJSDLoss(

@@ -1,4 +1,4 @@
-"""Where and when a benchmark ran, for the head of its result table."""
+"""Machine, date and versions for the header of a benchmark's result table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def describe_machine(distributions: Sequence[str]) -> list[str]:
-    """Date, processor and versions, a line each."""
+    """Return the date, the processor and the versions, one line each."""
     versions = ", ".join(_name_and_version(name) for name in distributions)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
@@ -22,7 +22,7 @@ def describe_machine(distributions: Sequence[str]) -> list[str]:
 
 
 def _name_and_version(distribution: str) -> str:
-    """Of vLLM that of its build, which is a distribution of another name on a CPU."""
+    """Return the version; vLLM's CPU build is a distribution with another name."""
     try:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:

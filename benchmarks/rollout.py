@@ -1,13 +1,13 @@
-"""Our vLLM generator beside bare `LLM.generate`, on the same requests.
+"""Our vLLM generator compared with plain `LLM.generate`, on the same requests.
 
     python -m benchmarks.rollout                       # the tiny student
     python -m benchmarks.rollout --model models/smollm2-135m-instruct --dtype bf16 --requests 32 --new-tokens 64
 
-One thread. All contenders live in one process and take turns within each repeat, so that a busy minute of the machine
-hits all alike; the first turn is not counted. Every request has its own seed and samples exactly `--new-tokens`
-tokens, whatever they are. Both engines get the same settings; chunked prefill is off for both, because vLLM 0.32 on a
-CPU fails on a seeded request whose prompt is read in parts. CPU seconds are the process's own, which other processes
-slow down less than the clock on the wall. Results are written a file a model and precision.
+One thread. All contenders run in one process and alternate within each repeat, so that other load affects all equally;
+the first repeat is not counted. Every request has its own seed and samples exactly `--new-tokens` tokens. Both engines
+get the same settings; chunked prefill is off for both, because vLLM 0.32 on a CPU fails on a seeded request whose
+prompt is read in chunks. CPU seconds are those of the process, which other load affects less than wall time. Results
+are written to one file per model and precision.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 256
 KV_CACHE_BYTES = 1 << 30
 TARGET = 0.95
-"""Of bare vLLM's tokens a second, to reach."""
+"""Target, as a share of plain vLLM's tokens per second."""
 
 Contender = Callable[[list[GenerationRequest], SamplingSettings], int]
 """Runs the requests and returns how many tokens were sampled."""
@@ -53,7 +53,7 @@ Contender = Callable[[list[GenerationRequest], SamplingSettings], int]
 
 @dataclass
 class Row:
-    """What was measured of one contender under one way of sampling."""
+    """Measurements of one contender with one sampling setting."""
 
     sampling: str
     contender: str
@@ -71,7 +71,7 @@ class Row:
 
 
 def make_contenders(folder: Path, dtype: str) -> dict[str, Contender]:
-    """By name; bare vLLM first."""
+    """Return the contenders by name; plain vLLM is first."""
     llm = _make_bare(folder, dtype)
     settings = VllmSettings(
         dtype=DTYPES[dtype], max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, kv_cache_bytes=KV_CACHE_BYTES
@@ -90,7 +90,7 @@ def make_contenders(folder: Path, dtype: str) -> dict[str, Contender]:
 def measure(
     contenders: dict[str, Contender], requests: list[GenerationRequest], num_new_tokens: int, repeats: int
 ) -> list[Row]:
-    """All contenders under each way of sampling."""
+    """Measure all contenders with each sampling setting."""
     rows = []
     for name, sampling in _ways_of_sampling(num_new_tokens).items():
         group = [Row(name, contender) for contender in contenders]
@@ -171,7 +171,7 @@ def _run_ours(
 
 
 def write_table(rows: list[Row], path: Path, title: str) -> bool:
-    """Markdown and CSV; True where our generator reaches its target in every way of sampling."""
+    """Write Markdown and CSV; return whether our generator reaches its target with every sampling setting."""
     bare = {row.sampling: row for row in rows if row.contender == "LLM.generate"}
     lines = [f"# {title}", "", *describe_machine(["torch", "transformers", "vllm"]), ""]
     lines += [
@@ -206,7 +206,7 @@ def _write_csv(rows: list[Row], path: Path) -> None:
 
 
 def main() -> int:
-    """The command line; 1 where the target is missed."""
+    """Run the command line; return 1 if the target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rollout", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("testbed/models/tiny-student"))
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")

@@ -1,13 +1,13 @@
-"""The service beside the least that FastAPI and SQLAlchemy can do; under volume, many streams, and a large file.
+"""The service compared with a minimal FastAPI application; with much data, many streams and large files.
 
     python -m benchmarks.service
 
-needs PostgreSQL and Redis, and 15 GB of disk for a while. It starts every server itself, on free ports of
-127.0.0.1 and with one worker process each, and stops them. On SQLite and on PostgreSQL it measures
+needs PostgreSQL and Redis, and temporarily 15 GB of disk. It starts and stops every server itself, on free ports of
+127.0.0.1 and with one worker process each. On SQLite and on PostgreSQL it measures
 
-throughput  POST /jobs and GET /jobs/{id} against `benchmarks.service_floor`, the two taking turns
-volume      the first page of GET /jobs, and one job's metrics, with much stored and with little, taking turns
-streams     500 clients of event streams while events are written: none may miss one
+throughput  POST /jobs and GET /jobs/{id} against `benchmarks.service_floor`, alternately
+volume      the first page of GET /jobs, and one job's metrics, with much and with little data, alternately
+streams     500 clients of event streams while events are written; no client may miss an event
 download    a checkpoint's file and archive, with the server's resident memory
 """
 
@@ -29,11 +29,11 @@ from benchmarks.service_site import Site
 
 RESULTS = Path(__file__).parent / "results"
 MINUTES = {"throughput": 0.8, "volume": 3.0, "streams": 0.6, "download": 0.4}
-"""Of one kind of database, at a million jobs."""
+"""Result for one kind of database, at a million jobs."""
 
 
 def measure(kind: str, cases: Sequence[str], volume: Volume) -> list[Section]:
-    """All cases on one kind of database."""
+    """Run all cases on one kind of database."""
     sections = []
     for case in cases:
         began = time.perf_counter()
@@ -46,7 +46,7 @@ def measure(kind: str, cases: Sequence[str], volume: Volume) -> list[Section]:
 
 
 def write_table(sections: Sequence[Section], header: Sequence[str], path: Path) -> None:
-    """All sections, and what was missed."""
+    """Return all sections and the missed targets."""
     lines = [*header, ""]
     for section in sections:
         lines += [f"## {section.title}", "", *section.lines, ""]
@@ -69,7 +69,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """The command line; 1 where a target is missed."""
+    """Run the command line; return 1 if a target is missed."""
     options = _parse()
     num_minutes = sum(MINUTES[case] for case in options.cases) * len(options.databases)
     _say(f"about {num_minutes:.0f} minutes")

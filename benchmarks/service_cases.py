@@ -1,4 +1,4 @@
-"""What `benchmarks.service` measures: each case takes a site and gives a section of the result table."""
+"""The cases of `benchmarks.service`: each takes a site and returns a section of the result table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS_A_JOB = 100
 EVENTS_SECONDS = 15.0
 STREAMS_SECONDS = 120
 CUT_EVERY = 5
-"""Every so manieth stream loses its connection halfway, and comes back."""
+"""One in this many streams loses its connection halfway and reconnects."""
 
 CHECKPOINT_BYTES = 2 * 2**30
 MAX_GROWTH_MIB = 64
@@ -48,22 +48,22 @@ MAX_GROWTH_MIB = 64
 
 @dataclass
 class Section:
-    """A part of the result table."""
+    """One section of the result table."""
 
     title: str
     lines: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
-    """Targets that were not reached."""
+    """Missed targets."""
 
     def require(self, is_reached: bool, what: str) -> None:
-        """Note a target that was missed."""
+        """Record a missed target."""
         if not is_reached:
             self.missed.append(f"{self.title}: {what}")
 
 
 @dataclass
 class _Contender:
-    """A server that takes turns with another, and what its turns took."""
+    """One of two servers that are measured alternately, with its times."""
 
     target: Target
     pid: int
@@ -72,7 +72,7 @@ class _Contender:
     cpu_seconds: list[float] = field(default_factory=list)
 
     def take_turn(self, requests: Sequence[bytes], status: int, *, is_counted: bool) -> None:
-        """All requests, each of which must be answered with `status`."""
+        """Send all requests; each must be answered with `status`."""
         self.num_requests = len(requests)
         cpu_before = _cpu_seconds(self.pid)
         seconds = asyncio.run(all_of(self.target, requests, NUM_CONNECTIONS, status))
@@ -82,13 +82,13 @@ class _Contender:
 
     @property
     def cells(self) -> str:
-        """Requests a second, and the server's CPU milliseconds a request."""
+        """Return requests per second, and the server's CPU milliseconds per request."""
         rate = self.num_requests / statistics.median(self.seconds)
         return f"{rate:,.0f} | {1000 * statistics.median(self.cpu_seconds) / self.num_requests:.2f}"
 
 
 def _ratio(floor: Sequence[float], ours: Sequence[float]) -> float:
-    """Median over the rounds of how many times the floor's speed ours has: what slowed a round down slowed both."""
+    """Return the median over the rounds of our speed relative to the floor's; other load affects both in a round."""
     return statistics.median(theirs / own for theirs, own in zip(floor, ours, strict=True))
 
 
@@ -119,11 +119,11 @@ def throughput(site: Site) -> Section:
 
 
 _Turns = tuple[_Contender, _Contender]
-"""The floor's, and ours."""
+"""Return the floor's and our server."""
 
 
 def _post_turns(ours: Ours, floor: tuple[Target, int]) -> tuple[_Turns, dict[str, Any]]:
-    """Each round submits for an owner without jobs: an owner may have so many open, and they are counted."""
+    """Submit for a new owner in each round, because the number of open jobs per owner is limited and counted."""
     theirs, own = _Contender(*floor), _Contender(ours.target, ours.pid)
     for number in range(NUM_ROUNDS + 1):
         own.target, body = ours.new_owner(f"owner-{number}")
@@ -153,7 +153,7 @@ def _get_turns(ours: Ours, ours_id: str, floor: tuple[Target, int], floor_id: st
 
 
 def volume(site: Site, much: Volume) -> Section:
-    """What a client waits for with much stored, and with little."""
+    """Measure a client's waiting time with much and with little data."""
     with ExitStack() as running:
         services = []
         for stored in (LITTLE, much):
@@ -179,7 +179,7 @@ def volume(site: Site, much: Volume) -> Section:
 
 
 async def _paired_medians(targets: Sequence[tuple[Target, str]]) -> list[float]:
-    """Median seconds of each target's call, the targets taking turns."""
+    """Return the median seconds of each target's call; the targets alternate."""
     connections = [await target.connect() for target, _ in targets]
     requests = [target.render("GET", path) for target, path in targets]
     seconds: list[list[float]] = [[] for _ in targets]
@@ -194,7 +194,7 @@ async def _paired_medians(targets: Sequence[tuple[Target, str]]) -> list[float]:
 
 
 def streams(site: Site) -> Section:
-    """Event streams of many clients, of whom some lose their connection, while events are written."""
+    """Measure event streams of many clients, some of which lose their connection, while events are written."""
     with site.ours() as ours:
         before_mib = _resident_mib(ours.pid)
         job_ids = [ours.submit() for _ in range(NUM_STREAMED_JOBS)]
@@ -240,7 +240,7 @@ def _event_seconds(data: str) -> float:
 
 
 def _write_events(ours: Ours, job_ids: Sequence[str]) -> None:
-    """As workers do, spread evenly over the time; at the end the jobs are over."""
+    """Write events as workers do, evenly over the time; at the end the jobs are finished."""
     began = time.monotonic()
     for number in range(EVENTS_A_JOB):
         for job_id in job_ids:
@@ -254,7 +254,7 @@ def _write_events(ours: Ours, job_ids: Sequence[str]) -> None:
 
 
 def downloads(site: Site) -> Section:
-    """A checkpoint's file and its archive; what is sent must be what is stored."""
+    """Download a checkpoint's file and archive; the content must equal what is stored."""
     section = Section(f"Download of {CHECKPOINT_BYTES / 2**30:.0f} GiB, {site.kind}")
     section.lines += [
         "| | MiB/s, with the client's sha256 | resident before | resident at most |",
@@ -291,7 +291,7 @@ def _resident_mib(pid: int) -> float:
 
 @contextmanager
 def _sampled_resident_mib(pid: int) -> Iterator[list[float]]:
-    """Filled with samples until the block ends."""
+    """Yield a list that is filled with samples until the block ends."""
     samples = [_resident_mib(pid)]
     is_over = threading.Event()
 

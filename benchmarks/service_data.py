@@ -1,7 +1,7 @@
-"""Fills a database with as many jobs and metric points as an operator may have after years, in one statement each.
+"""Fills a database with as many jobs and metric points as years of use may leave, in one statement each.
 
-The jobs are copies of one that was submitted, under ids older than any new one's, in the state in which
-jobs are found: nearly all over, the newest waiting. The points belong to the jobs in equal shares.
+The jobs are copies of a submitted one, with ids older than any new one's, in typical states: nearly all are finished,
+the newest are waiting. The points belong to the jobs in equal shares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POINTS_OF_A_JOB = len(METRICS) * NUM_STEPS
 
 @dataclass(frozen=True)
 class Volume:
-    """How much is stored."""
+    """Numbers of stored rows."""
 
     num_jobs: int
     num_points: int
@@ -38,16 +38,16 @@ class Volume:
 
 
 def stored_id(number: int) -> str:
-    """The id of the stored job of that number, from 1; the newest has the highest."""
+    """Return the id of the stored job with this number, from 1; the newest has the highest."""
     return f"job_00{number:024d}"
 
 
 def fill(engine: Engine, template_id: str, volume: Volume) -> None:
-    """Copies of the job `template_id`, and points of the newest of them that are over."""
+    """Insert copies of the job `template_id`, and points of the newest finished ones."""
     is_sqlite = engine.dialect.name == "sqlite"
     with engine.begin() as connection:
         if not is_sqlite:
-            # Without a trigger for each row, which would ask whether its job is there.
+            # Skips the foreign-key trigger of each row.
             connection.execute(text("SET LOCAL session_replication_role = replica"))
         _add_jobs(connection, template_id, volume.num_jobs, is_sqlite)
         _add_points(connection, volume, is_sqlite)
@@ -57,7 +57,7 @@ def fill(engine: Engine, template_id: str, volume: Volume) -> None:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))  # as the server does by itself after a while
+        connection.execute(text("VACUUM ANALYZE"))  # as autovacuum does after some time
 
 
 def _stored_id_sql(number: str, is_sqlite: bool) -> str:
@@ -99,13 +99,13 @@ def _add_points(connection: Connection, volume: Volume, is_sqlite: bool) -> None
 
 
 def _series(table: str, column: str) -> str:
-    """A table of the whole numbers from one bound value to another."""
+    """Return SQL of a table of the integers from one bound value to another."""
     first, last = f"CAST(:{table}_first AS INTEGER)", f"CAST(:{table}_last AS INTEGER)"
     return f"{table}({column}) AS (SELECT {first} UNION ALL SELECT {column} + 1 FROM {table} WHERE {column} < {last})"
 
 
 def add_checkpoint(database: Database, storage_dir: Path, job_id: str, num_bytes: int) -> str:
-    """A checkpoint of one file of so many random bytes, a multiple of a MiB, and its sha256."""
+    """Store a checkpoint of one file of random bytes (a multiple of 1 MiB); return its sha256."""
     key = f"{checkpoint_prefix(job_id, 1, 1)}/{FILE_NAME}"
     path = storage_dir / key
     path.parent.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""The least that a job service in FastAPI and SQLAlchemy can do: one insert, or one select, a request.
+"""A minimal job service in FastAPI and SQLAlchemy: one insert or one select per request.
 
-No key, no checks, no events, no queue, no log. It keeps its rows in the same table, and opens the same
-database in the same way, as the service beside which it is measured.
+No key, checks, events, queue or log. It uses the same table and opens the database in the same way as the service that
+it is compared with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contract.tables import Job
 
 
 class NewJob(BaseModel):
-    """A body, of which nothing but its shape is checked."""
+    """A request body; only its shape is validated."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,7 +28,7 @@ class NewJob(BaseModel):
 
 
 class JobView(BaseModel):
-    """A row."""
+    """A response."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -47,12 +47,12 @@ database = Database(os.environ["DATABASE_URL"])
 
 @app.get("/healthz")
 def healthz() -> None:
-    """Up."""
+    """Report that the server is up."""
 
 
 @app.post("/jobs", status_code=201)
 def create_job(body: NewJob) -> JobView:
-    """One insert."""
+    """Insert one row."""
     job = Job(
         id=new_id(JOB_PREFIX),
         owner="floor",
@@ -78,7 +78,7 @@ def create_job(body: NewJob) -> JobView:
 
 @app.get("/jobs/{job_id}")
 def show_job(job_id: str) -> JobView:
-    """One select."""
+    """Select one row."""
     with database.read() as session:
         job = session.get(Job, job_id)
         if job is None:

@@ -1,6 +1,6 @@
-"""Clients that cost little beside the server they load: HTTP/1.1 over kept connections, one event loop.
+"""Clients that need little CPU time compared with the server: HTTP/1.1, persistent connections, one event loop.
 
-They know just enough of the protocol for one server that they were written against.
+They implement only the part of the protocol that uvicorn's answers need.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ EVENT_LINE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and the headers that it wants of every request."""
+    """A server, and the headers of every request to it."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
 
     def render(self, method: str, path: str, document: object = None, **headers: str) -> bytes:
-        """A request, ready to be sent; header names are written with underscores."""
+        """Return an encoded request; header names are written with underscores."""
         body = b"" if document is None else json.dumps(document).encode()
         lines = [f"{method} {path} HTTP/1.1", f"host: {urlsplit(self.url).netloc}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
@@ -35,26 +35,26 @@ class Target:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     async def connect(self) -> Connection:
-        """A connection that is kept for many requests."""
+        """A persistent connection."""
         address = urlsplit(self.url)
         return Connection(*await asyncio.open_connection(address.hostname, address.port, limit=EVENT_LINE_BYTES))
 
 
 @dataclass(frozen=True)
 class Connection:
-    """One at a time: ask, then read the whole answer."""
+    """A persistent connection; one request at a time."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body; for answers that declare their length."""
+        """Return status and body of an answer with a Content-Length."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             status, num_bytes = await self.begin(request)
             return status, await self.reader.readexactly(num_bytes)
 
     async def begin(self, request: bytes) -> tuple[int, int]:
-        """Status and length of the body, which stays to be read; -1 where it comes in chunks."""
+        """Return the status and the length of the unread body; -1 if it is chunked."""
         self.writer.write(request)
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
         lines = head.split("\r\n")
@@ -62,12 +62,12 @@ class Connection:
         return int(lines[0].split()[1]), lengths[0] if lengths else -1
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.writer.close()
 
 
 async def all_of(target: Target, requests: Sequence[bytes], num_connections: int, status: int) -> float:
-    """Seconds until all requests are answered over so many connections; each answer must have the status."""
+    """Return the seconds until all requests are answered; each answer must have the status."""
     connections = [await target.connect() for _ in range(num_connections)]
     waiting = iter(requests)
 
@@ -86,7 +86,7 @@ async def all_of(target: Target, requests: Sequence[bytes], num_connections: int
 
 
 async def latency(connection: Connection, request: bytes) -> float:
-    """Seconds of one request, which must succeed."""
+    """Return the seconds of one request, which must succeed."""
     began = time.perf_counter()
     status, body = await connection.ask(request)
     seconds = time.perf_counter() - began
@@ -97,20 +97,20 @@ async def latency(connection: Connection, request: bytes) -> float:
 
 @dataclass
 class Listener:
-    """One client of a job's event stream, that may lose its connection and come back."""
+    """A client of a job's event stream, which may lose its connection once and reconnect."""
 
     target: Target
     job_id: str
     cut_after: int | None = None
-    """The connection breaks once after this many events."""
+    """Number of events after which the connection breaks once."""
     sequences: list[int] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
-    """Seconds from the event's time to its arrival here."""
+    """Seconds between each event's time and its arrival."""
     is_over: bool = False
     first_event: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self, seconds_of: Callable[[str], float]) -> None:
-        """Until the stream tells the end; `seconds_of` reads an event's time from its data."""
+        """Read until the stream's end event; `seconds_of` reads an event's time from its data."""
         while not self.is_over:
             await self._listen_once(seconds_of)
 
@@ -152,7 +152,7 @@ class Listener:
 
 
 async def download(target: Target, path: str) -> tuple[int, float, str]:
-    """Bytes, seconds and sha256 of an answer, of which nothing is kept."""
+    """Return bytes, seconds and sha256 of an answer without keeping it."""
     connection = await target.connect()
     digest = hashlib.sha256()
     began = time.perf_counter()
@@ -172,6 +172,6 @@ async def download(target: Target, path: str) -> tuple[int, float, str]:
 
 
 async def settled(awaitables: Iterable[Awaitable[None]], seconds: float) -> None:
-    """All of them, or an error after so many seconds."""
+    """Await all, with a timeout in seconds."""
     async with asyncio.timeout(seconds):
         await asyncio.gather(*awaitables)

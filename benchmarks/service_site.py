@@ -1,4 +1,4 @@
-"""The servers that `benchmarks.service` measures, on SQLite and on PostgreSQL, with what a client needs of them."""
+"""The servers that `benchmarks.service` measures, on SQLite and PostgreSQL, and their clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLOOR = "benchmarks.service_floor:app"
 
 @dataclass(frozen=True)
 class Ours:
-    """A running service, asked as its administrator."""
+    """A running service, used as its administrator."""
 
     target: Target
     database: Database
@@ -32,7 +32,7 @@ class Ours:
     pid: int
 
     def call(self, method: str, path: str, *, key: str | None = None, **content: Any) -> dict[str, Any]:
-        """An answer that must be a success; for what is not measured."""
+        """Send a request that must succeed and is not measured."""
         headers = dict(self.target.headers) if key is None else {"authorization": f"Bearer {key}"}
         headers |= content.pop("headers", {})
         answer = httpx.request(method, f"{self.target.url}{path}", headers=headers, timeout=60, **content)
@@ -41,24 +41,24 @@ class Ours:
         return document
 
     def new_owner(self, name: str) -> tuple[Target, dict[str, Any]]:
-        """A client of an owner who has no jobs yet, and the body of a job on the owner's dataset."""
+        """Return a client of a new owner, and the body of a job on the owner's dataset."""
         key = self.call("POST", "/keys", json={"name": name, "owner": name, "scopes": ["submit"]})["key"]
         return Target(self.target.url, (("authorization", f"Bearer {key}"),)), self.job_body(key)
 
     def job_body(self, key: str | None = None) -> dict[str, Any]:
-        """A body that is accepted, on a dataset of its own."""
+        """Return a valid body, with a new dataset."""
         content_type = {"content-type": "application/jsonl"}
         dataset = self.call("POST", "/datasets", key=key, content=ROWS, headers=content_type)
         return {"mode": "trd", "student": "tiny-student", "teacher": "tiny-teacher", "dataset": dataset["id"]}
 
     def submit(self) -> str:
-        """The id of a new job."""
+        """Submit a job and return its id."""
         return str(self.call("POST", "/jobs", json=self.job_body())["id"])
 
 
 @dataclass
 class Site:
-    """One kind of database; everything that it starts ends with `running`."""
+    """One kind of database. Everything it starts is stopped when `running` ends."""
 
     kind: DatabaseKind
     folder: Path
@@ -67,7 +67,7 @@ class Site:
     _num_servers: int = 0
 
     def database_url(self) -> str:
-        """A new database with our schema."""
+        """Create a database with our schema."""
         if self.kind == "sqlite":
             url = f"sqlite:///{self.folder / secrets.token_hex(4)}.db"
         else:
@@ -79,14 +79,14 @@ class Site:
         return url
 
     def floor(self) -> tuple[Target, int]:
-        """The floor, on a database of its own, and its process's id."""
+        """Start the floor on a new database; return it and its process id."""
         data_dir = self.folder / "floor"
         server = self.running.enter_context(live_server(data_dir, app=FLOOR, DATABASE_URL=self.database_url()))
         return Target(server.url), server.process.pid
 
     @contextmanager
     def ours(self) -> Iterator[Ours]:
-        """The service, on a database of its own, with the limits on one client's eagerness out of the way."""
+        """Start the service on a new database, with rate limits and quotas raised."""
         self._num_servers += 1
         data_dir = self.folder / f"ours-{self._num_servers}"
         key, url = secrets.token_hex(16), self.database_url()

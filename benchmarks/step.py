@@ -1,18 +1,18 @@
-"""A whole training step, rollout and update apart: TRL's `DistillationTrainer` and ours, side by side.
+"""A training step, with rollout and update measured separately: TRL's `DistillationTrainer` and ours.
 
     python -m benchmarks.step
 
-needs trl, which `pip install --no-deps trl==1.16.0` adds. Every contender runs in a process of its own, with its
-own peak of the resident set; processes take turns, so that a busy minute of the machine hits all alike. The first
-step of each process is not counted. The losses of all contenders on the same tokens must agree.
+needs trl, which `pip install --no-deps trl==1.16.0` adds. Every contender runs in a separate process, with its own
+peak resident set. Processes alternate, so that other load affects all equally. The first step of each process is not
+counted. The losses of all contenders on the same tokens must agree.
 
 No step with AdamW in fp32 holds less than
 
     4 · P · 4 + P · b      weights, their gradients and both moments in fp32, and the teacher in b bytes a weight,
 
-all of them at once, because clipping needs every gradient's norm before the first weight moves; and besides them what
-the imported libraries take. Where that is more than the target's share of TRL's peak, the target is out of reach of
-any implementation, and the table says so.
+all at the same time, because clipping needs every gradient's norm before the first update of a weight; the imported
+libraries come on top. If this exceeds the target's share of TRL's peak, no implementation can reach the target, and
+the table says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.step_contenders import CONTENDERS, Timings, Workload
 
 RESULTS = Path(__file__).parent / "results"
 NUM_WEIGHTS = 134_515_008
-"""P of the shape that is compared."""
+"""Number of weights P of the compared model."""
 WORKLOADS = {
     "usual": Workload(8, (32, 96), 192, "fp32"),
     "small": Workload(2, (16, 48), 32, "fp32"),
@@ -46,12 +46,12 @@ PROCESS_TIMEOUT_SECONDS = 1200
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 STEP_TARGET, UPDATE_TARGET, MEMORY_TARGET = 2.0, 1.3, 0.6
 SECONDS_A_STEP = {"usual": 60, "small": 10, "usual-bf16": 60}
-"""Rough, for the printed estimate."""
+"""Rough value for the printed estimate."""
 
 
 @dataclass
 class Row:
-    """What was measured of one contender, over its processes."""
+    """Measurements of one contender, over its processes."""
 
     contender: str
     rollout_seconds: list[float] = field(default_factory=list)
@@ -59,10 +59,10 @@ class Row:
     peak_mib: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     libraries_mib: float = 0.0
-    """Resident before anything is made."""
+    """Resident set before any model is created."""
 
     def add(self, timings: Timings, peak_mib: float, libraries_mib: float) -> None:
-        """One process; its first step warmed it up."""
+        """Add the measurements of one process, without its first step."""
         self.libraries_mib = libraries_mib
         self.rollout_seconds += timings.rollout_seconds[1:]
         self.update_seconds += timings.update_seconds[1:]
@@ -79,7 +79,7 @@ class Row:
 
 
 def run_contender(name: str, workload_name: str, num_steps: int, num_threads: int) -> tuple[Timings, float, float]:
-    """In a process of its own."""
+    """Run one contender in a separate process."""
     command = [sys.executable, "-m", "benchmarks.step", "--only", name, "--workloads", workload_name]
     command += ["--steps", str(num_steps), "--threads", str(num_threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONWARNINGS": "ignore"}
@@ -93,7 +93,7 @@ def run_contender(name: str, workload_name: str, num_steps: int, num_threads: in
 
 
 def answer_alone(name: str, workload: Workload, num_steps: int) -> None:
-    """The other end of `run_contender`."""
+    """Run one contender in this process, for `run_contender`."""
     libraries_mib = _peak_mib()
     timings = CONTENDERS[name](workload, num_steps)
     print(json.dumps({"timings": asdict(timings), "peak_mib": _peak_mib(), "libraries_mib": libraries_mib}))
@@ -104,7 +104,7 @@ def _peak_mib() -> float:
 
 
 def memory_floor(workload: Workload, rows: Sequence[Row]) -> str:
-    """What must be held, beside what the target allows."""
+    """Compare the memory that must be held with the target."""
     weights_mib = NUM_WEIGHTS * (16 + (4 if workload.precision == "fp32" else 2)) / 2**20
     libraries_mib = next(row.libraries_mib for row in rows if row.contender.startswith("ours"))
     floor_mib, peer_mib = weights_mib + libraries_mib, rows[0].figures[3]
@@ -175,7 +175,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """The command line; 1 where a target is missed."""
+    """Run the command line; return 1 if a target is missed."""
     options = _parse()
     torch.set_num_threads(options.threads)
     if options.only:

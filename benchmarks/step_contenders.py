@@ -1,8 +1,7 @@
-"""What `benchmarks.step` compares: a training step of TRL's `DistillationTrainer`, and one of ours.
+"""The contenders of `benchmarks.step`: a training step of TRL's `DistillationTrainer`, and one of ours.
 
-Both have the same random models, prompts, optimizer, precision and threads. Each samples its rollouts, which are
-timed and thrown away, and updates on the same completions, drawn beforehand: samplers differ, and only losses on
-the same tokens can be compared.
+Both have the same random models, prompts, optimizer, precision and threads. Each samples rollouts, which are timed and
+discarded, and updates on the same given completions: samplers differ, and losses are only comparable on equal tokens.
 """
 
 from __future__ import annotations
@@ -33,27 +32,27 @@ from trd_engine.types import GenerationRequest, SamplingSettings, TrainingSequen
 Precision = Literal["fp32", "bf16"]
 VOCABULARY = 49_152
 NUM_SPECIAL = 10
-"""The first ids; they are in no prompt and in no completion."""
+"""Special tokens are the first ids; no prompt or completion contains them."""
 LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-5, (0.9, 0.95), 0.005, 1.0
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A batch of prompts, and how far each is continued."""
+    """A batch of prompts and the length of each completion."""
 
     batch_size: int
     prompt_tokens: tuple[int, int]
-    """Shortest and longest; drawn evenly."""
+    """Minimum and maximum length, drawn uniformly."""
     new_tokens: int
     precision: Precision
 
     def prompts(self) -> list[tuple[int, ...]]:
-        """The same in every step."""
+        """Return the prompts, the same in every step."""
         numbers = random.Random(0)
         return [_draw(numbers, numbers.randint(*self.prompt_tokens)) for _ in range(self.batch_size)]
 
     def completions(self, step: int) -> list[tuple[int, ...]]:
-        """What is trained on in that step, one a prompt."""
+        """Return the completions to train on in this step, one per prompt."""
         numbers = random.Random(1 + step)
         return [_draw(numbers, self.new_tokens) for _ in range(self.batch_size)]
 
@@ -68,7 +67,7 @@ def _draw(numbers: random.Random, count: int) -> tuple[int, ...]:
 
 @dataclass
 class Timings:
-    """Of each step."""
+    """One value per step."""
 
     rollout_seconds: list[float] = field(default_factory=list)
     update_seconds: list[float] = field(default_factory=list)
@@ -76,7 +75,7 @@ class Timings:
 
 
 def random_model(seed: int) -> LlamaForCausalLM:
-    """SmolLM2-135M's shape, fp32."""
+    """Create a random model of SmolLM2-135M's shape in fp32."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -99,7 +98,7 @@ def random_model(seed: int) -> LlamaForCausalLM:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Token 17 is the word t17, so that texts stand for chosen ids."""
+    """Create a tokenizer in which token 17 is the word t17, so that texts define the token ids."""
     special = ["<eos>", "<pad>", "<unk>"]
     ids = {token: number for number, token in enumerate(special)}
     ids |= {f"t{number}": number for number in range(len(special), VOCABULARY)}
@@ -111,11 +110,11 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | None) -> Timings:
-    """Our engine's parts as a run has them, with the generator that it chooses without vLLM."""
+    """Run our engine's parts as a job does, with the generator that is used without vLLM."""
     student, teacher = random_model(0), random_model(1)
     dtype = torch.float32 if workload.precision == "fp32" else torch.bfloat16
     if workload.precision == "bf16":
-        teacher = teacher.to(dtype)  # as a run keeps a frozen copy
+        teacher = teacher.to(dtype)  # as a run stores a frozen teacher
     generator = TransformersGenerator(
         student, word_tokenizer(), autocast_dtype=None if dtype == torch.float32 else dtype
     )
@@ -124,7 +123,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | No
     cpu = torch.device("cpu")
     keep_freed_memory(cpu)
     for model in (student, teacher):
-        packing_of(model)  # which a run tries before it samples
+        packing_of(model)  # a run tests packing before it samples
     max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
     models = ModelPair(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     prompts, timings = workload.prompts(), Timings()
@@ -147,7 +146,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | No
 
 
 def run_trl(workload: Workload, num_steps: int, *, tiles: tuple[int | None, int | None]) -> Timings:
-    """TRL's trainer as its documentation starts it on a CPU, a whole batch a step."""
+    """Run TRL's trainer as its documentation starts it on a CPU, with the whole batch in one step."""
     import trl
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -156,7 +155,7 @@ def run_trl(workload: Workload, num_steps: int, *, tiles: tuple[int | None, int 
     prompts = workload.prompts()
 
     class Measured(trl.DistillationTrainer):  # type: ignore[misc]
-        """Times the sampling, and trains on the given completions."""
+        """Trainer that times the sampling and trains on the given completions."""
 
         def _generate_single_turn(self, prompt_ids: Any, *arguments: Any, **options: Any) -> Any:
             began = time.perf_counter()
@@ -172,7 +171,7 @@ def run_trl(workload: Workload, num_steps: int, *, tiles: tuple[int | None, int 
             return loss
 
     class Clock(TrainerCallback):
-        """A step's time but for its sampling."""
+        """Callback that measures a step's time without its sampling."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter()

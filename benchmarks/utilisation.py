@@ -1,9 +1,9 @@
-"""How much of the machine's matrix-multiply peak the update uses.
+"""Share of the machine's matrix-multiply peak that the update uses.
 
     python -m benchmarks.utilisation
 
-The peak is the best rate of torch's own product over a few large shapes, in the same dtype, on the same threads,
-measured before and after each update. The update's work is counted, not measured:
+The peak is the best rate of torch's matrix product over a few large shapes, with the same dtype and threads, measured
+before and after each update. The update's work is computed, not measured:
 
     backbone   2 · P · (S · 3 + T)      forward 1, backward 2 for the student; forward for the teacher
     attention  4 · L · D · Σ n² / 2 · 4 scores and values, causal, student's three passes and the teacher's
@@ -11,7 +11,7 @@ measured before and after each update. The update's work is counted, not measure
 
 with P weights of the layers' matrices, S and T tokens that student and teacher read, L layers, D the width of all
 heads, n a sequence's length, V vocabulary, H hidden size, N trained tokens. Norms, activations, softmax and the
-optimizer count as no work, and take their time: utilisation = work / (time · peak).
+optimizer do not count as work, but their time counts: utilisation = work / (time · peak).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PEAK_SHAPES = ((2048, 2048, 2048), (4096, 4096, 1024), (2048, 1536, 576))
 TARGET = 0.55
 NUM_WARM_UP = 2
-"""Updates that are not counted: in these the process takes its memory from the system, page by page."""
+"""Updates that are not counted, because the process still gets its memory pages from the system."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Measured:
 
     update_seconds: float
     peak_flops: float
-    """A second."""
+    """Peak floating-point operations per second."""
     work_flops: float
 
     @property
     def utilisation(self) -> float:
-        """Of the peak."""
+        """Share of the peak."""
         return self.work_flops / (self.update_seconds * self.peak_flops)
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the best shape."""
+    """Return the floating-point operations per second of the best shape."""
     return max(_rate(*(torch.randn(shape).to(dtype) for shape in ((m, k), (k, n)))) for m, k, n in PEAK_SHAPES)
 
 
@@ -79,7 +79,7 @@ def _rate(left_MK: Tensor, right_KN: Tensor) -> float:
 
 
 def work_of(model: nn.Module, batches: list[MicroBatch]) -> float:
-    """The formula of the file's head."""
+    """Return the work by the formula in the module's docstring."""
     config = model.config
     layers = model.get_decoder().layers
     num_weights = sum(layer.weight.numel() for layer in layers.modules() if isinstance(layer, nn.Linear))
@@ -97,7 +97,7 @@ def _squares(lengths: tuple[int, ...]) -> int:
 
 
 def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int) -> Measured:
-    """Updates in turns with the peak."""
+    """Alternate updates and measurements of the peak."""
     dtype = DTYPES[workload.precision]
     student, teacher = random_model(0), random_model(1).to(dtype)
     optimizer = make_optimizer(student, OptimConfig())
@@ -128,7 +128,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command line; 1 where the target is missed."""
+    """Run the command line; return 1 if the target is missed."""
     options = _parse()
     torch.set_num_threads(options.threads)
     sys.stderr.write(f"about {len(options.workloads) * (NUM_WARM_UP + options.updates) * 20 / 60:.0f} minutes\n")

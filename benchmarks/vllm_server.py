@@ -1,7 +1,7 @@
-"""vLLM's own OpenAI-compatible server on a CPU: one thread, fp32, on the loopback.
+"""vLLM's OpenAI-compatible server on a CPU: one thread, fp32, on the loopback.
 
-``python -m benchmarks.vllm_server ARGUMENTS…`` becomes that server, and is interrupted when its parent goes: killed
-outright it would leave its own child, which holds the model, behind.
+``python -m benchmarks.vllm_server ARGUMENTS…`` becomes that server and gets SIGINT when its parent ends: SIGKILL would
+leave its child process, which holds the model, running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import httpx
 START_SECONDS = 240
 STOP_SECONDS = 60
 MAX_REQUESTS = 16
-"""At a time; as many as the engine asks by default."""
+"""Concurrent sequences; equal to the engine's default number of requests."""
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -31,19 +31,19 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-"""One thread, on whichever core is free; 1 GiB for keys and values."""
+"""One unbound thread; 1 GiB for keys and values."""
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 class ServerDidNotStartError(RuntimeError):
-    """The server ended, or did not answer in time; the message ends with its log."""
+    """The server ended or did not answer in time; the message ends with its log."""
 
 
 @contextmanager
 def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str | None = None) -> Iterator[str]:
-    """The base URL of a server of the model in `folder`, which it calls `name`; stopped at the end.
+    """Serve the model in `folder` as `name`, and yield the base URL; the server is stopped at the end.
 
-    `max_model_len`: tokens of a prompt and its completion. Raises `ServerDidNotStartError`.
+    `max_model_len`: maximum tokens of a prompt and its completion. Raises `ServerDidNotStartError`.
     """
     port = _free_port()
     command = [sys.executable, "-m", "benchmarks.vllm_server", "--host", "127.0.0.1", "--port", str(port)]

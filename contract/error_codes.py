@@ -1,7 +1,7 @@
-"""Stable codes of a job's failure, each marked retryable or not, with a hint for the user.
+"""Stable codes of job failures, each with a hint for the user.
 
-A code never changes its meaning: clients branch on it. ``retryable`` tells whether the very same
-job can succeed on another try (a lost worker) or not (a model that does not exist).
+A code never changes its meaning: clients branch on it. ``retryable`` is true if the same job can succeed on another
+attempt (after a lost worker), and false if it cannot (a model that does not exist).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """One way in which a job fails."""
+    """One kind of failure."""
 
     code: str
     retryable: bool
     hint: str
     is_outage: bool = False
-    """Something around the job is away or full: another try at once would meet the same."""
+    """A resource that the job needs is unavailable or full, so that an immediate retry would fail in the same way."""
 
 
 def _index(*codes: ErrorCode) -> dict[str, ErrorCode]:
@@ -29,12 +29,12 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "model_not_found",
         False,
-        "GET /models lists what may be named; the operator's TRD_MODELS adds to it.",
+        "GET /models lists the available models; the operator can add others in TRD_MODELS.",
     ),
     ErrorCode(
         "model_refused",
         False,
-        "The model's folder needs code of its own or holds no safetensors weights; convert it first.",
+        "The model's folder needs custom code or holds no safetensors weights; convert it first.",
     ),
     ErrorCode(
         "tokenizer_mismatch",
@@ -42,7 +42,7 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "Student and teacher must have the same tokenizer; choose a teacher of the same family.",
     ),
     ErrorCode("dataset_invalid", False, "Correct the named rows and upload the file again."),
-    ErrorCode("dataset_changed", False, "The data is not what the run started on; submit a new job."),
+    ErrorCode("dataset_changed", False, "The data differs from the data that the run started with; submit a new job."),
     ErrorCode(
         "no_training_data",
         False,
@@ -61,35 +61,35 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "non_finite_loss",
         False,
-        "Lower optim.learning_rate, or look at the saved batch: the run stopped before the update.",
+        "Lower optim.learning_rate, or inspect the saved batch: the run stopped before the update.",
     ),
     ErrorCode(
         "sampler_drift",
         False,
-        "The sampler's log-probabilities disagree with the trainer's: its weights are not the ones trained.",
+        "The sampler's log-probabilities disagree with the trainer's: it does not use the trained weights.",
     ),
     ErrorCode(
         "out_of_memory",
         False,
         "Lower optim.micro_batch_tokens or sampling.max_new_tokens, or use LoRA or more devices.",
     ),
-    ErrorCode("device_unavailable", True, "The device that was asked for is not on this worker.", is_outage=True),
+    ErrorCode("device_unavailable", True, "This worker does not have the requested device.", is_outage=True),
     ErrorCode("disk_full", True, "Free space in the data folder, then resume the job.", is_outage=True),
     ErrorCode(
         "storage_unavailable",
         True,
-        "The storage did not give or take the job's files; resume when it does.",
+        "The job's files could not be read from or written to the storage; resume when it works again.",
         is_outage=True,
     ),
     ErrorCode(
         "checkpoint_corrupt",
         False,
-        "No checkpoint verifies; resume once the storage has them again, or clone the job to begin anew.",
+        "No checkpoint is valid; resume when the storage has them again, or clone the job to start over.",
     ),
     ErrorCode(
         "verifier_unavailable",
         True,
-        "The program that judges answers does not start on this worker, and says why; resume once it does.",
+        "The verifier does not start on this worker, for the given reason; resume when it does.",
         is_outage=True,
     ),
     ErrorCode(
@@ -98,11 +98,13 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "teacher_refused",
         False,
-        "The teacher's endpoint refused the request, and says why; its key, model and limits are the operator's.",
+        "The teacher's endpoint refused the request for the given reason; the operator sets its key, model and limits.",
     ),
-    ErrorCode("worker_lost", True, "The worker stopped answering; the job goes on from its last checkpoint."),
-    ErrorCode("crash_loop", False, "Several attempts ended without a step of progress; see the job's events."),
-    ErrorCode("engine_crashed", True, "The engine ended without saying why; see the end of its log in the events."),
-    ErrorCode("internal_error", False, "A defect of the engine; the event with the traceback helps to report it."),
+    ErrorCode("worker_lost", True, "The worker stopped responding; the job continues from its last checkpoint."),
+    ErrorCode("crash_loop", False, "Several attempts ended without completing a step; see the job's events."),
+    ErrorCode(
+        "engine_crashed", True, "The engine ended without an error message; see the end of its log in the events."
+    ),
+    ErrorCode("internal_error", False, "A bug in the engine; include the event with the traceback in your report."),
 )
 """All codes by name. An attempt that ends with an unknown code is recorded as ``internal_error``."""

@@ -1,9 +1,8 @@
-"""What a user may ask for: the body of ``POST /jobs``, with bounds and the paper's defaults.
+"""The body of ``POST /jobs``, with bounds and the paper's defaults.
 
-`JobSpec` is what the user wrote; `JobSpec.resolved` is the same spec with every default made
-explicit, which is what the database keeps, the API shows and the worker runs. Checks that need
-nothing but the spec itself are made here, at construction; those that need the operator's models,
-the datasets or the caller's quota are the service's.
+`JobSpec` is the spec as the user wrote it. `JobSpec.resolved` returns it with every default made explicit; the
+database stores, the API shows and the worker runs the resolved spec. Checks that need only the spec are made here, at
+construction; the service makes the checks that need the operator's models, the datasets or the caller's quota.
 
 Defaults are the settings of Trajectory-Refined Distillation (arXiv 2606.08432).
 """
@@ -25,7 +24,7 @@ from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherU
 
 
 class Mode(StrEnum):
-    """Which distillation: OPD, OPSD, or the trajectory-refined form of either."""
+    """The kind of distillation: OPD, OPSD, or the trajectory-refined form of either."""
 
     OPD = "opd"
     OPSD = "opsd"
@@ -33,23 +32,23 @@ class Mode(StrEnum):
 
 
 class RefineSpec(StrictModel):
-    """The refinement; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
+    """How rollouts are refined; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
 
     max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Longest refining prompt; None takes the paper's 18,432 with a teacher and 22,528 without."""
+    """Maximum length of the refining prompt; None means the paper's 18,432 with a teacher and 22,528 without."""
     max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
-    """Longest refined trajectory."""
+    """Maximum length of a refined trajectory."""
     keep: Literal["all", "fail_to_pass"] = "all"
-    """Which refined trajectories are trained on: all of them, as the paper does, or only those whose
-    rollout failed and whose refinement passed (an ablation: the paper reports that it hurts). The number of
-    steps stays; the kept ones are passed over again to fill them."""
+    """Refined trajectories to train on: all, as in the paper, or only those whose rollout failed and whose refinement
+    passed (an ablation; the paper reports that it hurts). The number of steps is the same: the kept trajectories are
+    repeated to fill them."""
 
 
 Template = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
 class PromptsSpec(StrictModel):
-    """Templates of the user message; None takes the model folder's own, else the task's built-in ones."""
+    """Templates of the user message; None means the model folder's template, or else the task's built-in one."""
 
     solve: Template | None = None
     """Placeholders: {problem}."""
@@ -69,7 +68,7 @@ class PromptsSpec(StrictModel):
                 raise contradiction(
                     f"prompts.{name}",
                     template if len(template) <= 60 else template[:57] + "...",
-                    f"the template lacks {' and '.join(missing)}",
+                    f"the template does not contain {' and '.join(missing)}",
                     f"write {' and '.join(missing)} where the text belongs",
                 )
         return self
@@ -146,64 +145,64 @@ class JobSpec(StrictModel):
     """One distillation job."""
 
     mode: Mode
-    """opd and opsd train on the raw rollout; trd refines it first."""
+    """opd and opsd train on the rollout; trd trains on the refined trajectory."""
     student: ModelName
     """Model to train: a name of GET /models, an allowed hub id or folder."""
     teacher: TeacherRef | None = None
-    """Frozen scorer and refiner. Needed by opd, refused by opsd, optional in trd (without one the
-    student's own step-0 weights teach, shown the reference solution)."""
+    """The frozen model that scores and refines. Required by opd, refused by opsd, optional in trd (without a teacher,
+    the student's step-0 weights are the teacher and see the reference solution)."""
     dataset: DatasetRef
-    """Problems to train on: rows of problem, answer and optional solution."""
+    """Problems to train on: rows with a problem, an answer and optionally a solution."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
-    """What makes an answer right."""
+    """How answers are verified."""
     preset: Preset | None = None
-    """One of the paper's variants; None takes trd in mode trd, else forward_kl."""
+    """One of the paper's variants; None means trd in mode trd, and forward_kl otherwise."""
     loss: LossSpec = LossSpec()
     """The divergence between student and teacher."""
     sampling: SamplingSpec = SamplingSpec()
     """How rollouts are sampled from the student."""
     refine: RefineSpec = RefineSpec()
-    """How rollouts are refined; only used by the mode trd."""
+    """How rollouts are refined; used only in mode trd."""
     prompts: PromptsSpec = PromptsSpec()
     """Prompt templates that replace the built-in ones."""
     lora: LoraSpec | None = LoraSpec()
-    """None is full fine-tuning."""
+    """LoRA adapters; None means full fine-tuning."""
     teacher_update: TeacherUpdateSpec = TeacherUpdateSpec()
     """Whether and how the teacher's weights follow the student's."""
     teacher_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of a teacher's own copy of weights: another model's, or with full fine-tuning the student's. auto is
-    that of the training passes, and fp32 for an average."""
+    """Precision of the teacher's weights if they are a copy: another model, or the student with full fine-tuning. auto
+    means the precision of the training passes, and fp32 for a moving average."""
     optim: OptimSpec = OptimSpec()
     """The optimizer and its schedule."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the training passes; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Precision of the training passes; auto means bf16 on a GPU and fp32 on a CPU."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Collections of rollouts; the problems are divided among them, each trained on before the next."""
+    """Number of rounds. The problems are divided among them; a round is trained on before the next one starts."""
     samples_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Rollouts a problem."""
+    """Rollouts per problem."""
     evaluation: EvaluationSpec = EvaluationSpec()
-    """On what and how often the student is evaluated."""
+    """How the student is evaluated."""
     checkpoints: CheckpointsSpec = CheckpointsSpec()
     """When checkpoints are written, and which are kept."""
     diagnosis: DiagnosisSpec = DiagnosisSpec()
     """The diagnosis of each round's trajectories before they are trained on."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Devices to train on, a process each; `num_devices` adds those that only sample."""
+    """Devices to train on, one process each; `num_devices` adds those that only sample."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None
-    """Queue to wait in; None goes by the device count."""
+    """Queue to wait in; None chooses it by the number of devices."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Higher goes first within a queue."""
+    """Jobs with a higher priority start first within a queue."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random in the run."""
     strict: bool = False
     """Refuse the job if there is any notice about its data, models or settings, and end the run if there is one by the
     end of the first round's rollouts; see docs/data.md for the notices."""
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """For people; need not be unique."""
+    """Display name; need not be unique."""
     tags: Annotated[list[Tag], Field(max_length=32)] = []  # noqa: RUF012 - pydantic copies it
-    """To filter by."""
+    """Tags to filter jobs by."""
     metadata: Annotated[dict[str, str], Field(max_length=32)] = {}  # noqa: RUF012 - pydantic copies it
-    """Kept and shown, never read."""
+    """Free key-value pairs, stored and shown but not interpreted."""
 
     @model_validator(mode="after")
     def _mode_fits_teacher(self) -> Self:
@@ -229,21 +228,21 @@ class JobSpec(StrictModel):
             raise contradiction(
                 "preset",
                 "trd",
-                f"it trains on the refined trajectory, and mode {self.mode} has none",
+                f"it trains on the refined trajectory, but mode {self.mode} has none",
                 'set mode to "trd", or choose another preset',
             )
         if self.preset not in (None, Preset.TRD) and self.mode is Mode.TRD:
             raise contradiction(
                 "preset",
                 str(self.preset),
-                "it trains on the raw rollout, and mode trd on the refined trajectory",
+                "it trains on the rollout, but mode trd trains on the refined trajectory",
                 'set mode to "opd" or "opsd", or leave preset out and set loss',
             )
         if self.loss.teacher_context == "refine" and self.mode is not Mode.TRD:
             raise contradiction(
                 "loss.teacher_context",
                 "refine",
-                f"in mode {self.mode} the teacher would see the very rollout that it scores",
+                f"in mode {self.mode} the teacher would see the rollout that it scores",
                 'set loss.teacher_context to "vanilla", or mode to "trd"',
             )
         return self
@@ -260,35 +259,38 @@ class JobSpec(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _teacher_can_be_kept_so(self) -> Self:
+    def _teacher_weights_are_possible(self) -> Self:
         kind, precision = self.teacher_update.kind, self.teacher_precision
         if kind != "frozen" and self.teacher is not None:
             raise contradiction(
                 "teacher_update.kind",
                 kind,
-                "only a student that teaches itself has a teacher that moves",
+                "only a job without a teacher model can update the teacher's weights",
                 "leave teacher out, or set it to frozen",
             )
         if precision == "bf16" and kind == "ema":
             raise contradiction(
-                "teacher_precision", precision, "it is too coarse for the small moves of an average", "use fp32 or auto"
+                "teacher_precision",
+                precision,
+                "it is too coarse for the small updates of a moving average",
+                "use fp32 or auto",
             )
         if precision != "auto" and self.teacher is None and self.lora is not None:
             raise contradiction(
                 "teacher_precision",
                 precision,
-                "with LoRA a student that teaches itself does it with its own base, and there is no copy",
+                "with LoRA the teacher is the student's base model, and no copy of it exists",
                 "leave it out, or set lora to null",
             )
         return self
 
     @model_validator(mode="after")
-    def _pass_rates_can_be_told(self) -> Self:
+    def _pass_rates_are_defined(self) -> Self:
         if self.loss.token_weights.pass_rate and self.samples_per_prompt < 2:
             raise contradiction(
                 "loss.token_weights.pass_rate",
                 True,
-                "from one rollout a problem's pass rate is 0 or 1, and p (1 − p) is 0 in either case",
+                "with one rollout per problem the pass rate is 0 or 1, so that p (1 − p) is always 0",
                 "set samples_per_prompt to 2 or more",
             )
         return self
@@ -301,7 +303,7 @@ class JobSpec(StrictModel):
             raise contradiction(
                 "loss.divergence",
                 "cross_entropy",
-                "it is for mode trd with a served teacher, which may tell no more than its text",
+                "it is only for mode trd with a served teacher, which may return no log-probabilities",
                 'use "forward_kl"',
             )
         weights = self.loss.token_weights
@@ -313,7 +315,7 @@ class JobSpec(StrictModel):
                 raise contradiction(
                     f"loss.token_weights.{name}",
                     getattr(weights, name),
-                    "it weighs by the teacher's log-probabilities, and the cross-entropy has none",
+                    "it needs the teacher's log-probabilities, which the cross-entropy does not have",
                     "leave it out",
                 )
         return self
@@ -322,7 +324,10 @@ class JobSpec(StrictModel):
     def _served_teacher_has_no_precision(self) -> Self:
         if isinstance(self.teacher, ServedTeacher) and self.teacher_precision != "auto":
             raise contradiction(
-                "teacher_precision", self.teacher_precision, "a served teacher's is its server's", "leave it out"
+                "teacher_precision",
+                self.teacher_precision,
+                "the server chooses a served teacher's precision",
+                "leave it out",
             )
         return self
 
@@ -333,7 +338,7 @@ class JobSpec(StrictModel):
 
     @property
     def resolved_loss(self) -> LossSpec:
-        """The loss in force: the preset's, with the fields given beside it."""
+        """The preset's loss, overridden by the fields that the user gave."""
         preset = self.resolved_preset
         given = {name: getattr(self.loss, name) for name in self.loss.model_fields_set}
         if given.get("teacher_context", "") is None:
@@ -342,41 +347,41 @@ class JobSpec(StrictModel):
 
     @property
     def resolved_preset(self) -> Preset:
-        """The preset in force."""
+        """The preset that the user gave, or the mode's default."""
         if self.preset is not None:
             return self.preset
         return Preset.TRD if self.mode is Mode.TRD else Preset.FORWARD_KL
 
     @property
     def samples_apart(self) -> bool:
-        """True where devices of their own sample."""
+        """True if separate devices sample."""
         return self.sampling.placement == "separate"
 
     @property
     def num_devices(self) -> int:
-        """All devices that the job needs at once."""
+        """Number of devices that the job needs at the same time."""
         return self.devices * (1 + self.sampling.tensor_parallel_size * self.samples_apart)
 
     @property
     def refines(self) -> bool:
-        """True where the student is trained on the refined trajectory y_r."""
+        """True if the student is trained on the refined trajectory y_r."""
         return self.mode is Mode.TRD
 
     @property
     def is_privileged(self) -> bool:
-        """True where the student's own step-0 weights teach and see the reference solution."""
+        """True if the teacher is the student's step-0 weights, which see the reference solution."""
         return self.teacher is None
 
     @property
     def default_refine_prompt_tokens(self) -> int:
-        """The paper's budget of the refining prompt: it holds the reference too where the student teaches itself."""
+        """The paper's limit on the refining prompt, which without a teacher also contains the reference solution."""
         return 22_528 if self.is_privileged else 18_432
 
     def resolved(self) -> JobSpec:
-        """The same job with every default made explicit. Resolving twice changes nothing.
+        """Return the same job with every default made explicit. Resolving twice changes nothing.
 
-        What is filled in is legal where the spec is, and is not checked again: every field of a full spec would be,
-        and each job would wait for it.
+        The defaults of a valid spec are valid, so that nothing is validated again: validation of the full spec would
+        make each request slower.
         """
         refine = self.refine
         if refine.max_prompt_tokens is None:

@@ -1,4 +1,4 @@
-"""The status machine of a job, as a table, and the phases inside ``running``."""
+"""The status machine of a job as a table, and the phases of a running job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. The database holds these strings."""
+    """Status of a job. The database stores these strings."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -19,12 +19,12 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """True where no worker and no reaper will touch the job again."""
+        """True if no worker and no reaper will change the job again."""
         return self in FINAL_STATUSES
 
 
 class Phase(StrEnum):
-    """What a running job is doing now."""
+    """Current activity of a running job."""
 
     PREPARING = "preparing"
     ROLLOUT = "rollout"
@@ -36,7 +36,7 @@ class Phase(StrEnum):
 
 
 class AttemptStatus(StrEnum):
-    """How one attempt at a job stands or ended."""
+    """Status of one attempt at a job."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -46,7 +46,7 @@ class AttemptStatus(StrEnum):
 
 
 class Action(StrEnum):
-    """What a user may ask of a job."""
+    """An action that a user can request for a job."""
 
     CANCEL = "cancel"
     PAUSE = "pause"
@@ -55,7 +55,7 @@ class Action(StrEnum):
 
 
 FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
-"""Statuses that nothing leaves but a user's ``resume`` of a failed or cancelled job."""
+"""Statuses that only change if a user resumes a failed or cancelled job."""
 
 LEASED_STATUSES = frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
 """Statuses in which an attempt holds the job's lease."""
@@ -71,7 +71,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
             JobStatus.QUEUED,  # the attempt was lost, or its worker shut down
         }
     ),
-    # A run may end on its own, well or badly, between a request and the step boundary that would honour it.
+    # A run may succeed or fail between a request and the step boundary at which the request would be carried out.
     JobStatus.PAUSING: frozenset(
         {JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.RUNNING}
     ),
@@ -106,13 +106,13 @@ ACTION_RESULTS: dict[Action, dict[JobStatus, JobStatus]] = {
         JobStatus.RUNNING: JobStatus.RUNNING,
     },
 }
-"""What each action makes of each status. A missing entry is an illegal request (409).
-An entry onto the same status is the idempotent repeat of a request already honoured.
-``delete`` leads to no status: it removes a job that is over, see `legal_statuses`."""
+"""The status that each action leads to from each status. A missing entry is an illegal request (409); an entry with
+the same status is an idempotent repeat of an earlier request. ``delete`` leads to no status: it removes a finished
+job, see `legal_statuses`."""
 
 
 class IllegalTransitionError(Exception):
-    """A change of status that the table does not hold: a bug here, or a lost race."""
+    """A change of status that is not in the table: a bug in this code, or a lost race."""
 
 
 def assert_transition(current: JobStatus, new: JobStatus) -> None:
@@ -123,11 +123,11 @@ def assert_transition(current: JobStatus, new: JobStatus) -> None:
 
 
 def legal_statuses(action: Action) -> list[JobStatus]:
-    """The statuses in which `action` may be asked for, in the order of `JobStatus`."""
+    """Return the statuses in which `action` is legal, in the order of `JobStatus`."""
     legal = FINAL_STATUSES if action is Action.DELETE else ACTION_RESULTS[action].keys()
     return [status for status in JobStatus if status in legal]
 
 
 def legal_actions(status: JobStatus) -> list[Action]:
-    """What may be asked of a job in `status`, in the order of `Action`."""
+    """Return the legal actions for a job in `status`, in the order of `Action`."""
     return [action for action in Action if status in legal_statuses(action)]

@@ -63,7 +63,7 @@ def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
 
 
 def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
-    """What an operator is told of hub ids without a revision; None where there are none."""
+    """Return a warning for the operator about hub ids without a revision; None if there are none."""
     names = [entry.source for entry in catalog.values() if not entry.is_local and entry.revision is None]
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""What of the student is trained, and the optimizer that trains it."""
+"""Which weights of the student are trained, and the optimizer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class LoraSpec(StrictModel):
     """Low-rank adapters on the linear layers."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 64
-    """r."""
+    """Rank r of the adapters."""
     alpha: Annotated[float, Field(gt=0, le=65536)] = 128
     """The adapter's output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """On the adapter's input, while training."""
+    """Dropout on the adapter's input during training."""
     target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1, max_length=100)] = "auto"
-    """Names of the linear layers; auto is q, k, v, o, gate, up and down."""
+    """Names of the linear layers; auto means q, k, v, o, gate, up and down."""
 
 
 class OptimSpec(StrictModel):
@@ -32,20 +32,20 @@ class OptimSpec(StrictModel):
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Passes over a round's trajectories."""
     max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Stop after so many optimizer steps in all; None goes by epochs and rounds."""
+    """Maximum number of optimizer steps in the run; None: epochs and rounds decide."""
     warmup_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     """Share of all steps in which the learning rate rises linearly from zero."""
     min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """The cosine ends at this share of the peak."""
+    """Final learning rate of the cosine decay, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
-    """AdamW's decoupled decay."""
+    """AdamW's decoupled weight decay."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
     """AdamW's β₁ and β₂."""
     max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
-    """The gradient is scaled down to this norm."""
+    """A larger gradient is scaled down to this norm."""
     micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Most tokens of either model in one forward pass of one device, without padding; None chooses 16,384,
-    on a CPU fewer for large models.
-    It changes memory and speed, never the loss. One longer sequence still goes through alone."""
+    """Maximum number of tokens (of student or teacher) in one forward pass per device, without padding; None means
+    16,384, and fewer for large models on a CPU. It changes memory and speed, never the loss. A longer sequence is a
+    batch by itself."""
     gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: less memory, about a third more time. None: on a GPU."""
+    """Recompute activations in the backward pass: less memory, about a third more time. None means only on a GPU."""

@@ -1,8 +1,8 @@
-"""The database: what the service and the workers share.
+"""The database tables that the service and the workers share.
 
-Tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are
-UTC with a time zone. JSON columns hold documents that nothing filters by. The schema is made by
-`migrations/`; a test holds it against these models, on SQLite and on PostgreSQL.
+Owns tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are UTC with a time
+zone. JSON columns hold documents that no query filters by. `migrations/` creates the schema; a test compares it with
+these models, on SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -85,20 +85,20 @@ class Dataset(Base):
     num_rows: Mapped[int]
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    has_solutions: Mapped[bool]  # every row has one: what OPSD needs
+    has_solutions: Mapped[bool]  # every row has a solution, which OPSD needs
     columns: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # our fields to the file's columns
     # What the check at the upload found, which nothing computes again: trd_data.check.FileReport without its errors.
     findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     storage_key: Mapped[str] = mapped_column(String(500))
-    made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
+    made_by_retry: Mapped[bool | None]  # true: created by a retry without a key, whose first request may still arrive
     created_at: Mapped[datetime]
-    deleted_at: Mapped[datetime | None]  # in the future: being uploaded, and gone if nothing more is heard
+    deleted_at: Mapped[datetime | None]  # in the future: being uploaded, and deleted then unless it completes
 
     __table_args__ = (Index(None, "owner", "id"),)
 
 
 class Job(Base):
-    """The user's durable request, its status, its lease and where its run stands."""
+    """The user's durable request, with its status, its lease and the progress of its run."""
 
     __tablename__ = "jobs"
 
@@ -107,11 +107,11 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(20))
     spec: Mapped[dict[str, Any]]  # resolved
-    requested: Mapped[dict[str, Any] | None]  # as the user wrote it: what a clone starts from
+    requested: Mapped[dict[str, Any] | None]  # as the user wrote it; a clone starts from it
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     body_sha256: Mapped[str] = mapped_column(String(64))
     cloned_from: Mapped[str | None] = mapped_column(String(40))
-    made_by_retry: Mapped[bool | None]  # true: by a repeated request without a key, whose first may still come
+    made_by_retry: Mapped[bool | None]  # true: created by a retry without a key, whose first request may still arrive
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -123,7 +123,7 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(default=0)  # number of the newest attempt, 0 before the first
     num_lost: Mapped[int] = mapped_column(default=0)  # attempts in a row lost without a step of progress
     lease_owner: Mapped[str | None] = mapped_column(String(200))
-    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # the fence: only ever rises
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # fencing token, only ever increased
     lease_expires_at: Mapped[datetime | None]
 
     phase: Mapped[str | None] = mapped_column(String(20))
@@ -150,12 +150,12 @@ class Job(Base):
         Index(None, "owner", "status", "id"),
         Index(None, "status", "queue", "priority", "id"),
         Index(None, "status", "lease_expires_at"),
-        Index(None, "status", "deleted_at", "id"),  # counts without a look at the rows, which hold specs
+        Index(None, "status", "deleted_at", "id"),  # counts from the index alone: rows hold large specs
     )
 
 
 class JobTag(Base):
-    """A tag of a job, a row each, so that both databases filter by an index."""
+    """One tag of a job. Each has a row, so that both databases can filter by an index."""
 
     __tablename__ = "job_tags"
 
@@ -199,19 +199,19 @@ class JobEvent(Base):
 
 
 class MetricPoint(Base):
-    """One value of one metric at one step. A resumed run writes the steps it repeats over the old ones."""
+    """One value of one metric at one step. A resumed run overwrites the steps that it repeats."""
 
     __tablename__ = "metric_points"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[float | None]  # NULL where it was not finite
+    value: Mapped[float | None]  # NULL if it was not finite
     at: Mapped[datetime]
 
 
 class Trajectory(Base):
-    """A rollout, its refinement where there is one, and what the verifier says of both."""
+    """A rollout, its refined trajectory if there is one, and the verdicts on both."""
 
     __tablename__ = "trajectories"
 
@@ -229,10 +229,10 @@ class Trajectory(Base):
     refined_correct: Mapped[bool | None]
     rollout_tokens: Mapped[int]
     refined_tokens: Mapped[int | None]
-    parts_at_token: Mapped[int | None]  # tokens that y_o and y_r begin with alike; NULL without a y_r
-    detail: Mapped[dict[str, Any]]  # finish reasons, verdicts' explanations, cuts
-    # {"initial": [nats…], "refined": [nats…] | null} where the trajectory was diagnosed. A number a token: large, and
-    # read only when asked for.
+    parts_at_token: Mapped[int | None]  # length in tokens of the common prefix of y_o and y_r; NULL without a y_r
+    detail: Mapped[dict[str, Any]]  # finish reasons, explanations of the verdicts, truncations
+    # {"rollout": [nats…], "refined": [nats…] | null} if the trajectory was diagnosed. One number per token: large, and
+    # read only on request.
     token_kl: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
 
     __table_args__ = (Index(None, "job_id", "outcome", "round", "position"),)
@@ -259,25 +259,25 @@ class Evaluation(Base):
 
 
 class Diagnosis(Base):
-    """What a sample of a round's trajectories says of prefix failure, before anything was trained on them."""
+    """The diagnosis of a sample of a round's trajectories, made before training on them."""
 
     __tablename__ = "diagnoses"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     round: Mapped[int] = mapped_column(primary_key=True)
     step: Mapped[int]  # optimizer steps taken before the round
-    report: Mapped[dict[str, Any]]  # the engine's figures and curves, as docs/diagnosis.md describes them
+    report: Mapped[dict[str, Any]]  # figures and curves, described in docs/diagnosis.md
     created_at: Mapped[datetime]
 
 
 class ProbeSample(Base):
-    """What the student answers to one of a few fixed problems at one evaluation, word for word."""
+    """The student's full answer to one of a few fixed problems at one evaluation."""
 
     __tablename__ = "probe_samples"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True)  # of the problem, the same at every step
+    position: Mapped[int] = mapped_column(primary_key=True)  # position of the problem, the same at every step
     problem_id: Mapped[str] = mapped_column(String(100))
     prompt: Mapped[str] = mapped_column(Text)  # as rendered by the chat template
     completion: Mapped[str] = mapped_column(Text)
@@ -286,7 +286,7 @@ class ProbeSample(Base):
 
 
 class Checkpoint(Base):
-    """A complete checkpoint: its files are in the storage, and its manifest verified."""
+    """A complete checkpoint: its files are in the storage, and its manifest was verified."""
 
     __tablename__ = "checkpoints"
 
@@ -305,7 +305,7 @@ class Checkpoint(Base):
 
 
 class CheckpointFile(Base):
-    """One file of a checkpoint. A download finds it here, never by joining a client's path."""
+    """One file of a checkpoint. Downloads look files up here and never join a path from a client."""
 
     __tablename__ = "checkpoint_files"
 
@@ -317,7 +317,7 @@ class CheckpointFile(Base):
 
 
 class LeaderLease(Base):
-    """Who may do a job that one process at a time does, and until when. The reaper's is named reaper."""
+    """The process that holds a role which only one process may hold, and until when. The reaper's is named reaper."""
 
     __tablename__ = "leader_leases"
 

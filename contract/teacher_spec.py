@@ -1,4 +1,4 @@
-"""Who teaches: a model, a served one, or the student itself, and how the latter's weights follow it."""
+"""The teacher: a model, a served model, or the student itself, whose weights may follow the student's."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ TeacherRef = Annotated[
     Annotated[ModelName, PydanticTag("as_model")] | Annotated[ServedTeacher, PydanticTag("as_endpoint")],
     Discriminator(_teacher_kind),
 ]
-"""A model as the student is named, or a served one."""
+"""A model by name, like the student, or a served teacher."""
 
 
 class TeacherUpdateSpec(StrictModel):
-    """How the weights of a student that teaches itself follow it."""
+    """How the teacher's weights follow the student's, if the student is its own teacher."""
 
     kind: Literal["frozen", "ema", "periodic"] = "frozen"
-    """frozen: step 0's for good; ema: a moving average of the student's; periodic: the student's, taken over
-    every so many steps."""
+    """frozen: the step-0 weights throughout; ema: a moving average of the student's weights; periodic: a copy of the
+    student's weights, renewed every ``every_steps`` steps."""
     decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    """Of kind ema, each step: teacher = decay · teacher + (1 − decay) · student."""
+    """For kind ema, at each step: teacher = decay · teacher + (1 − decay) · student."""
     every_steps: Annotated[int, Field(ge=1)] = 100
-    """Of kind periodic."""
+    """For kind periodic: steps between two copies."""

@@ -1,4 +1,4 @@
-"""Using a downloaded checkpoint: the same folder with transformers and with vLLM."""
+"""Use a downloaded checkpoint: load the same folder with transformers and with vLLM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_NEW_TOKENS = 128
 
 
 def answer_with_transformers(model: Path, problems: Sequence[str]) -> list[str]:
-    """Greedy answers."""
+    """Return greedy answers of transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -35,12 +35,12 @@ def answer_with_transformers(model: Path, problems: Sequence[str]) -> list[str]:
 
 
 def answer_with_vllm(model: Path, problems: Sequence[str]) -> list[str]:
-    """Greedy answers, from an engine in this process."""
+    """Return greedy answers of a vLLM engine in this process."""
     os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"})
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own imports
+    warnings.simplefilter("ignore", FutureWarning)  # raised by vLLM's imports
     from vllm import LLM, SamplingParams
 
     engine = LLM(str(model), dtype="float32", max_model_len=512, enforce_eager=True, generation_config="vllm")

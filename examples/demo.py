@@ -1,7 +1,7 @@
 """``make demo``: a job over HTTP, from its data to a better student that answers.
 
-The teacher is another small model; the student reads one operation wrongly, so that the right path is
-never in its own rollouts. ``--variant trd`` refines them first; the other variants train on them raw.
+The teacher is another small model. The student misreads one operation, so that its rollouts never contain the correct
+path. ``--variant trd`` trains on refined trajectories, the other variants on rollouts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ NUM_HELDOUT = 250
 
 
 def main() -> None:
-    """Run the demo; raises where a part of it does not work."""
+    """Run the demo; raises if a part of it fails."""
     options = _parser().parse_args()
     began = time.monotonic()
     folder: Path = options.out / options.variant
     shutil.rmtree(folder, ignore_errors=True)
     make_data(["--out", str(folder / "data"), "--train", str(NUM_TRAIN), "--heldout", str(NUM_HELDOUT), "--seed", "0"])
-    # Models of 0.4M parameters: a second thread only waits for the first.
+    # Models of 0.4M parameters do not use a second thread.
     with local_service(folder / "service", settings={"OMP_NUM_THREADS": "1"}) as service:
         client = service.client
         print(f"API on {service.url}, worker beside it; logs in {service.data_dir}")
@@ -46,13 +46,13 @@ def main() -> None:
         _print_diagnosis(client, job_id)
         manifest = client.checkpoints.manifest(job_id)
         done = client.checkpoints.download(manifest, folder / "checkpoint", folder="model")
-        print(f"\ndownloaded {done.num_bytes:,} bytes to {done.folder}; every sha256 is the manifest's")
+        print(f"\ndownloaded {done.num_bytes:,} bytes to {done.folder}; every sha256 matches the manifest")
     _use_checkpoint(folder / "checkpoint", folder / "data" / "heldout.jsonl")
     print(f"\ndone in {time.monotonic() - began:.0f} s")
 
 
 def job_spec(variant: str, dataset: str, heldout: str) -> dict[str, Any]:
-    """The job's body. The settings are small, as the models are; all else is the service's default."""
+    """Return the job's body: settings for small models, and the service's defaults."""
     spec: dict[str, Any] = {
         "mode": "trd" if variant == "trd" else "opd",
         "preset": variant,
@@ -64,14 +64,14 @@ def job_spec(variant: str, dataset: str, heldout: str) -> dict[str, Any]:
         "lora": None,
         "optim": {"learning_rate": 1e-3, "batch_size": 32},
         "evaluation": {"dataset": heldout, "k": 4},
-        "diagnosis": {"steps": "reference"},  # each problem of this data is worked in one way only
+        "diagnosis": {"steps": "reference"},  # each problem of this data has only one correct solution
         "name": f"demo {variant}",
         "tags": ["demo"],
     }
     if variant == "trd":
         spec["refine"] = {"max_prompt_tokens": 192, "max_new_tokens": 128}
     if variant == "reverse_kl_topk":
-        spec["loss"] = {"teacher_top_k": 8}  # of a vocabulary of 32
+        spec["loss"] = {"teacher_top_k": 8}  # the vocabulary has 32 tokens
     return spec
 
 
@@ -93,7 +93,7 @@ def _print_scores(client: Client, job_id: str) -> None:
 
 
 def _print_diagnosis(client: Client, job_id: str) -> None:
-    """Prefix failure in figures: `docs/diagnosis.md` explains them."""
+    """Print the figures of prefix failure that `docs/diagnosis.md` explains."""
     report = next(client.diagnoses.list(job_id)).report
     wrong = report.first_wrong_step
     assert wrong is not None, "the task of this demo can check single steps"
@@ -104,7 +104,7 @@ def _print_diagnosis(client: Client, job_id: str) -> None:
 
 
 def _verifier_accuracies(client: Client, job_id: str) -> dict[str, float]:
-    """Shares of right rollouts y_o and refined trajectories y_r."""
+    """Return the shares of correct rollouts y_o and refined trajectories y_r."""
     counts: Counter[str] = Counter()
     for row in client.trajectories.list(job_id):
         counts["all"] += 1

@@ -1,4 +1,4 @@
-"""Distils with `trd_engine` as a library: own problems, an own task and a callback. Takes about a minute on a CPU.
+"""Distil with `trd_engine` as a library: own problems, an own task and a callback. Takes about a minute on a CPU.
 
 python -m examples.library --out build/library
 """

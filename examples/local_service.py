@@ -1,4 +1,4 @@
-"""API and worker as local processes, on a data folder of their own and a free port of the loopback."""
+"""API and worker as local processes, with a separate data folder and a free port of the loopback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 30.0
 
 
 class ServiceDiedError(RuntimeError):
-    """A process of the service ended, or did not come up in time; the message names its log."""
+    """A process of the service ended, or did not start in time; the message names its log."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class LocalService:
     """A running service."""
 
     client: Client
-    """With an admin's key."""
+    """Client with an admin's key."""
     data_dir: Path
     url: str
     key: str
-    """An admin's."""
+    """The admin's API key."""
 
 
 @contextmanager
 def local_service(data_dir: Path, *, settings: dict[str, str] | None = None) -> Iterator[LocalService]:
     """Start both processes with the embedded defaults, and stop them at the end.
 
-    SIGTERM ends the program in order too, so that neither process is left behind.
-    `settings` are more environment variables. Logs are ``api.log`` and ``worker.log`` in `data_dir`.
+    SIGTERM also stops both processes.
+    `settings` are additional environment variables. Logs are ``api.log`` and ``worker.log`` in `data_dir`.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     data_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     python -m examples.openai_client --out data/openai
 
-starts a service of its own; `distil` is what one writes against a service that runs already, with
+starts a separate service; `distil` shows the code for a running service, with
 ``OpenAI(base_url="http://localhost:8000/v1", api_key=…)``.
 """
 
@@ -25,12 +25,12 @@ OVER = ("succeeded", "failed", "cancelled")
 
 
 def main() -> None:
-    """Run the example; raises where a part of it does not work."""
+    """Run the example; raises if a part of it fails."""
     options = _parser().parse_args()
     folder: Path = options.out
     shutil.rmtree(folder, ignore_errors=True)
     make_data(["--out", str(folder / "data"), "--train", str(NUM_TRAIN), "--heldout", "0", "--seed", "0"])
-    # Models of 0.4M parameters: a second thread only waits for the first.
+    # Models of 0.4M parameters do not use a second thread.
     with (
         local_service(folder / "service", settings={"OMP_NUM_THREADS": "1"}) as service,
         OpenAI(base_url=f"{service.url}/v1", api_key=service.key) as client,
@@ -40,13 +40,13 @@ def main() -> None:
 
 
 def distil(client: OpenAI, rows: Path) -> None:
-    """Train on the problems in `rows`, and show what comes of it."""
+    """Train on the problems in `rows`, and show the results."""
     show_a_bad_row(client, rows)
     with rows.open("rb") as stream:
         file = client.files.create(file=stream, purpose="fine-tune")
     client.files.wait_for_processing(file.id)
     print(f"files.create: {file.id}, {file.bytes:,} bytes")
-    # A type checker knows OpenAI's methods alone; the client sends what it is given.
+    # Type checkers only accept OpenAI's methods; the client sends any value.
     method: Any = {
         "type": "trd",
         "trd": {
@@ -73,14 +73,14 @@ def distil(client: OpenAI, rows: Path) -> None:
 
 
 def show_a_bad_row(client: OpenAI, rows: Path) -> None:
-    """A file with a row that lacks its answer is refused, and the row is named."""
+    """Show that a file with a row without an answer is refused, with the row's number."""
     broken = rows.read_text(encoding="utf-8") + '{"problem": "1+1"}\n'
     try:
         client.files.create(file=("broken.jsonl", broken.encode()), purpose="fine-tune")
     except BadRequestError as error:
         print(f"files.create refuses a bad row: {error.code}: {error.message}")
     else:
-        raise RuntimeError("a file with a bad row was taken")
+        raise RuntimeError("a file with a bad row was accepted")
 
 
 def wait(client: OpenAI, job: FineTuningJob, *, poll_seconds: float = 1.0) -> FineTuningJob:
@@ -100,9 +100,9 @@ def wait(client: OpenAI, job: FineTuningJob, *, poll_seconds: float = 1.0) -> Fi
 
 
 def show_results(client: OpenAI, job: FineTuningJob) -> None:
-    """Scores, checkpoints and the trained model's files."""
+    """Print scores, checkpoints and the trained model's files."""
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=50))
-    for event in reversed(events):  # they come newest first
+    for event in reversed(events):  # the newest comes first
         if event.type == "metrics":
             print(f"  {event.message}")
     for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id):
@@ -116,7 +116,7 @@ def show_results(client: OpenAI, job: FineTuningJob) -> None:
 
 
 def native_of(answer: Any) -> dict[str, Any]:
-    """What this service says beside what the client knows: it is kept among the extra fields."""
+    """Return this service's additional fields, which the client keeps as extra fields."""
     native: dict[str, Any] = answer.model_extra["native"]
     return native
 

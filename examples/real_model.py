@@ -1,7 +1,7 @@
 """A TRD and an OPSD job on SmolLM2-135M-Instruct, through the service: ``python -m examples.real_model``.
 
-The student teaches itself, shown the reference solutions of generated word problems. On two cores this
-takes some ten minutes; it shows that a real model goes through the same code, not that it becomes good.
+The student is its own teacher and sees the reference solutions of generated word problems. On two cores this takes
+about ten minutes; it shows that a real model runs through the same code, not that it becomes good.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH_SIZE = 4
 
 
 def main() -> None:
-    """Run the jobs; raises where one of them is not what it must be."""
+    """Run the jobs; raises if one of them has an unexpected result."""
     options = _parser().parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
-    """LoRA on the whole model, four steps of four trajectories."""
+    """Return the job's body: LoRA on all layers, four steps of four trajectories."""
     return {
         "mode": mode,
         "student": MODEL_NAME,
@@ -59,13 +59,13 @@ def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
         "lora": {"rank": 16, "alpha": 32},
         "optim": {"learning_rate": 2e-4, "batch_size": BATCH_SIZE, "max_steps": NUM_STEPS, "micro_batch_tokens": 2048},
         "evaluation": {"dataset": heldout, "k": 1},
-        "diagnosis": {"num_trajectories": 4},  # of 16; all of them would take as long as the training
+        "diagnosis": {"num_trajectories": 4},  # of 16; more would take as long as the training
         "name": f"SmolLM2 {mode}",
     }
 
 
 def _check_metrics(client: Client, job_id: str) -> None:
-    """Finite losses, and a student nearer to its teacher on the fixed held-out batch than it began."""
+    """Check that losses are finite and that the held-out KL to the teacher fell."""
     losses = _values(client, job_id, "loss")
     forward_kl = _values(client, job_id, "heldout_forward_kl")
     print("loss", [round(loss, 3) for loss in losses], "held-out forward KL", [round(x, 4) for x in forward_kl])

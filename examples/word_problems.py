@@ -20,7 +20,7 @@ from typing import Literal
 
 Split = Literal["train", "heldout"]
 _NUM_BUCKETS = 5
-"""One of which is held out."""
+"""One problem in this number is held out."""
 MAX_SIZE: dict[Split, int] = {"train": 20_000, "heldout": 5_000}
 
 _NAMES = (
@@ -37,7 +37,7 @@ _GOODS = (("notebook", "notebooks"), ("ticket", "tickets"), ("mug", "mugs"), ("p
 
 @dataclass(frozen=True)
 class WordProblem:
-    """A problem, its steps, and the number that they come to."""
+    """A problem, its steps and their result."""
 
     text: str
     steps: tuple[str, ...]
@@ -45,7 +45,7 @@ class WordProblem:
 
     @property
     def solution(self) -> str:
-        """The steps, a line each, and the boxed answer."""
+        """Return the steps, one per line, and the boxed answer."""
         return "\n".join([*self.steps, f"The answer is \\boxed{{{self.answer}}}."])
 
 
@@ -234,13 +234,13 @@ TEMPLATES: tuple[Callable[[random.Random], WordProblem], ...] = (
 
 
 def split_of(text: str) -> Split:
-    """The split that a problem belongs to, by its text alone."""
+    """Return the split of a problem, which depends only on its text."""
     bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % _NUM_BUCKETS
     return "heldout" if bucket == 0 else "train"
 
 
 def draw_problems(split: Split, size: int, seed: int) -> list[WordProblem]:
-    """`size` different problems of one split, the templates in turn."""
+    """Return `size` distinct problems of one split, alternating over the templates."""
     rng = random.Random(f"word problems/{split}/{seed}")
     drawn: dict[str, WordProblem] = {}
     for template in _in_turn(size):
@@ -265,7 +265,7 @@ def write_problems(path: Path, split: Split, size: int, seed: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the files that the command line asks for."""
+    """Write the files named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, help="JSONL file of training problems")
     parser.add_argument(
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _size_up_to(limit: int) -> Callable[[str], int]:
-    """Templates have hundreds or thousands of problems a split, and drawing different ones must end."""
+    """Limit the size: templates have hundreds to thousands of problems per split, and drawing must end."""
 
     def size(text: str) -> int:
         value = int(text)

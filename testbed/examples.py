@@ -80,7 +80,7 @@ def _draw_wrong_attempt(problem: Expression, recipe: Recipe, rng: random.Random)
 
 
 def _shown(text: str, rng: random.Random) -> str:
-    """The attempt as a prompt shows it: now and then cut short, with or without the notice."""
+    """Return the attempt for a prompt: sometimes truncated, with or without the notice."""
     if rng.random() >= _TRUNCATED_SHARE:
         return text
     tokens = pieces(text)
@@ -115,8 +115,8 @@ def _right_start(problem: Expression, rng: random.Random) -> tuple[list[str], li
 def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tuple[list[str], list[str]]:
     """Lines of a wrong start, and of what follows: on along the wrong path, or ``wait``.
 
-    Restarting is faultless; going on has the model's own errors, so that a student does
-    not learn here what it is meant not to know.
+    A restart has no errors; a continuation has the model's own errors, so that a student does not learn here what it
+    should not know.
     """
     start = [*_given_up(problem, recipe, rng), *_draw_wrong_lines(problem, recipe, rng)]
     if rng.random() < 0.5:

@@ -48,7 +48,7 @@ Scores = dict[str, float]
 
 
 def load_model(folder: Path) -> Qwen3ForCausalLM:
-    """A model folder in fp32, ready for inference."""
+    """Load a model folder in fp32 for inference."""
     model: Qwen3ForCausalLM = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.train(False)
     return model

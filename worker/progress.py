@@ -309,9 +309,9 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
 
 def _token_kl(line: dict[str, Any]) -> dict[str, Any] | None:
     """Return the KL per token of rollout and refined trajectory, which the engine writes for diagnosed trajectories."""
-    if "kl_per_token_initial" not in line:
+    if "kl_per_token_rollout" not in line:
         return None
-    return {"initial": line["kl_per_token_initial"], "refined": line.get("kl_per_token_refined")}
+    return {"rollout": line["kl_per_token_rollout"], "refined": line.get("kl_per_token_refined")}
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

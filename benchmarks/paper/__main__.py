@@ -1,9 +1,9 @@
 """``python -m benchmarks.paper``: run the grid and write the report.
 
-python -m benchmarks.paper                 # the five variants and the controls; chooses the rates where none are kept
-python -m benchmarks.paper --full          # trains the models anew with two seeds, chooses the rates, and runs all
-python -m benchmarks.paper --sections support,loops   # these alone
-python -m benchmarks.paper --report-only   # docs/paper.md and its plots from the rows that are there
+python -m benchmarks.paper                 # the five variants and the controls; chooses missing learning rates
+python -m benchmarks.paper --full          # trains new models with two seeds, chooses the rates, runs all
+python -m benchmarks.paper --sections support,loops   # only these
+python -m benchmarks.paper --report-only   # docs/paper.md and its plots from the existing rows
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RATES_FILE, ROWS_FILE = "learning_rates.json", "runs.jsonl"
 
 
 def main() -> None:
-    """Run what is missing, put the rows beside the committed ones, and write the report from all of them."""
+    """Run what is missing, merge the rows into the committed ones, and write the report from all."""
     options = _parser().parse_args()
     committed = options.results / ROWS_FILE
     if not options.report_only:
@@ -80,7 +80,7 @@ def _sections(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="choose the learning rates, and run the whole grid")
-    parser.add_argument("--sections", type=_sections, help=f"these alone, with commas, of {', '.join(SECTIONS)}")
+    parser.add_argument("--sections", type=_sections, help=f"only these, separated by commas, of {', '.join(SECTIONS)}")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
     parser.add_argument("--models", type=Path, default=ROOT / "testbed" / "models")

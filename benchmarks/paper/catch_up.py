@@ -1,7 +1,7 @@
 """When does the best baseline catch up with `trd`? Scores along four rounds, by what they cost.
 
-A round's cost is what was generated in it (tokens), or how long it took (seconds, of the runs that had the machine to
-themselves). Between rounds a problem's score is taken on the straight line.
+A round's cost is the number of generated tokens, or its duration in seconds (of runs without other load). Between
+rounds a problem's score is interpolated linearly.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from benchmarks.paper.summary import Estimate, Scores, avg_at_k, difference, mea
 from benchmarks.paper.tables import MISSING, SETTINGS, Groups, best_baseline, setting_name
 
 TRAINING_PHASES = ("rollout", "refining", "training")
-"""What an evaluation or a checkpoint takes is not the method's."""
+"""Evaluations and checkpoints are not part of the method's cost."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One variant's scores along the rounds; R rounds and the start."""
+    """One variant's scores by round: the start and R rounds."""
 
     scores_RSP: NDArray[np.float64]
-    """[1 + R, S, P]: a score a seed and problem, the untrained student's first."""
+    """[1 + R, S, P]: one score per seed and problem; the untrained student is first."""
     tokens_R: NDArray[np.float64]
-    """[1 + R]: generated so far, mean over the seeds."""
+    """[1 + R]: tokens generated so far, mean over the seeds."""
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -35,7 +35,7 @@ class Curve:
         return self.scores_RSP.mean(axis=(1, 2))
 
     def at(self, cost: float, costs_R: NDArray[np.float64]) -> Scores:
-        """[S, P]: the scores once `cost` is spent, `costs_R` [1 + R] being what the rounds have cost by then."""
+        """Return the scores [S, P] at `cost`; `costs_R` [1 + R] is the cumulative cost of the rounds."""
         index = int(np.clip(np.searchsorted(costs_R, cost), 1, len(costs_R) - 1))
         share = min(1.0, (cost - costs_R[index - 1]) / (costs_R[index] - costs_R[index - 1]))
         blended: Scores = (1 - share) * self.scores_RSP[index - 1] + share * self.scores_RSP[index]
@@ -43,7 +43,7 @@ class Curve:
 
 
 def curve_of(rows: Sequence[Row]) -> Curve:
-    """The curve of one variant; its rows are of different seeds, the first with the untrained student's score."""
+    """Return the curve of one variant from its rows, one per seed; the first has the untrained student's score."""
     num_rounds = len(rows[0]["curve"])
     start_SP = np.repeat(avg_at_k(rows[:1], "before"), len(rows), axis=0)
     rounds = [avg_at_k([{"after": row["curve"][r]} for row in rows]) for r in range(num_rounds)]
@@ -52,14 +52,14 @@ def curve_of(rows: Sequence[Row]) -> Curve:
 
 
 def curves(groups: Groups, teaching: str, student: str) -> dict[str, Curve]:
-    """The best baseline's curve and `trd`'s, where both were run."""
+    """Return the curves of the best baseline and `trd`, if they were run."""
     best = best_baseline(groups, "rounds", teaching, student)
     names = [name for name in (best, "trd") if name and ("rounds", teaching, student, name) in groups]
     return {name: curve_of(groups["rounds", teaching, student, name]) for name in names}
 
 
 def catch_up_table(groups: Groups) -> list[str]:
-    """The scores after each round, and the paired differences at equal cost."""
+    """Return the table of scores after each round, with the paired differences at equal cost."""
     lines = [
         "| setting | variant | before | 1 | 2 | 3 | 4 | tokens a round | `trd` less baseline: as many tokens as "
         "`trd`'s 1st round | as many as the baseline's 4 | as many seconds as `trd`'s 1st | as the baseline's 4 |",
@@ -73,7 +73,7 @@ def catch_up_table(groups: Groups) -> list[str]:
 
 
 def gains_at_equal_tokens(groups: Groups) -> list[tuple[str, Estimate]]:
-    """Setting, and `trd` less the best baseline once both have generated what the baseline does in all its rounds."""
+    """Return `trd` minus the best baseline by setting, at the tokens that the baseline generates in all rounds."""
     gains = []
     for teaching, student in SETTINGS:
         found = curves(groups, teaching, student)
@@ -109,7 +109,7 @@ def _at_equal_cost(
 
 
 def _seconds(groups: Groups, teaching: str, student: str, variant: str, curve: Curve) -> NDArray[np.float64] | None:
-    """[1 + R]: seconds by the end of each round, as one undisturbed round takes them; None where none was timed."""
+    """Return the cumulative seconds [1 + R], extrapolated from one undisturbed round; None if none was timed."""
     timed = groups.get(("timing", teaching, student, variant))
     if timed is None:
         return None

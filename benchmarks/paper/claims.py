@@ -1,4 +1,4 @@
-"""The paper's claims one by one, each beside our figure and a verdict that follows from the figure."""
+"""The paper's claims, each with our figure and a verdict computed from the figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, what came out here, and whether that agrees."""
+    """A claim of the paper, our result, and whether they agree."""
 
     paper: str
     ours: str
@@ -26,14 +26,14 @@ class Claim:
 
     @classmethod
     def by_setting(cls, paper: str, findings: Sequence[tuple[str, bool]]) -> Claim:
-        """From (figure, does it agree?) of each setting."""
+        """Build a claim from (figure, does it agree?) of each setting."""
         agreeing = [agrees for _, agrees in findings]
         verdict = "reproduced" if all(agreeing) else "reproduced in part" if any(agreeing) else "not reproduced"
         return cls(paper, "; ".join(figure for figure, _ in findings), verdict if findings else NOT_RUN)
 
 
 def claims_table(groups: Groups) -> list[str]:
-    """One row a claim."""
+    """Return the table with one row per claim."""
     if not any(key[0] == "main" for key in groups):
         return [MISSING]
     lines = ["| the paper | here | verdict |", "|---|---|---|"]
@@ -41,7 +41,7 @@ def claims_table(groups: Groups) -> list[str]:
 
 
 def claims(groups: Groups) -> list[Claim]:
-    """All of them, the testable ones first."""
+    """Return all claims, the testable ones first."""
     return [
         *_students(groups),
         *_refining(groups),
@@ -71,14 +71,14 @@ def _students(groups: Groups) -> list[Claim]:
 
 
 def _refining(groups: Groups) -> list[Claim]:
-    mended, lengths, seconds = [], [], []
+    corrected, lengths, seconds = [], [], []
     for name, rows in _trd(groups):
         right, refined, fixed, broken = (
             100 * _metric(rows, metric)
             for metric in ("rollout_accuracy", "refined_accuracy", "fail_to_pass", "pass_to_fail")
         )
         figure = f"{name}: {right:.0f} → {refined:.0f} %, {fixed:.1f} %, {broken:.1f} %"
-        mended.append((figure, refined > right and fixed > 10 * broken))
+        corrected.append((figure, refined > right and fixed > 10 * broken))
     for name, rows in [*_trd(groups), *_loops(groups)]:
         before, after = (_metric(rows, metric) for metric in ("rollout_tokens_p50", "refined_tokens_p50"))
         lengths.append((f"{name}: {before:.0f} → {after:.0f}", after < before))
@@ -86,7 +86,7 @@ def _refining(groups: Groups) -> list[Claim]:
         ratio = _seconds(trd) / _seconds(best)
         seconds.append((f"{name}: {ratio:.2f} ×", ratio < 1.1))
     return [
-        Claim.by_setting("Refining mends: right 65.8 → 81.4 %, fail→pass 16.0 %, pass→fail 0.4 %", mended),
+        Claim.by_setting("Refining corrects: right 65.8 → 81.4 %, fail→pass 16.0 %, pass→fail 0.4 %", corrected),
         Claim.by_setting("y_r is shorter: median 7.7K → 0.88K tokens", lengths),
         Claim.by_setting("As fast as the baseline: 9:20 against 9:40 (rollout, refining and training)", seconds),
     ]
@@ -111,7 +111,7 @@ def _mechanism(groups: Groups) -> list[Claim]:
         through.append((f"{name}: {two_modes[0]:.1f} and {two_modes[1]:.1f} %", two_modes[0] > 2 * two_modes[1]))
     return [
         Claim.by_setting(
-            "On a failed prefix the two models go on disagreeing (KL a token before and after the first wrong step)",
+            "On a failed prefix the two models keep disagreeing (KL a token before and after the first wrong step)",
             failing,
         ),
         Claim.by_setting("The teacher is of two minds along y_o, not along y_r (bimodal tokens)", through),
@@ -145,7 +145,7 @@ def _alternatives(groups: Groups) -> list[Claim]:
             against("main", "reverse_kl_topk", "main", "trd"),
         ),
         Claim.by_setting(
-            "Keeping only the failed and mended trajectories hurts (`trd_fail_to_pass` less `trd`)",
+            "Keeping only the failed and corrected trajectories hurts (`trd_fail_to_pass` less `trd`)",
             against("controls", "trd_fail_to_pass", "main", "trd"),
         ),
     ]
@@ -158,7 +158,7 @@ def _trd(groups: Groups) -> Iterable[tuple[str, list[Row]]]:
 
 
 def _trd_and_best(groups: Groups, section: str = "main") -> Iterable[tuple[str, list[Row], list[Row]]]:
-    """The best baseline is the one with the best score in the main section, also where seconds are compared."""
+    """Return each setting's rows of `trd` and of the baseline with the best score in the main section."""
     for teaching, student in SETTINGS:
         best = best_baseline(groups, "main", teaching, student)
         trd = groups.get((section, teaching, student, "trd"))

@@ -1,4 +1,4 @@
-"""The committed rows: new runs take the place of the old ones, and are held against their intervals first."""
+"""The committed rows: new runs replace the old ones after a comparison with their intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.paper.summary import avg_at_k, estimate, group
 
 
 def merge(path: Path, new_rows: Sequence[Row]) -> list[str]:
-    """Write `new_rows` over the rows of the same runs in `path`; returns what `compare` says of old and new."""
+    """Replace the rows of the same runs in `path` by `new_rows`; return the result of `compare`."""
     old_rows = read_rows(path)
     compared = compare(old_rows, new_rows)
     merged = {row["id"]: row for row in [*old_rows, *new_rows]}
@@ -21,7 +21,7 @@ def merge(path: Path, new_rows: Sequence[Row]) -> list[str]:
 
 
 def compare(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> list[str]:
-    """One line for each cell of the design that both have: is the new avg@k within the committed interval?"""
+    """Return one line for each cell in both: whether the new avg@k is within the committed interval."""
     old, new = group(old_rows), group(new_rows)
     lines, num_inside = [], 0
     for key in sorted(old.keys() & new.keys()):

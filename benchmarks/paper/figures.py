@@ -26,7 +26,7 @@ COLOURS = {
 
 
 def score_plot(section: str) -> Callable[[Groups, Path], bool]:
-    """Draws the section's avg@8 of the five variants with intervals, and the student before; False without rows."""
+    """Return a function that draws the section's avg@8 with intervals; it returns False without rows."""
 
     def draw(groups: Groups, path: Path) -> bool:
         settings = [s for s in SETTINGS if any(key[0] == section and key[1:3] == s for key in groups)]
@@ -56,7 +56,7 @@ def _draw_scores(axis: Axes, groups: Groups, section: str, teaching: str, studen
 
 
 def catch_up_plot(groups: Groups, path: Path) -> bool:
-    """avg@8 by generated tokens of the best baseline and of `trd`; False without four rounds of both."""
+    """Draw avg@8 by generated tokens of the best baseline and `trd`; return False without four rounds of both."""
     found = {setting: curves(groups, *setting) for setting in SETTINGS}
     complete = {setting: both for setting, both in found.items() if len(both) == 2}
     if not complete:
@@ -74,7 +74,7 @@ def catch_up_plot(groups: Groups, path: Path) -> bool:
 
 
 def fragmented_plot(groups: Groups, path: Path) -> bool:
-    """The mass on the correction's first token by the distance from where y_o and y_r part."""
+    """Draw the mass on the correction's first token by the distance from where y_o and y_r diverge."""
     reports = {setting: diagnosis(groups, *setting) for setting in SETTINGS}
     reports = {setting: report for setting, report in reports.items() if report is not None}
     if not reports:
@@ -85,7 +85,7 @@ def fragmented_plot(groups: Groups, path: Path) -> bool:
         distances, masses = [p["distance"] for p in points], [p["mass"] for p in points]
         axes[0].plot(distances, masses, marker="o", markersize=3, label=setting_name(*setting))
     axes[0].legend(fontsize=7)
-    axes[0].set_xlabel("tokens of y_o after the parting", fontsize=8)
+    axes[0].set_xlabel("tokens of y_o after the divergence", fontsize=8)
     axes[0].set_ylabel("teacher's mass")
     _save(figure, path)
     return True

@@ -1,4 +1,4 @@
-"""The cells of the grid: which runs there are, and the engine spec of each."""
+"""The cells of the grid: its runs, and the engine spec of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
 
 Teaching = Literal["opd", "opsd"]
-"""Another model teaches, or the student's own step-0 weights that are shown the reference."""
+"""opd: another model teaches; opsd: the student's step-0 weights, which see the reference solution."""
 
 Split = Literal["heldout", "validation"]
 
@@ -25,21 +25,21 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 ROUNDS, PROBLEMS_A_ROUND = 4, 512
 LORA = {"rank": 16, "alpha": 32.0}
 LORA_LEARNING_RATE_FACTOR = 3.0
-"""Adapters want a larger rate than full weights; the same factor for every variant."""
+"""Adapters need a larger rate than full weights; the factor is the same for every variant."""
 NUM_TRAIN, NUM_HELDOUT, BATCH_SIZE = 1024, 250, 32
 NUM_DIAGNOSED = 512
 K = {"heldout": 8, "validation": 4}
 MAX_SOLVE_TOKENS, MAX_REFINE_TOKENS, MAX_NEW_TOKENS = 64, 256, 160
 LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS = 512, 320
-"""Of the student in long loops: room for five attempts in one."""
+"""Token limit of the student in long loops: enough for five attempts in one answer."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: the factors of the design, all of them."""
+    """One run: all factors of the design."""
 
     section: str
-    """The part of the report that it is for."""
+    """Part of the report that uses the run."""
     teaching: Teaching
     student: str
     """A key of `STUDENTS`."""
@@ -49,21 +49,21 @@ class Cell:
     rounds: int = 1
     lora: bool = False
     num_train: int = NUM_TRAIN
-    """Problems, divided among the rounds."""
+    """Number of problems, divided among the rounds."""
     split: Split = "heldout"
     teacher: str = TEACHER
     """Model folder of OPD's teacher."""
 
     @property
     def id(self) -> str:
-        """The same for the same run; another for another."""
+        """Return a key that identifies the run."""
         document = json.dumps(asdict(self), sort_keys=True)
         digest = hashlib.sha256(document.encode()).hexdigest()[:10]
         return f"{self.section}-{self.teaching}-{self.student}-{self.variant}-s{self.seed}-{digest}"
 
 
 def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
-    """The document that ``python -m trd_engine run`` reads."""
+    """Return the spec for ``python -m trd_engine run``."""
     variant = VARIANTS[cell.variant]
     lora = LORA if cell.lora else None
     max_refine_tokens, max_new_tokens = _budgets(cell.student)
@@ -99,7 +99,7 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
 
 
 def _scores_the_untrained(cell: Cell) -> bool:
-    """One seed; of the sections that show the student before its training once a setting, the first variant alone."""
+    """Return whether the run also evaluates before training: one seed of the first variant in each setting."""
     if cell.seed != 0 or cell.section == "timing":
         return False
     is_once = cell.section in ("main", "controls", "lora", "other_models")
@@ -107,12 +107,12 @@ def _scores_the_untrained(cell: Cell) -> bool:
 
 
 def _is_diagnosed(cell: Cell) -> bool:
-    """One seed of `trd` has every view of how rollouts fail: before training they are the same for all variants."""
+    """Return the diagnosis of one seed of `trd`: before training, rollouts are the same for all variants."""
     return cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
 
 
 def _budgets(student: str) -> tuple[int, int]:
-    """Tokens of a refining prompt, and of a completion."""
+    """Return the token limits of a refining prompt and of a completion."""
     if student == "loops":
         return LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
     return MAX_REFINE_TOKENS, MAX_NEW_TOKENS
@@ -123,7 +123,7 @@ def _lora_factor(cell: Cell) -> float:
 
 
 def learning_rate_cells() -> list[Cell]:
-    """Every variant at every rate, one seed, scored on the validation problems."""
+    """Return every variant at every rate, with one seed, scored on the validation problems."""
     return [
         Cell("learning_rate", teaching, student, variant, rate, seed=100, split="validation")
         for teaching, student, variant, rate in itertools.product(_TEACHINGS, MAIN_STUDENTS, VARIANTS, LEARNING_RATES)
@@ -131,37 +131,37 @@ def learning_rate_cells() -> list[Cell]:
 
 
 def main_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants, one round, full fine-tuning."""
+    """Return the five variants with one round and full fine-tuning."""
     return list(_cells("main", MAIN, rates, seeds))
 
 
 def control_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """What tells apart the parts of the gain."""
+    """Return the controls, which separate the parts of the gain."""
     return list(_cells("controls", CONTROLS, rates, seeds))
 
 
 def round_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants in four rounds: twice the problems of the other sections in all, half in each round."""
+    """Return the five variants in four rounds: twice the problems of other sections in all, half in each round."""
     return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS, num_train=ROUNDS * PROBLEMS_A_ROUND))
 
 
 def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants with adapters."""
+    """Return the five variants with adapters."""
     return list(_cells("lora", MAIN, rates, seeds, lora=True))
 
 
 def other_model_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The five variants on models that were trained with another seed, at the rates chosen on the first ones."""
+    """Return the five variants on models trained with another seed, at the rates chosen on the first ones."""
     return list(_cells("other_models", MAIN, rates, seeds))
 
 
 def timing_cells(rates: LearningRates) -> list[Cell]:
-    """The five variants once more, one seed, to be run one at a time: their seconds are compared."""
+    """Return the five variants with one seed, to be run one at a time because their seconds are compared."""
     return list(_cells("timing", MAIN, rates, seeds=[0]))
 
 
 LearningRates = dict[tuple[str, str, str, str], float]
-"""(teaching, student, teacher, variant), as cells have them → the rate chosen on the validation problems."""
+"""(teaching, student, teacher, variant) → the rate chosen on the validation problems."""
 
 _TEACHINGS: tuple[Teaching, ...] = ("opd", "opsd")
 
@@ -169,7 +169,7 @@ _TEACHINGS: tuple[Teaching, ...] = ("opd", "opsd")
 def _cells(
     section: str, variants: Sequence[str] | dict[str, Any], rates: LearningRates, seeds: Sequence[int], **fields: Any
 ) -> Iterator[Cell]:
-    # Seed by seed, so that an interrupted grid has every cell with the seeds that it came to.
+    # Seed by seed, so that an interrupted grid has the same seeds for every cell.
     for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, MAIN_STUDENTS, variants):
         yield Cell(section, teaching, student, variant, rates[teaching, student, TEACHER, variant], seed, **fields)
 

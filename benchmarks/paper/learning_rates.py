@@ -1,4 +1,4 @@
-"""The learning rate of each variant: the best of the same few on validation problems, chosen alike for all."""
+"""The learning rate of each variant: the best of a few on the validation problems, chosen the same way for all."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from benchmarks.paper.grid import TEACHER, Cell, LearningRates
 from benchmarks.paper.rows import Row
 
 RATE_SECTION = "learning_rate"
-"""Section of the cells that choose; ``learning_rate-NAME`` where they choose for one section alone."""
+"""Section of the cells that choose; ``learning_rate-NAME`` if they choose for a single section."""
 Key = tuple[str, str, str, str]
 
 
 def key_of(cell: Cell) -> Key:
-    """What a rate hangs on."""
+    """Return the factors that a rate depends on."""
     return cell.teaching, cell.student, cell.teacher, cell.variant
 
 
 def choose(rows: list[Row]) -> LearningRates:
-    """For each (teaching, student, teacher, variant) the rate of the highest avg@k; the smaller where they tie."""
+    """Return by (teaching, student, teacher, variant) the rate with the highest avg@k; a tie gives the smaller."""
     scores: dict[Key, dict[float, float]] = defaultdict(dict)
     for row in rows:
         cell = row["cell"]
@@ -33,14 +33,14 @@ def choose(rows: list[Row]) -> LearningRates:
 
 
 def write(path: Path, rates: LearningRates) -> None:
-    """Keep the choice."""
+    """Write the chosen rates."""
     names = ("teaching", "student", "teacher", "variant")
     entries = [dict(zip(names, key, strict=True)) | {"learning_rate": rate} for key, rate in rates.items()]
     path.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n", encoding="utf-8")
 
 
 def read(path: Path) -> LearningRates:
-    """The choice that was kept, none where there is no file. An entry without a teacher means the usual one."""
+    """Read the chosen rates; none without a file. An entry without a teacher means the default teacher."""
     if not path.exists():
         return {}
     entries = json.loads(path.read_text(encoding="utf-8"))

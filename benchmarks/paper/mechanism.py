@@ -1,4 +1,4 @@
-"""Why: what the diagnosis that every job gets says of rollouts, refined texts and contexts, before any training."""
+"""Tables from the first round's diagnosis: rollouts, refined texts and contexts, before training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ VIEWS = {
     "refined_vanilla": "y_r, vanilla",
     "refined": "y_r, refine",
 }
-"""Text and the teacher's context. y_o in the refine context is no view: the teacher would read what it scores."""
+"""Text and teacher context. y_o in the refine context is left out: the teacher would read the text that it scores."""
 MAX_DISTANCE = 6
 
 
 def diagnosis(groups: Groups, teaching: str, student: str, *, section: str = "main", round_index: int = 0) -> Any:
-    """The report of the one `trd` run of the setting that was diagnosed; None where there is none."""
+    """Return the report of the setting's diagnosed `trd` run; None if there is none."""
     for row in groups.get((section, teaching, student, "trd"), []):
         for event in row["diagnosis"]:
             if event["round"] == round_index:
@@ -30,7 +30,7 @@ def _each_setting(groups: Groups) -> list[tuple[str, Any]]:
 
 
 def views_table(groups: Groups) -> list[str]:
-    """Text × context: KL, epistemic mass, two modes, what a clip would take."""
+    """Return the table of KL, epistemic mass, bimodality and clipping by text and context."""
     lines = [
         "| setting | text, context | KL a token | epistemic mass, ‰ | bimodal, % | breaks out, % | KL over 0.1, % "
         "of tokens | of KL, above 0.1, % | top-1 agreement, % |",
@@ -49,7 +49,7 @@ def views_table(groups: Groups) -> list[str]:
 
 
 def views_summary(groups: Groups) -> list[str]:
-    """How much of the fall in epistemic mass is the text's, and how much the context's."""
+    """Return how much of the fall in epistemic mass is due to the text, and how much to the context."""
     shares = []
     for name, report in _each_setting(groups):
         along_yo, vanilla, refine = (report[key]["epistemic_mass"] for key in VIEWS)
@@ -59,7 +59,7 @@ def views_summary(groups: Groups) -> list[str]:
 
 
 def wrong_step_table(groups: Groups) -> list[str]:
-    """KL before, within and after a rollout's first wrong step, and the onset's mass at the starts of later steps."""
+    """Return the table of KL around the first wrong step, and of the onset's mass at later steps."""
     distances = range(MAX_DISTANCE)
     lines = [
         "| setting | rollouts with a wrong step | KL a token: before it | within | after | "
@@ -78,21 +78,21 @@ def wrong_step_table(groups: Groups) -> list[str]:
 
 
 def correction_table(groups: Groups) -> list[str]:
-    """The teacher's mass on the correction's first token where y_o and y_r part, and at the tokens after, along y_o."""
+    """Return the table of the teacher's mass on the correction's first token, from where y_o and y_r diverge."""
     lines = [
-        "| setting | mended pairs | where they part | "
+        "| setting | corrected pairs | where they diverge | "
         + " | ".join(f"{d}{_ordinal(d)} token after" for d in range(1, MAX_DISTANCE))
         + " |",
         "|---" * (2 + MAX_DISTANCE) + "|",
     ]
     for name, report in _each_setting(groups):
         parting = report["parting"]
-        lines.append(f"| {name} | {parting['num_mended']} | {_masses(parting['correction_by_token'])} |")
+        lines.append(f"| {name} | {parting['num_fail_to_pass']} | {_masses(parting['correction_by_token'])} |")
     return lines if len(lines) > 2 else [MISSING]
 
 
 def position_table(groups: Groups) -> list[str]:
-    """KL a token by tenths of the length."""
+    """Return the table of KL per token by tenths of the length."""
     lines = ["| setting | text | " + " | ".join(f"{t}0 %" for t in range(1, 11)) + " |", "|---" * 12 + "|"]
     for name, report in _each_setting(groups):
         for key in ("rollout", "refined"):
@@ -102,7 +102,7 @@ def position_table(groups: Groups) -> list[str]:
 
 
 def epistemic_by_round_table(groups: Groups) -> list[str]:
-    """‰ of the teacher's mass on epistemic onsets along y_o and y_r, at each of four rounds of `trd`."""
+    """Return the table of epistemic mass (‰) along y_o and y_r, at each of four rounds of `trd`."""
     lines = ["| setting | text | 1st round | 2nd | 3rd | 4th |", "|---" * 6 + "|"]
     for teaching, student in SETTINGS:
         reports = [diagnosis(groups, teaching, student, section="rounds", round_index=r) for r in range(4)]

@@ -1,4 +1,4 @@
-"""Models trained from scratch for the grid, a folder a seed; what is there already is not trained again."""
+"""Models trained from scratch for the grid, one folder per seed; existing ones are not trained again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from testbed.recipes import RECIPES
 
 
 def trained_models(work: Path, *, seed: int) -> Path:
-    """The folder of all the testbed's models of one seed (about 35 minutes of one core where they are not there)."""
+    """Return the folder of the testbed's models of one seed; training them takes about 35 minutes of one core."""
     folder = work / f"models-{seed}"
     if all((folder / name / "training.json").exists() for name in RECIPES):
         return folder
     print(f"training {len(RECIPES)} models, seed {seed}, in {folder}", flush=True)
-    # A process of its own: it sets the number of threads, and goes on from its own checkpoints after an interruption.
+    # A separate process: it sets the number of threads, and continues from its checkpoints after an interruption.
     command = [sys.executable, "-m", "testbed.train_models", "all", "--out", str(folder), "--seed", str(seed)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder

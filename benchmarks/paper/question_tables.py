@@ -15,7 +15,7 @@ PHASES = ("rollout", "refining", "training")
 
 
 def support_table(groups: Groups) -> list[str]:
-    """Each variant at each distance of the teacher's own text from the student.
+    """Return the table of each variant at each distance of the teacher's own text from the student.
 
     The text is what is trained on: y_r of `trd`, the teacher's own samples of `kd_teacher_samples`, y_o of the
     baseline. Its distance is the untrained student's mean negative log-likelihood, in nats a token; beside it is the
@@ -33,7 +33,7 @@ def support_table(groups: Groups) -> list[str]:
 
 
 def support_gains(groups: Groups) -> list[tuple[str, Estimate]]:
-    """The share of the teacher's solutions in its own style, and `trd` less `kd_teacher_samples`."""
+    """Return the teacher's share of solutions in its own style, and `trd` minus `kd_teacher_samples`."""
     gains = []
     for pairing in SUPPORT:
         found = _of(groups, pairing)
@@ -44,7 +44,7 @@ def support_gains(groups: Groups) -> list[tuple[str, Estimate]]:
 
 
 def _usual(groups: Groups) -> dict[str, list[Row]]:
-    """The same variants under the usual teacher, which has no style of its own."""
+    """Return the same variants with the default teacher, which has no own style."""
     keys = {name: ("controls" if name in CONTROLS else "main", "opd", "gap", name) for name in SUPPORT_VARIANTS}
     return {name: groups[key] for name, key in keys.items() if key in groups}
 
@@ -65,13 +65,13 @@ def _support_lines(found: dict[str, list[Row]], native_share: float) -> Iterator
 
 
 def _at_first_step(rows: Sequence[Row], read: Callable[[dict[str, float]], float]) -> str:
-    """Mean over the rows that have it; the committed rows of other sections need not."""
+    """Return the mean over the rows that have the value; rows of other sections may not have it."""
     known = [row for row in rows if "first_step" in row]
     return f"{mean_of(known, lambda row: read(row['first_step'])):.3f}" if known else ""
 
 
 def loops_table(groups: Groups) -> list[str]:
-    """Lengths, tokens sampled, seconds by phase and scores where the student writes long loops."""
+    """Return lengths, sampled tokens, seconds by phase and scores of a student that writes long loops."""
     header = ["variant", "seeds", "y_o tokens, median", "y_r tokens, median", "y_o tokens", "y_r tokens"]
     header += [f"{phase} s" for phase in PHASES]
     header += ["these s", "tokens of an answer after", "avg@8", "pass@8", "trd less this"]
@@ -95,7 +95,7 @@ def _length_cells(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _cost_cells(timed: Sequence[Row]) -> Iterator[str]:
-    """Seconds by phase of the run that had the machine to itself, where there is one."""
+    """Return seconds by phase of the run without other load, if there is one."""
     if not timed:
         yield from [""] * (len(PHASES) + 1)
         return
@@ -105,7 +105,7 @@ def _cost_cells(timed: Sequence[Row]) -> Iterator[str]:
 
 
 def question_rate_table(groups: Groups) -> list[str]:
-    """Validation avg@k at every rate that was tried for these sections; the chosen one in bold."""
+    """Return validation avg@k at every tried rate of these sections, the chosen one in bold."""
     lines = []
     for pairing in (pairing for pairings in PAIRINGS.values() for pairing in pairings):
         for variant in pairing.variants:
@@ -124,7 +124,7 @@ def _of(groups: Groups, pairing: Pairing) -> dict[str, list[Row]]:
 
 
 def _less(found: dict[str, list[Row]], name: str, other: str) -> str:
-    """The paired difference of two variants in points of avg@k; nothing for a variant and itself."""
+    """Return the paired difference of two variants in points of avg@k; empty for equal variants."""
     if name == other or name not in found:
         return ""
     return str(difference(avg_at_k(found[name]), avg_at_k(found[other])))

@@ -1,4 +1,4 @@
-"""The part of ``docs/paper.md`` on the real model, from its rows alone."""
+"""The part of ``docs/paper.md`` on the real model, made from its rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, m
 
 SERVED = "trd_served"
 BASELINES = tuple(name for name in VARIANTS if name not in ("trd", SERVED))
-"""What TRD is compared with: the others have its teacher, or y* itself."""
+"""Variants that TRD is compared with; the others have its teacher, or y* itself."""
 MISSING = "These runs are not among the committed rows; `make paper-real` makes them."
 SERVED_MISSING = "not run yet; `python -m benchmarks.paper.real --variants trd_served` makes its rows, in an hour more."
 LOOKED_INTO = (
@@ -24,7 +24,7 @@ LOOKED_INTO = (
     "all samples of the student, and the teacher with y* in sight is right in all, refining or not (32 problems).",
     "A y_r is y* nearly word for word then, so that on this task TRD can hardly differ from training on y* itself.",
 )
-"""Of the search for a fault; these figures are of runs by hand, and of no committed row."""
+"""The search for a fault; these figures come from manual runs, not from committed rows."""
 Groups = dict[str, list[Row]]
 """Variant → its rows by seed."""
 
@@ -95,7 +95,7 @@ def _answer(groups: Groups) -> list[str]:
         f"TRD **{_verdict(gain)}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."
     ]
     if seeds < len(SEEDS):
-        lines.append(f"Only {seeds} of {len(SEEDS)} seeds are there yet: the interval knows nothing of the others.")
+        lines.append(f"Only {seeds} of {len(SEEDS)} seeds have been run: the interval does not include the others.")
     before = [row for found in groups.values() for row in found if row["before"]]
     if before:
         lines.append(f"Before training avg@4 is {estimate(avg_at_k(before, 'before'))}, after TRD {trained}.")
@@ -107,7 +107,7 @@ def _verdict(gain: Estimate) -> str:
 
 
 def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
-    """What the served teacher was taught and solves, and how its student compares with y* itself and with TRD."""
+    """Return lines on the served teacher's training and score, and on its student compared with y* and TRD."""
     compared = [name for name in ("ce_reference", "trd") if name in groups]
     if SERVED not in groups or not teachers or not compared:
         return [f"With a served teacher (`{SERVED}`): {SERVED_MISSING}", ""]
@@ -127,7 +127,7 @@ def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
 
 
 def _other_machine_lines(served: Sequence[Row], others: Sequence[Row]) -> list[str]:
-    """Whether rows of another machine, which made the student anew, are of a student that answers alike."""
+    """Return a note if the rows come from another machine, with a comparison of the two warmed-up students."""
     if {_processor(row) for row in served} == {_processor(row) for row in others}:
         return []
     shares, others_shares = ([row["rounds"][0]["rollout_accuracy"] for row in rows] for rows in (served, others))
@@ -139,7 +139,7 @@ def _other_machine_lines(served: Sequence[Row], others: Sequence[Row]) -> list[s
 
 
 def _processor(row: Row) -> str:
-    """Without the date and the versions."""
+    """Return the machine without date and versions."""
     return str(row["machine"].split("; ")[1])
 
 
@@ -164,7 +164,7 @@ COSTS = {"rollout": "rollout s", "refining": "refining s", "training": "training
 
 
 def _cost_table(groups: Groups) -> list[str]:
-    """What the first round's target texts were, and the seconds by phase; means over the seeds."""
+    """Return figures of the first round's target texts, and seconds by phase; means over the seeds."""
     lines = ["| variant | y_o right | y_r right | y_o tokens | y_r tokens | " + " | ".join(COSTS.values()) + " |"]
     lines.append("|---" * (5 + len(COSTS)) + "|")
     for name, rows in groups.items():

@@ -1,4 +1,4 @@
-"""``docs/paper.md``: written from the rows, every number of it. The words between are here; verdicts are computed."""
+"""``docs/paper.md``: every number is computed from the rows, and so are the verdicts; the text is here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PLOTS: dict[str, tuple[Callable[[Groups, Path], bool], str]] = {
     "fragmented": (figures.fragmented_plot, "The teacher's mass on the correction's first token, by distance"),
     "lora": (figures.score_plot("lora"), "avg@8 of the five variants with LoRA"),
 }
-"""File name → what draws it (False where its rows are missing), and its text."""
+"""File name → the function that draws it (False if rows are missing), and the alternative text."""
 
 REAL_ROWS_FILE = "real.jsonl"
-"""What `make paper-real` writes."""
+"""The rows of `make paper-real`."""
 AGAIN_ROWS_FILE = "runs_again.jsonl"
-"""Rows that `make paper` left in its work folder on another machine."""
+"""Rows of `make paper` on another machine."""
 
 
 def write(rows: list[Row], results: Path, report: Path) -> None:
@@ -41,7 +41,7 @@ def write(rows: list[Row], results: Path, report: Path) -> None:
 
 
 def _again(rows: list[Row], again: list[Row]) -> list[str]:
-    """How runs of another machine stand to the rows."""
+    """Return how runs on another machine compare with the rows."""
     if not again:
         return []
     committed = {row["id"]: row["after"] for row in rows}
@@ -151,16 +151,16 @@ def _why(groups: Groups, images: dict[str, list[str]]) -> list[str]:
         "",
         "### The fragmented gradient",
         "",
-        "Failed rollouts that refining mended: the teacher's mass on the first token of y_r's own way, at the place",
-        "where y_o and y_r part and at the tokens of y_o after it. A teacher that could show a correction would do so",
-        "once.",
+        "Failed rollouts whose refinement is correct: the teacher's mass on y_r's first token that differs, at the",
+        "position where y_o and y_r diverge and at the tokens of y_o after it. A teacher that could show a whole",
+        "correction would do so once.",
         "",
         *images.get("fragmented", []),
         *mechanism.correction_table(groups),
         "",
         "### What a student makes of it",
         "",
-        "An untrained student never writes `wait`, so that no rollout of the first round goes on after one. Where a",
+        "An untrained student never writes `wait`, so that no rollout of the first round continues after one. Where a",
         "failed prefix teaches it, the student learns the first token of a correction, and not the correction:",
         "",
         *tables.restart_table(groups),
@@ -237,7 +237,7 @@ def _notes(groups: Groups, rows: list[Row]) -> list[str]:
         "",
         *question_tables.question_rate_table(groups),
         "",
-        "## What looked wrong, and was looked into",
+        "## An unexpected result, and its investigation",
         "",
         "`forward_kl` in OPSD gains little or nothing here, and less the larger the rate, where a prototype of this",
         "miniature and the literature report gains. Looked for in our code first: a wrong mask, context or template",
@@ -245,8 +245,8 @@ def _notes(groups: Groups, rows: list[Row]) -> list[str]:
         "first wrong step, above, is small beside the one after it); the loss is the one whose values and gradients",
         "are held to a float64 reference, and the same code with the same teacher and reverse KL, or with y_r,",
         "improves the student. Of one run on the gap, at 1e-3 and seed 0, the answers were kept and read: 27 % of",
-        "them write `wait`, none did before, and they go on after it with lines that follow from nothing. So far as",
-        "that goes it is the mechanism itself: forward KL asks the student to cover both of the teacher's modes, and",
+        "them write `wait`, none did before, and continue after it with lines that follow from nothing. This supports",
+        "the mechanism itself: forward KL asks the student to cover both of the teacher's modes, and",
         "the one that breaks out leads where no rollout of the round has been. That it is the whole reason is not",
         "shown.",
         "",
@@ -270,8 +270,8 @@ def _notes(groups: Groups, rows: list[Row]) -> list[str]:
 
 
 def answer(groups: Groups) -> list[str]:
-    """Five lines: against the best baseline by who teaches, against the teacher's own samples, at equal cost, and
-    where the teacher's own style is unknown to the student."""
+    """Return the answer in five lines: TRD against the best baseline by teacher, against the teacher's own samples, at
+    equal cost, and with a teacher whose own style the student does not know."""
     lines = [
         *_against_baselines(groups),
         *_against_teacher_samples(groups),
@@ -315,7 +315,7 @@ def _gains_over_baselines(groups: Groups, section: str, asked: str) -> list[tupl
 
 
 def _against_teacher_samples(groups: Groups) -> list[str]:
-    """Where plain distillation on the teacher's own samples does as well, the gain is the replaced prefix's."""
+    """Compare with distillation on the teacher's own samples: if it does as well, the gain is due to the new prefix."""
     gains = []
     for teaching, student in SETTINGS:
         rows = groups.get(("main", teaching, student, "trd"))

@@ -1,4 +1,4 @@
-"""One finished run as one row: its factors, its answers problem by problem, and what it reported on the way."""
+"""One finished run as one row: its factors, its results by problem, and its reported metrics."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from benchmarks.paper.grid import Cell
 from testbed.task import WAIT
 
 Row = dict[str, Any]
-"""``cell`` (its factors), ``before`` (of one run a setting or a variant) and ``after`` (see `_score`), ``curve`` (the
-score after each round, where there are several), ``rounds`` (metrics of each collection), ``first_step`` and
-``last_step`` (of these optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run,
-evaluation included; other processes weigh less on it; neither counts what other runs had drawn, see `shared_samples`,
-but in section *timing*), ``sampled_tokens`` (of each round), ``diagnosis`` and
+"""``cell`` (its factors), ``before`` (for one run per setting or variant) and ``after`` (see `_score`), ``curve`` (the
+score after each round, if there are several), ``rounds`` (metrics of each collection), ``first_step`` and
+``last_step`` (of these optimizer steps, before their update), ``seconds_by_phase``, ``cpu_seconds`` (of the whole run
+including evaluation; other load affects it less; neither counts samples shared with other runs, see `shared_samples`,
+except in section *timing*), ``sampled_tokens`` (of each round), ``diagnosis`` and
 ``machine``."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows in the file, none where there is no file."""
+    """Return the rows in the file; none without a file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a row; a run that ends in the middle leaves at worst no row, never half a one before others."""
+    """Append a row in one write, so that an interrupted run leaves no partial row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -37,7 +37,7 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row:
-    """The row of the finished run below `out_dir`."""
+    """Return the row of the finished run in `out_dir`."""
     events = list(_events(out_dir))
     finished = events[-1]
     assert finished["type"] == "finished", finished
@@ -68,8 +68,8 @@ def _events(out_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def _score(path: Path) -> dict[str, Any]:
-    """k, how many of each problem's k samples were right (in the order of the problems), their mean length, and how
-    many of all samples start again, with how many of these right."""
+    """Return k, the number of correct samples of each problem (in the order of the problems), their mean length, the
+    number of samples that restart, and how many of these are correct."""
     answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     correct: dict[str, int] = defaultdict(int)
     for answer in answers:
@@ -85,7 +85,7 @@ def _score(path: Path) -> dict[str, Any]:
 
 
 def _round_metrics(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """All that was reported at a round's collection, before its first step."""
+    """Return the metrics of a round's collection, before its first step."""
     rounds: dict[int, dict[str, float]] = defaultdict(dict)
     collected: set[int] = set()
     for event in metrics:

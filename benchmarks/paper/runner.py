@@ -1,4 +1,4 @@
-"""Runs the cells that have no row yet, a process a core, and appends each row as it comes."""
+"""Runs the cells without a row in parallel processes, and appends each row when it is finished."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Places:
     rows: Path
     """The JSONL file of finished runs."""
     samples: Path
-    """What several runs draw alike; see `shared_samples`."""
+    """Samples that several runs have in common; see `shared_samples`."""
 
 
 def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> None:
-    """Run what has no row yet. An interrupted grid goes on where it was; a failed run ends it, with its reason."""
+    """Run the cells without a row. An interrupted grid continues; a failed run ends it with its reason."""
     done = {row["id"] for row in read_rows(places.rows)}
     left = [cell for cell in cells if cell.id not in done]
     if not left:
@@ -50,14 +50,14 @@ def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> N
 
 
 def run_pool(cells: Sequence[CellT], run: Callable[[CellT], Row], rows: Path, *, num_processes: int) -> None:
-    """Run each cell in one of several processes, append its row as it comes, and say how long the rest will take.
+    """Run each cell in one of several processes, append its row when it is finished, and print the remaining time.
 
-    `run` is pickled for the processes. A row that is there already is not written again.
+    `run` is pickled for the processes. An existing row is not written again.
     """
     done = {row["id"] for row in read_rows(rows)}
     print(f"{len(cells)} runs to do, {num_processes} at a time", flush=True)
     began = time.monotonic()
-    # Each run has one thread: models of 0.4M parameters leave a second one waiting. `spawn` reads it anew.
+    # Each run has one thread: models of 0.4M parameters do not use a second one. `spawn` reads the variable again.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, cell) for cell in cells]
@@ -73,7 +73,7 @@ def run_pool(cells: Sequence[CellT], run: Callable[[CellT], Row], rows: Path, *,
 
 
 def run_cell(cell: Cell, places: Places, machine: str) -> Row:
-    """One run of the engine, in this process."""
+    """Run the engine in this process."""
     from benchmarks.paper.shared_samples import shared_samples
     from trd_engine.config import parse_config
     from trd_engine.training.loop import distil
@@ -81,7 +81,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     out_dir = places.work / cell.id
     shutil.rmtree(out_dir, ignore_errors=True)
     began = time.process_time()
-    # Where a run's seconds are compared it draws all itself.
+    # A run whose seconds are compared draws all its samples itself.
     sharing = nullcontext() if cell.section in ALONE else shared_samples(places.samples)
     with sharing:
         distil(parse_config(engine_spec(cell, data=places.data, models=places.models)), out_dir)
@@ -91,7 +91,7 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
 
 
 def _write_problems(cells: Sequence[Cell], folder: Path) -> None:
-    """The problems of these cells; a larger training set begins with the smaller one."""
+    """Write the problems of these cells; a larger training set begins with the smaller one."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in cells}
     files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in cells}

@@ -1,4 +1,4 @@
-"""The sections of the grid by name and in the order they are run, and the pairings of the two open questions.
+"""The sections of the grid in the order they are run, and the pairings of the two open questions.
 
 *support*: does refining beat distilling on the teacher's own samples, the further these are from what the student
 knows? *loops*: does a student in long loops get shorter texts from a teacher that refines them, and at what cost?
@@ -18,14 +18,14 @@ from benchmarks.paper.tables import Groups, best_baseline
 SECTIONS = ("main", "controls", "support", "rounds", "lora", "loops", "timing")
 DEFAULT_SECTIONS = ("main", "controls", "timing")
 ALONE = ("timing",)
-"""One run at a time, after the others: their seconds are compared."""
+"""Sections that are run one at a time after the others, because their seconds are compared."""
 QUESTION_RATES = (3e-4, 1e-3, 3e-3)
-"""Those among which nearly every variant with the gap has its best."""
+"""Rates that contain the best one of nearly every variant with the gap."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """A student and its teacher (OPD), and what is compared on them: the rows of one section."""
+    """A student, its teacher (OPD) and the compared variants: the rows of one section."""
 
     section: str
     student: str
@@ -34,7 +34,7 @@ class Pairing:
     """Model folder."""
     variants: tuple[str, ...]
     native_share: float
-    """Share of the teacher's own solutions that are in a style the student does not know."""
+    """Share of the teacher's own solutions in a style that the student does not know."""
 
     @property
     def rate_section(self) -> str:
@@ -47,13 +47,13 @@ SUPPORT = (
     Pairing("support-half", "gap", "tiny-teacher-half-native", SUPPORT_VARIANTS, 0.5),
     Pairing("support-native", "gap", "tiny-teacher-native", SUPPORT_VARIANTS, 1.0),
 )
-"""Teachers of equal training; the share alone differs. A share of 0 is the usual teacher, in *main* and *controls*."""
+"""Teachers trained equally, except for the share. A share of 0 is the default teacher, in *main* and *controls*."""
 LOOPS = (Pairing("loops", "loops", "tiny-teacher-loops", ("forward_kl", "reverse_kl_topk", "trd"), 0.0),)
 PAIRINGS = {"support": SUPPORT, "loops": LOOPS}
 
 
 def rate_cells(sections: Sequence[str]) -> list[Cell]:
-    """The runs that choose the learning rates of these sections, one seed, scored on the validation problems."""
+    """Return the runs that choose these sections' learning rates: one seed, scored on the validation problems."""
     cells = grid.learning_rate_cells() if any(name not in PAIRINGS for name in sections) else []
     pairings = [pairing for name, found in PAIRINGS.items() if name in _asked_for(sections) for pairing in found]
     for pairing in pairings:
@@ -65,12 +65,12 @@ def rate_cells(sections: Sequence[str]) -> list[Cell]:
 
 
 def _asked_for(sections: Sequence[str]) -> set[str]:
-    """With `timing` comes one run a variant of the loops."""
+    """Return the section's runs; `timing` includes one run per variant of the loops."""
     return {*sections, *(["loops"] if "timing" in sections else [])}
 
 
 def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """The runs of one of `SECTIONS`."""
+    """Return the runs of one of `SECTIONS`."""
     if section in PAIRINGS:
         return _pairing_cells(PAIRINGS[section], rates, seeds)
     if section == "timing":
@@ -86,8 +86,8 @@ def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEE
 
 
 def compared_cells(cells: Sequence[Cell], groups: Groups) -> list[Cell]:
-    """Of the cells of `ALONE` those whose seconds the report compares: `trd`, and each setting's best baselines by the
-    rows so far. With no row of a setting, all of its cells."""
+    """Return the cells of `ALONE` whose seconds the report compares: `trd` and each setting's best baselines by the
+    existing rows, or all cells of a setting without rows."""
 
     def is_compared(cell: Cell) -> bool:
         sections = ("main", "rounds", "loops")

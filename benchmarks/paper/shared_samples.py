@@ -1,9 +1,9 @@
 """Completions that several runs of the grid have in common, drawn once: first rollouts, and their refinements.
 
-Runs of one seed begin with the same student and the same problems, and what a generator answers is decided by its
-model, the requests and the settings: a run that finds the answer here ends with the same weights as one that draws it.
-What a model answers once it has been trained is its run's own, and is not kept. Like the finished rows beside it the
-folder knows nothing of the engine's version: it goes when that changes.
+Runs of one seed begin with the same student and problems, and a generator's completions depend only on its model, the
+requests and the settings: a run that finds them here ends with the same weights as one that draws them. Completions of
+a trained model are not stored. Like the finished rows, the folder does not record the engine's version: delete it
+when the engine changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Generate = Callable[..., list[Completion]]
 
 @contextmanager
 def shared_samples(folder: Path) -> Iterator[None]:
-    """Within it, for one run at a time, generators by transformers answer from `folder` what is there already."""
+    """Context in which transformers generators return completions stored in `folder`; for one run at a time."""
     shelf = _Shelf(folder, TransformersGenerator.generate)
 
     def generate(generator: TransformersGenerator, *args: Any, **options: Any) -> list[Completion]:
@@ -39,13 +39,13 @@ def shared_samples(folder: Path) -> Iterator[None]:
 
 
 class _Shelf:
-    """A file for each call of `generate` on an untrained model."""
+    """One file for each call of `generate` on an untrained model."""
 
     def __init__(self, folder: Path, draw: Generate) -> None:
         self._folder = folder
         self._draw = draw
         self._untrained: dict[nn.Module, str] = {}
-        """By model: its weights when it was first asked."""
+        """Digest of each model's weights at its first call."""
 
     def generate(
         self,
@@ -79,7 +79,7 @@ class _Shelf:
         return completions
 
     def _keep(self, path: Path, completions: Sequence[Completion]) -> None:
-        """Whole or not at all: other processes look for it."""
+        """Write the file atomically: other processes may read it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self._folder, delete=False) as file:
             json.dump([asdict(completion) for completion in completions], file)

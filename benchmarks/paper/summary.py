@@ -1,7 +1,7 @@
-"""From rows to figures with intervals: what the report says and the plots show.
+"""Figures with intervals from the rows, for the report and the plots.
 
-An interval is over seeds *and* problems: both are drawn again with replacement, since another run would have
-another seed and another user has other problems. Paired differences draw the same seeds and problems for both sides.
+An interval is over seeds *and* problems: both are resampled with replacement, because another run would have another
+seed and another user has other problems. Paired differences resample both sides equally.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_RESAMPLES = 2000
 Factors = tuple[str, str, str, str]
 """(section, teaching, student, variant)."""
 Scores = NDArray[np.float64]
-"""[S, P]: one score a seed and problem; R resamples of both."""
+"""[S, P]: one score per seed and problem; R resamples of both."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def group(rows: Iterable[Row]) -> dict[Factors, list[Row]]:
-    """The seeds of each cell of the design, in their order."""
+    """Group the rows by cell of the design, ordered by seed."""
     groups: dict[Factors, list[Row]] = defaultdict(list)
     for row in rows:
         cell = row["cell"]
@@ -45,22 +45,22 @@ def group(rows: Iterable[Row]) -> dict[Factors, list[Row]]:
 
 
 def avg_at_k(rows: Sequence[Row], when: str = "after") -> Scores:
-    """Each problem's share of right samples, for each seed."""
+    """Return each problem's share of correct samples, for each seed."""
     return np.array([[count / row[when]["k"] for count in row[when]["num_correct"]] for row in rows])
 
 
 def pass_at_k(rows: Sequence[Row], when: str = "after") -> Scores:
-    """1 where any of a problem's k samples is right (unbiased, as all k are counted)."""
+    """Return 1 for problems with a correct sample among k (unbiased, because all k are counted)."""
     return np.array([[float(count > 0) for count in row[when]["num_correct"]] for row in rows])
 
 
 def estimate(scores_SP: Scores) -> Estimate:
-    """The mean over seeds and problems."""
+    """Return the mean over seeds and problems."""
     return _interval(scores_SP, float(scores_SP.mean()))
 
 
 def difference(scores_SP: Scores, others_SP: Scores) -> Estimate:
-    """The mean difference, paired by seed and problem; seeds that only one side has are left out."""
+    """Return the mean difference, paired by seed and problem; seeds of only one side are left out."""
     num_seeds = min(len(scores_SP), len(others_SP))
     paired_SP = scores_SP[:num_seeds] - others_SP[:num_seeds]
     return _interval(paired_SP, float(paired_SP.mean()))
@@ -75,7 +75,7 @@ def _interval(scores_SP: Scores, mean: float) -> Estimate:
 
 @cache
 def _resamples(num_seeds: int, num_problems: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[R, S] and [R, P]: the weight in each resample's mean of each seed and of each problem."""
+    """Return the weights [R, S] of the seeds and [R, P] of the problems in each resample's mean."""
     generator = np.random.default_rng(0)
     seeds_RS, problems_RP = np.empty((NUM_RESAMPLES, num_seeds)), np.empty((NUM_RESAMPLES, num_problems))
     for seeds_S, problems_P in zip(seeds_RS, problems_RP, strict=True):
@@ -86,5 +86,5 @@ def _resamples(num_seeds: int, num_problems: int) -> tuple[NDArray[np.float64], 
 
 
 def mean_of(rows: Sequence[Row], read: Callable[[Row], float]) -> float:
-    """The mean over seeds of a number in the row."""
+    """Return the mean over seeds of a number in the row."""
     return float(np.mean([read(row) for row in rows]))

@@ -1,4 +1,4 @@
-"""The report's tables, each from the rows alone; a table whose rows are not there says so."""
+"""The report's tables, made from the rows; a table without rows says so."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MISSING = "These runs are not among the committed rows; `python -m benchmarks.pa
 
 
 def setting_name(teaching: str, student: str) -> str:
-    """As headings and legends say it."""
+    """Return the setting's name for headings and legends."""
     return f"{teaching.upper()}, {student}"
 
 
 def best_baseline(groups: Groups, section: str, teaching: str, student: str) -> str | None:
-    """The baseline with the highest avg@k; None where there is none."""
+    """Return the baseline with the highest avg@k; None if there is none."""
     found = {name: groups[key] for name in BASELINES if (key := (section, teaching, student, name)) in groups}
     return max(found, key=lambda name: float(avg_at_k(found[name]).mean())) if found else None
 
 
 def score_table(groups: Groups, section: str, variants: Sequence[str]) -> list[str]:
-    """avg@k and pass@k of each variant, and its paired difference from the best baseline of the setting."""
+    """Return avg@k and pass@k of each variant, and its paired difference from the setting's best baseline."""
     keys = [key for key in groups if key[0] == section and key[3] in variants]
     if not keys:
         return [MISSING]
@@ -44,7 +44,7 @@ def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teachi
     best = best_baseline(groups, compared_in, teaching, student)
     found = [groups[key] for key in groups if key[:3] == (section, teaching, student)]
     name = setting_name(teaching, student)
-    # Of one variant: the untrained student is the same for all, and a new row may say it of another than the old ones.
+    # From one variant: the untrained student is the same for all, and new rows may measure it in another variant.
     before = next((scored for rows in found if (scored := [row for row in rows if row["before"]])), [])
     if before:
         average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
@@ -65,7 +65,7 @@ def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teachi
 
 
 def control_table(groups: Groups) -> list[str]:
-    """`trd` less each control: what is lost without the part that the control leaves out."""
+    """Return `trd` minus each control, which shows the effect of the part that the control leaves out."""
     lines = ["| setting | " + " | ".join(f"`trd` less `{name}`" for name in CONTROLS) + " |"]
     lines.append("|---" * (1 + len(CONTROLS)) + "|")
     for teaching, student in SETTINGS:
@@ -78,7 +78,7 @@ def control_table(groups: Groups) -> list[str]:
 
 
 def cost_table(groups: Groups) -> list[str]:
-    """Tokens sampled and seconds by phase of TRD and of the best baseline."""
+    """Return sampled tokens and seconds by phase of TRD and the best baseline."""
     lines = [
         "| setting | variant | y_o tokens | y_r tokens | rollout s | refining s | training s |",
         "|---|---|---|---|---|---|---|",
@@ -109,7 +109,7 @@ DIAGNOSED = {
 
 
 def diagnosis_table(groups: Groups) -> list[str]:
-    """What the engine says of the first round of TRD, mean over the seeds."""
+    """Return the engine's metrics of TRD's first round, mean over the seeds."""
     keys = [key for key in groups if key[0] == "main" and key[3] == "trd"]
     if not keys:
         return [MISSING]
@@ -121,7 +121,7 @@ def diagnosis_table(groups: Groups) -> list[str]:
 
 
 def restart_table(groups: Groups) -> list[str]:
-    """Has the student learned to say that it was wrong, and does it help?"""
+    """Return how often students write `wait`, and whether the answers are then correct."""
     lines = ["| setting | variant | answers with `wait`, % | of these right, % | of the others right, % | tokens |"]
     lines.append("|---" * 6 + "|")
     for teaching, student in SETTINGS:
@@ -146,7 +146,7 @@ def _restarts(rows: Sequence[Row]) -> str:
 
 
 def learning_rate_table(groups: Groups) -> list[str]:
-    """Validation avg@k at every rate that was tried; the chosen one in bold."""
+    """Return validation avg@k at every tried rate, the chosen one in bold."""
     rows = [row for key, found in groups.items() if key[0] == "learning_rate" for row in found]
     if not rows:
         return [MISSING]
@@ -165,7 +165,7 @@ def learning_rate_table(groups: Groups) -> list[str]:
 
 
 def rate_scores(rows: Sequence[Row], rates: Sequence[float]) -> list[str]:
-    """avg@k at each rate, the best in bold; empty where a rate was not tried."""
+    """Return avg@k at each rate, the best in bold; empty for a rate that was not tried."""
     scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in rows}
     best = max(sorted(scores), key=scores.__getitem__)
     return [_rate_score(scores.get(rate), rate == best) for rate in rates]

@@ -1,6 +1,6 @@
-"""What is compared, as parts of an engine spec: the paper's five variants and the controls.
+"""The compared variants as parts of an engine spec: the paper's five and the controls.
 
-Every variant is reached by fields that any user can set; none is a case of its own in the engine.
+Every variant uses fields that any user can set; the engine has no special case for any of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TEACHER_TOP_K = 8
-"""The paper takes 32 of a vocabulary of 152k; the small models' has 32 symbols, where 32 would be all."""
+"""The paper uses 32 with a vocabulary of 152k; the small models have only 32 symbols."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Variant:
     """One way of distilling."""
 
     refines: bool
-    """True: mode trd. False: mode opd or opsd, by who teaches."""
+    """True: mode trd. False: mode opd or opsd, depending on the teacher."""
     loss: dict[str, Any]
     refine: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ MAIN: dict[str, Variant] = {
     ),
     "trd": Variant(True, {"teacher_context": "refine"}, summary="y_r, forward KL, scored in the refine context"),
 }
-"""The paper's five."""
+"""The paper's five variants."""
 
 BASELINES = tuple(name for name, variant in MAIN.items() if not variant.refines)
 
@@ -56,9 +56,9 @@ CONTROLS: dict[str, Variant] = {
         True,
         {"teacher_context": "refine"},
         refine={"keep": "fail_to_pass"},
-        summary="trd on the trajectories that failed and were mended, and on no other",
+        summary="trd on the trajectories that failed and were corrected, and on no others",
     ),
 }
-"""What tells apart the parts of TRD's gain."""
+"""Controls that separate the parts of TRD's gain."""
 
 VARIANTS = MAIN | CONTROLS

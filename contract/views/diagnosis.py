@@ -100,7 +100,7 @@ class FirstWrongStep(View):
 class Parting(View):
     """Where y_o and y_r diverge, over failed rollouts whose refinement is correct."""
 
-    num_mended: int
+    num_fail_to_pass: int
     """Failed rollouts whose refinement is correct."""
     median_share: Figure
     correction_by_token: list[CurvePoint]

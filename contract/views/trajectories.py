@@ -11,7 +11,7 @@ from contract.views import OpenEnum, View
 class TokenKl(View):
     """Forward KL of teacher and student at each token, in nats; null if it is not finite."""
 
-    initial: list[float | None]
+    rollout: list[float | None]
     """Along the rollout y_o."""
     refined: list[float | None] | None
     """Along the refinement y_r."""

@@ -21,7 +21,7 @@ from trd_engine.config import parse_config
 QUESTIONS = ("support", "loops")
 
 
-def test_every_section_has_the_rates_that_its_cells_ask_for_and_cells_of_its_own() -> None:
+def test_every_section_has_the_rates_that_its_cells_need_and_its_own_cells() -> None:
     rates = {learning_rates.key_of(cell): 1e-3 for cell in rate_cells(SECTIONS)}
     cells = [*rate_cells(SECTIONS), *(cell for name in SECTIONS for cell in section_cells(name, rates))]
     assert len({cell.id for cell in cells}) == len(cells)
@@ -94,7 +94,7 @@ def test_support_compares_trd_with_each_variant_at_each_distance() -> None:
     assert support_table({}) == [MISSING]
 
 
-def test_loops_are_told_in_tokens_and_seconds_by_phase() -> None:
+def test_loops_are_reported_in_tokens_and_seconds_by_phase() -> None:
     rows = [_row("loops", "loops", variant, seed, 4) for variant in LOOPS[0].variants for seed in (0, 1)]
     timed = [_row("timing", "loops", variant, 0, 4) for variant in LOOPS[0].variants]
     header, _, *lines = [_cells(line) for line in loops_table(group([*rows, *timed]))]

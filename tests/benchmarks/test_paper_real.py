@@ -86,7 +86,7 @@ def _attempt_in(question: str) -> str:
     return re.split("\n\n(?:The right solution|Now write)", question.split("A first attempt:\n")[1])[0]
 
 
-def test_the_served_teacher_is_taught_in_the_words_that_it_is_asked_in(tmp_path: Path) -> None:
+def test_the_served_teacher_is_trained_on_its_own_prompts(tmp_path: Path) -> None:
     tasks.write_splits(CANDIDATES[TASK], tmp_path)
     asked = load_problems(DataSource(path=str(tmp_path / f"{tasks.TEACHER_ALL_FORMS}.jsonl")), "reasoning_gym").problems
     alone = load_problems(DataSource(path=str(tmp_path / "teacher.jsonl")), "reasoning_gym").problems

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server that breaks connections as it is told."""
+"""A TCP relay in front of a real server that breaks connections on request."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ def test_a_job_is_led_through_its_life(trd: Client, rows_file: Path) -> None:
 
 def test_a_dry_run_makes_nothing(trd: Client, rows_file: Path) -> None:
     spec = JobSpec.model_validate({**spec_of(trd.datasets.upload(rows_file).id), "tags": ["dry"]})
-    told = trd.jobs.dry_run(spec)
-    assert told.spec["queue"] == "trd-default"
-    assert told.estimate is not None
-    assert told.estimate.num_problems == 40
+    forecast = trd.jobs.dry_run(spec)
+    assert forecast.spec["queue"] == "trd-default"
+    assert forecast.estimate is not None
+    assert forecast.estimate.num_problems == 40
     assert list(trd.jobs.list(JobFilter(tag="dry"))) == []
 
 
@@ -84,7 +84,7 @@ def test_the_same_key_makes_one_job(trd: Client, rows_file: Path) -> None:
     assert trd.jobs.create(spec).id != first.id
 
 
-def test_all_faults_of_a_request_are_told(trd: Client, tmp_path: Path) -> None:
+def test_all_faults_of_a_request_are_forecast(trd: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError) as raised:
         trd.jobs.create({"mode": "trd", "student": "small", "dataset": "ds_1", "optim": {"epochs": 0}, "unknown": 1})
     assert {error["param"] for error in raised.value.errors} >= {"optim.epochs", "unknown"}
@@ -131,8 +131,8 @@ def test_what_a_run_wrote_down_is_read(trd: Client, job_id: str, service: Runnin
     assert (loss.steps, loss.values) == ([2, 3], [None, 1.0])
     (evaluation,) = trd.evaluations.list(job_id)
     assert (evaluation.step, evaluation.avg_at_k) == (0, 0.25)
-    (mended,) = trd.trajectories.list(job_id, ["fail_to_pass"])
-    assert (mended.id, mended.parts_at) == ("0:0", 9)
+    (corrected,) = trd.trajectories.list(job_id, ["fail_to_pass"])
+    assert (corrected.id, corrected.parts_at) == ("0:0", 9)
     assert trd.trajectories.get(job_id, "0:1").outcome == "both_right"
     assert {count.outcome: count.num_trajectories for count in trd.trajectories.outcomes(job_id)} == {
         "fail_to_pass": 1,

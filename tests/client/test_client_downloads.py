@@ -57,7 +57,7 @@ def test_a_checkpoint_arrives_whole(trd: Client, stored: str, tmp_path: Path) ->
     assert trd.checkpoints.list(stored)[0].step == 7
 
 
-def test_a_broken_connection_goes_on_at_its_last_byte(
+def test_a_broken_download_continues_at_its_last_byte(
     through_proxy: Client, proxy: BreakingProxy, stored: str, tmp_path: Path
 ) -> None:
     manifest = through_proxy.checkpoints.manifest(stored)
@@ -72,7 +72,7 @@ def test_a_broken_connection_goes_on_at_its_last_byte(
     assert proxy.num_answer_bytes - before < manifest.num_bytes + MIB // 2, "little more than the files themselves"
 
 
-def test_a_download_that_was_given_up_goes_on_later(
+def test_an_interrupted_download_continues_later(
     through_proxy: Client, proxy: BreakingProxy, stored: str, tmp_path: Path
 ) -> None:
     """As after Ctrl-C, or a killed process: what is on the disk is all that the second one knows."""
@@ -127,7 +127,7 @@ def test_bytes_that_are_not_the_manifests_never_get_a_name(
     assert not (tmp_path / "state" / "state.pt").exists()
 
 
-def test_a_checkpoint_that_is_gone_is_told(trd: Client, service: RunningService, stored: str, tmp_path: Path) -> None:
+def test_a_deleted_checkpoint_is_reported(trd: Client, service: RunningService, stored: str, tmp_path: Path) -> None:
     manifest = trd.checkpoints.manifest(stored)
     add_checkpoint(service.database, service.storage_dir, stored, 9, {"model/config.json": b"{}"})
     trd.jobs.cancel(stored)
@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_gone_is_told(trd: Client, service: RunningService,
     assert trd.checkpoints.manifest(stored).step == 9
 
 
-def test_a_disk_that_refuses_is_told(trd: Client, stored: str, tmp_path: Path) -> None:
+def test_a_disk_error_is_reported(trd: Client, stored: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DownloadError, match="cannot be written"):
         trd.checkpoints.download(trd.checkpoints.manifest(stored), tmp_path / "file" / "target")

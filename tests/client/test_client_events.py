@@ -35,7 +35,7 @@ def numbers(items: Iterable[StreamItem]) -> list[int]:
     return [item.sequence for item in items if isinstance(item, EventView)]
 
 
-def test_a_stream_tells_all_and_ends(trd: Client, service: RunningService, job_id: str) -> None:
+def test_a_stream_sends_all_events_and_ends(trd: Client, service: RunningService, job_id: str) -> None:
     add_events(service.database, job_id, 5)
     finish_job(service.database, job_id)
     items = list(trd.events.follow(job_id))
@@ -152,7 +152,9 @@ def test_patience_has_an_end(through_proxy: Client, proxy: BreakingProxy, job_id
         list(stream)
 
 
-def test_what_is_no_stream_is_told_at_once(trd: Client, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_no_stream_is_reported_at_once(
+    trd: Client, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("client.events.Follower.call", lambda self: Call("GET", "/models", View))
     with pytest.raises(UnexpectedAnswerError, match="expected an event stream"):
         next(trd.events.follow(job_id))

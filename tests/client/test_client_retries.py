@@ -46,7 +46,7 @@ def test_the_async_client_sends_again_too(proxy: BreakingProxy) -> None:
     assert proxy.num_connections == 3
 
 
-def test_failures_without_end_are_told(proxy: BreakingProxy) -> None:
+def test_repeated_failures_are_reported(proxy: BreakingProxy) -> None:
     proxy.cut_after.extend([20] * 10)
     with Client(settings=ClientSettings(url=proxy.url, max_retries=1)) as trd, pytest.raises(ConnectionFailedError):
         trd.health()

@@ -77,7 +77,7 @@ def test_a_key_is_stripped_and_never_shown() -> None:
     assert "cret" not in str(raised.value)
 
 
-def test_nothing_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_reported_with_a_remedy(tmp_path: Path) -> None:
     settings = ClientSettings(url=f"http://127.0.0.1:{free_port()}", max_retries=0)
     with Client(settings=settings) as client, pytest.raises(ConnectionFailedError, match="cannot be reached") as raised:
         client.health()
@@ -85,7 +85,7 @@ def test_nothing_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "trd up" in (raised.value.hint or "")
 
 
-def test_a_missing_and_a_wrong_key_are_told_apart(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_and_a_wrong_key_are_distinguished(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRD_DATA_DIR", str(service.data_dir))
     for key, code in ((None, "missing_api_key"), ("trd_wrong", "invalid_api_key")):
         with Client(service.url, key) as client:
@@ -102,6 +102,6 @@ class Other(View):
     status: int
 
 
-def test_an_answer_of_another_form_is_told(service: RunningService) -> None:
+def test_an_answer_of_another_form_is_reported(service: RunningService) -> None:
     with Client(service.url) as client, pytest.raises(UnexpectedAnswerError, match="status"):
         client._transport.send(Call("GET", "/healthz", Other))

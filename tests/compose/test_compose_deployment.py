@@ -108,7 +108,7 @@ def test_the_health_checks_of_the_servers_pass(
     assert deployment.is_healthy("redis", replace=redis)
 
 
-def test_our_health_checks_tell_the_living_from_the_dead(deployment: Deployment) -> None:
+def test_health_checks_distinguish_the_living_from_the_dead(deployment: Deployment) -> None:
     assert deployment.is_healthy("api")
     assert deployment.is_healthy("worker-cpu")
     assert deployment.stop("worker-cpu") == 0, deployment.log("worker-cpu")

@@ -129,27 +129,27 @@ def test_the_preset_goes_by_the_mode() -> None:
         ({"mode": "opd", "teacher": None}, "teacher", ["teacher = null", "mode opd", "use mode opsd"]),
         ({"mode": "opsd"}, "teacher", ["teacher = t", "own step-0 weights", "leave teacher out"]),
         ({"mode": "opd", "preset": "trd"}, "preset", ["preset = trd", 'set mode to "trd"']),
-        ({"preset": "reverse_kl"}, "preset", ["preset = reverse_kl", "raw rollout"]),
+        ({"preset": "reverse_kl"}, "preset", ["preset = reverse_kl", "it trains on the rollout"]),
         (
             {"mode": "opd", "loss": {"teacher_context": "refine"}},
             "loss.teacher_context",
-            ["the very rollout that it scores", "vanilla"],
+            ["the rollout that it scores", "vanilla"],
         ),
         ({"loss": {"divergence": "jsd", "support": "top_k"}}, "loss.support", ["full vocabulary only"]),
-        ({"loss": {"support": "sampled", "token_clip": 0.1}}, "loss.token_clip", ["Monte-Carlo", "token_clip to 0"]),
+        ({"loss": {"support": "sampled", "token_clip": 0.1}}, "loss.token_clip", ["Monte Carlo", "token_clip to 0"]),
         (
             {"mode": "opd", "preset": "forward_kl_clip", "loss": {"support": "sampled"}},
             "loss.token_clip",
-            ["0.1", "Monte-Carlo"],
+            ["0.1", "Monte Carlo"],
         ),
         ({"mode": "opd", "refine": {"keep": "fail_to_pass"}}, "refine.keep", ["refines nothing", 'mode to "trd"']),
-        ({"teacher_update": {"kind": "ema"}}, "teacher_update.kind", ["= ema", "teaches itself", "leave teacher out"]),
+        ({"teacher_update": {"kind": "ema"}}, "teacher_update.kind", ["= ema", "without a teacher model", "leave teacher out"]),
         (
             {"teacher": None, "lora": None, "teacher_update": {"kind": "ema"}, "teacher_precision": "bf16"},
             "teacher_precision",
             ["too coarse", "use fp32"],
         ),
-        ({"teacher": None, "teacher_precision": "bf16"}, "teacher_precision", ["there is no copy", "lora to null"]),
+        ({"teacher": None, "teacher_precision": "bf16"}, "teacher_precision", ["no copy of it exists", "lora to null"]),
         ({"loss": {"divergence": "cross_entropy"}}, "loss.divergence", ["served teacher", 'use "forward_kl"']),
         (
             {"teacher": {"endpoint": "e"}, "loss": {"divergence": "cross_entropy", "temperature": 2}},
@@ -164,8 +164,8 @@ def test_the_preset_goes_by_the_mode() -> None:
             "loss.token_weights.drift_gamma",
             ["log-probabilities"],
         ),
-        ({"teacher": {"endpoint": "e"}, "teacher_precision": "bf16"}, "teacher_precision", ["its server's"]),
-        ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["lacks {attempt}", "write {attempt}"]),
+        ({"teacher": {"endpoint": "e"}, "teacher_precision": "bf16"}, "teacher_precision", ["the server chooses"]),
+        ({"prompts": {"refine": "{problem}"}}, "prompts.refine", ["does not contain {attempt}", "write {attempt}"]),
         ({"optim": {"learning_rate": 0}}, "optim.learning_rate", ["= 0", "greater than 0"]),
         ({"samplign": {}}, "samplign", ["unknown field", "did you mean sampling?"]),
         ({"loss": {"divergance": "jsd"}}, "loss.divergance", ["did you mean divergence?"]),
@@ -204,7 +204,7 @@ def test_weights_on_the_token_loss_are_checked() -> None:
         "nothing is left"
         in problems(**weights(prefix_tokens=5, skip_first_tokens=5))["loss.token_weights.skip_first_tokens"]
     )
-    assert "no share is given" in problems(**weights(entropy_score="soft_or"))["loss.token_weights.entropy_score"]
+    assert "which is not set" in problems(**weights(entropy_score="soft_or"))["loss.token_weights.entropy_score"]
     assert "samples_per_prompt" in problems(**weights(pass_rate=True))["loss.token_weights.pass_rate"]
     assert "loss.token_weights.entropy_share" in problems(**weights(entropy_share=1.0))
     assert "loss.token_weights.unknown" in problems(**weights(unknown=1))
@@ -219,7 +219,7 @@ def test_a_schedule_starts_from_forward_kl(changes: dict[str, Any]) -> None:
     assert spec(mode="opd", loss={"reverse_after": 0.5}).resolved().loss.reverse_after == 0.5
 
 
-def test_of_very_many_wrong_fields_the_first_are_told() -> None:
+def test_the_first_of_many_wrong_fields_are_reported() -> None:
     found = problems(**{f"samplin{i:05}": 1 for i in range(30_000)})
     assert list(found) == [f"samplin{i:05}" for i in range(MAX_PROBLEMS)]
     assert found["samplin00000"].endswith("did you mean sampling?")

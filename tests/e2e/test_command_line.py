@@ -116,7 +116,7 @@ def test_from_a_bad_row_to_a_student_that_answers(folder: Path) -> None:
     assert "is already running" in again
 
 
-def test_a_job_goes_on_after_a_stop_and_a_kill(folder: Path) -> None:
+def test_a_job_continues_after_a_stop_and_a_kill(folder: Path) -> None:
     """Ctrl-C ends both processes; what is killed with signal 9 leaves none behind either; the job outlives both."""
     with started(folder) as (process, service):
         settings = ["--dataset", "train.jsonl", "--set", "optim.epochs=400"]

@@ -58,8 +58,8 @@ def test_a_run_trains_on_its_text_and_its_scores(url: str, tmp_path: Path) -> No
         assert (ids["refined"][-1] == tokenizer.eos_token_id) == (row["detail"]["refined_finish_reason"] == "stop")
         with torch.no_grad():
             logits_TV = model(torch.tensor([[*ids["refine_prompt"], *ids["refined"]]])).logits[0].log_softmax(-1)
-        told = logits_TV[len(ids["refine_prompt"]) - 1 : -1]
-        logprobs += told.gather(-1, torch.tensor(ids["refined"])[:, None])[:, 0].tolist()
+        scored_logits_TV = logits_TV[len(ids["refine_prompt"]) - 1 : -1]
+        logprobs += scored_logits_TV.gather(-1, torch.tensor(ids["refined"])[:, None])[:, 0].tolist()
     perplexities = [-math.log(value) for value in metric(tmp_path / "served", "teacher_perplexity")]
     tokens = metric(tmp_path / "served", "trained_tokens")
     mean = sum(a * b for a, b in zip(perplexities, tokens, strict=True)) / sum(tokens)
@@ -88,7 +88,7 @@ def test_a_run_trains_on_the_log_probabilities_of_its_answers(url: str, tmp_path
     assert metric(tmp_path / "local", "loss") == pytest.approx(metric(tmp_path / "served", "loss"), rel=2e-2)
 
 
-def test_more_tokens_than_it_scores_are_told_before_anything_is_sampled(url: str, tmp_path: Path) -> None:
+def test_a_server_that_scores_too_few_tokens_is_reported_before_sampling(url: str, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", train=8, heldout=4)
     loss = {**LOSS, "teacher_top_k": 21}
     teacher = {"endpoint": "big", "base_url": url, **endpoint(url, "vllm")}

@@ -72,7 +72,7 @@ def test_a_cancelled_job_keeps_its_checkpoint(service: LocalService, body: dict[
     assert max(checkpoint.step for checkpoint in client.checkpoints.list(job.id)) >= 1
 
 
-def test_a_failure_of_both_processes_is_told_once(service: LocalService, body: dict[str, Any]) -> None:
+def test_a_failure_of_both_processes_is_reported_once(service: LocalService, body: dict[str, Any]) -> None:
     client = service.client
     sampling = {**body["sampling"], "max_prompt_tokens": 1}
     job = client.jobs.create({**body, "sampling": sampling})
@@ -82,7 +82,7 @@ def test_a_failure_of_both_processes_is_told_once(service: LocalService, body: d
     assert sum("no problem is left to train on" in message for message in _messages(service, job.id)) == 1
 
 
-def test_a_process_that_is_killed_ends_the_attempt_and_the_next_one_goes_on(
+def test_a_killed_process_ends_the_attempt_and_the_next_one_continues(
     service: LocalService, body: dict[str, Any]
 ) -> None:
     client = service.client

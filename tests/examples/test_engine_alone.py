@@ -38,7 +38,7 @@ def test_the_commands_of_the_page_train_a_better_student(tmp_path: Path) -> None
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     commands = [line.removeprefix(".venv/bin/python ") for line in PAGE.splitlines() if line.startswith(".venv")]
     assert len(commands) == 4
-    told = []
+    printed = []
     for command in commands[:3]:  # the fourth waits for somebody to type
         done = subprocess.run(
             [sys.executable, *command.split()],
@@ -49,9 +49,9 @@ def test_the_commands_of_the_page_train_a_better_student(tmp_path: Path) -> None
             timeout=550,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        told.append(done.stdout)
-    before, after = (float(share) for share in re.findall(r"avg@4 ([\d.]+)%", told[1]))
-    (again,) = (float(share) for share in re.findall(r"avg@8 ([\d.]+)%", told[2]))
+        printed.append(done.stdout)
+    before, after = (float(share) for share in re.findall(r"avg@4 ([\d.]+)%", printed[1]))
+    (again,) = (float(share) for share in re.findall(r"avg@8 ([\d.]+)%", printed[2]))
     assert min(after, again) > before
     assert load_config(ROOT / "examples" / "engine.json").mode == "trd"
     folder = commands[3].split()[-1]

@@ -67,7 +67,7 @@ def test_a_lost_doorbell_is_made_up_for_by_polling(place: Place) -> None:
             eventually(lambda job_id=job_id: place.bench.job(job_id).status == "succeeded")
 
 
-def test_work_goes_on_without_a_broker(with_servers: Place) -> None:
+def test_work_continues_without_a_broker(with_servers: Place) -> None:
     job_id = with_servers.bench.add_job()
     with with_servers.worker(Plan(), BROKER_URL=f"redis://127.0.0.1:{free_port()}/0") as worker:
         eventually(lambda: with_servers.bench.job(job_id).status == "succeeded", seconds=40)

@@ -31,7 +31,7 @@ NUM_KEPT = 3
 NUM_EXPENDABLE = 20
 
 UNCHECKED = "positive_data_acceptance"
-"""That a fitting request is accepted cannot be told from the document alone: models and data must be there."""
+"""That a fitting request is accepted does not follow from the document alone: models and data must be there."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ DETERMINISTIC = ("--generation-deterministic", "--seed", "1")
 """The same requests every time in CI; the slow ones look elsewhere every time."""
 
 
-def test_whatever_is_asked_is_answered_as_documented(tested: ServerUnderTest) -> None:
+def test_every_request_is_answered_as_documented(tested: ServerUnderTest) -> None:
     options = (*DETERMINISTIC, "--phases", "examples,coverage,fuzzing", "--max-examples", "5")
     run(tested, *options, on_known_objects=False, timeout_seconds=120)
 

@@ -15,7 +15,7 @@ def engine_report(*, refined: bool = True) -> dict[str, Any]:
     """A report as the engine itself makes it, of figures drawn at random."""
     generator = np.random.default_rng(2)
     names = ScoredCompletion.__dataclass_fields__
-    rollout, mended = (
+    rollout, corrected = (
         ScoredCompletion(**{name: generator.uniform(0, 1, 20).astype(np.float32) for name in names}) for _ in range(2)
     )
     diagnosed = DiagnosedRollout(
@@ -23,8 +23,8 @@ def engine_report(*, refined: bool = True) -> dict[str, Any]:
         rollout_correct=False,
         refined_correct=True if refined else None,
         rollout=rollout,
-        refined=mended if refined else None,
-        refined_vanilla=mended if refined else None,
+        refined=corrected if refined else None,
+        refined_vanilla=corrected if refined else None,
         steps=TokenSteps((0, 5, 10), 1) if refined else None,
         parts_at=6 if refined else None,
     )

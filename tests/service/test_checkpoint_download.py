@@ -129,9 +129,7 @@ def test_an_archive_may_hold_one_folder(client: TestClient, job_id: str) -> None
     assert client.get(f"/jobs/{job_id}/checkpoints/8/archive", params={"folder": "stat"}).status_code == 404
 
 
-def test_a_file_that_the_storage_lost_is_told_before_the_answer_begins(
-    client: TestClient, job_id: str, tmp_path: Path
-) -> None:
+def test_a_lost_file_is_reported_before_the_answer_begins(client: TestClient, job_id: str, tmp_path: Path) -> None:
     next((tmp_path / "storage").rglob("optimizer.safetensors")).unlink()
     for path in ("files/state/optimizer.safetensors", "archive"):
         response = client.get(f"/jobs/{job_id}/checkpoints/8/{path}")
@@ -148,7 +146,7 @@ def test_no_checkpoint_goes_while_a_worker_chooses_the_one_to_go_on_from(client:
     assert client.delete(f"/jobs/{job_id}/checkpoints/4").status_code == 200
 
 
-def test_a_checkpoint_is_deleted_unless_the_job_goes_on_from_it(
+def test_a_checkpoint_is_deleted_unless_the_job_continues_from_it(
     client: TestClient, job_id: str, tmp_path: Path
 ) -> None:
     for status in ("running", "paused", "failed"):

@@ -106,9 +106,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert plain.models.endswith("testbed/models/*")
 
 
-def test_a_database_of_the_operators_is_not_migrated_but_told_about(
-    make_client: MakeClient, empty_database_url: str
-) -> None:
+def test_an_operators_database_is_reported_and_not_migrated(make_client: MakeClient, empty_database_url: str) -> None:
     client = make_client(empty_database_url)
     response = client.get("/readyz")
     assert response.status_code == 503

@@ -81,7 +81,7 @@ def job_id(server: LiveServer) -> str:
         return str(client.post("/jobs", json=body).json()["id"])
 
 
-def test_a_finished_job_is_told_whole_and_ends(server: LiveServer, database: Database, job_id: str) -> None:
+def test_the_stream_of_a_finished_job_is_complete_and_ends(server: LiveServer, database: Database, job_id: str) -> None:
     add_events(database, job_id, 1200)
     finish_job(database, job_id)
     received = read_stream(f"{server.url}/jobs/{job_id}/events")
@@ -91,7 +91,7 @@ def test_a_finished_job_is_told_whole_and_ends(server: LiveServer, database: Dat
     assert received[-2].event == "progress"
 
 
-def test_a_broken_stream_goes_on_where_it_stopped(server: LiveServer, database: Database, job_id: str) -> None:
+def test_a_broken_stream_continues_where_it_stopped(server: LiveServer, database: Database, job_id: str) -> None:
     add_events(database, job_id, 30)
     url = f"{server.url}/jobs/{job_id}/events"
     seen: list[int] = []
@@ -135,7 +135,7 @@ def test_many_live_streams_get_every_event_in_order(server: LiveServer, database
         assert stream[-1].event == "end"
 
 
-def test_a_status_is_told_while_it_lasts(server: LiveServer, database: Database, job_id: str) -> None:
+def test_a_status_is_sent_while_it_lasts(server: LiveServer, database: Database, job_id: str) -> None:
     with httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", headers=STREAM, timeout=20) as response:
         stream = frames(response)
         assert next(stream).event == "status"

@@ -53,23 +53,30 @@ def succeeded(client: TestClient, seconds: dict[str, float], **changes: Any) -> 
 
 
 def test_without_like_jobs_the_time_is_calibrated(tiny_client: TestClient) -> None:
-    told = dry_run(tiny_client)
-    assert told["duration"]["time_source"] == "calibration"
-    assert told["duration"]["num_like_jobs"] == 0
-    assert told["duration"]["seconds"] == pytest.approx(sum(told["duration"]["seconds_by_phase"].values()))
-    budget = told["spec"]["sampling"]["max_new_tokens"]
-    assert told["duration"]["seconds_by_phase"]["rollout"] == pytest.approx(2 * 434_016 * 30 * budget * 5e-10, abs=1e-3)
-    assert any("a GPU is far faster" in note for note in told["estimate_notes"])
-    assert told["memory"]["total_bytes"] == sum(n for part, n in told["memory"].items() if part != "total_bytes")
-    assert told["memory"]["teacher_bytes"] == 2 * 434_016
+    forecast = dry_run(tiny_client)
+    assert forecast["duration"]["time_source"] == "calibration"
+    assert forecast["duration"]["num_like_jobs"] == 0
+    assert forecast["duration"]["seconds"] == pytest.approx(sum(forecast["duration"]["seconds_by_phase"].values()))
+    budget = forecast["spec"]["sampling"]["max_new_tokens"]
+    assert forecast["duration"]["seconds_by_phase"]["rollout"] == pytest.approx(
+        2 * 434_016 * 30 * budget * 5e-10, abs=1e-3
+    )
+    assert any("a GPU is far faster" in note for note in forecast["estimate_notes"])
+    assert forecast["memory"]["total_bytes"] == sum(
+        n for part, n in forecast["memory"].items() if part != "total_bytes"
+    )
+    assert forecast["memory"]["teacher_bytes"] == 2 * 434_016
 
 
-def test_like_jobs_tell_the_time_of_each_phase(tiny_client: TestClient) -> None:
+def test_similar_jobs_give_the_time_of_each_phase(tiny_client: TestClient) -> None:
     succeeded(tiny_client, SECONDS)
     succeeded(tiny_client, {phase: 3 * seconds for phase, seconds in SECONDS.items()})
-    told = dry_run(tiny_client)
-    assert (told["estimate"]["num_trajectories"], told["estimate"]["num_evaluation_samples"]) == (30, 10 * 2 * 2)
-    duration = told["duration"]
+    forecast = dry_run(tiny_client)
+    assert (forecast["estimate"]["num_trajectories"], forecast["estimate"]["num_evaluation_samples"]) == (
+        30,
+        10 * 2 * 2,
+    )
+    duration = forecast["duration"]
     assert (duration["time_source"], duration["num_like_jobs"]) == ("history", 2)
     # The median of 1 and 3 is 2: a trajectory took 8 / 4 s, a trained one 10 / 4, a sample 5 / 40, preparing 3 a run.
     assert duration["seconds_by_phase"] == {
@@ -94,7 +101,7 @@ def test_like_jobs_tell_the_time_of_each_phase(tiny_client: TestClient) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_other_jobs_tell_nothing(tiny_client: TestClient, changes: dict[str, Any]) -> None:
+def test_other_jobs_are_not_used(tiny_client: TestClient, changes: dict[str, Any]) -> None:
     succeeded(tiny_client, SECONDS, **changes)
     assert dry_run(tiny_client)["duration"]["time_source"] == "calibration"
 
@@ -110,22 +117,22 @@ def test_another_owners_jobs_do_not_show(tiny_client: TestClient) -> None:
 
 
 def test_a_model_on_a_hub_has_no_estimate_and_a_note(tiny_client: TestClient) -> None:
-    told = dry_run(tiny_client, student="Org/Hub-Model", teacher="tiny-teacher")
-    assert (told["memory"], told["duration"]) == (None, None)
-    assert told["estimate"]["num_trajectories"] == 30
-    assert told["estimate_notes"] == [
+    forecast = dry_run(tiny_client, student="Org/Hub-Model", teacher="tiny-teacher")
+    assert (forecast["memory"], forecast["duration"]) == (None, None)
+    assert forecast["estimate"]["num_trajectories"] == 30
+    assert forecast["estimate_notes"] == [
         "student Org/Hub-Model: it is on a hub, and its sizes are unknown here; no memory estimate"
     ]
 
 
 def test_a_configuration_without_sizes_has_no_estimate_and_a_note(tiny_client: TestClient) -> None:
-    told = dry_run(tiny_client, student="small", teacher="small-teacher")
-    assert (told["memory"], told["duration"]) == (None, None)
-    assert "config.json does not contain its sizes" in told["estimate_notes"][0]
+    forecast = dry_run(tiny_client, student="small", teacher="small-teacher")
+    assert (forecast["memory"], forecast["duration"]) == (None, None)
+    assert "config.json does not contain its sizes" in forecast["estimate_notes"][0]
 
 
 def test_unknown_data_has_memory_but_no_time(make_client: MakeClient, sqlite_url: str) -> None:
     client = make_client(sqlite_url, models=f"{COMMITTED}/*", hub_datasets=frozenset({"org/good"}))
-    told = dry_run(client, dataset={"hub": "org/good"})
-    assert (told["estimate"], told["duration"]) == (None, None)
-    assert told["memory"]["total_bytes"] > 0
+    forecast = dry_run(client, dataset={"hub": "org/good"})
+    assert (forecast["estimate"], forecast["duration"]) == (None, None)
+    assert forecast["memory"]["total_bytes"] > 0

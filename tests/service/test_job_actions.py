@@ -85,7 +85,7 @@ def test_a_cancelled_job_that_never_ran_is_over_at_once(client: TestClient) -> N
     assert job["queue_position"] is None
 
 
-def test_a_running_job_is_asked_to_stop(client: TestClient) -> None:
+def test_a_running_job_is_requested_to_stop(client: TestClient) -> None:
     job_id = submit(client)
     set_job(client, job_id, status="running", phase="training", lease_owner="w", lease_token=1)
     job = client.post(f"/jobs/{job_id}/cancel").json()

@@ -96,7 +96,7 @@ def test_a_replay_gives_the_job_even_when_it_could_not_be_made_now(client: TestC
     assert (again.status_code, again.json()["id"]) == (200, job_id)
 
 
-def test_a_request_whose_key_is_being_answered_is_told_to_come_back(client: TestClient) -> None:
+def test_a_request_with_a_key_in_flight_is_answered_409(client: TestClient) -> None:
     body = job_body(client)
     with context_of(client).jobs.in_flight.holding("admin", "busy"):
         refused = client.post("/jobs", json=body, headers={"idempotency-key": "busy"})

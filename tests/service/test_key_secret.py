@@ -16,7 +16,7 @@ def test_a_key_has_160_random_bits_and_a_checksum() -> None:
     assert set("".join(key[4:36] for key in keys)) == set("0123456789abcdefghjkmnpqrstvwxyz")
 
 
-def test_a_mistyped_key_is_told_apart() -> None:
+def test_a_mistyped_key_is_recognised() -> None:
     key = new_key()
     for position in range(4, len(key)):
         other = "0" if key[position] != "0" else "1"

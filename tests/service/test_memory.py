@@ -54,7 +54,7 @@ def test_parameters_are_counted_as_the_weights_have_them(name: str) -> None:
         {"num_experts": 4, "num_hidden_layers": 1, "hidden_size": 8},
     ],
 )
-def test_what_the_configuration_does_not_tell_is_not_guessed(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_missing_configuration_values_are_not_guessed(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_shape(tmp_path) is None
 

@@ -1,4 +1,4 @@
-"""A database that is away and a disk that is full: the client is told so, and can try again."""
+"""A missing database and a full disk: the client gets an error that says so, and can try again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_those_who_ask_all_the_time_make_no_work(client: TestClient, monkeypatch
     assert len(looks) == num_looks + 2
 
 
-def test_a_storage_that_hangs_holds_one_thread_and_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_hangs_blocks_one_thread_and_is_reported(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     readiness, gate = context_of(client).readiness, Gate()
     assert set(readiness.parts().values()) == {"ok"}
     monkeypatch.setattr("service.readiness.LOOK_SECONDS", 0.0)
@@ -70,7 +72,9 @@ def test_a_storage_that_hangs_holds_one_thread_and_is_told(client: TestClient, m
 
 
 @pytest.mark.parametrize("as_form", [False, True])
-def test_a_full_disk_is_told_and_keeps_nothing_of_the_upload(client: TestClient, tmp_path: Path, as_form: bool) -> None:
+def test_a_full_disk_is_reported_and_keeps_nothing_of_the_upload(
+    client: TestClient, tmp_path: Path, as_form: bool
+) -> None:
     rows = ROWS * (3 * 2**20 // len(ROWS))
     how = {"files": {"file": ("r.jsonl", rows)}} if as_form else {"content": rows}
     with files_up_to(2**20 + 1000):
@@ -80,7 +84,7 @@ def test_a_full_disk_is_told_and_keeps_nothing_of_the_upload(client: TestClient,
     assert submit(client), "it goes on"
 
 
-def test_a_dataset_whose_file_is_gone_is_told_of(client: TestClient, tmp_path: Path) -> None:
+def test_a_dataset_whose_file_is_gone_is_reported(client: TestClient, tmp_path: Path) -> None:
     dataset = upload(client, '{"problem": "1 + 1", "answer": "2"}\n' * 3)
     shutil.rmtree(tmp_path / "storage" / "datasets" / dataset)
     answer = client.get(f"/datasets/{dataset}/preview", params={"model": "small"})
@@ -97,7 +101,7 @@ def test_a_dataset_whose_file_is_gone_is_told_of(client: TestClient, tmp_path: P
         (ZeroDivisionError(), None),
     ],
 )
-def test_an_outage_is_told_from_a_defect(error: Exception, code: str | None) -> None:
+def test_outages_and_defects_are_distinguished(error: Exception, code: str | None) -> None:
     found = outage(error)
     assert (found.code if found is not None else None) == code
 

@@ -23,14 +23,14 @@ def add_diagnosis(client: TestClient, job_id: str, round_index: int, report: dic
 
 def test_the_engines_report_is_shown_whole(either_client: TestClient) -> None:
     job_id, report = submit(either_client), engine_report()
-    assert report["first_wrong_step"]["num_wrong"] == report["parting"]["num_mended"] == 1
+    assert report["first_wrong_step"]["num_wrong"] == report["parting"]["num_fail_to_pass"] == 1
     add_diagnosis(either_client, job_id, 0, report)
     (shown,) = either_client.get(f"/jobs/{job_id}/diagnosis").json()["data"]
     assert (shown["object"], shown["round"], shown["step"]) == ("diagnosis", 0, 0)
     assert shown["report"] == report
 
 
-def test_what_could_not_be_told_is_null(client: TestClient) -> None:
+def test_figures_that_could_not_be_computed_are_null(client: TestClient) -> None:
     job_id, report = submit(client), engine_report(refined=False)
     report["rollout"]["forward_kl"] = None
     add_diagnosis(client, job_id, 0, report)

@@ -115,17 +115,17 @@ def test_a_trajectory_shows_where_rollout_and_refinement_part(client: TestClient
     assert client.get(f"/jobs/{job_id}/trajectories?outcome=better").status_code == 422
 
 
-def test_the_kl_of_each_token_is_shown_when_it_is_asked_for(either_client: TestClient) -> None:
+def test_the_kl_of_each_token_is_shown_on_request(either_client: TestClient) -> None:
     job_id = submit(either_client)
-    kl = {"initial": [0.5, None, 2.0], "refined": [0.1, 0.2]}
+    kl = {"rollout": [0.5, None, 2.0], "refined": [0.1, 0.2]}
     add_trajectory(either_client, job_id, 0, token_kl=kl, parts_at_token=1)
-    add_trajectory(either_client, job_id, 1, token_kl={"initial": [1.0], "refined": None}, verdicts=(True, None))
+    add_trajectory(either_client, job_id, 1, token_kl={"rollout": [1.0], "refined": None}, verdicts=(True, None))
     add_trajectory(either_client, job_id, 2)
     path = f"/jobs/{job_id}/trajectories"
     plain = either_client.get(path).json()["data"]
     assert [(row["per_token_kl"], row["parts_at_token"]) for row in plain] == [(None, 1), (None, None), (None, None)]
     shown = either_client.get(path, params={"per_token_kl": True}).json()["data"]
-    assert [row["per_token_kl"] for row in shown] == [kl, {"initial": [1.0], "refined": None}, None]
+    assert [row["per_token_kl"] for row in shown] == [kl, {"rollout": [1.0], "refined": None}, None]
     assert either_client.get(f"{path}/0:0?per_token_kl=true").json()["per_token_kl"] == kl
     assert either_client.get(f"{path}/0:0").json()["per_token_kl"] is None
 

@@ -99,7 +99,12 @@ def test_a_field_given_by_the_user_stays(served_client: TestClient) -> None:
             "loss.support",
             "returns no log-probabilities; leave it out",
         ),
-        ("text", {"loss": {"temperature": 2.0}}, "loss.temperature", "the cross-entropy has no other; leave it out"),
+        (
+            "text",
+            {"loss": {"temperature": 2.0}},
+            "loss.temperature",
+            "the cross-entropy has no such setting; leave it out",
+        ),
         (
             "text",
             {"loss": {"token_weights": {"drift_gamma": 0.5}}},

@@ -135,7 +135,7 @@ def test_times_grow_with_the_data(either_client: TestClient, body: Submitted) ->
     ],
     ids=["pausing", "cancelling", "lost", "over"],
 )
-def test_without_a_worker_that_lives_nothing_is_told(
+def test_without_a_live_worker_there_is_no_estimate(
     either_client: TestClient, body: Submitted, lost: dict[str, Any], why: str
 ) -> None:
     client = either_client
@@ -148,7 +148,7 @@ def test_without_a_worker_that_lives_nothing_is_told(
     assert why in note(client, waiting)
 
 
-def test_what_nobody_knows_is_not_told(either_client: TestClient, body: Submitted) -> None:
+def test_unknown_times_give_no_estimate(either_client: TestClient, body: Submitted) -> None:
     client = either_client
     running(client, body, 300.0)
     first, second = submit(client, **body), submit(client, **body)
@@ -194,7 +194,9 @@ def test_another_owners_history_is_theirs(either_client: TestClient, body: Submi
     assert expected(client, submit(client, **body)) == about(370, 470)
 
 
-def test_far_back_in_a_queue_and_with_many_workers_nothing_is_told(either_client: TestClient, body: Submitted) -> None:
+def test_far_back_in_a_queue_and_with_many_workers_there_is_no_estimate(
+    either_client: TestClient, body: Submitted
+) -> None:
     client = either_client
     succeeded(client, body)
     job_id = running(client, body, 300.0)
@@ -227,7 +229,7 @@ def test_only_a_job_that_waits_costs_statements(either_client: TestClient, body:
     assert (listed["expected_start_at"], listed["expected_finish_at"]) == (None, None)
 
 
-def test_an_infinite_time_is_not_told(either_client: TestClient, body: Submitted) -> None:
+def test_an_infinite_time_gives_no_estimate(either_client: TestClient, body: Submitted) -> None:
     running(either_client, body, 1e300)
     assert expected(either_client, submit(either_client, **body)) == (None, None)
 

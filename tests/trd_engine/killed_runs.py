@@ -99,7 +99,7 @@ def in_phase(phase: str, round_index: int) -> Moment:
 
 
 def after_step(step: int) -> Moment:
-    """The step is taken and told, and the next is not."""
+    """The step is taken and reported, and the next is not."""
 
     def has_come(_: Path, events: list[dict[str, Any]]) -> bool:
         taken = [event["step"] for event in events if event["type"] == "metrics" and "loss" in event["values"]]
@@ -120,15 +120,15 @@ def while_saving(step: int) -> Moment:
 
 
 def after_events(count: int) -> Moment:
-    """So many things were told, whatever they are."""
+    """This number of events was reported, whatever they are."""
     return lambda _, events: len(events) >= count
 
 
 def differences(ours: Path, theirs: Path, step: int) -> list[str]:
     """What is not byte by byte the same of two runs that ended at `step`: names of files of the result, of the state
-    to resume from, of trajectories and answers; and what only one of them has told.
+    to resume from, of trajectories and answers; and the events that only one of them reported.
 
-    What a killed process had told may be told again, but not otherwise.
+    Events of a killed process may be reported again, but not differently.
     """
     names = _unequal(_checkpoint_files(ours, step), _checkpoint_files(theirs, step))
     for folder in ("rounds", "evaluations"):

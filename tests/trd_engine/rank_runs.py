@@ -59,7 +59,7 @@ def stop(folder: Path) -> None:
 
 
 def break_a_token(folder: Path) -> None:
-    """A loss that is not finite in the second process alone; each says what it was told."""
+    """A loss that is not finite in the second process alone; each reports its error."""
     score = step.score
 
     def broken(models: ModelPair, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:

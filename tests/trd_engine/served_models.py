@@ -56,20 +56,20 @@ class ServedModel:
             "finish_reason": "stop" if stopped else "length",
         }
         if body.get("logprobs"):
-            choice["logprobs"] = {"content": self._told(prompt, tokens, body["top_logprobs"])}
+            choice["logprobs"] = {"content": self._scored(prompt, tokens, body["top_logprobs"])}
         if not body.get("return_token_ids"):
             return {"choices": [choice]}
         return {"choices": [{**choice, "token_ids": tokens}], "prompt_token_ids": prompt}
 
     @torch.no_grad()
-    def _told(self, prompt: list[int], tokens: list[int], top_k: int) -> list[dict[str, Any]]:
+    def _scored(self, prompt: list[int], tokens: list[int], top_k: int) -> list[dict[str, Any]]:
         """Each token of an answer and its alternatives, spelled out as any OpenAI-compatible server does."""
         logprobs_TV = self.model(torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
-        told = []
+        scored = []
         for row_V, token_id in zip(logprobs_TV[len(prompt) - 1 :], tokens, strict=False):
             best = [self._spelled(i, row_V) for i in row_V.topk(top_k).indices.tolist()]
-            told.append({**self._spelled(token_id, row_V), "top_logprobs": best})
-        return told
+            scored.append({**self._spelled(token_id, row_V), "top_logprobs": best})
+        return scored
 
     def _spelled(self, token_id: int, logprobs_V: torch.Tensor) -> dict[str, Any]:
         token = self.tokenizer.decode([token_id])

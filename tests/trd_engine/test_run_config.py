@@ -46,9 +46,7 @@ def test_an_invalid_spec_names_each_field_its_value_and_what_to_do() -> None:
         ({"mode": "opsd", "teacher": None, "loss": {}}, "vanilla"),
     ],
 )
-def test_a_refined_text_is_scored_in_its_own_context_unless_asked_otherwise(
-    changes: dict[str, Any], expected: str
-) -> None:
+def test_a_refined_text_is_scored_in_its_own_context_by_default(changes: dict[str, Any], expected: str) -> None:
     assert config(**changes).loss.teacher_context == expected
 
 

@@ -1,7 +1,7 @@
 """A child that speaks the engine's protocol by a script, for the tests of the worker: no model, no torch.
 
 ``python scripted_engine.py ATTEMPT_DIR PLAN``; PLAN is the JSON of a `Plan`. It "trains" by counting, and
-its checkpoint is the count, so that a run which was resumed can be told from one that began again.
+its checkpoint is the count, so that a run which was resumed can be distinguished from a new one.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_two_doorbells_run_a_job_once(bench: Workbench) -> None:
     assert not run_next(bench.slot(Plan())), "a doorbell that comes late finds nothing to do"
 
 
-def test_progress_is_visible_while_the_run_goes_on(bench: Workbench) -> None:
+def test_progress_is_visible_during_the_run(bench: Workbench) -> None:
     job_id = bench.add_job()
     with running(bench.slot(Plan(num_steps=1000, step_seconds=0.02))):
         eventually(lambda: bench.job(job_id).step >= 3)
@@ -119,7 +119,7 @@ def test_cancel_stops_the_child_within_seconds(bench: Workbench) -> None:
     assert not process_exists(pid)
 
 
-def test_a_paused_run_goes_on_from_where_it_stopped(bench: Workbench) -> None:
+def test_a_paused_run_continues_from_where_it_stopped(bench: Workbench) -> None:
     job_id = bench.add_job()
     with running(bench.slot(Plan(num_steps=10_000, step_seconds=0.02, checkpoint_every=10_000))) as thread:
         eventually(lambda: bench.job(job_id).step >= 2)

@@ -44,9 +44,7 @@ def test_errors_have_stable_codes(error: BaseException, code: str) -> None:
     assert failure_code(error) == code
 
 
-def test_of_several_processes_the_one_that_knows_the_reason_tells_it_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_of_several_processes_reports_the_reason_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
     out_dir = tmp_path / "run"
     report_failure(out_dir, RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"))

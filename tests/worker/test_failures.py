@@ -51,7 +51,7 @@ def child_exit(
         (child_exit(SIGKILL, reported=Failure("disk_full", "no space")), EndKind.FAILED, "disk_full"),
     ],
 )
-def test_exits_are_told_apart(child: ChildExit, kind: EndKind, code: str | None) -> None:
+def test_exits_are_classified(child: ChildExit, kind: EndKind, code: str | None) -> None:
     end = classify_exit(child)
     assert end.kind is kind
     assert (end.failure and end.failure.code) == code

@@ -134,7 +134,7 @@ def _claim_until_empty(database: Database, worker: str) -> list[str]:
         claimed.append(lease.job_id)
 
 
-def test_renewing_puts_off_the_end_and_tells_the_status(bench: Workbench) -> None:
+def test_renewing_extends_the_lease_and_returns_the_status(bench: Workbench) -> None:
     job_id = bench.add_job()
     lease = bench.claim(lease_seconds=1)
     assert lease is not None
@@ -224,7 +224,7 @@ def test_a_success_keeps_the_runs_summary_in_its_event(bench: Workbench) -> None
     assert bench.events(lease.job_id)[-1].data["summary"] == {"seconds_by_phase": {"training": 2.0}}
 
 
-def test_a_failure_that_cannot_be_mended_is_told_with_its_hint(bench: Workbench) -> None:
+def test_a_failure_that_cannot_be_retried_is_reported_with_its_hint(bench: Workbench) -> None:
     lease = bench.claimed()
     end = AttemptEnd(EndKind.FAILED, 1, Failure("context_too_long", "2048 + 16384 tokens"))
     assert finish(bench.database, lease, end, max_attempts=3) is JobStatus.FAILED

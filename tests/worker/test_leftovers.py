@@ -51,7 +51,7 @@ def test_the_next_attempt_collects_and_still_resumes(bench: Workbench) -> None:
     )
 
 
-def test_a_job_that_goes_on_is_left_alone(bench: Workbench) -> None:
+def test_a_running_job_is_left_alone(bench: Workbench) -> None:
     lease = bench.claimed()
     prefix = leave(bench, lease.job_id, 1, 2)
     collect_of_ended(bench.database, bench.storage, lease.job_id)

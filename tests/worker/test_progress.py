@@ -92,7 +92,7 @@ def test_what_is_no_event_is_refused_with_the_reason(bad: bytes, said: str) -> N
         parse_event(bad)
 
 
-def test_a_bad_line_is_told_and_the_next_one_counts(bench: Workbench, lease: Lease, run: Run) -> None:
+def test_a_bad_line_is_reported_and_the_next_one_counts(bench: Workbench, lease: Lease, run: Run) -> None:
     with run.progress:
         run.write("{broken\n", line("metrics", step=2, values={"loss": 1.0}))
     assert bench.job(lease.job_id).step == 2

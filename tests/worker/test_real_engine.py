@@ -66,7 +66,7 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
         diagnosed = [row for row in session.execute(select(*columns)) if row.token_kl is not None]
     assert len(diagnosed) == 16
     for kl, *num_tokens in diagnosed:
-        assert [len(kl["initial"]), len(kl["refined"])] == num_tokens
+        assert [len(kl["rollout"]), len(kl["refined"])] == num_tokens
     probes = sqlite_bench.rows(ProbeSample, job_id, ProbeSample.step)
     assert {(p.step, p.position) for p in probes} == {(s, n) for s in (0, job.step) for n in (0, 1)}
     assert "bad_event" not in sqlite_bench.codes(job_id)
@@ -79,7 +79,7 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_paused_distillation_goes_on(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
+def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
     job_id = sqlite_bench.add_job(spec=spec(tmp_path, devices=devices, optim={"learning_rate": 1e-3, "batch_size": 4}))
     slot = real_slot(sqlite_bench)
     with running(slot) as thread:

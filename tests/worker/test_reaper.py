@@ -43,7 +43,7 @@ def test_a_lost_job_waits_again_and_its_attempt_is_lost(bench: Workbench) -> Non
 
 
 @pytest.mark.parametrize(("status", "becomes"), [(JobStatus.CANCELLING, "cancelled"), (JobStatus.PAUSING, "paused")])
-def test_what_the_user_asked_of_a_lost_job_is_done(bench: Workbench, status: JobStatus, becomes: str) -> None:
+def test_a_request_for_a_lost_job_is_carried_out(bench: Workbench, status: JobStatus, becomes: str) -> None:
     job_id = lose(bench, status)
     reap(bench.database, max_attempts=3)
     assert bench.job(job_id).status == becomes

@@ -137,7 +137,7 @@ def test_an_object_store_that_does_not_answer_is_an_outage(
     stored.close()
 
 
-def test_a_full_disk_is_told_and_may_be_tried_again(sqlite_bench: Workbench) -> None:
+def test_a_full_disk_is_reported_and_can_be_retried(sqlite_bench: Workbench) -> None:
     job_id = sqlite_bench.add_job(spec={"dataset": sqlite_bench.add_dataset(ROWS * 100_000)})
     with files_up_to(2_000_000):
         run_next(sqlite_bench.slot())

@@ -1,6 +1,6 @@
 """``python -m trd_engine evaluate SPEC FOLDER --out DIR``: any model's scores on the evaluation problems of a spec.
 
-Sampled as a run of the spec samples, with its seeds: a checkpoint has the scores that its run told of it. Trains
+Sampled as a run of the spec samples, with its seeds: a checkpoint gets the scores that its run reported. Trains
 nothing, and loads no teacher.
 """
 

@@ -18,7 +18,7 @@ from trd_engine.types import Completion, Problem, Trajectory, Verdict
 class TokenKl:
     """Forward KL of each token of y_o and of y_r, nats; None if it is not finite."""
 
-    initial: tuple[float | None, ...]
+    rollout: tuple[float | None, ...]
     refined: tuple[float | None, ...] | None
 
 
@@ -29,17 +29,17 @@ def write_trajectories(
     *,
     token_kl: Mapping[int, TokenKl] | None = None,
 ) -> None:
-    """Write one JSON line a trajectory, whole or not at all.
+    """Write one JSON line per trajectory; the file appears complete or not at all.
 
-    Those whose position `token_kl` holds have ``kl_per_token_initial`` and ``kl_per_token_refined`` beside the rest.
+    Trajectories whose position is in `token_kl` also get ``kl_per_token_rollout`` and ``kl_per_token_refined``.
     """
-    diagnosed = token_kl or {}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for position, trajectory in enumerate(trajectories):
             line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
-            line |= _token_kl(diagnosed.get(position))
+            if kl := (token_kl or {}).get(position):
+                line |= {"kl_per_token_rollout": kl.rollout, "kl_per_token_refined": kl.refined}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -53,14 +53,8 @@ def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajector
         return [trajectory_from_json(json.loads(line), by_id) for line in file]
 
 
-def _token_kl(found: TokenKl | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    return {"kl_per_token_initial": found.initial, "kl_per_token_refined": found.refined}
-
-
 def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
-    """Return a trajectory as a JSON object; `prompt` is its solving prompt as people read it."""
+    """Return a trajectory as a JSON object; `prompt` is its solving prompt as readable text."""
     refined, verdict = trajectory.refined, trajectory.refined_verdict
     return {
         "position": position,

@@ -94,15 +94,15 @@ def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fai
         )
     if keep == "all":
         return written
-    kept = [position for position in written if _is_mended(trajectories[position])]
+    kept = [position for position in written if _is_corrected(trajectories[position])]
     if not kept:
         raise NoTrainingDataError(
-            f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was mended, so that "
+            f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was corrected, so that "
             'nothing is left to train on; set refine.keep to "all"'
         )
     return kept
 
 
-def _is_mended(trajectory: Trajectory) -> bool:
+def _is_corrected(trajectory: Trajectory) -> bool:
     refined = trajectory.refined_verdict
     return refined is not None and refined.correct and not trajectory.rollout_verdict.correct

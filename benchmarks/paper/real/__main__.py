@@ -1,11 +1,11 @@
-"""``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct taught by itself or a server; goes on where it was.
+"""``python -m benchmarks.paper.real``: SmolLM2-135M-Instruct taught by itself or a server; it can be resumed.
 
-python -m benchmarks.paper.real --choose-tasks   # warm up a model on every candidate, write what each solves
-python -m benchmarks.paper.real                  # make the student, choose the rates, run the grid
-python -m benchmarks.paper.real --variants trd_served   # make its teacher too, which is served; an hour more
+python -m benchmarks.paper.real --choose-tasks   # warm up a model on every candidate, write their scores
+python -m benchmarks.paper.real                  # create the student, choose the rates, run the grid
+python -m benchmarks.paper.real --variants trd_served   # also train the served teacher; one more hour
 
-Rows go to the work folder first. Once the grid is done they take the place of the committed ones, and are held
-against their intervals.
+Rows are written to the work folder. When the grid is finished they are compared with the committed ones and replace
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which task: what the student of each candidate solves once it is warmed up, and the ones taken."""
+"""The choice of the task: the score of each candidate's warmed-up student, and the chosen tasks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.paper.summary import avg_at_k
 
 RANGE = (0.10, 0.60)
 NUM_SHOWN = 70
-"""Characters of a sample in the table."""
+"""Number of characters of a sample in the table."""
 
 
 def choose(rows: Sequence[Row], limit: int) -> list[str]:
-    """At most `limit` candidates in range, of different generators, the nearest to its middle first."""
+    """Return at most `limit` candidates in range, of different generators, the nearest to the middle first."""
     middle = sum(RANGE) / 2
     scores = {task: share for task, (_, share) in _scores(rows).items() if RANGE[0] <= share <= RANGE[1]}
     best: dict[str, str] = {}
@@ -25,7 +25,7 @@ def choose(rows: Sequence[Row], limit: int) -> list[str]:
 
 
 def page(rows: Sequence[Row], chosen: Sequence[str], model_name: str) -> list[str]:
-    """The table for people, in Markdown; the chosen ones in bold."""
+    """Return the Markdown table, with the chosen candidates in bold."""
     low, high = (f"{100 * share:.0f}" for share in RANGE)
     lines = [
         f"# What {model_name} solves",
@@ -51,7 +51,7 @@ def page(rows: Sequence[Row], chosen: Sequence[str], model_name: str) -> list[st
 
 
 def _scores(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Task → avg@k before and after its warm-up."""
+    """Return avg@k before and after the warm-up by task."""
     warm_ups = [row for row in rows if row["cell"]["section"] == WARM_UP]
     means = {
         row["cell"]["task"]: [float(avg_at_k([row], when).mean()) for when in ("before", "after")] for row in warm_ups

@@ -1,4 +1,4 @@
-"""The cells on the real model, and the engine spec of each. All teach themselves but for those that ask an endpoint."""
+"""The cells on the real model, and the engine spec of each. The student is its own teacher unless an endpoint is."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "prompts": TEACHER_PROMPTS,
     },
 }
-"""What of the spec makes each variant."""
+"""Variant → its part of the spec."""
 ENDPOINTS = {"ce_reference": "reference", "trd_served": "teacher"}
-"""Variant → what it calls the endpoint that answers it, and the model there."""
+"""Variant → the name of its endpoint, and the model there."""
 SUMMARIES = {
     "forward_kl": "y_o, forward KL, the teacher is shown y*",
     "reverse_kl_topk": "y_o, reverse KL on the teacher's top 32, the teacher is shown y*",
@@ -69,54 +69,54 @@ class RealCell(Cell):
 
     @property
     def is_warm_up(self) -> bool:
-        """True where the untrained model is taught, before the grid."""
+        """True for training of the untrained model before the grid."""
         return self.section in (WARM_UP, STUDENT_SECTION, TEACHER_SECTION)
 
     @property
     def makes_model(self) -> bool:
-        """True where what comes out is a model of the grid: its student, or its served teacher."""
+        """True if the result is a model of the grid: its student or its served teacher."""
         return self.section in (STUDENT_SECTION, TEACHER_SECTION)
 
     @property
     def needs_server(self) -> bool:
-        """True where a model is served beside the run: the two have work for two cores."""
+        """True if a model is served during the run, which then uses two cores."""
         return self.variant == "trd_served"
 
 
 WARM_UP = "real_warm_up"
-"""Of every candidate, to choose from: each of its problems asked alone."""
+"""Warm-up of every candidate for the choice: only problems."""
 STUDENT_SECTION = "real_student"
-"""Of the chosen task: each problem asked in every form that the grid asks in."""
+"""Warm-up of the chosen task: each problem in every form that the grid uses."""
 TEACHER_SECTION = "real_teacher"
-"""Of the chosen task: more problems, asked in the forms that the served teacher is asked in."""
+"""Training of the served teacher: more problems, in the forms that it is used in."""
 
 
 def real_cell(section: str, task: str, variant: str, rate: float, seed: int, **fields: Any) -> RealCell:
-    """A cell with what all have in common."""
+    """Return a cell with the common settings."""
     common = {"lora": True, "num_train": NUM_TRAIN, "teacher": "", "task": task}
     return RealCell(section, "opsd", STUDENT, variant, rate, seed, **(common | fields))
 
 
 def warm_up_cell(task: str) -> RealCell:
-    """Cross-entropy on the references of problems of their own, scored on the search problems before and after."""
+    """Return the candidates' warm-ups on separate problems, scored on the search problems before and after."""
     fields = {"num_train": SIZES["warm_up"], "batch_size": WARM_UP_BATCH_SIZE, "split": "search"}
     return real_cell(WARM_UP, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
 
 
 def student_cell(task: str) -> RealCell:
-    """The warm-up that the grid begins from: on the same problems, each in all `FORMS`."""
+    """Return the warm-up that the grid starts from: the same problems in all `FORMS`."""
     fields = {"num_train": SIZES["warm_up"] * len(FORMS), "batch_size": WARM_UP_BATCH_SIZE, "split": "search"}
     return real_cell(STUDENT_SECTION, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
 
 
 def teacher_cell(task: str) -> RealCell:
-    """What makes the served teacher of the untrained model; scored where the students are, which chooses nothing."""
+    """Return the training of the served teacher, scored on the held-out problems, which decides nothing."""
     fields = {"num_train": SIZES["teacher"] * len(TEACHER_FORMS), "batch_size": WARM_UP_BATCH_SIZE}
     return real_cell(TEACHER_SECTION, task, "ce_reference", WARM_UP_LEARNING_RATE, seed=0, **fields)
 
 
 def learning_rate_cells(tasks: Sequence[str], variants: Collection[str] = VARIANTS) -> list[RealCell]:
-    """Every variant at every rate, one seed that no result uses, scored on the validation problems."""
+    """Return every variant at every rate with one otherwise unused seed, scored on the validation problems."""
     cells = [
         real_cell("real_learning_rate", task, variant, rate, seed=100, split="validation")
         for task, variant, rate in itertools.product(tasks, variants, LEARNING_RATES)
@@ -125,7 +125,7 @@ def learning_rate_cells(tasks: Sequence[str], variants: Collection[str] = VARIAN
 
 
 def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """(task, variant) → the rate with the highest avg@k on the validation problems; the smaller one where they tie."""
+    """Return by (task, variant) the rate with the highest validation avg@k; a tie gives the smaller."""
     scores: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for row in rows:
         cell = row["cell"]
@@ -137,7 +137,7 @@ def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
 def main_cells(
     tasks: Sequence[str], rates: dict[tuple[str, str], float], variants: Collection[str] = VARIANTS
 ) -> list[RealCell]:
-    """Every variant at its rate; seed by seed, so that an interrupted grid compares what it came to."""
+    """Return every variant at its rate, seed by seed, so that an interrupted grid can still be compared."""
     cells = [
         real_cell("real", task, variant, rates[task, variant], seed)
         for seed, task, variant in itertools.product(SEEDS, tasks, variants)
@@ -146,9 +146,9 @@ def main_cells(
 
 
 def engine_spec(cell: RealCell, *, data: Path, student: Path, endpoint_url: str) -> dict[str, Any]:
-    """The document that ``python -m trd_engine run`` reads.
+    """Return the spec for ``python -m trd_engine run``.
 
-    `student`: its folder. `endpoint_url`: of the endpoint that answers the variants in `ENDPOINTS`, by text alone.
+    `student`: its folder. `endpoint_url`: the text-only endpoint of the variants in `ENDPOINTS`.
     """
     variant = VARIANTS[cell.variant]
     served = None
@@ -174,13 +174,13 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, endpoint_url: str)
         "evaluation": {
             "dataset": {"path": str(files / f"{cell.split}.jsonl")},
             "k": K[cell.split],
-            # The student before is the same in every run of the grid: it is scored once, in one variant's first seed.
+            # The initial student is the same in every run: it is scored once, in one variant's first seed.
             "at_start": cell.is_warm_up or (cell.seed == 0 and cell.variant == "forward_kl"),
             "num_probe_samples": 0,
         },
         "diagnosis": {"num_trajectories": 0},
         "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": cell.makes_model},
-        # On a CPU fp32 samples several times as fast, and as the trainer scores; the candidates' rows are in bf16.
+        # On a CPU fp32 samples several times as fast, and like the trainer; the candidates' rows are in bf16.
         "precision": "bf16" if cell.section == WARM_UP else "fp32",
         "seed": cell.seed,
         "device": "cpu",
@@ -188,13 +188,13 @@ def engine_spec(cell: RealCell, *, data: Path, student: Path, endpoint_url: str)
 
 
 def train_split(cell: RealCell) -> str:
-    """The file of rows that the cell trains on."""
+    """Return the file with the cell's training rows."""
     files = {WARM_UP: "warm_up", STUDENT_SECTION: ALL_FORMS, TEACHER_SECTION: TEACHER_ALL_FORMS}
     return files.get(cell.section, "train")
 
 
 def reference_answers(cell: RealCell, data: Path) -> dict[str, str]:
-    """Problem → y* of the cell's training problems, and of the scored ones, some of which are a fixed yardstick."""
+    """Return y* by problem for the cell's training and scored problems, some of which are the engine's probes."""
     answers: dict[str, str] = {}
     for split in (train_split(cell), cell.split):
         for line in (data / cell.task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():

@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint on the loopback that answers every known problem with its reference solution.
 
-With it, cross-entropy on y* is what any user can ask for: mode trd with a served teacher that gives text alone. It
-refuses what it does not know, and what does not come from this machine.
+With it, cross-entropy on y* is an ordinary job: mode trd with a served teacher that only returns text. It refuses
+unknown problems and requests from other machines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 @contextmanager
 def serving_references(answers: Mapping[str, str]) -> Iterator[str]:
-    """The endpoint's base URL, on a free port of 127.0.0.1; it ends with the context."""
+    """Yield the endpoint's base URL on a free port of 127.0.0.1; the server stops with the context."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -43,7 +43,7 @@ def _handler(answers: Mapping[str, str]) -> type[BaseHTTPRequestHandler]:
             self._reply(HTTPStatus.OK, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: the run has its own log."""
+            """Log nothing: the run has its own log."""
 
         def _reply(self, status: HTTPStatus, document: dict[str, Any]) -> None:
             content = json.dumps(document).encode()

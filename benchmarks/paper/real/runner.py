@@ -1,6 +1,6 @@
-"""Runs the real model's cells that have no row yet, a process a core, and appends each row as it comes.
+"""Runs the real model's cells without a row in parallel processes, and appends each row when it is finished.
 
-What is taught before the grid, its student and its served teacher, is kept in folders of `RealPlaces`.
+The models trained before the grid, its student and its served teacher, are kept in folders of `RealPlaces`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.paper.runner import run_pool
 from benchmarks.vllm_server import serving_model
 
 PACKAGES = ["torch", "transformers"]
-"""Whose versions a row names."""
+"""Packages whose versions are in a row."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,36 @@ class RealPlaces:
     model: Path
     """The untrained model's folder."""
     work: Path
-    """Problems, output folders of the runs (deleted once their row is written), and the models that were taught."""
+    """Problems, output folders of the runs (deleted once their row is written), and the trained models."""
     rows: Path
     """The JSONL file of finished runs."""
 
     @property
     def data(self) -> Path:
-        """A folder of problems a task."""
+        """One folder of problems per task."""
         return self.work / "data"
 
     def student(self, task: str) -> Path:
-        """The student of a task, once it is warmed up in all forms."""
+        """Return the folder of the task's student, warmed up in all forms."""
         return self.work / "students" / task
 
     def teacher(self, task: str) -> Path:
-        """The served teacher of a task, once it is taught."""
+        """Return the folder of the task's served teacher."""
         return self.work / "teachers" / task
 
     def made_by(self, cell: RealCell) -> Path:
-        """Where the model goes that `cell` makes."""
+        """Return the folder for the model that `cell` trains."""
         return self.teacher(cell.task) if cell.section == TEACHER_SECTION else self.student(cell.task)
 
 
 def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: int) -> None:
-    """Run what has no row yet; one at a time, after the others, what needs a server beside it.
+    """Run the cells without a row; those that need a server run one at a time after the others.
 
-    An interrupted grid goes on where it was; a failed run ends it, with its reason.
+    An interrupted grid continues where it stopped; a failed run ends it with its reason.
     """
     done = {row["id"] for row in read_rows(places.rows)}
     left = [cell for cell in cells if cell.id not in done]
-    # A model that was not kept is made again, also where its row is committed.
+    # A missing model is trained again, even if its row is committed.
     left += [cell for cell in cells if cell.makes_model and cell.id in done and not places.made_by(cell).exists()]
     for task in {cell.task for cell in left}:
         write_splits(CANDIDATES[task], places.data / task)
@@ -83,7 +83,7 @@ def run_cells(cells: Sequence[RealCell], places: RealPlaces, *, num_processes: i
 
 
 def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
-    """One run of the engine, in this process; beside it, the endpoint that some variants ask."""
+    """Run the engine in this process, together with the endpoint that some variants need."""
     from trd_engine.config import parse_config
     from trd_engine.training.loop import distil
 
@@ -103,7 +103,7 @@ def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
 
 
 def _endpoint(cell: RealCell, places: RealPlaces) -> AbstractContextManager[str]:
-    """What answers the cell's run, by the URL that it yields; most runs ask nothing."""
+    """Yield the URL of the endpoint that the cell's run needs; most need none."""
     if cell.needs_server:
         context = MAX_REFINE_TOKENS + MAX_NEW_TOKENS
         return serving_model(places.teacher(cell.task), name=ENDPOINTS[cell.variant], max_model_len=context)
@@ -111,7 +111,7 @@ def _endpoint(cell: RealCell, places: RealPlaces) -> AbstractContextManager[str]
 
 
 def _first_samples(out_dir: Path) -> list[str]:
-    """What the model before, and the student after, answers to the first problem."""
+    """Return the answers to the first problem before and after training."""
     evaluations = sorted((out_dir / "evaluations").glob("*"))
     return [json.loads(path.read_text(encoding="utf-8").split("\n", 1)[0])["text"] for path in evaluations]
 

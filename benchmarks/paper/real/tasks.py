@@ -1,7 +1,7 @@
-"""The candidates: `reasoning-gym` generators at easy settings, how they are asked, and a reference solution of each.
+"""The candidates: `reasoning-gym` generators at easy settings, their prompts and their reference solutions.
 
-`reasoning-gym` gives answers without a way to them; the reference solutions are made here from what an entry says of
-itself, a line for each step, so that a student has a way to write down.
+`reasoning-gym` gives answers without steps; the reference solutions are made here from an entry's metadata, one line
+per step, so that a student has steps to learn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trd_data.plain_json import plain_json
 from trd_data.templates import fill
 
 Entry = dict[str, Any]
-"""question, answer, metadata."""
+"""Keys: question, answer, metadata."""
 Split = Literal["heldout", "validation", "search", "warm_up", "train", "teacher"]
 SIZES: dict[Split, int] = {
     "heldout": 200,
@@ -30,14 +30,14 @@ SIZES: dict[Split, int] = {
     "train": 128,
     "teacher": 384,
 }
-"""Problems; cut from one stream of different texts in this order, so that no split holds another's. A new split goes
-to the end: the rows of a grid speak of the problems by their place."""
+"""Problems per split, cut in this order from one stream of distinct texts, so that splits do not overlap. A new split
+is added at the end: rows refer to problems by position."""
 ALL_FORMS = "warm_up_all_forms"
 """The file of the warm-up problems in every form of `FORMS`."""
 TEACHER_ALL_FORMS = "teacher_all_forms"
 """The file of the served teacher's problems in every form of `TEACHER_FORMS`."""
 STREAM = 4000
-"""Entries that are made at most, to find so many different ones."""
+"""Maximum number of generated entries to find enough distinct ones."""
 
 PROMPTS = {
     "solve": "{problem}",
@@ -48,33 +48,33 @@ PROMPTS = {
         "Now write the attempt again, with its mistakes put right."
     ),
 }
-"""The spec's templates. `refine` is asked of the endpoint that knows the reference solutions, and of no model."""
+"""The spec's templates. `refine` is only sent to the endpoint that returns the reference solutions."""
 
 FORMS = ("solve", "privileged", "privileged_refine")
-"""What the grid asks the model: as a student, as a teacher that scores, and as one that refines."""
+"""Prompt forms that the grid uses: for the student, for a scoring teacher and for a refining teacher."""
 
 TEACHER_PROMPTS = PROMPTS | {
     "refine": "{problem}\n\nA first attempt:\n{attempt}\n\nNow write the attempt again, with its mistakes put right."
 }
-"""The templates where a served model refines, without y*: the very words that it was taught with."""
+"""The templates if a served model refines without y*; they equal those of its training."""
 
 TEACHER_FORMS = ("solve", "refine")
-"""What the served teacher is taught: to solve, which its score shows, and to refine."""
+"""Forms that the served teacher is trained on: solving, which its score measures, and refining."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generator at a setting."""
+    """A generator with its settings."""
 
     name: str
     generator: str
     parameters: dict[str, Any]
     solve: Callable[[Entry], str]
-    """The reference solution of an entry, with its answer between tags."""
+    """Return the reference solution of an entry, with the answer in tags."""
 
 
 def answered(way: str, answer: object) -> str:
-    """A solution: the way, where there is one, then the answer."""
+    """Return a solution: the steps, if there are any, then the answer."""
     return f"{way}\n<answer>{answer}</answer>" if way else f"<answer>{answer}</answer>"
 
 
@@ -139,7 +139,7 @@ CANDIDATES = {
 
 
 def draw(candidate: Candidate) -> dict[Split, list[Entry]]:
-    """The rows of every split, as the engine reads them; the same each time."""
+    """Return the rows of every split, as the engine reads them; deterministic."""
     dataset = reasoning_gym.create_dataset(candidate.generator, size=STREAM, seed=0, **candidate.parameters)
     rows: dict[str, Entry] = {}
     for index in range(STREAM):
@@ -158,15 +158,14 @@ def draw(candidate: Candidate) -> dict[Split, list[Entry]]:
 
 
 def in_all_forms(rows: list[Entry], forms: Sequence[str], prompts: Mapping[str, str]) -> list[Entry]:
-    """Each row asked in each of `forms`, the names of templates in `prompts`; answered with y* each time.
+    """Return each row in each of `forms` (names of templates in `prompts`), always with y* as the answer.
 
-    A model of this size does not do what a form with y* or an attempt in sight asks unless it has been taught to:
-    shown y*, it writes the answer without the way to it, whatever the wording, and a student that learns that from it
-    is lost.
+    A model of this size does not follow a prompt that contains y* or an attempt unless it was trained on it: given y*,
+    it writes the answer without steps, whatever the wording, and so does a student that learns from it.
     """
     asked: list[Entry] = []
     for number, row in enumerate(rows):
-        # Every other attempt is right; the others have the next problem's answer in place of their own.
+        # Every other attempt is correct; the others have the next problem's answer.
         other = rows[(number + number % 2) % len(rows)]["answer"]
         attempt = re.sub(rf"(?<![\w-]){re.escape(row['answer'])}(?!\w)", lambda _, text=other: text, row["solution"])
         for form in forms:
@@ -176,7 +175,7 @@ def in_all_forms(rows: list[Entry], forms: Sequence[str], prompts: Mapping[str, 
 
 
 def write_splits(candidate: Candidate, folder: Path) -> None:
-    """A JSONL file a split, and once more in all their forms those that a model is taught with."""
+    """Write one JSONL file per split; training splits are also written in all their forms."""
     folder.mkdir(parents=True, exist_ok=True)
     splits = draw(candidate)
     asked = {

@@ -49,8 +49,8 @@ def test_bad_rows_are_named(run: Run, tmp_path: Path) -> None:
         "row 4: ",
     ]
     assert "hint: nothing of the file was stored" in done.err
-    told = json.loads(run("datasets", "upload", str(path), "--json").err)["error"]
-    assert [fault["row"] for fault in told["errors"]] == [2, 3, 4]
+    error = json.loads(run("datasets", "upload", str(path), "--json").err)["error"]
+    assert [fault["row"] for fault in error["errors"]] == [2, 3, 4]
 
 
 def test_a_checkpoint_is_downloaded_again_from_where_it_broke_off(
@@ -110,7 +110,7 @@ def test_models_and_the_state_of_the_service(run: Run, service: RunningService) 
     assert "not writable" in unready.out
 
 
-def test_the_version_is_told_without_a_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_shown_without_a_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRD_URL", "nonsense")
     assert run("--version").out.strip() == version("trd-service")
 

@@ -63,9 +63,9 @@ def test_a_dry_run_shows_and_makes_nothing(run: Run, trd: Client, spec_file: str
     assert "num problems" in shown.out
     assert "max rollout tokens" in shown.out
     assert "its config.json does not contain its sizes" in shown.out
-    told = run("submit", spec_file, "--dataset", dataset, "--dry-run", "--json").json
-    assert told["estimate"]["num_problems"] == 40
-    assert (told["memory"], told["duration"]) == (None, None)
+    result = run("submit", spec_file, "--dataset", dataset, "--dry-run", "--json").json
+    assert result["estimate"]["num_problems"] == 40
+    assert (result["memory"], result["duration"]) == (None, None)
     assert list(trd.jobs.list(JobFilter(tag="cli-dry"))) == []
 
 
@@ -87,7 +87,7 @@ def test_a_dry_run_says_what_it_uploaded(run: Run, trd: Client, spec_file: str, 
         (SPEC, ("--dataset", "absent.jsonl"), 4, "neither a file nor the id of a dataset"),
     ],
 )
-def test_a_spec_that_cannot_be_read_is_told(
+def test_an_unreadable_spec_is_reported(
     run: Run, tmp_path: Path, content: str, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     path = tmp_path / "job.yaml"
@@ -104,9 +104,9 @@ def test_all_faults_of_a_spec_are_listed(run: Run, spec_file: str) -> None:
     assert done.err.count("  - ") == 2
     assert "(and 1 more fault, in errors)" in done.err
     assert "optim.lr: unknown field" in done.err
-    told = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "--json")
-    assert json.loads(told.err)["error"]["param"] == "optim.epochs"
-    assert told.out == ""
+    result = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "--json")
+    assert json.loads(result.err)["error"]["param"] == "optim.epochs"
+    assert result.out == ""
 
 
 def test_jobs_are_listed_and_filtered(run: Run, trd: Client, rows_file: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_job_is_shown_whole(run: Run, trd: Client, service: RunningService, jo
     shown = run("show", job_id, "--spec")
     for words in ("failed", "disk_full: full", "free some space", "25.0 %", "15.0 … 35.0", "5 B", '"weight_decay"'):
         assert words in shown.out, words
-    told = run("show", job_id, "--json").json
-    assert (told["evaluations"][0]["avg_at_k"], told["checkpoints"][0]["step"]) == (0.25, 7)
+    result = run("show", job_id, "--json").json
+    assert (result["evaluations"][0]["avg_at_k"], result["checkpoints"][0]["step"]) == (0.25, 7)
 
 
 def test_a_job_is_led_through_its_life(run: Run, job_id: str) -> None:
@@ -151,13 +151,13 @@ def test_a_job_is_led_through_its_life(run: Run, job_id: str) -> None:
     assert run("show", job_id).code == 4
 
 
-def test_exit_codes_tell_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_codes_say_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("show", "job_absent").code == 4
     assert "`trd jobs` lists yours" in run("show", "nonsense").err
     assert run("show").code == 2
     assert run("no-such-command").code == 2
-    told = run("show", "job_absent", "--json")
-    assert json.loads(told.err)["error"] | {"message": "", "request_id": ""} == {
+    result = run("show", "job_absent", "--json")
+    assert json.loads(result.err)["error"] | {"message": "", "request_id": ""} == {
         "message": "",
         "hint": "`trd jobs` lists yours",
         "exit_code": 4,

@@ -44,8 +44,8 @@ def test_curves_are_listed_and_drawn(run: Run, service: RunningService, job_id: 
     assert drawing.index("grad_norm") < drawing.index("loss")
     assert "\x1b" not in drawing, "no colour codes in a file"
     assert "2.9" in drawing
-    told = run("metrics", job_id, "loss", "--from-step", "20", "--json").json["data"]
-    assert (told[0]["steps"], told[0]["values"]) == ([20, 21], [1.0, None])
+    result = run("metrics", job_id, "loss", "--from-step", "20", "--json").json["data"]
+    assert (result[0]["steps"], result[0]["values"]) == ([20, 21], [1.0, None])
     missing = run("metrics", job_id, "los")
     assert (missing.code, "there are: grad_norm, loss" in missing.err) == (4, True)
 
@@ -120,7 +120,7 @@ def test_two_jobs_are_compared(run: Run, trd: Client, service: RunningService, j
     assert "0.9" in rows["loss"]
     assert "same" not in rows
     assert f"faster …{other[-6:]}" in shown, "the chart's legend"
-    told = run("compare", job_id, other, "--json").json
-    assert told["spec_differences"] == {"optim.learning_rate": [5e-06, 0.5]}
-    assert [row["job"]["id"] for row in told["jobs"]] == [job_id, other]
+    result = run("compare", job_id, other, "--json").json
+    assert result["spec_differences"] == {"optim.learning_rate": [5e-06, 0.5]}
+    assert [row["job"]["id"] for row in result["jobs"]] == [job_id, other]
     assert "the specs are the same" in run("compare", job_id, job_id).out

@@ -33,7 +33,7 @@ def test_a_jobs_checkpoint_is_fetched_and_answers_a_pipe(
     assert {path.name for path in kept.iterdir()} == {path.name for path in TEACHER.iterdir() if path.is_file()}
 
 
-def test_what_is_no_model_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_an_error(run: Run, tmp_path: Path) -> None:
     absent = run("try", "./absent", "-p", "x")
     assert (absent.code, "neither a folder nor the id of a job" in absent.err) == (4, True)
     (tmp_path / "empty").mkdir()

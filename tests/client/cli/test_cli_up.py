@@ -1,4 +1,4 @@
-"""``trd up`` where it cannot come up: told at once, with what to do. That it works is the end-to-end test's."""
+"""``trd up`` if it cannot start: the error comes at once, with a remedy. The end-to-end test shows that it works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.client.conftest import RunningService
 from tests.service.conftest import ADMIN_KEY
 
 
-def test_a_port_that_is_taken_is_told(run: Run) -> None:
+def test_a_used_port_is_reported(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("up", "--port", str(taken.getsockname()[1]))
     assert done.code == 1
@@ -29,7 +29,7 @@ def test_a_second_service_on_a_folder_is_refused(run: Run, service: RunningServi
     assert f"is already running at {service.url}" in done.err
 
 
-def test_an_api_that_does_not_start_is_told_with_the_end_of_its_log(
+def test_an_api_that_does_not_start_is_reported_with_the_end_of_its_log(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRD_MAX_DEVICES", "0")

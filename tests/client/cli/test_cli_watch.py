@@ -77,7 +77,7 @@ def test_a_job_that_fails_ends_with_its_own_exit_code(run: Run, service: Running
     assert run("watch", job_id).code == 3, "it is over already"
 
 
-def test_a_paused_job_is_told_and_not_waited_for(run: Run, trd: Client, job_id: str) -> None:
+def test_a_paused_job_is_reported_and_not_waited_for(run: Run, trd: Client, job_id: str) -> None:
     trd.jobs.pause(job_id)
     for arguments in ((), ("--json",)):
         done = run("watch", job_id, *arguments)

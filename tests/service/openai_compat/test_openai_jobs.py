@@ -246,7 +246,7 @@ def test_a_key_that_is_not_known_is_an_authentication_error(service: Service) ->
     assert refused.value.code == "invalid_api_key"
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back(make_client: MakeClient, sqlite_url: str) -> None:
+def test_a_rate_limited_key_gets_the_time_to_retry(make_client: MakeClient, sqlite_url: str) -> None:
     with serving(make_client(sqlite_url, max_requests_per_minute=2)) as service:
         openai = service.openai()
         openai.models.list()

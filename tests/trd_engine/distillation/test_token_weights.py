@@ -223,7 +223,7 @@ def test_a_batch_without_weight_takes_no_update() -> None:
     assert all(torch.equal(p, b) for p, b in zip(student.parameters(), before, strict=True))
 
 
-def test_nothing_asked_for_is_no_weigher() -> None:
+def test_without_settings_there_are_no_weights() -> None:
     assert make_weigher(TokenWeightsConfig(), SPECIAL) is None
 
 

@@ -36,7 +36,7 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_a_run_keeps_the_tokens_it_is_asked_to(name: str, data: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_configured_tokens(name: str, data: Path, tmp_path: Path) -> None:
     weights, least, most = WEIGHTS[name]
     loss = {"teacher_context": "refine", "token_weights": weights}
     distil(parse_config(short_spec(data, loss=loss, **WHOLE_ANSWERS)), tmp_path)

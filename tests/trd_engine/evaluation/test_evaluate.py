@@ -26,7 +26,7 @@ def named_rows(data: Path, names: list[str | None]) -> Path:
     return path
 
 
-def test_scores_are_told_for_each_data_set_that_rows_name(tmp_path: Path) -> None:
+def test_scores_are_reported_for_each_dataset_that_rows_name(tmp_path: Path) -> None:
     names: list[str | None] = ["aime24", "hmmt25", "aime24", None, "hmmt25", "aime24"]
     data = write_data(tmp_path / "data", train=16, heldout=len(names))
     evaluation = {"dataset": {"path": str(named_rows(data, names))}, "k": 2}
@@ -35,9 +35,9 @@ def test_scores_are_told_for_each_data_set_that_rows_name(tmp_path: Path) -> Non
         path = tmp_path / "run" / "evaluations" / f"step-{event['step']:08d}.jsonl"
         answers = [json.loads(line)["correct"] for line in path.read_text(encoding="utf-8").splitlines()]
         correct_PK = [answers[2 * place : 2 * place + 2] for place in range(len(names))]
-        told = event["detail"]["by_dataset"]
-        assert list(told) == ["aime24", "hmmt25"]
-        for name, scores in told.items():
+        scores_by_dataset = event["detail"]["by_dataset"]
+        assert list(scores_by_dataset) == ["aime24", "hmmt25"]
+        for name, scores in scores_by_dataset.items():
             wanted = summarise([row for row, of in zip(correct_PK, names, strict=True) if of == name])
             assert (scores["num_problems"], scores["avg_at_k"]) == (names.count(name), wanted.avg_at_k)
             assert (scores["pass_low"], scores["pass_high"]) == (wanted.pass_low, wanted.pass_high)
@@ -45,7 +45,7 @@ def test_scores_are_told_for_each_data_set_that_rows_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("names", [[None] * 3, ["aime24"] * 3])
-def test_one_data_set_is_told_once(tmp_path: Path, names: list[str | None]) -> None:
+def test_a_single_dataset_is_reported_once(tmp_path: Path, names: list[str | None]) -> None:
     data = write_data(tmp_path / "data", train=16, heldout=3)
     evaluation = {"dataset": {"path": str(named_rows(data, names))}, "k": 1}
     distil(parse_config(spec(data, evaluation=evaluation, optim={"batch_size": 16})), tmp_path / "run")

@@ -30,7 +30,7 @@ def spec_file(folder: Path, document: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapter"])
-def test_a_checkpoint_has_the_scores_and_answers_that_its_run_told(
+def test_a_checkpoint_has_the_scores_and_answers_that_its_run_reported(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: dict[str, int] | None
 ) -> None:
     document = spec(data, lora=lora, checkpoints={"merged": False}, diagnosis={"num_trajectories": 0})
@@ -49,7 +49,7 @@ def test_a_checkpoint_has_the_scores_and_answers_that_its_run_told(
     assert before["k"] == after["k"] == 2
 
 
-def test_other_problems_and_as_many_samples_as_asked_for(data: Path, tmp_path: Path) -> None:
+def test_other_problems_and_another_number_of_samples(data: Path, tmp_path: Path) -> None:
     document = spec(data, evaluation={"holdout": 0.5, "k": 2})
     path = spec_file(tmp_path, document)
     student = str(MODELS / "tiny-student")
@@ -82,7 +82,7 @@ def test_a_budget_that_the_student_never_needs_drops_nothing(data: Path, tmp_pat
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(
+def test_what_cannot_be_evaluated_is_an_error(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], folder: str, complaint: str
 ) -> None:
     path = spec_file(tmp_path, spec(data, **changes))

@@ -78,7 +78,7 @@ def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
     assert text_of(asked(tmp_path, question)) == text_of(asked(TEACHER, question)), "a fresh adapter changes nothing"
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         ChatModel(tmp_path)
     with pytest.raises(EngineError):

@@ -95,7 +95,7 @@ def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
         assert (weights[1][name] - mine).norm() <= 1e-3 * mine.norm(), name
 
 
-def test_a_run_as_on_a_gpu_goes_on_where_it_was(library: Path, tmp_path: Path) -> None:
+def test_a_run_as_on_a_gpu_is_resumed(library: Path, tmp_path: Path) -> None:
     """bf16, LoRA, layers computed again, a teacher that follows the student; resumed, it ends bitwise the same."""
     data = write_data(tmp_path / "data", train=16, heldout=4)
     document = tmp_path / "spec.json"

@@ -148,7 +148,7 @@ def test_the_command_line_runs_and_resumes(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.6}, {"top_p": 0.9, "do_sample": False}])
 @pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
-def test_generation_settings_that_cannot_be_saved_are_mended_at_load(
+def test_generation_settings_that_cannot_be_saved_are_repaired_at_load(
     altered: Path, tmp_path: Path, settings: dict[str, Any], lora: dict[str, Any] | None
 ) -> None:
     edit(altered / "generation_config.json", **settings)

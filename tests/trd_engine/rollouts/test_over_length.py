@@ -56,7 +56,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         distil(parse_config(small(data)), tmp_path / "out")
 
 
-def test_a_reference_that_is_cut_for_a_teacher_who_sees_no_attempt_is_told(tmp_path: Path) -> None:
+def test_a_truncated_reference_without_an_attempt_is_reported(tmp_path: Path) -> None:
     data = rows(tmp_path / "data", num_long=0, num_short=8, solution="3+" * 40 + "3")
     config = parse_config(
         small(data, mode="opsd", teacher=None, loss={}, refine={"max_prompt_tokens": 40, "max_new_tokens": 96})

@@ -24,7 +24,7 @@ def trajectory(before: bool, after: bool) -> Trajectory:
     return Trajectory(problem, 0, (1,), COMPLETION, Verdict(before), (1,), COMPLETION, Verdict(after))
 
 
-def test_all_are_kept_by_default_and_only_mended_ones_on_request() -> None:
+def test_all_are_kept_by_default_and_only_corrected_ones_on_request() -> None:
     trajectories = [trajectory(before, after) for before, after in OUTCOMES]
     assert kept_positions(trajectories, "all") == [0, 1, 2, 3]
     assert kept_positions(trajectories, "fail_to_pass") == [OUTCOMES.index((False, True))]
@@ -39,17 +39,17 @@ def test_a_target_without_a_token_is_not_trained_on() -> None:
 
 
 def test_nothing_to_keep_is_an_error_that_says_so() -> None:
-    with pytest.raises(NoTrainingDataError, match=r"refine.keep = fail_to_pass.*none failed and was mended"):
+    with pytest.raises(NoTrainingDataError, match=r"refine.keep = fail_to_pass.*none failed and was corrected"):
         kept_positions([trajectory(True, True)], "fail_to_pass")
 
 
-def test_a_run_on_the_mended_ones_takes_the_steps_of_a_run_on_all(tmp_path: Path) -> None:
+def test_a_run_on_the_corrected_ones_takes_the_steps_of_a_run_on_all(tmp_path: Path) -> None:
     data = write_data(tmp_path)
     keep = {"refine": {**WHOLE_ANSWERS["refine"], "keep": "fail_to_pass"}}
-    distil(parse_config(spec(data, **{**WHOLE_ANSWERS, **keep})), tmp_path / "mended")
+    distil(parse_config(spec(data, **{**WHOLE_ANSWERS, **keep})), tmp_path / "corrected")
     distil(parse_config(spec(data, **WHOLE_ANSWERS)), tmp_path / "all")
-    assert len(metric(tmp_path / "mended", "loss")) == len(metric(tmp_path / "all", "loss")) == 3
-    assert metric(tmp_path / "mended", "loss") != metric(tmp_path / "all", "loss")
+    assert len(metric(tmp_path / "corrected", "loss")) == len(metric(tmp_path / "all", "loss")) == 3
+    assert metric(tmp_path / "corrected", "loss") != metric(tmp_path / "all", "loss")
 
 
 def test_nothing_is_kept_of_what_is_not_refined(tmp_path: Path) -> None:

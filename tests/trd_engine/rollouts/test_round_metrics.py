@@ -55,7 +55,7 @@ def test_a_trajectory_file_from_before_they_were_kept_is_read() -> None:
     assert read.rollout_verdict.detail == ERROR.detail
 
 
-def test_an_attempt_that_nobody_was_asked_to_refine_is_no_refinement() -> None:
+def test_a_rollout_without_a_request_to_refine_is_no_refinement() -> None:
     left_out = Trajectory(PROBLEM, 0, (1,), TEXT, RIGHT, (1,), Completion((), "", "length"), None)
     metrics = round_metrics([left_out, trajectory(WRONG, RIGHT)])
     assert (metrics["pass_to_fail"], metrics["fail_to_pass"], metrics["refined_truncated_share"]) == (0.0, 1.0, 0.0)

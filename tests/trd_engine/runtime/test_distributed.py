@@ -63,12 +63,12 @@ def test_every_process_names_the_trajectories_of_all_and_the_broken_one(tmp_path
         printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, printed
     broken = json.loads((tmp_path / "broken.json").read_text(encoding="utf-8"))
-    told = [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in range(2)]
+    messages = [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in range(2)]
     facts = [json.loads((folder / "facts.json").read_text(encoding="utf-8")) for folder in evidence_folders(tmp_path)]
     positions = sorted(place for each in facts for place in each["positions"])
     assert len(positions) == 16
     assert broken in positions
-    for message in told:
+    for message in messages:
         assert f"by position in the round: {positions}; with tokens that are not finite: [{broken}]" in message
 
 

@@ -25,7 +25,7 @@ print(first, faults())
 """
 
 
-def test_freed_memory_is_not_asked_for_again() -> None:
+def test_freed_memory_is_reused() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after < before / 10

@@ -99,8 +99,8 @@ def test_rows_that_no_scorer_could_find_right_are_refused(
 
 def test_an_answer_may_have_any_of_its_names_and_be_missing_where_only_the_scorer_can_tell(tmp_path: Path) -> None:
     named = {"question": "q", "target": "12", "metadata": {"source_dataset": "basic_arithmetic"}}
-    untold = {"question": "q", "metadata": {"source_dataset": "graph_color"}}
-    problems = load_rows(tmp_path, named, untold, task="reasoning_gym")
+    unanswered = {"question": "q", "metadata": {"source_dataset": "graph_color"}}
+    problems = load_rows(tmp_path, named, unanswered, task="reasoning_gym")
     assert load_task("reasoning_gym").verify(problems[0], "<answer>12</answer>").correct
     assert problems[1].answer == ""
 

@@ -27,9 +27,9 @@ __all__ = ["data", "key", "model"]
 
 
 @pytest.fixture(scope="module")
-def told(data: Path, model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scored_run(data: Path, model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run of three steps on the log-probabilities of the refinements themselves."""
-    out = tmp_path_factory.mktemp("told")
+    out = tmp_path_factory.mktemp("scored_run")
     with pytest.MonkeyPatch.context() as environment, serving(model) as server:
         environment.setenv("BIG_TEACHER_API_KEY", "a-key")
         distil(config_of(data, served(server, "openai"), TOP_K), out)
@@ -38,19 +38,21 @@ def told(data: Path, model: ServedModel, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-def test_they_train_as_the_local_model_does_in_the_refining_prompt(data: Path, tmp_path: Path, told: Path) -> None:
-    distil(config_of(data, str(MODELS / "tiny-teacher"), TOP_K), tmp_path, resume_from=checkpoint_folder(told, 0))
+def test_they_train_as_the_local_model_does_in_the_refining_prompt(
+    data: Path, tmp_path: Path, scored_run: Path
+) -> None:
+    distil(config_of(data, str(MODELS / "tiny-teacher"), TOP_K), tmp_path, resume_from=checkpoint_folder(scored_run, 0))
     # The server tells of 28 tokens that the head of 32 may put among its five best where the others are as unlikely.
-    assert metric(tmp_path, "loss") == pytest.approx(metric(told, "loss"), rel=1e-3)
-    assert metric(tmp_path, "teacher_perplexity") == pytest.approx(metric(told, "teacher_perplexity"), rel=1e-3)
-    assert all(share < 0.05 for share in metric(told, "cross_entropy_token_share"))
-    assert metric(told, "heldout_top_k_forward_kl")[-1] < metric(told, "heldout_top_k_forward_kl")[0]
-    assert "teacher_scores" in codes(told)
-    assert "teacher_without_logprobs" not in codes(told)
+    assert metric(tmp_path, "loss") == pytest.approx(metric(scored_run, "loss"), rel=1e-3)
+    assert metric(tmp_path, "teacher_perplexity") == pytest.approx(metric(scored_run, "teacher_perplexity"), rel=1e-3)
+    assert all(share < 0.05 for share in metric(scored_run, "cross_entropy_token_share"))
+    assert metric(scored_run, "heldout_top_k_forward_kl")[-1] < metric(scored_run, "heldout_top_k_forward_kl")[0]
+    assert "teacher_scores" in codes(scored_run)
+    assert "teacher_without_logprobs" not in codes(scored_run)
 
 
-def test_a_resumed_run_asks_nothing_and_trains_on_what_was_told(
-    data: Path, tmp_path: Path, told: Path, model: ServedModel
+def test_a_resumed_run_sends_no_requests_and_trains_on_stored_scores(
+    data: Path, tmp_path: Path, scored_run: Path, model: ServedModel
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
 
@@ -64,12 +66,14 @@ def test_a_resumed_run_asks_nothing_and_trains_on_what_was_told(
         num_before = len(server.received)
         distil(config, second, resume_from=checkpoint_folder(first, 1))
         assert len(server.received) == num_before
-    whole, again = (load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (told, second))
+    whole, again = (
+        load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (scored_run, second)
+    )
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, told: Path, model: ServedModel) -> None:
+def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, scored_run: Path, model: ServedModel) -> None:
     with serving(model) as server:
         document = spec(
             data,
@@ -80,10 +84,10 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, told: Path,
         )
         done = run_engine(document, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(tmp_path) == rows(told)
-    assert metric(tmp_path, "loss") == pytest.approx(metric(told, "loss"), rel=1e-5)
+    assert rows(tmp_path) == rows(scored_run)
+    assert metric(tmp_path, "loss") == pytest.approx(metric(scored_run, "loss"), rel=1e-5)
     shares = metric(tmp_path, "cross_entropy_token_share")
-    assert shares == pytest.approx(metric(told, "cross_entropy_token_share"))
+    assert shares == pytest.approx(metric(scored_run, "cross_entropy_token_share"))
 
 
 def without(received: Received, reply: Reply) -> Reply:
@@ -102,22 +106,22 @@ def not_implemented(received: Received, reply: Reply) -> Reply:
 
 
 def fewer(received: Received, reply: Reply) -> Reply:
-    for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
-        del told["top_logprobs"][3:]
+    for entry in reply.document["choices"][0].get("logprobs", {}).get("content", []):
+        del entry["top_logprobs"][3:]
     return reply
 
 
 def another_shape(received: Received, reply: Reply) -> Reply:
     """As the completions of old, which name tokens and log-probabilities in two lists."""
-    for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
-        told["top_logprobs"] = None
+    for entry in reply.document["choices"][0].get("logprobs", {}).get("content", []):
+        entry["top_logprobs"] = None
     return reply
 
 
 def tempered(received: Received, reply: Reply) -> Reply:
     """As a server that tells what it samples from."""
-    for told in reply.document["choices"][0].get("logprobs", {}).get("content", []):
-        best = told["top_logprobs"]
+    for entry in reply.document["choices"][0].get("logprobs", {}).get("content", []):
+        best = entry["top_logprobs"]
         logprobs = torch.tensor([one["logprob"] for one in best]).div(received.body["temperature"]).log_softmax(-1)
         for one, logprob in zip(best, logprobs.tolist(), strict=True):
             one["logprob"] = logprob
@@ -149,7 +153,7 @@ def test_where_they_do_not_serve_the_loss_is_the_cross_entropy_and_says_why(
     assert "| Loss | cross_entropy, support full" in card
 
 
-def test_a_run_that_began_without_them_goes_on_so(data: Path, tmp_path: Path, model: ServedModel) -> None:
+def test_a_run_that_began_without_them_continues_without_them(data: Path, tmp_path: Path, model: ServedModel) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
 
     def stop() -> bool:
@@ -166,9 +170,7 @@ def test_a_run_that_began_without_them_goes_on_so(data: Path, tmp_path: Path, mo
     assert not metric(second, "divergence_per_token")
 
 
-def test_a_run_that_is_stopped_between_two_rounds_goes_on_with_them(
-    data: Path, tmp_path: Path, model: ServedModel
-) -> None:
+def test_a_run_stopped_between_two_rounds_continues_with_them(data: Path, tmp_path: Path, model: ServedModel) -> None:
     """Its checkpoint has no trajectories to tell from, and the server tells nothing any more."""
     first, second = tmp_path / "first", tmp_path / "second"
     changes: dict[str, Any] = {"rounds": 2, "evaluation": {"holdout": 0.0}, "optim": {"batch_size": 24}}
@@ -205,12 +207,12 @@ def test_refinements_of_other_tokens_are_trained_on_by_their_text(
 
     with serving(script) as server:
         distil(config_of(data, served(server, "openai", max_concurrency=1), TOP_K), tmp_path)
-    told = [event for event in events(tmp_path, "notice") if event["code"] == "teacher_scores_partial"]
-    assert [event["level"] for event in told] == ["warn", "warn"]
-    assert sum(event["data"]["num_unscored_refinements"] for event in told) == 11
-    assert "token number 0 is" in told[0]["message"]
+    notices = [event for event in events(tmp_path, "notice") if event["code"] == "teacher_scores_partial"]
+    assert [event["level"] for event in notices] == ["warn", "warn"]
+    assert sum(event["data"]["num_unscored_refinements"] for event in notices) == 11
+    assert "token number 0 is" in notices[0]["message"]
     noticed = [row for row in rows(tmp_path) if any("cross-entropy instead" in n for n in row["detail"]["notices"])]
-    assert len(noticed) == told[1]["data"]["num_unscored_refinements"]
+    assert len(noticed) == notices[1]["data"]["num_unscored_refinements"]
     assert all(0.05 < share < 0.8 for share in metric(tmp_path, "cross_entropy_token_share"))
     assert metric(tmp_path, "heldout_top_k_forward_kl")[-1] < metric(tmp_path, "heldout_top_k_forward_kl")[0]
 
@@ -241,7 +243,7 @@ def test_a_rollout_that_is_left_out_of_the_refining_has_no_score(tmp_path: Path,
     assert metric(tmp_path / "local", "loss")[0] == pytest.approx(metric(tmp_path / "out", "loss")[0], rel=1e-3)
 
 
-def test_a_wrong_key_is_told_before_anything_is_sampled(data: Path, tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_before_sampling(data: Path, tmp_path: Path) -> None:
     with (
         serving(lambda received, number: Reply(401, {"error": "bad key"})) as server,
         pytest.raises(TeacherRefusedError, match="status 401"),

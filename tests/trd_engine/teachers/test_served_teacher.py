@@ -257,7 +257,7 @@ def test_another_tokenizer_is_refused_with_the_first_difference(
         distil(config_of(data, served(server), loss), tmp_path)
 
 
-def test_a_context_that_is_too_short_is_told_before_anything_is_sampled(
+def test_a_context_that_is_too_short_is_reported_before_sampling(
     data: Path, tmp_path: Path, model: ServedModel
 ) -> None:
     refine = {"max_prompt_tokens": CONTEXT - 96, "max_new_tokens": 96}
@@ -275,7 +275,7 @@ def limited(model: ServedModel, max_logprobs: int, received: Received, number: i
     return Reply(400, {"error": {"message": said, "code": 400}})
 
 
-def test_a_server_that_scores_too_few_tokens_is_told_before_anything_is_sampled(
+def test_a_server_that_scores_too_few_tokens_is_reported_before_sampling(
     data: Path, tmp_path: Path, model: ServedModel
 ) -> None:
     config_words = r"loss\.teacher_top_k = 5.*endpoint big returns fewer tokens.*lower loss\.teacher_top_k, or .*"
@@ -295,7 +295,7 @@ def test_a_refusal_to_score_at_all_is_not_blamed_on_the_number(data: Path, tmp_p
     assert "loss.teacher_top_k" not in str(raised.value)
 
 
-def test_a_key_that_is_not_there_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIG_TEACHER_API_KEY")
     with serving(lambda received, number: Reply()) as server:
         config = config_of(data, served(server), TOP_K)

@@ -83,7 +83,7 @@ VLLM: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.xdist_group("vllm")
 @pytest.mark.parametrize("changes", VLLM.values(), ids=VLLM)
-def test_a_run_that_samples_with_vllm_goes_on_as_one_never_interrupted(
+def test_a_run_that_samples_with_vllm_continues_as_one_never_interrupted(
     document: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """The engine that starts anew answers with the weights that the one before was given step by step.

@@ -151,19 +151,19 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
     assert_bitwise_equal(weights(second, 4), weights(whole, 4))
 
 
-@pytest.mark.parametrize(("killed_after", "sampled_again", "told_again"), [(0, [1], [0, 1]), (2, [], [1])])
-def test_a_killed_run_goes_on_from_its_rollouts(
-    data: Path, whole: Path, tmp_path: Path, killed_after: int, sampled_again: list[int], told_again: list[int]
+@pytest.mark.parametrize(("killed_after", "sampled_again", "reported_again"), [(0, [1], [0, 1]), (2, [], [1])])
+def test_a_killed_run_continues_from_its_rollouts(
+    data: Path, whole: Path, tmp_path: Path, killed_after: int, sampled_again: list[int], reported_again: list[int]
 ) -> None:
-    """The checkpoint written after each collection holds it: nothing is sampled again, and what is told is the same."""
+    """The checkpoint written after each collection holds it: nothing is sampled again, the events are the same."""
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
         checkpoint_folder(whole, step).name for step in (0, 2, 4)
     ]
     distil(parse_config(spec(data, rounds=2)), tmp_path, resume_from=checkpoint_folder(whole, killed_after))
     assert _rounds_refined(tmp_path) == sampled_again
     for kind in ("trajectories", "diagnosis"):
-        told = [_without_time(e) for e in events(whole, kind) if e["round"] in told_again]
-        assert [_without_time(e) for e in events(tmp_path, kind)] == told
+        reported = [_without_time(e) for e in events(whole, kind) if e["round"] in reported_again]
+        assert [_without_time(e) for e in events(tmp_path, kind)] == reported
     assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
 
 
@@ -268,7 +268,7 @@ def test_after_a_stop_at_a_rounds_last_step_the_next_round_is_kept_once_it_is_co
     assert verify_manifest(saved)["files"] != before
 
 
-def test_a_checkpoint_tells_its_own_score_or_none(data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_states_its_own_score_or_none(data: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints": {"every_steps": 1}, "diagnosis": {"num_trajectories": 0}}
     changes["evaluation"] = {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 1, "every_steps": 2}
     distil(parse_config(spec(data, optim={"batch_size": 16, "max_steps": 3}, **changes)), tmp_path)

@@ -236,7 +236,7 @@ def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_processes(
+def test_a_run_continues_with_another_number_of_processes(
     all_runs: Runs, tmp_path: Path, name: str, first: int, then: int
 ) -> None:
     whole = all_runs.two(name) if first == 2 else all_runs.one(name)

@@ -1,7 +1,7 @@
-"""The two signs of prefix failure: what happens after the first wrong step, and where y_o and y_r part.
+"""The two signs of prefix failure: what happens after the first wrong step, and where y_o and y_r diverge.
 
-Pure arithmetic on scored completions. The fragmented gradient is seen in both: the teacher goes on proposing
-the first token of a correction at one later position after the other, since its context never shows the rest.
+Pure arithmetic on scored completions. Both show the fragmented gradient: the teacher proposes the first token of a
+correction at position after position, because its context never contains the rest of the correction.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from numpy.typing import NDArray
 from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
 
 MAX_TOKENS_AFTER = 16
-"""Of the curves by token."""
+"""Length of the curves by token."""
 MAX_STEPS_AFTER = 8
-"""Of the curve by step; what is later is not shown."""
+"""Length of the curve by step; later steps are not shown."""
 
 
 @dataclass(frozen=True)
 class TokenSteps:
-    """A completion's steps, as tokens."""
+    """The steps of a completion as token positions."""
 
     starts: tuple[int, ...]
-    """The token that each step begins with."""
+    """First token of each step."""
     first_wrong: int | None
     """Index into `starts`."""
 
 
 @dataclass(frozen=True)
 class DiagnosedRollout:
-    """One trajectory of the sample, with all that is known of it."""
+    """One diagnosed trajectory."""
 
     position: int
-    """In the round."""
+    """Position in the round."""
     rollout_correct: bool
     refined_correct: bool | None
     rollout: ScoredCompletion
-    """y_o in the vanilla context; it watches the token that y_r has where the two part."""
+    """y_o in the vanilla context; its watched token is y_r's at the position where the two diverge."""
     refined: ScoredCompletion | None
     """y_r in the refine context."""
     refined_vanilla: ScoredCompletion | None
     steps: TokenSteps | None
-    """Of y_o; None where the task cannot tell."""
+    """Steps of y_o; None if the task cannot check steps."""
     parts_at: int | None
-    """First token at which y_o and y_r differ; None where they do not, or where nothing was refined."""
+    """First token at which y_o and y_r differ; None if they are equal or nothing was refined."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of several rollouts; means are over its tokens, None where there are none."""
+    """The same part of several rollouts. Means are over its tokens; None if there are none."""
 
     num_tokens: int
     forward_kl: float | None
@@ -60,11 +60,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The teacher's mass at a distance from an event, the mean over the rollouts that reach so far."""
+    """The teacher's mean mass at a distance from an event, over the rollouts that are long enough."""
 
     distance: int
     num_places: int
-    """Places in the sample that it is the mean of."""
+    """Number of positions that the mean is over."""
     mass: float | None
 
 
@@ -73,11 +73,11 @@ class FirstWrongStep:
     """Rollouts before, within and after their first wrong step."""
 
     num_checked: int
-    """Rollouts whose steps the task could tell."""
+    """Rollouts whose steps could be checked."""
     num_wrong: int
-    """Of these, the ones with a wrong step; all that follows is of them."""
+    """Checked rollouts that have a wrong step; the fields below are about these."""
     median_share: float | None
-    """How far into the rollout the wrong step begins, 0 … 1."""
+    """Relative position at which the wrong step begins, 0 … 1."""
     before: Segment
     within: Segment
     after: Segment
@@ -85,22 +85,22 @@ class FirstWrongStep:
     """Mass on epistemic onsets at the 1st, 2nd, 3rd … token after the wrong step."""
     onset_by_step: list[CurvePoint]
     """The same at the first token of the 1st, 2nd, 3rd … step after it; distance 0 is the mean over the steps up to
-    and with the wrong one, whose prefix is right."""
+    and including the wrong one, whose prefix is correct."""
 
 
 @dataclass(frozen=True)
 class Parting:
-    """Where y_o and y_r part, in failed rollouts that refining mended."""
+    """Where y_o and y_r diverge, over failed rollouts whose refinement is correct."""
 
-    num_mended: int
+    num_fail_to_pass: int
     median_share: float | None
-    """How far into the rollout, 0 … 1."""
+    """Relative position in the rollout, 0 … 1."""
     correction_by_token: list[CurvePoint]
-    """Mass on the first token of y_r's own continuation, along y_o: at distance 0 where the two part, then after."""
+    """Mass on the first token of y_r that differs, along y_o: distance 0 is where the two diverge."""
 
 
 def first_wrong_step(sample: Sequence[DiagnosedRollout]) -> FirstWrongStep | None:
-    """None where no rollout's steps could be told."""
+    """Return the figures around the first wrong step; None if no rollout's steps could be checked."""
     checked = [d for d in sample if d.steps is not None]
     if not checked:
         return None
@@ -121,24 +121,24 @@ def first_wrong_step(sample: Sequence[DiagnosedRollout]) -> FirstWrongStep | Non
 
 
 def parting(sample: Sequence[DiagnosedRollout]) -> Parting:
-    """From the pairs whose y_o is wrong and whose y_r is right: there the other way is known to be a correction."""
-    mended = [
+    """Use the pairs with a wrong y_o and a correct y_r: only there y_r is known to be a correction."""
+    corrected = [
         (d.rollout, d.parts_at)
         for d in sample
         if d.parts_at is not None and not d.rollout_correct and d.refined_correct and d.parts_at < d.rollout.num_tokens
     ]
     return Parting(
-        num_mended=len(mended),
-        median_share=_median([place / c.num_tokens for c, place in mended]),
+        num_fail_to_pass=len(corrected),
+        median_share=_median([place / c.num_tokens for c, place in corrected]),
         correction_by_token=[
-            _point(k, [c.watched_mass_T[place + k] for c, place in mended if place + k < c.num_tokens])
+            _point(k, [c.watched_mass_T[place + k] for c, place in corrected if place + k < c.num_tokens])
             for k in range(MAX_TOKENS_AFTER + 1)
         ],
     )
 
 
 def _bounds(diagnosed: DiagnosedRollout) -> tuple[int, int]:
-    """Tokens from which, and before which, the first wrong step is written."""
+    """Return the first token of the first wrong step, and the first token after it."""
     steps = diagnosed.steps
     assert steps is not None
     assert steps.first_wrong is not None

@@ -28,7 +28,7 @@ def epistemic_token_ids(tokenizer: PreTrainedTokenizerBase, onsets: Sequence[str
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], text: str) -> list[int] | None:
-    """For each token, how many characters of `text` are written once it is; None where they cannot be told.
+    """For each token, the number of characters of `text` up to its end; None if they are unknown.
 
     `text` is the ids decoded without special tokens. Tokens are decoded after the few before them, since spaces
     hang on neighbours, and a character of several tokens counts as written with its last one.

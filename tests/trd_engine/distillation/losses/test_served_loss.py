@@ -92,9 +92,7 @@ def test_without_scores_it_is_the_cross_entropy(tensors: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("share_told", [0.0, 0.6])
-def test_tokens_of_which_nothing_was_told_are_taught_by_the_cross_entropy(
-    tensors: dict[str, torch.Tensor], share_told: float
-) -> None:
+def test_unscored_tokens_are_taught_by_the_cross_entropy(tensors: dict[str, torch.Tensor], share_told: float) -> None:
     scored_N = torch.rand(N, generator=torch.Generator().manual_seed(5)) < share_told
     whole, nothing = served(tensors), TokenScores.unscored(tensors["targets"].tolist(), K)
     scores = TokenScores(

@@ -45,7 +45,7 @@ def lines(out: Path, round_index: int = 0) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def diagnosed(whole: Path) -> list[dict[str, Any]]:
-    return [line for line in lines(whole) if "kl_per_token_initial" in line]
+    return [line for line in lines(whole) if "kl_per_token_rollout" in line]
 
 
 def dense(name: str) -> Callable[[list[int], list[int]], Tensor]:
@@ -100,7 +100,7 @@ def test_the_views_are_the_dense_computation(whole: Path, diagnosed: list[dict[s
         assert ours["bimodal_share"] == pytest.approx(float(torch.cat(bimodal).double().mean()), abs=1e-3)
         assert ours["top1_agreement"] == pytest.approx(float(torch.cat(agrees).double().mean()), abs=1e-3)
         if view != "refined_vanilla":
-            name = "kl_per_token_initial" if view == "rollout" else "kl_per_token_refined"
+            name = "kl_per_token_rollout" if view == "rollout" else "kl_per_token_refined"
             for line, kl_T in zip(diagnosed, kls, strict=True):
                 assert line[name] == pytest.approx(kl_T.tolist(), abs=2e-4)
 
@@ -118,7 +118,7 @@ def test_the_first_wrong_step_is_the_testbeds(whole: Path, diagnosed: list[dict[
         if wrong is not None:
             start = len(tokenizer.encode("".join(s + separator for s in steps[:wrong]), add_special_tokens=False))
             shares.append(start / line["rollout_tokens"])
-            before += line["kl_per_token_initial"][:start]
+            before += line["kl_per_token_rollout"][:start]
     assert (report["num_checked"], report["num_wrong"]) == (SIZE, len(shares))
     assert report["median_share"] == pytest.approx(float(np.median(shares)))
     assert report["before"]["num_tokens"] == len(before)
@@ -159,7 +159,7 @@ def test_a_run_is_bitwise_the_same_without_it(data: Path, whole: Path, tmp_path:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert events(tmp_path, "diagnosis") == []
     assert not (tmp_path / "rounds" / "0000" / "diagnosis.json").exists()
-    assert all("kl_per_token_initial" not in line for line in lines(tmp_path))
+    assert all("kl_per_token_rollout" not in line for line in lines(tmp_path))
 
 
 def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> No
     distil(parse_config(spec(tmp_path, **{**WHOLE_ANSWERS, **changes})), tmp_path / "out")
     found = lines(tmp_path / "out")
     fits = [len(line["token_ids"]["prompt"]) + line["rollout_tokens"] <= 50 for line in found]
-    assert ["kl_per_token_initial" in line for line in found] == fits
+    assert ["kl_per_token_rollout" in line for line in found] == fits
     assert 0 < sum(fits) < len(fits)
 
 
@@ -195,4 +195,4 @@ def test_a_student_that_teaches_itself_with_dropout_and_rounds(data: Path, tmp_p
         report = event["report"]
         assert (report["num_trajectories"], report["rollout"]["clip_at"]) == (8, 0.05)
         assert (report["refined"], report["parting"], report["first_wrong_step"]) == (None, None, None)
-    assert sum("kl_per_token_initial" in line for line in lines(tmp_path / "with", 1)) == 8
+    assert sum("kl_per_token_rollout" in line for line in lines(tmp_path / "with", 1)) == 8

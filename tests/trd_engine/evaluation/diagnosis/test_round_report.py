@@ -110,7 +110,7 @@ def test_before_within_and_after_the_first_wrong_step() -> None:
     assert by_step == {0: (4, pytest.approx(0.175)), 1: (1, pytest.approx(0.4)), 2: (1, pytest.approx(0.3))}
 
 
-def test_where_no_steps_can_be_told_nothing_is_said_of_them() -> None:
+def test_without_steps_there_are_no_figures_of_steps() -> None:
     report = make_report([rollout(completion([1.0]))], token_clip=0.3, sampler_gap=0.5)
     assert report.first_wrong_step is None
     assert report.refined is None
@@ -121,12 +121,12 @@ def test_where_no_steps_can_be_told_nothing_is_said_of_them() -> None:
     assert json.loads(json.dumps(report.document()))["sampler_gap"] == 0.5
 
 
-def test_the_corrections_first_token_is_followed_on_mended_rollouts_only() -> None:
-    mended = completion([0.0] * 4, watched_mass=[0.0, 0.9, 0.2, 0.1])
+def test_the_corrections_first_token_is_followed_on_corrected_rollouts_only() -> None:
+    failed = completion([0.0] * 4, watched_mass=[0.0, 0.9, 0.2, 0.1])
     other = completion([0.0] * 4, watched_mass=[1.0] * 4)
     refined = completion([0.0])
     sample = [
-        rollout(mended, refined=refined, parts_at=1),
+        rollout(failed, refined=refined, parts_at=1),
         rollout(other, refined=refined, parts_at=0, rollout_correct=True),
         rollout(other, refined=refined, parts_at=0, refined_correct=False),
         rollout(other, refined=refined, parts_at=None),
@@ -134,7 +134,7 @@ def test_the_corrections_first_token_is_followed_on_mended_rollouts_only() -> No
     ]
     parting = make_report(sample, token_clip=0.0, sampler_gap=None).parting
     assert parting is not None
-    assert (parting.num_mended, parting.median_share) == (1, 0.25)
+    assert (parting.num_fail_to_pass, parting.median_share) == (1, 0.25)
     assert [(p.num_places, p.mass) for p in parting.correction_by_token[:4]] == [
         (1, pytest.approx(0.9)),
         (1, pytest.approx(0.2)),

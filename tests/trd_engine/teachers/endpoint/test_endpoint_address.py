@@ -82,7 +82,7 @@ def test_addresses_of_another_form_are_refused(url: str, network: Network) -> No
         pin_address("big", url, network, resolve=lambda host, port: ["93.184.216.34"])
 
 
-def test_a_name_that_nobody_knows_is_told() -> None:
+def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(TeacherUnreachableError, match="big: its host name cannot be resolved"):
         pin_address("big", "https://no-such-host.invalid/v1", "public")
 

@@ -52,7 +52,7 @@ def test_texts_become_the_students_ids_in_the_order_of_the_requests(tokenizer: P
         assert completion.finish_reason == "stop"
 
 
-def test_what_is_asked(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_request(tokenizer: PreTrainedTokenizerBase) -> None:
     with serving(lambda received, number: chat_answer("abc")) as server:
         teacher_at(server, tokenizer).complete([TextRequest("why?", seed=7)], SAMPLED)
         teacher_at(server, tokenizer, is_vllm=True, api_key=None).complete([TextRequest("why?", seed=7)], SAMPLED)
@@ -136,7 +136,7 @@ def test_trouble_that_may_pass_is_tried_again(trouble: Reply, tokenizer: PreTrai
     assert len(server.received) == 3
 
 
-def test_trouble_that_does_not_pass_is_told(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_lasting_failure_is_reported(tokenizer: PreTrainedTokenizerBase) -> None:
     with (
         serving(lambda received, number: Reply(503, {})) as server,
         pytest.raises(TeacherUnreachableError, match=r"gpu-box gave no answer in 3 tries; .*: .*status 503"),
@@ -163,7 +163,7 @@ def test_a_server_that_says_nothing_runs_out_of_time(tokenizer: PreTrainedTokeni
         never.set()
 
 
-def test_a_pause_that_the_server_asks_for_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_servers_retry_after_is_respected(tokenizer: PreTrainedTokenizerBase) -> None:
     busy = Reply(429, {}, headers={"Retry-After": "1"})
     with serving(lambda received, number: busy if number == 0 else chat_answer("abc")) as server:
         started_at = time.monotonic()
@@ -172,7 +172,7 @@ def test_a_pause_that_the_server_asks_for_is_kept(tokenizer: PreTrainedTokenizer
 
 
 @pytest.mark.parametrize("status", [307, 400, 401, 403, 404, 422])
-def test_a_refusal_is_told_at_once(status: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_refusal_is_reported_at_once(status: int, tokenizer: PreTrainedTokenizerBase) -> None:
     refusal = Reply(status, {"error": "no such model"}, headers={"Location": "http://127.0.0.1:1/"})
     with (
         serving(lambda received, number: refusal) as server,
@@ -232,13 +232,13 @@ def test_scores_are_the_best_tokens_at_the_completion(tokenizer: PreTrainedToken
     assert scores.logprobs_TK.tolist() == [[-0.5, -1.5], pytest.approx([-0.2, -1.9])]
 
 
-def test_an_answers_own_log_probabilities_are_asked_for_and_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_an_answers_own_log_probabilities_are_requested_and_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     best = [{"token": token, "bytes": None, "logprob": logprob} for token, logprob in (("a", -0.2), ("b", -1.7))]
 
     def script(received: Received, number: int) -> Reply:
         reply = chat_answer("a" if number == 0 else "ac")
-        told: dict[str, Any] = {**best[0], "top_logprobs": best} if number < 2 else {"text": "a"}
-        reply.document["choices"][0]["logprobs"] = {"content": [told]}
+        position: dict[str, Any] = {**best[0], "top_logprobs": best} if number < 2 else {"text": "a"}
+        reply.document["choices"][0]["logprobs"] = {"content": [position]}
         return reply
 
     with serving(script) as server:

@@ -65,7 +65,7 @@ def test_its_scores_are_the_models_own(teacher: EndpointTeacher) -> None:
     assert torch.allclose(scores.logprobs_TK, expected.values, atol=1e-4)
 
 
-def test_it_tells_its_tokens(teacher: EndpointTeacher) -> None:
+def test_it_returns_its_tokens(teacher: EndpointTeacher) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     bare, chat = teacher.tokenize(["12+7"], as_chat=False)[0], teacher.tokenize(["12+7"], as_chat=True)[0]
     assert list(bare.token_ids) == tokenizer.encode("12+7", add_special_tokens=False)
@@ -78,7 +78,7 @@ def test_it_tells_its_tokens(teacher: EndpointTeacher) -> None:
     assert completion.prompt_token_ids == chat.token_ids
 
 
-def test_its_refusals_are_told(endpoint: Endpoint, teacher: EndpointTeacher) -> None:
+def test_its_refusals_are_reported(endpoint: Endpoint, teacher: EndpointTeacher) -> None:
     with pytest.raises(TeacherRefusedError, match="status 400"):
         teacher.complete([TextRequest("1+" * 400 + "1", seed=0)], GREEDY)
     nameless = Endpoint("local", endpoint.base_url, "teacher", network="loopback", is_vllm=True)

@@ -31,12 +31,12 @@ def pieces() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
 
 
-def entry(token: str, told: bytes | None = None, logprob: float = -0.5) -> dict[str, Any]:
-    return {"token": token, "bytes": None if told is None else list(told), "logprob": logprob}
+def entry(token: str, raw_bytes: bytes | None = None, logprob: float = -0.5) -> dict[str, Any]:
+    return {"token": token, "bytes": None if raw_bytes is None else list(raw_bytes), "logprob": logprob}
 
 
-def position(token: str, *others: str, told: bytes | None = None) -> dict[str, Any]:
-    best = [entry(token, told), *(entry(other, logprob=-2.0 - i) for i, other in enumerate(others))]
+def position(token: str, *others: str, raw_bytes: bytes | None = None) -> dict[str, Any]:
+    best = [entry(token, raw_bytes), *(entry(other, logprob=-2.0 - i) for i, other in enumerate(others))]
     return {**best[0], "top_logprobs": best}
 
 
@@ -44,7 +44,7 @@ def test_bytes_name_one_token_of_a_byte_level_vocabulary() -> None:
     spelling = Spelling(byte_level())
     found = [spelling.id_of(e) for e in (entry(" a"), entry("a"), entry("\n"), entry("é"), entry("<end>"))]
     assert found == [2, 1, 6, 8, END]
-    # the halves of a character: told in bytes they are tokens, as text alone their bytes are lost
+    # the halves of a character: given as bytes they are tokens, as text alone their bytes are lost
     assert spelling.id_of(entry("\\xf0\\x9f", b"\xf0\x9f")) == 4
     assert spelling.id_of(entry("\ufffd", "\ufffd".encode())) is None
     assert spelling.id_of(entry("ab")) is None
@@ -63,14 +63,14 @@ def test_scores_are_in_the_order_of_their_likelihood() -> None:
     assert scores.token_ids_TK.tolist() == [[1, 7], [2, 1], [END, END]]
     assert scores.logprobs_TK[:2].tolist() == [[-0.5, -2.0], [-0.5, -2.0]]
     assert scores.target_logprobs_T[:2].tolist() == [-0.5, -0.5]
-    assert scores.is_scored.tolist() == [True, True, False]  # of the end of turn nothing was told
+    assert scores.is_scored.tolist() == [True, True, False]  # of the end of turn nothing was scored
     with_end = read_scores(
         [*content, position("<end>", "a")], (1, 2, END), Spelling(byte_level()), 2, end_of_turn_ids=(0,)
     )
     assert with_end.is_scored.all()
 
 
-def test_a_token_with_an_alternative_that_the_student_lacks_is_untold() -> None:
+def test_a_token_with_an_alternative_that_the_student_lacks_is_unscored() -> None:
     content = [position("a", "b", " a"), position("b", "a", "unheard-of"), position("b", "a")]
     scores = read_scores(content, (1, 7, 7), Spelling(byte_level()), 3, end_of_turn_ids=(END,))
     assert scores.is_scored.tolist() == [True, False, False]
@@ -107,7 +107,7 @@ def test_a_vocabulary_that_spells_no_bytes_names_nothing() -> None:
     assert spelling.id_of(entry("a")) is None
 
 
-def test_a_mass_of_nothing_is_not_told() -> None:
+def test_a_mass_of_zero_is_unscored() -> None:
     """As of what a server masks by its own top-k; JSON of Python's has −Infinity."""
     content = [position("a", "b"), position("b", "a")]
     content[0]["top_logprobs"][1]["logprob"] = -math.inf

@@ -86,7 +86,7 @@ def test_a_part_that_is_added_or_dropped_is_a_change(tmp_path: Path) -> None:
     require_same_run({**run_identity(lora), "weights.student": "f"}, lora)
 
 
-def test_a_large_file_is_told_by_its_start_its_end_and_blocks_between(
+def test_a_large_file_is_identified_by_its_start_its_end_and_blocks_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("_WHOLE_BYTES", 100), ("_BLOCK_BYTES", 10), ("_NUM_BLOCKS", 5)):
