@@ -215,7 +215,7 @@ def test_weights_on_the_token_loss_are_checked() -> None:
 @pytest.mark.parametrize("changes", [{"preset": "reverse_kl"}, {"loss": {"divergence": "jsd"}}])
 def test_a_schedule_starts_from_forward_kl(changes: dict[str, Any]) -> None:
     loss = {**changes.get("loss", {}), "reverse_after": 0.5}
-    assert "forward to reverse" in problems(**{"mode": "opd", **changes, "loss": loss})["loss.reverse_after"]
+    assert "starts with forward KL" in problems(**{"mode": "opd", **changes, "loss": loss})["loss.reverse_after"]
     assert spec(mode="opd", loss={"reverse_after": 0.5}).resolved().loss.reverse_after == 0.5
 
 

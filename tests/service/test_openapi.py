@@ -31,7 +31,7 @@ def test_the_document_is_complete(shared_client: TestClient) -> None:
         assert reference.rpartition("/")[2] in schemas, reference
     assert {"JobSpec", "NewKey", "JobView", "Error"} <= set(schemas)
     assert "HTTPValidationError" not in schemas
-    assert schemas["JobSpec"]["properties"]["rounds"]["description"].startswith("Collections of rollouts")
+    assert schemas["JobSpec"]["properties"]["rounds"]["description"].startswith("Number of rounds")
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["summary"]

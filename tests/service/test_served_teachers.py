@@ -109,7 +109,7 @@ def test_a_field_given_by_the_user_stays(served_client: TestClient) -> None:
             "text",
             {"loss": {"token_weights": {"drift_gamma": 0.5}}},
             "loss.token_weights.drift_gamma",
-            "the cross-entropy has none; leave it out",
+            "the cross-entropy does not have; leave it out",
         ),
         ("scores", {"loss": {"support": "full"}}, "loss.support", "set it to top_k"),
         ("scores", {"loss": {"divergence": "jsd"}}, "loss.divergence", "which JSD needs"),
