@@ -143,7 +143,11 @@ def test_the_preset_goes_by_the_mode() -> None:
             ["0.1", "Monte Carlo"],
         ),
         ({"mode": "opd", "refine": {"keep": "fail_to_pass"}}, "refine.keep", ["refines nothing", 'mode to "trd"']),
-        ({"teacher_update": {"kind": "ema"}}, "teacher_update.kind", ["= ema", "without a teacher model", "leave teacher out"]),
+        (
+            {"teacher_update": {"kind": "ema"}},
+            "teacher_update.kind",
+            ["= ema", "without a teacher model", "leave teacher out"],
+        ),
         (
             {"teacher": None, "lora": None, "teacher_update": {"kind": "ema"}, "teacher_precision": "bf16"},
             "teacher_precision",
