@@ -45,6 +45,9 @@ OTHER = {
     "Engine": {
         "TRD_ENABLE_CODE_TASKS": "`1` lets jobs of task `code` run programs that models write, in a sandbox without "
         "network. Set it for the workers.",
+        "TRD_ALLOW_UNCONFINED_VERIFIERS": "`1` lets tasks `math` and `reasoning_gym` judge answers on a machine that "
+        "cannot confine the processes that evaluate them. Without it such a machine refuses their jobs. Set it for the "
+        "workers, and for the API, which judges the references of uploads.",
         "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers, under the names that `api_key_env` of an endpoint "
         "gives. Set them for the workers only; logs redact variables of such names.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",

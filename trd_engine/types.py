@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from trd_data.problems import Problem as Problem
+
+if TYPE_CHECKING:  # judging references needs `Verdict`, and no torch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ class TokenScores:
     @classmethod
     def unscored(cls, target_ids: Sequence[int], top_k: int) -> TokenScores:
         """Make the scores of a completion without a scored token, in the shape of scored ones."""
+        import torch
+
         nothing_T = torch.full((len(target_ids),), torch.nan)
         ids_T1 = torch.tensor(list(target_ids), dtype=torch.int64).unsqueeze(-1)
         return cls(ids_T1.repeat(1, top_k), nothing_T.unsqueeze(-1).repeat(1, top_k), nothing_T)
@@ -191,6 +194,8 @@ class TokenScores:
     @classmethod
     def concatenated(cls, scores: Sequence[TokenScores], device: torch.device) -> TokenScores:
         """Concatenate the scores of several completions on `device`."""
+        import torch
+
         return cls(
             torch.cat([s.token_ids_TK for s in scores]).to(device),
             torch.cat([s.logprobs_TK for s in scores]).to(device),

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import Any
 
 from trd_engine.runtime.errors import DataError
-from trd_engine.tasks.verifier_pool.pool import TIME_OUT, GuardedPool
+from trd_engine.tasks.verifier_pool.pool import TIME_OUT, GuardedPool, Request
 from trd_engine.types import Problem
 
 _POOL = "reasoning_gym_entries"
@@ -29,7 +29,7 @@ def generate_rows(name: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
     with closing(GuardedPool(_POOL, _MAKING_SECONDS, num_workers=1)) as pool:
         for start in range(0, size, _ROWS_PER_REQUEST):
             stop = min(size, start + _ROWS_PER_REQUEST)
-            reply = pool.call({**origin, "start": start, "stop": stop})
+            reply = pool.call(Request({**origin, "start": start, "stop": stop}))
             if reply.failure is not None:
                 raise DataError(f"generator {name}, rows {start + 1} to {stop}: {reply.failure}")
             for index, entry in enumerate(reply.value, start=start):
@@ -53,7 +53,7 @@ def entry_errors(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str]]:
 
 
 def _errors_of(source: str, entries: list[Problem], pool: GuardedPool) -> Iterator[tuple[Problem, str]]:
-    reply = pool.call({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1})
+    reply = pool.call(Request({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1}))
     if reply.failure == TIME_OUT:
         return  # the scorer of a slow generator may be fast
     if reply.failure is not None:

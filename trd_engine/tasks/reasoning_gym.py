@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from trd_data.answers import last_boxed
 from trd_data.templates import REASONING_GYM, PromptTemplates
 from trd_engine.tasks.protocol import Pair
-from trd_engine.tasks.verifier_pool.pool import GuardedPool, shared_pool
+from trd_engine.tasks.verifier_pool.pool import GuardedPool, Reply, Request, shared_pool
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 10.0
@@ -38,12 +37,9 @@ class ReasoningGymTask:
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return verdicts in order, scored side by side."""
         answers = [given_answer(text) for _, text in pairs]
-        requests = [_request(problem, answer) for (problem, _), answer in zip(pairs, answers, strict=True)]
+        requests = [gym_request(problem, answer) for (problem, _), answer in zip(pairs, answers, strict=True)]
         replies = self._pool.map(requests)
-        return [
-            reply.failed_verdict() or Verdict(reply.value >= FULL_SCORE, f"score {reply.value:.3g}: {answer}"[:500])
-            for answer, reply in zip(answers, replies, strict=True)
-        ]
+        return [_verdict(answer, reply) for answer, reply in zip(answers, replies, strict=True)]
 
 
 def given_answer(text: str) -> str:
@@ -54,5 +50,21 @@ def given_answer(text: str) -> str:
     return last_boxed(text) or text.strip()
 
 
-def _request(problem: Problem, answer: str) -> dict[str, Any]:
-    return {"answer": answer, "entry": problem.extra["entry"], "generated": problem.extra.get("generated")}
+def gym_request(problem: Problem, answer: str) -> Request:
+    """Return the call that scores an answer."""
+    entry, made_by = problem.extra["entry"], problem.extra.get("generated")
+    if made_by is None:
+        shared = {"name": entry["metadata"]["source_dataset"], "index": None, "sizes": {}}
+    else:
+        sizes = {"size": made_by["size"], "seed": made_by["seed"]}
+        shared = {"name": made_by["generator"], "index": made_by["index"], "sizes": sizes}
+    return Request({"answer": answer, "entry": entry}, shared)
+
+
+def _verdict(answer: str, reply: Reply) -> Verdict:
+    failed = reply.failed_verdict()
+    if failed is not None:
+        return failed
+    if not isinstance(reply.value, float):
+        return Verdict(False, "error: the scorer returned no number", "error")
+    return Verdict(reply.value >= FULL_SCORE, f"score {reply.value:.3g}: {answer}"[:500])

@@ -6,6 +6,7 @@ import importlib.util
 
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.protocol import Task
+from trd_engine.tasks.verifier_pool.pool import verifier_confinement
 
 TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
 
@@ -13,6 +14,8 @@ TASK_NAMES = ("math", "exact", "choice", "code", "reasoning_gym")
 def load_task(name: str) -> Task:
     """Return the task called `name`; raise SpecError if there is none or this machine may not run it."""
     # Imported here: the sandbox's and the verifiers' child processes import this package too, and stay small.
+    if name in ("math", "reasoning_gym"):
+        verifier_confinement()  # refuses before anything is trained
     if name == "math":
         from trd_engine.tasks.math.task import MathTask
 

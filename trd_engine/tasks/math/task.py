@@ -19,7 +19,7 @@ from trd_engine.tasks.math.normal_form import (
 )
 from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.steps import StepCheck
-from trd_engine.tasks.verifier_pool.pool import GuardedPool, shared_pool
+from trd_engine.tasks.verifier_pool.pool import GuardedPool, Request, shared_pool
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
@@ -62,7 +62,9 @@ class MathTask:
         return check_equalities(completion_text)
 
     def _compare_all(self, hard: list[tuple[str, str]]) -> dict[tuple[str, str], Verdict]:
-        requests = [{"reference": in_latex(reference), "answer": in_latex(answer)} for reference, answer in hard]
+        requests = [
+            Request({"reference": in_latex(reference), "answer": in_latex(answer)}) for reference, answer in hard
+        ]
         replies = self._pool.map(requests)
         return {
             pair: reply.failed_verdict() or Verdict(reply.value is True, pair[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,7 +50,24 @@ def readable_paths() -> list[str]:
     return [path for path in there if not any(path.startswith(above.rstrip("/") + "/") for above in there)]
 
 
-def leave_machine(confinement: Confinement, root: str, limits: Limits) -> str:
+def enter_confinement(confinement: Confinement, root: str, limits: Limits) -> str:
+    """Enter the namespaces, become nobody, and return where the scratch folder is from then on.
+
+    What continues is a fork: the first process of its namespace, with which the kernel kills all others. The process
+    that called waits for it, and ends as it ends.
+    """
+    scratch = _leave_machine(confinement, root, limits)
+    warden = os.fork()
+    if warden:
+        _, status = os.waitpid(warden, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    kernel.die_with_parent()
+    _give_up_privileges(confinement)
+    kernel.die_with_parent()  # changing the user forgets it
+    return scratch
+
+
+def _leave_machine(confinement: Confinement, root: str, limits: Limits) -> str:
     """Enter the namespaces, before the fork; returns where the scratch folder is from then on."""
     if confinement.namespaces == "none":
         return root
@@ -61,7 +77,7 @@ def leave_machine(confinement: Confinement, root: str, limits: Limits) -> str:
     return namespaces.SCRATCH
 
 
-def give_up_privileges(confinement: Confinement) -> None:
+def _give_up_privileges(confinement: Confinement) -> None:
     """Become nobody, for good; after the fork into the new process namespace."""
     kernel.forbid_new_privileges()
     if confinement.namespaces == "root":
@@ -71,7 +87,7 @@ def give_up_privileges(confinement: Confinement) -> None:
 
 
 def counts_threads(confinement: Confinement) -> bool:
-    """Return whether the limit on threads will hold for the program; asked before `leave_machine`.
+    """Return whether the limit on threads will hold for the program; asked before `enter_confinement`.
 
     The kernel does not count what the machine's root starts, whatever it is called in a user namespace.
     """
@@ -85,20 +101,3 @@ def confine_program(confinement: Confinement, scratch: str, limits: Limits, *, a
     if confinement.landlock:
         landlock.restrict_files(readable_paths(), scratch, DEVICES)
     seccomp.restrict_system_calls(allow_threads=allow_threads)
-
-
-def confine_verifier() -> None:
-    """For a process of ours that evaluates expressions out of a model's text: whatever layers there are.
-
-    Unlike a program's, they may be missing: such text is not a program, only its parser might make it one.
-    """
-    if not sys.platform.startswith("linux") or not seccomp.is_supported():
-        return
-    with suppress(OSError):
-        kernel.forbid_new_privileges()
-        kernel.drop_capabilities()
-        kernel.hide_from_tracers()
-    with suppress(OSError):
-        landlock.restrict_files(readable_paths(), None, DEVICES)
-    with suppress(OSError):
-        seccomp.restrict_system_calls(allow_threads=False)

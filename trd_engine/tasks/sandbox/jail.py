@@ -1,7 +1,6 @@
 """The sandbox's own process: takes one program and its cases, runs each in a confined child, replies.
 
-Started by `runner`. It reads one JSON request, leaves the machine (`confinement`), and forks once, so that
-what follows is the first process of the new process namespace: when it ends, the kernel kills all others.
+Started by `runner`. It reads one JSON request and leaves the machine (`confinement`).
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from trd_engine.tasks.sandbox.confinement import (
     Confinement,
     confine_program,
     counts_threads,
-    give_up_privileges,
-    leave_machine,
+    enter_confinement,
 )
 from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
 from trd_engine.tasks.sandbox.limits import Limits, empty_scratch
@@ -54,14 +52,7 @@ def main() -> None:
     limits = Limits(**request["limits"])
     confinement = Confinement(**request["confinement"])
     allow_threads = counts_threads(confinement)
-    scratch = leave_machine(confinement, request["root"], limits)
-    warden = os.fork()
-    if warden:
-        _, status = os.waitpid(warden, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    kernel.die_with_parent()
-    give_up_privileges(confinement)
-    kernel.die_with_parent()  # changing the user forgets it
+    scratch = enter_confinement(confinement, request["root"], limits)
     sys.path.remove(request["package_root"])
     if any("entry_point" in case for case in request["cases"]):
         load_prelude()

@@ -113,8 +113,8 @@ def find_confinement() -> Confinement:
             return confinement
         reasons.append(f"{confinement}: {', '.join(breaches)} went through")
     raise SpecError(
-        "task: code needs Linux on x86_64 or aarch64 with seccomp, and namespaces or Landlock, to lock programs "
-        f"down; on this machine: {'; '.join(reasons) or 'none of it'}"
+        "programs and answers are evaluated in confined processes only, which needs Linux on x86_64 or aarch64 with "
+        f"seccomp, and namespaces or Landlock; on this machine: {'; '.join(reasons) or 'none of it'}"
     )
 
 

@@ -6,6 +6,7 @@ The list is of what is allowed; anything else, known or yet to be invented, fail
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from trd_engine.tasks.sandbox import kernel
@@ -41,8 +42,13 @@ def is_supported() -> bool:
 
 def restrict_system_calls(*, allow_threads: bool) -> None:
     """Put this process under the filter, for good. Needs `forbid_new_privileges` first."""
-    machine = os.uname().machine
-    kernel.set_seccomp_filter(build_filter(machine, os.getpid(), allow_threads=allow_threads))
+    kernel.set_seccomp_filter(build_filter(os.uname().machine, os.getpid(), allow_threads=allow_threads))
+
+
+@functools.cache
+def filter_without_signals() -> list[Instruction]:
+    """Return the filter of a process without threads that may signal none, itself included: the same for all forks."""
+    return build_filter(os.uname().machine, 0, allow_threads=False)
 
 
 def build_filter(machine: str, process_id: int, *, allow_threads: bool) -> list[Instruction]:

@@ -1,45 +1,80 @@
-"""The child side of `pool`: answers requests on standard input until it ends.
+"""The child side of `pool`: judges each request on standard input in a process of the request's own.
 
-Runs libraries that evaluate expressions out of a model's text, some by Python's own `eval`: it puts itself
-under the sandbox's layers, keeps limits and holds nothing worth taking.
+Libraries evaluate expressions out of a model's text, some by Python's own `eval`, and whatever such a text changes in
+its process would outlive it. Therefore the process that loads the libraries never reads an answer. It forks for each
+request; the fork puts on the last layers, judges, writes one reply and ends, and with it all that the answer did. What
+remains possible for an answer that gets code to run is to choose its own verdict: see `evaluated`, which keeps programs
+from the scorers that would run them.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import gc
 import json
 import logging
 import os
 import resource
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from trd_data.plain_json import plain_json
-from trd_engine.tasks.sandbox.confinement import confine_verifier
+from trd_engine.tasks.sandbox import kernel, landlock, seccomp
+from trd_engine.tasks.sandbox.confinement import DEVICES, Confinement, enter_confinement, readable_paths
+from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
+from trd_engine.tasks.sandbox.limits import MIB, Limits
+from trd_engine.tasks.verifier_pool.evaluated import may_be_evaluated
 
 _MAX_ADDRESS_BYTES = 4 * 2**30
-Verifier = Callable[[dict[str, Any]], Any]
+_MAX_VERDICT_BYTES = 2**16
+_MAX_ENTRIES_BYTES = 256 * MIB
+
+
+@dataclass(frozen=True)
+class _Verifier:
+    judge: Callable[[Any, dict[str, Any]], Any]
+    """Called in the request's own process, with what `prepare` returned."""
+    prepare: Callable[[dict[str, Any]], Any] = lambda shared: None
+    """Called before the fork with the part of a request that no answer is in; what it keeps serves later requests."""
+    max_reply_bytes: int = _MAX_VERDICT_BYTES
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the verifier named first, with the limit in seconds named second."""
+    """Serve a verifier: its name, the limit in seconds, the layers as JSON, an empty folder for a root."""
     name, limit_seconds = arguments[0], float(arguments[1])
+    layers = json.loads(arguments[2])
+    confinement = Confinement(**layers) if layers else None
     replies = _claim_standard_output()
     try:
-        verify = _load(name)
-        _limit_self()
+        verifier = _load(name)
+        if confinement is not None:
+            enter_confinement(confinement, arguments[3], Limits(scratch_bytes=MIB))
+            if confinement.landlock:
+                landlock.restrict_files(readable_paths(), None, DEVICES)
     except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is reported instead of a greeting
         _write(replies, {"failure": f"{type(error).__name__}: {error}"[:5000]})
         return
+    gc.freeze()  # what is loaded stays out of the forks' collections, which would copy its pages
+    if seccomp.is_supported():
+        seccomp.filter_without_signals()  # built once
     _write(replies, {"ready": True})
-    for line in sys.stdin.buffer:
-        # Should the parent die while we hang, nobody else would end us: SIGALRM's default action does.
-        signal.setitimer(signal.ITIMER_REAL, limit_seconds + 5)
-        _write(replies, _answer(verify, json.loads(line)))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    for shared in sys.stdin.buffer:
+        deadline = time.monotonic() + limit_seconds
+        request = sys.stdin.buffer.readline()
+        try:
+            prepared = verifier.prepare(json.loads(shared))
+        except Exception as error:  # noqa: BLE001 - a generator may raise anything
+            _write(replies, _failure(error))
+            continue
+        replies.write(_judged_in_fork(verifier, prepared, request, deadline, confinement) + b"\n")
+        replies.flush()
 
 
 def _claim_standard_output() -> BinaryIO:
@@ -51,14 +86,81 @@ def _claim_standard_output() -> BinaryIO:
     return replies
 
 
-def _limit_self() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_BYTES, _MAX_ADDRESS_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    confine_verifier()
+def _judged_in_fork(
+    verifier: _Verifier, prepared: Any, request: bytes, deadline: float, confinement: Confinement | None
+) -> bytes:
+    """Return the reply of a fork that judges the request: a line of JSON, though the fork may have written any."""
+    output = Pipe(verifier.max_reply_bytes)
+    child = os.fork()
+    if child == 0:
+        _judge_and_exit(verifier, prepared, request, output.writer, confinement)
+    os.close(output.writer)
+    drained = drain([output], deadline, None, 0)
+    os.kill(child, signal.SIGKILL)  # it may have closed its end and live on
+    _, status = os.waitpid(child, 0)
+    if drained is Drained.TIME_OUT:
+        return b'{"failure": "time-out"}'
+    if drained is not Drained.ENDED or not output.data or b"\n" in output.data:
+        reason = drained.value if drained is not Drained.ENDED else f"exit code {os.waitstatus_to_exitcode(status)}"
+        return json.dumps({"failure": f"error: the verifier died: {reason}"}).encode()
+    return bytes(output.data)
 
 
-def _load(name: str) -> Verifier:
+def _judge_and_exit(
+    verifier: _Verifier, prepared: Any, request: bytes, result: int, confinement: Confinement | None
+) -> None:
+    """In the fork: no descriptor but the result's, all layers, then the answer. Never returns."""
+    try:
+        _leave_parent(result)
+        _confine_self(confinement)
+        try:
+            reply = {"value": verifier.judge(prepared, json.loads(request))}
+        except Exception as error:  # noqa: BLE001 - whatever a library throws at a model's text is a verdict
+            reply = _failure(error)
+        data = json.dumps(reply).encode()
+        while data:
+            data = data[os.write(result, data) :]
+    finally:
+        os._exit(0)
+
+
+def _leave_parent(result: int) -> None:
+    """Keep the result's descriptor alone: the parent's lead to other requests and to the engine."""
+    silence = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(silence, descriptor)
+    os.closerange(3, result)
+    os.closerange(result + 1, 4096)
+
+
+def _confine_self(confinement: Confinement | None) -> None:
+    for kind, value in (
+        (resource.RLIMIT_AS, _MAX_ADDRESS_BYTES),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        resource.setrlimit(kind, (value, value))
+    if confinement is not None:
+        kernel.die_with_parent()
+        kernel.set_seccomp_filter(seccomp.filter_without_signals())
+    elif sys.platform.startswith("linux") and seccomp.is_supported():
+        # The operator allows this machine to do without layers; those that it has cost nothing.
+        kernel.die_with_parent()
+        with suppress(OSError):
+            kernel.forbid_new_privileges()
+            kernel.set_seccomp_filter(seccomp.filter_without_signals())
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    return {"failure": f"error: {type(error).__name__}: {error}"[:5000]}
+
+
+def _write(replies: BinaryIO, reply: dict[str, Any]) -> None:
+    replies.write(json.dumps(reply).encode() + b"\n")
+    replies.flush()
+
+
+def _load(name: str) -> _Verifier:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     if name == "math":
@@ -69,56 +171,56 @@ def _load(name: str) -> Verifier:
     return _load_reasoning_gym_entries()
 
 
-def _answer(verify: Verifier, request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {"value": verify(request)}
-    except Exception as error:  # noqa: BLE001 - whatever a library throws at a model's text is a verdict
-        return {"failure": f"error: {type(error).__name__}: {error}"[:5000]}
-
-
-def _write(replies: BinaryIO, reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply).encode() + b"\n")
-    replies.flush()
-
-
-def _load_math() -> Verifier:
+def _load_math() -> _Verifier:
     from math_verify import parse, verify  # type: ignore[import-untyped]
 
-    def compare(request: dict[str, Any]) -> bool:
+    def compare(prepared: None, request: dict[str, Any]) -> bool:
         # No time limits of its own: they need the main thread's signals, and the parent has a harder one.
         gold, answer = (parse(f"\\boxed{{{request[name]}}}", parsing_timeout=None) for name in ("reference", "answer"))
         return bool(verify(gold, answer, timeout_seconds=None))
 
-    compare({"reference": "\\frac{1}{2}", "answer": "0.5"})  # loads the grammar now, outside any time limit
-    return compare
+    for reference, answer in _WARMING_PAIRS:
+        compare(None, {"reference": reference, "answer": answer})
+    return _Verifier(compare)
 
 
-def _load_reasoning_gym() -> Verifier:
+_WARMING_PAIRS = (
+    (r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("(x+1)^2", "x^2+2x+1"), (r"\{1,2\}", r"\{2,1\}"),
+    (r"[0,1)\cup(2,\infty)", r"[0,1)"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
+    ("x=5", "5"), ("1<x<2", "(1,2)"), (r"3+2i", "3-2i"), (r"\sin(x)", r"\cos(x)"), (r"\log_2 8", "3"),
+)  # fmt: skip
+"""Compared before the first request: forks inherit the grammar, the modules and the caches that these load."""
+
+
+def _load_reasoning_gym() -> _Verifier:
     import reasoning_gym  # type: ignore[import-untyped]
+    import sympy  # type: ignore[import-untyped]
 
-    datasets: dict[str, Any] = {}
+    sympy.simplify(sympy.parse_expr("sin(x)**2 + x**2/2 - 1"))  # loads what scorers use, once for all forks
+    dataset_of = functools.lru_cache(64)(reasoning_gym.create_dataset)
 
-    def score(request: dict[str, Any]) -> float:
-        entry, made_by = request["entry"], request.get("generated")
-        key = json.dumps(made_by or entry["metadata"]["source_dataset"])
-        if key not in datasets:
-            name = made_by["generator"] if made_by else entry["metadata"]["source_dataset"]
-            sizes = {"size": made_by["size"], "seed": made_by["seed"]} if made_by else {}
-            datasets[key] = reasoning_gym.create_dataset(name, **sizes)
-        if made_by:
-            # Made again where that gives the same: the one sent has lost its tuples and sets to JSON.
-            again = datasets[key][made_by["index"]]
-            entry = again if plain_json(again["question"]) == entry["question"] else entry
-        return float(datasets[key].score_answer(request["answer"], entry))
+    @functools.lru_cache(256)
+    def prepare(name: str, index: int | None, sizes: tuple[tuple[str, int], ...]) -> tuple[str, Any, Any]:
+        dataset = dataset_of(name, **dict(sizes))
+        return name, dataset, None if index is None else dataset[index]
 
-    return score
+    def score(prepared: tuple[str, Any, Any], request: dict[str, Any]) -> float:
+        (name, dataset, made_again), entry = prepared, request["entry"]
+        if not may_be_evaluated(name, request["answer"]):
+            return 0.0
+        # Made again where that gives the same: the one sent has lost its tuples and sets to JSON.
+        if made_again is not None and plain_json(made_again["question"]) == entry["question"]:
+            entry = made_again
+        return float(dataset.score_answer(request["answer"], entry))
+
+    return _Verifier(score, lambda shared: prepare(shared["name"], shared["index"], tuple(shared["sizes"].items())))
 
 
-def _load_reasoning_gym_entries() -> Verifier:
+def _load_reasoning_gym_entries() -> _Verifier:
     import reasoning_gym
     from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
 
-    def make(request: dict[str, Any]) -> list[Any]:
+    def make(prepared: None, request: dict[str, Any]) -> list[Any]:
         name = request["generator"]
         if name not in DATASETS:
             close = difflib.get_close_matches(name, DATASETS, n=3)
@@ -127,4 +229,4 @@ def _load_reasoning_gym_entries() -> Verifier:
         dataset = reasoning_gym.create_dataset(name, size=request["size"], seed=request["seed"])
         return [plain_json(dataset[index]) for index in range(request["start"], request["stop"])]
 
-    return make
+    return _Verifier(make, max_reply_bytes=_MAX_ENTRIES_BYTES)

@@ -1,28 +1,33 @@
-"""Call code that may hang or crash on a model's text, each call with a hard time limit.
+"""Call code that may hang, crash or be rewritten by a model's text, each call with a hard time limit.
 
-A few child processes answer requests one after another, as JSON lines on pipes. A child that does not answer in time is
-killed and replaced; its request fails and the run continues. A child that cannot start ends the run, since every answer
-would count as wrong. Works from any thread.
+A few child processes take requests, as JSON lines on pipes, and judge each in a fork of its own, confined like a
+program (`trd_engine.tasks.sandbox`). A fork that does not reply in time is killed; its request fails and the run
+continues. A child that cannot start ends the run, since every answer would count as wrong. Works from any thread.
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import queue
 import selectors
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trd_engine.runtime.errors import VerifierUnavailableError
+from trd_engine.runtime.errors import SpecError, VerifierUnavailableError
+from trd_engine.tasks.sandbox.confinement import Confinement
+from trd_engine.tasks.sandbox.runner import find_confinement
 from trd_engine.types import Verdict
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +46,39 @@ _ENVIRONMENT = {
 _START_SECONDS = 120.0
 """Importing sympy takes seconds on a busy machine."""
 _MAX_WORKERS = 4
+_GRACE_SECONDS = 5.0
+"""How much later than its limit a request's reply may come, before its child is replaced."""
 TIME_OUT: Literal["time-out"] = "time-out"
+UNCONFINED_VARIABLE = "TRD_ALLOW_UNCONFINED_VERIFIERS"
+
+
+def verifier_confinement() -> Confinement | None:
+    """Return the layers around a verifier; None if this machine has none that hold and its operator allows that.
+
+    Raises SpecError if the operator does not.
+    """
+    try:
+        return find_confinement()
+    except SpecError as error:
+        if os.environ.get(UNCONFINED_VARIABLE) == "1":
+            logging.getLogger(__name__).warning(
+                "answers are evaluated without confinement, as %s=1 allows", UNCONFINED_VARIABLE
+            )
+            return None
+        raise SpecError(
+            f"task: {error}. Run it on such a machine, or, if you trust the models whose answers it judges, allow "
+            f"unconfined verifiers with {UNCONFINED_VARIABLE}=1 in the worker's environment"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of a verifier."""
+
+    body: dict[str, Any]
+    """Read by the request's own process alone."""
+    shared: dict[str, Any] | None = None
+    """Loaded once for all requests that have the same: no answer may be in it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +105,7 @@ class GuardedPool:
         for worker in self._workers:
             self._idle.put(worker)
 
-    def call(self, request: dict[str, Any]) -> Reply:
+    def call(self, request: Request) -> Reply:
         """Return the reply to one request; waits for a free worker first. Raises `VerifierUnavailableError`."""
         worker = self._idle.get()
         try:
@@ -76,7 +113,7 @@ class GuardedPool:
         finally:
             self._idle.put(worker)
 
-    def map(self, requests: Sequence[dict[str, Any]]) -> list[Reply]:
+    def map(self, requests: Sequence[Request]) -> list[Reply]:
         """Return one reply a request, in order."""
         if len(requests) <= 1:
             return [self.call(request) for request in requests]
@@ -113,18 +150,19 @@ class _Worker:
         self._limit_seconds = limit_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
-    def call(self, request: dict[str, Any]) -> Reply:
+    def call(self, request: Request) -> Reply:
         process = self._running()
         try:
             _send(process, request)
-            reply = _receive(process, self._limit_seconds)
+            reply = _receive(process, self._limit_seconds + _GRACE_SECONDS)
         except TimeoutError:
             self.stop()
             return Reply(failure=TIME_OUT)
         except (OSError, EOFError, ValueError) as error:
             self.stop()
             return Reply(failure=f"error: the verifier died: {error}")
-        return Reply(reply.get("value"), reply.get("failure"))
+        failure = reply.get("failure")
+        return Reply(reply.get("value"), None if failure is None else str(failure))
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -147,7 +185,10 @@ class _Worker:
 
     def _started(self, *, is_last_try: bool = False) -> subprocess.Popen[bytes] | None:
         """Return a child that is ready; None if it is not, or raise `VerifierUnavailableError` on the last try."""
-        arguments = [str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds)]
+        layers = verifier_confinement()
+        root = tempfile.mkdtemp(prefix="trd-verifier-")
+        layers_json = json.dumps(layers and asdict(layers))
+        arguments = [str(_PACKAGE_ROOT), self._verifier, str(self._limit_seconds), layers_json, root]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-c", _START, *arguments],
@@ -164,6 +205,9 @@ class _Worker:
             problem = f"no sign of life in {_START_SECONDS:.0f} s"
         except (OSError, EOFError, ValueError) as error:
             problem = str(error)
+        finally:
+            with suppress(OSError):
+                os.rmdir(root)  # noqa: PTH106 - a child that started has gone to a root of its own
         if problem is None:
             return self._process
         self.stop()
@@ -175,9 +219,11 @@ class _Worker:
         )
 
 
-def _send(process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+def _send(process: subprocess.Popen[bytes], request: Request) -> None:
     assert process.stdin is not None
-    process.stdin.write(json.dumps(request).encode() + b"\n")
+    lines = json.dumps(request.shared).encode() + b"\n" + json.dumps(request.body).encode() + b"\n"
+    while lines:  # unbuffered, a pipe may take a part
+        lines = lines[process.stdin.write(lines) :]
 
 
 def _receive(process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
@@ -194,7 +240,10 @@ def _receive(process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str
             if not part:
                 raise EOFError(f"exit code {process.wait()}")
             line += part
-    reply = json.loads(line)
+    try:
+        reply = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if not isinstance(reply, dict):
         raise ValueError("not an object")
     return reply

@@ -413,7 +413,7 @@ print([item for item in gc.get_objects() if isinstance(item, (dict, list)) and l
 
 def test_machine_without_any_layer_runs_no_code_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trd_engine.tasks.sandbox.runner.candidates", lambda: [])
-    with pytest.raises(SpecError, match=r"code needs Linux .* on this machine: none of it"):
+    with pytest.raises(SpecError, match=r"needs Linux .* on this machine: none of it"):
         find_confinement.__wrapped__()
 
 
