@@ -74,6 +74,17 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "Lower optim.micro_batch_tokens or sampling.max_new_tokens, or use LoRA or more devices.",
     ),
     ErrorCode("device_unavailable", True, "This worker does not have the requested device.", is_outage=True),
+    ErrorCode(
+        "gpu_fault",
+        True,
+        "A GPU or a process on it failed; the job goes on from its last checkpoint. If it happens again, look for Xid "
+        "errors in the machine's kernel log, and take the GPU out of use.",
+    ),
+    ErrorCode(
+        "collective_timeout",
+        True,
+        "The processes of the run waited for one of them too long; see the named rank, and the machine it runs on.",
+    ),
     ErrorCode("disk_full", True, "Free space in the data folder, then resume the job.", is_outage=True),
     ErrorCode(
         "storage_unavailable",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -18,12 +19,32 @@ from types import FrameType
 
 from worker.bound_exec import die_with_parent
 from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
-from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE
+from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE, last_phase
 
 FAILED_EXIT_CODE = 1
 
 _FAILED_FILE = "failed"
 _COLLECTIVES = ("gloo", "nccl")
+_LOST_PEER = ("closed by peer", "connection reset", "connection refused", "broken pipe", "remote process exited")
+_HANG = ("timed out waiting", "collective operation timeout")
+_GPU_FAULTS = (
+    "illegal memory access",
+    "uncorrectable ecc",
+    "unspecified launch failure",
+    "launch timed out",
+    "misaligned address",
+    "illegal instruction was encountered",
+    "hardware stack error",
+    "fallen off the bus",
+    "gpu is lost",
+    "no cuda-capable device",
+    "unhandled cuda error",
+    "execution_failed",  # of cuBLAS and cuDNN
+)
+"""Texts of CUDA errors that say nothing about the code. A device-side assert does, and is none of them."""
+_DEAD_ENGINE = ("enginecore encountered an issue", "executor failed", "died unexpectedly", "worker failed with error")
+"""Texts of vLLM if one of its processes has ended; the reason is in the log."""
+_LOGGED_ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
@@ -76,14 +97,36 @@ def report_failure(out_dir: Path, error: Exception) -> None:
 
     code = failure_code(error)
     details = "".join(traceback.format_exception(error)) if code == "internal_error" else None
+    message = _message(error, code)
+    if code == "collective_timeout":
+        message = f"rank {_rank()} waited for the other processes in phase {last_phase(out_dir)}: {message}"
+    elif code == "gpu_fault" and _has_any(error, _DEAD_ENGINE):
+        cause = _first_logged_error(out_dir.parent / "engine.log")
+        message = f"a process of vLLM ended: {cause or message}"
+        code = _exhausted_resource(RuntimeError(cause)) or code
     with Reporter(out_dir) as reporter:
-        reporter.failed(code, _message(error, code), details)
+        reporter.failed(code, message, details)
 
 
 def _has_lost_another(error: Exception) -> bool:
-    """Return whether the collective library lost another rank; torch raises this as a RuntimeError."""
+    """Return whether the collective library lost another rank, which reports the reason itself."""
+    is_collective = _is_under_torchrun() and _has_any(error, _COLLECTIVES)
+    return is_collective and _has_any(error, _LOST_PEER) and not _has_any(error, _GPU_FAULTS)
+
+
+def _has_any(error: BaseException, texts: tuple[str, ...]) -> bool:
     text = str(error).lower()
-    return _is_under_torchrun() and isinstance(error, RuntimeError) and any(name in text for name in _COLLECTIVES)
+    return any(part in text for part in texts)
+
+
+def _first_logged_error(log: Path) -> str | None:
+    """Return the first error in the engine's log: later ones only follow from it."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = [line for line in _LOGGED_ERROR.findall(text) if not any(part in line.lower() for part in _DEAD_ENGINE)]
+    return found[0][:1000] if found else None
 
 
 def _is_first_to_fail(folder: Path) -> bool:
@@ -104,6 +147,10 @@ def failure_code(error: BaseException) -> str:
             return seen.code
         if (resource := _exhausted_resource(seen)) is not None:
             return resource
+        if _has_any(seen, _HANG) and _has_any(seen, _COLLECTIVES):
+            return "collective_timeout"
+        if _has_any(seen, (*_GPU_FAULTS, *_DEAD_ENGINE)):
+            return "gpu_fault"
         seen = seen.__cause__ or seen.__context__
     return "internal_error"
 

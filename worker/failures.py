@@ -7,6 +7,7 @@ kernel's counter and of the engine's log touch anything outside.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -176,6 +177,35 @@ def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
     return Failure("engine_crashed", f"The engine ended with exit code {exit_code} without reporting a reason.")
 
 
+_HANG_IN_LOG = re.compile(r"Rank (\d+)\]\s*Watchdog caught collective operation timeout: .*?OpType=(\w+)")
+
+
+def hang_in_log(folder: Path) -> Failure | None:
+    """Return the hang that ended an attempt, or None.
+
+    NCCL's watchdog writes it into the log and aborts the process: the engine cannot report it.
+    """
+    found = _HANG_IN_LOG.search(log_tail(folder / "engine.log", num_bytes=2**20))
+    if found is None:
+        return None
+    phase = last_phase(folder / "run")
+    message = f"rank {found[1]} waited for the other processes in phase {phase}, in {found[2]}, until NCCL's time limit"
+    return Failure("collective_timeout", message)
+
+
+def last_phase(out_dir: Path) -> str:
+    """Return the phase that a run was in; its first process reports it."""
+    phase = "preparing"
+    try:
+        with (out_dir / "events.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                event = json.loads(line)
+                phase = str(event["phase"]) if event.get("type") == "phase" else phase
+    except (OSError, ValueError):  # no events yet, or a line that was cut off
+        pass
+    return phase
+
+
 def count_oom_kills() -> int | None:
     """Return how often the kernel killed for lack of memory in this process's cgroup; None if that is unknown."""
     for path in _oom_counters():
@@ -201,11 +231,11 @@ def _oom_counters() -> list[Path]:
     return [*counters, Path("/proc/vmstat")]
 
 
-def log_tail(path: Path, environment: Mapping[str, str] = os.environ) -> str:
+def log_tail(path: Path, environment: Mapping[str, str] = os.environ, *, num_bytes: int = LOG_TAIL_BYTES) -> str:
     """Return the end of the engine's log, without the values of variables that are named like secrets."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            file.seek(max(0, path.stat().st_size - num_bytes))
             text = file.read().decode("utf-8", errors="replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
     except FileNotFoundError:
         return ""

@@ -22,6 +22,7 @@ from worker.failures import (
     classify_exit,
     count_oom_kills,
     file_failure_code,
+    hang_in_log,
     log_tail,
     public_text,
 )
@@ -34,6 +35,8 @@ from worker.uploads import CheckpointUploads
 
 logger = logging.getLogger(__name__)
 
+_LOGGED_FAILURES = ("engine_crashed", "out_of_memory", "gpu_fault", "collective_timeout", "internal_error")
+"""Failures whose reason may be in the engine's log."""
 WATCH_SECONDS = 0.2
 """Interval at which the child and the orders for it are checked; a check never waits for the database."""
 
@@ -125,6 +128,8 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
             reported=Failure(progress.failed.code, progress.failed.message) if progress.failed else None,
         )
     )
+    if end.failure is not None and end.failure.code == "engine_crashed":
+        end = replace(end, failure=hang_in_log(attempt.folder) or end.failure)
     summary = progress.finished.summary if progress.finished else None
     return replace(end, summary=summary, circumstances=_circumstances(attempt, end, watched))
 
@@ -163,7 +168,7 @@ def _circumstances(attempt: Attempt, end: AttemptEnd, watched: _Watched) -> tupl
     if watched.missed_grace:
         message = "The engine reached no step boundary within the grace period and was killed."
         events.append(notice("warn", "stop_grace_exceeded", message))
-    if end.failure is not None and end.failure.code in ("engine_crashed", "out_of_memory", "internal_error"):
+    if end.failure is not None and end.failure.code in _LOGGED_FAILURES:
         tail = log_tail(attempt.folder / "engine.log")
         events.append(notice("error", "engine_log", "The end of the engine's log.", log=tail, exit_code=end.exit_code))
     return tuple(events)

@@ -36,6 +36,18 @@ def caused_by(cause: BaseException) -> BaseException:
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (ValueError("I/O error: No space left on device (os error 28)"), "disk_full"),
         (caused_by(OSError(errno.EDQUOT, "quota")), "disk_full"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu_fault"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "gpu_fault"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "gpu_fault"),
+        (RuntimeError("No CUDA GPUs are available: no CUDA-capable device is detected"), "gpu_fault"),
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), "gpu_fault"),
+        (caused_by(RuntimeError("NCCL error: unhandled cuda error (run with NCCL_DEBUG=INFO)")), "gpu_fault"),
+        (ValueError("EngineCore encountered an issue. See stack trace (above) for the root cause."), "gpu_fault"),
+        (RuntimeError("Executor failed."), "gpu_fault"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "internal_error"),
+        (RuntimeError("CUDA error: invalid configuration argument"), "internal_error"),
+        (RuntimeError("gloo/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation"), "collective_timeout"),
+        (RuntimeError("timed out waiting for the verifier"), "internal_error"),
         (KeyError("surprise"), "internal_error"),
         (OSError(errno.EACCES, "denied"), "internal_error"),
     ],
@@ -52,6 +64,65 @@ def test_one_of_several_processes_reports_the_reason_once(tmp_path: Path, monkey
     report_failure(out_dir, ContextTooLongError("too long"))
     (line,) = (out_dir / "events.jsonl").read_text().splitlines()
     assert json.loads(line)["code"] == "context_too_long"
+
+
+def reported(out_dir: Path) -> dict[str, str]:
+    (*_, line) = (out_dir / "events.jsonl").read_text().splitlines()
+    event: dict[str, str] = json.loads(line)
+    return event
+
+
+WORKER_DIED = """
+(Worker_TP0 pid=71) ERROR 11-28 20:11:02 [multiproc_executor.py:871] WorkerProc hit an exception.
+(Worker_TP0 pid=71) Traceback (most recent call last):
+(Worker_TP0 pid=71)   File "gpu_model_runner.py", line 3112, in execute_model
+(Worker_TP0 pid=71) {cause}
+(EngineCore_0 pid=60) ERROR 11-28 20:11:02 [core.py:901] EngineCore failed
+(EngineCore_0 pid=60) RuntimeError: Worker failed with error 'see the stack trace above for the root cause'
+vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        ("torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "gpu_fault"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
+        ("ValueError: To serve at least one request with the model's max seq len", "gpu_fault"),
+    ],
+)
+def test_an_engine_process_that_died_is_reported_with_its_first_cause(tmp_path: Path, cause: str, code: str) -> None:
+    (tmp_path / "engine.log").write_text(WORKER_DIED.format(cause=cause))
+    report_failure(tmp_path / "run", RuntimeError("EngineCore encountered an issue. See stack trace (above)."))
+    event = reported(tmp_path / "run")
+    assert event["code"] == code
+    assert event["message"] == f"a process of vLLM ended: {cause}"
+
+
+def test_an_engine_process_that_died_without_a_word(tmp_path: Path) -> None:
+    report_failure(tmp_path / "run", RuntimeError("Executor failed."))
+    assert reported(tmp_path / "run")["message"] == "a process of vLLM ended: Executor failed."
+
+
+def test_a_rank_that_waited_too_long_names_itself_and_the_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("RANK", "3")
+    (tmp_path / "run").mkdir()
+    phases = [{"type": "phase", "phase": name} for name in ("rollout", "refining")]
+    (tmp_path / "run" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in phases))
+    report_failure(tmp_path / "run", RuntimeError("[gloo/x.cc:78] Timed out waiting 4000ms for recv operation"))
+    event = reported(tmp_path / "run")
+    assert event["code"] == "collective_timeout"
+    assert event["message"].startswith("rank 3 waited for the other processes in phase refining: ")
+
+
+def test_a_fault_that_all_ranks_share_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what says that another rank has ended is left to that rank."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    report_failure(tmp_path / "run", RuntimeError("NCCL error: unhandled cuda error"))
+    assert reported(tmp_path / "run")["code"] == "gpu_fault"
 
 
 def test_a_stop_is_a_signal_or_a_file(tmp_path: Path) -> None:
