@@ -16,6 +16,7 @@ from worker.failures import (
     classify_exit,
     count_oom_kills,
     final_status,
+    hang_in_log,
     log_tail,
 )
 
@@ -87,3 +88,18 @@ def test_the_log_tail_is_short_and_without_secrets(tmp_path: Path) -> None:
 
 def test_the_log_tail_of_a_child_that_never_started_is_empty(tmp_path: Path) -> None:
     assert log_tail(tmp_path / "engine.log", {}) == ""
+
+
+def test_a_hang_that_the_watchdog_ended_names_the_rank_and_the_phase(tmp_path: Path) -> None:
+    assert hang_in_log(tmp_path) is None
+    (tmp_path / "engine.log").write_text(
+        "[rank3]:[E1128 20:11:02.1 ProcessGroupNCCL.cpp:683] [Rank 3] Watchdog caught collective operation timeout: "
+        "WorkNCCL(SeqNum=712, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600043 ms\n"
+        "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events.jsonl").write_text('{"type": "phase", "phase": "training"}\n{"type": "pha')
+    assert hang_in_log(tmp_path) == Failure(
+        "collective_timeout",
+        "rank 3 waited for the other processes in phase training, in ALLREDUCE, until NCCL's time limit",
+    )
