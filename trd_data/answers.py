@@ -7,6 +7,7 @@ import re
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed[ \t]+(?=[^\s{])")
 _FRAMED = re.compile(r"\\fbox\s*(?=\{)")
 """A few solutions of MATH have it instead of a box."""
+_BRACES = re.compile(r"[{}]|\\.", re.DOTALL)
 _BARE_CONTENT = re.compile(r"[^\s$]+")
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
@@ -41,16 +42,10 @@ def last_boxed(text: str) -> str | None:
 def _balanced(text: str, start: int) -> str | None:
     r"""Return the inside of the group that opens at `start`; ``\{`` and ``\}`` are characters, not braces."""
     depth = 0
-    place = start
-    while place < len(text):
-        character = text[place]
-        if character == "\\":
-            place += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[start + 1 : place].strip()
-        place += 1
+    for token in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0 and token.group() == "}":
+            return text[start + 1 : token.start()].strip()
     return None
 
 

@@ -7,7 +7,47 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+
+class WrittenFloat(float):
+    """A number of a JSON text that keeps the digits it was written with."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, written: str) -> WrittenFloat:
+        """Return the number that `written` stands for."""
+        number = super().__new__(cls, written)
+        number.written = str(written)
+        return number
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A value of a file that Python cannot represent; a row that needs it is refused."""
+
+    reason: str
+
+
+def number_text(number: float | Decimal) -> str:
+    """Return a number as people write it: 0.00001, not 1e-05, and without zeros at the end of its fraction.
+
+    204.0, which Parquet makes of an integer in a column with gaps, is 204. The digits are those of the file, however
+    many they are.
+    """
+    exact = Decimal(number.written if isinstance(number, WrittenFloat) else str(number))
+    if abs(exact.adjusted()) > _MAX_PLAIN_EXPONENT:
+        return f"{exact:e}"
+    plain = f"{exact:f}"
+    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return "0" if plain == "-0" else plain
+
+
+_MAX_PLAIN_EXPONENT = 30
+"""Numbers beyond 10 to this power, or its inverse, are written with an exponent."""
 
 # A string that is not closed extends to the end: a pattern that could fail there would be tried again at each quote.
 _BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
@@ -21,6 +61,8 @@ def plain_json(value: Any) -> Any:
         return [plain_json(item) for item in value]
     if isinstance(value, set | frozenset):
         return sorted((plain_json(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    if isinstance(value, WrittenFloat):
+        return float(value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return str(value)
@@ -83,6 +125,8 @@ def text_fault(text: str) -> str | None:
     """Return what makes `text` impossible to store, to continue the name of its field; None if nothing does."""
     if "\0" in text:
         return f"has \\u0000 at character {text.index(chr(0)) + 1}, which is not text; remove it"
+    if text.isascii():  # known without looking at the characters
+        return None
     try:
         text.encode()
     except UnicodeEncodeError as error:

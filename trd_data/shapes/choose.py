@@ -1,133 +1,197 @@
-"""Finds the shape of a row and reads the problem in it."""
+"""Finds the shape of a row and reads the problem in it, for one task or for all."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trd_data.answers import reference_letter
 from trd_data.errors import MissingFieldError, RowError
 from trd_data.plain_json import plain_json
 from trd_data.problems import Problem
-from trd_data.shapes import fields
-from trd_data.shapes.code import from_humaneval_row, from_mbpp_row, from_taco_row, from_tested_row
-from trd_data.shapes.evalplus import from_evalplus_row
-from trd_data.shapes.fields import Row
-from trd_data.shapes.livecodebench import from_livecodebench_row
-from trd_data.shapes.plain import from_chat_row, from_choice_row, from_entry_row, from_plain_row
+from trd_data.shapes import fields, known
+from trd_data.shapes.choice import has_options
+from trd_data.shapes.fields import Row, Shape
 
-Shape = Callable[[Row, str, str], Problem]
-"""Reads (row, id, task) and raises RowError."""
-
+TASKS = ("math", "exact", "choice", "code", "reasoning_gym")
+"""The tasks that read rows."""
 MAX_ID_CHARACTERS = 100
 """The width of the column of problem ids in the database's tables."""
 
-_CODE_SHAPES: tuple[tuple[frozenset[str], Shape], ...] = (
-    (frozenset({"tests"}), from_tested_row),
-    (frozenset({"input_output"}), from_taco_row),
-    (frozenset({"public_test_cases"}), from_livecodebench_row),
-    (frozenset({"entry_point", "base_input"}), from_evalplus_row),
-    (frozenset({"entry_point", "test"}), from_humaneval_row),
-    (frozenset({"test_list"}), from_mbpp_row),
+_OWN_FIELDS = ("id", "problem", "input", "answer", "solution", "messages", "choices", "metadata", "tests")
+READ_COLUMNS = frozenset(
+    {
+        *(*fields.ID, *fields.BENCHMARK, *fields.INPUT),
+        *(name for shape in known.ALL_SHAPES for names in (shape.columns, *shape.reads) for name in names),
+    }
 )
-"""The columns by which each shape is recognised, in the order in which they are tried."""
-_OWN_FIELDS = ("id", "problem", "answer", "solution", "messages", "choices", "metadata", "tests", "starter_code")
-_READ_FIELDS = {
-    *(*_OWN_FIELDS, *fields.PROBLEM, *fields.ANSWER, *fields.SOLUTION, *fields.ID, *fields.BENCHMARK),
-    *(name for names, _ in _CODE_SHAPES for name in names),
-    *("options", "generated", "solutions", "question_content", "private_test_cases", "canonical_solution"),
-    *("plus_input", "atol", "contract", "test_setup_code", "test_imports", "text", "code"),
-}
-"""All fields that some shape reads."""
+"""All columns that some shape reads."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one row means to one task: a problem, or an error."""
+
+    row: Row
+    """The row, mapped columns under our names."""
+    shape: Shape | None
+    """None if no shape fits."""
+    problem: Problem | None
+    error: RowError | None
+
+    def required(self) -> Problem:
+        """Return the problem; raises RowError."""
+        if self.error is not None:
+            raise self.error
+        assert self.problem is not None
+        return self.problem
 
 
 def to_problem(row: Row, number: int, task: str | None, columns: Mapping[str, str]) -> Problem:
     """Return the problem in a row; raises RowError.
 
-    `task`: None if it is not known yet, as at an upload: the row is then read for the task that its columns suggest.
-    `columns` maps the names of our fields to the row's columns.
+    `task`: None if it is not known yet, as at an upload: see `suggested_reading`. `columns` maps the names of our
+    fields to the row's columns, or to paths into objects and lists of them, such as ``reward_model.ground_truth``.
     """
-    row = _renamed(row, columns)
-    row_id = fields.optional_text(row, fields.ID) or str(number)
-    if len(row_id) > MAX_ID_CHARACTERS:
-        name = fields.first_name(row, fields.ID) or "id"
-        raise fields.wrong(name, row_id, f"must have at most {MAX_ID_CHARACTERS} characters")
-    problem = _read_for_any_task(row, row_id) if task is None else _read(row, row_id, task)
-    return dataclasses.replace(problem, extra=plain_json(dict(problem.extra)), benchmark=fields.benchmark_name(row))
+    if task is None:
+        return suggested_reading(readings(row, number, columns)).required()
+    row, row_id = _prepared(row, number, columns)
+    return _reading(row, row_id, task, {}).required()
+
+
+def readings(row: Row, number: int, columns: Mapping[str, str]) -> dict[str, Reading]:
+    """Return what a row means to each task; raises RowError for a row that is wrong for all."""
+    row, row_id = _prepared(row, number, columns)
+    known_readings: dict[tuple[str, str], Reading] = {}
+    return {task: _reading(row, row_id, task, known_readings) for task in TASKS}
+
+
+def suggested_reading(by_task: Mapping[str, Reading]) -> Reading:
+    """Return the reading by the task that the row's columns suggest, or by another if only its answer does not fit
+    that task: it need not name one of the row's options, and that of a generator's row may be null."""
+    task = _suggested_task(by_task["math"].row)
+    reading = by_task[task]
+    fallback = {"choice": "exact", "exact": "reasoning_gym"}.get(task)
+    if reading.error is not None and reading.error.field in fields.ANSWER and fallback is not None:
+        return by_task[fallback] if by_task[fallback].error is None else reading
+    return reading
 
 
 def require_known_fields(columns: Mapping[str, str]) -> None:
     """Raise `RowError` if `columns` maps a name that no shape reads, which would have no effect."""
-    unknown = [field for field in columns if field not in _READ_FIELDS]
+    unknown = [field for field in columns if field not in READ_COLUMNS]
     if unknown:
         raise RowError(
             None,
-            f"columns maps {', '.join(map(repr, unknown))}, which is not one of our fields: these are "
+            f"columns maps {', '.join(map(repr, unknown))[:300]}, which is not one of our fields: these are "
             f"{', '.join(_OWN_FIELDS)} and the columns of known data sets; write our field, then the row's column",
         )
 
 
-def _read(row: Row, row_id: str, task: str) -> Problem:
-    problem = _shape(row, task)(row, row_id, task)
-    if task != "choice":
-        return problem
-    letter = reference_letter(problem.answer)
-    if letter is None:
-        name = fields.first_name(row, fields.ANSWER) or "answer"
-        raise fields.wrong(
-            name, problem.answer, "names no option; write the right option's letter, or give the options as choices"
-        )
-    return dataclasses.replace(problem, answer=letter)
+def columns_needed(columns: Mapping[str, str]) -> frozenset[str]:
+    """Return the columns of a file that some shape reads, given the mapping."""
+    return READ_COLUMNS | {name for path in columns.values() for name in (path, path.split(".")[0])}
 
 
-def _read_for_any_task(row: Row, row_id: str) -> Problem:
-    task = _suggested_task(row)
-    try:
-        return _read(row, row_id, task)
-    except RowError as error:
-        # For other tasks the answer of a row with options need not name one, and that of a generator's row may be null.
-        if error.field in fields.ANSWER and (fallback := {"choice": "exact", "exact": "reasoning_gym"}.get(task)):
-            with suppress(RowError):
-                return _read(row, row_id, fallback)
-        raise
-
-
-def _suggested_task(row: Row) -> str:
-    there = {name for name in row if fields.has_value(row, name)}
-    if any(columns <= there for columns, _ in _CODE_SHAPES):
-        return "code"
-    # Task exact accepts every row of a chat or of a problem and its answer that task math accepts.
-    return "choice" if there & {"choices", "options"} and "messages" not in there else "exact"
-
-
-def _shape(row: Row, task: str) -> Shape:
-    there = {name for name in row if fields.has_value(row, name)}
-    if task == "code":
-        for columns, shape in _CODE_SHAPES:
-            if columns <= there:
-                return shape
-        raise MissingFieldError(
+def _reading(row: Row, row_id: str, task: str, known_readings: dict[tuple[str, str], Reading]) -> Reading:
+    shape = _shape(row, task)
+    if shape is None:
+        error = MissingFieldError(
             "tests",
             "tests: this field is required; task code needs tests, input_output (TACO), entry_point and test "
             "(HumanEval) or base_input (EvalPlus), test_list (MBPP) or public_test_cases (LiveCodeBench)",
         )
+        return Reading(row, None, None, error)
+    key = (shape.name, task if shape.by_task else "")
+    reading = known_readings.get(key)
+    if reading is None:
+        reading = known_readings[key] = _read(row, row_id, task, shape)
+    if task != "choice" or reading.problem is None:
+        return reading
+    letter = reference_letter(reading.problem.answer)
+    if letter is None:
+        name = fields.first_name(row, fields.ANSWER) or "answer"
+        advice = "names no option; write the right option's letter, or give the options as choices"
+        return Reading(row, shape, None, fields.wrong(name, reading.problem.answer, advice))
+    return Reading(row, shape, dataclasses.replace(reading.problem, answer=letter), None)
+
+
+def _read(row: Row, row_id: str, task: str, shape: Shape) -> Reading:
+    try:
+        problem = shape.read(row, row_id, task)
+        extra = plain_json(dict(problem.extra))
+        problem = dataclasses.replace(problem, extra=extra, benchmark=fields.benchmark_name(row))
+        return Reading(row, shape, problem, None)
+    except RowError as error:
+        return Reading(row, shape, None, error)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # A combination of types that no shape expects is an error of the row as well.
+        message = f"cannot be read as {shape.name} by task {task}: {type(error).__name__}: {error}"[:300]
+        return Reading(row, shape, None, RowError(None, message))
+
+
+def _suggested_task(row: Row) -> str:
+    there = {name for name in row if fields.has_value(row, name)}
+    if any(shape.columns <= there for shape in known.CODE_SHAPES):
+        return "code"
+    # Task exact accepts every row of a chat or of a problem and its answer that task math accepts.
+    return "choice" if _shape(row, "choice") is known.CHOICE else "exact"
+
+
+def _shape(row: Row, task: str) -> Shape | None:
+    there = {name for name in row if fields.has_value(row, name)}
+    if task == "code":
+        shapes = (*known.CODE_SHAPES, known.VERL)
+        return next((shape for shape in shapes if shape.columns <= there), None)
     if task == "reasoning_gym" or "generated" in there:
-        return from_entry_row
-    if "messages" in there:
-        return from_chat_row
-    if task == "choice" and there & {"choices", "options"}:
-        return from_choice_row
-    return from_plain_row
+        return known.ENTRY
+    names_of_problem = there & set(fields.PROBLEM)
+    is_instruction = fields.first_name(row, fields.PROBLEM) == "instruction"
+    is_of = {
+        known.MESSAGES: "messages" in there,
+        known.SHAREGPT: "conversations" in there and not names_of_problem,
+        known.VERL: known.VERL.columns <= there,
+        known.TRL: "prompt" in there and ("completion" in there or isinstance(row["prompt"], list)),
+        known.CHOICE: task == "choice" and has_options(row),
+        known.ALPACA: is_instruction and bool(there & {"input", "output"}),
+    }
+    return next((shape for shape, is_this in is_of.items() if is_this), known.PLAIN)
+
+
+def _prepared(row: Row, number: int, columns: Mapping[str, str]) -> tuple[Row, str]:
+    """Return the row, mapped columns under our names, and its id."""
+    row = _renamed(row, columns) if columns else row
+    row_id = fields.optional_text(row, fields.ID) or str(number)
+    if len(row_id) > MAX_ID_CHARACTERS:
+        name = fields.first_name(row, fields.ID) or "id"
+        raise fields.wrong(name, row_id, f"must have at most {MAX_ID_CHARACTERS} characters")
+    return row, row_id
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
     """Return the row with mapped columns under our names, in place of columns that already have these names."""
-    for field, column in columns.items():
-        if column not in row:
-            there = ", ".join(map(repr, list(row)[:12])) or "none"
-            raise RowError(field, f"{field}: columns maps it to {column!r}; the row has {there}")
     moved = set(columns.values())
     kept = {name: value for name, value in row.items() if name not in moved}
-    return {**kept, **{field: row[column] for field, column in columns.items()}}
+    return {**kept, **{field: _at_path(row, path, field) for field, path in columns.items()}}
+
+
+def _at_path(row: Row, path: str, field: str) -> Any:
+    """Return what a row has under a column's name, or at a path into its objects and lists."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for step in path.split("."):
+        if isinstance(value, str):
+            value = fields.parse_json(value, field)
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            there = list(value) if isinstance(value, Mapping) else fields.type_name(value)
+            shown = ", ".join(map(repr, there[:12])) if isinstance(there, list) else there
+            where = "the row" if value is row else "what it is a part of"
+            raise RowError(field, f"{field}: columns maps it to {path!r}; {where} has {shown or 'none'}"[:300])
+    return value

@@ -28,9 +28,9 @@ _PYTHON_FENCE = "```python\n{}\n```"
 
 def from_taco_row(row: Row, row_id: str, task: str) -> Problem:
     """Read a row of (question, solutions, starter_code, input_output), also in the form of APPS."""
-    question = fields.text(row, "problem", fields.PROBLEM)
+    question = fields.problem_text(row)
     starter = fields.optional_text(row, ("starter_code",))
-    tests = _taco_tests(fields.parse_json(row["input_output"], "input_output"))
+    tests = tests_of_cases(fields.parse_json(row["input_output"], "input_output"), "input_output")
     if starter:
         question = f"{question}\n\nBegin with this code:\n{_PYTHON_FENCE.format(starter.rstrip())}"
     solutions = fields.as_texts(row["solutions"], "solutions") if row.get("solutions") else []
@@ -90,17 +90,17 @@ def from_tested_row(row: Row, row_id: str, task: str) -> Problem:
         raise wrong("tests", tests, "kind assert needs 'asserts', a list of one or more statements")
     if "inputs" in tests:
         tests = {**tests, **_input_output(tests, "tests", kind)}
-    problem = fields.text(row, "problem", fields.PROBLEM)
+    problem = fields.problem_text(row)
     return Problem(row_id, problem, "", fields.optional_text(row, fields.SOLUTION), {"tests": tests})
 
 
-def _taco_tests(given: Any) -> dict[str, Any]:
+def tests_of_cases(given: Any, field: str) -> dict[str, Any]:
+    """Return the tests that TACO and APPS write as inputs, outputs and, for a function, fn_name."""
     if not isinstance(given, dict):
-        raise wrong("input_output", given, f"must be an object, not {type_name(given)}")
+        raise wrong(field, given, f"must be an object, not {type_name(given)}")
     if given.get("fn_name"):
-        entry_point = str(given["fn_name"])
-        return {"kind": "call", "entry_point": entry_point, **_input_output(given, "input_output", "call")}
-    return {"kind": "stdio", **_input_output(given, "input_output", "stdio")}
+        return {"kind": "call", "entry_point": str(given["fn_name"]), **_input_output(given, field, "call")}
+    return {"kind": "stdio", **_input_output(given, field, "stdio")}
 
 
 def _input_output(given: dict[str, Any], field: str, kind: str) -> dict[str, list[Any]]:

@@ -1,14 +1,18 @@
-"""Reads single fields of a row, under any of the names that data sets give them."""
+"""What a shape of rows is, and how single fields are read, under any of the names that data sets give them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from trd_data.errors import MissingFieldError, RowError
-from trd_data.plain_json import allow_long_integers
+from trd_data.plain_json import Unreadable, WrittenFloat, allow_long_integers, number_text
+from trd_data.problems import Problem
 
 Row = Mapping[str, Any]
 
@@ -18,12 +22,46 @@ SOLUTION = ("solution", "Solution", "reference_solution", "rationale", "reasonin
 ID = ("id", "ID", "problem_id", "question_id", "unique_id", "task_id", "problem_idx", "uid")
 
 BENCHMARK = ("benchmark", "data_source", "dataset")
+INPUT = ("input",)
+"""Continues an instruction, as Alpaca has it."""
 _MAX_NAME = 80
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A way to write problems as rows; docs/data.md lists all of them from here."""
+
+    name: str
+    """What users know it as."""
+    columns: frozenset[str]
+    """A row of this shape has a value in each."""
+    read: Callable[[Row, str, str], Problem]
+    """Reads (row, id, task) and raises RowError."""
+    reads: tuple[tuple[str, ...], ...]
+    """The columns that are read, beside `ID` and `BENCHMARK`; the first of each group that has a value counts."""
+    tasks: str
+    """Tasks that read it, for people."""
+    ignores: tuple[str, ...] = ()
+    """Columns of such data sets that are known, and not read."""
+    is_told_by: str = ""
+    """How it is recognised, beside its columns."""
+    by_task: bool = False
+    """Whether tasks may read different problems in the same row."""
+
+    def columns_read(self, row: Row) -> Iterator[str]:
+        """Yield the columns of a row whose values make its problem."""
+        for group in (*self.reads, ID, BENCHMARK):
+            name = first_name(row, group)
+            if name is not None:
+                yield name
+                if name == "instruction":
+                    yield from INPUT
 
 
 def wrong(name: str, value: object, reason: str) -> RowError:
     """Return the error of a field whose value is wrong; `reason` continues "name = value: "."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)  # Parquet has types that JSON lacks
+    # Parquet has types that JSON lacks.
+    shown = value.written if isinstance(value, WrittenFloat) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return RowError(name, f"{name} = {shown}: {reason}")
 
@@ -62,6 +100,15 @@ def text(row: Row, field: str, names: Sequence[str]) -> str:
     return value
 
 
+def problem_text(row: Row, names: Sequence[str] = PROBLEM) -> str:
+    """Return the problem; an instruction is followed by its input, if it has one."""
+    problem = text(row, "problem", names)
+    if first_name(row, names) != "instruction":
+        return problem
+    given = optional_text(row, INPUT)
+    return problem if given is None else f"{problem}\n\n{given}"
+
+
 def optional_text(row: Row, names: Sequence[str]) -> str | None:
     """Return a field that may be absent or empty; None if it is."""
     name = first_name(row, names)
@@ -86,14 +133,21 @@ def tolerance(row: Row, name: str, default: float) -> float:
 
 
 def as_text(value: Any, name: str) -> str:
-    """Return a scalar as text. 204.0, which Parquet makes of an integer in a column with gaps, is "204"."""
+    """Return a scalar, or the only item of a list, as text."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, Unreadable):
+        raise RowError(name, f"{name}: the value cannot be read: {value.reason}")
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise wrong(name, value, f"must be text in UTF-8: {error.reason} at byte {error.start + 1}") from None
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise wrong(name, value, "must be finite; if infinity is the answer, write it as a string")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str | bool | int | float):
+    if isinstance(value, float | Decimal):
+        return number_text(value)
+    if isinstance(value, str | bool | int | UUID):
         return str(value)
     raise wrong(name, value, f"must be a string or a number, not {type_name(value)}")
 
@@ -108,6 +162,8 @@ def as_texts(value: Any, name: str) -> list[str]:
 
 def parse_json(value: Any, name: str) -> Any:
     """Return the value of a field that may hold JSON as a string; a value of another type is returned as it is."""
+    if isinstance(value, Unreadable):
+        raise RowError(name, f"{name}: the value cannot be read: {value.reason}")
     if not isinstance(value, str):
         return value
     allow_long_integers()

@@ -27,7 +27,7 @@ _STRINGS = {"BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE", "UNICODE"}
 
 def from_livecodebench_row(row: Row, row_id: str, task: str) -> Problem:
     """Read a row of (question_content, public_test_cases, private_test_cases, starter_code, metadata)."""
-    question = fields.text(row, "problem", ("question_content", *fields.PROBLEM))
+    question = fields.problem_text(row, ("question_content", *fields.PROBLEM))
     starter = fields.optional_text(row, ("starter_code",)) or ""
     if starter:
         question = f"{question}\n\nBegin with this code:\n```python\n{starter.rstrip()}\n```"

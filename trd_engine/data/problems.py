@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trd_data.errors import MissingFieldError, RowError
@@ -22,6 +22,8 @@ from trd_engine.runtime.errors import DataError
 
 _MAX_LISTED = 20
 """Row errors in one message; the others are counted."""
+_LONG_TEXT = 1000
+"""Characters from which on equal texts share their memory."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,9 @@ def load_problems(
         require_known_fields(source.columns)
     except RowError as error:
         raise DataError(f"{_describe(source)}: {error}") from error
-    rows = read_rows(source)
-    if not rows:
+    problems, errors = _convert(read_rows(source), task, source)
+    if not problems and not errors:
         raise DataError(f"{_describe(source)}: no rows")
-    problems, errors = _convert(rows, task, source)
     if errors:
         more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
         raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
@@ -103,11 +104,12 @@ def split_holdout(problems: Sequence[Problem], share: float | None, seed: int) -
     return training, heldout
 
 
-def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Problem], list[str]]:
+def _convert(rows: Iterable[RawRow], task: str, source: DataSource) -> tuple[list[Problem], list[str]]:
     reader = RowReader(task, source.columns)
     problems: list[Problem] = []
     errors: list[str] = []
     numbers: dict[str, int] = {}
+    known_texts: dict[str, str] = {}
     for row in rows:
         try:
             problem = reader.problem(row)
@@ -116,9 +118,16 @@ def _convert(rows: list[RawRow], task: str, source: DataSource) -> tuple[list[Pr
             errors.append(f"row {row.number}: {error}{remedy}")
             continue
         numbers[problem.id] = row.number
-        problems.append(problem)
+        # Rows may share a long text, which a small Parquet file stores once: so does this list.
+        shared: dict[str, Any] = {name: known_texts.setdefault(text, text) for name, text in _long_texts(problem)}
+        problems.append(replace(problem, **shared) if shared else problem)
     errors += [f"row {numbers[problem.id]}: {error}" for problem, error in entry_errors(problems)]
     return problems, errors
+
+
+def _long_texts(problem: Problem) -> list[tuple[str, str]]:
+    texts = [("problem", problem.problem), ("answer", problem.answer), ("solution", problem.solution or "")]
+    return [(name, text) for name, text in texts if len(text) >= _LONG_TEXT]
 
 
 def _describe(source: DataSource) -> str:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from trd_data.errors import DataFileError
-from trd_data.readers import RawRow, number_rows, read_file
+from trd_data.readers import RawRow, number_rows
+from trd_data.readers import read_rows as read_rows_of_file
+from trd_data.shapes.choose import columns_needed
 from trd_engine.config import DataSource
 from trd_engine.data.gym_entries import generate_rows
 from trd_engine.runtime.errors import DataError
 
 
-def read_rows(source: DataSource) -> list[RawRow]:
-    """Return all rows of `source`, unreadable ones with their error; raises DataError if there is no such source."""
+def read_rows(source: DataSource) -> Iterator[RawRow]:
+    """Yield all rows of `source`, unreadable ones with their error; raises DataError if there is no such source."""
     if source.generator is not None:
-        return list(number_rows(generate_rows(source.generator, source.size, source.seed)))
+        return number_rows(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:
-        return list(number_rows(_load_hub(source.hub, source)))
+        return number_rows(_load_hub(source.hub, source))
     assert source.path is not None
     path = Path(source.path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir():
-        return list(number_rows(_load_folder(path, source.split, source.config)))
+        return number_rows(_load_folder(path, source.split, source.config))
     if source.config is not None:
         raise _no_configurations(path, source.config)
+    return _read_file(path, columns_needed(source.columns))
+
+
+def _read_file(path: Path, needed: frozenset[str]) -> Iterator[RawRow]:
     try:
-        return list(read_file(path))
+        with path.open("rb") as stream:
+            yield from read_rows_of_file(stream, lambda name, _: name in needed)
     except DataFileError as error:
         raise DataError(f"{path}: {error}") from error
 

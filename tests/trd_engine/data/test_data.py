@@ -34,7 +34,7 @@ SUMS = [{"problem": f"{n} + {n} = ?", "answer": str(2 * n), "solution": f"twice 
     [
         pytest.param(
             {"id": "a1", "problem": "1+1", "answer": "2", "solution": "so 2", "level": 3},
-            Problem("a1", "1+1", "2", "so 2", {"level": 3}),
+            Problem("a1", "1+1", "2", "so 2"),
             id="ours",
         ),
         pytest.param(
@@ -54,17 +54,17 @@ SUMS = [{"problem": f"{n} + {n} = ?", "answer": str(2 * n), "solution": f"twice 
         ),
         pytest.param(
             {"problem_idx": 7, "problem": "Find it.", "answer": "\\frac{1}{2}", "problem_type": ["Algebra"]},
-            Problem("7", "Find it.", "\\frac{1}{2}", None, {"problem_type": ["Algebra"]}),
+            Problem("7", "Find it.", "\\frac{1}{2}", None),
             id="hmmt",
         ),
         pytest.param(
             {"unique_id": "test/a/1.json", "problem": "p", "solution": "s", "answer": "x", "subject": "Algebra"},
-            Problem("test/a/1.json", "p", "x", "s", {"subject": "Algebra"}),
+            Problem("test/a/1.json", "p", "x", "s"),
             id="math-500",
         ),
         pytest.param(
             {"problem": "p", "solution": "first \\boxed{1}, then \\boxed{\\frac{1}{2}}", "type": "Algebra"},
-            Problem("1", "p", "\\frac{1}{2}", "first \\boxed{1}, then \\boxed{\\frac{1}{2}}", {"type": "Algebra"}),
+            Problem("1", "p", "\\frac{1}{2}", "first \\boxed{1}, then \\boxed{\\frac{1}{2}}"),
             id="answer in the solution's last box",
         ),
         pytest.param(

@@ -1,0 +1,162 @@
+"""Reads rows from JSON Lines, from a JSON array, and from objects that each extend over several lines.
+
+One row at a time is in memory, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from trd_data.formats import READ_FORMATS, Unpacked
+from trd_data.plain_json import WrittenFloat, nests_deeper
+from trd_data.shapes.fields import type_name
+
+_BOM = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 2**20
+# A string that is not closed extends to the end, and its group is empty.
+_TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*("?)|[\[{]|[\]}]', re.DOTALL)
+
+JsonRow = dict[str, Any] | str
+"""A row, or what is wrong with it."""
+
+
+def json_lines(stream: Unpacked, max_row_bytes: int, max_depth: int) -> Iterator[tuple[int, JsonRow]]:
+    """Yield number and row of each line that is not blank."""
+    for number, line in enumerate(_lines(stream, max_row_bytes), start=1):
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if len(line) > max_row_bytes:
+            yield number, f"longer than {max_row_bytes} bytes"
+        elif line.strip():
+            row = _parsed(line, max_depth, "of the line")
+            # If even the first row is not one, the file may be of a format that is not read.
+            yield number, f"{row}; {READ_FORMATS}" if number == 1 and isinstance(row, str) else row
+
+
+def _lines(stream: Unpacked, max_bytes: int) -> Iterator[bytes]:
+    """Yield the lines of a stream; of a line that is too long, the first `max_bytes` + 1 bytes."""
+    line = bytearray()
+    while content := stream.read(_CHUNK_BYTES):
+        first, *others = content.split(b"\n")
+        line += first[: max_bytes + 1 - len(line)]
+        for piece in others:
+            yield bytes(line)
+            line = bytearray(piece[: max_bytes + 1])
+    if line:
+        yield bytes(line)
+
+
+def json_values(stream: Unpacked, max_row_bytes: int, max_depth: int) -> Iterator[tuple[int, JsonRow]]:
+    """Yield number and row of each element of an array, or of each object of a file without one."""
+    cutter = _Cutter(stream, max_row_bytes)
+    number = 0
+    for number, (gap, element) in enumerate(cutter.elements(), start=1):
+        if gap != (b"," if cutter.is_array and number > 1 else b""):
+            yield number, _stray(gap)
+        else:
+            yield number, _parsed(element, max_depth, "of the row")
+    if cutter.fault is not None:
+        yield number + 1, cutter.fault
+
+
+class _Cutter:
+    """Cuts the objects out of a stream of JSON by its brackets alone, so that an error within one ends no other."""
+
+    def __init__(self, stream: Unpacked, max_row_bytes: int) -> None:
+        self._stream = stream
+        self._max_row_bytes = max_row_bytes
+        self._buffer = stream.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
+        self._place = 0
+        self.is_array = self._buffer.startswith(b"[")
+        self.fault: str | None = None
+        """What is wrong after the last element."""
+
+    def elements(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what stands before each element, without spaces, and the element."""
+        depth = start = 0
+        self._buffer = self._buffer[self.is_array :]
+        while (bracket := self._next_bracket()) is not None:
+            if bracket in b"[{":
+                start = self._place - 1 if depth == 0 else start
+                depth += 1
+                continue
+            if depth == 0:
+                self._end(bracket)
+                return
+            depth -= 1
+            if depth == 0:
+                yield self._buffer[:start].strip(), self._buffer[start : self._place]
+                self._buffer, self._place = self._buffer[self._place :], 0
+        if self.fault is None and (depth or self.is_array):
+            self.fault = "the file ends within a row" if depth else "the file ends before its array does; is it cut?"
+        elif self.fault is None and self._buffer.strip():
+            self.fault = _stray(self._buffer)
+
+    def _next_bracket(self) -> bytes | None:
+        """Return the next bracket outside of strings, with `_place` behind it; None at the end or if there is none
+        within the length of a row."""
+        while True:
+            token = _TOKENS.search(self._buffer, self._place)
+            if token is not None and token[1] != b"":
+                self._place = token.end()
+                if token[1] is None:
+                    return token.group()
+                continue
+            self._place = len(self._buffer) if token is None else token.start()
+            if len(self._buffer) > self._max_row_bytes:
+                self.fault = f"longer than {self._max_row_bytes} bytes; the rest of the file was not read"
+                return None
+            more = self._stream.read(max(_CHUNK_BYTES, len(self._buffer)))
+            if not more:
+                return None
+            self._buffer += more
+
+    def _end(self, bracket: bytes) -> None:
+        gap, rest = self._buffer[: self._place - 1].strip(), self._buffer[self._place :] + self._stream.read(1000)
+        if bracket == b"]" and self.is_array and not gap:
+            self.fault = f"there is text after the array: {_shown(rest)}" if rest.strip() else None
+        else:
+            self.fault = _stray(gap or bracket)
+
+
+def _stray(text: bytes) -> str:
+    return f"must be a JSON object, with one comma between two of an array, not {_shown(text)}"
+
+
+def _shown(text: bytes) -> str:
+    return repr(text.strip()[:40].decode("utf-8", "replace"))
+
+
+def _parsed(content: bytes, max_depth: int, of_what: str) -> JsonRow:
+    if nests_deeper(content, max_depth):
+        return f"nests more than {max_depth} levels deep"
+    try:
+        values = json.loads(
+            content.decode(),
+            parse_float=WrittenFloat,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object,
+        )
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: {error.reason} at byte {error.start + 1} {of_what}"
+    except json.JSONDecodeError as error:
+        return f"not valid JSON: {error.msg} at character {error.pos + 1} {of_what}"
+    except ValueError as error:
+        return f"not valid JSON: {error}"
+    return values if isinstance(values, dict) else f"must be a JSON object, not {type_name(values)}"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raises ValueError if a key stands in it twice, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {json.dumps(twice)[:80]} stands in an object twice; keep one")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
