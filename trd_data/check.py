@@ -14,7 +14,7 @@ from typing import IO, Any
 from trd_data.column_names import part_of_problem
 from trd_data.data_notices import DataNotices
 from trd_data.errors import FileTooLargeError, RowError
-from trd_data.formats import open_rows
+from trd_data.formats import needs_arrow, open_rows
 from trd_data.notices import Notice
 from trd_data.problems import Problem
 from trd_data.readers import RawRow, RowLimits, read_rows, rows_of
@@ -140,7 +140,8 @@ def first_problems(
 
 def load_libraries(stream: IO[bytes]) -> None:
     """Import what reads the file, so that it is loaded before the process's memory is limited."""
-    import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401 - also for zstd
+    if needs_arrow(stream):
+        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
 
 
 class ReferenceSample:

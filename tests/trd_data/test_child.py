@@ -28,21 +28,21 @@ def packed(columns: dict[str, Any], **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def with_note(note: pa.Array, **options: Any) -> bytes:
+def with_note(note: pa.Array, name: str = "context", **options: Any) -> bytes:
     """The column beside problems that are right."""
-    return packed({"problem": ["1 + 1"] * len(note), "answer": ["2"] * len(note), "note": note}, **options)
+    return packed({"problem": ["1 + 1"] * len(note), "answer": ["2"] * len(note), name: note}, **options)
 
 
 def shared_text(count: int, num_bytes: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["a" * num_bytes]))
 
 
-PREFIXES = {"use_dictionary": False, "column_encoding": {"note.list.element": "DELTA_BYTE_ARRAY"}}
+PREFIXES = {"use_dictionary": False, "column_encoding": {"context.list.element": "DELTA_BYTE_ARRAY"}}
 BOMBS = {
     "a text of 12 MiB that 4096 rows share": lambda: with_note(shared_text(4096, 12 * 2**20)),
     "lists of one text": lambda: with_note(pa.ListArray.from_arrays([0, 4096], shared_text(4096, 2**20))),
     "prefixes": lambda: with_note(pa.array([["a" * 2**20 + str(i) for i in range(500)]]), **PREFIXES),
-    "a list of numbers": lambda: with_note(pa.array([np.zeros(60_000_000, np.int8)])),
+    "a list of numbers": lambda: with_note(pa.array([np.zeros(140_000_000, np.int8)])),
     "rows that are all allowed": lambda: with_note(shared_text(200_000, 2**19)),
 }
 
@@ -51,8 +51,13 @@ BOMBS = {
 def test_a_bomb_is_refused(name: str) -> None:
     content = BOMBS[name]()
     assert len(content) < 2**17, "the file is small"
-    with pytest.raises(FileTooLargeError, match=r"MiB of memory|decompresses"):
+    with pytest.raises(FileTooLargeError, match=r"MiB of memory|unpacks to more"):
         check(content, LIMITS, ChildLimits(memory_bytes=2**30))
+
+
+def test_what_nobody_reads_is_not_even_decompressed() -> None:
+    report = check(with_note(shared_text(4096, 12 * 2**20), "note"), LIMITS, ChildLimits(memory_bytes=2**30))
+    assert (report.num_rows, report.num_errors) == (4096, 0)
 
 
 def test_a_long_row_is_named() -> None:
@@ -60,11 +65,6 @@ def test_a_long_row_is_named() -> None:
     report = check(with_note(note), LIMITS)
     assert report.errors == [ListedError(3, None, "longer than 1048576 bytes")]
     assert (report.num_rows, report.num_errors, report.first_without_solution) == (3, 1, 1)
-
-
-def far_timestamps() -> bytes:
-    """Microseconds since 1970 that lie beyond Python's last year."""
-    return packed({"problem": ["x"], "answer": ["1"], "at": pa.array([2**62], pa.timestamp("us"))})
 
 
 def broken_statistics() -> bytes:
@@ -80,7 +80,6 @@ def broken_statistics() -> bytes:
     [
         (b"PAR1 and then nonsense", "^not a readable Parquet file: "),
         (with_note(pa.array(["n"] * 50))[:-20], "^not a readable Parquet file: "),
-        (far_timestamps(), "^not a readable Parquet file: column at: date value out of range"),
         (broken_statistics(), "^not a readable Parquet file: "),
     ],
 )

@@ -1,27 +1,23 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from trd_data.check import FileReport, check_file
 from trd_data.errors import FileTooLargeError
-from trd_data.readers import LineReader, RowLimits
-from trd_data.rows import ListedError, RowChecker, RowReport
+from trd_data.readers import RowLimits
+from trd_data.rows import ListedError
 
 LIMITS = RowLimits(max_row_bytes=2_000, max_rows=1000, max_depth=5)
 GOOD = b'{"problem": "1 + 1", "answer": "2", "solution": "two"}\n'
 
 
-def check(*pieces: bytes, limits: RowLimits = LIMITS) -> RowReport:
-    checker, reader = RowChecker(limits), LineReader(limits)
-    for rows in (*map(reader.feed, pieces), reader.finish()):
-        for row in rows:
-            checker.add(row)
-    return checker.report
+def check(*pieces: bytes, limits: RowLimits = LIMITS) -> FileReport:
+    return check_file(io.BytesIO(b"".join(pieces)), limits)
 
 
 def row(**fields: Any) -> bytes:
@@ -72,7 +68,7 @@ def test_rows_that_are_accepted(line: bytes) -> None:
         (row(problem=" \t"), "problem", "must not be empty"),
         (row(problem={}), "problem", "problem = {}: must be a string or a number, not an object"),
         (row(answer=["2", "3"]), "answer", "not a list"),
-        (b'{"problem": "x", "answer": 1e400}\n', "answer", "answer = Infinity: must be finite"),
+        (b'{"problem": "x", "answer": 1e400}\n', "answer", "answer = 1e400: must be finite"),
         (row(answer=""), "answer", "must not be empty"),
         (row(solution={}), "solution", "must be a string or a number, not an object"),
         (row(id=[]), "id", "must be a string or a number, not a list"),
@@ -85,7 +81,7 @@ def test_rows_that_are_accepted(line: bytes) -> None:
         (row(extra=[[[[[1]]]]]), None, "more than 5 levels"),
         (b"[" * 1500 + b"\n", None, "more than 5 levels"),
         (b'{"problem": "\\ud800", "answer": "1"}\n', "problem", "surrogate"),
-        (b'{"problem": "x", "answer": "1", "note": [{"\\u0000": 1}]}\n', "note", "u0000"),
+        (b'{"problem": "x", "answer": "1", "solution": [{"\\u0000": 1}]}\n', "solution", "u0000"),
         (b'{"problem": "x", "answer": "1", "\\udfff": 1}\n', None, "half a surrogate pair"),
         (b'{"problem": "a\\u0000", "answer": "1"}\n', "problem", "u0000"),
         (b'{"problem": ' + b"1" * 5000, None, "longer than 2000 bytes"),
@@ -139,19 +135,3 @@ def test_reading_goes_on_after_a_line_that_is_too_long() -> None:
 def test_too_many_rows_end_the_upload() -> None:
     with pytest.raises(FileTooLargeError, match="3 rows"):
         check(GOOD * 4, limits=replace(LIMITS, max_rows=3))
-
-
-LINES = st.lists(st.sampled_from([GOOD, b"\n", b"broken\n", row(answer=[]), row(id="é"), b"x" * 3000 + b"\n"]))
-
-
-@given(LINES, st.lists(st.integers(1, 700), min_size=1))
-def test_the_pieces_a_file_comes_in_do_not_matter(lines: list[bytes], sizes: list[int]) -> None:
-    content = b"".join(lines)
-    pieces, start = [], 0
-    while start < len(content):
-        size = sizes[len(pieces) % len(sizes)]
-        pieces.append(content[start : start + size])
-        start += size
-    whole, cut = check(content), check(*pieces)
-    assert cut.errors == whole.errors
-    assert (cut.num_rows, cut.first_without_solution) == (whole.num_rows, whole.first_without_solution)
