@@ -85,5 +85,5 @@ def test_a_file_with_too_much_in_it_is_refused(
     assert len(zeros) < 30_000
     response = client.post("/datasets", content=zeros, headers=PARQUET)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "dataset_too_large")
-    words = "decompresses to more than 600000 bytes" if "max_unpacked_bytes" in limits else "more than the 1000 rows"
+    words = "unpacks to more than 600000 bytes" if "max_unpacked_bytes" in limits else "more than the 1000 rows"
     assert words in response.json()["error"]["message"]
