@@ -9,7 +9,21 @@ import typer
 from rich.text import Text
 
 from client import Client, TrdError
-from client.cli.output import JsonFlag, age, answers, byte_bar, facts, moment, print_json, remark, say, size, table
+from client.cli.output import (
+    JsonFlag,
+    age,
+    answers,
+    byte_bar,
+    facts,
+    moment,
+    notice_block,
+    print_json,
+    remark,
+    remarks,
+    say,
+    size,
+    table,
+)
 from client.datasets import PreviewOptions
 from contract.views.datasets import DatasetView
 
@@ -43,6 +57,8 @@ def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> DatasetVi
     if not is_quiet:
         solutions = "with solutions" if made.has_solutions else "not all with solutions"
         remark(f"{path.name}: {made.num_rows} rows, {solutions}, {size(made.num_bytes)}")
+        if made.notices:
+            remarks().print(notice_block(made.notices))
     return made
 
 
@@ -102,6 +118,8 @@ def show(dataset: DatasetArgument, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(found)
         return
+    if found.notices:
+        answers().print(notice_block(found.notices))
     answers().print(
         facts(
             [

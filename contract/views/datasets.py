@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from contract.views import OpenEnum, View
+from contract.views.notices import NoticeView
 
 
 class DatasetView(View):
@@ -21,6 +22,8 @@ class DatasetView(View):
     """Of the file as it was uploaded."""
     has_solutions: bool
     """True if every row has a solution, which a student that is its own teacher needs."""
+    notices: list[NoticeView] = []  # noqa: RUF012 - pydantic copies it
+    """What the check of the file found; a job has those that hold for its task."""
     created_at: datetime
 
 

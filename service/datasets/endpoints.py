@@ -11,7 +11,7 @@ from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import RAW_TYPES, UploadBody
-from service.datasets.schemas import PreviewQuery
+from service.datasets.schemas import PreviewQuery, dataset_view
 from service.errors import ConflictError, NotFoundError, QuotaError, raises
 from service.query import Limit
 from service.retries import MaybeClientTry
@@ -49,7 +49,7 @@ async def upload_dataset(
     names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
     body = UploadBody(request)
-    return DatasetView.of(await context.datasets.receive(caller.owner, body, filename, client_try, columns))
+    return dataset_view(await context.datasets.receive(caller.owner, body, filename, client_try, columns))
 
 
 @router.get("", summary="List datasets, newest first")
@@ -61,14 +61,14 @@ def list_datasets(
 ) -> Page[DatasetView]:
     """The caller's own."""
     rows, has_more = context.datasets.page(caller.owner, after, limit)
-    return Page(data=[DatasetView.of(row) for row in rows], has_more=has_more)
+    return Page(data=[dataset_view(row) for row in rows], has_more=has_more)
 
 
 @router.get("/{dataset_id}", summary="One dataset")
 @raises(NotFoundError)
 def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetView:
     """What it holds, and its digest."""
-    return DatasetView.of(context.datasets.show(caller.owner, dataset_id))
+    return dataset_view(context.datasets.show(caller.owner, dataset_id))
 
 
 @router.get("/{dataset_id}/preview", summary="The prompts that a job would make of a dataset's first rows")

@@ -29,7 +29,7 @@ _FIND = select(Dataset).where(
     Dataset.id == bindparam("dataset_id"), Dataset.owner == bindparam("owner"), Dataset.deleted_at.is_(None)
 )
 _FIND_AND_LOCK = _FIND.with_for_update()
-_SIZES = select(Dataset.id, Dataset.num_rows, Dataset.has_solutions).where(
+_SIZES = select(Dataset.id, Dataset.num_rows, Dataset.has_solutions, Dataset.findings["notices"]).where(
     Dataset.id.in_((bindparam("first"), bindparam("second"))),
     Dataset.owner == bindparam("owner"),
     Dataset.deleted_at.is_(None),
@@ -53,7 +53,7 @@ def sizes(session: Session, owner: str, dataset_ids: Collection[str], *, keep: b
     first, *others = dataset_ids
     values = {"owner": owner, "first": first, "second": others[0] if others else first}
     rows = session.connection().execute(SIZES_AND_KEEP if keep else _SIZES, values)
-    return {row.id: Size(row.num_rows, row.has_solutions) for row in rows}
+    return {row[0]: Size(row[1], row[2], row[3] or ()) for row in rows}
 
 
 def user_of(session: Session, owner: str, dataset_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Query parameters of ``/datasets``."""
+"""Query parameters of ``/datasets``, and how a dataset becomes a view."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contract.tables import Dataset
+from contract.views.datasets import DatasetView
 from service.query import DECIMAL
+
+
+def dataset_view(dataset: Dataset) -> DatasetView:
+    """Return the view of a dataset."""
+    return DatasetView.of(dataset, notices=(dataset.findings or {}).get("notices", []))
 
 
 class PreviewQuery(BaseModel):

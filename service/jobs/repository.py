@@ -224,8 +224,8 @@ def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, mos
         return Surroundings({}, num_open, min(position, most))
     values |= {"first": uploads[0], "second": uploads[-1]}
     rows = connection.execute(_LOOK_WITH_UPLOADS, values).all()
-    sizes = {row[0]: Size(row[1], row[2]) for row in rows}
-    num_open, position = rows[0][3:] if rows else (0, 0)
+    sizes = {row[0]: Size(row[1], row[2], row[3] or ()) for row in rows}
+    num_open, position = rows[0][4:] if rows else (0, 0)
     return Surroundings(sizes, num_open, min(position, most))
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from contract.tables import Job
+from contract.tables import Dataset, Job
 from service.datasets.repository import Size
 from service.jobs.admission import data_notices
-from tests.service.records import context_of, job_body, submit
+from tests.service.records import context_of, job_body, submit, upload
 from tests.service.test_budgets import spec
 
 FOUND: list[dict[str, Any]] = [
@@ -60,6 +60,31 @@ def test_a_strict_job_with_a_notice_is_refused(either_client: TestClient) -> Non
 def test_a_clone_of_a_job_may_be_strict(client: TestClient) -> None:
     refused = client.post(f"/jobs/{submit(client)}/clone", json={"strict": True})
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "strict_notices")
+
+
+def test_notices_of_an_upload_stand_in_its_answer_and_on_top_of_its_jobs(either_client: TestClient) -> None:
+    dataset = upload(either_client)
+    with context_of(either_client).database.write() as session:
+        row = session.get(Dataset, dataset)
+        assert row is not None
+        row.findings = {**(row.findings or {}), "notices": FOUND}
+    shown = either_client.get(f"/datasets/{dataset}").json()["notices"]
+    assert [(notice["code"], notice["count"]) for notice in shown] == [
+        ("unread_columns", 6),
+        ("unread_choices", 1),
+        ("other", 1),
+    ]
+    body = job_body(either_client, dataset=dataset, student="large", teacher="large")
+    expected = ["unread_columns", "unread_choices"]
+    job = either_client.post("/jobs", json=body).json()
+    assert [notice["code"] for notice in job["notices"]] == expected
+    previewed = either_client.post("/jobs?dry_run=true", json=body).json()["notices"]
+    assert previewed == job["notices"] == either_client.get(f"/jobs/{job['id']}").json()["notices"]
+    refused = either_client.post("/jobs", json={**body, "strict": True}).json()["error"]
+    assert [notice["code"] for notice in refused["errors"]] == expected
+    assert either_client.post("/jobs", json={**body, "strict": True, "task": "exact"}).status_code == 422
+    other_task = either_client.post("/jobs", json={**body, "task": "choice"}).json()
+    assert [notice["code"] for notice in other_task["notices"]] == ["unread_columns"]
 
 
 def test_notices_of_a_dataset_hold_for_its_tasks() -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.tables import Dataset
 from contract.views.datasets import DatasetView
+from service.datasets.schemas import dataset_view
 
 PURPOSE: Literal["fine-tune"] = "fine-tune"
 
@@ -45,5 +46,5 @@ def file_object(row: Dataset) -> FileObject:
         bytes=row.num_bytes,
         created_at=int(row.created_at.timestamp()),
         filename=row.filename,
-        native=DatasetView.of(row),
+        native=dataset_view(row),
     )
