@@ -2,6 +2,7 @@ r"""Task `math`: the content of the last ``\boxed{}`` must equal the reference a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from trd_data.answers import last_boxed
@@ -26,6 +27,8 @@ LIMIT_SECONDS = 5.0
 """Of one comparison; honest ones take milliseconds, and a hang costs a new process."""
 _MAX_ANSWER_CHARACTERS = 2000
 """No real final answer is longer, and sympy's parser is slower than linear."""
+
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s,.'’-]+[^\W\d_]+)*")
 
 
 class MathTask:
@@ -56,6 +59,14 @@ class MathTask:
                 hard[place] = reference, answer
         settled = self._compare_all(sorted(set(hard.values())))
         return [verdict or settled[hard[place]] for place, verdict in enumerate(verdicts)]
+
+    def can_read(self, references: Sequence[str]) -> list[bool]:
+        """Return whether each is words or mathematics; of anything else only the same spelling is found equal."""
+        bare = [_reference(reference) for reference in references]
+        hard = [each for each in bare if not _is_plain(each)]
+        replies = self._pool.map([Request({"reference": in_latex(reference)}) for reference in hard])
+        unread = {reference for reference, reply in zip(hard, replies, strict=True) if reply.value is not True}
+        return [reference not in unread for reference in bare]
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
         """Recompute the plain equalities of the text; the reference is not used."""
@@ -89,6 +100,11 @@ def quick_verdict(reference: str, answer: str) -> Verdict | None:
     if None not in numbers:
         return Verdict(numbers[0] == numbers[1], answer)
     return None
+
+
+def _is_plain(reference: str) -> bool:
+    normal = normalise(reference)
+    return as_number(normal) is not None or _WORDS.fullmatch(normal) is not None
 
 
 def _reference(answer: str) -> str:
