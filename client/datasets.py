@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,9 @@ class FileBody:
                 yield piece
 
 
-def upload_call(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) -> Call[DatasetView]:
+def upload_call(
+    settings: ClientSettings, path: Path, columns: Mapping[str, str] | None, on_bytes: OnBytes | None
+) -> Call[DatasetView]:
     """Return the request that uploads a file; raises `TrdError` if the file cannot be read."""
     try:
         num_bytes = path.stat().st_size
@@ -69,7 +72,7 @@ def upload_call(settings: ClientSettings, path: Path, on_bytes: OnBytes | None) 
         "POST",
         "/datasets",
         DatasetView,
-        params={"filename": path.name},
+        params={"filename": path.name, "columns": json.dumps(columns) if columns else None},
         headers={"content-type": media_type, "content-length": str(num_bytes)},
         body=FileBody(path, on_bytes),
         is_repeatable=False,  # a second upload would create a second dataset

@@ -11,6 +11,11 @@ from pydantic_core import PydanticCustomError
 
 from contract.strict_model import StrictModel
 
+Columns = Annotated[
+    dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(min_length=1, max_length=500)]],
+    Field(max_length=50),
+]
+"""Our field names to the rows' columns, or to paths into them such as ``reward_model.ground_truth``."""
 Config = Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -25,15 +30,19 @@ class HubDataset(StrictModel):
     """Which split to read."""
     revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """Commit or tag to pin; None takes the newest at the time the job starts."""
+    columns: Columns = {}  # noqa: RUF012 - pydantic copies it
+    """Maps our fields to the rows' columns, as {"problem": "question"}; needed for rows of no known shape."""
 
 
 class PathDataset(StrictModel):
     """A file or folder on the server, inside a root that the operator allows."""
 
     path: Annotated[str, Field(min_length=1, max_length=1000)]
-    """JSONL or Parquet file, or a dataset folder."""
+    """JSON Lines, JSON, CSV or Parquet file, or a dataset folder."""
     config: Config | None = None
     """Which configuration of a dataset folder to read; needed where it has several."""
+    columns: Columns = {}  # noqa: RUF012 - pydantic copies it
+    """Maps our fields to the rows' columns, as {"problem": "question"}; needed for rows of no known shape."""
 
 
 class GeneratedDataset(StrictModel):

@@ -37,26 +37,26 @@ _SAME_IN_BOTH = (
 def engine_document(
     spec: JobSpec,
     catalog: Mapping[str, CatalogEntry],
-    dataset_paths: Mapping[str, str],
+    datasets: Mapping[str, Mapping[str, Any]],
     endpoints: Mapping[str, TeacherEndpoint],
 ) -> dict[str, Any]:
     """Return the engine's document for a resolved spec; raises `JobFailedError`.
 
-    A hub model is written ``owner/name@revision``; the engine downloads it. `dataset_paths` maps each uploaded dataset
-    of the spec, and each path on the server, to its local file or folder. A served teacher's key stays in the
-    environment; the document names the variable.
+    A hub model is written ``owner/name@revision``; the engine downloads it. `datasets` maps each uploaded dataset of
+    the spec, and each path on the server, to the local ``path`` and, of an upload, its ``columns``. A served teacher's
+    key stays in the environment; the document names the variable.
     """
     document = spec.model_dump(mode="json")
     evaluation = document["evaluation"]
     if spec.evaluation.dataset is not None:
-        evaluation["dataset"] = _data_source(spec.evaluation.dataset, dataset_paths)
+        evaluation["dataset"] = _data_source(spec.evaluation.dataset, datasets)
     return {
         **{name: document[name] for name in _SAME_IN_BOTH},
         "student": _model_source(spec.student, catalog),
         "student_name": spec.student,
         "teacher": _teacher_source(spec, catalog, endpoints),
         "teacher_name": spec.teacher if isinstance(spec.teacher, str) else None,
-        "dataset": _data_source(spec.dataset, dataset_paths),
+        "dataset": _data_source(spec.dataset, datasets),
         "evaluation": evaluation,
     }
 
@@ -100,9 +100,9 @@ def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:
 
 
 def _data_source(
-    reference: str | HubDataset | PathDataset | GeneratedDataset, dataset_paths: Mapping[str, str]
+    reference: str | HubDataset | PathDataset | GeneratedDataset, datasets: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     if isinstance(reference, str):
-        return {"path": dataset_paths[reference]}
-    given = {"path": dataset_paths[reference.path]} if isinstance(reference, PathDataset) else {}
+        return dict(datasets[reference])
+    given = datasets[reference.path] if isinstance(reference, PathDataset) else {}
     return {**reference.model_dump(mode="json", exclude_none=True), **given}

@@ -159,14 +159,18 @@ class StoredDataset:
 
     storage_key: str
     sha256: str
+    columns: dict[str, str] | None
+    """Our fields to the file's columns, as the upload gave them."""
 
 
 def find_dataset(session: Session, dataset_id: str) -> StoredDataset | None:
     """Return the dataset's file; None if the dataset is unknown or deleted."""
     row = session.execute(
-        select(Dataset.storage_key, Dataset.sha256).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
+        select(Dataset.storage_key, Dataset.sha256, Dataset.columns).where(
+            Dataset.id == dataset_id, Dataset.deleted_at.is_(None)
+        )
     ).one_or_none()
-    return StoredDataset(row.storage_key, row.sha256) if row is not None else None
+    return StoredDataset(row.storage_key, row.sha256, row.columns) if row is not None else None
 
 
 @dataclass(frozen=True)

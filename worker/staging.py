@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -46,11 +47,12 @@ def stage(attempt: Attempt) -> Staged:
         shutil.rmtree(folder, ignore_errors=True)
         make_private_folder(folder)
         leftovers.collect(attempt.database, attempt.storage, attempt.job_id, before_attempt=attempt.number)
-        paths = {dataset_id: _stage_dataset(attempt, dataset_id) for dataset_id in dataset_ids(spec)}
+        datasets = {dataset_id: _stage_dataset(attempt, dataset_id) for dataset_id in dataset_ids(spec)}
         for number, path in enumerate(server_paths(spec)):
-            paths[path] = stage_path(path, attempt.settings.dataset_roots, folder / f"dataset-{number}")
+            staged_path = stage_path(path, attempt.settings.dataset_roots, folder / f"dataset-{number}")
+            datasets[path] = {"path": staged_path}
         resumed_step = _stage_checkpoint(attempt)
-        document = engine_document(spec, attempt.slot.catalog(), paths, attempt.settings.teacher_endpoints)
+        document = engine_document(spec, attempt.slot.catalog(), datasets, attempt.settings.teacher_endpoints)
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         message = f"The job's files could not be fetched: {public_text(error)}"
@@ -67,12 +69,12 @@ def _spec(attempt: Attempt) -> JobSpec:
         raise JobFailedError("invalid_spec", f"this worker's version does not accept the spec: {problems}") from error
 
 
-def _stage_dataset(attempt: Attempt, dataset_id: str) -> str:
+def _stage_dataset(attempt: Attempt, dataset_id: str) -> dict[str, Any]:
     with attempt.database.read() as session:
         dataset = repository.find_dataset(session, dataset_id)
     if dataset is None:
         raise JobFailedError("dataset_invalid", f"dataset {dataset_id} was deleted before the job could read it")
-    path = attempt.folder / f"{dataset_id}.jsonl"
+    path = attempt.folder / dataset_id  # the engine recognises the format by the content
     try:
         attempt.storage.fetch(dataset.storage_key, path, sha256=dataset.sha256)
     except FileNotFoundError as error:
@@ -81,7 +83,7 @@ def _stage_dataset(attempt: Attempt, dataset_id: str) -> str:
     except ContentChangedError as error:
         message = f"the file of dataset {dataset_id} differs from the upload: {error}"
         raise JobFailedError("dataset_changed", message) from error
-    return str(path)
+    return {"path": str(path), "columns": dataset.columns or {}}
 
 
 def _stage_checkpoint(attempt: Attempt) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,12 +20,15 @@ def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:
 class AsyncDatasets(AsyncResource):
     """Uploaded problems of the key's owner."""
 
-    async def upload(self, path: Path | str, *, on_bytes: OnBytes | None = None) -> DatasetView:
-        """Upload a file: Parquet if its suffix says so, otherwise JSON Lines.
+    async def upload(
+        self, path: Path | str, *, columns: Mapping[str, str] | None = None, on_bytes: OnBytes | None = None
+    ) -> DatasetView:
+        """Upload a file of JSON Lines, JSON, CSV or Parquet, as docs/data.md lists them.
 
-        Raises `InvalidRequestError`, whose `errors` name rows and fields.
+        `columns` maps our field names to the file's columns. Raises `InvalidRequestError`, whose `errors` name rows
+        and fields.
         """
-        return await self._transport.send(upload_call(self._transport.settings, Path(path), on_bytes))
+        return await self._transport.send(upload_call(self._transport.settings, Path(path), columns, on_bytes))
 
     async def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
         """Return one page, newest first, after the dataset with the id `after`."""

@@ -34,26 +34,40 @@ DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(help="JSON Lines, or Parquet by its suffix.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, JSON, CSV or Parquet.", show_default=False)],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Column of the file for one of our fields; repeatable."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Upload problems: rows of problem, answer and, optionally, solution."""
+    columns = dict(_field_and_column(given) for given in column or [])
     with Client() as trd:
-        made = upload_file(trd, file, is_quiet=as_json)
+        made = upload_file(trd, file, columns=columns, is_quiet=as_json)
     if as_json:
         print_json(made)
     else:
         say(made.id)
 
 
-def upload_file(trd: Client, path: Path, *, is_quiet: bool = False) -> DatasetView:
+def _field_and_column(given: str) -> tuple[str, str]:
+    field, equals, name = given.partition("=")
+    if not (field and equals and name):
+        raise typer.BadParameter(f"{given}: write FIELD=COLUMN, as problem=question", param_hint="--column")
+    return field, name
+
+
+def upload_file(
+    trd: Client, path: Path, *, columns: dict[str, str] | None = None, is_quiet: bool = False
+) -> DatasetView:
     """Upload with a progress bar; raises `InvalidRequestError`, which names rows and fields."""
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
         raise TrdError(f"{path} cannot be read: {error.strerror}") from error
     with byte_bar(path.name, num_bytes, is_quiet=is_quiet) as on_bytes:
-        made = trd.datasets.upload(path, on_bytes=on_bytes)
+        made = trd.datasets.upload(path, columns=columns, on_bytes=on_bytes)
     if not is_quiet:
         solutions = "with solutions" if made.has_solutions else "not all with solutions"
         remark(f"{path.name}: {made.num_rows} rows, {solutions}, {size(made.num_bytes)}")

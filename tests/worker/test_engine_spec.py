@@ -29,24 +29,24 @@ ENDPOINTS = {
     ),
     "plain": TeacherEndpoint(url="https://plain.test/v1", model="gpt"),
 }
-PATHS = {
-    "ds_train": "/scratch/ds_train.jsonl",
-    "ds_test": "/scratch/ds_test.jsonl",
-    "/root/rows.parquet": "/data/rows.parquet",
-    "/root/sums": "/data/sums",
+DATASETS = {
+    "ds_train": {"path": "/scratch/ds_train", "columns": {"problem": "frage"}},
+    "ds_test": {"path": "/scratch/ds_test", "columns": {}},
+    "/root/rows.parquet": {"path": "/data/rows.parquet"},
+    "/root/sums": {"path": "/data/sums"},
 }
 
 
 def config_of(**spec: Any) -> RunConfig:
     resolved = JobSpec.model_validate({"student": "small", "dataset": "ds_train", **spec}).resolved()
-    return parse_config(engine_document(resolved, CATALOG, PATHS, ENDPOINTS))
+    return parse_config(engine_document(resolved, CATALOG, DATASETS, ENDPOINTS))
 
 
 def test_names_become_places() -> None:
     config = config_of(mode="opd", teacher="big")
     assert (config.student, config.teacher) == ("/models/small", "owner/big")
     assert (config.student_name, config.teacher_name) == ("small", "big")
-    assert config.dataset.path == "/scratch/ds_train.jsonl"
+    assert (config.dataset.path, config.dataset.columns) == ("/scratch/ds_train", {"problem": "frage"})
     assert config.evaluation.dataset is None
 
 

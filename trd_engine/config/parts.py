@@ -21,7 +21,7 @@ class DataSource(StrictConfig):
     """Where rows come from: exactly one of a path, a hub id or a generator."""
 
     path: str | None = None
-    """JSONL or Parquet file, or a dataset folder."""
+    """JSON Lines, JSON, CSV or Parquet file, or a dataset folder."""
     hub: str | None = None
     """Id of a dataset on the Hugging Face hub, ``owner/name``."""
     config: str | None = None
@@ -37,7 +37,7 @@ class DataSource(StrictConfig):
     seed: int = 0
     """Seed of the generator."""
     columns: dict[str, str] = {}
-    """Maps our field names to the rows' column names, for example {"problem": "question"}."""
+    """Maps our field names to the rows' columns, or to paths into them: {"answer": "reward_model.ground_truth"}."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
