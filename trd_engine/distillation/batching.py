@@ -58,9 +58,14 @@ class MicroBatch:
         return self.student.input_ids_1T.numel()
 
     @property
+    def num_teacher_tokens(self) -> int:
+        """Number of tokens that the teacher reads."""
+        return self.teacher.input_ids_1T.numel()
+
+    @property
     def num_input_tokens(self) -> int:
         """Number of tokens that both models read."""
-        return self.student.input_ids_1T.numel() + self.teacher.input_ids_1T.numel()
+        return self.num_student_tokens + self.num_teacher_tokens
 
 
 @dataclass

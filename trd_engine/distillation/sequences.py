@@ -11,12 +11,13 @@ The student's context is always x.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from trd_engine.distillation.batching import MicroBatch, share_of, split_into_micro_batches
 from trd_engine.runtime.distributed import ALONE, World
+from trd_engine.runtime.errors import PassTooLargeError
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
 from trd_engine.types import TrainingSequence, Trajectory
 
@@ -60,6 +61,23 @@ class Batcher:
         if self.world.size == 1:
             return self._split(sequences), None
         return self._split(share_of(sequences, self.world)), self._split(sequences[:1])[0]
+
+    def with_smaller_passes(self, micro_batches: Sequence[MicroBatch], error: PassTooLargeError) -> Batcher:
+        """Return a batcher for passes of half the size, which compute the same loss.
+
+        Raises `PassTooLargeError` with what to do if each pass has one sequence already, and for several processes: the
+        others wait for this one in the pass that failed.
+        """
+        packed = [batch for batch in micro_batches if len(batch.positions) > 1]
+        if not packed:
+            raise PassTooLargeError(
+                f"{error}; passes have one sequence each: lower refine.max_new_tokens and sampling.max_new_tokens, set "
+                "optim.gradient_checkpointing, or use LoRA or more devices"
+            ) from error
+        max_tokens = max(max(batch.num_student_tokens, batch.num_teacher_tokens) for batch in packed) // 2
+        if self.world.size > 1:
+            raise PassTooLargeError(f"{error}; set optim.micro_batch_tokens to at most {max_tokens}") from error
+        return replace(self, max_tokens=max_tokens)
 
     def _split(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
         return split_into_micro_batches(sequences, max_tokens=self.max_tokens, device=self.device)

@@ -12,6 +12,7 @@ EngineError                     a stable code and a message for the user
 ├── StrictNoticesError          strict_notices
 ├── NonFiniteError              non_finite_loss
 ├── SamplerDriftError           sampler_drift
+├── PassTooLargeError           out_of_memory
 ├── DeviceUnavailableError      device_unavailable
 ├── CheckpointCorruptError      checkpoint_corrupt
 ├── VerifierUnavailableError    verifier_unavailable
@@ -85,6 +86,12 @@ class StrictNoticesError(EngineError):
     """A strict run has a notice."""
 
     code = "strict_notices"
+
+
+class PassTooLargeError(EngineError):
+    """The memory ran out in a training pass; the weights are as before the step."""
+
+    code = "out_of_memory"
 
 
 class NonFiniteError(EngineError):

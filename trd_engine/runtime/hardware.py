@@ -56,6 +56,11 @@ def _has_unused_gpu() -> bool:
     return torch.version.cuda is not None and not is_hidden and any(_DEVICE_FILES.glob("nvidia[0-9]*"))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed. On a CPU PyTorch raises a RuntimeError, which only its text identifies."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the training passes; `precision` auto is bf16 on a GPU and fp32 on a CPU."""
     if precision == "auto":

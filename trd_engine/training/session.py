@@ -18,12 +18,12 @@ from trd_engine.evaluation.monitor import Monitor
 from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.rollouts.files import TokenKl, write_trajectories
 from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
-from trd_engine.runtime.errors import NonFiniteError
+from trd_engine.runtime.errors import NonFiniteError, PassTooLargeError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
 from trd_engine.training.checkpoints.model_card import versions
 from trd_engine.training.checkpoints.save import CheckpointSaver, Progress
-from trd_engine.training.checkpoints.state import TrainingState
+from trd_engine.training.checkpoints.state import TrainingState, restore_torch_random, torch_random_state
 from trd_engine.training.non_finite import save_evidence
 from trd_engine.training.optim import learning_rate_at, set_learning_rate
 from trd_engine.training.plan import RunPlan, batch_positions, evaluation_is_due, kept_positions
@@ -159,17 +159,26 @@ class Session:
         kept = kept_positions(trajectories, self.config.refine.keep)
         batch = batch_positions(len(kept), optim.batch_size, self.config.seed, state.round, state.round_step)
         weights = problem_weights(trajectories) if self.config.loss.token_weights.pass_rate else None
-        micro_batches, filler = self.batcher.micro_batches([(kept[i], trajectories[kept[i]]) for i in batch], weights)
+        numbered = [(kept[i], trajectories[kept[i]]) for i in batch]
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
-        self._seed_dropout()
         models = replace(self.models, divergence=self._divergence(state.step + 1))
-        try:
-            metrics = optimizer_step(
-                models, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm, filler=filler
-            )
-        except NonFiniteError as error:
-            raise self._with_evidence(error, trajectories, learning_rate) from error
+        self._seed_dropout()
+        random_state = torch_random_state()
+        metrics: dict[str, float] | None = None
+        while metrics is None:
+            micro_batches, filler = self.batcher.micro_batches(numbered, weights)
+            try:
+                metrics = optimizer_step(
+                    models, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm, filler=filler
+                )
+            except NonFiniteError as error:
+                raise self._with_evidence(error, trajectories, learning_rate) from error
+            except PassTooLargeError as error:
+                self.batcher = self.batcher.with_smaller_passes(micro_batches, error)
+                restore_torch_random(random_state)
+                wanted = f"a pass has at most {self.batcher.max_tokens} tokens of either model now, with the same loss"
+                self.reporter.notice("warn", "passes_halved", f"{error}; {wanted}")
         self.optimizer.zero_grad(set_to_none=True)  # the next stage may need the memory
         self.collector.samplers.student_changed()
         state.step += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -13,7 +14,8 @@ from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.scoring import score
 from trd_engine.models.fsdp import full_tensor
-from trd_engine.runtime.errors import NonFiniteError
+from trd_engine.runtime.errors import NonFiniteError, PassTooLargeError
+from trd_engine.runtime.hardware import is_out_of_memory
 from trd_engine.training.non_finite import gather_evidence
 from trd_engine.training.step_metrics import ScoredBatch, token_metrics, without_teacher
 
@@ -33,7 +35,8 @@ def optimizer_step(
     whole batch too; a batch whose tokens all weigh nothing takes no update. Processes that divide a model compute
     together: one with fewer micro-batches passes `filler` with weight zero.
 
-    Raises `NonFiniteError`, before the update and the weights as they were, where loss or gradient is not finite.
+    Raises before the update, with the weights as they were: `NonFiniteError` if loss or gradient is not finite, and
+    `PassTooLargeError` if the memory runs out in a pass.
     """
     started_at = time.monotonic()
     world = models.world
@@ -42,11 +45,11 @@ def optimizer_step(
     num_passes = int(world.max(len(micro_batches)))
     models.student.train()
     optimizer.zero_grad(set_to_none=True)
-    loss_sum, num_sequences = 0.0, 0
-    scored: list[ScoredBatch] = []
+    loss_sum, num_sequences, scored = 0.0, 0, list[ScoredBatch]()
     for batch in micro_batches:
-        found = score(models, batch, models.divergence, 1.0 / num_trained_tokens, weigher=models.weigher)
-        found.loss.backward()
+        with _named_if_too_large(batch):
+            found = score(models, batch, models.divergence, 1.0 / num_trained_tokens, weigher=models.weigher)
+            found.loss.backward()
         loss_sum += float(found.loss.detach().double())
         scored.append(ScoredBatch.of(found, batch, first_sequence=num_sequences))
         num_sequences += len(batch.positions)
@@ -77,6 +80,19 @@ def optimizer_step(
         "tokens_per_second": world.sum(_num_read(models, micro_batches)) / seconds,
         **(without_teacher(metrics) if models.is_cross_entropy else metrics),
     }
+
+
+@contextmanager
+def _named_if_too_large(batch: MicroBatch) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PassTooLargeError(
+            f"the memory ran out in a pass over {len(batch.positions)} sequences, {batch.num_student_tokens} tokens "
+            f"for the student and {batch.num_teacher_tokens} for the teacher"
+        ) from error
 
 
 def _num_read(models: ModelPair, micro_batches: Sequence[MicroBatch]) -> int:

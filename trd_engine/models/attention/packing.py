@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from trd_engine.models.attention.packed import NAME, Segments, packed_row
 from trd_engine.models.loading import backbone_of, causal_lm_of, evaluation_mode
+from trd_engine.runtime.hardware import is_out_of_memory
 
 PackingKind = Literal["attention", "mask", "single"]
 
@@ -110,17 +111,12 @@ def _choose(model: PreTrainedModel) -> Packing:
             try:
                 found_TH = _read(model, packing.kind, ids_1T, positions_1T, _PROBE_LENGTHS)
             except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     raise  # says nothing of the architecture: a slower way would be chosen for no reason
                 continue  # the architecture has no room for this way
             if _agree(found_TH, expected_TH):
                 return packing
     raise AssertionError("a model agrees with itself")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """On a CPU PyTorch raises a plain RuntimeError, which only its text identifies."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _candidates(model: PreTrainedModel, own: str) -> list[Packing]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ def write_state(
         return
     document = {"state": asdict(state), "python_random": _python_random_state(), "numpy_random": _numpy_random_state()}
     (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
-    save_file(_torch_random_state(), folder / "random.safetensors")
+    save_file(torch_random_state(), folder / "random.safetensors")
 
 
 def read_state(folder: Path) -> TrainingState:
@@ -97,11 +97,7 @@ def restore_random(folder: Path) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = document["numpy_random"]
     numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
-    tensors = load_file(folder / "random.safetensors")
-    torch.set_rng_state(tensors["cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"cuda{index}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    restore_torch_random(load_file(folder / "random.safetensors"))
 
 
 def _named_optimized(model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
@@ -117,11 +113,20 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     return tensors
 
 
-def _torch_random_state() -> dict[str, Tensor]:
+def torch_random_state() -> dict[str, Tensor]:
+    """Return the states of torch's generators, by device."""
     states = {"cpu": torch.get_rng_state()}
     for index in range(torch.cuda.device_count()):
         states[f"cuda{index}"] = torch.cuda.get_rng_state(index)
     return states
+
+
+def restore_torch_random(states: Mapping[str, Tensor]) -> None:
+    """Put torch's generators where they were when `torch_random_state` returned `states`."""
+    torch.set_rng_state(states["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda{index}" in states:
+            torch.cuda.set_rng_state(states[f"cuda{index}"], index)
 
 
 def _python_random_state() -> list[Any]:

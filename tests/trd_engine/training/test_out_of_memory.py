@@ -1,0 +1,89 @@
+"""A pass for which the memory does not suffice is made in smaller ones, with the same result.
+
+Memory is scripted: the pass fails as PyTorch's does if it reads more tokens than a limit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trd_engine.tiny_runs import events, metric, spec, write_data
+from trd_engine.config import parse_config
+from trd_engine.distillation import sequences
+from trd_engine.distillation.batching import MicroBatch
+from trd_engine.runtime.distributed import World
+from trd_engine.runtime.errors import PassTooLargeError
+from trd_engine.training import step
+from trd_engine.training.loop import distil
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), train=16, heldout=4)
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, max_tokens: int, kind: type[Exception], text: str) -> None:
+    enough = step.score
+
+    def score(models: Any, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:
+        found = enough(models, batch, *arguments, **options)
+        if batch.num_teacher_tokens > max_tokens:
+            raise kind(text)
+        return found
+
+    monkeypatch.setattr(step, "score", score)
+
+
+def run(data: Path, out_dir: Path, **optim: Any) -> list[float]:
+    document = spec(data, lora={"rank": 4, "alpha": 8, "dropout": 0.2}, evaluation={"holdout": 0})
+    document |= {"optim": {"learning_rate": 1e-3, "batch_size": 8, **optim}, "diagnosis": {"num_trajectories": 0}}
+    distil(parse_config(document), out_dir)
+    return metric(out_dir, "loss")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(torch.OutOfMemoryError, "CUDA out of memory"), (RuntimeError, "DefaultCPUAllocator: can't allocate memory")],
+)
+def test_smaller_passes_give_the_run_that_began_with_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], text: str
+) -> None:
+    """Dropout included: the pass that is repeated draws the same masks as one that was small from the start."""
+    limit_memory(monkeypatch, 400, kind, text)
+    halved = run(data, tmp_path / "halved")
+    notices = [event["message"] for event in events(tmp_path / "halved", "notice") if event["code"] == "passes_halved"]
+    assert notices
+    assert notices[0].startswith("the memory ran out in a pass over 8 sequences, ")
+    budget = int(notices[-1].partition("at most ")[2].split()[0])
+    assert budget <= 400
+    assert run(data, tmp_path / "small", micro_batch_tokens=budget) == halved
+
+
+def test_a_single_sequence_that_does_not_fit_ends_the_run_with_what_to_lower(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 20, torch.OutOfMemoryError, "CUDA out of memory")
+    with pytest.raises(
+        PassTooLargeError, match=r"passes have one sequence each: lower refine\.max_new_tokens"
+    ) as found:
+        run(data, tmp_path)
+    assert found.value.code == "out_of_memory"
+
+
+def test_other_errors_are_not_taken_for_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_memory(monkeypatch, 20, RuntimeError, "shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(data, tmp_path)
+
+
+def test_several_processes_end_with_the_number_that_fits() -> None:
+    class Packed:
+        positions, num_student_tokens, num_teacher_tokens = (0, 1), 90, 120
+
+    batcher = sequences.Batcher(None, None, 128, torch.device("cpu"), World(0, 2))  # type: ignore[arg-type]
+    with pytest.raises(PassTooLargeError, match=r"out; set optim\.micro_batch_tokens to at most 60"):
+        batcher.with_smaller_passes([Packed()], PassTooLargeError("out"))  # type: ignore[list-item]
