@@ -24,6 +24,7 @@ from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
 from service.auth import KeyGate
 from service.bodies import invalid_request
+from service.checkpoints.service import CheckpointService
 from service.context import ServiceContext
 from service.datasets.service import DatasetService
 from service.db import migrate
@@ -34,7 +35,7 @@ from service.events.streams import OpenStreams
 from service.jobs.service import JobService
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
-from service.keys.service import BOOTSTRAP_OWNER, KeyRing, create_key
+from service.keys.service import BOOTSTRAP_OWNER, KeyRing
 from service.leftovers import collect_deleted
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
@@ -112,6 +113,7 @@ def _start(settings: Settings) -> ServiceContext:
         datasets=DatasetService(settings, database, storage, models),
         jobs=jobs,
         runs=RunService(database),
+        checkpoints=CheckpointService(database),
     )
 
 
@@ -131,10 +133,10 @@ def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
     if not settings.is_embedded:
         logger.warning("TRD_API_KEY is not set: only keys in the database are accepted")
         return
-    with database.write() as session:
+    with database.read() as session:
         if stored_keys.any_key(session):
             return
-        _, key = create_key(session, keys, owner=BOOTSTRAP_OWNER, name="first start", scopes=[KeyScope.ADMIN])
+    _, key = keys.create(BOOTSTRAP_OWNER, "first start", [KeyScope.ADMIN])
     sys.stderr.write(f"\n  API key, shown this once: {key}\n  (lost it? start with TRD_API_KEY=…)\n\n")
     sys.stderr.flush()
 

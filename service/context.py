@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from contract.database import Database
 from contract.storage import Storage
+from service.checkpoints.service import CheckpointService
 from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
@@ -39,6 +40,7 @@ class ServiceContext:
     datasets: DatasetService
     jobs: JobService
     runs: RunService
+    checkpoints: CheckpointService
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

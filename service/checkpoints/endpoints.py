@@ -11,18 +11,15 @@ from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from contract.storage import StoredFileMissingError
-from contract.tables import Checkpoint, CheckpointFile
+from contract.tables import CheckpointFile
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 from contract.views.page import Page
 from service.auth import Reader, Submitter
-from service.checkpoints import repository
 from service.checkpoints.archive import Archive
 from service.checkpoints.ranges import ByteRange, requested_range
-from service.checkpoints.schemas import manifest_view
-from service.checkpoints.service import delete, get_checkpoint, get_file
+from service.checkpoints.service import manifest_view
 from service.context import Context, ServiceContext
 from service.errors import ConflictError, NotFoundError, RangeError, raises
-from service.jobs.service import get_job
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
 
@@ -43,9 +40,7 @@ _TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": 
 @raises(NotFoundError)
 def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[CheckpointView]:
     """Complete ones only: each was verified against its manifest."""
-    with context.database.read() as session:
-        get_job(session, caller.owner, job_id)
-        rows = repository.all_of(session, job_id)
+    rows = context.checkpoints.all_of(caller.owner, job_id)
     return Page(data=[CheckpointView.of(row) for row in rows], has_more=False)
 
 
@@ -53,9 +48,7 @@ def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[Chec
 @raises(NotFoundError)
 def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -> ManifestView:
     """Its files with their sizes and digests."""
-    with context.database.read() as session:
-        row = get_checkpoint(session, caller.owner, job_id, step)
-        return manifest_view(row, repository.files(session, row.id))
+    return manifest_view(*context.checkpoints.with_files(caller.owner, job_id, step))
 
 
 @router.delete("/{step}", summary="Delete a checkpoint")
@@ -64,8 +57,7 @@ def delete_checkpoint(
     context: Context, caller: Submitter, background: BackgroundTasks, job_id: str, step: Step
 ) -> DeletedCheckpoint:
     """Refused for the one that the job would continue from."""
-    with context.database.write() as session:
-        row = delete(session, caller.owner, job_id, step)
+    row = context.checkpoints.delete(caller.owner, job_id, step)
     background.add_task(context.storage.give_up, row.storage_prefix)
     return DeletedCheckpoint(id=row.id)
 
@@ -80,24 +72,9 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
     If the operator has set TRD_PRESIGNED_DOWNLOADS, the answer is a redirect to the store: send ``Range`` there, and
     neither the key nor ``If-Range``, which is checked here.
     """
-    with context.database.read() as session:
-        checkpoint = get_checkpoint(session, caller.owner, job_id, step)
-        file = get_file(session, checkpoint, name)
-    headers = _file_headers(checkpoint, file)
-    if headers["etag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    part = requested_range(request.headers, file.num_bytes, headers["etag"])
-    _require_stored(context, file)
-    if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
-        url = context.presigned_url(file.storage_key)
-        if url is not None:
-            return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
-    return _file_response(context, file, part, headers, is_head=request.method == "HEAD")
-
-
-def _file_headers(checkpoint: Checkpoint, file: CheckpointFile) -> dict[str, str]:
+    checkpoint, file = context.checkpoints.with_file(caller.owner, job_id, step, name)
     digest = base64.b64encode(bytes.fromhex(file.sha256)).decode()
-    return {
+    headers = {
         "etag": f'"{file.sha256}"',
         "last-modified": format_datetime(checkpoint.created_at, usegmt=True),
         "accept-ranges": "bytes",
@@ -107,6 +84,15 @@ def _file_headers(checkpoint: Checkpoint, file: CheckpointFile) -> dict[str, str
         "x-content-type-options": "nosniff",
         "cache-control": "private, no-cache",
     }
+    if headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    part = requested_range(request.headers, file.num_bytes, headers["etag"])
+    _require_stored(context, file)
+    if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
+        url = context.presigned_url(file.storage_key)
+        if url is not None:
+            return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
+    return _file_response(context, file, part, headers, is_head=request.method == "HEAD")
 
 
 def _file_response(
@@ -134,9 +120,7 @@ def download_archive(
     folder: Annotated[str | None, Query(max_length=255, description="Only this folder: model, adapter, state.")] = None,
 ) -> Response:
     """All files, or one folder's, made while it is sent; with SHA256SUMS for ``sha256sum -c``."""
-    with context.database.read() as session:
-        checkpoint = get_checkpoint(session, caller.owner, job_id, step)
-        files = repository.files(session, checkpoint.id)
+    checkpoint, files = context.checkpoints.with_files(caller.owner, job_id, step)
     if folder is not None:
         files = [file for file in files if file.name.startswith(f"{folder}/")]
     if not files:

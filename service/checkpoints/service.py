@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from urllib.parse import quote
+
 from sqlalchemy.orm import Session
 
+from contract.database import Database
 from contract.job_state import JobStatus, Phase
 from contract.tables import Checkpoint, CheckpointFile
+from contract.views.checkpoints import CheckpointFileView, ManifestView
 from service.checkpoints import repository
 from service.errors import ConflictError, NotFoundError
 from service.jobs.service import get_job
@@ -14,8 +19,64 @@ LATEST = "latest"
 _AT_WORK = (JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING)
 
 
-def get_checkpoint(session: Session, owner: str, job_id: str, step: str) -> Checkpoint:
-    """Return the checkpoint of a step, or the newest; raise `NotFoundError`."""
+class CheckpointService:
+    """A job's checkpoints. All methods raise `NotFoundError`, also for another owner's job; `step` may be "latest"."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all_of(self, owner: str, job_id: str) -> Sequence[Checkpoint]:
+        """Return the job's checkpoints by step."""
+        with self._database.read() as session:
+            get_job(session, owner, job_id)
+            return repository.all_of(session, job_id)
+
+    def with_files(self, owner: str, job_id: str, step: str) -> tuple[Checkpoint, Sequence[CheckpointFile]]:
+        """Return a checkpoint and its files by name."""
+        with self._database.read() as session:
+            row = _get(session, owner, job_id, step)
+            return row, repository.files(session, row.id)
+
+    def with_file(self, owner: str, job_id: str, step: str, name: str) -> tuple[Checkpoint, CheckpointFile]:
+        """Return a checkpoint and one file by its name in the manifest. The name is never used as a path."""
+        with self._database.read() as session:
+            row = _get(session, owner, job_id, step)
+            file = repository.file(session, row.id, name)
+        if file is None:
+            raise NotFoundError(
+                f"checkpoint {row.step} has no file {name!r}; its manifest lists the files",
+                code="file_not_found",
+                param="name",
+            )
+        return row, file
+
+    def delete(self, owner: str, job_id: str, step: str) -> Checkpoint:
+        """Delete a checkpoint that no run continues from; its files are left to the caller.
+
+        A claim sets the phase and locks the job's row as this method does, so a worker lists the checkpoints either
+        after they are deleted, or while deletion is refused.
+        """
+        with self._database.write() as session:
+            job = get_job(session, owner, job_id, for_update=True)
+            row = _get(session, owner, job_id, step)
+            newest = repository.newest(session, job_id)
+            if job.status != JobStatus.SUCCEEDED and newest is not None and newest.id == row.id:
+                raise ConflictError(
+                    f"{job_id} ({job.status}) continues from checkpoint {row.step}; delete the job, or an older "
+                    "checkpoint",
+                    code="checkpoint_in_use",
+                )
+            if job.phase == Phase.PREPARING and job.status in _AT_WORK:
+                raise ConflictError(
+                    f"{job_id} is preparing: if its newest checkpoint is damaged, it continues from an older one; "
+                    "delete this one once it samples",
+                    code="checkpoint_in_use",
+                )
+            session.delete(row)
+        return row
+
+
+def _get(session: Session, owner: str, job_id: str, step: str) -> Checkpoint:
     get_job(session, owner, job_id)
     if step == LATEST:
         row = repository.newest(session, job_id)
@@ -30,37 +91,8 @@ def get_checkpoint(session: Session, owner: str, job_id: str, step: str) -> Chec
     return row
 
 
-def get_file(session: Session, checkpoint: Checkpoint, name: str) -> CheckpointFile:
-    """Return a file by its name in the manifest; raise `NotFoundError`. The name is never used as a path."""
-    row = repository.file(session, checkpoint.id, name)
-    if row is None:
-        raise NotFoundError(
-            f"checkpoint {checkpoint.step} has no file {name!r}; its manifest lists the files",
-            code="file_not_found",
-            param="name",
-        )
-    return row
-
-
-def delete(session: Session, owner: str, job_id: str, step: str) -> Checkpoint:
-    """Delete a checkpoint that no run continues from.
-
-    A claim sets the phase and locks the job's row as this function does, so a worker lists the checkpoints either
-    after they are deleted, or while deletion is refused.
-    """
-    job = get_job(session, owner, job_id, for_update=True)
-    row = get_checkpoint(session, owner, job_id, step)
-    newest = repository.newest(session, job_id)
-    if job.status != JobStatus.SUCCEEDED and newest is not None and newest.id == row.id:
-        raise ConflictError(
-            f"{job_id} ({job.status}) continues from checkpoint {row.step}; delete the job, or an older checkpoint",
-            code="checkpoint_in_use",
-        )
-    if job.phase == Phase.PREPARING and job.status in _AT_WORK:
-        raise ConflictError(
-            f"{job_id} is preparing: if its newest checkpoint is damaged, it continues from an older one; "
-            "delete this one once it samples",
-            code="checkpoint_in_use",
-        )
-    session.delete(row)
-    return row
+def manifest_view(row: Checkpoint, files: Sequence[CheckpointFile]) -> ManifestView:
+    """Return the view of a checkpoint with its files."""
+    base = f"/jobs/{row.job_id}/checkpoints/{row.step}"
+    views = [CheckpointFileView.of(file, url=f"{base}/files/{quote(file.name)}") for file in files]
+    return ManifestView.of(row, files=views, archive_url=f"{base}/archive")

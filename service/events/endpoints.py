@@ -12,10 +12,8 @@ from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.errors import InvalidRequestError, NotFoundError, raises
-from service.events import repository
 from service.events.streams import CountedStream
-from service.jobs.service import get_job
-from service.query import DECIMAL, Limit, cut
+from service.query import DECIMAL, Limit
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
 
@@ -39,13 +37,11 @@ def list_events(
 ) -> Page[EventView] | Response:
     """Events in order. With ``accept: text/event-stream``, all from ``Last-Event-ID`` on as they come, with
     ``progress`` in between and ``end`` at the end of the job."""
-    streams = "text/event-stream" in request.headers.get("accept", "")
-    after = max(after, _sequence(last_event_id)) if streams else after
-    with context.database.read() as session:
-        job = get_job(session, caller.owner, job_id)
-        if not streams:
-            rows, has_more = cut(repository.events_after(session, job_id, after, limit + 1), limit)
-            return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        rows, has_more = context.feed.page(caller.owner, job_id, after, limit)
+        return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+    after = max(after, _sequence(last_event_id))
+    job = context.jobs.find(caller.owner, job_id)
     if last_event_id is not None and JobStatus(job.status).is_final and after >= job.num_events:
         return Response(status_code=204)
     key_id = caller.key_id

@@ -1,4 +1,4 @@
-"""Live events for any number of streams, from one look at the database at a time.
+"""A job's events: pages, and live streams that share one poll of the database.
 
 All streams of a job share a channel: the newest events, and where the job stands. A stream is a cursor
 into it. One that is behind what the channel holds reads the database until it has caught up, so that a
@@ -20,10 +20,12 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.database import Database
 from contract.tables import JobEvent
-from contract.views.events import StreamEnd
+from contract.views import View
+from contract.views.events import EventView, StreamEnd
 from contract.views.jobs import JobProgress
 from service.events import repository
-from service.events.schemas import event_frame, passing_frame
+from service.jobs.service import get_job
+from service.query import cut
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,12 @@ class EventFeed:
         for channel in self._channels.values():
             channel.tell()
 
+    def page(self, owner: str, job_id: str, after: int, limit: int) -> tuple[Sequence[JobEvent], bool]:
+        """Return the events after number `after`, and whether more follow; raise `NotFoundError`."""
+        with self._database.read() as session:
+            get_job(session, owner, job_id)
+            return cut(repository.events_after(session, job_id, after, limit + 1), limit)
+
     async def stream(
         self, job_id: str, after: int, is_welcome: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[bytes]:
@@ -136,9 +144,9 @@ class EventFeed:
                     continue
                 if channel.state is not None and channel.state != last_progress:
                     last_progress = channel.state
-                    yield passing_frame("progress", last_progress)
+                    yield _passing_frame("progress", last_progress)
                 if _is_over(channel, cursor):
-                    yield passing_frame("end", StreamEnd(status=channel.state.status if channel.state else None))
+                    yield _passing_frame("end", StreamEnd(status=channel.state.status if channel.state else None))
                     return
                 if not await _is_set_within(news, KEEP_ALIVE_SECONDS):
                     yield KEEP_ALIVE
@@ -207,7 +215,14 @@ class _News:
 
 
 def _frame(row: JobEvent) -> Frame:
-    return Frame(row.sequence, event_frame(row))
+    """Return an event as a server-sent event. Its id is what ``Last-Event-ID`` brings back."""
+    data = EventView.of(row).model_dump_json()
+    return Frame(row.sequence, f"id: {row.sequence}\nevent: {row.type}\ndata: {data}\n\n".encode())
+
+
+def _passing_frame(event: str, view: View) -> bytes:
+    """Return a server-sent event without an id: it describes the present, and is never replayed."""
+    return f"event: {event}\ndata: {view.model_dump_json()}\n\n".encode()
 
 
 def _update(channel: Channel, known_newest: int | None, news: _News | None) -> None:

@@ -181,12 +181,16 @@ class JobService:
 
     def clone(self, owner: str, job_id: str, overrides: dict[str, Any], idempotency_key: str | None) -> Created:
         """Submit the spec that the user wrote for another job, with `overrides` merged in."""
-        with self._database.read() as session:
-            original = get_job(session, owner, job_id)
+        original = self.find(owner, job_id)
         requested = overridden(original.requested or original.spec, overrides)
         sha256 = document_sha256({"cloned_from": job_id, "spec": requested})
         spec = validated(JobSpec, requested)
         return self.submit(Submission(owner, spec, requested, sha256, idempotency_key, cloned_from=job_id))
+
+    def find(self, owner: str, job_id: str) -> Job:
+        """Return the job; raise `NotFoundError`."""
+        with self._database.read() as session:
+            return get_job(session, owner, job_id)
 
     def show(self, owner: str, job_id: str) -> tuple[Job, int | None, ExpectedTimes]:
         """Return the job, its queue position (None unless it waits), and when it will probably run."""

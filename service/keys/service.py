@@ -1,12 +1,11 @@
-"""Creates keys, and recognises them quickly."""
+"""Creates, lists, revokes and recognises keys."""
 
 from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-
-from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.ids import KEY_PREFIX, new_id
@@ -15,6 +14,7 @@ from contract.views.keys import KeyScope
 from service.auth import Caller
 from service.keys import repository
 from service.keys.secret import is_well_formed, key_digest, new_key
+from service.query import cut
 
 CACHE_SECONDS = 5.0
 """How long another process may still honour a key that was revoked."""
@@ -25,7 +25,7 @@ BOOTSTRAP_OWNER = "admin"
 
 
 class KeyRing:
-    """Recognises keys: the bootstrap key from the settings, all others from the database."""
+    """The keys: the bootstrap key from the settings, all others in the database."""
 
     def __init__(self, database: Database, pepper: str, bootstrap_key: str | None) -> None:
         self._database = database
@@ -34,14 +34,16 @@ class KeyRing:
         self._cached: dict[str, tuple[Caller, float]] = {}
         self._good_until: dict[str, float] = {}
 
-    def digest(self, key: str) -> str:
-        """Return the digest under which the database stores the key."""
-        return key_digest(key, self._pepper)
-
     def find(self, key: str) -> Caller | None:
         """Return the owner of a valid key, else None."""
-        digest = self.digest(key)
-        caller = self._bootstrap(digest) or (self._stored(digest) if is_well_formed(key) else None)
+        digest = key_digest(key, self._pepper)
+        caller = None
+        if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
+            caller = Caller(BOOTSTRAP_ID, BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
+        elif is_well_formed(key):
+            with self._database.read() as session:
+                row = repository.by_digest(session, digest)
+            caller = Caller(row.id, row.owner, frozenset(map(KeyScope, row.scopes))) if row is not None else None
         if caller is not None:
             if len(self._cached) >= MAX_CACHED:
                 self._cached.clear()
@@ -50,7 +52,7 @@ class KeyRing:
 
     def find_cached(self, key: str) -> Caller | None:
         """Return the owner if the key is cached and the entry has not expired."""
-        caller, good_until = self._cached.get(self.digest(key), (None, 0.0))
+        caller, good_until = self._cached.get(key_digest(key, self._pepper), (None, 0.0))
         return caller if time.monotonic() < good_until else None
 
     def is_good(self, key_id: str) -> bool:
@@ -66,32 +68,30 @@ class KeyRing:
             self._good_until[key_id] = asked_at + CACHE_SECONDS
         return is_good
 
-    def forget(self) -> None:
-        """Empty the cache: a key was revoked."""
+    def create(self, owner: str, name: str, scopes: list[KeyScope]) -> tuple[ApiKey, str]:
+        """Store a new key; return its row, and the key itself, which is not stored."""
+        key = new_key()
+        row = ApiKey(
+            id=new_id(KEY_PREFIX),
+            owner=owner,
+            name=name,
+            digest=key_digest(key, self._pepper),
+            scopes=[str(scope) for scope in scopes],
+            created_at=datetime.now(UTC),
+        )
+        with self._database.write() as session:
+            session.add(row)
+        return row, key
+
+    def page(self, after: str | None, limit: int) -> tuple[Sequence[ApiKey], bool]:
+        """Return a page of all owners' keys, newest first, and whether more follow."""
+        with self._database.read() as session:
+            return cut(repository.page(session, after, limit), limit)
+
+    def revoke(self, key_id: str) -> ApiKey | None:
+        """Revoke a key and return it; None if there is none. Repeating changes nothing."""
+        with self._database.write() as session:
+            row = repository.revoke(session, key_id, datetime.now(UTC))
         self._cached.clear()
         self._good_until.clear()
-
-    def _bootstrap(self, digest: str) -> Caller | None:
-        if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
-            return Caller(BOOTSTRAP_ID, BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
-        return None
-
-    def _stored(self, digest: str) -> Caller | None:
-        with self._database.read() as session:
-            row = repository.by_digest(session, digest)
-        return Caller(row.id, row.owner, frozenset(map(KeyScope, row.scopes))) if row is not None else None
-
-
-def create_key(session: Session, ring: KeyRing, *, owner: str, name: str, scopes: list[KeyScope]) -> tuple[ApiKey, str]:
-    """Return a new key's row, and the key itself, which is not stored."""
-    key = new_key()
-    row = ApiKey(
-        id=new_id(KEY_PREFIX),
-        owner=owner,
-        name=name,
-        digest=ring.digest(key),
-        scopes=[str(scope) for scope in scopes],
-        created_at=datetime.now(UTC),
-    )
-    session.add(row)
-    return row, key
+        return row

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from contract.tables import Checkpoint, CheckpointFile, Job
 from contract.views.checkpoints import ManifestView
 from contract.views.models import ModelView
-from service.checkpoints.schemas import manifest_view
+from service.checkpoints.service import manifest_view
 from service.models.schemas import model_view
 from service.models.service import ShelvedModel
 
