@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from trd_engine.config import LoraConfig, RunConfig
-from trd_engine.data.problem_sets import load_evaluation_problems
+from trd_engine.data.problem_sets import PromptBudgets, load_evaluation_problems
 from trd_engine.evaluation.evaluate import evaluate_student
 from trd_engine.generation.build import choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import TransformersGenerator
@@ -66,7 +66,10 @@ def evaluate(
         transformers_logging.disable_progress_bar()
         task, tokenizer = task or load_task(config.task), load_tokenizer(config.student)
         prompts = make_prompt_builder(tokenizer, config.student, task.prompts, config)
-        kept, name = load_evaluation_problems(config, prompts, reporter, given=problems)
+        budgets = PromptBudgets(prompts, config.sampling.max_prompt_tokens)
+        kept, name = load_evaluation_problems(
+            config.dataset, config.evaluation, config.task, config.seed, budgets, reporter, given=problems
+        )
         samplers = _samplers(config, found, tokenizer, reporter)
         try:
             reporter.phase("evaluating", round_index=0, num_rounds=0, step=0, num_steps=0)

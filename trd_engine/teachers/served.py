@@ -13,10 +13,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
-
 from trd_data.prompts import PromptBuilder
-from trd_engine.config import LossConfig, RunConfig, ServedTeacherConfig
+from trd_engine.config import LossConfig, RefineConfig, SamplingConfig, ServedTeacherConfig
 from trd_engine.models.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ContextTooLongError, SpecError, TeacherRefusedError, TeacherUnreachableError
@@ -35,51 +33,49 @@ class ServedTeacher:
 
     def __init__(
         self,
-        config: RunConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        client: EndpointTeacher,
+        served: ServedTeacherConfig,
+        loss: LossConfig,
+        sampling: SamplingConfig,
+        refine: RefineConfig | None,
         *,
-        end_of_turn_ids: Sequence[int],
         world: World = ALONE,
         was_scored: bool | None = None,
     ) -> None:
-        """Check the server. `tokenizer` and `end_of_turn_ids` are the student's; each process sends its share of the
-        requests. `was_scored` tells whether a resumed run began with the teacher's log-probabilities; None: a new run.
+        """Check the server behind `client`. `refine`: None if nothing is refined. `was_scored` tells whether a resumed
+        run began with the teacher's log-probabilities; None: a new run.
 
         Raises `TeacherRefusedError`, `TeacherUnreachableError`, `TokenizerMismatchError`, `ContextTooLongError` or
         `SpecError` if the run could not finish with this server.
         """
-        assert isinstance(config.teacher, ServedTeacherConfig)
-        self._served = config.teacher
-        self._config = config
-        self.client = EndpointTeacher(
-            _endpoint(self._served, world),
-            tokenizer,
-            end_of_turn_ids=end_of_turn_ids,
-            thinking=config.sampling.thinking,
-        )
-        scores = config.loss.divergence != "cross_entropy"
-        self.top_k = min(config.loss.teacher_top_k, len(tokenizer)) if scores else None
+        self.client = client
+        self._served = served
+        self._spec_loss = loss
+        self._sampling = sampling
+        self._refine = refine
+        scores = loss.divergence != "cross_entropy"
+        self.top_k = min(loss.teacher_top_k, len(client.tokenizer)) if scores else None
         """Number of tokens that it scores at each position; None: it does not score."""
         self._unscored_reason = "" if scores else "loss.divergence is cross_entropy"
         if self._served.api == "vllm":
-            self._check_server(tokenizer)
+            self._check_server()
         elif self.top_k is not None:
             self._request_answer_scores(self.top_k, world, was_scored)
 
     @property
     def loss(self) -> LossConfig:
         """The spec's loss if the teacher scores, else the cross-entropy, which has no schedule and no temperature."""
-        loss = self._config.loss
+        loss = self._spec_loss
         if self.top_k is not None or loss.divergence == "cross_entropy":
             return loss
         changes = {"divergence": "cross_entropy", "support": "full", "temperature": 1.0, "reverse_after": None}
         return loss.model_copy(update=changes)
 
-    def report(self, reporter: Reporter) -> None:
-        """Report what the loss is computed from, and what could not be checked."""
+    def report(self, reporter: Reporter, *, is_diagnosed: bool) -> None:
+        """Report what the loss is computed from, what could not be checked, and that a diagnosis is impossible."""
         name = self._served.endpoint
         if self.top_k is None:
-            is_chosen = self._config.loss.divergence == "cross_entropy"
+            is_chosen = self._spec_loss.divergence == "cross_entropy"
             reporter.notice(
                 "info" if is_chosen else "warn",
                 "teacher_without_logprobs",
@@ -88,12 +84,11 @@ class ServedTeacher:
                 remedy="set loss.divergence to cross_entropy if that is what you want, or name another teacher",
             )
         else:
-            loss = self._config.loss
             reporter.notice(
                 "info",
                 "teacher_scores",
                 f"teacher endpoint {name} gives the log-probabilities of {self.top_k} tokens per position: the loss is "
-                f"{loss.divergence} on these tokens",
+                f"{self._spec_loss.divergence} on these tokens",
                 teacher_top_k=self.top_k,
             )
         if self._served.api != "vllm":
@@ -102,7 +97,7 @@ class ServedTeacher:
                 "teacher_tokenizer_unknown",
                 f"teacher endpoint {name} does not return token ids: its text is encoded by the student's tokenizer",
             )
-        if self._config.diagnosis.num_trajectories:
+        if is_diagnosed:
             reporter.notice(
                 "info",
                 "diagnosis_off",
@@ -167,7 +162,7 @@ class ServedTeacher:
 
         Requests those of a first token with the refinements' sampling settings and at temperature 1: they must agree.
         """
-        sampling = self._config.sampling
+        sampling = self._sampling
         as_sampled = SamplingSettings(sampling.temperature, sampling.top_p, sampling.top_k, 1, ())
         plain = replace(as_sampled, temperature=1.0, top_p=1.0)
         try:
@@ -190,32 +185,28 @@ class ServedTeacher:
         return ""
 
     def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
-        if self._config.loss.teacher_context == "refine":
+        if self._spec_loss.teacher_context == "refine":
             return [t.refine_prompt_token_ids or () for t in trajectories]
         messages = {t.problem.id: prompts.solve_message(t.problem) for t in trajectories}
         tokenized = self.client.tokenize(list(messages.values()), as_chat=True)
         by_problem = {problem: found.token_ids for problem, found in zip(messages, tokenized, strict=True)}
         return [by_problem[t.problem.id] for t in trajectories]
 
-    def _check_server(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _check_server(self) -> None:
         """Send small requests that find a wrong key or model, another tokenizer, a context that is too short, or a
         server that scores fewer tokens per position than the loss needs."""
         found = self.client.tokenize(SAMPLE_TEXTS, as_chat=False)
         for text, theirs in zip(SAMPLE_TEXTS, found, strict=True):  # its completions are ids, scored or not
-            ours = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ours = self.client.tokenizer(text, add_special_tokens=False)["input_ids"]
             require_same_ids(text, ours, theirs.token_ids, teacher=f"teacher endpoint {self._served.endpoint}")
-        config = self._config
-        prompt, new = config.refine.max_prompt_tokens, config.refine.max_new_tokens
-        fields = "refine.max_prompt_tokens + refine.max_new_tokens"
-        if not config.refines:
-            prompt, new = config.sampling.max_prompt_tokens, config.sampling.max_new_tokens
-            fields = "sampling.max_prompt_tokens + sampling.max_new_tokens"
+        section, limits = ("refine", self._refine) if self._refine is not None else ("sampling", self._sampling)
+        prompt, new = limits.max_prompt_tokens, limits.max_new_tokens
         needed = prompt + new + (self.top_k is not None)  # to score, the server must generate one token
         limit = found[0].max_model_len
         if needed > limit:
             raise ContextTooLongError(
-                f"{fields} = {prompt} + {new} needs a context of {needed} tokens, but teacher endpoint "
-                f"{self._served.endpoint} takes {limit}; lower one of them"
+                f"{section}.max_prompt_tokens + {section}.max_new_tokens = {prompt} + {new} needs a context of {needed} "
+                f"tokens, but teacher endpoint {self._served.endpoint} takes {limit}; lower one of them"
             )
         if self.top_k is None:
             return
@@ -237,7 +228,7 @@ def _tolerance(logprob: float) -> float:
     return 0.1 + 0.05 * abs(logprob)
 
 
-def _endpoint(served: ServedTeacherConfig, world: World) -> Endpoint:
+def endpoint_of(served: ServedTeacherConfig, world: World) -> Endpoint:
     """Make one process's endpoint: all processes together keep to the operator's limit of concurrent requests."""
     if served.max_concurrency < world.size:
         raise SpecError(

@@ -44,10 +44,11 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, local_device
 from trd_engine.tasks.protocol import Task
 from trd_engine.tasks.steps import epistemic_onsets
+from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.local import Teacher
 from trd_engine.teachers.moving_weights import TeacherUpdate
 from trd_engine.teachers.prompts import TeacherPrompts
-from trd_engine.teachers.served import ServedTeacher
+from trd_engine.teachers.served import ServedTeacher, endpoint_of
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
 
@@ -74,14 +75,23 @@ def open_served_teacher(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, resume_from: Path | None, reporter: Reporter
 ) -> ServedTeacher | None:
     """Connect to the spec's served teacher, and report what it gives; None if the teacher is local."""
-    if config.served_teacher is None:
+    served_config, world = config.served_teacher, reporter.world
+    if served_config is None:
         return None
-    stop_ids = end_of_turn_ids(config.student, tokenizer)
     was_scored = None
     if resume_from is not None:
         was_scored = read_state(resume_from / STATE_FOLDER).identity["loss.divergence"] != "cross_entropy"
-    served = ServedTeacher(config, tokenizer, end_of_turn_ids=stop_ids, world=reporter.world, was_scored=was_scored)
-    served.report(reporter)
+    client = EndpointTeacher(
+        endpoint_of(served_config, world),
+        tokenizer,
+        end_of_turn_ids=end_of_turn_ids(config.student, tokenizer),
+        thinking=config.sampling.thinking,
+    )
+    refine = config.refine if config.refines else None
+    served = ServedTeacher(
+        client, served_config, config.loss, config.sampling, refine, world=world, was_scored=was_scored
+    )
+    served.report(reporter, is_diagnosed=config.diagnosis.num_trajectories > 0)
     return served
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
-from trd_engine.data.problem_sets import ProblemSets, load_problem_sets
+from trd_engine.data.problem_sets import MAX_LISTED, ProblemSets, PromptBudgets, load_problem_sets
 from trd_engine.distillation.batching import default_pass_tokens
 from trd_engine.distillation.sequences import Batcher
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis
 from trd_engine.evaluation.monitor import Monitor
+from trd_engine.models.loading import require_context
 from trd_engine.rollouts.collect import Collector
 from trd_engine.rollouts.files import HELDOUT, ROUND
 from trd_engine.runtime.events import Reporter
@@ -70,7 +72,7 @@ def open_session(
     keep_freed_memory(models.device)
     report_packing(models, reporter)
     prompts, teacher_prompts = make_prompt_builders(config, tokenizers, task)
-    sets = load_problem_sets(config, prompts, teacher_prompts.builder, reporter, given=problems)
+    sets = _load_problems(config, prompts, teacher_prompts.builder, reporter, problems)
     plan = plan_run(sets.train, config)
     reporter.boundary()
     samplers = make_samplers(config, models, tokenizers, reporter)
@@ -101,6 +103,52 @@ def open_session(
     reporter.track(session.position)
     _plan_eta(session)
     return session
+
+
+def _load_problems(
+    config: RunConfig,
+    prompts: PromptBuilder,
+    teacher_prompts: PromptBuilder,
+    reporter: Reporter,
+    given: Iterable[Problem | Mapping[str, Any]] | None,
+) -> ProblemSets:
+    """Load the problems that fit. If the teacher sees only x and y*, report how many references lose their tail.
+
+    Raises `ContextTooLongError` if a cut reference and the text to be scored do not fit the model. In the refine
+    context, cuts are reported prompt by prompt, see `refine`.
+    """
+    budget = config.refine.max_prompt_tokens
+    budgets = PromptBudgets(
+        prompts, config.sampling.max_prompt_tokens, teacher_prompts, budget, config.refines, config.is_privileged
+    )
+    sets = load_problem_sets(
+        config.dataset, config.evaluation, config.task, config.seed, budgets, reporter, given=given
+    )
+    if not config.is_privileged or config.loss.teacher_context == "refine":
+        return sets
+    built = {p.id: teacher_prompts.privileged(p, max_tokens=budget) for p in sets.train}
+    require_context(
+        "student (which teaches itself)",
+        config.student,
+        # The longest actual prompt: few references come near the budget, which would refuse too much.
+        prompt_tokens=max(len(prompt.token_ids) for prompt in built.values()),
+        new_tokens=config.max_target_tokens,
+        fields="the longest prompt with its reference (refine.max_prompt_tokens bounds it) + max_new_tokens",
+    )
+    cut = {name: prompt.num_cut_solution_tokens for name, prompt in built.items() if prompt.num_cut_solution_tokens}
+    if cut:
+        reporter.notice(
+            "warn",
+            "references_cut",
+            f"the references of {len(cut)} of {len(sets.train)} problems lose their tail in the teacher's prompt: "
+            f"with them it is over refine.max_prompt_tokens = {budget}",
+            remedy="raise refine.max_prompt_tokens",
+            count=len(cut),
+            example=f"problem {next(iter(cut))}",
+            problems=[{"problem_id": n, "num_cut_tokens": k} for n, k in list(cut.items())[:MAX_LISTED]],
+            num_cut=len(cut),
+        )
+    return sets
 
 
 def _restore(session: Session, checkpoint: Path, sets: ProblemSets) -> None:

@@ -52,7 +52,7 @@ class EndpointTeacher:
         """
         self._endpoint = endpoint
         self._client = EndpointClient(endpoint)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._end_of_turn_ids = tuple(end_of_turn_ids)
         self._answer_top_k: int | None = None
         self._spelling: Spelling | None = None
@@ -60,7 +60,7 @@ class EndpointTeacher:
 
     def score_answers(self, top_k: int) -> None:
         """Request the `top_k` most likely tokens with each token of all later answers, which then have scores."""
-        self._answer_top_k, self._spelling = top_k, Spelling(self._tokenizer)
+        self._answer_top_k, self._spelling = top_k, Spelling(self.tokenizer)
 
     def no_answer(self) -> Completion:
         """Return an empty completion for a prompt that was not sent, with empty scores if the others have scores."""
@@ -123,7 +123,7 @@ class EndpointTeacher:
 
         def scores(document: Any, number: int) -> TokenScores:
             prompt, completion = sequences[number]
-            return _token_scores(_prompt_logprobs(document)[len(prompt) :], completion, top_k, len(self._tokenizer))
+            return _token_scores(_prompt_logprobs(document)[len(prompt) :], completion, top_k, len(self.tokenizer))
 
         return self._client.post_all("completions", bodies, scores, lambda _: while_waiting())
 
@@ -176,9 +176,9 @@ class EndpointTeacher:
         token_ids = _ids(choice.get("token_ids"))
         if token_ids is None:
             text = _text(choice)
-            token_ids = _encode(self._tokenizer, text)
+            token_ids = _encode(self.tokenizer, text)
         else:
-            text = str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+            text = str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
         # An empty answer gets no end of turn, so that the student is not trained to answer nothing.
         if stopped and token_ids and token_ids[-1] not in self._end_of_turn_ids:
             token_ids.append(self._end_of_turn_ids[0])
