@@ -205,8 +205,8 @@ class ServedTeacher:
         limit = found[0].max_model_len
         if needed > limit:
             raise ContextTooLongError(
-                f"{section}.max_prompt_tokens + {section}.max_new_tokens = {prompt} + {new} needs a context of {needed} "
-                f"tokens, but teacher endpoint {self._served.endpoint} takes {limit}; lower one of them"
+                f"{section}.max_prompt_tokens + {section}.max_new_tokens = {prompt} + {new} needs a context of "
+                f"{needed} tokens, but teacher endpoint {self._served.endpoint} takes {limit}; lower one of them"
             )
         if self.top_k is None:
             return
