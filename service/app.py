@@ -53,6 +53,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if "uvicorn.protocols.http.httptools_impl" in sys.modules:
+            from service.header_limits import limit_headers
+
+            limit_headers(2 * settings.max_header_bytes, settings.header_seconds)
         context = await run_in_threadpool(_start, settings)
         app.state.context = context
         async with context.feed.running():

@@ -33,6 +33,8 @@ REQUEST_ID = "x-request-id"
 MULTIPART_OVERHEAD_BYTES = 100_000
 """Of boundaries and fields around a file."""
 
+MAX_HEADERS = 200
+
 _REQUEST_ID = re.compile(r"^[\w.-]{1,128}$", re.ASCII)
 _UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/v1/files")})
 
@@ -72,6 +74,8 @@ class RequestEnvelope:
             raise PayloadTooLargeError(
                 f"the headers have {num_bytes} bytes; at most {self._settings.max_header_bytes} are allowed"
             )
+        if len(scope["headers"]) > MAX_HEADERS:
+            raise PayloadTooLargeError(f"the request has more than {MAX_HEADERS} headers")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             raise InvalidRequestError("the path or query contains a NUL character; remove it")
         declared = Headers(scope=scope).get("content-length", "0")

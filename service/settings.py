@@ -55,7 +55,9 @@ class Settings(DeploymentSettings):
     max_body_bytes: Limit = 2**20
     """Most bytes of a request's JSON body."""
     max_header_bytes: Limit = 2**15
-    """Most bytes of a request's headers together."""
+    """Most bytes of a request's headers together. A connection is closed at twice as many."""
+    header_seconds: Seconds = 20.0
+    """Longest time from a request's first byte, or from the start of the connection, to the end of its headers."""
     max_upload_bytes: Limit = 2**30
     """Most bytes of one uploaded file."""
     max_unpacked_bytes: Limit = 2**32
