@@ -17,6 +17,7 @@ from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
 from contract.private_folder import make_private_folder
 from worker.attempt import Slot
+from worker.doorbells import check_messages
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.supervisor import make_poller, run_next
@@ -30,6 +31,7 @@ CONNECT_SECONDS = 5.0
 
 def make_app(settings: WorkerSettings) -> Celery:
     """Return the Celery application of a worker."""
+    check_messages()
     broker_url = settings.broker_url or EMBEDDED_BROKER_URL
     app = Celery("trd-worker")
     app.conf.update(
