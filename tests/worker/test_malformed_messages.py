@@ -19,16 +19,18 @@ import redis
 from contract.messages import RUN_JOB_TASK
 from tests.servers import die_with_parent
 from tests.worker.workbench import eventually
+from worker.doorbells import _job_id
 
 QUEUE = "trd-default"
 MISSING = object()
+DOORBELL = (["job_a"], {}, {})
 
 
 def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def message(body: Any = ([["job_a"], {}, {}]), **changes: Any) -> str:
+def message(body: Any = DOORBELL, /, **changes: Any) -> str:
     """A doorbell as Celery writes it; ``headers__task=x`` replaces a part, `MISSING` removes it."""
     written: dict[str, Any] = {
         "body": encoded(body if isinstance(body, bytes) else json.dumps(body).encode()),
@@ -62,7 +64,7 @@ PARTS = [
 ]
 BODIES = [
     *(b"{", b"\xff", b"", pickle.dumps([1]), None, "x", 7, {}, [], [1], [[], {}, {}], ["abc", {}, {}], [1, {}, {}]),
-    *([["a", "b"], {}, {}], [[{}], {}, {}], [[None], {}, {}], [["job_" + "x" * 5_000_000], {}, {}], [["../x"], {}, {}]),
+    *([["a", "b"], {}, {}], [[{}], {}, {}], [[None], {}, {}], [["job_" + "x" * 200_000], {}, {}], [["../x"], {}, {}]),
     *([["os.system"], {}, {}], [["job_a\n"], {}, {}], [[["job_a"]], {}, {}]),
 ]
 OTHERS = [
@@ -70,14 +72,14 @@ OTHERS = [
     message(headers__task="celery.backend_cleanup"),
     message(headers__task="celery.map"),
     message(headers__task=RUN_JOB_TASK + "\0"),
-    message(content_type="application/x-python-serialize", body=pickle.dumps(["x"])),
+    message(pickle.dumps(["x"]), content_type="application/x-python-serialize"),
     message(headers__eta="9999-12-31T23:59:59+00:00"),
     message(headers__expires="2001-01-01T00:00:00"),
     message(headers__timelimit=[-1, -1]),
     message(properties__body_encoding="rot13"),
-    message(body=[["job_a"], {}, {"chain": [1], "chord": 1, "callbacks": [{"task": "x"}], "errbacks": [1]}]),
-    message(headers={}, body={"task": RUN_JOB_TASK, "id": "x", "args": 5, "kwargs": {}, "eta": "x"}),
-    message(headers__task=RUN_JOB_TASK, body=[["job_a"], [1], None]),
+    message([["job_a"], {}, {"chain": [1], "chord": 1, "callbacks": [{"task": "x"}], "errbacks": [1]}]),
+    message({"task": RUN_JOB_TASK, "id": "x", "args": 5, "kwargs": {}, "eta": "x"}, headers={}),
+    message([["job_a"], [1], None]),
 ]
 SHAPES = [
     *NO_JSON,
@@ -85,6 +87,14 @@ SHAPES = [
     *(message(body) for body in BODIES),
     *OTHERS,
 ]
+
+
+def becomes_doorbell(raw: str | bytes) -> bool:
+    """True if a job id is taken from the message; whatever else is odd about it then does not matter."""
+    try:
+        return _job_id(json.loads(raw)) == "job_a"
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return False
 
 
 @contextmanager
@@ -115,7 +125,11 @@ def test_no_message_ends_the_worker(sqlite_url: str, redis_url: str, tmp_path: P
     with worker(sqlite_url, redis_url, tmp_path) as process, redis.Redis.from_url(redis_url) as broker:
         broker.lpush(QUEUE, message())
         eventually(lambda: num_logged("succeeded in") == 1, seconds=60)
-        for shape in SHAPES:
+        # Celery takes a second between doorbells: of what becomes one here, three are enough.
+        odd = [shape for shape in SHAPES if not becomes_doorbell(shape)]
+        harmless = [shape for shape in SHAPES if becomes_doorbell(shape)]
+        assert (len(odd), len(harmless)) > (100, 20)
+        for shape in [*odd, *harmless[:3]]:
             broker.lpush(QUEUE, shape)
             broker.publish("/0.celery.pidbox", shape)
             broker.publish("/0.celeryev/worker.heartbeat", shape)
@@ -124,12 +138,10 @@ def test_no_message_ends_the_worker(sqlite_url: str, redis_url: str, tmp_path: P
         broker.lpush(QUEUE, message())
         eventually(lambda: num_logged("succeeded in") > num_done or process.poll() is not None, seconds=60)
         assert process.poll() is None, (tmp_path / "worker.log").read_text()[-2000:]
-        assert num_logged("no doorbell was dropped") >= len(NO_JSON) + len(BODIES) + 2 * len(ODD)
+        assert num_logged("no doorbell was dropped") == len(odd)
         assert broker.keys("*unacked*") == []
 
 
 @pytest.mark.parametrize("job_id", ["job_a", "job_01k0zzzzzzzzzz"])
 def test_a_doorbell_carries_a_job_id_and_nothing_else(job_id: str) -> None:
-    from worker.doorbells import _job_id
-
     assert _job_id(json.loads(message([[job_id], {"x": 1}, None], headers__eta="soon"))) == job_id
