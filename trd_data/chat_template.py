@@ -1,26 +1,23 @@
 """Chat templates and tokenizers from a model's folder, without transformers.
 
-Templates are rendered as by `apply_chat_template` of transformers, which a test compares with.
+Templates are rendered as by `apply_chat_template` of transformers, and tokens are added as by its tokenizers; tests
+compare both.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from jinja2 import Template
+from tokenizers import AddedToken, Tokenizer
 
 from trd_data.errors import PromptError
-
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+from trd_data.template_sandbox import BoundedEnvironment, bounded_work
 
 
 class ChatTemplate:
@@ -34,22 +31,33 @@ class ChatTemplate:
             raise PromptError("the model has no chat template, so that no prompt can be written for it")
         try:
             self._template = _compiled(source)
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template cannot be read: {error}") from error
+        except Exception as error:  # the parser and Python's compiler raise more than jinja2's errors
+            raise PromptError(f"the model's chat template cannot be read: {_reason(error)}") from error
         self._special_tokens = dict(special_tokens)
 
     def render(self, message: str, **arguments: Any) -> str:
         """Return the text that asks the model to answer one turn of the user; raises `PromptError`."""
+        return self.render_chat([{"role": "user", "content": message}], add_generation_prompt=True, **arguments)
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, **arguments: Any
+    ) -> str:
+        """Return the text of a whole chat; raises `PromptError`."""
         try:
-            return self._template.render(
-                messages=[{"role": "user", "content": message}],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **{**self._special_tokens, **arguments},
-            )
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template fails: {error}") from error
+            with bounded_work():
+                return self._template.render(
+                    messages=list(messages),
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                    **{**self._special_tokens, **arguments},
+                )
+        except Exception as error:  # expressions of a template raise any of Python's errors
+            raise PromptError(f"the model's chat template fails: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:500] or type(error).__name__
 
 
 class FolderTokenizer:
@@ -59,20 +67,17 @@ class FolderTokenizer:
         """Raises `PromptError` if the folder has no tokenizer that can be read."""
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config: dict[str, Any] = {}
-            for name in ("special_tokens_map.json", "tokenizer_config.json"):
-                if (folder / name).is_file():
-                    document = json.loads((folder / name).read_text(encoding="utf-8"))
-                    config.update({key: value for key, value in document.items() if value is not None})
-            file = folder / "chat_template.jinja"
-            self.chat_template = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+            config = _read_object(folder / "tokenizer_config.json")
+            added = _TokenSettings.read(folder, config)
+            self.special_tokens_map = {name: _token_text(token) for name, token in added.named.items()}
+            self.chat_template = _chat_template(folder, config)
+            known = list(self._tokenizer.get_added_tokens_decoder().values())
+            self._tokenizer.add_tokens(added.to_add(known))
+            self._tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
         except Exception as error:  # tokenizers raises bare Exceptions
-            raise PromptError(f"the model's tokenizer cannot be read: {error}") from error
-        if isinstance(self.chat_template, list):
-            self.chat_template = {one.get("name"): one.get("template") for one in self.chat_template}
+            raise PromptError(f"the model's tokenizer cannot be read: {_reason(error)}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.special_tokens_map = {n: _token_text(config[n]) for n in _SPECIAL_TOKENS if config.get(n) is not None}
 
     def encode(self, text: str, /, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`."""
@@ -84,46 +89,90 @@ class FolderTokenizer:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
 
-class _GenerationTag(Extension):
-    """Accepts ``{% generation %}``, with which some templates mark the assistant's turns; it writes nothing."""
+@dataclass(frozen=True)
+class _TokenSettings:
+    """The tokens that a folder's files name besides those of tokenizer.json, by the rules of transformers."""
 
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+    named: dict[str, str | AddedToken]
+    """By name, such as bos_token."""
+    extra: list[str | AddedToken]
+    listed: list[AddedToken]
+    """Of added_tokens_decoder, or of the older added_tokens.json, in the order of their ids."""
 
-    def parse(self, parser: Parser) -> nodes.Node:
-        line_number = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block, as in transformers: what the block sets is not visible after it.
-        return nodes.CallBlock(self.call_method("_rendered"), [], [], body).set_lineno(line_number)
+    @classmethod
+    def read(cls, folder: Path, config: Mapping[str, Any]) -> _TokenSettings:
+        named = {name: value for name, value in config.items() if name.endswith("_token")}
+        extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+        by_id = config.get("added_tokens_decoder")
+        if by_id is None:  # files of older versions, which the newer field replaces
+            older = _read_object(folder / "special_tokens_map.json")
+            named |= {name: value for name, value in older.items() if name.endswith("_token")}
+            extra = extra or older.get("extra_special_tokens") or older.get("additional_special_tokens") or []
+            numbers = _read_object(folder / "added_tokens.json")
+            specials = {_token_text(token) for token in [*named.values(), *extra] if token is not None}
+            by_id = {
+                number: {"content": text, "normalized": text not in specials, "special": text in specials}
+                for text, number in numbers.items()
+            }
+        if isinstance(extra, dict):
+            named, extra = {**named, **extra}, []
+        listed = [_token(token) for _, token in sorted(by_id.items(), key=lambda item: int(item[0]))]
+        given = {name: _token(token) for name, token in named.items() if isinstance(token, str | dict)}
+        return cls(given, [_token(token) for token in extra], [t for t in listed if isinstance(t, AddedToken)])
 
-    def _rendered(self, caller: Callable[[], str]) -> str:
-        return caller()
+    def to_add(self, known: Iterable[AddedToken]) -> list[AddedToken]:
+        """Return the tokens that a tokenizer with the `known` ones lacks, or has with other settings."""
+        same = {repr(token) for token in known}
+        wanted: list[str | AddedToken] = [token for token in self.listed if repr(token) not in same]
+        texts = {_token_text(token) for token in [*known, *wanted]}
+        wanted += [token for token in [*self.named.values(), *self.extra] if _token_text(token) not in texts]
+        specials = {_token_text(token) for token in self.named.values()}
+        return [_as_added(token, is_special=_token_text(token) in specials) for token in wanted]
+
+
+def _as_added(token: str | AddedToken, *, is_special: bool) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=True)
+    token.special = token.special or is_special
+    return token
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise PromptError(f"{path.name} is not a JSON object")
+    return document
+
+
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> Any:
+    """Return the template as transformers finds it: a file comes before the configuration."""
+    for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        return {one.get("name"): one.get("template") for one in template}
+    return template
 
 
 @lru_cache(maxsize=32)
 def _compiled(source: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(source)
+    return BoundedEnvironment().from_string(source)
+
+
+_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def _token(token: Any) -> str | AddedToken:
+    if not isinstance(token, dict):
+        return str(token)
+    given = {name: token[name] for name in _TOKEN_FIELDS if name in token}
+    return AddedToken(**{"special": True, **given})
 
 
 def _token_text(token: Any) -> str:
+    if isinstance(token, AddedToken):
+        return str(token.content)
     return str(token["content"]) if isinstance(token, dict) else str(token)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
