@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MAX_JSON_BYTES = 2**28
+"""Of one JSON file of a model's folder; tokenizers of published models have up to 40 MB."""
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -52,12 +56,22 @@ class ModelFacts:
 
 def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
     """`TRD_MODELS`: comma-separated ``name=folder``, ``folder`` (named by its last part),
-    ``folder/*`` (every model folder in it) or ``owner/name[@revision]``. Raises ValueError."""
+    ``folder/*`` (every model folder in it) or ``owner/name[@revision]``. Raises ValueError.
+
+    A folder that was found by ``*`` and whose name is taken is named by its whole path: it may appear at any time,
+    and must not make the whole list invalid.
+    """
+    items = [item for part in setting.split(",") if (item := part.strip())]
+    given = [entry for item in items if not item.endswith("/*") for entry in [_parse_item(item)]]
+    for entry in given:
+        if sum(other.name == entry.name for other in given) > 1:
+            raise ValueError(f"TRD_MODELS names {entry.name!r} twice; rename one with name=folder")
+    taken = {entry.name for entry in given}
     entries: dict[str, CatalogEntry] = {}
-    for item in filter(None, (part.strip() for part in setting.split(","))):
-        for entry in _parse_item(item):
-            if entry.name in entries:
-                raise ValueError(f"TRD_MODELS names {entry.name!r} twice; rename one with name=folder")
+    for item in items:
+        for entry in _found_in(item.partition("=")[2] or item) if item.endswith("/*") else [_parse_item(item)]:
+            if item.endswith("/*") and (entry.name in taken or entry.name in entries):
+                entry = CatalogEntry(_readable(entry.source), entry.source)
             entries[entry.name] = entry
     return entries
 
@@ -73,45 +87,71 @@ def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
     )
 
 
-def _parse_item(item: str) -> list[CatalogEntry]:
+def _found_in(pattern: str) -> list[CatalogEntry]:
+    """Return the folders of ``folder/*`` that have a config.json, whatever it is: an odd one is listed and refused."""
+    try:
+        folders = sorted(Path(pattern[:-2]).iterdir())
+    except OSError:
+        return []
+    return [CatalogEntry(_readable(p.name), os.path.realpath(p)) for p in folders if _may_be_model(p)]
+
+
+def _may_be_model(folder: Path) -> bool:
+    is_closed = folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    return is_closed or os.path.lexists(folder / "config.json")
+
+
+def _readable(name: str) -> str:
+    """Return a file's name as text: one that is not UTF-8 could not be sent in an answer."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _parse_item(item: str) -> CatalogEntry:
     name, equals, source = item.partition("=")
     if not equals:
         name, source = "", item
-    if source.endswith("/*"):
-        folders = sorted(p.parent for p in Path(source[:-2]).glob("*/config.json"))
-        return [CatalogEntry(p.name, str(p.resolve())) for p in folders]
     if source.startswith(("/", "./", "../")):
-        folder = Path(source).resolve()
-        return [CatalogEntry(name or folder.name, str(folder))]
+        folder = os.path.realpath(source)
+        return CatalogEntry(name or Path(folder).name, folder)
     hub_id, _, revision = source.partition("@")
     if not _HUB_ID.match(hub_id):
         raise ValueError(f"TRD_MODELS: {item!r} is neither a folder (./x or /x) nor a hub id (owner/name)")
-    return [CatalogEntry(name or hub_id, hub_id, revision or None)]
+    return CatalogEntry(name or hub_id, hub_id, revision or None)
 
 
 def read_facts(folder: Path) -> ModelFacts:
     """What the folder says; raises `ModelRefusedError` where it is no model that may be loaded."""
-    config = _read_json(folder / "config.json")
-    tokenizer = _read_json(folder / "tokenizer.json")
+    config = read_json_object(folder / "config.json")
+    tokenizer = read_json_object(folder / "tokenizer.json")
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).exists() and "auto_map" in _read_json(folder / name):
+        if os.path.lexists(folder / name) and "auto_map" in read_json_object(folder / name):
             raise ModelRefusedError(f"{name} asks for code of the model's own (auto_map), which is never run")
     if not any(folder.glob("*.safetensors")):
         raise ModelRefusedError("the folder holds no *.safetensors weights; other formats are not loaded")
     context = config.get("max_position_embeddings")
+    try:
+        vocabulary, fingerprint = _vocabulary(tokenizer), _tokenizer_fingerprint(tokenizer)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise ModelRefusedError(f"tokenizer.json does not describe a tokenizer: {error!r:.200}") from error
     return ModelFacts(
-        context_tokens=context if isinstance(context, int) else None,
-        tokenizer_fingerprint=_tokenizer_fingerprint(tokenizer),
-        vocabulary=_vocabulary(tokenizer),
+        context_tokens=context if type(context) is int and 0 < context < 2**63 else None,
+        tokenizer_fingerprint=fingerprint,
+        vocabulary=vocabulary,
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a model's folder; raises `ModelRefusedError`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise ModelRefusedError(f"{path.name} is not a file")
+        if found.st_size > MAX_JSON_BYTES:
+            raise ModelRefusedError(f"{path.name} has {found.st_size} bytes, over the limit of {MAX_JSON_BYTES}")
+        document = json.loads(path.read_bytes())
     except OSError as error:
         raise ModelRefusedError(f"{path.name} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelRefusedError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ModelRefusedError(f"{path.name} is not a JSON object")
@@ -123,7 +163,10 @@ def _vocabulary(tokenizer: dict[str, Any]) -> dict[str, int]:
     if isinstance(vocabulary, list):  # Unigram: a list of [token, score]
         vocabulary = {entry[0]: position for position, entry in enumerate(vocabulary)}
     added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
-    return {**vocabulary, **added}
+    tokens = {**vocabulary, **added}
+    if not all(isinstance(token, str) and type(token_id) is int for token, token_id in tokens.items()):
+        raise TypeError("its vocabulary is not a table of tokens and their numbers")
+    return tokens
 
 
 def _tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:

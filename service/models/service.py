@@ -92,3 +92,6 @@ def _read(entry: CatalogEntry, folder: Path) -> ShelvedModel:
         return ShelvedModel(entry, read_facts(folder), None)
     except ModelRefusedError as error:
         return ShelvedModel(entry, None, str(error))
+    except Exception:  # one odd folder must not hide the other models
+        logger.exception("the folder of model %s cannot be read", entry.name)
+        return ShelvedModel(entry, None, "its folder cannot be read; the service's log says why")

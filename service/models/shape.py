@@ -6,11 +6,14 @@ mixture of experts, or a configuration that lacks a size, has no shape here.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.model_catalog import ModelRefusedError, read_json_object
+
+_MAX_SIZE = 2**31
+"""Of any size in a configuration; a larger one is a mistake, and its products would not fit a JSON number."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -54,18 +57,18 @@ class ModelShape:
 def read_shape(folder: Path) -> ModelShape | None:
     """Return the shape of the model in `folder`; None if its configuration lacks it."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _shape(read_json_object(folder / "config.json"))
+    except ModelRefusedError:
         return None
-    return _shape(config) if isinstance(config, dict) else None
 
 
 def _shape(config: dict[str, Any]) -> ModelShape | None:
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     sizes = [config.get(name) for name in names]
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or any(config.get(name) for name in _EXPERTS):
+    sizes += [config.get("head_dim") or 1, config.get("num_key_value_heads") or 1]
+    if not all(type(size) is int and 0 < size < _MAX_SIZE for size in sizes) or any(map(config.get, _EXPERTS)):
         return None
-    layers, hidden, intermediate, heads, vocabulary = (int(size or 0) for size in sizes)
+    layers, hidden, intermediate, heads, vocabulary = (int(size or 0) for size in sizes[:5])
     head_width = int(config.get("head_dim") or hidden // heads)
     key_heads = int(config.get("num_key_value_heads") or heads)
     is_tied = bool(config.get("tie_word_embeddings", False))

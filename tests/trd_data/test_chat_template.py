@@ -37,14 +37,14 @@ TEMPLATES = {
     "defined }}{% if not loop.last %}, {% endif %}{% endfor %}",
     "concatenation": "{{ '<' ~ messages[0].role ~ 1 ~ none ~ x ~ '>' ~ (1 ~ 2) }}{% set a = 'b' ~ 'c' %}{{ a }}",
     "comparisons": "{{ 1 < 2 <= 2 != 3 }}{{ 'user' in messages[0].values() }}{{ x == none }}{{ 'a' not in 'abc' }}",
-    "filters": "{{ messages | map(attribute='role') | list | join('-') }}{{ [3, 1, 2] | sort | first }}{{ [1, 2] | sum }}"
+    "filters": "{{ messages | map(attribute='role') | list | join('-') }}{{ [3, 1] | sort }}{{ [1, 2] | sum }}"
     "{{ 'a b' | title | replace(' ', '_') | upper | indent(2) }}{{ {'b': 1, 'a': 2} | dictsort }}{{ '<' | e }}",
     "selections": "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ x | default('none') }}",
     "methods": "{{ messages[0].content.strip().split('&')[0].rstrip('x') }}{{ '{} {:>5}'.format(1, 'a') }}",
     "numbers": "{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 10 }}{{ -3 | abs }}{{ '%05.2f' % 3.14159 }}{{ 'a' * 3 }}{{ [1] * 2 }}",
     "slices": "{{ messages[0].content[::-1] }}{{ messages[1:] }}{{ messages[-1].role }}{{ 'abc'[1:] }}",
     "items": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].get('x', 1) }}",
-    "blocks": "{% set t %}a{{ messages[0].role }}{% endset %}{{ t }}{% filter upper %}b{% endfilter %}{% raw %}{{{% endraw %}",
+    "blocks": "{% set t %}a{{ messages[0].role }}{% endset %}{{ t }}{% filter upper %}b{% endfilter %}",
     "call blocks": "{% macro w(x) %}[{{ caller(x) }}]{% endmacro %}{% call(y) w(3) %}{{ y }}{% endcall %}",
     "a condition in a loop": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
     "tests": "{{ messages is iterable }}{{ 'a' is string }}{{ 1 is odd }}{{ x is undefined }}{{ messages is mapping }}",

@@ -81,7 +81,7 @@ def test_a_template_that_loops_or_explodes_fails_soon(source: str) -> None:
 
 @pytest.mark.parametrize("source", BROKEN.values(), ids=BROKEN)
 def test_whatever_a_template_raises_is_a_refusal(source: str) -> None:
-    with pytest.raises(PromptError, match="the model's chat template (fails|cannot be read): "):
+    with pytest.raises(PromptError, match=r"the model's chat template (fails|cannot be read): "):
         ChatTemplate(source, {}).render("hello")
 
 
@@ -97,5 +97,5 @@ def test_long_messages_have_room() -> None:
 
 def test_each_rendering_has_a_budget_of_its_own() -> None:
     template = ChatTemplate("{% for i in range(20000) %}{{ i }}{% endfor %}", {})
-    for _ in range(8):
+    for _ in range(4):
         assert template.render("x").endswith("19999")
