@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
@@ -183,7 +183,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         )
         self.filters["tojson"] = _to_json
         self.filters = {name: _paid(name, function) for name, function in self.filters.items()}
-        self.tests = {name: _paid(name, function) for name, function in self.tests.items()}
+        self.tests = {name: _paid(name, cast(Callable[..., Any], function)) for name, function in self.tests.items()}
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         del self.globals["lipsum"]
@@ -195,13 +195,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         template = super()._parse(source, name, filename)
         bounds = self.extensions[_Bounds.identifier]
         for loop in list(template.find_all(nodes.For)):
-            loop.iter = bounds.call_method("passed", [loop.iter], lineno=loop.lineno)
+            loop.iter = _paying(loop.iter, bounds)
             loop.body.insert(0, nodes.ExprStmt(bounds.call_method("tick", lineno=loop.lineno)))
         for assignment in list(template.find_all(nodes.Assign)):
-            assignment.node = bounds.call_method("passed", [assignment.node], lineno=assignment.lineno)
+            assignment.node = _paying(assignment.node, bounds)
         for comparison in list(template.find_all(nodes.Compare)):
-            for operand in (comparison, *comparison.ops):
-                operand.expr = bounds.call_method("passed", [operand.expr], lineno=comparison.lineno)
+            comparison.expr = _paying(comparison.expr, bounds)
+            for operand in comparison.ops:
+                operand.expr = _paying(operand.expr, bounds)
         _replace_concatenations(template, bounds)
         return template
 
@@ -246,6 +247,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(argument, slice):
             _spend(_weight(obj))
         return super().getitem(obj, argument)
+
+
+def _paying(node: nodes.Node, bounds: Extension) -> nodes.Call:
+    """Return an expression of the same value that is paid for."""
+    return bounds.call_method("passed", [cast(nodes.Expr, node)], lineno=node.lineno)
 
 
 def _replace_concatenations(node: nodes.Node, bounds: Extension) -> None:
