@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _print_prompts()
     if options.command == "chat":
         return _chat(options.folder)
+    if options.command == "doctor":
+        from trd_engine.doctor import report  # torch takes seconds to load
+
+        return report.main(options.out, options.spec, quick=options.quick, as_json=options.json)
     stop = _stop_on_signals()
     try:
         config = load_config(options.spec)
@@ -147,4 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("prompts", help="print the tasks' built-in templates")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
+    doctor = commands.add_parser("doctor", help="find out whether this machine can train")
+    doctor.add_argument("spec", type=Path, nargs="?", help="also check what this spec needs")
+    doctor.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder in which runs are written")
+    doctor.add_argument("--quick", action="store_true", help="only what takes no more than a second")
+    doctor.add_argument("--json", action="store_true", help="a line of JSON per finding")
     return parser

@@ -12,6 +12,7 @@ from client.cli import (
     compare,
     datasets,
     diagnosis,
+    doctor,
     download,
     jobs,
     keys,
@@ -78,3 +79,4 @@ app.add_typer(datasets.app, name="datasets", rich_help_panel=_OTHER)
 app.add_typer(keys.app, name="keys", rich_help_panel=_OTHER)
 app.command("models", rich_help_panel=_OTHER)(models.models)
 app.command("status", rich_help_panel=_OTHER)(models.status)
+app.command("doctor", rich_help_panel=_OTHER)(doctor.doctor)

@@ -1,0 +1,178 @@
+"""The doctor passes on a sound machine, and finds the faults that are planted here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from trd_engine.doctor import engine_checks, machine_checks, report
+from trd_engine.doctor.findings import FailedError, Finding, Machine, NotTriedError
+from trd_engine.generation.weight_sync import ServedWeights
+from trd_engine.runtime import hardware
+from trd_engine.runtime.errors import SamplerDriftError
+from trd_engine.types import Verdict
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(CPU, tmp_path)
+
+
+def test_quick_checks_pass_or_say_why_they_were_not_tried(tmp_path: Path) -> None:
+    findings = {finding.check: finding for finding in report.examine(tmp_path, quick=True)}
+    assert list(findings) == list(report.QUICK_CHECKS)
+    assert {f.status for f in findings.values()} == {"pass", "not tried"}
+    assert findings["GPU health"] == Finding("GPU health", "not tried", "there is no GPU here")
+    assert f"torch {torch.__version__}" in findings["device"].message
+
+
+@pytest.mark.parametrize("name", ["loss", "packing", "verifier", "out of memory"])
+def test_the_engine_passes_its_checks(name: str, machine: Machine) -> None:
+    assert report.CHECKS[name](machine)
+
+
+def test_a_failure_is_a_finding_with_what_to_do_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(_: Machine) -> str:
+        raise FailedError("the disk is full", "free some")
+
+    def broken(_: Machine) -> str:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(report, "QUICK_CHECKS", {"disk": failing, "other": broken})
+    assert report.main(tmp_path, None, quick=True, as_json=True) == 1
+    disk, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (disk["status"], disk["message"], disk["remedy"]) == ("fail", "the disk is full", "free some")
+    assert (other["status"], other["message"]) == ("fail", "KeyError: 'surprise'")
+    assert report.main(tmp_path, None, quick=True, as_json=False) == 1
+    assert "what to do: free some" in capsys.readouterr().out
+
+
+def test_a_gpu_that_does_not_work_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(hardware, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (finding,) = report.examine(tmp_path)
+    assert (finding.check, finding.status) == ("device", "fail")
+    assert "driver" in finding.message
+
+
+def test_a_spec_is_checked_against_the_models(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"mode": "opd", "student": "/nowhere", "teacher": "/nowhere", "dataset": {"path": "x"}}))
+    findings = [f for f in report.examine(tmp_path, spec) if f.check in ("spec", "device")]
+    assert [(f.check, f.status) for f in findings] == [("device", "pass"), ("spec", "fail")]
+    assert "/nowhere" in findings[1].message
+    spec.write_text("{}")
+    (finding,) = report.examine(tmp_path, spec)
+    assert (finding.check, finding.status) == ("spec", "fail")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("0, 0, 12\n1, 3, 10\n", "GPU 1 had 3 uncorrected ECC errors"),
+        ("0, [N/A], 12000\n", "12000 MiB of GPU 0 are in use"),
+        ("0, [N/A], 12\n", None),
+    ],
+)
+def test_ecc_errors_and_other_processes_are_found(
+    output: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{output}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if message is None:
+        assert "no uncorrected ECC errors" in machine_checks.check_gpu_health(Machine(GPU, tmp_path))
+        return
+    with pytest.raises(FailedError, match=message):
+        machine_checks.check_gpu_health(Machine(GPU, tmp_path))
+
+
+def test_a_missing_compiler_and_a_full_disk_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotTriedError):
+        machine_checks.check_compiler(machine)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(FailedError, match="no C compiler"):
+        machine_checks.check_compiler(Machine(GPU, machine.folder))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20, total=2**40))
+    with pytest.raises(FailedError, match="GiB free"):
+        machine_checks.check_disk(machine)
+
+
+def test_a_wrong_loss_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = engine_checks.linear_divergence
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        loss, per_token = right(*arguments, **options)
+        return loss * 1.001, per_token
+
+    monkeypatch.setattr(engine_checks, "linear_divergence", wrong)
+    with pytest.raises(FailedError, match="the loss differs from float64 by 1"):
+        engine_checks.check_loss(machine)
+
+
+def test_sequences_that_see_each_other_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = engine_checks.read_row
+    monkeypatch.setattr(
+        engine_checks, "read_row", lambda m, ids, places, lengths: right(m, ids.flip(1), places, lengths)
+    )
+    with pytest.raises(FailedError, match=r"packed rows: error .*, leak"):
+        engine_checks.check_packing(machine)
+
+
+def test_a_verifier_that_says_yes_to_all_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = SimpleNamespace(verify_many=lambda pairs: [Verdict(True, "fine")] * len(pairs))
+    monkeypatch.setattr(engine_checks, "load_task", lambda name: task)
+    with pytest.raises(FailedError, match=r"0\.5 and 0\.51 against 1/2: fine, fine"):
+        engine_checks.check_verifier(machine)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
+def test_sampling_a_step_and_the_sync_pass(machine: Machine) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    assert "nothing sleeps on a CPU" in engine_checks.check_run(machine)
+    assert engine_checks.check_sync(machine).startswith("stale weights are found; after the sync")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
+def test_a_sync_that_is_left_out_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    with monkeypatch.context() as planted:
+        planted.setattr(ServedWeights, "student_changed", lambda self: None)
+        with pytest.raises(SamplerDriftError):
+            engine_checks.check_sync(machine)
+    monkeypatch.setattr(engine_checks, "_SYNC_NOISE", 0.0)  # as if the gap were not measured
+    with pytest.raises(FailedError, match="went unnoticed"):
+        engine_checks.check_sync(machine)
+
+
+@pytest.mark.slow
+def test_the_links_between_processes_are_measured() -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    assert machine_checks.measure_all_reduce(launcher, "gloo", 2**20).startswith("2 processes: ")
+    with pytest.raises(FailedError, match="the processes failed"):
+        machine_checks.measure_all_reduce(launcher, "no-such-backend", 2**20)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "client.cli", "doctor", "--quick", "--json", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["check"] for line in done.stdout.splitlines()] == list(report.QUICK_CHECKS)

