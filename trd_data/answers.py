@@ -10,6 +10,11 @@ _FRAMED = re.compile(r"\\fbox\s*(?=\{)")
 _BRACES = re.compile(r"[{}]|\\.", re.DOTALL)
 _BARE_CONTENT = re.compile(r"[^\s$]+")
 
+_JOINT = re.compile(
+    r"(?:[\s$,;&{}]|\\[,;:! ()\[\]]|\\q?quad\b|\\(?:text|mathrm)(?=\s*\{)|\b(?:or|and)\b|\b[A-Za-z]\s*=)+"
+)
+_JOINING = re.compile(r"[,;&]|\b(?:or|and)\b")
+_MAX_JOINT_CHARACTERS = 60
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _BOXED_LETTER = re.compile(r"(?P<open>[(\[]?)\s*(?P<letter>[A-Za-z])\s*[)\]]?(?P<rest>(?:[.:,;/)\s\\&].*)?)", re.DOTALL)
 _ANOTHER_LETTER = re.compile(
@@ -39,13 +44,42 @@ def last_boxed(text: str) -> str | None:
     return bare.group().rstrip(".,;") if bare else None
 
 
+def boxed_answer(text: str) -> str | None:
+    """Return the content of the last box, or of all that commas, "or" and "and" join to it, with commas between."""
+    last = last_boxed(text)
+    boxes = list(_BOX.finditer(text))
+    if last is None or len(boxes) < 2 or text[boxes[-1].end()] != "{":
+        return last
+    contents = [last]
+    next_start = boxes[-1].start()
+    for box in reversed(boxes[:-1]):
+        content = _balanced(text, box.end()) if text[box.end()] == "{" else None
+        end = None if content is None else _end_of_group(text, box.end())
+        if content is None or end is None or not _is_joint(text[end:next_start]):
+            break
+        contents.insert(0, content)
+        next_start = box.start()
+    return ", ".join(dict.fromkeys(contents))
+
+
+def _is_joint(text: str) -> bool:
+    is_short = len(text) <= _MAX_JOINT_CHARACTERS
+    return is_short and _JOINT.fullmatch(text) is not None and _JOINING.search(text) is not None
+
+
 def _balanced(text: str, start: int) -> str | None:
     r"""Return the inside of the group that opens at `start`; ``\{`` and ``\}`` are characters, not braces."""
+    end = _end_of_group(text, start)
+    return None if end is None else text[start + 1 : end - 1].strip()
+
+
+def _end_of_group(text: str, start: int) -> int | None:
+    """Return the offset behind the group that opens at `start`."""
     depth = 0
     for token in _BRACES.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(token.group(), 0)
         if depth == 0 and token.group() == "}":
-            return text[start + 1 : token.start()].strip()
+            return token.end()
     return None
 
 

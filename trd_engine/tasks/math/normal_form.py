@@ -22,9 +22,10 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9A-Za-z.]+))")
 
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?")
 _SAME_COMMAND = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\left(?![a-zA-Z])\s*\.?|\\right(?![a-zA-Z])\s*\.?"), ""),
+    (_SIZES, ""),
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le"),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge"),
     (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
@@ -64,6 +65,11 @@ def in_latex(answer: str) -> str:
     for character, latex in _UNICODE.items():
         answer = answer.replace(character, latex)
     return math_units.spell_out_factors(answer)
+
+
+def without_sizes(answer: str) -> str:
+    r"""Return the answer in LaTeX, without the ``\left`` and ``\right`` of its brackets."""
+    return _SIZES.sub("", in_latex(answer))
 
 
 def normalise(answer: str) -> str:

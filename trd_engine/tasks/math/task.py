@@ -5,22 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from trd_data.answers import last_boxed
+from trd_data.answers import boxed_answer
 from trd_data.templates import MATH, PromptTemplates
+from trd_engine.tasks.math.compare import compare, value_of
 from trd_engine.tasks.math.equalities import check_equalities
-from trd_engine.tasks.math.normal_form import (
-    as_number,
-    contradicts_itself,
-    differ_in_denial,
-    differ_in_marks,
-    differ_in_negation,
-    differ_in_units,
-    in_latex,
-    normalise,
-)
+from trd_engine.tasks.math.normal_form import in_latex, normalise
+from trd_engine.tasks.math.structure import Question, Same, is_true, questions_of
 from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.steps import StepCheck
-from trd_engine.tasks.verifier_pool.pool import GuardedPool, Request, shared_pool
+from trd_engine.tasks.verifier_pool.pool import GuardedPool, Reply, Request, shared_pool
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
@@ -50,15 +43,15 @@ class MathTask:
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return verdicts in order; each different hard comparison is made once, side by side."""
-        verdicts: list[Verdict | None] = []
-        hard: dict[int, tuple[str, str]] = {}
-        for place, (problem, text) in enumerate(pairs):
-            reference, answer = _reference(problem.answer), last_boxed(text) or ""
-            verdicts.append(quick_verdict(reference, answer))
-            if verdicts[place] is None:
-                hard[place] = reference, answer
-        settled = self._compare_all(sorted(set(hard.values())))
-        return [verdict or settled[hard[place]] for place, verdict in enumerate(verdicts)]
+        questions = [_question(problem, text) for problem, text in pairs]
+        hard = [
+            each for question, _ in questions if not isinstance(question, Verdict) for each in questions_of(question)
+        ]
+        replies = self._ask(list(dict.fromkeys(hard)))
+        return [
+            question if isinstance(question, Verdict) else _verdict(question, answer, replies)
+            for question, answer in questions
+        ]
 
     def can_read(self, references: Sequence[str]) -> list[bool]:
         """Return whether each is words or mathematics; of anything else only the same spelling is found equal."""
@@ -72,41 +65,43 @@ class MathTask:
         """Recompute the plain equalities of the text; the reference is not used."""
         return check_equalities(completion_text)
 
-    def _compare_all(self, hard: list[tuple[str, str]]) -> dict[tuple[str, str], Verdict]:
-        requests = [
-            Request({"reference": in_latex(reference), "answer": in_latex(answer)}) for reference, answer in hard
-        ]
-        replies = self._pool.map(requests)
-        return {
-            pair: reply.failed_verdict() or Verdict(reply.value is True, pair[1])
-            for pair, reply in zip(hard, replies, strict=True)
-        }
+    def _ask(self, hard: list[Same]) -> dict[Same, Reply]:
+        requests = [Request({"reference": each.reference, "answer": each.answer}) for each in hard]
+        return dict(zip(hard, self._pool.map(requests), strict=True))
 
 
 def quick_verdict(reference: str, answer: str) -> Verdict | None:
-    """Return the verdict if notation or plain arithmetic decides it; None if mathematics is needed."""
+    """Return the verdict if notation or exact arithmetic decides it; None if mathematics is needed."""
+    question = _asked(reference, answer)
+    if isinstance(question, Verdict):
+        return question
+    return Verdict(question, answer) if isinstance(question, bool) else None
+
+
+def _question(problem: Problem, text: str) -> tuple[Question | Verdict, str]:
+    answer = boxed_answer(text) or ""
+    return _asked(_reference(problem.answer), answer), answer
+
+
+def _asked(reference: str, answer: str) -> Question | Verdict:
     if not answer:
         return Verdict(False, "no answer")
-    if len(answer) > _MAX_ANSWER_CHARACTERS:
-        return Verdict(False, "answer too long")
-    if differ_in_units(reference, answer) or differ_in_denial(reference, answer):
-        return Verdict(False, answer)
-    ours, theirs = normalise(reference), normalise(answer)
-    if ours and ours == theirs:
+    return Verdict(False, "answer too long") if len(answer) > _MAX_ANSWER_CHARACTERS else compare(reference, answer)
+
+
+def _verdict(question: Question, answer: str, replies: dict[Same, Reply]) -> Verdict:
+    if is_true(question, {each: replies[each].value is True for each in questions_of(question)}):
         return Verdict(True, answer)
-    if differ_in_marks(ours, theirs) or differ_in_negation(ours, theirs) or contradicts_itself(ours, theirs):
-        return Verdict(False, answer)
-    numbers = as_number(ours), as_number(theirs)
-    if None not in numbers:
-        return Verdict(numbers[0] == numbers[1], answer)
-    return None
+    # A comparison that failed may be the one that would have made it true.
+    failed = [replies[each].failed_verdict() for each in questions_of(question)]
+    return next((verdict for verdict in failed if verdict is not None), Verdict(False, answer))
 
 
 def _is_plain(reference: str) -> bool:
     normal = normalise(reference)
-    return as_number(normal) is not None or _WORDS.fullmatch(normal) is not None
+    return value_of(reference) is not None or _WORDS.fullmatch(normal) is not None
 
 
 def _reference(answer: str) -> str:
     """Return the bare reference: some data sets keep it in a box."""
-    return last_boxed(answer) or answer
+    return boxed_answer(answer) or answer

@@ -31,7 +31,7 @@ _SAME = (
     ("mi/h", "mph"), ("km/h", "kph", "kmh"), ("C", "celsius"), ("F", "fahrenheit"), ("K", "kelvin"),
     ("dollar",), ("cent",),
 )  # fmt: skip
-_SYMBOLS = {word: words[0] for words in _SAME for word in words}
+SYMBOLS = {word: words[0] for words in _SAME for word in words}
 _POWER_WORDS = (
     (re.compile(r"\b(?:square|sq) ([^\s/]+)"), r"\1^2"),
     (re.compile(r"\b(?:cubic|cu) ([^\s/]+)"), r"\1^3"),
@@ -55,7 +55,7 @@ def differ_in_units(one: str, other: str) -> bool:
     Words that are no such unit say nothing: "people" may be "persons".
     """
     ours, theirs = _unit(one), _unit(other)
-    are_measures = all(_PART.sub("", unit) in _SYMBOLS for units in (ours, theirs) for unit in _parts(units))
+    are_measures = all(_PART.sub("", unit) in SYMBOLS for units in (ours, theirs) for unit in _parts(units))
     return are_measures and not (ours <= theirs or theirs <= ours)
 
 
@@ -80,11 +80,11 @@ def _unit(answer: str) -> frozenset[str]:
 
 def _parts(units: frozenset[str]) -> list[str]:
     """Return the units, those on both sides of a slash separately."""
-    return [part for unit in units for part in ([unit] if unit in _SYMBOLS else unit.split("/"))]
+    return [part for unit in units for part in ([unit] if unit in SYMBOLS else unit.split("/"))]
 
 
 def _symbol(word: str) -> str:
     name, mark, power = word.partition("^")
     singular = _PLURAL.sub("", name.lower())
-    symbol = _SYMBOLS.get(name) or _SYMBOLS.get(singular, singular)
-    return _SYMBOLS.get(symbol, symbol) + mark + power
+    symbol = SYMBOLS.get(name) or SYMBOLS.get(singular, singular)
+    return SYMBOLS.get(symbol, symbol) + mark + power

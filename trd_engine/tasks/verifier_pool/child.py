@@ -177,7 +177,10 @@ def _load_math() -> _Verifier:
     def compare(prepared: None, request: dict[str, Any]) -> bool:
         """Return whether two texts are equal; of a single one, whether it can be read."""
         # No time limits of its own: they need the main thread's signals, and the parent has a harder one.
-        read = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in request.values()]
+        read = [
+            list(map(_with_imaginary_unit, parse(f"\\boxed{{{text}}}", parsing_timeout=None)))
+            for text in request.values()
+        ]
         if len(read) == 1:
             return any(not isinstance(found, str) for found in read[0])
         return bool(verify(*read, timeout_seconds=None))
@@ -185,6 +188,14 @@ def _load_math() -> _Verifier:
     for reference, answer in _WARMING_PAIRS:
         compare(None, {"reference": reference, "answer": answer})
     return _Verifier(compare)
+
+
+def _with_imaginary_unit(parsed: Any) -> Any:
+    """Return an expression with the number i for the symbol that math-verify makes of it."""
+    import sympy  # type: ignore[import-untyped]
+
+    symbols = [symbol for symbol in getattr(parsed, "free_symbols", ()) if symbol.name == "i"]
+    return parsed.subs(dict.fromkeys(symbols, sympy.I)) if symbols else parsed
 
 
 _WARMING_PAIRS = (
@@ -197,7 +208,7 @@ _WARMING_PAIRS = (
 
 def _load_reasoning_gym() -> _Verifier:
     import reasoning_gym  # type: ignore[import-untyped]
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     sympy.simplify(sympy.parse_expr("sin(x)**2 + x**2/2 - 1"))  # loads what scorers use, once for all forks
     dataset_of = functools.lru_cache(64)(reasoning_gym.create_dataset)

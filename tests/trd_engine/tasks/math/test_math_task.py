@@ -137,11 +137,11 @@ def test_hanging_comparison_is_a_verdict_and_the_next_one_works() -> None:
     pool = GuardedPool("math", 2.0, num_workers=1)
     task = MathTask(pool)
     try:
-        task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}")  # started: what follows measures the limit alone
+        task.verify(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}")  # started: what follows measures the limit alone
         started = time.monotonic()
         assert task.verify(problem(HANGING[0]), f"\\boxed{{{HANGING[1]}}}") == Verdict(False, "time-out", "time-out")
         assert time.monotonic() - started < 10.0
-        assert task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}").correct
+        assert task.verify(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}").correct
     finally:
         pool.close()
 
@@ -155,7 +155,7 @@ def test_killed_verifier_is_a_verdict_and_the_next_one_works() -> None:
     pool = GuardedPool("math", 20.0, num_workers=1)
     task = MathTask(pool)
     try:
-        task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}")
+        task.verify(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}")
         [worker] = process_ids(pool)
         killer = threading.Timer(0.5, os.kill, (worker, signal.SIGKILL))
         killer.start()
@@ -163,14 +163,14 @@ def test_killed_verifier_is_a_verdict_and_the_next_one_works() -> None:
         killer.join()
         assert not verdict.correct
         assert verdict.detail == "error: the verifier died: exit code -9"
-        assert task.verify(problem(r"\frac{1}{2}"), r"\boxed{0.5}").correct
+        assert task.verify(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}").correct
     finally:
         pool.close()
 
 
 def test_a_verifier_that_never_starts_ends_the_run_and_judges_nothing(tmp_path: Path) -> None:
     pool = GuardedPool("nonsense", 1.0, num_workers=1)
-    pairs = [(problem(r"\frac{1}{2}"), r"\boxed{\sqrt{0.25}}")]
+    pairs = [(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}")]
     with (
         Reporter(tmp_path) as reporter,
         pytest.raises(VerifierUnavailableError, match="'nonsense' does not start: Ass"),
@@ -185,7 +185,7 @@ def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(guarded_process, "_START", once + guarded_process._START)
     pool = GuardedPool("math", 20.0, num_workers=1)
     try:
-        assert MathTask(pool).verify(problem(r"\frac{1}{2}"), r"\boxed{\sqrt{0.25}}").correct
+        assert MathTask(pool).verify(problem(r"\sqrt{12}"), r"\boxed{2\sqrt{3}}").correct
     finally:
         pool.close()
     assert marker.exists()
@@ -195,9 +195,9 @@ def test_works_from_other_threads(task: MathTask) -> None:
     verdicts: list[Verdict] = []
 
     def verify(answer: str) -> None:
-        verdicts.append(task.verify(problem(r"\frac{1}{2}"), f"\\boxed{{{answer}}}"))
+        verdicts.append(task.verify(problem(r"\sqrt{12}"), f"\\boxed{{{answer}}}"))
 
-    threads = [threading.Thread(target=verify, args=(answer,)) for answer in (r"\frac{2}{4}", r"\frac{3}{6}")]
+    threads = [threading.Thread(target=verify, args=(answer,)) for answer in (r"2\sqrt{3}", r"\sqrt{3}+\sqrt{3}")]
     for thread in threads:
         thread.start()
     for thread in threads:
