@@ -56,6 +56,19 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
             "public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]',
         },
     ),
+    ("math", {"instruction": "Add.", "input": "1 + 1", "output": "It is \\boxed{2}"}),
+    ("math", {"instruction": "Add.", "input": "1 + 1", "answer": 2}),
+    ("exact", {"instruction": "Say hi.", "input": "", "output": "hi"}),
+    ("math", {"conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "\\boxed{2}"}]}),
+    ("exact", {"system": "Be brief.", "conversations": [{"from": "human", "value": "x"}], "answer": "y"}),
+    ("math", {"prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}, "data_source": "gsm8k"}),
+    ("math", {"prompt": [USER], "completion": [{"role": "assistant", "content": "#### 2"}]}),
+    ("exact", {"prompt": "The sky is", "completion": " blue."}),
+    ("math", {"prompt": [USER], "answer": "2"}),
+    ("math", {"prompt": "1 + 1?", "ground_truth": "2"}),
+    ("choice", {"question": "x", "A": "red", "B": "green", "C": "blue", "answer": "C"}),
+    ("choice", {"question": "x", "choices": ["0.00001", "1"], "answer": "1"}),
+    ("math", {"question": "How fast?", "solution": "So \\boxed{3e8}", "type": "physics"}),
 ]
 
 
@@ -90,6 +103,12 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("code", {"test_list": ["assert 1"]}, "problem", "required"),
     ("code", {"prompt": "x", "entry_point": "f", "base_input": {"a": 1}}, "base_input", "must be a list"),
     ("code", {"public_test_cases": "[]", "question_id": "7"}, "problem", "required"),
+    ("math", {"instruction": "x", "input": "y"}, "answer", "there is no output"),
+    ("math", {"conversations": [{"from": "human", "value": "x"}]}, "answer", "required"),
+    ("math", {"conversations": [{"from": "tool", "value": "x"}]}, "conversations", "one user turn"),
+    ("math", {"prompt": [USER], "reward_model": {"style": "model"}}, "reward_model", "ground_truth"),
+    ("math", {"prompt": [USER], "reward_model": {"ground_truth": " "}}, "reward_model.ground_truth", "not be empty"),
+    ("math", {"prompt": [USER], "completion": [USER]}, "completion", "the assistant's"),
 ]
 
 
@@ -103,10 +122,92 @@ def test_its_task_refuses_a_refused_row_too(task: str, row: dict[str, Any], fiel
         to_problem(row, 1, task, {})
 
 
+MEANINGS: list[tuple[str, dict[str, Any], tuple[str, str, str | None]]] = [
+    (
+        "math",
+        {"instruction": "Add.", "input": "1 + 1", "output": "So \\boxed{2}"},
+        ("Add.\n\n1 + 1", "2", "So \\boxed{2}"),
+    ),
+    ("math", {"instruction": "Add.", "input": None, "answer": "2"}, ("Add.", "2", None)),
+    ("exact", {"prompt": "The sky is", "completion": " blue. "}, ("The sky is", "blue.", " blue. ")),
+    (
+        "math",
+        {
+            "system": "Be brief.",
+            "conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "#### 2"}],
+        },
+        ("Be brief.\n\n1 + 1?", "2", "#### 2"),
+    ),
+    (
+        "math",
+        {
+            "prompt": [{"role": "system", "content": "Be brief."}, USER],
+            "reward_model": {"style": "rule", "ground_truth": 0.00001},
+            "extra_info": {"index": 7},
+        },
+        ("Be brief.\n\n1 + 1?", "0.00001", None),
+    ),
+    ("math", {"prompt": [USER], "completion": [{"role": "assistant", "content": "#### 2"}]}, ("1 + 1?", "2", "#### 2")),
+    ("choice", {"question": "x", "A": "red", "B": 2.0, "answer": 1}, ("x\n\n(A) red\n(B) 2", "B", None)),
+    ("choice", {"question": "x", "options": ["7", "8"], "answer": "1"}, ("x\n\n(A) 7\n(B) 8", "B", None)),
+    ("math", {"messages": '[{"role": "user", "content": "x"}]', "answer": 5}, ("x", "5", None)),
+    ("math", {"instruction": "not read", "question": "x", "input": "nor this", "answer": 5}, ("x", "5", None)),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "meaning"), MEANINGS)
+def test_what_a_row_means(task: str, row: dict[str, Any], meaning: tuple[str, str, str | None]) -> None:
+    problem = to_problem(row, 1, task, {})
+    assert (problem.problem, problem.answer, problem.solution) == meaning
+
+
+def test_verls_rows_of_programs_bring_their_tests() -> None:
+    truth = '{"inputs": ["1"], "outputs": ["2"]}'
+    row = {"prompt": [USER], "reward_model": {"ground_truth": truth}}
+    tests = to_problem(row, 1, "code", {}).extra["tests"]
+    assert tests == {"kind": "stdio", "inputs": ["1"], "outputs": ["2"]}
+
+
+NESTED = {"q": {"text": "1 + 1", "parts": ["a", "b"]}, "info": '{"truth": [5]}', "a.b": "dotted", "problem": "not this"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "meaning"),
+    [
+        ({"problem": "q.text", "answer": "info.truth.0"}, ("1 + 1", "5")),
+        ({"problem": "q.parts.1", "answer": "a.b"}, ("b", "dotted")),
+        ({"instruction": "q.text", "input": "q.parts.0", "answer": "a.b"}, ("not this", "dotted")),
+        ({"problem": "a.b", "answer": "problem"}, ("dotted", "not this")),
+    ],
+)
+def test_columns_map_paths(columns: dict[str, str], meaning: tuple[str, str]) -> None:
+    problem = to_problem(NESTED, 1, "math", columns)
+    assert (problem.problem, problem.answer) == meaning
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("gone", "answer: columns maps it to 'gone'; the row has 'q', 'info', 'a.b', 'problem'"),
+        ("q.gone", "answer: columns maps it to 'q.gone'; what it is a part of has 'text', 'parts'"),
+        ("q.parts.7", "answer: columns maps it to 'q.parts.7'; what it is a part of has a list"),
+        ("q.text.x", "is not valid JSON"),
+        ("info.truth.x", "has a list"),
+    ],
+)
+def test_a_path_to_nothing_is_named(path: str, words: str) -> None:
+    with pytest.raises(RowError) as refused:
+        to_problem(NESTED, 1, "math", {"answer": path})
+    assert refused.value.field == "answer"
+    assert words in refused.value.message
+
+
 OPEN = {"question": "x", "metadata": {"source_dataset": "graph_color"}, "answer": None}
 OTHERS: list[tuple[str, dict[str, Any], str | None]] = [
     ("exact", {"messages": [USER, {"role": "assistant", "content": "no box"}]}, "math"),
     ("exact", {"question": "x", "options": ["2 m", "3 m"], "answer": "3"}, "choice"),
+    ("exact", {"question": "x", "A": "red", "B": "green", "answer": "E"}, "choice"),
+    ("exact", {"instruction": "x", "input": "y", "output": "no box"}, "math"),
     ("reasoning_gym", OPEN, "exact"),
     ("math", {"question": "x", "answer": "1 #### 2", "metadata": {"source_dataset": "gsm8k"}}, None),
 ]
