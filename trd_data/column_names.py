@@ -27,8 +27,8 @@ _OTHERS = _words("""
     rationales explanation explanations exp proof proofs comment comments feedback critique rubric grade judge trace
     trajectory trajectories attempt draft metadata meta extra source sources src origin license citation author
     authors title name subject topic topics category domain type types level difficulty tag tags skill skills keyword
-    keywords date time version split lang language id ids uuid hash index idx canary note notes remark remarks original orig
-    raw revised rewritten paraphrased previous old seed synthetic translated translation correct incorrect wrong
+    keywords date time version split lang language id ids uuid hash index idx canary note notes remark remarks original
+    orig raw revised rewritten paraphrased previous old seed synthetic translated translation correct incorrect wrong
     chosen rejected reference references url link score rate num count length len size width height tokens is has
     quality zh cn fr de es ja ko ru ar hi pt
 """)

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from trd_data.column_names import holds_image, part_of_problem
 from trd_data.errors import RowError
@@ -18,6 +19,7 @@ from trd_data.problems import Problem
 from trd_data.shapes import known
 from trd_data.shapes.choice import LETTERS, OPTIONS, has_options, listed_options
 from trd_data.shapes.choose import TASKS, Reading
+from trd_data.shapes.fields import Shape
 
 _MAX_EXAMPLE = 200  # characters
 _MAX_COMPARED = 2_000_000
@@ -98,15 +100,12 @@ class DataNotices:
     def _look_at_columns(self, number: int, reading: Reading, tasks: list[str]) -> None:
         assert reading.problem is not None
         assert reading.shape is not None
-        if reading.shape is not known.CHOICE and has_options(reading.row) and not _lists_options(reading):
-            names = [name for name in (*OPTIONS, *LETTERS) if reading.row.get(name) is not None]
-            self._choices.add(tasks, f"row {number}: {names[0]} = {reading.row[names[0]]}")
-        read = {*reading.shape.columns_read(reading.row), *_OPTION_COLUMNS}
-        for name, value in reading.row.items():
-            if value is None or name in read or name in _IGNORED:
-                continue
-            is_part = part_of_problem(name)
-            if is_part is False or not _adds_something(name, value, reading.problem, is_part is True):
+        if _leaves_options(reading.shape, reading.there) and not _lists_options(reading):
+            name = next(name for name in (*OPTIONS, *LETTERS) if name in reading.there)
+            self._choices.add(tasks, f"row {number}: {name} = {reading.row[name]}")
+        for name, is_part in _unread(reading.shape, reading.there):
+            value = reading.row[name]
+            if not _adds_something(name, value, reading.problem, is_part is True):
                 continue
             found = self._parts if is_part else self._sentences
             if name not in found:
@@ -182,6 +181,19 @@ class DataNotices:
 
 
 _IGNORED = frozenset(name for shape in known.ALL_SHAPES for name in shape.ignores)
+
+
+@lru_cache(maxsize=1000)
+def _leaves_options(shape: Shape, there: frozenset[str]) -> bool:
+    """Return whether a row has options that its shape does not read."""
+    return shape is not known.CHOICE and has_options(there)
+
+
+@lru_cache(maxsize=1000)
+def _unread(shape: Shape, there: frozenset[str]) -> list[tuple[str, bool | None]]:
+    """Return the columns that a shape does not read and that may be a part of the problem: surely, or perhaps."""
+    unread = there - shape.columns_read(there) - _OPTION_COLUMNS - _IGNORED
+    return [(name, part_of_problem(name)) for name in sorted(unread) if part_of_problem(name) is not False]
 
 
 def _adds_something(name: str, value: object, problem: Problem, is_part: bool) -> bool:

@@ -61,7 +61,7 @@ class RowReader:
             if (fault := text_fault(name)) is not None:
                 raise RowError(None, f"{name.encode('ascii', 'backslashreplace').decode()[:60]}: {fault}")
             if value is not None and name in self._columns_needed:
-                for text in texts(value):
+                for text in (value,) if isinstance(value, str) else texts(value):
                     if (fault := text_fault(text)) is not None:
                         raise RowError(name, f"{name[:60]}: {fault}")
 

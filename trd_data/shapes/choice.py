@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from trd_data.errors import RowError
@@ -13,9 +14,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTIONS = ("choices", "options")
 
 
-def has_options(row: Row) -> bool:
-    """Return whether a row has a column of options, or one for each of A, B and so on."""
-    return fields.first_name(row, OPTIONS) is not None or all(fields.has_value(row, letter) for letter in "AB")
+def has_options(there: Collection[str]) -> bool:
+    """Return whether a row with values in these columns has options: in one column, or in one for each of A, B and so
+    on."""
+    return any(name in there for name in OPTIONS) or all(letter in there for letter in "AB")
 
 
 def from_choice_row(row: Row, row_id: str, task: str) -> Problem:

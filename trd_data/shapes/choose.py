@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trd_data.answers import reference_letter
@@ -13,7 +14,7 @@ from trd_data.plain_json import plain_json
 from trd_data.problems import Problem
 from trd_data.shapes import fields, known
 from trd_data.shapes.choice import has_options
-from trd_data.shapes.fields import Row, Shape
+from trd_data.shapes.fields import FilledRow, Row, Shape
 
 TASKS = ("math", "exact", "choice", "code", "reasoning_gym")
 """The tasks that read rows."""
@@ -34,8 +35,10 @@ READ_COLUMNS = frozenset(
 class Reading:
     """What one row means to one task: a problem, or an error."""
 
-    row: Row
+    row: FilledRow
     """The row, mapped columns under our names."""
+    there: frozenset[str]
+    """Its columns that have a value."""
     shape: Shape | None
     """None if no shape fits."""
     problem: Problem | None
@@ -57,21 +60,21 @@ def to_problem(row: Row, number: int, task: str | None, columns: Mapping[str, st
     """
     if task is None:
         return suggested_reading(readings(row, number, columns)).required()
-    row, row_id = _prepared(row, number, columns)
-    return _reading(row, row_id, task, {}).required()
+    return _reading(*_prepared(row, number, columns), task, {}).required()
 
 
 def readings(row: Row, number: int, columns: Mapping[str, str]) -> dict[str, Reading]:
     """Return what a row means to each task; raises RowError for a row that is wrong for all."""
-    row, row_id = _prepared(row, number, columns)
+    prepared = _prepared(row, number, columns)
     known_readings: dict[tuple[str, str], Reading] = {}
-    return {task: _reading(row, row_id, task, known_readings) for task in TASKS}
+    return {task: _reading(*prepared, task, known_readings) for task in TASKS}
 
 
 def suggested_reading(by_task: Mapping[str, Reading]) -> Reading:
     """Return the reading by the task that the row's columns suggest, or by another if only its answer does not fit
     that task: it need not name one of the row's options, and that of a generator's row may be null."""
-    task = _suggested_task(by_task["math"].row)
+    first = by_task["math"]
+    task = _suggested_task(first.there, _has_turns(first.row))
     reading = by_task[task]
     fallback = {"choice": "exact", "exact": "reasoning_gym"}.get(task)
     if reading.error is not None and reading.error.field in fields.ANSWER and fallback is not None:
@@ -95,79 +98,86 @@ def columns_needed(columns: Mapping[str, str]) -> frozenset[str]:
     return READ_COLUMNS | {name for path in columns.values() for name in (path, path.split(".")[0])}
 
 
-def _reading(row: Row, row_id: str, task: str, known_readings: dict[tuple[str, str], Reading]) -> Reading:
-    shape = _shape(row, task)
+def _reading(
+    row: FilledRow, there: frozenset[str], row_id: str, task: str, known_readings: dict[tuple[str, str], Reading]
+) -> Reading:
+    shape = _shape(there, _has_turns(row), task)
     if shape is None:
         error = MissingFieldError(
             "tests",
             "tests: this field is required; task code needs tests, input_output (TACO), entry_point and test "
             "(HumanEval) or base_input (EvalPlus), test_list (MBPP) or public_test_cases (LiveCodeBench)",
         )
-        return Reading(row, None, None, error)
+        return Reading(row, there, None, None, error)
     key = (shape.name, task if shape.by_task else "")
     reading = known_readings.get(key)
     if reading is None:
-        reading = known_readings[key] = _read(row, row_id, task, shape)
+        reading = known_readings[key] = _read(row, there, row_id, task, shape)
     if task != "choice" or reading.problem is None:
         return reading
     letter = reference_letter(reading.problem.answer)
     if letter is None:
         name = fields.first_name(row, fields.ANSWER) or "answer"
         advice = "names no option; write the right option's letter, or give the options as choices"
-        return Reading(row, shape, None, fields.wrong(name, reading.problem.answer, advice))
-    return Reading(row, shape, dataclasses.replace(reading.problem, answer=letter), None)
+        return Reading(row, there, shape, None, fields.wrong(name, reading.problem.answer, advice))
+    return Reading(row, there, shape, dataclasses.replace(reading.problem, answer=letter), None)
 
 
-def _read(row: Row, row_id: str, task: str, shape: Shape) -> Reading:
+def _read(row: FilledRow, there: frozenset[str], row_id: str, task: str, shape: Shape) -> Reading:
     try:
         problem = shape.read(row, row_id, task)
-        extra = plain_json(dict(problem.extra))
-        problem = dataclasses.replace(problem, extra=extra, benchmark=fields.benchmark_name(row))
-        return Reading(row, shape, problem, None)
+        benchmark = fields.benchmark_name(row)
+        if problem.extra or benchmark is not None:
+            problem = dataclasses.replace(problem, extra=plain_json(dict(problem.extra)), benchmark=benchmark)
+        return Reading(row, there, shape, problem, None)
     except RowError as error:
-        return Reading(row, shape, None, error)
+        return Reading(row, there, shape, None, error)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # A combination of types that no shape expects is an error of the row as well.
         message = f"cannot be read as {shape.name} by task {task}: {type(error).__name__}: {error}"[:300]
-        return Reading(row, shape, None, RowError(None, message))
+        return Reading(row, there, shape, None, RowError(None, message))
 
 
-def _suggested_task(row: Row) -> str:
-    there = {name for name in row if fields.has_value(row, name)}
+@lru_cache(maxsize=1000)
+def _suggested_task(there: frozenset[str], has_turns: bool) -> str:
     if any(shape.columns <= there for shape in known.CODE_SHAPES):
         return "code"
     # Task exact accepts every row of a chat or of a problem and its answer that task math accepts.
-    return "choice" if _shape(row, "choice") is known.CHOICE else "exact"
+    return "choice" if _shape(there, has_turns, "choice") is known.CHOICE else "exact"
 
 
-def _shape(row: Row, task: str) -> Shape | None:
-    there = {name for name in row if fields.has_value(row, name)}
+def _has_turns(row: Row) -> bool:
+    return isinstance(row.get("prompt"), list)
+
+
+@lru_cache(maxsize=5000)  # the rows of a file have few sets of columns
+def _shape(there: frozenset[str], has_turns: bool, task: str) -> Shape | None:
+    """Return the shape of a row, given its columns and whether its prompt is a list of turns."""
     if task == "code":
         shapes = (*known.CODE_SHAPES, known.VERL)
         return next((shape for shape in shapes if shape.columns <= there), None)
     if task == "reasoning_gym" or "generated" in there:
         return known.ENTRY
-    names_of_problem = there & set(fields.PROBLEM)
-    is_instruction = fields.first_name(row, fields.PROBLEM) == "instruction"
+    problem = next((name for name in fields.PROBLEM if name in there), None)
     is_of = {
         known.MESSAGES: "messages" in there,
-        known.SHAREGPT: "conversations" in there and not names_of_problem,
+        known.SHAREGPT: "conversations" in there and problem is None,
         known.VERL: known.VERL.columns <= there,
-        known.TRL: "prompt" in there and ("completion" in there or isinstance(row["prompt"], list)),
-        known.CHOICE: task == "choice" and has_options(row),
-        known.ALPACA: is_instruction and bool(there & {"input", "output"}),
+        known.TRL: "prompt" in there and (has_turns or "completion" in there),
+        known.CHOICE: task == "choice" and has_options(there),
+        known.ALPACA: problem == "instruction" and bool(there & {"input", "output"}),
     }
     return next((shape for shape, is_this in is_of.items() if is_this), known.PLAIN)
 
 
-def _prepared(row: Row, number: int, columns: Mapping[str, str]) -> tuple[Row, str]:
-    """Return the row, mapped columns under our names, and its id."""
-    row = _renamed(row, columns) if columns else row
+def _prepared(row: Row, number: int, columns: Mapping[str, str]) -> tuple[FilledRow, frozenset[str], str]:
+    """Return the row, mapped columns under our names, its columns that have a value, and its id."""
+    row = FilledRow(_renamed(row, columns) if columns else row)
     row_id = fields.optional_text(row, fields.ID) or str(number)
     if len(row_id) > MAX_ID_CHARACTERS:
         name = fields.first_name(row, fields.ID) or "id"
         raise fields.wrong(name, row_id, f"must have at most {MAX_ID_CHARACTERS} characters")
-    return row, row_id
+    return row, frozenset(row), row_id
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -48,27 +50,46 @@ class Shape:
     by_task: bool = False
     """Whether tasks may read different problems in the same row."""
 
-    def columns_read(self, row: Row) -> Iterator[str]:
-        """Yield the columns of a row whose values make its problem."""
-        for group in (*self.reads, ID, BENCHMARK):
-            name = first_name(row, group)
-            if name is not None:
-                yield name
-                if name == "instruction":
-                    yield from INPUT
+    @lru_cache(maxsize=1000)  # noqa: B019 - shapes live as long as the process
+    def columns_read(self, there: frozenset[str]) -> frozenset[str]:
+        """Return those of a row's columns whose values make its problem."""
+        firsts = (next((name for name in group if name in there), None) for group in (*self.reads, ID, BENCHMARK))
+        read = {name for name in firsts if name is not None}
+        return frozenset(read | set(INPUT) if "instruction" in read else read)
+
+
+class FilledRow(dict[str, Any]):
+    """The values of a row without its gaps."""
+
+    def __init__(self, row: Row) -> None:
+        """A gap is null, or NaN, which a column of numbers has for it."""
+        super().__init__(
+            {
+                name: value
+                for name, value in row.items()
+                if value is not None and not (isinstance(value, float) and value != value)
+            }
+        )
+        self.all_columns = list(row)
+        """Of the row, or of the whole file."""
 
 
 def wrong(name: str, value: object, reason: str) -> RowError:
     """Return the error of a field whose value is wrong; `reason` continues "name = value: "."""
-    # Parquet has types that JSON lacks.
-    shown = value.written if isinstance(value, WrittenFloat) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, WrittenFloat):
+        shown = value.written
+    elif isinstance(value, str):
+        shown = json.dumps(value[:100], ensure_ascii=False)
+    else:  # encoded piece by piece, because only the first ones are shown; Parquet has types that JSON lacks
+        shown = "".join(islice(json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value), 60))
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return RowError(name, f"{name} = {shown}: {reason}")
 
 
 def missing(field: str, names: Sequence[str], row: Row) -> RowError:
     """Return the error of a field that a row lacks, with the row's fields and the names that would do."""
-    there = ", ".join(map(str, list(row)[:10])) or "none"
+    columns = row.all_columns if isinstance(row, FilledRow) else list(row)
+    there = ", ".join(columns[:10]) or "none"
     accepted = f"; accepted names: {', '.join(names)}" if len(names) > 1 else ""
     return MissingFieldError(field, f"{field}: this field is required; the row's fields: {there[:200]}{accepted}")
 
@@ -81,7 +102,8 @@ def type_name(value: object) -> str:
 
 def has_value(row: Row, name: str) -> bool:
     """Return whether the row has a value in that field; a column of numbers has NaN for a gap."""
-    return row.get(name) is not None and row[name] == row[name]
+    value = row.get(name)
+    return value is not None and not (isinstance(value, float) and value != value)
 
 
 def first_name(row: Row, names: Sequence[str]) -> str | None:

@@ -60,7 +60,8 @@ def test_what_no_shape_thought_of_is_still_the_rows_error(tmp_path: Path, monkey
     def unprepared(row: dict[str, Any], *_: Any) -> None:
         raise TypeError("unhashable type: 'list'")
 
-    monkeypatch.setattr("trd_data.shapes.choose.known.PLAIN", replace(PLAIN, read=unprepared))
+    unlike = replace(PLAIN, read=unprepared)
+    monkeypatch.setattr("trd_data.shapes.choose._shape", lambda *_: unlike)
     with pytest.raises(
         DataError, match=r"^row 1: cannot be read as problem and answer by task math: TypeError: unhashable"
     ):
