@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contract.messages import DEFAULT_QUEUE
 from contract.storage_keys import StorageUrl
 from contract.teacher_endpoints import EndpointName, TeacherEndpoint
 
@@ -118,6 +119,9 @@ class DeploymentSettings(DatabaseSettings):
     models: str = f"{PACKAGES_DIR}/testbed/models/*"
     """The models that jobs may name: comma-separated ``name=folder``, ``folder``, ``folder/*`` or
     ``owner/name@revision`` on the hub. Default: the tiny models of this repository."""
+    queues: Annotated[tuple[str, ...], *CommaSeparated, Field(min_length=1)] = (DEFAULT_QUEUE,)
+    """Comma-separated names of queues: those that this worker serves, and on the API those that jobs may name, beside
+    the default queues. Name those of all workers there."""
     dataset_roots: Annotated[tuple[Path, ...], *CommaSeparated] = ()
     """Comma-separated folders in which ``{"path": …}`` of a job may lie. The API checks the path, and the worker every
     file below it."""

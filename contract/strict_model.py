@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _without_controls(text: str) -> str:
+    found = _CONTROLS.search(text)
+    if found is not None:
+        raise PydanticCustomError(
+            "control_character",
+            "has the control character {shown} at place {place}; remove it",
+            {"shown": f"U+{ord(found[0]):04X}", "place": found.start() + 1},
+        )
+    return text
+
+
+ShownText = Annotated[str, AfterValidator(_without_controls)]
+"""Text on one line that people see in terminals: without control characters, and without those that reverse it."""
 
 
 class StrictModel(BaseModel):

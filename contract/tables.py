@@ -108,6 +108,7 @@ class Job(Base):
     mode: Mapped[str] = mapped_column(String(20))
     spec: Mapped[dict[str, Any]]  # resolved
     requested: Mapped[dict[str, Any] | None]  # as the user wrote it; a clone starts from it
+    spec_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # of spec and requested as JSON; 0: deleted
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     body_sha256: Mapped[str] = mapped_column(String(64))
     cloned_from: Mapped[str | None] = mapped_column(String(40))

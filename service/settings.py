@@ -42,6 +42,8 @@ class Settings(DeploymentSettings):
     """Most devices that one job may request."""
     max_queued_jobs: Limit = 1000
     """Most jobs of one owner that wait or run at the same time."""
+    max_stored_spec_bytes: Limit = 2**30
+    """Most bytes of the specs of one owner's jobs, deleted ones not counted."""
     max_stored_bytes: Limit = 50 * 2**30
     """Most bytes of one owner's uploaded datasets."""
     max_stored_rows: Limit = 20_000_000

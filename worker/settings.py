@@ -7,8 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from contract.messages import DEFAULT_QUEUE
-from contract.settings import CommaSeparated, DeploymentSettings, Seconds
+from contract.settings import DeploymentSettings, Seconds
 
 SHUTDOWN_MARGIN_SECONDS = 60.0
 """Time for uploads and the last writes after the child's grace period."""
@@ -17,8 +16,6 @@ SHUTDOWN_MARGIN_SECONDS = 60.0
 class WorkerSettings(DeploymentSettings):
     """One worker process."""
 
-    queues: Annotated[tuple[str, ...], *CommaSeparated, Field(min_length=1)] = (DEFAULT_QUEUE,)
-    """Comma-separated names of the queues that this worker serves."""
     lease_seconds: Seconds = 30.0
     """A worker that has not renewed its lease for this long is considered lost."""
     heartbeat_seconds: Seconds = 5.0

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -24,11 +25,11 @@ PIPE_WIDTH = 160
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-_CONTROLS = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Replace the control characters (C0 and C1) of text that a user or a model wrote: a terminal would obey them."""
+    """Replace the control characters (C0 and C1), and those that reverse text: a terminal would obey them."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -42,8 +43,22 @@ def remarks() -> Console:
     return _console(is_stderr=True)
 
 
+class SafeConsole(Console):
+    """A console on which text that users or models wrote cannot move the cursor, rename the window or reverse text.
+
+    Everything else that is printed or shown live passes `render`; the codes of colours come later.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def out(self, *objects: Any, **options: Any) -> None:
+        super().out(*(printable(str(value)) for value in objects), **options)
+
+
 def _console(*, is_stderr: bool) -> Console:
-    console = Console(stderr=is_stderr, highlight=False)
+    console = SafeConsole(stderr=is_stderr, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
@@ -79,6 +94,7 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_li
     elif not isinstance(value, dict):
         document = {"object": "list", "data": [plain(item) for item in value], "has_more": False}
     text = json.dumps(document, ensure_ascii=False, indent=None if is_line else 2)
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     answers().out(text, highlight=False)
 
 

@@ -6,21 +6,30 @@ it. Reads JSON files of the models; never opens a transaction and writes nothing
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from contract.dataset_ref import DatasetRef, GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
+from contract.messages import queue_name
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
 from contract.views.notices import NoticeView
 from service.datasets.repository import Size
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, QuotaError
+from service.jobs import repository
 from service.jobs.served_teachers import fit_loss
 from service.models.budgets import contexts, fit_budgets
 from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
+
+COUNT_SECONDS = 60.0
+"""How long a count of stored specs is good for."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class Admissions:
     def fit(self, spec: JobSpec) -> Fitted:
         """Return the resolved job; raise `InvalidRequestError` that names the field, the value and the remedy."""
         self._check_devices(spec)
+        self._check_queue(spec)
         self._check_reference("dataset", spec.dataset)
         self._check_reference("evaluation.dataset", spec.evaluation.dataset)
         fitted, notices = self._fit_models(spec)
@@ -65,6 +75,16 @@ class Admissions:
             remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
             reason = f"jobs here may use at most {most}{samplers}"
             raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
+
+    def _check_queue(self, spec: JobSpec) -> None:
+        known = {*self._settings.queues, queue_name(None, spec.num_devices)}
+        if spec.queue is not None and spec.queue not in known:
+            raise _refusal(
+                "queue",
+                spec.queue,
+                "no worker here serves it",
+                f"name one of {', '.join(sorted(known))}, leave it out, or have the operator add it to TRD_QUEUES",
+            )
 
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[NoticeView]]:
         student = self._model("student", spec.student)
@@ -121,6 +141,26 @@ class Admissions:
         if not _is_there(Path(data.path), self._settings.dataset_roots):
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
+
+
+class StoredSpecs:
+    """The bytes of each owner's stored specs, counted in the database once in `COUNT_SECONDS` and added up in between.
+
+    With several API processes an owner may exceed the quota by what the others admit within that time.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._counted: dict[str, tuple[float, int]] = {}
+
+    def require_room(self, connection: Connection, owner: str, num_bytes: int) -> None:
+        """Count a new spec of the owner; raise `QuotaError` if it is too much."""
+        at, stored = self._counted.get(owner, (-math.inf, 0))
+        if time.monotonic() - at > COUNT_SECONDS or stored + num_bytes > self._max_bytes:
+            at, stored = time.monotonic(), repository.num_spec_bytes(connection, owner)
+        if stored + num_bytes > self._max_bytes:
+            raise QuotaError(f"the specs of your jobs may have {self._max_bytes} bytes in all; delete some jobs first")
+        self._counted[owner] = (at, stored + num_bytes)
 
 
 def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:

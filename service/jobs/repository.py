@@ -163,9 +163,9 @@ def _capped(position: int | None, most: int) -> int | None:
 _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
 _INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
 _NEW_JOB = [
-    *("id", "owner", "name", "mode", "spec", "requested", "idempotency_key", "body_sha256", "cloned_from"),
-    *("made_by_retry", "created_at", "status", "queue", "priority", "attempt", "num_lost", "lease_token", "step"),
-    *("latest_metrics", "notices", "num_events"),
+    *("id", "owner", "name", "mode", "spec", "requested", "spec_bytes", "idempotency_key", "body_sha256"),
+    *("cloned_from", "made_by_retry", "created_at", "status", "queue", "priority", "attempt", "num_lost"),
+    *("lease_token", "step", "latest_metrics", "notices", "num_events"),
 ]
 """Columns that a new job fills; the others are NULL."""
 
@@ -247,6 +247,12 @@ def add(connection: Connection, job: dict[str, Any], tags: Collection[str], even
 def num_open(session: Session, owner: str, most: int) -> int:
     """Return how many jobs of the owner wait or run; counting stops at `most`."""
     return session.scalar(_NUM_OPEN, {"owner": owner, "most_open": most}) or 0
+
+
+def num_spec_bytes(connection: Connection, owner: str) -> int:
+    """Return the bytes of the specs of all jobs of the owner."""
+    query = select(func.sum(Job.spec_bytes)).where(Job.owner == owner, Job.deleted_at.is_(None))
+    return int(connection.scalar(query) or 0)
 
 
 def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:

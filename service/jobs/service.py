@@ -5,6 +5,7 @@ Each surface (the native one, `service.openai_compat`, pages) calls `JobService`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +34,14 @@ from service.datasets import repository as datasets
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
-from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
+from service.jobs.admission import (
+    Admissions,
+    MissingSolutionsError,
+    StoredSpecs,
+    accepted_notices,
+    check_data,
+    missing_solutions,
+)
 from service.jobs.estimate import Estimate, estimate
 from service.jobs.forecast import Forecast, forecast
 from service.jobs.repository import JobFilter
@@ -106,6 +114,7 @@ class JobService:
         self._doorbell = doorbell
         self._admissions = Admissions(settings, models)
         self._max_open = settings.max_queued_jobs
+        self._stored_specs = StoredSpecs(settings.max_stored_spec_bytes)
         self.in_flight = RequestsInFlight()
         # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
         # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
@@ -149,6 +158,7 @@ class JobService:
                 check_data(fitted.spec, around.sizes)
                 if around.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
+                self._stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
                 notices = accepted_notices(fitted, around.sizes)
                 job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
                 values["num_events"] = 1 + len(notices)
@@ -249,7 +259,8 @@ class JobService:
             if JobStatus(job.status) not in legal_statuses(Action.DELETE):
                 raise illegal_action(job, Action.DELETE)
             job.deleted_at = datetime.now(UTC)
-            job.idempotency_key = None
+            job.idempotency_key = job.requested = None
+            job.spec, job.spec_bytes = {}, 0
             repository.remove_records(session, job_id)
         return job_prefix(job_id)
 
@@ -291,14 +302,15 @@ def _first_events(notices: Iterable[NoticeView]) -> list[NewEvent]:
 
 def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
     """Return the values of the new row without its notices, which the data decide; the other columns are NULL."""
-    now = datetime.now(UTC)
+    now, resolved = datetime.now(UTC), spec.model_dump(mode="json")
     return {
         "id": new_id(JOB_PREFIX, now_seconds=now.timestamp()),
         "owner": submission.owner,
         "name": spec.name,
         "mode": spec.mode,
-        "spec": spec.model_dump(mode="json"),
+        "spec": resolved,
         "requested": submission.requested,
+        "spec_bytes": len(json.dumps(resolved)) + len(json.dumps(submission.requested)),
         "idempotency_key": submission.idempotency_key,
         "body_sha256": submission.body_sha256,
         "cloned_from": submission.cloned_from,

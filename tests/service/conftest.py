@@ -53,6 +53,7 @@ def settings_in(folder: Path, models_dir: Path, database_url: str, **changes: An
         "storage_url": f"file://{folder / 'storage'}",
         "api_key": ADMIN_KEY,
         "models": f"{models_dir}/*,Org/Hub-Model@v1",
+        "queues": ("other", "gpu-8"),
         "judge_references": False,  # it takes a second; test_uploads_in_children has it
     }
     return Settings(**{**given, **changes})

@@ -1,0 +1,86 @@
+"""What jobs leave in the database is bounded: specs have a quota and go with their job, and queues are known ones."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from contract.tables import Job
+from tests.service.conftest import MakeClient
+from tests.service.records import context_of, job_body, submit
+
+
+def long_body(client: TestClient, **fields: object) -> dict[str, object]:
+    return job_body(client, metadata={"note": "x" * 10_000}, **fields)
+
+
+def test_a_deleted_job_keeps_no_spec(either_client: TestClient) -> None:
+    job_id = either_client.post("/jobs", json=long_body(either_client, name="a secret")).json()["id"]
+    either_client.post(f"/jobs/{job_id}/cancel")
+    assert either_client.delete(f"/jobs/{job_id}").status_code == 200
+    with context_of(either_client).database.read() as session:
+        row = session.scalars(select(Job).where(Job.id == job_id)).one()
+    assert (row.spec, row.requested, row.spec_bytes) == ({}, None, 0)
+
+
+def test_an_owners_specs_have_a_quota_that_deletion_gives_back(make_client: MakeClient, database_url: str) -> None:
+    client = make_client(database_url, max_stored_spec_bytes=50_000)
+    body = long_body(client)
+    ids = [client.post("/jobs", json=body).json()["id"] for _ in range(2)]
+    refused = client.post("/jobs", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert "delete some jobs" in refused.json()["error"]["message"]
+    client.post(f"/jobs/{ids[0]}/cancel")
+    client.delete(f"/jobs/{ids[0]}")
+    assert client.post("/jobs", json=body).status_code == 201
+    assert client.post(f"/jobs/{ids[1]}/clone", json={}).status_code == 429
+    assert client.post("/jobs?dry_run=true", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("queue", ["nobody", "trd-default-7", "celery", "trd-default.reply", "GPU-8", "other "])
+def test_a_queue_that_no_worker_serves_is_refused(client: TestClient, queue: str) -> None:
+    answer = client.post("/jobs", json=job_body(client, queue=queue))
+    if queue.strip() == "other":
+        assert answer.status_code == 201, "spaces around it are removed"
+        return
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "queue")
+    assert "TRD_QUEUES" in answer.json()["error"]["message"]
+
+
+def test_known_queues_are_the_operators_and_the_default_one(client: TestClient) -> None:
+    for queue in ("other", "gpu-8", "trd-default"):
+        assert client.get(f"/jobs/{submit(client, queue=queue)}").json()["queue"] == queue
+
+
+CONTROLS = [
+    "\x1b[2J",
+    "\x07",
+    "\x9b31m",
+    "\x00",
+    "a\nb",
+    "a\rb",
+    "\x7f",
+    "\u202e",
+    "\u2066",
+    "\u200f",
+    "\u2028",
+    "\x85",
+]
+
+
+@pytest.mark.parametrize("text", CONTROLS)
+def test_names_have_no_control_characters(client: TestClient, text: str) -> None:
+    named = f"a{text}b"
+    for fields in ({"name": named}, {"tags": [named]}, {"metadata": {named: "x"}}):
+        answer = client.post("/jobs", json=job_body(client, **fields))
+        assert answer.status_code == 422, fields
+    assert client.post("/keys", json={"name": named}).status_code == 422
+    uploaded = client.post("/datasets", files={"file": (named, b'{"problem": "1", "answer": "2"}\n')})
+    if uploaded.status_code == 201:
+        assert text not in uploaded.json()["filename"]
+
+
+@pytest.mark.parametrize("name", ["naïve ✓", "日本語", "👩‍🔬 run", "עברית", "a\u00a0b", "tab less"])
+def test_other_names_are_kept(client: TestClient, name: str) -> None:
+    assert client.get(f"/jobs/{submit(client, name=name)}").json()["name"] == name
