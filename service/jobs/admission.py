@@ -52,12 +52,33 @@ class MissingSolutionsError(Exception):
     happen inside a transaction."""
 
 
+class StoredSpecs:
+    """The bytes of each owner's stored specs, counted in the database once in `COUNT_SECONDS` and added up in between.
+
+    With several API processes an owner may exceed the quota by what the others admit within that time.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._counted: dict[str, tuple[float, int]] = {}
+
+    def require_room(self, connection: Connection, owner: str, num_bytes: int) -> None:
+        """Count a new spec of the owner; raise `QuotaError` if it is too much."""
+        at, stored = self._counted.get(owner, (-math.inf, 0))
+        if time.monotonic() - at > COUNT_SECONDS or stored + num_bytes > self._max_bytes:
+            at, stored = time.monotonic(), repository.num_spec_bytes(connection, owner)
+        if stored + num_bytes > self._max_bytes:
+            raise QuotaError(f"the specs of your jobs may have {self._max_bytes} bytes in all; delete some jobs first")
+        self._counted[owner] = (at, stored + num_bytes)
+
+
 class Admissions:
     """Checks a spec against the operator's models and limits. Opens no transaction."""
 
     def __init__(self, settings: Settings, models: ModelShelf) -> None:
         self._settings = settings
         self._models = models
+        self.stored_specs = StoredSpecs(settings.max_stored_spec_bytes)
 
     def fit(self, spec: JobSpec) -> Fitted:
         """Return the resolved job; raise `InvalidRequestError` that names the field, the value and the remedy."""
@@ -141,26 +162,6 @@ class Admissions:
         if not _is_there(Path(data.path), self._settings.dataset_roots):
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
-
-
-class StoredSpecs:
-    """The bytes of each owner's stored specs, counted in the database once in `COUNT_SECONDS` and added up in between.
-
-    With several API processes an owner may exceed the quota by what the others admit within that time.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._counted: dict[str, tuple[float, int]] = {}
-
-    def require_room(self, connection: Connection, owner: str, num_bytes: int) -> None:
-        """Count a new spec of the owner; raise `QuotaError` if it is too much."""
-        at, stored = self._counted.get(owner, (-math.inf, 0))
-        if time.monotonic() - at > COUNT_SECONDS or stored + num_bytes > self._max_bytes:
-            at, stored = time.monotonic(), repository.num_spec_bytes(connection, owner)
-        if stored + num_bytes > self._max_bytes:
-            raise QuotaError(f"the specs of your jobs may have {self._max_bytes} bytes in all; delete some jobs first")
-        self._counted[owner] = (at, stored + num_bytes)
 
 
 def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:

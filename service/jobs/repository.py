@@ -260,10 +260,11 @@ def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:
     return session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.deleted_at.is_not(None))).all()
 
 
-def remove_records(session: Session, job_id: str) -> None:
-    """Delete the records of a job's run."""
+def remove_records(session: Session, job: Job) -> None:
+    """Delete the records of a job's run, and its spec."""
+    job.spec, job.requested, job.spec_bytes = {}, None, 0
     for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
-        session.execute(delete(table).where(table.job_id == job_id))
+        session.execute(delete(table).where(table.job_id == job.id))
 
 
 def num_by_status(session: Session) -> dict[str, int]:

@@ -34,14 +34,7 @@ from service.datasets import repository as datasets
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
-from service.jobs.admission import (
-    Admissions,
-    MissingSolutionsError,
-    StoredSpecs,
-    accepted_notices,
-    check_data,
-    missing_solutions,
-)
+from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
 from service.jobs.estimate import Estimate, estimate
 from service.jobs.forecast import Forecast, forecast
 from service.jobs.repository import JobFilter
@@ -114,7 +107,6 @@ class JobService:
         self._doorbell = doorbell
         self._admissions = Admissions(settings, models)
         self._max_open = settings.max_queued_jobs
-        self._stored_specs = StoredSpecs(settings.max_stored_spec_bytes)
         self.in_flight = RequestsInFlight()
         # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
         # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
@@ -158,7 +150,7 @@ class JobService:
                 check_data(fitted.spec, around.sizes)
                 if around.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
-                self._stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
+                self._admissions.stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
                 notices = accepted_notices(fitted, around.sizes)
                 job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
                 values["num_events"] = 1 + len(notices)
@@ -259,9 +251,8 @@ class JobService:
             if JobStatus(job.status) not in legal_statuses(Action.DELETE):
                 raise illegal_action(job, Action.DELETE)
             job.deleted_at = datetime.now(UTC)
-            job.idempotency_key = job.requested = None
-            job.spec, job.spec_bytes = {}, 0
-            repository.remove_records(session, job_id)
+            job.idempotency_key = None
+            repository.remove_records(session, job)
         return job_prefix(job_id)
 
 
