@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from trd_engine.models.folders import MANIFEST_FILE
 from trd_engine.runtime.errors import CheckpointCorruptError
 
+_HASHING_THREADS = 8
+
 
 def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
     """List every file below `folder`, flushed to the disk, beside `facts`; returns the manifest."""
-    files = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+
+    def entry(path: Path) -> dict[str, Any]:
         _fsync(path)
         name = path.relative_to(folder).as_posix()
-        files.append({"name": name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        return {"name": name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:  # large checkpoints take minutes of hashing
+        files = list(threads.map(entry, sorted(p for p in folder.rglob("*") if p.is_file())))
     manifest = {**facts, "files": files}
     target = folder / MANIFEST_FILE
     target.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -32,12 +38,18 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointCorruptError(f"{folder.name}: no readable {MANIFEST_FILE}: {error}") from error
-    for entry in manifest["files"]:
+
+    def fault(entry: dict[str, Any]) -> str | None:
         path = folder / entry["name"]
         if not path.is_file():
-            raise CheckpointCorruptError(f"{folder.name}: {entry['name']} is missing")
-        if path.stat().st_size != entry["num_bytes"] or sha256_of(path) != entry["sha256"]:
-            raise CheckpointCorruptError(f"{folder.name}: {entry['name']} is not what the manifest says")
+            return "is missing"
+        is_same = path.stat().st_size == entry["num_bytes"] and sha256_of(path) == entry["sha256"]
+        return None if is_same else "is not what the manifest says"
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        for entry, found in zip(manifest["files"], threads.map(fault, manifest["files"]), strict=True):
+            if found is not None:
+                raise CheckpointCorruptError(f"{folder.name}: {entry['name']} {found}")
     return manifest
 
 
