@@ -150,19 +150,15 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def _parse() -> argparse.Namespace:
+def main() -> None:
+    """Measure, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-of", choices=CONTENDERS, help="only print this contender's extra MiB")
     parser.add_argument("--name", help="of the result files; default: loss_<dtype>")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, and write the tables."""
-    arguments = _parse()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.memory_of:
         sys.stdout.write(f"{extra_mib(arguments.memory_of, arguments.tokens[0], arguments.dtype)}\n")
@@ -176,17 +172,14 @@ def main() -> None:
             _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
         rows += of_size
         # After each size: with emulated products the next size may take an hour.
-        write_tables(rows, _header(arguments.repeats, load_before), arguments.name or f"loss_{arguments.dtype}")
-
-
-def _header(repeats: int, load_before: float) -> list[str]:
-    return [
-        "# Forward KL from hidden states, forward and backward",
-        "",
-        f"H {HIDDEN}, V {VOCABULARY}, one thread, medians of {repeats} interleaved repeats after a warm-up.",
-        *describe_machine(("torch", "trl", "liger-kernel", "transformers")),
-        f"Load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f}.",
-    ]
+        header = [
+            "# Forward KL from hidden states, forward and backward",
+            "",
+            f"H {HIDDEN}, V {VOCABULARY}, one thread, medians of {arguments.repeats} repeats in turns after a warm-up.",
+            *describe_machine(("torch", "trl", "liger-kernel", "transformers")),
+            f"Load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f}.",
+        ]
+        write_tables(rows, header, arguments.name or f"loss_{arguments.dtype}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,11 @@ def measure(
 ) -> list[Row]:
     """Measure all contenders with each sampling setting."""
     rows = []
-    for name, sampling in _ways_of_sampling(num_new_tokens).items():
+    for name, sampling in {
+        "temperature 0.6, top-p 0.95, top-k 20": SamplingSettings(0.6, 0.95, 20, num_new_tokens, ()),
+        "temperature 1": SamplingSettings(1.0, 1.0, -1, num_new_tokens, ()),
+        "greedy": SamplingSettings(0.0, 1.0, -1, num_new_tokens, ()),
+    }.items():
         group = [Row(name, contender) for contender in contenders]
         for repeat in range(repeats + 1):
             for row in group:
@@ -112,22 +116,6 @@ def _take_turn(
     if is_counted:
         row.wall_seconds.append(wall)
         row.cpu_seconds.append(cpu)
-
-
-def _ways_of_sampling(num_new_tokens: int) -> dict[str, SamplingSettings]:
-    return {
-        "temperature 0.6, top-p 0.95, top-k 20": SamplingSettings(0.6, 0.95, 20, num_new_tokens, ()),
-        "temperature 1": SamplingSettings(1.0, 1.0, -1, num_new_tokens, ()),
-        "greedy": SamplingSettings(0.0, 1.0, -1, num_new_tokens, ()),
-    }
-
-
-def _make_requests(num: int, vocabulary_size: int) -> list[GenerationRequest]:
-    numbers = random.Random(0)
-    return [
-        GenerationRequest(tuple(numbers.randrange(vocabulary_size) for _ in range(numbers.randint(20, 60))), seed)
-        for seed in range(num)
-    ]
 
 
 def _make_bare(folder: Path, dtype: str) -> LLM:
@@ -215,7 +203,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     contenders = make_contenders(options.model, options.dtype)
-    requests = _make_requests(options.requests, len(AutoTokenizer.from_pretrained(options.model)))
+    vocabulary_size = len(AutoTokenizer.from_pretrained(options.model))
+    numbers = random.Random(0)
+    requests = [
+        GenerationRequest(tuple(numbers.randrange(vocabulary_size) for _ in range(numbers.randint(20, 60))), seed)
+        for seed in range(options.requests)
+    ]
     rows = measure(contenders, requests, options.new_tokens, options.repeats)
     title = f"Rollout: {options.model.name}, {options.dtype}, {options.requests} requests × {options.new_tokens} tokens"
     reached = write_table(rows, RESULTS / f"rollout_{options.model.name}_{options.dtype}", title)

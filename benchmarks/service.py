@@ -55,22 +55,18 @@ def write_table(sections: Sequence[Section], header: Sequence[str], path: Path) 
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
-    parser.add_argument("--jobs", type=int, default=1_000_000, help="stored in the case volume; ten points each")
-    parser.add_argument("--out", type=Path, default=RESULTS / "service.md")
-    return parser.parse_args()
-
-
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
 def main() -> int:
     """Run the command line; return 1 if a target is missed."""
-    options = _parse()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="stored in the case volume; ten points each")
+    parser.add_argument("--out", type=Path, default=RESULTS / "service.md")
+    options = parser.parse_args()
     num_minutes = sum(MINUTES[case] for case in options.cases) * len(options.databases)
     _say(f"about {num_minutes:.0f} minutes")
     load_before = os.getloadavg()[0]

@@ -139,16 +139,14 @@ class Listener:
                 self.is_over = True
                 return
             elif line.startswith("data:") and number is not None:
-                self._take(number, time.time() - seconds_of(line[5:]))
+                delay = time.time() - seconds_of(line[5:])
+                self.sequences.append(number)
+                self.delays.append(delay)
+                self.first_event.set()
                 number = None
                 if self.cut_after is not None and len(self.sequences) >= self.cut_after:
                     self.cut_after = None
                     return
-
-    def _take(self, number: int, delay: float) -> None:
-        self.sequences.append(number)
-        self.delays.append(delay)
-        self.first_event.set()
 
 
 async def download(target: Target, path: str) -> tuple[int, float, str]:

@@ -92,13 +92,6 @@ def run_contender(name: str, workload_name: str, num_steps: int, num_threads: in
     return Timings(**answer["timings"]), answer["peak_mib"], answer["libraries_mib"]
 
 
-def answer_alone(name: str, workload: Workload, num_steps: int) -> None:
-    """Run one contender in this process, for `run_contender`."""
-    libraries_mib = _peak_mib()
-    timings = CONTENDERS[name](workload, num_steps)
-    print(json.dumps({"timings": asdict(timings), "peak_mib": _peak_mib(), "libraries_mib": libraries_mib}))
-
-
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -179,7 +172,9 @@ def main() -> int:
     options = _parse()
     torch.set_num_threads(options.threads)
     if options.only:
-        answer_alone(options.only, WORKLOADS[options.workloads[0]], options.steps)
+        libraries_mib = _peak_mib()
+        timings = CONTENDERS[options.only](WORKLOADS[options.workloads[0]], options.steps)
+        print(json.dumps({"timings": asdict(timings), "peak_mib": _peak_mib(), "libraries_mib": libraries_mib}))
         return 0
     seconds = sum(SECONDS_A_STEP[name] for name in options.workloads) * options.rounds * options.steps * len(CONTENDERS)
     _say(f"at most about {seconds / 60:.0f} minutes")

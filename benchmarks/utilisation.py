@@ -117,19 +117,15 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     return Measured(statistics.median(seconds), statistics.median(peaks), work_of(student, batches))
 
 
-def _parse() -> argparse.Namespace:
+def main() -> int:
+    """Run the command line; return 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["usual", "usual-bf16"])
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--micro-batch-tokens", type=int, help="none: what a run takes")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS / "utilisation.md")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Run the command line; return 1 if the target is missed."""
-    options = _parse()
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sys.stderr.write(f"about {len(options.workloads) * (NUM_WARM_UP + options.updates) * 20 / 60:.0f} minutes\n")
     lines = ["# The update's share of the machine's matrix-multiply peak", ""]

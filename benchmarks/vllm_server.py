@@ -58,7 +58,12 @@ def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str |
                 raise ServerDidNotStartError(f"vLLM's server did not start:\n{log.read()[-3000:]}")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            _stop(server)
+            server.terminate()
+            try:
+                server.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
@@ -70,15 +75,6 @@ def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
         except httpx.TransportError:
             time.sleep(1)
     return False
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 def _free_port() -> int:

@@ -155,17 +155,14 @@ def _refusal(response: httpx.Response) -> Refusal:
         known["errors"] = list(detail.get("errors") or [])
     except (ValueError, KeyError, TypeError, AttributeError):  # sent by a proxy or by another program
         known = {"message": f"{response.status_code} {response.reason_phrase}: {response.text[:200]}".strip()}
+    seconds = headers.get("retry-after", "")
     return Refusal(
         status=response.status_code,
         request_id=headers.get("x-request-id"),
-        retry_after_seconds=_seconds(headers.get("retry-after")),
+        retry_after_seconds=float(seconds) if seconds.isascii() and seconds.isdigit() else None,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
         **known,
     )
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 @contextmanager

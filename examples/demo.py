@@ -27,7 +27,10 @@ NUM_HELDOUT = 250
 
 def main() -> None:
     """Run the demo; raises if a part of it fails."""
-    options = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=VARIANTS, default="trd", help="the paper's variant to train with")
+    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder for everything it makes")
+    options = parser.parse_args()
     began = time.monotonic()
     folder: Path = options.out / options.variant
     shutil.rmtree(folder, ignore_errors=True)
@@ -134,13 +137,6 @@ def _use_checkpoint(model: Path, problems: Path) -> None:
         for row, text in zip(rows, answer(model, texts), strict=True):
             right = "right" if text.endswith(f"{{{row['answer']}}}") else f"wrong, it is {row['answer']}"
             print(f"  {row['problem']}  ->  {text.replace(chr(10), '; ')}   ({right})")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=VARIANTS, default="trd", help="the paper's variant to train with")
-    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder for everything it makes")
-    return parser
 
 
 if __name__ == "__main__":

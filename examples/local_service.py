@@ -64,7 +64,13 @@ def _process(
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        _wait_until_ready(process, is_ready, log)
+        deadline = time.monotonic() + START_SECONDS
+        while not is_ready():
+            if process.poll() is not None:
+                raise ServiceDiedError(f"{log.stem} ended with {process.returncode}; see {log}")
+            if time.monotonic() > deadline:
+                raise ServiceDiedError(f"{log.stem} was not ready after {START_SECONDS:.0f} s; see {log}")
+            time.sleep(0.2)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -73,16 +79,6 @@ def _process(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not is_ready():
-        if process.poll() is not None:
-            raise ServiceDiedError(f"{log.stem} ended with {process.returncode}; see {log}")
-        if time.monotonic() > deadline:
-            raise ServiceDiedError(f"{log.stem} was not ready after {START_SECONDS:.0f} s; see {log}")
-        time.sleep(0.2)
 
 
 def _is_ready(client: Client) -> bool:

@@ -26,7 +26,9 @@ OVER = ("succeeded", "failed", "cancelled")
 
 def main() -> None:
     """Run the example; raises if a part of it fails."""
-    options = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("data/openai"), help="folder for everything it makes")
+    options = parser.parse_args()
     folder: Path = options.out
     shutil.rmtree(folder, ignore_errors=True)
     make_data(["--out", str(folder / "data"), "--train", str(NUM_TRAIN), "--heldout", "0", "--seed", "0"])
@@ -119,12 +121,6 @@ def native_of(answer: Any) -> dict[str, Any]:
     """Return this service's additional fields, which the client keeps as extra fields."""
     native: dict[str, Any] = answer.model_extra["native"]
     return native
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("data/openai"), help="folder for everything it makes")
-    return parser
 
 
 if __name__ == "__main__":

@@ -26,7 +26,11 @@ BATCH_SIZE = 4
 
 def main() -> None:
     """Run the jobs; raises if one of them has an unexpected result."""
-    options = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--model", type=Path, default=Path("models") / MODEL_NAME, help="made by examples.smollm2")
+    parser.add_argument("--out", type=Path, default=Path("data/real-model"), help="folder for everything it makes")
+    parser.add_argument("--modes", nargs="+", choices=("trd", "opsd"), default=["trd", "opsd"])
+    options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     train, heldout = options.out / "train.jsonl", options.out / "heldout.jsonl"
@@ -78,14 +82,6 @@ def _check_metrics(client: Client, job_id: str) -> None:
 def _values(client: Client, job_id: str, name: str) -> list[float]:
     (series,) = client.metrics.list(job_id, [name])
     return [value if value is not None else math.nan for value in series.values]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--model", type=Path, default=Path("models") / MODEL_NAME, help="made by examples.smollm2")
-    parser.add_argument("--out", type=Path, default=Path("data/real-model"), help="folder for everything it makes")
-    parser.add_argument("--modes", nargs="+", choices=("trd", "opsd"), default=["trd", "opsd"])
-    return parser
 
 
 if __name__ == "__main__":

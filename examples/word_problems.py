@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -243,16 +243,12 @@ def draw_problems(split: Split, size: int, seed: int) -> list[WordProblem]:
     """Return `size` distinct problems of one split, alternating over the templates."""
     rng = random.Random(f"word problems/{split}/{seed}")
     drawn: dict[str, WordProblem] = {}
-    for template in _in_turn(size):
+    for template in (TEMPLATES[place % len(TEMPLATES)] for place in range(size)):
         problem = template(rng)
         while split_of(problem.text) != split or problem.text in drawn:
             problem = template(rng)
         drawn[problem.text] = problem
     return list(drawn.values())
-
-
-def _in_turn(size: int) -> Iterator[Callable[[random.Random], WordProblem]]:
-    return (TEMPLATES[place % len(TEMPLATES)] for place in range(size))
 
 
 def write_problems(path: Path, split: Split, size: int, seed: int) -> None:

@@ -30,12 +30,6 @@ class Example:
     num_context: int
 
 
-def _progress(recipe: Recipe, step: int) -> float:
-    """Return the progress of the curriculum at a step, 0..1."""
-    ramp = recipe.curriculum_share * recipe.steps
-    return 1.0 if ramp == 0 else min(1.0, step / ramp)
-
-
 def _draw_kind(recipe: Recipe, progress: float, rng: random.Random) -> Kind:
     late, early = recipe.mixture, recipe.early_mixture
     total_late, total_early = sum(late.values()), sum(early.values())
@@ -61,10 +55,6 @@ def draw_foreign_errors(recipe: Recipe, rng: random.Random) -> ErrorModel:
         wait_rate=rng.choice(recipe.foreign_wait_rates),
         max_restarts=recipe.foreign_max_restarts,
     )
-
-
-def _draw_attempt(problem: Expression, recipe: Recipe, rng: random.Random) -> Attempt:
-    return task.attempt(problem, draw_foreign_errors(recipe, rng), rng)
 
 
 def _draw_wrong_attempt(problem: Expression, recipe: Recipe, rng: random.Random) -> Attempt:
@@ -142,7 +132,7 @@ def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -
     if kind in ("privileged", "privileged_prefix", "privileged_refine"):
         texts["solution"] = task.reference(problem.text)
     if kind in ("refine", "privileged_refine"):
-        texts["attempt"] = _shown(_draw_attempt(problem, recipe, rng).render(separator), rng)
+        texts["attempt"] = _shown(task.attempt(problem, draw_foreign_errors(recipe, rng), rng).render(separator), rng)
     if kind in ("prefix", "privileged_prefix"):
         start, lines = _wrong_start(problem, recipe, rng)
     if kind == "right_prefix":
@@ -159,7 +149,8 @@ def draw_batch(recipe: Recipe, seed: int, step: int) -> list[Example]:
     """The examples of one step, about ``tokens_per_step`` tokens, from the training split."""
     # Seeding with a string hashes it: neighbouring steps get unrelated streams.
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
-    progress = _progress(recipe, step)
+    ramp = recipe.curriculum_share * recipe.steps
+    progress = 1.0 if ramp == 0 else min(1.0, step / ramp)
     batch: list[Example] = []
     num_tokens = 0
     while num_tokens < recipe.tokens_per_step:

@@ -64,7 +64,10 @@ def complete(
 ) -> list[str]:
     """Completions of user messages; greedy without a seed, else sampled from that seed."""
     tokenizer = build_tokenizer()
-    config = _generation_config(sampled=seed is not None)
+    settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    if seed is not None:
+        settings |= {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    config = GenerationConfig.from_dict(settings)
     if seed is not None:
         torch.manual_seed(seed)
     # Similar lengths share a batch: less padding, and short ones stop early.
@@ -72,7 +75,9 @@ def complete(
     texts = [""] * len(contents)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        input_ids_BT = _left_padded([encode_prompt(contents[index]) for index in chosen])
+        prompts = [encode_prompt(contents[index]) for index in chosen]
+        longest = max(map(len, prompts))
+        input_ids_BT = torch.tensor([[PAD_ID] * (longest - len(prompt)) + prompt for prompt in prompts])
         output_BT = cast(Any, model).generate(
             input_ids=input_ids_BT,
             attention_mask=(input_ids_BT != PAD_ID).long(),
@@ -83,18 +88,6 @@ def complete(
         for index, text in zip(chosen, decoded, strict=True):
             texts[index] = text
     return texts
-
-
-def _generation_config(*, sampled: bool) -> GenerationConfig:
-    settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
-    if sampled:
-        settings |= {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
-    return GenerationConfig.from_dict(settings)
-
-
-def _left_padded(prompts: list[list[int]]) -> torch.Tensor:
-    longest = max(map(len, prompts))
-    return torch.tensor([[PAD_ID] * (longest - len(prompt)) + prompt for prompt in prompts])
 
 
 def draw_problems(num_problems: int, split: task.Split, seed: int = 0) -> list[str]:
@@ -214,17 +207,15 @@ def measure(
         scores[name] = {"solving": solving_scores(teacher, problems, num_samples, seed)[0]}
         for student_name in students:
             if student_name in attempts_by:
-                scores[name] |= _teaching_scores(teacher, student_name, problems, attempts_by[student_name], seed)
+                scores[name] |= {
+                    f"refining attempts of {student_name}": refining_scores(
+                        teacher, problems, attempts_by[student_name], privileged=False, seed=seed
+                    ),
+                    f"P(wait) at line starts of {student_name}": wait_probabilities(
+                        teacher, problems, attempts_by[student_name]
+                    ),
+                }
     return scores
-
-
-def _teaching_scores(
-    teacher: Qwen3ForCausalLM, student: str, problems: list[str], attempts: list[str], seed: int
-) -> dict[str, Scores]:
-    return {
-        f"refining attempts of {student}": refining_scores(teacher, problems, attempts, privileged=False, seed=seed),
-        f"P(wait) at line starts of {student}": wait_probabilities(teacher, problems, attempts),
-    }
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -110,10 +110,6 @@ def accumulate_gradients(model: Qwen3ForCausalLM, examples: list[Example]) -> fl
     return total / num_trained
 
 
-def _optimizer(model: Qwen3ForCausalLM) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
-
-
 def save_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, step: int) -> None:
     """Write everything that is needed to resume at ``step``; data needs no state, see examples.py."""
     run.work.mkdir(parents=True, exist_ok=True)
@@ -144,22 +140,6 @@ def load_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.
     return int(state["step"])
 
 
-def _open_log(run: TrainingRun, first_step: int) -> None:
-    """Remove the rows that a resumed run will write again."""
-    run.log_file.parent.mkdir(parents=True, exist_ok=True)
-    rows = run.log_file.read_text().splitlines() if run.log_file.exists() else []
-    kept = [row for row in rows if json.loads(row)["step"] < first_step]
-    run.log_file.write_text("".join(row + "\n" for row in kept))
-
-
-def _log(run: TrainingRun, row: dict[str, float]) -> None:
-    rounded = {key: float(f"{value:.5g}") for key, value in row.items()}
-    with run.log_file.open("a") as log:
-        log.write(json.dumps(rounded | {"step": int(row["step"])}) + "\n")
-    sys.stdout.write(f"{run.recipe.name} {json.dumps(rounded)}\n")
-    sys.stdout.flush()
-
-
 def train_step(
     run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, step: int
 ) -> tuple[float, float]:
@@ -180,10 +160,19 @@ def train(run: TrainingRun, stop_before: int | None = None) -> Qwen3ForCausalLM:
     """Train to the recipe's last step, or checkpoint and return at ``stop_before``."""
     recipe = run.recipe
     torch.manual_seed(run.seed)
-    model = new_model() if recipe.starts_from is None else _parent(run)
-    optimizer = _optimizer(model)
+    if recipe.starts_from is None:
+        model = new_model()
+    else:
+        folder = run.out / recipe.starts_from
+        if not (folder / "config.json").exists():
+            raise ValueError(f"{recipe.name} starts from {folder}: train that model first")
+        model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
     first = load_checkpoint(run, model, optimizer)
-    _open_log(run, first)
+    run.log_file.parent.mkdir(parents=True, exist_ok=True)
+    rows = run.log_file.read_text().splitlines() if run.log_file.exists() else []
+    kept = [row for row in rows if json.loads(row)["step"] < first]
+    run.log_file.write_text("".join(row + "\n" for row in kept))
     started_at = time.monotonic()
     model.train()
     for step in range(first, recipe.steps):
@@ -200,20 +189,13 @@ def train(run: TrainingRun, stop_before: int | None = None) -> Qwen3ForCausalLM:
             if done % EVALUATE_EVERY == 0 or done == recipe.steps:
                 row["solve_accuracy"] = solve_accuracy(model, run.evaluation_problems)
                 model.train()
-            _log(run, row)
+            rounded = {key: float(f"{value:.5g}") for key, value in row.items()}
+            with run.log_file.open("a") as log:
+                log.write(json.dumps(rounded | {"step": int(row["step"])}) + "\n")
+            sys.stdout.write(f"{run.recipe.name} {json.dumps(rounded)}\n")
+            sys.stdout.flush()
     save_checkpoint(run, model, optimizer, recipe.steps)
     return model
-
-
-def _parent(run: TrainingRun) -> Qwen3ForCausalLM:
-    folder = run.out / str(run.recipe.starts_from)
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{run.recipe.name} starts from {folder}: train that model first")
-    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def _smoke(recipe: Recipe) -> Recipe:
-    return dataclasses.replace(recipe, tokens_per_step=400, warmup_steps=2)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -232,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in RECIPES if options.model == "all" else [options.model]:
         steps = options.steps or (6 if options.smoke else RECIPES[name].steps)
         recipe = dataclasses.replace(RECIPES[name], steps=steps)
-        recipe = _smoke(recipe) if options.smoke else recipe
+        recipe = dataclasses.replace(recipe, tokens_per_step=400, warmup_steps=2) if options.smoke else recipe
         run = TrainingRun(recipe, options.seed, options.out, work)
         export_model(train(run), recipe, options.seed, options.out / name)
     if options.model == "all":

@@ -97,7 +97,8 @@ def report_failure(out_dir: Path, error: Exception) -> None:
 
     code = failure_code(error)
     details = "".join(traceback.format_exception(error)) if code == "internal_error" else None
-    message = _message(error, code)
+    text = str(error).strip() or type(error).__name__
+    message = f"{type(error).__name__}: {text}" if code == "internal_error" else text
     if code == "collective_timeout":
         message = f"rank {_rank()} waited for the other processes in phase {last_phase(out_dir)}: {message}"
     elif code == "gpu_fault" and _has_any(error, _DEAD_ENGINE):
@@ -163,11 +164,6 @@ def _exhausted_resource(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in text for s in _OUT_OF_MEMORY)):
         return "out_of_memory"
     return "disk_full" if any(s in text for s in _DISK_FULL) else None
-
-
-def _message(error: Exception, code: str) -> str:
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text}" if code == "internal_error" else text
 
 
 def _is_under_torchrun() -> bool:

@@ -128,13 +128,10 @@ def final_status(current: JobStatus, end: AttemptEnd, *, num_without_progress: i
     if not failure.known.retryable:
         return FinalStatus(JobStatus.FAILED, failure)
     if current is JobStatus.RUNNING and num_without_progress >= max_attempts:
-        return FinalStatus(JobStatus.FAILED, _crash_loop(failure, num_without_progress))
+        attempts = "One attempt" if num_without_progress == 1 else f"{num_without_progress} attempts in a row"
+        message = f"{attempts} ended without a step of progress; the last: {failure.code}: {failure.message}"
+        return FinalStatus(JobStatus.FAILED, Failure("crash_loop", message))
     return FinalStatus(_STATUS_WHEN_STOPPED[current])
-
-
-def _crash_loop(last: Failure, num_attempts: int) -> Failure:
-    attempts = "One attempt" if num_attempts == 1 else f"{num_attempts} attempts in a row"
-    return Failure("crash_loop", f"{attempts} ended without a step of progress; the last: {last.code}: {last.message}")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,12 @@ class Periodic:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        self._wait_until_ready()
+        is_logged = False
+        while not self._stopping.is_set() and not self._is_ready():
+            if not is_logged:
+                logger.info("%s waits for the database and its schema", self._thread.name)
+                is_logged = True
+            self._stopping.wait(READY_SECONDS)
         while not self._stopping.is_set():
             try:
                 self._action()
@@ -52,14 +57,6 @@ class Periodic:
             except Exception as error:  # noqa: BLE001 - the thread's boundary, see the class
                 self._log(error)
             self._stopping.wait(self._seconds)
-
-    def _wait_until_ready(self) -> None:
-        is_logged = False
-        while not self._stopping.is_set() and not self._is_ready():
-            if not is_logged:
-                logger.info("%s waits for the database and its schema", self._thread.name)
-                is_logged = True
-            self._stopping.wait(READY_SECONDS)
 
     def _is_ready(self) -> bool:
         try:

@@ -149,10 +149,6 @@ def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
             if folder.stat().st_mtime > oldest:
                 clear(folder)
             else:
-                _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # the job's folder may have another attempt's
-        folder.parent.rmdir()
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # the job's folder may have another attempt's
+                    folder.parent.rmdir()

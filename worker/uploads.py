@@ -55,7 +55,10 @@ class CheckpointUploads:
         self._thread.shutdown(wait=True)
         if self._newest is not None and error is None:
             self._newest.result()
-            self._remove_the_one_resumed_from()
+            try:
+                self._remove_old(protected_step=None)
+            except PASSING_DATABASE_ERRORS as failure:
+                logger.warning("an old checkpoint of %s could not be removed: %s", self._attempt.job_id, failure)
 
     def _store(self, event: CheckpointEvent) -> None:
         """Store one checkpoint, with retries; raises `JobFailedError` and `LeaseLostError`."""
@@ -100,12 +103,6 @@ class CheckpointUploads:
                 session, self._attempt.lease, keep=self._keep, protected_step=protected_step
             )
         self._remove_files(prefixes)
-
-    def _remove_the_one_resumed_from(self) -> None:
-        try:
-            self._remove_old(protected_step=None)
-        except PASSING_DATABASE_ERRORS as error:
-            logger.warning("an old checkpoint of %s could not be removed: %s", self._attempt.job_id, error)
 
     def _remove_files(self, prefixes: list[str]) -> None:
         for prefix in prefixes:

@@ -82,7 +82,10 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
         "refine": {"max_prompt_tokens": max_refine_tokens, "max_new_tokens": max_new_tokens, **variant.refine},
         "prompts": variant.prompts,
         "lora": lora,
-        "optim": {"learning_rate": cell.learning_rate * _lora_factor(cell), "batch_size": BATCH_SIZE},
+        "optim": {
+            "learning_rate": cell.learning_rate * (LORA_LEARNING_RATE_FACTOR if cell.lora else 1.0),
+            "batch_size": BATCH_SIZE,
+        },
         "rounds": cell.rounds,
         "evaluation": {
             "dataset": {"path": str(data / f"{cell.split}.jsonl")},
@@ -116,10 +119,6 @@ def _budgets(student: str) -> tuple[int, int]:
     if student == "loops":
         return LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
     return MAX_REFINE_TOKENS, MAX_NEW_TOKENS
-
-
-def _lora_factor(cell: Cell) -> float:
-    return LORA_LEARNING_RATE_FACTOR if cell.lora else 1.0
 
 
 def learning_rate_cells() -> list[Cell]:

@@ -8,6 +8,7 @@ from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARI
 from benchmarks.paper.real.tasks import CANDIDATES, SIZES
 from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.tables import rate_scores
 
 SERVED = "trd_served"
 BASELINES = tuple(name for name in VARIANTS if name not in ("trd", SERVED))
@@ -189,14 +190,5 @@ def _rate_table(groups: Groups) -> list[str]:
     lines = ["| variant | " + " | ".join(f"{rate:g}" for rate in LEARNING_RATES) + " |"]
     lines.append("|---" * (1 + len(LEARNING_RATES)) + "|")
     for name, rows in groups.items():
-        scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in rows}
-        best = max(sorted(scores), key=scores.__getitem__)
-        shown = [_rate_score(scores.get(rate), rate == best) for rate in LEARNING_RATES]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+        lines.append(f"| {name} | {' | '.join(rate_scores(rows, LEARNING_RATES))} |")
     return lines
-
-
-def _rate_score(score: float | None, chosen: bool) -> str:
-    if score is None:
-        return ""
-    return f"**{100 * score:.1f}**" if chosen else f"{100 * score:.1f}"

@@ -43,6 +43,11 @@ def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row
     assert finished["type"] == "finished", finished
     metrics = [e for e in events if e["type"] == "metrics"]
     scores = {int(path.stem.removeprefix("step-")): _score(path) for path in sorted(out_dir.glob("evaluations/*"))}
+    totals: dict[str, list[int]] = {"rollout": [], "refined": []}
+    for path in sorted((out_dir / "rounds").glob("*/trajectories.jsonl")):
+        trajectories = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        totals["rollout"].append(sum(t["rollout_tokens"] for t in trajectories))
+        totals["refined"].append(sum(t["refined_tokens"] or 0 for t in trajectories))
     return {
         "id": cell.id,
         "cell": asdict(cell),
@@ -53,10 +58,12 @@ def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row
         "rounds": _round_metrics(metrics),
         "first_step": _step_metrics(metrics, 0),
         "last_step": _step_metrics(metrics, -1),
-        "heldout_forward_kl": [_rounded(e["values"]["heldout_forward_kl"]) for e in metrics if _has_heldout(e)],
+        "heldout_forward_kl": [
+            _rounded(e["values"]["heldout_forward_kl"]) for e in metrics if "heldout_forward_kl" in e["values"]
+        ],
         "seconds_by_phase": {k: round(v, 2) for k, v in finished["summary"]["seconds_by_phase"].items()},
         "cpu_seconds": round(cpu_seconds, 2),
-        "sampled_tokens": _sampled_tokens(out_dir),
+        "sampled_tokens": totals,
         "diagnosis": [e for e in events if e["type"] == "diagnosis"],
         "machine": machine,
     }
@@ -100,19 +107,6 @@ def _round_metrics(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
 def _step_metrics(metrics: list[dict[str, Any]], index: int) -> dict[str, float]:
     values = [event["values"] for event in metrics if "loss" in event["values"]][index]
     return {name: _rounded(value) for name, value in values.items() if value is not None and "second" not in name}
-
-
-def _has_heldout(event: dict[str, Any]) -> bool:
-    return "heldout_forward_kl" in event["values"]
-
-
-def _sampled_tokens(out_dir: Path) -> dict[str, list[int]]:
-    totals: dict[str, list[int]] = {"rollout": [], "refined": []}
-    for path in sorted((out_dir / "rounds").glob("*/trajectories.jsonl")):
-        trajectories = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        totals["rollout"].append(sum(t["rollout_tokens"] for t in trajectories))
-        totals["refined"].append(sum(t["refined_tokens"] or 0 for t in trajectories))
-    return totals
 
 
 def _rounded(value: float) -> float:

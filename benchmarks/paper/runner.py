@@ -44,7 +44,12 @@ def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> N
     left = [cell for cell in cells if cell.id not in done]
     if not left:
         return
-    _write_problems(left, places.data)
+    places.data.mkdir(parents=True, exist_ok=True)
+    files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in left}
+    files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in left}
+    for name, (split, num_problems) in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in draw_rows(split, num_problems, seed=0))
+        (places.data / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     machine = " ".join(describe_machine(["torch", "transformers"]))
     run_pool(left, partial(run_cell, places=places, machine=machine), places.rows, num_processes=num_processes)
 
@@ -88,16 +93,6 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     row = make_row(cell, out_dir, machine, time.process_time() - began)
     shutil.rmtree(out_dir)
     return row
-
-
-def _write_problems(cells: Sequence[Cell], folder: Path) -> None:
-    """Write the problems of these cells; a larger training set begins with the smaller one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in cells}
-    files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in cells}
-    for name, (split, num_problems) in files.items():
-        lines = "".join(json.dumps(row) + "\n" for row in draw_rows(split, num_problems, seed=0))
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:

@@ -55,18 +55,14 @@ PAIRINGS = {"support": SUPPORT, "loops": LOOPS}
 def rate_cells(sections: Sequence[str]) -> list[Cell]:
     """Return the runs that choose these sections' learning rates: one seed, scored on the validation problems."""
     cells = grid.learning_rate_cells() if any(name not in PAIRINGS for name in sections) else []
-    pairings = [pairing for name, found in PAIRINGS.items() if name in _asked_for(sections) for pairing in found]
+    names = {*sections, *(["loops"] if "timing" in sections else [])}  # timing runs the variants of the loops, too
+    pairings = [pairing for name, found in PAIRINGS.items() if name in names for pairing in found]
     for pairing in pairings:
         cells += [
             _cell(pairing, pairing.rate_section, variant, rate, seed=100, split="validation")
             for variant, rate in itertools.product(pairing.variants, QUESTION_RATES)
         ]
     return cells
-
-
-def _asked_for(sections: Sequence[str]) -> set[str]:
-    """Return the section's runs; `timing` includes one run per variant of the loops."""
-    return {*sections, *(["loops"] if "timing" in sections else [])}
 
 
 def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:

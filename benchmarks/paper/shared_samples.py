@@ -58,7 +58,11 @@ class _Shelf:
     ) -> list[Completion]:
         """See `Generator.generate`."""
         model = generator._model
-        weights = _digest_of_weights(model)
+        digest = hashlib.sha256()
+        for name, tensor in model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+        weights = digest.hexdigest()
         if self._untrained.setdefault(model, weights) != weights:
             return self._draw(generator, requests, sampling, with_logprobs=with_logprobs, **options)
         settings = {name: value for name, value in vars(generator).items() if isinstance(value, int | str | None)}
@@ -75,23 +79,12 @@ class _Shelf:
         if path.exists():
             return [_completion(fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
         completions = self._draw(generator, requests, sampling, with_logprobs=with_logprobs, **options)
-        self._keep(path, completions)
-        return completions
-
-    def _keep(self, path: Path, completions: Sequence[Completion]) -> None:
-        """Write the file atomically: other processes may read it."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        # Written atomically: other processes may read it.
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self._folder, delete=False) as file:
             json.dump([asdict(completion) for completion in completions], file)
         Path(file.name).replace(path)
-
-
-def _digest_of_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
+        return completions
 
 
 def _completion(fields: dict[str, Any]) -> Completion:

@@ -168,10 +168,6 @@ def rate_scores(rows: Sequence[Row], rates: Sequence[float]) -> list[str]:
     """Return avg@k at each rate, the best in bold; empty for a rate that was not tried."""
     scores = {row["cell"]["learning_rate"]: float(avg_at_k([row]).mean()) for row in rows}
     best = max(sorted(scores), key=scores.__getitem__)
-    return [_rate_score(scores.get(rate), rate == best) for rate in rates]
-
-
-def _rate_score(score: float | None, chosen: bool) -> str:
-    if score is None:
-        return ""
-    return f"**{100 * score:.1f}**" if chosen else f"{100 * score:.1f}"
+    shown = {rate: f"{100 * score:.1f}" for rate, score in scores.items()}
+    shown[best] = f"**{shown[best]}**"
+    return [shown.get(rate, "") for rate in rates]

@@ -36,7 +36,9 @@ def draw(title: str, curves: Sequence[Curve], *, height: int = HEIGHT) -> None:
     plotext.xlabel("step")
     steps = [step for curve in curves for step in curve.series.steps]
     if steps:
-        plotext.xticks(_ticks(min(steps), max(steps)))
+        first, last = min(steps), max(steps)
+        stride = max(1, -(-(last - first) // NUM_TICKS))
+        plotext.xticks(list(range(first, last + 1, stride)))
     for curve in curves:
         points = [(x, y) for x, y in zip(curve.series.steps, curve.series.values, strict=True) if y is not None]
         if points:
@@ -46,12 +48,6 @@ def draw(title: str, curves: Sequence[Curve], *, height: int = HEIGHT) -> None:
     if not console.is_terminal or console.no_color:
         drawing = plotext.uncolorize(drawing)
     console.file.write(drawing + "\n")
-
-
-def _ticks(first: int, last: int) -> list[int]:
-    """Return evenly spaced whole steps."""
-    stride = max(1, -(-(last - first) // NUM_TICKS))
-    return list(range(first, last + 1, stride))
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

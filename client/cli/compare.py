@@ -57,7 +57,11 @@ def compare(
     else:
         say("the specs are the same")
     for name in wanted:
-        curves = [Curve(_label(side.job), side.curves[name]) for side in (left, right) if name in side.curves]
+        curves = [
+            Curve(f"{side.job.name or 'job'} …{side.job.id[-6:]}", side.curves[name])
+            for side in (left, right)
+            if name in side.curves
+        ]
         if curves:
             console.print()
             draw(name, curves)
@@ -90,10 +94,6 @@ def _facts(left: _Side, right: _Side) -> list[tuple[str, tuple[str | Text, str |
         if ours[name] != theirs[name]:
             rows.append((name, (number(ours[name]), number(theirs[name]))))
     return rows
-
-
-def _label(job: JobView) -> str:
-    return f"{job.name or 'job'} …{job.id[-6:]}"
 
 
 def _steps(job: JobView) -> str:

@@ -75,15 +75,12 @@ class LiveView:
                 self._phases_seen.add(item.phase)
             self._loss.refresh(item.step)
         elif isinstance(item, EventView):
-            self._take_event(item)
+            if item.type == "phase" and item.data.get("phase") in set(Phase):
+                self._phases_seen.add(Phase(item.data["phase"]))
+            elif item.type == "status" and item.data.get("status") == "running" and self._started_at is None:
+                self._started_at = item.created_at
         elif isinstance(item, StreamEnd) and item.status is not None:
             self._now = self._now.model_copy(update={"status": item.status})
-
-    def _take_event(self, event: EventView) -> None:
-        if event.type == "phase" and event.data.get("phase") in set(Phase):
-            self._phases_seen.add(Phase(event.data["phase"]))
-        elif event.type == "status" and event.data.get("status") == "running" and self._started_at is None:
-            self._started_at = event.created_at
 
     def __rich__(self) -> RenderableType:
         rows = Table.grid(padding=(0, 2))

@@ -44,16 +44,12 @@ def logs(
             _print(event, as_json)
         if follow:
             newest = past[-1].sequence if past else 0
-            _follow(trd, job_id, newest, levels, as_json)
-
-
-def _follow(trd: Client, job_id: str, after: int, levels: list[Level], as_json: bool) -> None:
-    try:
-        for item in trd.events.follow(job_id, after=after):
-            if isinstance(item, EventView) and item.level in levels:
-                _print(item, as_json)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+            try:
+                for item in trd.events.follow(job_id, after=newest):
+                    if isinstance(item, EventView) and item.level in levels:
+                        _print(item, as_json)
+            except KeyboardInterrupt:
+                raise typer.Exit(INTERRUPTED) from None
 
 
 def _print(event: EventView, as_json: bool) -> None:

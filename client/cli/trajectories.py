@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, plain, print_json, say
 from contract.trajectory_outcome import Outcome
-from contract.views.trajectories import OutcomeCount, TrajectoryView
+from contract.views.trajectories import TrajectoryView
 
 MAX_PROMPT_CHARACTERS = 600
 
@@ -54,14 +53,13 @@ def trajectories(
     for one in found:
         _show(console, one)
     if counts:
-        say(_totals(counts))
-
-
-def _totals(counts: Sequence[OutcomeCount]) -> str:
-    by_outcome: Counter[str] = Counter()
-    for count in counts:
-        by_outcome[count.outcome] += count.num_trajectories
-    return f"{by_outcome.total()} in all: " + ", ".join(f"{number} {name}" for name, number in by_outcome.most_common())
+        by_outcome: Counter[str] = Counter()
+        for count in counts:
+            by_outcome[count.outcome] += count.num_trajectories
+        say(
+            f"{by_outcome.total()} in all: "
+            + ", ".join(f"{number} {name}" for name, number in by_outcome.most_common())
+        )
 
 
 def _show(console: Console, one: TrajectoryView) -> None:

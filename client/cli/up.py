@@ -7,7 +7,6 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -47,8 +46,15 @@ def up(
     """
     make_private_folder(data_dir)
     _require_none_running(data_dir)
-    service = LocalService(url=f"http://{HOST}:{_checked_port(port)}", api_key=_api_key(data_dir, os.environ))
-    environment = _environment(data_dir, service.api_key)
+    local = LocalService.of(data_dir)
+    key = os.environ.get("TRD_API_KEY") or (local.api_key if local is not None else None)
+    key = key or f"trd_local_{secrets.token_urlsafe(24)}"
+    service = LocalService(url=f"http://{HOST}:{_checked_port(port)}", api_key=key)
+    left_out = [name for name in NOT_EMBEDDED if os.environ.get(name)]
+    if left_out:
+        remark(f"{', '.join(left_out)}: ignored; `trd up` keeps everything in {data_dir}")
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_EMBEDDED}
+    environment = {**kept, "TRD_DATA_DIR": str(data_dir.resolve()), "TRD_API_KEY": service.api_key}
     port_flags = ["--host", HOST, "--port", service.url.rpartition(":")[2]]
     api_command = python_command("uvicorn", "service.app:app", *port_flags)
     worker_command = python_command("celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO")
@@ -62,7 +68,13 @@ def up(
     finally:
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)  # already stopping
-        _end([worker, api])
+        running = [process for process in (worker, api) if process.is_running]
+        if running:
+            remark("stopping; a running job can be resumed from its last checkpoint")
+        for process in running:
+            process.ask_to_stop()
+        for process in running:
+            process.wait()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -85,16 +97,6 @@ def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_di
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _Stopping
-
-
-def _end(processes: list[ChildProcess]) -> None:
-    running = [process for process in processes if process.is_running]
-    if running:
-        remark("stopping; a running job can be resumed from its last checkpoint")
-    for process in running:
-        process.ask_to_stop()
-    for process in running:
-        process.wait()
 
 
 def _require_none_running(data_dir: Path) -> None:
@@ -123,21 +125,6 @@ def _checked_port(port: int) -> int:
             ) from error
         free: int = probe.getsockname()[1]
         return free
-
-
-def _api_key(data_dir: Path, environment: Mapping[str, str]) -> str:
-    """Return the configured key, or that of the last start on this folder, or a new one."""
-    local = LocalService.of(data_dir)
-    known = environment.get("TRD_API_KEY") or (local.api_key if local is not None else None)
-    return known or f"trd_local_{secrets.token_urlsafe(24)}"
-
-
-def _environment(data_dir: Path, api_key: str) -> dict[str, str]:
-    left_out = [name for name in NOT_EMBEDDED if os.environ.get(name)]
-    if left_out:
-        remark(f"{', '.join(left_out)}: ignored; `trd up` keeps everything in {data_dir}")
-    kept = {name: value for name, value in os.environ.items() if name not in NOT_EMBEDDED}
-    return {**kept, "TRD_DATA_DIR": str(data_dir.resolve()), "TRD_API_KEY": api_key}
 
 
 def _wait_until_ready(api: ChildProcess, service: LocalService) -> None:

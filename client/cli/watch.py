@@ -37,7 +37,12 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
     """
     try:
         if as_json:
-            _print_lines_of_json(_until_paused(trd.events.follow(job_id)))
+            for item in _until_paused(trd.events.follow(job_id)):
+                if isinstance(item, EventView):
+                    print_json(item, is_line=True)
+                elif isinstance(item, JobProgress):
+                    print_json({"object": "job.progress", **plain(item)}, is_line=True)
+                sys.stdout.flush()
         else:
             show_progress(trd, job_id)
         _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
@@ -61,28 +66,14 @@ def show_progress(trd: Client, job_id: str) -> None:
     if job.notices:
         answers().print(notice_block(job.notices))
     if answers().is_terminal:
-        _show_live(trd, job, items)
+        view = LiveView(job, LossCurve(trd, job.id))
+        with Live(view, console=answers(), refresh_per_second=5, transient=True) as live:
+            for item in items:
+                if isinstance(item, EventView) and item.type != "phase":
+                    live.console.print(event_text(item))
+                view.take(item)
     else:
         _print_lines(items)
-
-
-def _print_lines_of_json(items: Iterator[StreamItem]) -> None:
-    for item in items:
-        if isinstance(item, EventView):
-            print_json(item, is_line=True)
-        elif isinstance(item, JobProgress):
-            print_json({"object": "job.progress", **plain(item)}, is_line=True)
-        sys.stdout.flush()
-
-
-def _show_live(trd: Client, job: JobView, items: Iterator[StreamItem]) -> None:
-    view = LiveView(job, LossCurve(trd, job.id))
-    console = answers()
-    with Live(view, console=console, refresh_per_second=5, transient=True) as live:
-        for item in items:
-            if isinstance(item, EventView) and item.type != "phase":
-                live.console.print(event_text(item))
-            view.take(item)
 
 
 def _print_lines(items: Iterator[StreamItem]) -> None:
@@ -93,16 +84,12 @@ def _print_lines(items: Iterator[StreamItem]) -> None:
             console.print(event_text(item), soft_wrap=True)
         elif isinstance(item, JobProgress) and item.step > last_step:
             last_step = item.step
-            console.print(_step_line(item), soft_wrap=True)
-
-
-def _step_line(progress: JobProgress) -> Text:
-    parts = [f"step {progress.step} of {progress.num_steps or '?'}"]
-    if "loss" in progress.latest_metrics:
-        parts.append(f"loss {number(progress.latest_metrics['loss'])}")
-    if progress.eta_seconds is not None:
-        parts.append(f"about {duration(progress.eta_seconds)} left")
-    return Text("          " + ", ".join(parts))
+            parts = [f"step {item.step} of {item.num_steps or '?'}"]
+            if "loss" in item.latest_metrics:
+                parts.append(f"loss {number(item.latest_metrics['loss'])}")
+            if item.eta_seconds is not None:
+                parts.append(f"about {duration(item.eta_seconds)} left")
+            console.print(Text("          " + ", ".join(parts)), soft_wrap=True)
 
 
 def _conclude(trd: Client, job: JobView, *, as_json: bool) -> None:

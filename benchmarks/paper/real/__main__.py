@@ -40,17 +40,13 @@ def main() -> None:
     print(f"tasks: {', '.join(tasks) or 'no candidate is in range'}", flush=True)
     if not options.choose_tasks:
         places = RealPlaces(options.model, options.work, options.work / ROWS_FILE)
-        _run_grid(tasks, options.variants, places, num_processes=options.processes)
+        makers = [grid.student_cell, *([grid.teacher_cell] if "trd_served" in options.variants else [])]
+        run_cells([make(task) for task in tasks for make in makers], places, num_processes=options.processes)
+        run_cells(grid.learning_rate_cells(tasks, options.variants), places, num_processes=options.processes)
+        rates = grid.choose_rates(read_rows(places.rows))
+        run_cells(grid.main_cells(tasks, rates, options.variants), places, num_processes=options.processes)
         for line in merge(options.results / ROWS_FILE, read_rows(places.rows)):
             print(line)
-
-
-def _run_grid(tasks: list[str], variants: list[str], places: RealPlaces, *, num_processes: int) -> None:
-    makers = [grid.student_cell, *([grid.teacher_cell] if "trd_served" in variants else [])]
-    run_cells([make(task) for task in tasks for make in makers], places, num_processes=num_processes)
-    run_cells(grid.learning_rate_cells(tasks, variants), places, num_processes=num_processes)
-    rates = grid.choose_rates(read_rows(places.rows))
-    run_cells(grid.main_cells(tasks, rates, variants), places, num_processes=num_processes)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,9 +95,16 @@ def run_cell(cell: RealCell, places: RealPlaces, machine: str) -> Row:
         distil(parse_config(engine_spec(cell, data=places.data, student=student, endpoint_url=url)), out_dir)
     row = make_row(cell, out_dir, machine, time.process_time() - began_at)
     if cell.is_warm_up:
-        row["samples"] = _first_samples(out_dir)
+        evaluations = sorted((out_dir / "evaluations").glob("*"))
+        row["samples"] = [
+            json.loads(path.read_text(encoding="utf-8").split("\n", 1)[0])["text"] for path in evaluations
+        ]
     if cell.makes_model:
-        _keep_model(out_dir, places.made_by(cell))
+        folder = places.made_by(cell)
+        (merged,) = (out_dir / "checkpoints").glob("*/model")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        merged.rename(folder)
     shutil.rmtree(out_dir)
     return row
 
@@ -108,16 +115,3 @@ def _endpoint(cell: RealCell, places: RealPlaces) -> AbstractContextManager[str]
         context = MAX_REFINE_TOKENS + MAX_NEW_TOKENS
         return serving_model(places.teacher(cell.task), name=ENDPOINTS[cell.variant], max_model_len=context)
     return serving_references(reference_answers(cell, places.data))
-
-
-def _first_samples(out_dir: Path) -> list[str]:
-    """Return the answers to the first problem before and after training."""
-    evaluations = sorted((out_dir / "evaluations").glob("*"))
-    return [json.loads(path.read_text(encoding="utf-8").split("\n", 1)[0])["text"] for path in evaluations]
-
-
-def _keep_model(out_dir: Path, folder: Path) -> None:
-    (merged,) = (out_dir / "checkpoints").glob("*/model")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    merged.rename(folder)
