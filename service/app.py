@@ -91,7 +91,14 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
 
 
 def _start(settings: Settings) -> ServiceContext:
-    _log_json()
+    # As JSON on stderr, never headers or bodies. The rest of the process's logging stays as it is.
+    package = logging.getLogger("service")
+    if not package.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        package.propagate = False
     make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
@@ -119,17 +126,6 @@ def _start(settings: Settings) -> ServiceContext:
         runs=RunService(database),
         checkpoints=CheckpointService(database),
     )
-
-
-def _log_json() -> None:
-    """Log as JSON on stderr, never headers or bodies. The rest of the process's logging stays as it is."""
-    package = logging.getLogger("service")
-    if not package.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(JsonFormatter())
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
-        package.propagate = False
 
 
 def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:

@@ -74,7 +74,12 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             if method.upper() in route.methods:
                 operation["security"] = [] if route.path in PUBLIC_PATHS else [{"key": []}]
                 _add_errors(operation, _errors(route, operation))
-                _add_examples(f"{method.upper()} {route.path_format}", operation)
+                found = _examples().get(f"{method.upper()} {route.path_format}", {})
+                for media_type, example in found.get("request", {}).items():
+                    operation["requestBody"]["content"][media_type]["example"] = example
+                for status, contents in found.get("responses", {}).items():
+                    for media_type, example in contents.items():
+                        operation["responses"][status]["content"][media_type]["example"] = example
     return document
 
 
@@ -110,12 +115,3 @@ def _add_errors(operation: dict[str, Any], errors: Iterator[type[ApiError]]) -> 
 def _examples() -> dict[str, Any]:
     examples: dict[str, Any] = json.loads(EXAMPLES_FILE.read_text(encoding="utf-8"))
     return examples
-
-
-def _add_examples(operation_name: str, operation: dict[str, Any]) -> None:
-    found = _examples().get(operation_name, {})
-    for media_type, example in found.get("request", {}).items():
-        operation["requestBody"]["content"][media_type]["example"] = example
-    for status, contents in found.get("responses", {}).items():
-        for media_type, example in contents.items():
-            operation["responses"][status]["content"][media_type]["example"] = example

@@ -42,7 +42,7 @@ class RateLimits:
         bucket.tokens -= 1
         left = bucket.tokens
         if len(self._buckets) > MAX_BUCKETS:
-            self._forget_full(now)
+            self._buckets = {k: b for k, b in self._buckets.items() if self._filled(b, now) < self.per_minute}
         return left
 
     def seconds_until(self, tokens: float, wanted: float) -> float:
@@ -51,9 +51,6 @@ class RateLimits:
 
     def _filled(self, bucket: _Bucket, now: float) -> float:
         return min(self.per_minute, bucket.tokens + (now - bucket.at) * self.per_minute / 60)
-
-    def _forget_full(self, now: float) -> None:
-        self._buckets = {k: b for k, b in self._buckets.items() if self._filled(b, now) < self.per_minute}
 
 
 class RateLimiter:
@@ -69,7 +66,11 @@ class RateLimiter:
             await self._app(scope, receive, send)
             return
         left = self._limits.take(caller.key_id, time.monotonic())
-        headers = self._headers(left)
+        headers = {  # under the names that the `openai` client's users know
+            "x-ratelimit-limit-requests": str(self._limits.per_minute),
+            "x-ratelimit-remaining-requests": str(max(0, int(left))),
+            "x-ratelimit-reset-requests": f"{self._limits.seconds_until(left, self._limits.per_minute):.3f}s",
+        }
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -83,11 +84,3 @@ class RateLimiter:
             await error_response(refusal)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
-
-    def _headers(self, left: float) -> dict[str, str]:
-        """Under the names that the `openai` client's users know."""
-        return {
-            "x-ratelimit-limit-requests": str(self._limits.per_minute),
-            "x-ratelimit-remaining-requests": str(max(0, int(left))),
-            "x-ratelimit-reset-requests": f"{self._limits.seconds_until(left, self._limits.per_minute):.3f}s",
-        }

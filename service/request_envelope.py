@@ -50,7 +50,8 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, _request_id(Headers(scope=scope)))
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        answer = _Answer(send, given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}")
         scope.setdefault("state", {}).update(request_id=answer.request_id, received_at=datetime.now(UTC))
         began = time.perf_counter()
         try:
@@ -130,11 +131,6 @@ class _Answer:
         if self.status is not None:
             raise ConnectionAbortedError("the answer had begun when the request failed")
         await response(scope, receive, self.send)
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get(REQUEST_ID, "")
-    return given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}"
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:

@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "prompts":
-        return _print_prompts()
+        from trd_data.templates import BY_TASK
+
+        print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
+        return 0
     if options.command == "chat":
         return _chat(options.folder)
     if options.command == "doctor":
@@ -45,13 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-
-
-def _print_prompts() -> int:
-    from trd_data.templates import BY_TASK
-
-    print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
-    return 0
 
 
 def _chat(folder: Path) -> int:

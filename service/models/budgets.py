@@ -66,8 +66,18 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
     Raises `InvalidRequestError` if budgets that the user set do not fit.
     """
     needed = list(needed)
-    given = _given(spec)
-    defaults = _defaults(spec)
+    values = {
+        f"{part}.{name}": getattr(getattr(spec, part), name)
+        for part in ("sampling", "refine")
+        for name in getattr(spec, part).model_fields_set & {"max_prompt_tokens", "max_new_tokens"}
+    }
+    given = {field: tokens for field, tokens in values.items() if tokens is not None}
+    defaults = {
+        SOLVE_PROMPT: _SAMPLING.max_prompt_tokens,
+        SOLVE_NEW: _SAMPLING.max_new_tokens,
+        REFINE_NEW: _REFINE.max_new_tokens,
+        REFINE_PROMPT: spec.default_refine_prompt_tokens,
+    }
     budgets = {**defaults, **given}
     if _first_broken(budgets, needed) is not None:
         budgets = {**given, **_lowered(spec, given, defaults, needed)}
@@ -89,25 +99,6 @@ def _lowered_notice(lowered: Mapping[str, int], defaults: Mapping[str, int], sma
         count=len(lowered),
         example=values[0],
     )
-
-
-def _given(spec: JobSpec) -> dict[str, int]:
-    """The budgets that the user wrote."""
-    values = {
-        f"{part}.{name}": getattr(getattr(spec, part), name)
-        for part in ("sampling", "refine")
-        for name in getattr(spec, part).model_fields_set & {"max_prompt_tokens", "max_new_tokens"}
-    }
-    return {field: tokens for field, tokens in values.items() if tokens is not None}
-
-
-def _defaults(spec: JobSpec) -> dict[str, int]:
-    return {
-        SOLVE_PROMPT: _SAMPLING.max_prompt_tokens,
-        SOLVE_NEW: _SAMPLING.max_new_tokens,
-        REFINE_NEW: _REFINE.max_new_tokens,
-        REFINE_PROMPT: spec.default_refine_prompt_tokens,
-    }
 
 
 def _lowered(

@@ -59,7 +59,10 @@ def evaluate(
     if any((out_dir / name).exists() for name in ("evaluations", "checkpoints")):
         raise SpecError(f"{out_dir} holds a run or an evaluation already; give another folder")
     found = find_model(folder)
-    config = _of_student_alone(config, local_folder(found.source))
+    # Nothing is refined and there is no teacher, so that samplers reserve memory for the student alone.
+    config = config.model_copy(
+        update={"mode": "opd", "student": local_folder(found.source), "teacher": None, "lora": None, "devices": 1}
+    )
     with Reporter(out_dir, stop=stop, world=ALONE, on_event=on_event) as reporter:
         reporter.phase("preparing", round_index=0, num_rounds=0, step=0, num_steps=0)
         seed_everything(config.seed)
@@ -79,11 +82,6 @@ def evaluate(
             samplers.close()
         reporter.finished(0, {"scores": [asdict(row)]})
     return row
-
-
-def _of_student_alone(config: RunConfig, source: str) -> RunConfig:
-    """The spec of a run that refines nothing and has no teacher: samplers make room for no more than they need."""
-    return config.model_copy(update={"mode": "opd", "student": source, "teacher": None, "lora": None, "devices": 1})
 
 
 def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokenizerBase, reporter: Reporter) -> Samplers:

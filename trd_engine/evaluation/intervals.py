@@ -13,7 +13,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 _MAX_DRAWS_AT_ONCE = 1_000_000
 """Bounds the bootstrap's memory at 8 MB of indices, however many problems there are."""
@@ -87,7 +86,14 @@ def bootstrap_interval(
     if scores.ndim != 1 or not scores.size:
         raise ValueError("need one score a problem, and a problem")
     tail = (1 - _checked(confidence)) / 2
-    low, high = np.quantile(_resampled_means(scores, seed, num_resamples), [tail, 1 - tail])
+    generator = np.random.default_rng(seed)
+    num_problems = scores.size
+    at_once = max(1, _MAX_DRAWS_AT_ONCE // num_problems)
+    means = []
+    for start in range(0, num_resamples, at_once):
+        size = (min(at_once, num_resamples - start), num_problems)
+        means.append(scores[generator.integers(num_problems, size=size)].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
@@ -136,17 +142,6 @@ def _shares(correct_PK: Sequence[Sequence[bool]]) -> list[float]:
     if not correct_PK or not all(correct_PK):
         raise ValueError("need at least one problem, and at least one sample of each")
     return [sum(row) / len(row) for row in correct_PK]
-
-
-def _resampled_means(scores_P: NDArray[np.float64], seed: int, num_resamples: int) -> NDArray[np.float64]:
-    generator = np.random.default_rng(seed)
-    num_problems = scores_P.size
-    at_once = max(1, _MAX_DRAWS_AT_ONCE // num_problems)
-    means = []
-    for start in range(0, num_resamples, at_once):
-        size = (min(at_once, num_resamples - start), num_problems)
-        means.append(scores_P[generator.integers(num_problems, size=size)].mean(axis=1))
-    return np.concatenate(means)
 
 
 def _checked(confidence: float) -> float:

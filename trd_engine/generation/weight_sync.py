@@ -16,15 +16,6 @@ from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.runtime.distributed import ALONE, World
 
 
-def write_sampler_weights(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> None:
-    """Write the weights for a generator to load: one adapter, or the full model."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder), selected_adapters=[adapter])
-    else:
-        model.save_pretrained(folder)
-
-
 def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
     """Return where in `folder` they are: PEFT puts every adapter except the first into a subfolder."""
     return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
@@ -85,7 +76,11 @@ class _Role:
         if self.written != self.version:
             model = self.model if self.world.size == 1 else gather_full_model(self.model, self.world)
             if model is not None:
-                write_sampler_weights(self.folder, model, self.adapter)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                if isinstance(model, PeftModel):
+                    model.save_pretrained(str(self.folder), selected_adapters=[self.adapter])
+                else:
+                    model.save_pretrained(self.folder)
             self.world.wait()
             self.written = self.version
         return sampler_weights_folder(self.folder, self.model, self.adapter)

@@ -100,7 +100,11 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout_tokens_p50": float(statistics.median(len(t.rollout.token_ids) for t in trajectories)),
         "rollout_truncated_share": sum(t.rollout.finish_reason != "stop" for t in trajectories) / count,
     }
-    metrics |= _failure_shares(trajectories)
+    verdicts = [v for t in trajectories for v in (t.rollout_verdict, t.refined_verdict) if v is not None]
+    metrics |= {
+        "verifier_error_share": sum(v.failure == "error" for v in verdicts) / len(verdicts),
+        "verifier_timeout_share": sum(v.failure == "time-out" for v in verdicts) / len(verdicts),
+    }
     refined = [(t.rollout_verdict.correct, t.refined_verdict.correct) for t in trajectories if t.refined_verdict]
     if refined:
         completions = [t.refined for t in trajectories if t.refined and t.refined_verdict]
@@ -113,12 +117,3 @@ def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             "refined_truncated_share": sum(c.finish_reason != "stop" for c in completions) / count,
         }
     return metrics
-
-
-def _failure_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Of all verdicts of the round, y_o's and y_r's: those which count as wrong because judging failed."""
-    verdicts = [v for t in trajectories for v in (t.rollout_verdict, t.refined_verdict) if v is not None]
-    return {
-        "verifier_error_share": sum(v.failure == "error" for v in verdicts) / len(verdicts),
-        "verifier_timeout_share": sum(v.failure == "time-out" for v in verdicts) / len(verdicts),
-    }

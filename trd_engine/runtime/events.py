@@ -58,7 +58,9 @@ class Reporter:
         self.world = world
         path = out_dir / "events.jsonl" if world.is_main else Path(os.devnull)
         if path.is_file():
-            _drop_incomplete_line(path)
+            # Without the incomplete last line of a killed process, to which the next event would be appended.
+            with path.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
         self._file = path.open("a", encoding="utf-8")
         self._stop = stop
         self._on_event = on_event
@@ -189,9 +191,3 @@ class Reporter:
             spent = time.monotonic() - self._phase_started_at
             self.seconds_by_phase[self._phase] = self.seconds_by_phase.get(self._phase, 0.0) + spent
         self._phase = None
-
-
-def _drop_incomplete_line(path: Path) -> None:
-    """Remove the incomplete last line of a killed process, to which the next event would be appended."""
-    with path.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,10 @@ def with_stored_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[T
     """Return the trajectories with the scores in the file of `write_scores`, or unchanged if there is no file."""
     if not path.exists():
         return list(trajectories)
-    return with_scores(trajectories, _scores(load_file(path)))
+    tensors = load_file(path)
+    lengths = tensors["lengths"].tolist()
+    columns = (tensors[name].split(lengths) for name in ("token_ids", "logprobs", "target_logprobs"))
+    return with_scores(trajectories, [TokenScores(*parts) for parts in zip(*columns, strict=True)])
 
 
 def with_scores(trajectories: Sequence[Trajectory], scores: Sequence[TokenScores]) -> list[Trajectory]:
@@ -43,9 +46,3 @@ def _tensors(scores: Sequence[TokenScores]) -> dict[str, Tensor]:
         "target_logprobs": whole.target_logprobs_T,
         "lengths": torch.tensor([len(s.target_logprobs_T) for s in scores]),
     }
-
-
-def _scores(tensors: Mapping[str, Tensor]) -> list[TokenScores]:
-    lengths = tensors["lengths"].tolist()
-    columns = (tensors[name].split(lengths) for name in ("token_ids", "logprobs", "target_logprobs"))
-    return [TokenScores(*parts) for parts in zip(*columns, strict=True)]

@@ -66,7 +66,11 @@ def load_tokenizers(config: RunConfig) -> Tokenizers:
     student = teacher = load_tokenizer(config.student)
     if isinstance(config.teacher, str):
         teacher = load_tokenizer(config.teacher)
-        _require_agreement(config, student, teacher)
+        require_same_tokenizer(student, teacher)
+        if config.refines:
+            teacher_ids = end_of_turn_ids(config.teacher_folder, teacher)
+            names = [str(token) for token in teacher.convert_ids_to_tokens(list(teacher_ids))]
+            require_same_end_of_turn(end_of_turn_ids(config.student, student), teacher_ids, names)
     _require_contexts(config)
     return Tokenizers(student, teacher)
 
@@ -132,16 +136,6 @@ def load_models(
         world=world,
         run_student_unsharded=run_unsharded,
     )
-
-
-def _require_agreement(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    require_same_tokenizer(tokenizer, teacher_tokenizer)
-    if config.refines:
-        teacher_ids = end_of_turn_ids(config.teacher_folder, teacher_tokenizer)
-        names = [str(token) for token in teacher_tokenizer.convert_ids_to_tokens(list(teacher_ids))]
-        require_same_end_of_turn(end_of_turn_ids(config.student, tokenizer), teacher_ids, names)
 
 
 def _divide(

@@ -163,7 +163,9 @@ class Session:
         learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
         models = replace(self.models, divergence=self._divergence(state.step + 1))
-        self._seed_dropout()
+        world = self.reporter.world
+        if world.size > 1:  # dropout is seeded by step and rank: only the main process has a random state to save
+            torch.manual_seed(derive_seed(self.config.seed, "dropout", self.state.step, world.rank))
         random_state = torch_random_state()
         metrics: dict[str, float] | None = None
         while metrics is None:
@@ -200,12 +202,6 @@ class Session:
 
     def _divergence(self, step: int) -> Divergence:
         return divergence_at(self.models.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)
-
-    def _seed_dropout(self) -> None:
-        """Seed each process's dropout by step and rank, so that no process but the main one has a state to save."""
-        world = self.reporter.world
-        if world.size > 1:
-            torch.manual_seed(derive_seed(self.config.seed, "dropout", self.state.step, world.rank))
 
     def _with_evidence(
         self, error: NonFiniteError, trajectories: Sequence[Trajectory], learning_rate: float

@@ -61,7 +61,11 @@ class DecodingWindow:
         """Append its token to each row in `kept` (indices into the current rows), drop the other rows, and return
         the logits [B, V] of the next token of the kept ones."""
         if len(kept) < tokens_B.shape[0]:
-            tokens_B = self._keep_rows(tokens_B, kept)
+            index = torch.tensor(kept, device=tokens_B.device)
+            self._cache.batch_select_indices(index)
+            self._mask_BS = self._mask_BS[index]
+            self._length_B = self._length_B[index]
+            tokens_B = tokens_B[index]
         self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], dim=-1)
         logits_BV = self._read_tokens(tokens_B)
         self._length_B = self._length_B + 1
@@ -78,13 +82,6 @@ class DecodingWindow:
             lean.compare(logits_BV, own_BV)
             return own_BV
         return logits_BV
-
-    def _keep_rows(self, tokens_B: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
-        index = torch.tensor(kept, device=tokens_B.device)
-        self._cache.batch_select_indices(index)
-        self._mask_BS = self._mask_BS[index]
-        self._length_B = self._length_B[index]
-        return tokens_B[index]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         output = self._model(

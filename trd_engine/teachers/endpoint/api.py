@@ -123,7 +123,10 @@ class EndpointTeacher:
 
         def scores(document: Any, number: int) -> TokenScores:
             prompt, completion = sequences[number]
-            return _token_scores(_prompt_logprobs(document)[len(prompt) :], completion, top_k, len(self.tokenizer))
+            positions = _only_choice(document).get("prompt_logprobs")
+            if not isinstance(positions, list):
+                raise MalformedAnswerError("no prompt_logprobs: is the server vLLM?")
+            return _token_scores(positions[len(prompt) :], completion, top_k, len(self.tokenizer))
 
         return self._client.post_all("completions", bodies, scores, lambda _: while_waiting())
 
@@ -176,7 +179,8 @@ class EndpointTeacher:
         token_ids = _ids(choice.get("token_ids"))
         if token_ids is None:
             text = _text(choice)
-            token_ids = _encode(self.tokenizer, text)
+            # In text from a server the name of a special token is ordinary text.
+            token_ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         else:
             text = str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
         # An empty answer gets no end of turn, so that the student is not trained to answer nothing.
@@ -251,24 +255,12 @@ def _tokenized(document: Any) -> Tokenized:
     return Tokenized(tuple(tokens), length)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encode text from a server, in which the name of a special token is ordinary text."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
 def _only_choice(document: Any) -> Mapping[str, Any]:
     choices = document.get("choices") if isinstance(document, Mapping) else None
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], Mapping):
         raise MalformedAnswerError("an answer without exactly one choice")
     choice: Mapping[str, Any] = choices[0]
     return choice
-
-
-def _prompt_logprobs(document: Any) -> list[Mapping[str, Any] | None]:
-    positions = _only_choice(document).get("prompt_logprobs")
-    if not isinstance(positions, list):
-        raise MalformedAnswerError("no prompt_logprobs: is the server vLLM?")
-    return positions
 
 
 def _token_scores(

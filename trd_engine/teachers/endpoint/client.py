@@ -139,7 +139,7 @@ class EndpointClient:
                     self._check_status(response)
                     return parse(response.json())
                 except (httpx.RequestError, TimeoutError, _TransientStatusError, ValueError) as error:
-                    problem = _describe(error)
+                    problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 if num_tried < self._endpoint.max_tries:
                     await asyncio.sleep(self._pause(num_tried, retry_after))
         raise TeacherUnreachableError(
@@ -180,7 +180,3 @@ def _at(parse: Callable[[Any, int], Answer], number: int, document: Any) -> Answ
 
 class _TransientStatusError(Exception):
     """A status that a retry may change."""
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

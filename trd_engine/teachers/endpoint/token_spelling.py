@@ -33,7 +33,10 @@ class Spelling:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._ids: dict[bytes, list[int]] = {}
-        decoders = _decoders(tokenizer)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else {"type": "unknown"}
+        parts = [] if decoder is None else [decoder, *decoder.get("decoders", [])]
+        decoders = frozenset(part["type"] for part in parts)
         added = set(tokenizer.get_added_vocab())
         for token, token_id in tokenizer.get_vocab().items():
             token_bytes = token.encode() if token in added else _bytes_of(token, decoders)
@@ -60,7 +63,8 @@ def read_scores(
     if not isinstance(content, list):
         raise NotOneForOneError("the answer has no log-probabilities")
     ids = [spelling.id_of(entry) for entry in content]
-    num_equal = _num_agreeing(ids, completion)
+    pairs = zip(ids, completion, strict=False)
+    num_equal = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(completion)))
     is_end_missing = num_equal == len(completion) - 1 and completion[-1] in end_of_turn_ids
     if num_equal < len(completion) and not is_end_missing:
         there = repr(content[num_equal]["token"]) if num_equal < len(content) else "missing"
@@ -89,19 +93,6 @@ def _row(entry: Mapping[str, Any], spelling: Spelling, top_k: int) -> list[tuple
         if token_id is not None and math.isfinite(logprob):  # −inf: the server masks it when sampling
             known.setdefault(token_id, logprob)
     return sorted(known.items(), key=lambda pair: -pair[1])[:top_k] if len(known) >= top_k else None
-
-
-def _num_agreeing(returned: Sequence[int | None], completion: Sequence[int]) -> int:
-    pairs = zip(returned, completion, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(returned), len(completion)))
-
-
-def _decoders(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """Return the kinds of decoder with which the tokenizer makes text from tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else {"type": "unknown"}
-    parts = [] if decoder is None else [decoder, *decoder.get("decoders", [])]
-    return frozenset(part["type"] for part in parts)
 
 
 def _bytes_of(token: str, decoders: frozenset[str]) -> bytes | None:

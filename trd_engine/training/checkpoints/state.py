@@ -61,7 +61,11 @@ def write_state(
     The generators are the main process's: nothing random hangs on the others', see `Session.train_step`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_parts(folder, OPTIMIZER_FILE, _optimizer_tensors(model, optimizer), world)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _named_optimized(model, optimizer):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}|{key}"] = value.detach()
+    write_parts(folder, OPTIMIZER_FILE, tensors, world)
     if not world.is_main:
         return
     document = {"state": asdict(state), "python_random": _python_random_state(), "numpy_random": _numpy_random_state()}
@@ -103,14 +107,6 @@ def restore_random(folder: Path) -> None:
 def _named_optimized(model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(name, p) for name, p in model.named_parameters() if id(p) in optimized]
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in _named_optimized(model, optimizer):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = value.detach()
-    return tensors
 
 
 def torch_random_state() -> dict[str, Tensor]:
