@@ -100,22 +100,16 @@ def measure(
         group = [Row(name, contender) for contender in contenders]
         for repeat in range(repeats + 1):
             for row in group:
-                _take_turn(row, contenders[row.contender], requests, sampling, is_counted=repeat > 0)
+                wall_before, cpu_before = time.perf_counter(), time.process_time()
+                row.num_tokens = contenders[row.contender](requests, sampling)
+                wall, cpu = time.perf_counter() - wall_before, time.process_time() - cpu_before
+                assert row.num_tokens == len(requests) * sampling.max_new_tokens
+                if repeat > 0:  # the first one is a warm-up
+                    row.wall_seconds.append(wall)
+                    row.cpu_seconds.append(cpu)
             sys.stderr.write(f"{name}: repeat {repeat} of {repeats}\n")
         rows += group
     return rows
-
-
-def _take_turn(
-    row: Row, contender: Contender, requests: list[GenerationRequest], sampling: SamplingSettings, *, is_counted: bool
-) -> None:
-    wall_before, cpu_before = time.perf_counter(), time.process_time()
-    row.num_tokens = contender(requests, sampling)
-    wall, cpu = time.perf_counter() - wall_before, time.process_time() - cpu_before
-    assert row.num_tokens == len(requests) * sampling.max_new_tokens
-    if is_counted:
-        row.wall_seconds.append(wall)
-        row.cpu_seconds.append(cpu)
 
 
 def _make_bare(folder: Path, dtype: str) -> LLM:

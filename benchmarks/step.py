@@ -152,7 +152,12 @@ def section(workload_name: str, rows: Sequence[Row]) -> tuple[list[str], list[st
     return lines, missed
 
 
-def _parse() -> argparse.Namespace:
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> int:
+    """Run the command line; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["usual", "small"])
     parser.add_argument("--rounds", type=int, default=2, help="processes a contender")
@@ -160,16 +165,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", choices=CONTENDERS, help="run this contender here, and print its figures")
     parser.add_argument("--out", type=Path, default=RESULTS / "step.md")
-    return parser.parse_args()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
-def main() -> int:
-    """Run the command line; return 1 if a target is missed."""
-    options = _parse()
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:
         libraries_mib = _peak_mib()

@@ -63,11 +63,6 @@ class Measured:
         return self.work_flops / (self.update_seconds * self.peak_flops)
 
 
-def matrix_peak(dtype: torch.dtype) -> float:
-    """Return the floating-point operations per second of the best shape."""
-    return max(_rate(*(torch.randn(shape).to(dtype) for shape in ((m, k), (k, n)))) for m, k, n in PEAK_SHAPES)
-
-
 def _rate(left_MK: Tensor, right_KN: Tensor) -> float:
     left_MK @ right_KN
     seconds = []
@@ -110,7 +105,9 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
     seconds, peaks = [], []
     for number in range(NUM_WARM_UP + num_updates):
-        peaks.append(matrix_peak(dtype))
+        peaks.append(
+            max(_rate(*(torch.randn(shape).to(dtype) for shape in ((m, k), (k, n)))) for m, k, n in PEAK_SHAPES)
+        )
         took = optimizer_step(models, batches, optimizer, max_grad_norm=MAX_GRAD_NORM)["step_seconds"]
         if number >= NUM_WARM_UP:
             seconds.append(took)

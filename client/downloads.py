@@ -113,7 +113,14 @@ class PartialFile:
         if self._part.stat().st_size == self.size and self._digest(self._part) == self._sha256:
             self._part.replace(self.path)
             return True
-        self._discard()
+        self._num_wrong += 1
+        self._report(0)
+        self._part.unlink()
+        if self._num_wrong >= MAX_WRONG_DIGESTS:
+            raise DownloadError(
+                f"{self._name}: its sha256 is not the manifest's {self._sha256}, in two downloads",
+                hint="a proxy or the service's storage changes the file",
+            )
         return False
 
     @contextmanager
@@ -137,16 +144,6 @@ class PartialFile:
     def _create_empty(self) -> bool:
         self.path.write_bytes(b"")
         return True
-
-    def _discard(self) -> None:
-        self._num_wrong += 1
-        self._report(0)
-        self._part.unlink()
-        if self._num_wrong >= MAX_WRONG_DIGESTS:
-            raise DownloadError(
-                f"{self._name}: its sha256 is not the manifest's {self._sha256}, in two downloads",
-                hint="a proxy or the service's storage changes the file",
-            )
 
     def _digest(self, path: Path) -> str:
         with path.open("rb") as file:

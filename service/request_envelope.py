@@ -67,7 +67,22 @@ class RequestEnvelope:
             response = error_response(refusal) if refusal is not None else _defect(answer.request_id)
             await answer.give(response, scope, receive)
         finally:
-            _log(scope, answer, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            caller = scope["state"].get("caller")
+            logger.info(
+                "%s %s %s",
+                scope["method"],
+                scope["path"],
+                answer.status,
+                extra={
+                    "request_id": answer.request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": answer.status,
+                    "milliseconds": round(seconds * 1000, 1),
+                    "key_id": caller.key_id if caller is not None else None,
+                },
+            )
 
     def _check(self, scope: Scope) -> None:
         num_bytes = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -144,21 +159,3 @@ def _idle(seconds: float) -> RequestTimeoutError:
 def _defect(request_id: str) -> JSONResponse:
     message = f"a defect of the service; its log has details under {request_id}"
     return JSONResponse(error_content(message, type="server_error", code="internal_error"), status_code=500)
-
-
-def _log(scope: Scope, answer: _Answer, seconds: float) -> None:
-    caller = scope["state"].get("caller")
-    logger.info(
-        "%s %s %s",
-        scope["method"],
-        scope["path"],
-        answer.status,
-        extra={
-            "request_id": answer.request_id,
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": answer.status,
-            "milliseconds": round(seconds * 1000, 1),
-            "key_id": caller.key_id if caller is not None else None,
-        },
-    )

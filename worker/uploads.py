@@ -89,13 +89,9 @@ class CheckpointUploads:
             replaced = repository.add_checkpoint(session, self._attempt.lease, prefix, manifest, sha256)
         self._remove_files(replaced)
         self._remove_old(protected_step=self._resumed_step)
-        self._free_disk(folder)
-
-    def _free_disk(self, stored: Path) -> None:
-        """Remove the previous local copy. The child removes none itself, because one may be uploading."""
-        if self._local_copy not in (None, stored):
+        if self._local_copy not in (None, folder):
             shutil.rmtree(self._local_copy, ignore_errors=True)
-        self._local_copy = stored
+        self._local_copy = folder
 
     def _remove_old(self, *, protected_step: int | None) -> None:
         with self._attempt.write() as session:

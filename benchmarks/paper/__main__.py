@@ -29,7 +29,16 @@ RATES_FILE, ROWS_FILE = "learning_rates.json", "runs.jsonl"
 
 def main() -> None:
     """Run what is missing, merge the rows into the committed ones, and write the report from all."""
-    options = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="choose the learning rates, and run the whole grid")
+    parser.add_argument("--sections", type=_sections, help=f"only these, separated by commas, of {', '.join(SECTIONS)}")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
+    parser.add_argument("--models", type=Path, default=ROOT / "testbed" / "models")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--report", type=Path, default=ROOT / "docs" / "paper.md")
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "paper")
+    options = parser.parse_args()
     committed = options.results / ROWS_FILE
     if not options.report_only:
         work = options.work
@@ -75,19 +84,6 @@ def _sections(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     return names
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="choose the learning rates, and run the whole grid")
-    parser.add_argument("--sections", type=_sections, help=f"only these, separated by commas, of {', '.join(SECTIONS)}")
-    parser.add_argument("--report-only", action="store_true", help="run nothing")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
-    parser.add_argument("--models", type=Path, default=ROOT / "testbed" / "models")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", type=Path, default=ROOT / "docs" / "paper.md")
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "paper")
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from trd_data.prompts import PromptBuilder
@@ -34,7 +33,19 @@ def evaluate_student(
     scores = summarise(correct_PK)
     lengths = [len(t.rollout.token_ids) for t in trajectories]
     if reporter.world.is_main:
-        _write_answers(reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl", trajectories)
+        path = reporter.out_dir / "evaluations" / f"step-{step:08d}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {
+                "problem_id": t.problem.id,
+                "sample": t.sample,
+                "correct": t.rollout_verdict.correct,
+                "num_tokens": len(t.rollout.token_ids),
+                "text": t.rollout.text,
+            }
+            for t in trajectories
+        ]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     reporter.event(
         "evaluation",
         step=step,
@@ -78,19 +89,3 @@ def _probe_sample(trajectory: Trajectory, prompts: PromptBuilder) -> dict[str, A
         "completion": trajectory.rollout.text,
         "correct": trajectory.rollout_verdict.correct,
     }
-
-
-def _write_answers(path: Path, trajectories: Sequence[Trajectory]) -> None:
-    """One JSON line a sample, so that two runs can be compared problem by problem."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        {
-            "problem_id": t.problem.id,
-            "sample": t.sample,
-            "correct": t.rollout_verdict.correct,
-            "num_tokens": len(t.rollout.token_ids),
-            "text": t.rollout.text,
-        }
-        for t in trajectories
-    ]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

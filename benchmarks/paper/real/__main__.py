@@ -28,7 +28,16 @@ MAX_TASKS = 1
 
 def main() -> None:
     """Choose the tasks, or run what is missing."""
-    options = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--choose-tasks", action="store_true", help="run no grid")
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    usual = [name for name in grid.VARIANTS if name != "trd_served"]
+    parser.add_argument("--variants", nargs="+", default=usual, choices=list(grid.VARIANTS), help="of the grid")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / grid.STUDENT, help="made by `make models`")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "paper-real")
+    options = parser.parse_args()
     candidates = options.results / "real_tasks.jsonl"
     to_choose = RealPlaces(options.model, options.work, candidates)
     if options.choose_tasks or not candidates.exists():
@@ -47,19 +56,6 @@ def main() -> None:
         run_cells(grid.main_cells(tasks, rates, options.variants), places, num_processes=options.processes)
         for line in merge(options.results / ROWS_FILE, read_rows(places.rows)):
             print(line)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--choose-tasks", action="store_true", help="run no grid")
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
-    usual = [name for name in grid.VARIANTS if name != "trd_served"]
-    parser.add_argument("--variants", nargs="+", default=usual, choices=list(grid.VARIANTS), help="of the grid")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / grid.STUDENT, help="made by `make models`")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "paper-real")
-    return parser
 
 
 if __name__ == "__main__":

@@ -50,18 +50,29 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def require_same_run(started_with: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise `SpecError` with the fields that differ between a resumed run's spec and the one it started with."""
-    now = run_identity(config)
-    names = dict.fromkeys([*now, *(name for name in started_with if not name.startswith(_WEIGHTS))])
-    changed = [name for name in names if started_with.get(name) != now.get(name)]
+    """Raise `SpecError` with the fields that differ between a resumed run's spec and the one it started with.
+
+    A field that the run's version did not have counts as one at its default: an upgrade ends no run.
+    """
+    now, before = run_identity(config), {k: v for k, v in started_with.items() if not k.startswith(_WEIGHTS)}
+    defaults = run_identity(RunConfig(mode="opsd", student="-"))
+    before = {name: value for name, value in defaults.items() if _is_new(name, before)} | before
+    changed = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
     if changed:
-        before_and_now = [(name, now.get(name), started_with.get(name)) for name in changed[:_MAX_NAMED]]
+        before_and_now = [(name, now.get(name), before.get(name)) for name in changed[:_MAX_NAMED]]
         named = "; ".join(f"{name} = {value!r}, and was {before!r}" for name, value, before in before_and_now)
         more = f"; and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
         raise SpecError(
             f"a resumed run needs the spec that it started with: {named}{more}; restore these values, or start a new "
             "run"
         )
+
+
+def _is_new(name: str, before: Mapping[str, Any]) -> bool:
+    """Return whether a spec of `before` could not have this field; a part may be None, such as `lora`."""
+    parts = name.split(".")
+    around = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return not around & before.keys() and not any(known.startswith(f"{name}.") for known in before)
 
 
 def _fields(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

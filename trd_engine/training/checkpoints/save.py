@@ -92,7 +92,19 @@ class CheckpointSaver:
             formats = self._write(draft, progress, merged=merged)
             world.wait()
             if world.is_main:
-                self._commit(draft, state, formats)
+                score = next((row for row in state.scores if row.step == state.step), None)
+                commit_checkpoint(
+                    draft,
+                    self.reporter.out_dir,
+                    state.step,
+                    formats=formats,
+                    metrics={"avg_at_k": score.avg_at_k, "pass_at_k": score.pass_at_k} if score else {},
+                    data_fingerprint=state.data_fingerprint,
+                    seed=self.config.seed,
+                    versions=versions(),
+                )
+                if self.prune:
+                    prune_checkpoints(self.reporter.out_dir, self.config.checkpoints.keep)
         finally:  # a committed one has another name; half of one would keep a full disk full
             if world.is_main:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -120,18 +132,3 @@ class CheckpointSaver:
             if progress.heldout:
                 HELDOUT.write(folder, progress.heldout, self.prompts)
         return formats
-
-    def _commit(self, draft: Path, state: TrainingState, formats: list[str]) -> None:
-        score = next((row for row in state.scores if row.step == state.step), None)
-        commit_checkpoint(
-            draft,
-            self.reporter.out_dir,
-            state.step,
-            formats=formats,
-            metrics={"avg_at_k": score.avg_at_k, "pass_at_k": score.pass_at_k} if score else {},
-            data_fingerprint=state.data_fingerprint,
-            seed=self.config.seed,
-            versions=versions(),
-        )
-        if self.prune:
-            prune_checkpoints(self.reporter.out_dir, self.config.checkpoints.keep)

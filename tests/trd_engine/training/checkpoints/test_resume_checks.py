@@ -86,6 +86,19 @@ def test_a_part_that_is_added_or_dropped_is_a_change(tmp_path: Path) -> None:
     require_same_run({**run_identity(lora), "weights.student": "f"}, lora)
 
 
+def test_a_field_that_the_runs_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+    config = parse_config(spec(tmp_path, mode="opd", loss={"divergence": "forward_kl"}))
+    older = {name: value for name, value in run_identity(config).items() if not name.startswith(("loss.b", "prompts."))}
+    assert len(older) < len(run_identity(config)) - 3
+    require_same_run(older, config)
+    for changes, named in (
+        ({"loss": {"beta": 0.25}}, r"loss\.beta = 0\.25, and was 0\.5"),
+        ({"prompts": {"solve": "{problem}!"}}, r"prompts\.solve = '{problem}!', and was None"),
+    ):
+        with pytest.raises(SpecError, match=named):
+            require_same_run(older, parse_config(spec(tmp_path, mode="opd", **{"loss": {}, **changes})))
+
+
 def test_a_large_file_is_identified_by_its_start_its_end_and_blocks_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
