@@ -44,12 +44,7 @@ def run_cells(cells: Sequence[Cell], places: Places, *, num_processes: int) -> N
     left = [cell for cell in cells if cell.id not in done]
     if not left:
         return
-    places.data.mkdir(parents=True, exist_ok=True)
-    files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in left}
-    files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in left}
-    for name, (split, num_problems) in files.items():
-        lines = "".join(json.dumps(row) + "\n" for row in draw_rows(split, num_problems, seed=0))
-        (places.data / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    write_problems(left, places.data)
     machine = " ".join(describe_machine(["torch", "transformers"]))
     run_pool(left, partial(run_cell, places=places, machine=machine), places.rows, num_processes=num_processes)
 
@@ -104,3 +99,13 @@ def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:
         f"{number:>4}/{total}  avg@{after['k']} {average:.3f}  ETA {eta / 60:4.0f} min  {row['id']}  {spent}",
         flush=True,
     )
+
+
+def write_problems(cells: Sequence[Cell], folder: Path) -> None:
+    """Write the problems of these cells; a larger training set begins with the smaller one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {f"train-{cell.num_train}": ("train", cell.num_train) for cell in cells}
+    files |= {cell.split: (cell.split, NUM_HELDOUT) for cell in cells}
+    for name, (split, num_problems) in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in draw_rows(split, num_problems, seed=0))
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")

@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "NUM_HELDOUT", 8)
-        runner._write_problems([CELL], folder)
+        runner.write_problems([CELL], folder)
         yield folder
 
 
@@ -44,11 +44,16 @@ def places(data: Path, tmp_path: Path) -> Places:
 
 
 @pytest.fixture(scope="module")
-def places_with_samples(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """Where `CELL` has run already."""
+def beside(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Row, list[int]]]:
+    """The rows of `CELL` and then of `OTHERS`, with one shelf; and how many completions each new file has."""
     places = places_in(tmp_path_factory.mktemp("drawn"), data)
-    run_cell(CELL, places, "here")
-    return places
+    made = {}
+    for name, cell in {"first": CELL, **OTHERS}.items():
+        before = files(places)
+        row = run_cell(cell, places, "here")
+        new = [places.samples / file for file in files(places) - before]
+        made[name] = row, sorted(len(json.loads(path.read_text(encoding="utf-8"))) for path in new)
+    return made
 
 
 def without_seconds(row: Row) -> Row:
@@ -59,28 +64,22 @@ def files(places: Places) -> set[str]:
     return {path.name for path in places.samples.iterdir()} if places.samples.exists() else set()
 
 
-@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_run_beside_others_is_the_run_alone(other: Cell, places_with_samples: Places, places: Places) -> None:
-    beside = run_cell(other, places_with_samples, "here")
-    alone = run_cell(other, places, "here")
-    assert without_seconds(beside) == without_seconds(alone)
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_beside_others_is_the_run_alone(
+    name: str, beside: dict[str, tuple[Row, list[int]]], places: Places
+) -> None:
+    alone = run_cell(OTHERS[name], places, "here")
+    assert without_seconds(beside[name][0]) == without_seconds(alone)
     assert alone["after"] != alone["before"] or not alone["before"]
 
 
-def test_only_untrained_models_answers_are_kept_and_found_again(places: Places) -> None:
-    def sizes_after(cell: Cell) -> list[int]:
-        """How many completions each new file has."""
-        before = files(places)
-        run_cell(cell, places, "here")
-        new = [places.samples / name for name in files(places) - before]
-        return sorted(len(json.loads(path.read_text(encoding="utf-8"))) for path in new)
-
+def test_only_untrained_models_answers_are_kept_and_found_again(beside: dict[str, tuple[Row, list[int]]]) -> None:
     # The probe of the sampler, then rollouts and refinements: of the held-out yardstick, and those that are trained on.
     # The score at the end is not.
-    assert sizes_after(CELL) == [4, 8, 8, 32, 32]
-    assert sizes_after(OTHERS["the same rollout"]) == []
-    assert sizes_after(OTHERS["the same rollout, another teacher"]) == [8, 32]
-    assert sizes_after(OTHERS["another seed"]) == [4, 8, 8, 32, 32]
+    assert beside["first"][1] == [4, 8, 8, 32, 32]
+    assert beside["the same rollout"][1] == []
+    assert beside["the same rollout, another teacher"][1] == [8, 32]
+    assert beside["another seed"][1] == [4, 8, 8, 32, 32]
 
 
 def test_a_run_whose_seconds_count_draws_all_itself(places: Places) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,7 +18,11 @@ CONTEXT = 512
 class ServedModel:
     """Answers `/tokenize`, chat by greedy decoding, and log-probabilities of prompts."""
 
+    _decoded: ClassVar[dict[tuple[str, tuple[int, ...], int], list[int]]] = {}
+    """Answers by model, prompt and length: tests send the same prompts, and decoding takes most of their time."""
+
     def __init__(self, name: str = "tiny-teacher") -> None:
+        self.name = name
         self.tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
         self.model = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32).eval()
         self._lock = threading.Lock()
@@ -45,11 +49,14 @@ class ServedModel:
 
     def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = self._prompt(body)
-        ids = torch.tensor([prompt])
-        output = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=body["max_tokens"]
-        )
-        tokens = output[0, len(prompt) :].tolist()
+        key = (self.name, tuple(prompt), body["max_tokens"])
+        if key not in self._decoded:
+            ids = torch.tensor([prompt])
+            output = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=body["max_tokens"]
+            )
+            self._decoded[key] = output[0, len(prompt) :].tolist()
+        tokens = self._decoded[key]
         stopped = tokens[-1] == self.tokenizer.eos_token_id
         choice: dict[str, Any] = {
             "message": {"role": "assistant", "content": self.tokenizer.decode(tokens, skip_special_tokens=True)},

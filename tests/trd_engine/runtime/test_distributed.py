@@ -44,7 +44,7 @@ def test_a_wait_is_patient_and_a_pass_is_not(tmp_path: Path) -> None:
 
 def test_a_stop_leaves_a_checkpoint_however_long_that_takes(tmp_path: Path) -> None:
     changes = {"diagnosis": {"num_trajectories": 0}, "evaluation": {"holdout": 0.0}}
-    document = spec(write_data(tmp_path / "data"), devices=2, mode="opd", loss={}, **changes)
+    document = spec(write_data(tmp_path / "data", train=32), devices=2, mode="opd", loss={}, **changes)
     document["checkpoints"] = {"every_steps": 100}
     (tmp_path / "spec.json").write_text(json.dumps(document), encoding="utf-8")
     with scene("rank_runs", "stop", str(tmp_path), num_processes=2, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1") as launcher:
@@ -54,10 +54,11 @@ def test_a_stop_leaves_a_checkpoint_however_long_that_takes(tmp_path: Path) -> N
     assert verify_manifest(saved)["step"] == 1
 
 
+@pytest.mark.slow
 def test_every_process_names_the_trajectories_of_all_and_the_broken_one(tmp_path: Path) -> None:
     """The second process's token is not finite; the first one, which reports the failure, has to say so too."""
     changes = {"diagnosis": {"num_trajectories": 0}, "evaluation": {"holdout": 0.0}}
-    document = spec(write_data(tmp_path / "data"), devices=2, mode="opd", loss={}, **changes)
+    document = spec(write_data(tmp_path / "data", train=16), devices=2, mode="opd", loss={}, **changes)
     (tmp_path / "spec.json").write_text(json.dumps(document), encoding="utf-8")
     with scene("rank_runs", "break_a_token", str(tmp_path), num_processes=2) as launcher:
         printed, _ = launcher.communicate(timeout=200)

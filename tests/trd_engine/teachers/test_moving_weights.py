@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.trd_engine.tiny_runs import MODELS, events, metric, spec, write_data
 from trd_engine.config import LoraConfig, RunConfig, TeacherUpdateConfig, parse_config
 from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter, answering_with
-from trd_engine.runtime.errors import CheckpointCorruptError, StopRequested
+from trd_engine.runtime.errors import CheckpointCorruptError
 from trd_engine.teachers.moving_weights import TEACHER_WEIGHTS, TeacherUpdate
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
@@ -43,6 +45,21 @@ def own_teacher(data: Path, **changes: Any) -> RunConfig:
     return parse_config(spec(data, **{**base, **changes}))
 
 
+@pytest.fixture(scope="module")
+def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Any], Path]:
+    """Return the output of a run that nothing stopped, by `lora` and `teacher_update`; each is made once."""
+    made: dict[str, Path] = {}
+
+    def run(lora: dict[str, Any] | None, update: dict[str, Any]) -> Path:
+        key = json.dumps([lora, update])
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            distil(own_teacher(data, lora=lora, teacher_update=update), made[key])
+        return made[key]
+
+    return run
+
+
 def teacher_of(out: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(checkpoint_folder(out, step) / "state" / f"{TEACHER_WEIGHTS}.safetensors")
 
@@ -59,24 +76,24 @@ def student_of(out: Path, step: int, names: list[str]) -> dict[str, torch.Tensor
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_an_averaged_teacher_is_the_average_of_the_steps_before(
-    data: Path, tmp_path: Path, lora: dict[str, Any] | None
+    whole_run: Callable[[Any, Any], Path], lora: dict[str, Any] | None
 ) -> None:
-    distil(own_teacher(data, lora=lora, teacher_update=EMA), tmp_path)
-    expected = teacher_of(tmp_path, 0)
+    out = whole_run(lora, EMA)
+    expected = teacher_of(out, 0)
     for step in (1, 2, 3, 4):
-        student = student_of(tmp_path, step, list(expected))
+        student = student_of(out, step, list(expected))
         expected = {name: 0.7 * expected[name].double() + 0.3 * student[name].double() for name in student}
-        found = teacher_of(tmp_path, step)
+        found = teacher_of(out, step)
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name].double(), tensor, rtol=1e-5, atol=1e-7)
-    assert any(not torch.equal(tensor, teacher_of(tmp_path, 0)[name]) for name, tensor in found.items())
+    assert any(not torch.equal(tensor, teacher_of(out, 0)[name]) for name, tensor in found.items())
 
 
-def test_a_periodic_teacher_is_the_student_of_that_step(data: Path, tmp_path: Path) -> None:
-    distil(own_teacher(data, lora=LORA, teacher_update=PERIODIC), tmp_path)
+def test_a_periodic_teacher_is_the_student_of_that_step(whole_run: Callable[[Any, Any], Path]) -> None:
+    out = whole_run(LORA, PERIODIC)
     for step, taken_from in ((1, 0), (2, 2), (3, 2), (4, 4)):
-        teacher = teacher_of(tmp_path, step)
-        student = student_of(tmp_path, taken_from, list(teacher))
+        teacher = teacher_of(out, step)
+        student = student_of(out, taken_from, list(teacher))
         assert all(torch.equal(teacher[name], student[name]) for name in teacher), step
 
 
@@ -84,22 +101,18 @@ def test_a_periodic_teacher_is_the_student_of_that_step(data: Path, tmp_path: Pa
     ("lora", "update"), [(LORA, EMA), (None, EMA), (LORA, PERIODIC)], ids=["lora-ema", "full-ema", "lora-periodic"]
 )
 def test_a_run_with_a_moving_teacher_resumes_bitwise(
-    data: Path, tmp_path: Path, lora: dict[str, Any] | None, update: dict[str, Any]
+    data: Path,
+    tmp_path: Path,
+    whole_run: Callable[[Any, Any], Path],
+    lora: dict[str, Any] | None,
+    update: dict[str, Any],
 ) -> None:
-    config = own_teacher(data, lora=lora, teacher_update=update)
-    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    distil(config, whole)
-
-    def stop() -> bool:
-        return (first / "events.jsonl").exists() and len(metric(first, "loss")) >= 1
-
-    with pytest.raises(StopRequested):
-        distil(config, first, stop=stop)
-    distil(config, second, resume_from=checkpoint_folder(first, 1))
+    whole = whole_run(lora, update)
+    distil(own_teacher(data, lora=lora, teacher_update=update), tmp_path, resume_from=checkpoint_folder(whole, 1))
     model = load_file(checkpoint_folder(whole, 4) / "model" / "model.safetensors")
-    again = load_file(checkpoint_folder(second, 4) / "model" / "model.safetensors")
+    again = load_file(checkpoint_folder(tmp_path, 4) / "model" / "model.safetensors")
     assert all(torch.equal(model[name], again[name]) for name in model)
-    teacher, teacher_again = teacher_of(whole, 4), teacher_of(second, 4)
+    teacher, teacher_again = teacher_of(whole, 4), teacher_of(tmp_path, 4)
     assert all(torch.equal(teacher[name], teacher_again[name]) for name in teacher)
 
 

@@ -17,14 +17,17 @@ from tests.trd_engine.generation.scripted_server import Received, Reply, Scripte
 from tests.trd_engine.served_models import CONTEXT, ServedModel
 from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from tests.trd_engine.torchrun import run_engine
-from trd_engine.config import RunConfig, parse_config
+from trd_engine.config import RunConfig, ServedTeacherConfig, parse_config
+from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import (
     ContextTooLongError,
+    SpecError,
     StopRequested,
     TeacherRefusedError,
     TeacherUnreachableError,
     TokenizerMismatchError,
 )
+from trd_engine.teachers.served import endpoint_of
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
 
@@ -176,6 +179,7 @@ def test_two_processes_share_the_asking_and_train_as_one_does(
     assert "teacher_unreachable" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_of_two_processes_ends_both_with_its_reason(
     data: Path, tmp_path: Path, model: ServedModel
 ) -> None:
@@ -189,13 +193,10 @@ def test_a_failure_in_one_of_two_processes_ends_both_with_its_reason(
     assert "teacher_refused: teacher endpoint big refused a request with status 401" in done.stderr
 
 
-def test_an_endpoint_for_fewer_than_the_devices_is_refused(data: Path, tmp_path: Path, model: ServedModel) -> None:
-    with serving(model) as server:
-        document = spec(data, teacher=served(server, max_concurrency=1), loss=TOP_K, devices=2, **SHORT)
-        done = run_engine(document, tmp_path / "out")
-    assert done.returncode != 0
-    assert "devices = 2: teacher endpoint big takes 1 requests at a time" in done.stderr
-    assert not server.received
+def test_an_endpoint_for_fewer_than_the_devices_is_refused() -> None:
+    teacher = {"endpoint": "big", "base_url": "https://teacher.test/v1", "model": "m", "max_concurrency": 1}
+    with pytest.raises(SpecError, match="devices = 2: teacher endpoint big takes 1 requests at a time"):
+        endpoint_of(ServedTeacherConfig.model_validate(teacher), World(rank=1, size=2))
 
 
 def test_opd_scores_the_raw_rollout(data: Path, tmp_path: Path, model: ServedModel) -> None:
