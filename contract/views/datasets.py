@@ -15,7 +15,8 @@ class DatasetView(View):
     object: Literal["dataset"] = "dataset"
     id: str
     filename: str
-    format: OpenEnum[Literal["jsonl", "parquet"]]
+    format: OpenEnum[Literal["jsonl", "json", "csv", "parquet"]]
+    """As it was recognised, of the decompressed file if it came as gzip or zstd."""
     num_rows: int
     num_bytes: int
     sha256: str

@@ -35,7 +35,7 @@ _UPLOAD: dict[str, Any] = {
 }
 
 
-@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, as JSON Lines or Parquet")
+@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload problems, as JSON Lines, JSON, CSV or Parquet")
 @raises(QuotaError)
 async def upload_dataset(
     context: Context,

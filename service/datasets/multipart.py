@@ -14,13 +14,20 @@ from service.errors import ApiError, InvalidRequestError, MediaTypeError
 
 RAW_TYPES = frozenset(
     {
+        "application/gzip",
+        "application/json",
         "application/jsonl",
         "application/jsonlines",
+        "application/octet-stream",
         "application/vnd.apache.parquet",
         "application/x-jsonlines",
         "application/x-ndjson",
+        "application/zstd",
+        "text/csv",
+        "text/tab-separated-values",
     }
 )
+"""Media types of a raw body. Whichever is given, the format is recognised by the content."""
 MAX_FIELD_BYTES = 10_000
 MAX_PARTS = 20
 
@@ -135,7 +142,7 @@ class UploadBody:
                 self._check_form(form)
             return form
         if self._check_form is not None or media_type not in RAW_TYPES:
-            raw = ", or the rows as application/jsonl or application/vnd.apache.parquet"
+            raw = ", or the rows as application/jsonl, application/json, text/csv or application/vnd.apache.parquet"
             raw = raw if self._check_form is None else ""
             raise MediaTypeError(f"content-type = {media_type or 'none'}: send a multipart/form-data file{raw}")
         async for content in self._stream:

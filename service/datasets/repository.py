@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, or_, select
@@ -22,6 +23,8 @@ class Size(NamedTuple):
     """True if every row has one."""
     notices: Sequence[Mapping[str, Any]] = ()
     """What the check of the upload found, as `NoticeView` documents of all tasks."""
+    tasks: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """How each task can read the rows, as `trd_data.check.TaskReport` documents; empty if it is unknown."""
 
 
 # Built once: building a statement takes longer than running it.
@@ -29,7 +32,9 @@ _FIND = select(Dataset).where(
     Dataset.id == bindparam("dataset_id"), Dataset.owner == bindparam("owner"), Dataset.deleted_at.is_(None)
 )
 _FIND_AND_LOCK = _FIND.with_for_update()
-_SIZES = select(Dataset.id, Dataset.num_rows, Dataset.has_solutions, Dataset.findings["notices"]).where(
+_SIZES = select(
+    Dataset.id, Dataset.num_rows, Dataset.has_solutions, Dataset.findings["notices"], Dataset.findings["tasks"]
+).where(
     Dataset.id.in_((bindparam("first"), bindparam("second"))),
     Dataset.owner == bindparam("owner"),
     Dataset.deleted_at.is_(None),
@@ -53,7 +58,12 @@ def sizes(session: Session, owner: str, dataset_ids: Collection[str], *, keep: b
     first, *others = dataset_ids
     values = {"owner": owner, "first": first, "second": others[0] if others else first}
     rows = session.connection().execute(SIZES_AND_KEEP if keep else _SIZES, values)
-    return {row[0]: Size(row[1], row[2], row[3] or ()) for row in rows}
+    return sizes_of(rows)
+
+
+def sizes_of(rows: Iterable[Sequence[Any]]) -> dict[str, Size]:
+    """Return what rows of `SIZES_AND_KEEP` say, by id."""
+    return {row[0]: Size(row[1], row[2], row[3] or (), row[4] or {}) for row in rows}
 
 
 def user_of(session: Session, owner: str, dataset_id: str) -> str | None:

@@ -170,6 +170,9 @@ def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, in
     `sizes` holds the owner's uploaded datasets by id. Raises `InvalidRequestError` or `MissingSolutionsError`.
     """
     num_problems = _num_problems("dataset", spec.dataset, sizes)
+    for field, data in (("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)):
+        if isinstance(data, str) and data in sizes:
+            _require_readable(field, data, spec.task, sizes[data])
     if spec.is_privileged and isinstance(spec.dataset, str) and not sizes[spec.dataset].has_solutions:
         raise MissingSolutionsError
     if num_problems is not None and num_problems < 1 + spec.evaluation.holds_out:
@@ -183,6 +186,23 @@ def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, in
     if spec.evaluation.dataset is None:
         return num_problems, None
     return num_problems, _num_problems("evaluation.dataset", spec.evaluation.dataset, sizes)
+
+
+def _require_readable(field: str, dataset_id: str, task: str, size: Size) -> None:
+    """Raise `InvalidRequestError` if the task cannot read all rows of an upload: its job would fail at the first."""
+    found = size.tasks.get(task)
+    if not found or not found["num_refused"]:
+        return
+    error = found["first_error"]
+    others = [name for name, report in size.tasks.items() if not report["num_refused"]]
+    raise _refusal(
+        field,
+        dataset_id,
+        f"task {task} cannot read {found['num_refused']} of its {size.num_rows} rows; row {error['row']}: "
+        f"{error['message']}",
+        f"tasks that can read all rows: {', '.join(others) or 'none'}",
+        "dataset_invalid",
+    )
 
 
 def data_notices(spec: JobSpec, sizes: Mapping[str, Size]) -> list[NoticeView]:

@@ -45,7 +45,7 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from service.datasets.repository import SIZES_AND_KEEP, Size
+from service.datasets.repository import SIZES_AND_KEEP, Size, sizes_of
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,8 @@ def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, mos
         return Surroundings({}, num_open, min(position, most))
     values |= {"first": uploads[0], "second": uploads[-1]}
     rows = connection.execute(_LOOK_WITH_UPLOADS, values).all()
-    sizes = {row[0]: Size(row[1], row[2], row[3] or ()) for row in rows}
-    num_open, position = rows[0][4:] if rows else (0, 0)
-    return Surroundings(sizes, num_open, min(position, most))
+    num_open, position = rows[0][5:] if rows else (0, 0)
+    return Surroundings(sizes_of(rows), num_open, min(position, most))
 
 
 def add(connection: Connection, job: dict[str, Any], tags: Collection[str], events: Sequence[NewEvent]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +74,8 @@ def test_a_file_without_rows_is_refused(shared_client: TestClient, content: str)
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({"content-type": "text/csv"}, 415, "unsupported_media_type"),
-        ({"content-type": "application/json"}, 415, "unsupported_media_type"),
+        ({"content-type": "text/html"}, 415, "unsupported_media_type"),
+        ({"content-type": "application/zip"}, 415, "unsupported_media_type"),
         ({}, 415, "unsupported_media_type"),
         ({**JSONL, "content-encoding": "gzip"}, 415, "unsupported_media_type"),
         ({"content-type": "multipart/form-data"}, 422, "invalid_form"),
@@ -185,3 +187,35 @@ def test_answers_may_be_numbers_and_the_file_stays_as_it_is(client: TestClient, 
     upload(client, rows)
     (path,) = stored(tmp_path)
     assert path.read_text() == rows
+
+
+UPLOADS: dict[str, tuple[str, bytes, str]] = {
+    "CSV": ("text/csv", b"frage,antwort\n1 + 1,2\n2 + 2,4\n", "csv"),
+    "an array": ("application/json", b'[{"frage": "1 + 1", "antwort": 2}, {"frage": "2 + 2", "antwort": 4}]', "json"),
+    "gzip": ("application/gzip", gzip.compress(b'{"frage": "1 + 1", "antwort": 2}\n' * 2), "jsonl"),
+    "gzip by another name": ("application/jsonl", gzip.compress(b'{"frage": "1 + 1", "antwort": 2}\n' * 2), "jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_other_formats_and_a_mapping_of_columns(name: str, shared_client: TestClient) -> None:
+    media_type, content, kind = UPLOADS[name]
+    columns = json.dumps({"problem": "frage", "answer": "antwort"})
+    response = shared_client.post(
+        "/datasets", params={"columns": columns}, content=content, headers={"content-type": media_type}
+    )
+    assert response.status_code == 201, response.text
+    assert (response.json()["format"], response.json()["num_rows"]) == (kind, 2)
+    form = {"files": {"file": ("rows", content)}, "data": {"columns": columns}}
+    assert shared_client.post("/datasets", **form).json()["format"] == kind
+
+
+def test_a_job_whose_task_cannot_read_the_rows_is_refused_before_it_waits(client: TestClient) -> None:
+    rows = b'{"problem": "1 + 1 (A) 2 (B) 3", "answer": "A"}\n{"problem": "2 + 2", "answer": "4"}\n'
+    dataset = client.post("/datasets", content=rows, headers=JSONL).json()["id"]
+    for path in ("/jobs", "/jobs?dry_run=true"):
+        body = job_body(client, dataset=dataset, task="choice")
+        error = client.post(path, json=body).json()["error"]
+        assert (error["code"], error["param"]) == ("dataset_invalid", "dataset")
+        assert 'task choice cannot read 1 of its 2 rows; row 2: answer = "4": names no option' in error["message"]
+        assert error["message"].endswith("tasks that can read all rows: math, exact")

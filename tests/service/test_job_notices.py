@@ -67,7 +67,7 @@ def test_notices_of_an_upload_stand_in_its_answer_and_on_top_of_its_jobs(either_
     with context_of(either_client).database.write() as session:
         row = session.get(Dataset, dataset)
         assert row is not None
-        row.findings = {**(row.findings or {}), "notices": FOUND}
+        row.findings = {"notices": FOUND}
     shown = either_client.get(f"/datasets/{dataset}").json()["notices"]
     assert [(notice["code"], notice["count"]) for notice in shown] == [
         ("unread_columns", 6),
