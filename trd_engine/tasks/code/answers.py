@@ -10,10 +10,11 @@ from typing import Any
 
 from trd_data.plain_json import allow_long_integers
 
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
+_FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)```[ \t]*([\w+-]*)")
 _CLOSING_FENCE = re.compile(r"[ \t]*```[ \t]*")
 _PYTHON = {"python", "python3", "py", "py3"}
 _FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|[^\n;]*)[^\n]*\n?", re.MULTILINE)
+_INTEGER = re.compile(r"-?(?:0|[1-9]\d*)")
 _TOLERANCE = 1e-6
 """Relative and absolute, if the expected number has a decimal point."""
 
@@ -33,23 +34,35 @@ def extract_program(text: str) -> str:
 def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
     """(language, body) of each block that is opened and closed, and whether there is any fence at all.
 
+    Each line loses as much space as stands before the fence: in an item of a list, all of the block is indented.
     This reads the lines once: with one fence after another, a search for pairs would take minutes.
     """
     blocks: list[tuple[str, str]] = []
     language: str | None = None
     body: list[str] = []
+    indent = 0
     has_fence = False
     for line in text.split("\n"):
         fence = _FENCE.match(line)
         has_fence = has_fence or fence is not None
         if language is None:
-            language, body = fence.group(1).lower() if fence else None, []
+            if fence is not None:
+                language, body, indent = fence.group(2).lower(), [], len(fence.group(1).expandtabs(4))
         elif _CLOSING_FENCE.fullmatch(line):
             blocks.append((language, "".join(f"{each}\n" for each in body)))
             language = None
         else:
-            body.append(line)
+            body.append(_without_indent(line, indent))
     return blocks, has_fence
+
+
+def _without_indent(line: str, width: int) -> str:
+    """Return a line without up to `width` columns of space at its start."""
+    if not width:
+        return line
+    content = line.lstrip(" \t")
+    column = len(line[: len(line) - len(content)].expandtabs(4))
+    return " " * max(0, column - width) + content
 
 
 def complete_program(program: str, tests: Mapping[str, Any]) -> str:
@@ -91,7 +104,8 @@ def _same_token(wanted: str, given: str) -> bool:
     if wanted == given:
         return True
     if "." not in wanted and "e" not in wanted.lower():
-        return False
+        # 1.0 is the integer 1; 010 is not 10, which may be a text of digits.
+        return given.rstrip("0") == f"{wanted}." and _INTEGER.fullmatch(wanted) is not None
     try:
         return math.isclose(float(wanted), float(given), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     except ValueError:

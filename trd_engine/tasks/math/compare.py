@@ -21,9 +21,9 @@ from trd_engine.tasks.math.normal_form import (
     differ_in_marks,
     differ_in_negation,
     differ_in_units,
-    in_latex,
     normalise,
     without_sizes,
+    without_unit,
 )
 from trd_engine.tasks.math.spelling import spell
 from trd_engine.tasks.math.structure import (
@@ -38,6 +38,10 @@ from trd_engine.tasks.math.structure import (
 )
 
 _PERCENT = re.compile(r"\\?%$")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_ARTICLE = re.compile(r"(?:the|an|a)\s+")
+_ONLY_WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s,'’-]+[^\W\d_]+)*")
+_CURRENCY = re.compile(r"\\?\$\s*\d|[£€¥₹]")
 _TWO_NUMBERS = re.compile(r"[-+]?[\d.]+(?: [\d.]+)+")
 _MAX_UNORDERED = 20
 _MAX_QUESTIONS = 16
@@ -46,7 +50,7 @@ _MAX_QUESTIONS = 16
 
 def compare(reference: str, answer: str) -> Question:
     """Return whether the answer equals the reference, or what math-verify has to say for that."""
-    if differ_in_denial(reference, answer):
+    if differ_in_denial(reference, answer) or _is_money_and_share(reference, answer):
         return False
     ours, theirs = spell(reference, reference=reference), spell(answer, reference=reference)
     whole = _compare_texts(ours, theirs)
@@ -57,6 +61,10 @@ def compare(reference: str, answer: str) -> Question:
         return whole
     by_parts = _compare(one, other)
     return whole if by_parts is None else by_parts
+
+
+def _is_money_and_share(one: str, other: str) -> bool:
+    return any(_CURRENCY.search(first) and _PERCENT.search(second) for first, second in ((one, other), (other, one)))
 
 
 def value_of(text: str) -> Fraction | None:
@@ -75,7 +83,15 @@ def _compare_texts(reference: str, answer: str) -> bool | Same:
     if differ_in_marks(ours, theirs) or differ_in_negation(ours, theirs) or contradicts_itself(ours, theirs):
         return False
     equal = _equal_values(ours, theirs)
-    return Same(in_latex(reference), in_latex(answer)) if equal is None else equal
+    if equal is None and _words(reference) == _words(answer) != "":
+        return True
+    return Same(without_unit(reference), without_unit(answer)) if equal is None else equal
+
+
+def _words(text: str) -> str:
+    """Return an answer in words without its capitals, article and full stop; "" for any other answer."""
+    plain = _WRAPPER.sub(r"\1", text.replace("\\ ", " ")).strip(" .").casefold()
+    return _ARTICLE.sub("", plain) if _ONLY_WORDS.fullmatch(plain) else ""
 
 
 def _equal_values(ours: str, theirs: str) -> bool | None:

@@ -72,6 +72,11 @@ def without_sizes(answer: str) -> str:
     return _SIZES.sub("", in_latex(answer))
 
 
+def without_unit(answer: str) -> str:
+    r"""Return the answer in LaTeX, without a unit as ``\text`` at its end."""
+    return math_units.UNIT.sub("", in_latex(answer).rstrip().removesuffix("."))
+
+
 def normalise(answer: str) -> str:
     """Return one written form for answers that differ in notation only."""
     answer = math_units.UNIT.sub("", _with_same_commands(answer))

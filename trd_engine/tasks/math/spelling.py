@@ -20,10 +20,15 @@ _LIST_WORD = re.compile(
     r"|(?<=[\s\d)\]}$])(?:or|and)(?=[\s$\\]))(?:\s|\\(?:[,;:! ]|q?quad(?![A-Za-z])))*|\s*;\s*"
 )
 _WORDS = r"(?:[A-Za-z]+\.?(?:[ -][A-Za-z]+\.?)*)"
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
 _PLAIN = (
     (re.compile(r"\\\(|\\\)|\\\[|\\\]|(?<!\\)\$"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle)(?![A-Za-z])|\\!|\{\}(?=.)"), ""),
+    (re.compile(r"(?<=[\d\s{])[aA]\.?[mM]\b\.?"), "am"),
+    (re.compile(r"(?<=[\d\s{])[pP]\.?[mM]\b\.?"), "pm"),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
+    (re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=[\s({{\d]|[a-z](?![a-z]))"), r"\\\1"),
     (re.compile(r"<=|=<"), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),

@@ -19,7 +19,8 @@ _FACTORS = re.compile(
 _SYMBOL = re.compile(rf"(?<=[0-9A-Za-z}})]){_SPACES}{_WRAPPED}(pi|(?![CFJKLNVWghms])[A-Za-z]){_SPACES}\}}")
 """A letter that is no unit, as the i of 2i."""
 UNIT = re.compile(
-    r"(?<=[\d})])\s*\\text\s*\{\s*(?![AaPp]\.?[Mm]\b)(?P<words>[A-Za-z][A-Za-z./ ]*)(?:\^\{?(?P<inside>[23])\}?)?\s*\}"
+    r"(?:(?<=[\d})])|(?<=\\pi)|(?<=\\pi ))"
+    r"\s*\\text\s*\{\s*(?![AaPp]\.?[Mm]\b)(?P<words>[A-Za-z][A-Za-z./ ]*)(?:\^\{?(?P<inside>[23])\}?)?\s*\}"
     r"(?:\s*\^\s*\{?(?P<behind>[23])\}?)?\s*$"
 )
 _SAYS_NOTHING = {"unit", "degree"}
@@ -29,7 +30,10 @@ _SAME = (
     ("g", "gram"), ("kg", "kilogram", "kgs"), ("lb", "pound", "lbs"), ("oz", "ounce"), ("L", "l", "liter", "litre"),
     ("mL", "ml", "milliliter", "millilitre"), ("s", "sec", "second"), ("min", "minute"), ("h", "hr", "hour", "hrs"),
     ("mi/h", "mph"), ("km/h", "kph", "kmh"), ("C", "celsius"), ("F", "fahrenheit"), ("K", "kelvin"),
-    ("dollar",), ("cent",),
+    ("dollar",), ("cent",), ("euro",), ("day",), ("week",), ("month",), ("year", "yr"), ("mg", "milligram"),
+    ("ton", "tonne"), ("gal", "gallon"), ("quart",), ("pint",), ("cup",), ("acre",), ("hectare",), ("N", "newton"),
+    ("J", "joule"), ("W", "watt"), ("V", "volt"), ("Pa", "pascal"), ("Hz", "hertz"), ("eV",), ("mol", "mole"),
+    ("rad", "radian"),
 )  # fmt: skip
 SYMBOLS = {word: words[0] for words in _SAME for word in words}
 _POWER_WORDS = (

@@ -98,6 +98,8 @@ def confine_program(confinement: Confinement, scratch: str, limits: Limits, *, a
     """The last layers, in the program's own process, right before its first line runs."""
     apply_limits(limits)
     os.chdir(scratch)
+    if confinement.namespaces == "none":
+        kernel.show_to_parent()  # which counts the files that it holds
     if confinement.landlock:
         landlock.restrict_files(readable_paths(), scratch, DEVICES)
     seccomp.restrict_system_calls(allow_threads=allow_threads)

@@ -26,7 +26,7 @@ from trd_engine.tasks.sandbox.confinement import (
     counts_threads,
     enter_confinement,
 )
-from trd_engine.tasks.sandbox.drain import Drained, Pipe, drain
+from trd_engine.tasks.sandbox.drain import Drained, Pipe, WatchedScratch, drain
 from trd_engine.tasks.sandbox.limits import Limits, empty_scratch
 from trd_engine.tasks.sandbox.prelude import load_prelude
 
@@ -86,7 +86,7 @@ def _run(jail: _Jail, case: Mapping[str, Any], max_output_bytes: int) -> dict[st
         os.write(key_writer, key)
     started = time.monotonic()
     deadline = min(started + jail.limits.wall_seconds, jail.deadline)
-    watched = None if jail.confinement.namespaces != "none" else Path(jail.scratch)
+    watched = None if jail.confinement.namespaces != "none" else WatchedScratch(Path(jail.scratch), child)
     drained = drain([output, error, result], deadline, watched, jail.limits.scratch_bytes)
     if drained is Drained.ENDED and not _ends_by(child, deadline):
         drained = Drained.TIME_OUT  # it closed its pipes and lives on

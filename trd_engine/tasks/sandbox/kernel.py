@@ -86,6 +86,11 @@ def hide_from_tracers() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def show_to_parent() -> None:
+    """Take `hide_from_tracers` back, for /proc."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
 def drop_capabilities() -> None:
     """Give up every capability, for good."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)

@@ -172,18 +172,29 @@ def _load(name: str) -> _Verifier:
 
 
 def _load_math() -> _Verifier:
-    from math_verify import parse, verify  # type: ignore[import-untyped]
+    from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
+    from math_verify import (  # type: ignore[import-untyped]
+        ExprExtractionConfig,
+        LatexExtractionConfig,
+        parse,
+        verify,
+    )
+
+    # Its table of units takes letters off a product: 3t would be 3.
+    spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+    forms = [LatexExtractionConfig(normalization_config=spelling), ExprExtractionConfig()]
 
     def compare(prepared: None, request: dict[str, Any]) -> bool:
         """Return whether two texts are equal; of a single one, whether it can be read."""
         # No time limits of its own: they need the main thread's signals, and the parent has a harder one.
         read = [
-            list(map(_with_imaginary_unit, parse(f"\\boxed{{{text}}}", parsing_timeout=None)))
+            list(map(_with_imaginary_unit, parse(f"\\boxed{{{text}}}", forms, parsing_timeout=None)))
             for text in request.values()
         ]
         if len(read) == 1:
             return any(not isinstance(found, str) for found in read[0])
-        return bool(verify(*read, timeout_seconds=None))
+        is_equal = bool(verify(*read, timeout_seconds=None, allow_set_relation_comp=True))
+        return is_equal and not _differ_in_scale(read[0][0], read[1][0])
 
     for reference, answer in _WARMING_PAIRS:
         compare(None, {"reference": reference, "answer": answer})
@@ -198,6 +209,17 @@ def _with_imaginary_unit(parsed: Any) -> Any:
     return parsed.subs(dict.fromkeys(symbols, sympy.I)) if symbols else parsed
 
 
+def _differ_in_scale(gold: Any, answer: Any) -> bool:
+    """Return whether two tiny numbers differ, which math-verify compares to so many decimals that both are zero."""
+    try:
+        sizes = [abs(complex(parsed.evalf(20))) for parsed in (gold, answer)]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return 0 < max(sizes) < _TINY and abs(sizes[0] - sizes[1]) > _SAME_SCALE * max(sizes)
+
+
+_TINY = 1e-6
+_SAME_SCALE = 1e-4
 _WARMING_PAIRS = (
     (r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("(x+1)^2", "x^2+2x+1"), (r"\{1,2\}", r"\{2,1\}"),
     (r"[0,1)\cup(2,\infty)", r"[0,1)"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),

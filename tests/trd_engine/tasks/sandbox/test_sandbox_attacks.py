@@ -21,7 +21,7 @@ import pytest
 
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.sandbox.confinement import Confinement, candidates
-from trd_engine.tasks.sandbox.drain import _num_bytes
+from trd_engine.tasks.sandbox.drain import WatchedScratch, scratch_bytes
 from trd_engine.tasks.sandbox.limits import MIB, Limits, empty_scratch
 from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_program, whole_replies
 
@@ -453,6 +453,24 @@ def test_folders_deeper_than_a_recursion_goes_are_counted(tmp_path: Path, monkey
     Path("file").write_bytes(b"x" * 1000)
     monkeypatch.chdir(tmp_path)
     try:
-        assert _num_bytes(tmp_path) == 1000
+        assert scratch_bytes(WatchedScratch(tmp_path, os.getpid())) >= 1501 * 4096
     finally:  # pytest's own clean-up does not go so deep
         empty_scratch(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "for n in range(10**6): open(f'f{n}', 'w').close()",
+        "import os\nfor n in range(10**6): os.mkdir(f'd{n}')",
+        "import os\nheld = []\nfor n in range(40):\n f = open('f', 'wb'); os.unlink('f'); f.write(bytes(2**20))"
+        "\n f.flush(); held.append(f)\nimport time; time.sleep(3)",
+        "import mmap, os\nheld = []\nfor n in range(40):\n f = open('f', 'w+b'); os.unlink('f'); f.write(bytes(2**20))"
+        "\n f.flush(); held.append(mmap.mmap(f.fileno(), 2**20)); f.close()\nimport time; time.sleep(3)",
+    ],
+)
+def test_a_scratch_folder_that_no_file_system_bounds_is_counted_whole(program: str) -> None:
+    """Empty files and folders, and files that are unlinked but open or mapped."""
+    limits = Limits(scratch_bytes=16 * MIB, wall_seconds=6.0)
+    result = run(program, Confinement("none", landlock=True), limits)
+    assert result.status == "too much in the scratch folder"
