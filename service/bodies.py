@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +20,7 @@ from contract.spec_problems import MAX_PROBLEMS, FieldProblem, field_problems
 from service.auth import RequireScope
 from service.errors import InvalidRequestError, MediaTypeError
 from trd_data.plain_json import nests_deeper, text_fault, texts
+from trd_data.unique_json import loads_unique
 
 MAX_BODY_DEPTH = 32
 SMALL_BODY_BYTES = 2**14
@@ -88,7 +89,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if nests_deeper(content, MAX_BODY_DEPTH):
         raise InvalidRequestError(f"the body nests more than {MAX_BODY_DEPTH} levels deep", code="invalid_json")
     try:
-        document = json.loads(content.decode(), parse_constant=_refuse_constant)
+        document = loads_unique(content.decode())
     except ValueError as error:  # also if the body is not UTF-8
         raise InvalidRequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
@@ -99,10 +100,6 @@ def parse_object(content: bytes) -> dict[str, Any]:
             "the body holds \\u0000 or half a surrogate pair, which is not valid text; remove it", code="invalid_json"
         )
     return document
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:

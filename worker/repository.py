@@ -211,7 +211,7 @@ def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manife
         )
     )
     session.execute(insert(CheckpointFile), _file_rows(checkpoint_id, prefix, manifest))
-    message = f"Checkpoint of step {manifest.step} stored."
+    message = f"Checkpoint of step {manifest.step} stored" + ("." if manifest.step else ", to resume from; no result.")
     data = {"id": checkpoint_id, "step": manifest.step, "formats": manifest.formats, "num_bytes": manifest.num_bytes}
     append_events(session, lease.job_id, NewEvent("checkpoint", message, data))
     return [p for p in replaced if p != prefix]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,18 +12,38 @@ import yaml
 
 from client.cli.exit_codes import MisusedError
 from client.errors import TrdError
+from trd_data.unique_json import loads_unique
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of JSON: ``1e-3`` is a number, and ``on``, ``no`` and dates are strings."""
+    """YAML 1.2, without a key twice: ``1e-3`` is a number, ``010`` is 10, and ``on``, ``no`` and dates are strings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Refuse a key that the mapping has already: its first value would be lost without a word."""
+        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in mapping.value:
+            name = (key.tag, str(key.value))
+            if name in lines:
+                problem = f"key {key.value!r} is there already, in line {lines[name]}; keep one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return mapping
 
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _RESOLVERS = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("tag:yaml.org,2002:null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("tag:yaml.org,2002:merge", r"<<", "<"),
     ("tag:yaml.org,2002:float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
 )
 for _tag, _pattern, _first in _RESOLVERS:
@@ -45,7 +64,7 @@ def read_spec(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise TrdError(f"{name} cannot be read: {reason}") from error
     try:
-        document = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
+        document = loads_unique(text) if path.suffix == ".json" else parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""

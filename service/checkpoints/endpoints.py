@@ -39,7 +39,8 @@ _TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": 
 @router.get("", summary="A job's checkpoints by step")
 @raises(NotFoundError)
 def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[CheckpointView]:
-    """Complete ones only: each was verified against its manifest."""
+    """Complete ones only: each was verified against its manifest. One of step 0, which a job may keep to resume from,
+    is no result and is not listed."""
     rows = context.checkpoints.all_of(caller.owner, job_id)
     return Page(data=[CheckpointView.of(row) for row in rows], has_more=False)
 

@@ -1,10 +1,14 @@
-"""Queries on ``checkpoints`` and ``checkpoint_files``."""
+"""Queries on ``checkpoints`` and ``checkpoint_files``.
+
+The checkpoint of step 0 is no result: it holds the untrained student and the first round's trajectories, and is kept
+for resuming alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from contract.tables import Checkpoint, CheckpointFile
@@ -12,18 +16,21 @@ from contract.tables import Checkpoint, CheckpointFile
 
 def all_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
     """A job's checkpoints by step; a run keeps a handful."""
-    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)).all()
+    return session.scalars(select(Checkpoint).where(*_results(job_id)).order_by(Checkpoint.step)).all()
 
 
 def newest(session: Session, job_id: str) -> Checkpoint | None:
-    """Return the checkpoint that a resumed run continues from."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
-    return session.scalar(query.order_by(Checkpoint.step.desc()).limit(1))
+    """Return the newest checkpoint, from which a resumed run continues."""
+    return session.scalar(select(Checkpoint).where(*_results(job_id)).order_by(Checkpoint.step.desc()).limit(1))
 
 
 def find(session: Session, job_id: str, step: int) -> Checkpoint | None:
     """The checkpoint of a step."""
-    return session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == step))
+    return session.scalar(select(Checkpoint).where(*_results(job_id), Checkpoint.step == step))
+
+
+def _results(job_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (Checkpoint.job_id == job_id, Checkpoint.step > 0)
 
 
 def files(session: Session, checkpoint_id: str) -> Sequence[CheckpointFile]:

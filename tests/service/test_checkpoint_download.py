@@ -50,6 +50,23 @@ def test_checkpoints_and_their_manifest(client: TestClient, job_id: str) -> None
         assert (response.status_code, response.json()["error"]["code"]) == (404, "checkpoint_not_found")
 
 
+def test_what_is_kept_for_resuming_alone_is_no_result(client: TestClient, tmp_path: Path) -> None:
+    job = submit(client)
+    add_checkpoint(client, tmp_path / "storage", job, 0, FILES)
+    set_job(client, job, status="paused")
+    assert client.get(f"/jobs/{job}/checkpoints").json()["data"] == []
+    assert client.get(f"/v1/fine_tuning/jobs/{job}/checkpoints").json()["data"] == []
+    for step in ("latest", "0", "00"):
+        error = client.get(f"/jobs/{job}/checkpoints/{step}").json()["error"]
+        assert error["message"] == f"{job} has no checkpoint {step}; there are: none"
+        assert client.get(f"/jobs/{job}/checkpoints/{step}/archive").status_code == 404
+        assert client.delete(f"/jobs/{job}/checkpoints/{step}").status_code == 404
+    add_checkpoint(client, tmp_path / "storage", job, 4, FILES)
+    assert [row["step"] for row in client.get(f"/jobs/{job}/checkpoints").json()["data"]] == [4]
+    assert [row["step_number"] for row in client.get(f"/v1/fine_tuning/jobs/{job}/checkpoints").json()["data"]] == [4]
+    assert client.get(f"/jobs/{job}/checkpoints/latest").json()["step"] == 4
+
+
 def test_a_file_comes_with_its_digest(client: TestClient, job_id: str) -> None:
     url = f"/jobs/{job_id}/checkpoints/8/files/model/model.safetensors"
     response = client.get(url)

@@ -99,3 +99,12 @@ def test_notices_of_a_dataset_hold_for_its_tasks() -> None:
     ]
     same = data_notices(spec(task="choice", evaluation={"dataset": "ds_1"}), sizes)
     assert len(same) == 1, "one file has its notices once"
+
+
+def test_a_field_that_is_given_twice_is_refused(client: TestClient) -> None:
+    body = b'{"mode": "trd", "optim": {"epochs": 2},\n "optim": {"batch_size": 4}}'
+    for path in ("/jobs", "/jobs?dry_run=true", f"/jobs/{submit(client)}/clone", "/v1/fine_tuning/jobs"):
+        error = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert error.status_code == (400 if path.startswith("/v1") else 422)
+        message = error.json()["error"]["message"]
+        assert "key 'optim' in line 2 is there already, in line 1; keep one" in message

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from tests.trd_engine.tiny_runs import spec
 from trd_engine import config as parts
-from trd_engine.config import RunConfig, parse_config
+from trd_engine.config import RunConfig, load_config, parse_config
 from trd_engine.runtime.errors import SpecError
 
 
@@ -62,3 +62,10 @@ def test_a_refined_text_is_scored_in_its_own_context_by_default(changes: dict[st
 def test_a_template_without_its_problem_is_refused(prompts: dict[str, str], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         config(prompts=prompts)
+
+
+def test_a_field_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text('{"mode": "opsd",\n "seed": 1,\n "seed": 2}', encoding="utf-8")
+    with pytest.raises(SpecError, match="key 'seed' in line 3 is there already, in line 2; keep one"):
+        load_config(path)

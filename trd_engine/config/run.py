@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from trd_data.unique_json import loads_unique
 from trd_engine.config.parts import (
     CheckpointsConfig,
     DataSource,
@@ -218,7 +218,7 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
 def load_config(path: Path) -> RunConfig:
     """Read and validate the spec in a JSON file. Raises `SpecError`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = loads_unique(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(document, dict):

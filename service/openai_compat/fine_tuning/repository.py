@@ -28,8 +28,9 @@ def events_before(session: Session, job_id: str, before: int | None, limit: int)
 
 
 def checkpoints_before(session: Session, job_id: str, before: str | None, limit: int) -> Sequence[Checkpoint]:
-    """Checkpoints, newest first, from the one below the id `before` on, one more than `limit`."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
+    """Checkpoints, newest first, from the one below the id `before` on, one more than `limit`; that of step 0 is no
+    result."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step > 0)
     if before is not None:
         query = query.where(Checkpoint.id < before)
     return session.scalars(query.order_by(Checkpoint.id.desc()).limit(limit + 1)).all()

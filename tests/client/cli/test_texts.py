@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,9 @@ from rich.control import strip_control_codes
 
 from client.cli.chart import sparkline
 from client.cli.compare import spec_differences
+from client.cli.exit_codes import MisusedError
 from client.cli.output import duration, number, size
-from client.cli.spec_file import flattened, merged, parse_overrides, parse_yaml
+from client.cli.spec_file import flattened, merged, parse_overrides, parse_yaml, read_spec
 from client.cli.trajectories import side_by_side
 from client.errors import TrdError
 
@@ -31,7 +34,25 @@ from client.errors import TrdError
         ("", None),
         ("2026-11-24", "2026-11-24"),
         ("1_000", "1_000"),
-        ("0x1f", "0x1f"),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("08", 8),
+        ("010", 10),
+        ("-010", -10),
+        ("+7", 7),
+        ("0b1", "0b1"),
+        ("1:30", "1:30"),
+        ("190:20:30", "190:20:30"),
+        ("12e03", 12000.0),
+        ("1e3", 1000.0),
+        ("1.", 1.0),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("N", "N"),
+        ("y", "y"),
+        ("2001-12-14t21:59:43.10-05:00", "2001-12-14t21:59:43.10-05:00"),
+        ("=", "="),
+        (".inf", ".inf"),
         ("e3", "e3"),
         ("{a: [1, x]}", {"a": [1, "x"]}),
         ('"1e-3"', "1e-3"),
@@ -41,6 +62,42 @@ def test_yaml_means_what_json_users_expect(text: str, value: object) -> None:
     parsed = parse_yaml(text)
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+DUPLICATES = {
+    "at the top": ("seed: 1\nmode: trd\nseed: 2\n", "seed", 3, 1),
+    "a block": ("optim:\n  epochs: 1\nmode: trd\noptim:\n  batch_size: 2\n", "optim", 4, 1),
+    "within a block": ("optim:\n  epochs: 1\n  epochs: 1\n", "epochs", 3, 2),
+    "in braces": ("lora: {rank: 1, alpha: 2, rank: 3}\n", "rank", 1, 1),
+    "in a list": ("tags:\n- {a: 1,\n   a: 2}\n", "a", 3, 2),
+    "quoted and plain": ("seed: 1\n'seed': 2\n", "seed", 2, 1),
+    "null and a value": ("teacher: null\nteacher: x\n", "teacher", 2, 1),
+    "three times": ("a: 1\na: 1\na: 1\n", "a", 2, 1),
+    "of an anchor": ("a: &x {b: 1, b: 2}\nc: *x\n", "b", 1, 1),
+    "deep": ("a:\n  b:\n    c:\n      d: 1\n      d: 1\n", "d", 5, 4),
+}
+
+
+@pytest.mark.parametrize(("text", "key", "line", "before"), DUPLICATES.values(), ids=DUPLICATES)
+def test_a_key_that_is_there_twice_is_an_error(text: str, key: str, line: int, before: int, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TrdError, match=rf"line {line}, column \d+: key '{key}' is there already, in line {before}"):
+        read_spec(path)
+
+
+def test_merge_keys_may_be_overridden() -> None:
+    assert parse_yaml("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3\n")["d"] == {"b": 3, "c": 2}
+    assert parse_yaml("a: &x {b: 1}\ne: &y {b: 2}\nd: {<<: [*x, *y], f: 1}")["d"] == {"b": 1, "f": 1}
+
+
+def test_a_key_that_is_there_twice_in_json_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text('{"mode": "trd",\n "optim": {"epochs": 1},\n "optim": {}}', encoding="utf-8")
+    with pytest.raises(TrdError, match=r"job.json: key 'optim' in line 3 is there already, in line 2; keep one"):
+        read_spec(path)
+    with pytest.raises(MisusedError, match="key 'a' is there already"):
+        parse_overrides(["optim={a: 1, a: 2}"])
 
 
 def test_no_yaml_makes_an_object() -> None:

@@ -1,0 +1,55 @@
+"""JSON in which no object has a key twice: of two values one would be lost without a word."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+
+class DuplicateKeyError(ValueError):
+    """An object has a key twice."""
+
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]')
+
+
+def loads_unique(text: str) -> Any:
+    """Return the value of a JSON text; raise ValueError, also for NaN and infinity, and `DuplicateKeyError` with the
+    key and its lines."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except DuplicateKeyError:
+        raise _located(text) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise DuplicateKeyError
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _located(text: str) -> DuplicateKeyError:
+    """Find the first key of `text`, which is JSON up to there, that its object has already."""
+    open_objects: list[dict[str, int]] = []
+    string, at = "", 0
+    for token in _TOKENS.finditer(text):
+        found = token.group()
+        if found in "{[":
+            open_objects.append({})
+        elif found in "}]":
+            open_objects.pop()
+        elif found == ":":
+            key, line = json.loads(string), text.count("\n", 0, at) + 1
+            if key in open_objects[-1]:
+                before = open_objects[-1][key]
+                return DuplicateKeyError(f"key {key!r} in line {line} is there already, in line {before}; keep one")
+            open_objects[-1][key] = line
+        elif found != ",":
+            string, at = found, token.start()
+    raise AssertionError("the parser found a key twice")
