@@ -52,6 +52,8 @@ class ModelFacts:
     """Equal for two folders whose tokenizers agree token for token."""
     vocabulary: dict[str, int]
     """Token to id, added tokens included."""
+    special_tokens: frozenset[str]
+    """Added tokens that stand for no text."""
 
 
 def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
@@ -131,12 +133,14 @@ def read_facts(folder: Path) -> ModelFacts:
     context = config.get("max_position_embeddings")
     try:
         vocabulary, fingerprint = _vocabulary(tokenizer), _tokenizer_fingerprint(tokenizer)
+        special = frozenset(entry["content"] for entry in tokenizer.get("added_tokens", []) if entry.get("special"))
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ModelRefusedError(f"tokenizer.json does not describe a tokenizer: {error!r:.200}") from error
     return ModelFacts(
         context_tokens=context if type(context) is int and 0 < context < 2**63 else None,
         tokenizer_fingerprint=fingerprint,
         vocabulary=vocabulary,
+        special_tokens=special,
     )
 
 

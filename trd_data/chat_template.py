@@ -19,6 +19,9 @@ from tokenizers import AddedToken, Tokenizer
 from trd_data.errors import PromptError
 from trd_data.template_sandbox import BoundedEnvironment, bounded_work
 
+MAX_JSON_BYTES = 2**26
+"""Of a JSON file beside tokenizer.json."""
+
 
 class ChatTemplate:
     """A model's chat template."""
@@ -67,10 +70,10 @@ class FolderTokenizer:
         """Raises `PromptError` if the folder has no tokenizer that can be read."""
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = _read_object(folder / "tokenizer_config.json")
+            config = read_json_object(folder / "tokenizer_config.json")
             added = _TokenSettings.read(folder, config)
             self.special_tokens_map = {name: _token_text(token) for name, token in added.named.items()}
-            self.chat_template = _chat_template(folder, config)
+            self.chat_template = folder_chat_template(folder, config)
             known = list(self._tokenizer.get_added_tokens_decoder().values())
             self._tokenizer.add_tokens(added.to_add(known))
             self._tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
@@ -105,10 +108,10 @@ class _TokenSettings:
         extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
         by_id = config.get("added_tokens_decoder")
         if by_id is None:  # files of older versions, which the newer field replaces
-            older = _read_object(folder / "special_tokens_map.json")
+            older = read_json_object(folder / "special_tokens_map.json")
             named |= {name: value for name, value in older.items() if name.endswith("_token")}
             extra = extra or older.get("extra_special_tokens") or older.get("additional_special_tokens") or []
-            numbers = _read_object(folder / "added_tokens.json")
+            numbers = read_json_object(folder / "added_tokens.json")
             specials = {_token_text(token) for token in [*named.values(), *extra] if token is not None}
             by_id = {
                 number: {"content": text, "normalized": text not in specials, "special": text in specials}
@@ -137,21 +140,33 @@ def _as_added(token: str | AddedToken, *, is_special: bool) -> AddedToken:
     return token
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a file of a model's folder, empty if there is no such file; raises `PromptError`."""
     if not path.is_file():
         return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise PromptError(f"{path.name} has more than {MAX_JSON_BYTES} bytes")
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise PromptError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise PromptError(f"{path.name} is not a JSON object")
     return document
 
 
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> Any:
-    """Return the template as transformers finds it: a file comes before the configuration."""
+def folder_special_tokens(folder: Path) -> dict[str, str]:
+    """Return the special tokens that the files of a folder name, such as bos_token; raises `PromptError`."""
+    settings = _TokenSettings.read(folder, read_json_object(folder / "tokenizer_config.json"))
+    return {name: _token_text(token) for name, token in settings.named.items()}
+
+
+def folder_chat_template(folder: Path, config: Mapping[str, Any] | None = None) -> Any:
+    """Return the template as transformers finds it: a file comes before the tokenizer's configuration."""
     for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = (config or read_json_object(folder / "tokenizer_config.json")).get("chat_template")
     if isinstance(template, list):
         return {one.get("name"): one.get("template") for one in template}
     return template

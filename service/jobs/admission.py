@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -114,10 +114,12 @@ class Admissions:
         teacher = self._model("teacher", spec.teacher) if spec.teacher is not None else None
         if teacher is not None:
             _check_tokenizers(student, teacher)
+        notices = _stop_notices(student, teacher)
         # Workers know models by name; the spec may give a source instead.
         names = {"student": student.entry.name, "teacher": teacher.entry.name if teacher is not None else None}
         needed = contexts(spec, _context_tokens(student), _context_tokens(teacher))
-        return fit_budgets(spec.model_copy(update=names), needed)
+        fitted, lowered = fit_budgets(spec.model_copy(update=names), needed)
+        return fitted, [*notices, *lowered]
 
     def _model(self, field: str, name: str) -> ShelvedModel:
         model = self._models.find(name)
@@ -144,7 +146,7 @@ class Admissions:
             tokens -= 1  # a server that scores also writes one token
         needed = contexts(spec, _context_tokens(student), tokens)
         spec, lowered = fit_budgets(spec.model_copy(update={"student": student.entry.name}), needed)
-        return spec, [*notices, *lowered]
+        return spec, [*_stop_notices(student, None), *notices, *lowered]
 
     def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):
@@ -277,6 +279,15 @@ def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
         raise _refusal(
             "teacher", teacher.entry.name, reason, "name a teacher of the student's family", "tokenizer_mismatch"
         )
+
+
+def _stop_notices(student: ShelvedModel, teacher: ShelvedModel | None) -> list[NoticeView]:
+    """Return what the engine will report of the models' stop tokens; files on a hub are not known here."""
+    models = {student.entry.source: ("student", student)}
+    if teacher is not None:
+        models.setdefault(teacher.entry.source, ("teacher", teacher))
+    found = [model.stop_ids.notice(role) for role, model in models.values() if model.stop_ids is not None]
+    return [NoticeView(**asdict(notice)) for notice in found if notice is not None]
 
 
 def _refusal(field: str, value: object, reason: str, remedy: str, code: str | None = None) -> InvalidRequestError:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from contract.model_catalog import (
@@ -17,11 +18,16 @@ from contract.model_catalog import (
     read_facts,
     unpinned_warning,
 )
+from trd_data.errors import PromptError
+from trd_data.stop_ids import StopIds, find_stop_ids
 
 logger = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 2.0
-_FACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_FACT_FILES = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,16 @@ class ShelvedModel:
     entry: CatalogEntry
     facts: ModelFacts | None
     refusal: str | None
+
+    @cached_property
+    def stop_ids(self) -> StopIds | None:
+        """The tokens that end a completion; None if the folder's files do not say, or are not here."""
+        if self.facts is None:
+            return None
+        try:
+            return find_stop_ids(Path(self.entry.source), self.facts.vocabulary, self.facts.special_tokens)
+        except PromptError:
+            return None
 
 
 class ModelShelf:

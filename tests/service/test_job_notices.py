@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
@@ -9,9 +12,11 @@ from fastapi.testclient import TestClient
 from contract.tables import Dataset, Job
 from service.datasets.repository import Size
 from service.jobs.admission import data_notices
+from tests.service.conftest import MakeClient
 from tests.service.records import context_of, job_body, submit, upload
 from tests.service.test_budgets import spec
 
+TINY = Path(__file__).parents[2] / "testbed" / "models" / "tiny-student"
 FOUND: list[dict[str, Any]] = [
     {"code": "unread_columns", "message": "column input is not read", "remedy": "map it", "count": 6, "example": "1 2"},
     {"code": "unread_choices", "message": "choices", "remedy": "use task choice", "tasks": ["math", "exact"]},
@@ -108,3 +113,25 @@ def test_a_field_that_is_given_twice_is_refused(client: TestClient) -> None:
         assert error.status_code == (400 if path.startswith("/v1") else 422)
         message = error.json()["error"]["message"]
         assert "key 'optim' in line 2 is there already, in line 1; keep one" in message
+
+
+def test_stop_tokens_that_differ_are_noticed_before_the_job_is_queued(
+    make_client: MakeClient, sqlite_url: str, tmp_path: Path
+) -> None:
+    for name, eos in (("good", 1), ("odd", [1, 0])):
+        shutil.copytree(TINY, tmp_path / name)
+        (tmp_path / name / "generation_config.json").unlink()
+        config = json.loads((TINY / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "eos_token_id": eos}))
+    client = make_client(sqlite_url, models=f"{tmp_path}/*")
+    body = job_body(client, student="good", teacher="good")
+
+    def found(**changes: Any) -> list[str]:
+        notices = client.post("/jobs?dry_run=true", json={**body, **changes}).json()["notices"]
+        return [notice["message"].split("'s folder")[0] for notice in notices if notice["code"] == "stop_ids"]
+
+    assert found() == []
+    assert found(student="odd") == ["the files of the student"]
+    assert found(teacher="odd") == ["the files of the teacher"]
+    assert found(student="odd", teacher="odd") == ["the files of the student"]
+    assert found(mode="opsd", student="odd", teacher=None) == ["the files of the student"]

@@ -6,7 +6,6 @@ what `AutoModelForCausalLM` makes of its configuration.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import (
 
 from trd_data.errors import PromptError
 from trd_data.prompts import PromptBuilder
+from trd_data.stop_ids import StopIds, find_stop_ids
 from trd_data.templates import PromptTemplates, choose_templates
 from trd_engine.config import RunConfig
 from trd_engine.runtime.errors import ContextTooLongError, ModelNotFoundError, ModelRefusedError
@@ -112,15 +112,18 @@ def _refuse_remote_code(source: str) -> None:
         )
 
 
+def stop_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> StopIds:
+    """Return the tokens that end a completion of the model in `source`; raises `ModelRefusedError`."""
+    specials = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    try:
+        return find_stop_ids(Path(source), tokenizer.get_vocab(), specials.union(tokenizer.all_special_tokens))
+    except PromptError as error:
+        raise ModelRefusedError(f"model {source!r}: {error}") from error
+
+
 def end_of_turn_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return every token that ends a completion: the tokenizer's, and those of the model's generation settings."""
-    ids: list[int] = []
-    path = Path(source) / "generation_config.json"
-    if path.is_file():
-        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        ids += listed if isinstance(listed, list) else [listed]
-    ids.append(tokenizer.eos_token_id)
-    found = tuple(dict.fromkeys(i for i in ids if i is not None))
+    """Return every token that ends a completion, wherever the folder's files name it, see `find_stop_ids`."""
+    found = stop_ids(source, tokenizer).ids
     if not found:
         raise ModelRefusedError(
             f"model {source!r} has no end-of-turn token, so its completions would never end; set eos_token_id in its "

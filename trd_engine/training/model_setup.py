@@ -35,6 +35,7 @@ from trd_engine.models.loading import (
     make_prompt_builder,
     require_context,
     special_token_ids,
+    stop_ids,
 )
 from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.models.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
@@ -73,6 +74,15 @@ def load_tokenizers(config: RunConfig) -> Tokenizers:
             require_same_end_of_turn(end_of_turn_ids(config.student, student), teacher_ids, names)
     _require_contexts(config)
     return Tokenizers(student, teacher)
+
+
+def report_stop_ids(config: RunConfig, tokenizers: Tokenizers, reporter: Reporter) -> None:
+    """Report where the files of a model's folder do not agree on what ends a completion."""
+    sources = {config.student: ("student", tokenizers.student)}
+    sources.setdefault(config.teacher_folder, ("teacher", tokenizers.teacher))
+    for source, (role, tokenizer) in sources.items():
+        if notice := stop_ids(source, tokenizer).notice(role):
+            reporter.report(notice)
 
 
 def open_served_teacher(

@@ -41,6 +41,7 @@ from trd_engine.training.model_setup import (
     make_samplers,
     open_served_teacher,
     report_packing,
+    report_stop_ids,
 )
 from trd_engine.training.optim import make_optimizer
 from trd_engine.training.plan import plan_run
@@ -65,6 +66,7 @@ def open_session(
         verify_manifest(resume_from)
     task = task or load_task(config.task)
     tokenizers = load_tokenizers(config)
+    report_stop_ids(config, tokenizers, reporter)
     served = open_served_teacher(config, tokenizers.student, resume_from, reporter)
     if served is not None:
         config = config.model_copy(update={"loss": served.loss})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.trd_engine.tiny_runs import events, spec, write_data
+from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
 from trd_engine import cli
 from trd_engine.config import parse_config
 from trd_engine.runtime.errors import StrictNoticesError
@@ -52,3 +54,17 @@ def test_a_warning_of_the_set_up_ends_a_strict_run_before_anything_is_sampled(
     assert "! setting_ignored: sampling.gpu_memory_utilization is ignored" in shown
     assert "what to do: leave it out" in shown
     assert "strict_notices: strict = true: setting_ignored" in shown
+
+
+def test_stop_tokens_that_differ_are_a_notice(tmp_path: Path) -> None:
+    data = write_data(tmp_path, train=8, heldout=2)
+    student = tmp_path / "student"
+    shutil.copytree(MODELS / "tiny-student", student)
+    (student / "generation_config.json").unlink()
+    config = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    (student / "config.json").write_text(json.dumps({**config, "eos_token_id": [1, 0]}), encoding="utf-8")
+    changes = {"mode": "opsd", "teacher": None, "loss": {}, "student": str(student), "strict": True}
+    with pytest.raises(StrictNoticesError, match="stop_ids: the files of the student's folder name different tokens"):
+        distil(parse_config(spec(data, **changes)), tmp_path / "out")
+    (notice,) = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
+    assert (notice["code"], notice["count"], notice["example"]) == ("stop_ids", 1, "0 '<pad>', of config.json")
