@@ -19,7 +19,8 @@ class LoraSpec(StrictModel):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the adapter's input during training."""
     target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1, max_length=100)] = "auto"
-    """Names of the linear layers; auto means q, k, v, o, gate, up and down."""
+    """Names of the linear layers; auto means all in the blocks (in most families q, k, v, o, gate, up and down), but
+    those that choose experts."""
 
 
 class OptimSpec(StrictModel):

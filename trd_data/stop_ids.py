@@ -67,7 +67,7 @@ def find_stop_ids(folder: Path, vocabulary: Mapping[str, int], special_tokens: C
     """
     config = read_json_object(folder / "config.json")
     inner = config.get("text_config")
-    eos = folder_special_tokens(folder).get("eos_token")
+    eos = folder_special_tokens(folder).get("eos_token", "")
     by_place = {
         GENERATION_FILE: _listed(read_json_object(folder / GENERATION_FILE)),
         _TOKENIZER: (vocabulary[eos],) if eos in vocabulary else (),

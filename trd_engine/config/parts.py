@@ -232,7 +232,8 @@ class LoraConfig(StrictConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input during training."""
     target_modules: Literal["auto"] | list[str] = "auto"
-    """Names of the linear layers with an adapter; auto: q, k, v, o, gate, up and down, as in the paper."""
+    """Names of the linear layers with an adapter; auto: all in the blocks (in most
+    families q, k, v, o, gate, up and down, as in the paper), but those that choose experts."""
 
 
 class TeacherUpdateConfig(StrictConfig):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -12,6 +14,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from trd_engine.config import LoraConfig
 from trd_engine.models.loading import causal_lm_of
@@ -23,7 +26,25 @@ TEACHER_ADAPTER = "teacher"
 """A second adapter on the same base: the teacher's, if it is not frozen at step 0."""
 
 AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers that the paper adapts, by their names in most model families."""
+"""The linear layers that the paper adapts: all in the blocks of its models. `auto` does the same in other families."""
+_IN_A_BLOCK = re.compile(r"\.\d+\.")
+"""Blocks are numbered, whatever they are called: ``model.layers.0.``, ``transformer.h.0.``."""
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
+"""Layers that choose experts: small, and an adapter on them would change which experts learn."""
+_READ_DIRECTLY = {"out_proj", "x_proj", "dt_proj"}
+"""Layers of a state-space mixer whose weights its kernels read past an adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterCoverage:
+    """Which weights of a model's blocks have an adapter."""
+
+    layers: tuple[str, ...]
+    """Names of the adapted layers."""
+    left_out: tuple[str, ...]
+    """Names of the matrices without one, the largest first."""
+    share: float
+    """Of the weights in matrices."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
@@ -33,14 +54,16 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
     """
     # Not the head: the loss reads its weight alone, and an adapter on it would never be trained.
     head = model.get_output_embeddings()
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
+    modules = dict(model.named_modules())
+    layers = {n: m for n, m in modules.items() if isinstance(m, nn.Linear | Conv1D) and m is not head}
     linear_names = {name.rsplit(".", 1)[-1] for name in layers}
-    wanted = list(AUTO_TARGETS) if config.target_modules == "auto" else config.target_modules
-    targets = [name for name in wanted if name in linear_names]
-    missing = [] if config.target_modules == "auto" and targets else [n for n in wanted if n not in linear_names]
+    is_auto = config.target_modules == "auto"
+    targets = _block_layers(layers, modules) if is_auto else list(config.target_modules)
+    missing = [name for name in targets if name not in linear_names]
     if missing or not targets:
         raise SpecError(
-            f"lora.target_modules = {missing}: the student has no such linear layer; it has {sorted(linear_names)}"
+            f"lora.target_modules = {missing or config.target_modules}: the student has no such linear layer; it has "
+            f"{sorted(linear_names)}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -51,10 +74,37 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
                 lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
                 lora_dropout=config.dropout,
                 target_modules=targets,
+                fan_in_fan_out=any(isinstance(layers[n], Conv1D) for n in layers if n.rsplit(".", 1)[-1] in targets),
                 task_type="CAUSAL_LM",
             ),
             autocast_adapter_dtype=True,
         )
+
+
+def _block_layers(layers: Mapping[str, nn.Module], modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the names of the linear layers in the model's blocks, fused ones included."""
+    names = set()
+    for path in filter(_IN_A_BLOCK.search, layers):
+        parent, _, name = path.rpartition(".")
+        is_read_directly = name in _READ_DIRECTLY and hasattr(modules[parent], "conv1d")
+        if name not in _ROUTERS and not is_read_directly:
+            names.add(name)
+    return sorted(names)
+
+
+def adapter_coverage(model: PeftModel) -> AdapterCoverage:
+    """Return what the student's adapter covers of the matrices in the model's blocks."""
+    with_adapter: Counter[str] = Counter()
+    without: Counter[str] = Counter()
+    for path, parameter in causal_lm_of(model).named_parameters():
+        if parameter.ndim < 2 or ".lora_" in path or not _IN_A_BLOCK.search(path):
+            continue
+        layer = path.removesuffix(".weight").removesuffix(".base_layer")
+        found = with_adapter if ".base_layer." in path else without
+        found[layer.rsplit(".", 1)[-1]] += parameter.numel()
+    total = with_adapter.total() + without.total()
+    left_out = tuple(name for name, _ in without.most_common())
+    return AdapterCoverage(tuple(sorted(with_adapter)), left_out, with_adapter.total() / max(total, 1))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ from trd_engine.models.loading import (
     special_token_ids,
     stop_ids,
 )
-from trd_engine.models.lora import TEACHER_ADAPTER, add_adapter, add_teacher_adapter
+from trd_engine.models.lora import TEACHER_ADAPTER, adapter_coverage, add_adapter, add_teacher_adapter
 from trd_engine.models.tokenizer_agreement import require_same_end_of_turn, require_same_tokenizer
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ModelRefusedError
@@ -52,6 +52,9 @@ from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.served import ServedTeacher, endpoint_of
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
+
+MIN_ADAPTED_SHARE = 0.5
+"""Share of a student's weights below which LoRA is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,30 @@ def report_packing(models: ModelPair, reporter: Reporter) -> None:
     for role, model in roles.items():
         if notice := packing_notice(role, model):
             reporter.notice("info", "packing_fallback", notice)
+
+
+def report_adapter(models: ModelPair, config: RunConfig, reporter: Reporter) -> None:
+    """Report which layers of the student are adapted, as a warning if they hold less than half of its weights."""
+    if config.lora is None or not isinstance(models.student, PeftModel):
+        return
+    found = adapter_coverage(models.student)
+    layers = (
+        f"LoRA adapts {found.share:.0%} of the weights in the student's blocks, the layers {', '.join(found.layers)}"
+    )
+    if found.share >= MIN_ADAPTED_SHARE:
+        reporter.notice("info", "lora_layers", layers)
+        return
+    is_auto = config.lora.target_modules == "auto"
+    reporter.notice(
+        "warn",
+        "lora_coverage",
+        f"{layers}; without an adapter are {', '.join(found.left_out)}",
+        remedy="train all weights (lora: null), or choose a model whose experts are linear layers"
+        if is_auto
+        else "set lora.target_modules to auto to adapt all linear layers, or keep it if this is what you want",
+        count=len(found.left_out),
+        example=found.left_out[0],
+    )
 
 
 def _require_contexts(config: RunConfig) -> None:

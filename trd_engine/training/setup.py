@@ -40,6 +40,7 @@ from trd_engine.training.model_setup import (
     make_prompt_builders,
     make_samplers,
     open_served_teacher,
+    report_adapter,
     report_packing,
     report_stop_ids,
 )
@@ -73,6 +74,7 @@ def open_session(
     models = load_models(config, tokenizers.student, served, resume_from, reporter.world)
     keep_freed_memory(models.device)
     report_packing(models, reporter)
+    report_adapter(models, config, reporter)
     prompts, teacher_prompts = make_prompt_builders(config, tokenizers, task)
     sets = _load_problems(config, prompts, teacher_prompts.builder, reporter, problems)
     plan = plan_run(sets.train, config)

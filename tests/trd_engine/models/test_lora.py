@@ -1,0 +1,115 @@
+"""LoRA adapts all linear layers of a model's blocks, whatever they are called, and says what it leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tests.trd_engine.tiny_runs import events
+from trd_engine.config import LoraConfig, parse_config
+from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, merged_state_dict
+from trd_engine.runtime.events import Reporter
+from trd_engine.training.model_setup import report_adapter
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OLDER = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
+FUSED = ("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value")
+LAYERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "llama": (SIZES, AUTO_TARGETS),
+    "phi3": (SIZES, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+    "glm": ({**SIZES, "head_dim": 8}, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")),
+    "gpt2": (OLDER, ("c_attn", "c_fc", "c_proj")),
+    "gpt_neox": (SIZES, FUSED),
+    "bloom": ({**OLDER, "hidden_size": 32}, FUSED),
+    "mpt": (
+        {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 64},
+        ("Wqkv", "out_proj", "up_proj", "down_proj"),
+    ),
+    "opt": (
+        {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 16},
+        ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    ),
+    "codegen": ({**OLDER, "rotary_dim": 4}, ("qkv_proj", "out_proj", "fc_in", "fc_out")),
+    "phi": (SIZES, ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
+}
+
+
+def make(kind: str, sizes: dict[str, Any]) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    model.eval()
+    return model
+
+
+@pytest.mark.filterwarnings("error:fan_in_fan_out")
+@pytest.mark.parametrize(("kind", "sizes", "names"), [(k, *given) for k, given in LAYERS.items()], ids=LAYERS)
+def test_all_layers_of_the_blocks_are_adapted_trained_and_merged(
+    kind: str, sizes: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    model = add_adapter(make(kind, sizes), LoraConfig(rank=2, alpha=4), seed=0)
+    found = adapter_coverage(model)
+    assert (found.layers, found.left_out, found.share) == (tuple(sorted(names)), (), 1.0)
+    trained = {name: p for name, p in model.named_parameters() if "lora_B" in name}
+    for parameter in trained.values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    token_ids = torch.tensor([[3, 4, 5, 6]])
+    logits = model(token_ids).logits
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+    plain = make(kind, sizes)
+    plain.load_state_dict(merged_state_dict(model))
+    torch.testing.assert_close(plain(token_ids).logits, logits, atol=1e-5, rtol=1e-4)
+
+
+PARTS = {
+    "fused experts": ("mixtral", {**SIZES, "num_local_experts": 4}, "auto", ("gate_up_proj", "down_proj", "gate")),
+    "a few layers of choice": ("llama", SIZES, ["q_proj", "v_proj"], ("down_proj", "gate_proj", "up_proj", "o_proj")),
+}
+
+
+@pytest.mark.parametrize(("kind", "sizes", "targets", "left_out"), PARTS.values(), ids=PARTS)
+def test_a_notice_says_what_is_left_out(
+    kind: str, sizes: dict[str, Any], targets: Any, left_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = parse_config(
+        {"mode": "opsd", "student": "x", "dataset": {"path": "x"}, "lora": {"rank": 2, "target_modules": targets}}
+    )
+    assert config.lora is not None
+    student = add_adapter(make(kind, sizes), config.lora, seed=0)
+    with Reporter(tmp_path) as reporter:
+        report_adapter(cast(ModelPair, SimpleNamespace(student=student)), config, reporter)
+    (notice,) = events(tmp_path, "notice")
+    assert (notice["level"], notice["code"]) == ("warn", "lora_coverage")
+    assert set(left_out) <= set(notice["message"].partition("without an adapter are ")[2].split(", "))
+    assert notice["message"].startswith("LoRA adapts ")
+    assert notice["remedy"]
+
+
+def test_a_whole_adapter_is_information(tmp_path: Path) -> None:
+    config = parse_config({"mode": "opsd", "student": "x", "dataset": {"path": "x"}, "lora": {"rank": 2}})
+    assert config.lora is not None
+    student = add_adapter(make("phi3", SIZES), config.lora, seed=0)
+    with Reporter(tmp_path) as reporter:
+        report_adapter(cast(ModelPair, SimpleNamespace(student=student)), config, reporter)
+    (notice,) = events(tmp_path, "notice")
+    assert (notice["level"], notice["code"]) == ("info", "lora_layers")
+    assert (
+        "100% of the weights in the student's blocks, the layers down_proj, gate_up_proj, o_proj, qkv_proj"
+        in (notice["message"])
+    )
