@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,20 @@ def _open_engine(url: str, pool_size: int) -> Engine:
         return engine
     engine = create_engine(url, **options)
     if engine.url.database:
-        make_private_folder(Path(engine.url.database).parent)
+        _make_private_file(Path(engine.url.database))
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_private_file(path: Path) -> None:
+    """Make SQLite's file readable by its user alone, even in a folder that is not; its journal files get its mode."""
+    make_private_folder(path.parent)
+    if path.name == ":memory:" or path.name.startswith("file:"):
+        return
+    with suppress(PermissionError):  # another user's, who chose its mode
+        path.touch(mode=0o600)
+        path.chmod(0o600)
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:

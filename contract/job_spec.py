@@ -19,7 +19,7 @@ from contract.loss_spec import PRESET_LOSSES, LossSpec, Preset
 from contract.messages import queue_name
 from contract.optim_spec import LoraSpec, OptimSpec
 from contract.sampling_spec import SamplingSpec
-from contract.strict_model import ShownText, StrictModel, contradiction
+from contract.strict_model import WITHOUT_CONTROLS, StrictModel, contradiction
 from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherUpdateSpec
 
 
@@ -138,7 +138,7 @@ class CheckpointsSpec(StrictModel):
     """With LoRA: also write the merged model, beside the adapter."""
 
 
-Tag = Annotated[ShownText, Field(min_length=1, max_length=64)]
+Tag = Annotated[str, Field(min_length=1, max_length=64), WITHOUT_CONTROLS]
 
 
 class JobSpec(StrictModel):
@@ -197,11 +197,11 @@ class JobSpec(StrictModel):
     strict: bool = False
     """Refuse the job if there is any notice about its data, models or settings, and end the run if there is one by the
     end of the first round's rollouts; see docs/data.md for the notices."""
-    name: Annotated[ShownText, Field(min_length=1, max_length=200)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=200), WITHOUT_CONTROLS] | None = None
     """Display name; need not be unique."""
     tags: Annotated[list[Tag], Field(max_length=32)] = []  # noqa: RUF012 - pydantic copies it
     """Tags to filter jobs by."""
-    metadata: Annotated[dict[ShownText, str], Field(max_length=32)] = {}  # noqa: RUF012 - pydantic copies it
+    metadata: Annotated[dict[Annotated[str, WITHOUT_CONTROLS], str], Field(max_length=32)] = {}  # noqa: RUF012 - pydantic copies it
     """Free key-value pairs, stored and shown but not interpreted."""
 
     @model_validator(mode="after")

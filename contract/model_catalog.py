@@ -128,6 +128,8 @@ def read_facts(folder: Path) -> ModelFacts:
     for name in ("config.json", "tokenizer_config.json"):
         if os.path.lexists(folder / name) and "auto_map" in read_json_object(folder / name):
             raise ModelRefusedError(f"{name} asks for code of the model's own (auto_map), which is never run")
+    if (kernel := hub_kernel(config)) is not None:
+        raise ModelRefusedError(f"config.json names {kernel[:100]!r}, code from a hub, which is never run")
     if not any(folder.glob("*.safetensors")):
         raise ModelRefusedError("the folder holds no *.safetensors weights; other formats are not loaded")
     context = config.get("max_position_embeddings")
@@ -142,6 +144,21 @@ def read_facts(folder: Path) -> ModelFacts:
         vocabulary=vocabulary,
         special_tokens=special,
     )
+
+
+def hub_kernel(config: Any) -> str | None:
+    """Return the hub kernel that a model's configuration, or a part of it, names as its implementation of a layer."""
+    if not isinstance(config, dict):
+        return None
+    for key, value in config.items():
+        if str(key).endswith("_implementation"):
+            named = value.values() if isinstance(value, dict) else [value]
+            found = next((name for name in named if isinstance(name, str) and "/" in name), None)
+        else:
+            found = hub_kernel(value)
+        if found is not None:
+            return found
+    return None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+from contract.private_folder import make_private_folder
 from contract.storage_keys import checked_storage_url, parse_storage_url
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class Storage:
     @cached_property
     def _store(self) -> LocalStore | MemoryStore | S3Store:
         if self._folder is not None:
-            return LocalStore(self._folder, mkdir=True)
+            make_private_folder(self._folder)
+            return LocalStore(self._folder)
         if self._scheme == "memory":
             return _memory_store(self._place)
         bucket, _, prefix = self._place.partition("/")
@@ -239,7 +241,7 @@ def _as_os_error(key: str) -> Iterator[None]:
 
 def _replace_file(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file that has its name only once it is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with draft.open("wb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -22,8 +21,9 @@ def _without_controls(text: str) -> str:
     return text
 
 
-ShownText = Annotated[str, AfterValidator(_without_controls)]
-"""Text on one line that people see in terminals: without control characters, and without those that reverse it."""
+WITHOUT_CONTROLS = AfterValidator(_without_controls)
+"""Annotation of text on one line that people see in terminals: it has neither control characters nor those that reverse
+text. After its other constraints, which would otherwise have other messages."""
 
 
 class StrictModel(BaseModel):

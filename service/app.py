@@ -99,6 +99,9 @@ def _start(settings: Settings) -> ServiceContext:
         package.addHandler(handler)
         package.setLevel(logging.INFO)
         package.propagate = False
+    access = logging.getLogger("uvicorn.access")
+    if not access.filters:
+        access.addFilter(_without_query)
     make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
@@ -126,6 +129,13 @@ def _start(settings: Settings) -> ServiceContext:
         runs=RunService(database),
         checkpoints=CheckpointService(database),
     )
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Remove the query from a line of the server's own access log: some clients send their key there."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True
 
 
 def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:

@@ -138,7 +138,9 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID] = self.request_id
+            headers["x-content-type-options"] = "nosniff"  # what users stored is never a page or a script
         await self._send(message)
 
     async def give(self, response: JSONResponse, scope: Scope, receive: Receive) -> None:

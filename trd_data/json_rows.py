@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from trd_data.errors import FileTooLargeError
 from trd_data.formats import READ_FORMATS, Unpacked
 from trd_data.plain_json import WrittenFloat, nests_deeper
 from trd_data.shapes.fields import type_name
 
 _BOM = b"\xef\xbb\xbf"
+MAX_BLANK_LINES = 100_000
 _CHUNK_BYTES = 2**20
 # A string that is not closed extends to the end, and its group is empty.
 _TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*("?)|[\[{]|[\]}]', re.DOTALL)
@@ -25,6 +27,7 @@ JsonRow = dict[str, Any] | str
 
 def json_lines(stream: Unpacked, max_row_bytes: int, max_depth: int) -> Iterator[tuple[int, JsonRow]]:
     """Yield number and row of each line that is not blank."""
+    num_blank = 0
     for number, line in enumerate(_lines(stream, max_row_bytes), start=1):
         line = line.removeprefix(_BOM) if number == 1 else line
         if len(line) > max_row_bytes:
@@ -33,6 +36,10 @@ def json_lines(stream: Unpacked, max_row_bytes: int, max_depth: int) -> Iterator
             row = _parsed(line, max_depth, "of the line")
             # If even the first row is not one, the file may be of a format that is not read.
             yield number, f"{row}; {READ_FORMATS}" if number == 1 and isinstance(row, str) else row
+        else:
+            num_blank += 1
+            if num_blank > MAX_BLANK_LINES:
+                raise FileTooLargeError(f"the file has more than {MAX_BLANK_LINES} blank lines; remove them")
 
 
 def _lines(stream: Unpacked, max_bytes: int) -> Iterator[bytes]:

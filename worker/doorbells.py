@@ -21,6 +21,8 @@ from contract.messages import RUN_JOB_TASK
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2**16
+NOT_A_DOORBELL = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading another message raises."""
 _JOB_ID = re.compile(r"job_\w{1,64}", re.ASCII)
 
 
@@ -55,7 +57,7 @@ class Transport(redis.Transport):
             return
         try:
             doorbell = _doorbell(_job_id(message), queue)
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except NOT_A_DOORBELL as error:
             logger.warning("a message in %s that is no doorbell was dropped: %s", queue, _shown(error))
             return
         super()._deliver(doorbell, queue)  # type: ignore[no-untyped-call]
@@ -67,7 +69,7 @@ def check_messages() -> None:
 
 
 def _job_id(message: Any) -> str:
-    """Return the job id in a message as kombu wrote it; raises all kinds of errors for other messages."""
+    """Return the job id in a message as kombu wrote it; raises one of `NOT_A_DOORBELL` for other messages."""
     if message["headers"]["task"] != RUN_JOB_TASK:
         raise ValueError(f"task {message['headers']['task']!r}")
     if len(message["body"]) > MAX_MESSAGE_BYTES:

@@ -82,7 +82,6 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
         "x-checksum-sha256": file.sha256,
         "repr-digest": f"sha-256=:{digest}:",  # RFC 9530: of the whole file, whatever the range
         "content-disposition": f'attachment; filename="{file.name.rpartition("/")[2]}"',
-        "x-content-type-options": "nosniff",
         "cache-control": "private, no-cache",
     }
     if headers["etag"] in request.headers.get("if-none-match", ""):

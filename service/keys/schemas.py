@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contract.strict_model import ShownText
+from contract.strict_model import WITHOUT_CONTROLS
 from contract.views.keys import KeyScope
 
 
@@ -15,7 +15,7 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    name: Annotated[ShownText, Field(min_length=1, max_length=200, pattern=r"\S")]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), WITHOUT_CONTROLS]
     """For people; not blank."""
     owner: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@-]+$")] | None = None
     """Who sees what is made with the key; null takes the caller's own."""

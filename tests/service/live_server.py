@@ -30,12 +30,14 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(data_dir: Path, *, app: str = "service.app:app", **environment: str) -> Iterator[LiveServer]:
+def live_server(
+    data_dir: Path, *, app: str = "service.app:app", log_level: str = "warning", **environment: str
+) -> Iterator[LiveServer]:
     """Serve on a free port until the block ends; the server's own settings are `environment`'s."""
     port = free_port()
     log = data_dir.with_suffix(".log")
     env = {**os.environ, "TRD_DATA_DIR": str(data_dir), **environment}
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", log_level]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, preexec_fn=die_with_parent

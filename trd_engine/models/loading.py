@@ -110,6 +110,9 @@ def _refuse_remote_code(source: str) -> None:
         raise ModelRefusedError(
             f"model {source!r} requires custom code (auto_map), which is never run; choose a model without it"
         )
+    kernel = getattr(config, "_attn_implementation", None)
+    if isinstance(kernel, str) and "/" in kernel:
+        raise ModelRefusedError(f"model {source!r} names {kernel!r}, code from a hub, which is never run")
 
 
 def stop_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> StopIds:

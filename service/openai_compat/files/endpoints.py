@@ -105,7 +105,6 @@ def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Resp
         "content-length": str(row.num_bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename)}",
         "x-checksum-sha256": row.sha256,
-        "x-content-type-options": "nosniff",
     }
     try:
         context.storage.size(row.storage_key)  # once the answer has begun, it can only be cut off

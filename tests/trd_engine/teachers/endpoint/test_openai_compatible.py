@@ -264,3 +264,16 @@ def test_only_a_vllm_scores(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def test_the_key_is_not_shown(tokenizer: PreTrainedTokenizerBase) -> None:
     assert "secret" not in repr(Endpoint("gpu-box", "http://127.0.0.1:1/v1", "m", api_key="secret"))
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_endless_answer_is_given_up(
+    status: int, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trd_engine.teachers.endpoint.client.MAX_ANSWER_BYTES", 10_000)
+    long = b'{"choices": [' + b" " * 100_000
+    with (
+        serving(lambda received, number: Reply(status, raw=long)) as server,
+        pytest.raises(TeacherUnreachableError, match="the answer is longer than 10000 bytes"),
+    ):
+        teacher_at(server, tokenizer).complete(make_text_requests(1), SAMPLED)
