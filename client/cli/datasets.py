@@ -45,6 +45,8 @@ def upload(
     columns = dict(_field_and_column(given) for given in column or [])
     with Client() as trd:
         made = upload_file(trd, file, columns=columns, is_quiet=as_json)
+        if made.notices and not as_json:
+            remarks().print(notice_block(made.notices))
     if as_json:
         print_json(made)
     else:
@@ -71,8 +73,6 @@ def upload_file(
     if not is_quiet:
         solutions = "with solutions" if made.has_solutions else "not all with solutions"
         remark(f"{path.name}: {made.num_rows} rows, {solutions}, {size(made.num_bytes)}")
-        if made.notices:
-            remarks().print(notice_block(made.notices))
     return made
 
 

@@ -261,7 +261,7 @@ def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:
 
 def remove_records(session: Session, job: Job) -> None:
     """Delete the records of a job's run, and its spec."""
-    job.spec, job.requested, job.spec_bytes = {}, None, 0
+    job.spec, job.requested, job.notices, job.spec_bytes = {}, None, None, 0
     for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
         session.execute(delete(table).where(table.job_id == job.id))
 
