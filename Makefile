@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all demo paper paper-full paper-real client openapi environment-docs models clean
+.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all demo paper paper-full paper-real client openapi environment-docs data-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -94,6 +94,9 @@ openapi: $(STAMP) ## Write docs/openapi.json and its examples anew, after a chan
 
 environment-docs: $(STAMP) ## Write docs/environment.md, after a change of the settings
 	$(BIN)/python -m docs.make_environment
+
+data-docs: $(STAMP) ## Write the tables of docs/data.md, after a change of the shapes of rows
+	$(BIN)/python -m docs.make_data
 
 paper: $(STAMP) ## The paper in small: run the grid (30 minutes), write docs/paper.md; goes on where it was
 	$(BIN)/python -m benchmarks.paper

@@ -180,9 +180,6 @@ class DataNotices:
             )
 
 
-_IGNORED = frozenset(name for shape in known.ALL_SHAPES for name in shape.ignores)
-
-
 @lru_cache(maxsize=1000)
 def _leaves_options(shape: Shape, there: frozenset[str]) -> bool:
     """Return whether a row has options that its shape does not read."""
@@ -192,7 +189,7 @@ def _leaves_options(shape: Shape, there: frozenset[str]) -> bool:
 @lru_cache(maxsize=1000)
 def _unread(shape: Shape, there: frozenset[str]) -> list[tuple[str, bool | None]]:
     """Return the columns that a shape does not read and that may be a part of the problem: surely, or perhaps."""
-    unread = there - shape.columns_read(there) - _OPTION_COLUMNS - _IGNORED
+    unread = there - shape.columns_read(there) - _OPTION_COLUMNS - set(shape.ignores)
     return [(name, part_of_problem(name)) for name in sorted(unread) if part_of_problem(name) is not False]
 
 

@@ -62,6 +62,7 @@ PARTS: dict[str, Any] = {
     "choices_text": "A) 1 B) 2 {n}",
     "zusatz": PASSAGE,
     "details": PASSAGE,
+    "text": PASSAGE,
 }
 
 
