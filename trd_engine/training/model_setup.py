@@ -159,7 +159,9 @@ def _divide(
         return run_directly, teacher
     models = {"student": student} | ({} if teacher is None else {"teacher": teacher.model})
     for role, model in models.items():
-        if packing_of(model).kind == "single":  # tried out while the model is whole
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            packing = packing_of(model)  # tried out while the model is whole
+        if packing.kind == "single":
             raise ModelRefusedError(
                 f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
                 f"the layers that they divide; set devices to 1 (it is {world.size})"
@@ -210,7 +212,9 @@ def report_packing(models: ModelPair, reporter: Reporter) -> None:
     """Try how each model reads packed rows, and say where it costs speed."""
     roles = {"student": models.student} | ({"teacher": models.teacher.model} if models.teacher else {})
     for role, model in roles.items():
-        if notice := packing_notice(role, model):
+        with models.autocast():
+            notice = packing_notice(role, model)
+        if notice:
             reporter.notice("info", "packing_fallback", notice)
 
 

@@ -170,6 +170,37 @@ def test_autocast_computes_in_its_dtype() -> None:
     assert relative(packed_TH.float(), exact_TH) < 1.5 * relative(alone_TH.float(), exact_TH)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", PACKED)
+def test_the_trial_passes_in_half_precision(family: str, dtype: torch.dtype) -> None:
+    assert packing_of(make_model(family, PACKED[family]).to(dtype)).kind == "attention"
+
+
+def test_the_trial_runs_in_the_dtype_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that fails under autocast alone would else be found by the first step."""
+    by_runs = packed_attention._by_runs
+
+    def fails_in_bf16(query: Tensor, *rest: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise TypeError("got an unexpected keyword argument 'enable_gqa'")
+        return by_runs(query, *rest)
+
+    monkeypatch.setattr(packed_attention, "_by_runs", fails_in_bf16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packing_of(make_model("qwen3")).kind == "mask"
+    assert packing_of(make_model("qwen3")).kind == "attention"
+
+
+def test_a_leak_within_the_tolerance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_runs = packed_attention._by_runs
+
+    def leaks(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
+        return by_runs(query, key, value + 3e-5 * value.flip(2), *rest)
+
+    monkeypatch.setattr(packed_attention, "_by_runs", leaks)
+    assert packing_of(make_model("qwen3")).kind == "mask"
+
+
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma3_text"])
 def test_outside_a_row_nothing_changes(family: str) -> None:
     """Generation borrows the module: padded batches meet transformers' own attention, bit for bit, and so do single
