@@ -15,6 +15,7 @@ _JOINT = re.compile(
 )
 _JOINING = re.compile(r"[,;&]|\b(?:or|and)\b")
 _MAX_JOINT_CHARACTERS = 60
+_MAX_BOXES = 20
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _BOXED_LETTER = re.compile(r"(?P<open>[(\[]?)\s*(?P<letter>[A-Za-z])\s*[)\]]?(?P<rest>(?:[.:,;/)\s\\&].*)?)", re.DOTALL)
 _ANOTHER_LETTER = re.compile(
@@ -52,7 +53,7 @@ def boxed_answer(text: str) -> str | None:
         return last
     contents = [last]
     next_start = boxes[-1].start()
-    for box in reversed(boxes[:-1]):
+    for box in reversed(boxes[-_MAX_BOXES:-1]):
         content = _balanced(text, box.end()) if text[box.end()] == "{" else None
         end = None if content is None else _end_of_group(text, box.end())
         if content is None or end is None or not _is_joint(text[end:next_start]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from trd_data.answers import chosen_letter
@@ -9,6 +11,7 @@ from trd_data.errors import RowError
 from trd_data.shapes.choose import to_problem
 from trd_engine.tasks.code.answers import extract_program, same_value
 from trd_engine.tasks.math.equalities import check_equalities
+from trd_engine.tasks.math.task import quick_verdict
 from trd_engine.tasks.math.units import spell_out_factors
 
 
@@ -28,6 +31,24 @@ def test_fences_and_line_ends_without_end_are_read_once() -> None:
     assert chosen_letter("answer" + " " * 200_000) is None
     assert chosen_letter("answer" * 100_000) is None
     assert chosen_letter("\\boxed{A" + " ," * 100_000 + "}") == "A"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1" + " " * 1900, "\n" * 1900, "\\, " * 600, "\\quad" * 300, "(" * 900 + "1" + ")" * 900,
+        "[1," * 400 + "1]" * 400,
+        "\\{" * 400 + "\\}" * 400, "½" * 1900, "1 or " * 390, "1 cm " * 390, "\\pm" * 600, "\\frac" * 380, "9!" * 900,
+        "\\text{ " * 280, "x=" * 900, "1e1" * 600, "2^" * 900 + "2", "-" * 1900 + "1", "\\cup[1,2]" * 190, "1;" * 900,
+    ],
+)  # fmt: skip
+def test_final_answers_are_read_in_short_time(answer: str) -> None:
+    """Answers are at most 2,000 characters: patterns that search again from each one would take minutes."""
+    started = time.monotonic()
+    for reference in ("5", "(1,2)", answer):
+        quick_verdict(reference, answer)
+    assert time.monotonic() - started < 3.0
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,38 @@ def test_references_without_a_form_that_could_match_are_reported_with_an_example
     assert notice["tasks"] == ("math",)
 
 
+MINERVA_LIKE = [
+    ("3e8", r"3\times10^{8}", r"3\times10^{7}"), ("1e-05", "0.00001", "0.0001"), ("2.4e-6", r"2.4\cdot 10^{-6}", "2.4"),
+    ("4.9e33", r"4.9\times 10^{33}\mathrm{~erg}", r"4.9\times 10^{32}"), ("6.6e-27", r"6.6e-27\text{ erg s}", "6.6"),
+    ("1.0e10", "10^{10}", "10^{11}"), ("7.7e4", "77000", "7700"), ("8e13", r"80{,}000{,}000{,}000{,}000", "8e12"),
+    ("5.5e-3", r"\frac{11}{2000}", "0.005"), ("-2.2e1", "-22", "22"), ("3.3E+5", "330{,}000", "33000"),
+    ("1.5e2", r"1.5\times 10^2\text{ km}", "15"), ("9e0", "9", "0.9"),
+    ("2e-12", r"2\times10^{-12}\,\mathrm{s}", "2e12"),
+    ("12.5", r"12.5\text{ m}", "12"), ("0.7", r"0.70\mathrm{~eV}", "7"), (r"45^{\circ}", "45", "54"),
+    ("15~\\mathrm{kpc}", "15", "51"), (r"4.2\text{ degrees}", "4.2", "42"), ("9 (apples)", "9", "8"),
+    (r"\frac{1}{2}m v^{2}", r"\frac{m v^2}{2}", r"m v^2"),
+    (r"\sqrt{\frac{2 E}{m}}", r"\sqrt{2E/m}", r"\sqrt{\frac{E}{m}}"),
+    (r"e^{-2 t}", r"\mathrm{e}^{-2t}", r"e^{2t}"), (r"\frac{2}{s+3}", "2/(s+3)", r"\frac{2}{s-3}"),
+    (r"x_{0} \cos (\omega t)", r"x_0\cos(\omega t)", r"x_0\sin(\omega t)"),
+    ("1/(1+x)", r"\frac{1}{x+1}", r"\frac{1}{x}"),
+    (r"m l^{2}", r"l^2 m", r"m l"), (r"\ln 2", "ln(2)", r"\ln 3"), (r"f=\frac{a}{b}", r"\frac{a}{b}", r"\frac{b}{a}"),
+    ("1 1/4", "1.25", "11/4"), (r"0.\overline{6}", r"\frac{2}{3}", "0.6"),
+]  # fmt: skip
+"""Reference, a right answer and a wrong one."""
+
+
+def test_references_of_science_problems_can_be_matched() -> None:
+    found = report(
+        *[{"answer": reference, "solution": f"so \\boxed{{{right}}}"} for reference, right, _ in MINERVA_LIKE]
+    )
+    assert found == {"num_judged": 31, "num_references": 31, "notices": []}
+    found = report(
+        *[{"answer": reference, "solution": f"so \\boxed{{{wrong}}}"} for reference, _, wrong in MINERVA_LIKE]
+    )
+    [notice] = found["notices"]
+    assert (notice["code"], notice["count"]) == ("reference_contradicts_solution", 31)
+
+
 def test_references_that_their_own_solution_contradicts_are_reported() -> None:
     found = report(
         {"answer": "4", "solution": r"so \boxed{5}"},

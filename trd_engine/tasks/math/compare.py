@@ -37,6 +37,9 @@ from trd_engine.tasks.math.structure import (
     take_apart,
 )
 
+_SPACE = re.compile(r"\s+")
+_SPACES = re.compile(r"(?:\\[,;:! ] ?){3,}")
+"""Long runs of space would cost the patterns more than linear time."""
 _PERCENT = re.compile(r"\\?%$")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _ARTICLE = re.compile(r"(?:the|an|a)\s+")
@@ -50,16 +53,18 @@ _MAX_QUESTIONS = 16
 
 def compare(reference: str, answer: str) -> Question:
     """Return whether the answer equals the reference, or what math-verify has to say for that."""
+    reference, answer = (_SPACES.sub(" ", _SPACE.sub(" ", text)) for text in (reference, answer))
     if differ_in_denial(reference, answer) or _is_money_and_share(reference, answer):
         return False
     ours, theirs = spell(reference, reference=reference), spell(answer, reference=reference)
     whole = _compare_texts(ours, theirs)
     if isinstance(whole, bool):
         return whole
-    one, other = (take_apart(without_sizes(text)) for text in (ours, theirs))
-    if one.kind == other.kind == "single":
-        return whole
-    by_parts = _compare(one, other)
+    try:
+        one, other = (take_apart(without_sizes(text)) for text in (ours, theirs))
+        by_parts = None if one.kind == other.kind == "single" else _compare(one, other)
+    except RecursionError:  # nested deeper than any honest answer
+        return False
     return whole if by_parts is None else by_parts
 
 

@@ -20,12 +20,18 @@ _LIST_WORD = re.compile(
     r"|(?<=[\s\d)\]}$])(?:or|and)(?=[\s$\\]))(?:\s|\\(?:[,;:! ]|q?quad(?![A-Za-z])))*|\s*;\s*"
 )
 _WORDS = r"(?:[A-Za-z]+\.?(?:[ -][A-Za-z]+\.?)*)"
+_DIVIDED_UNITS = re.compile(
+    r"\\(?:text|mathrm)\s*\{[\s~]*([A-Za-z]+)\s*\}\s*/\s*\\(?:text|mathrm)\s*\{[\s~]*([A-Za-z]+)\s*\}"
+)
+_NO_LETTER = re.compile(r"^\s*[A-Za-z]\s*=|\\[A-Za-z]+")
+_LETTER = re.compile(r"[A-Za-z]")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
 _PLAIN = (
     (re.compile(r"\\\(|\\\)|\\\[|\\\]|(?<!\\)\$"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle)(?![A-Za-z])|\\!|\{\}(?=.)"), ""),
     (re.compile(r"(?<=[\d\s{])[aA]\.?[mM]\b\.?"), "am"),
     (re.compile(r"(?<=[\d\s{])[pP]\.?[mM]\b\.?"), "pm"),
+    (_DIVIDED_UNITS, r"\\text{ \1/\2}"),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
     (re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=[\s({{\d]|[a-z](?![a-z]))"), r"\\\1"),
@@ -95,5 +101,7 @@ def _power_of_ten(found: re.Match[str]) -> str:
 
 
 def _unit(found: re.Match[str]) -> str:
+    if _LETTER.search(_NO_LETTER.sub("", found.string[: found.start()])):
+        return found.group()  # l^2 m is a product
     power = found.group(2) or _SUPERSCRIPTS.get(found.group(3) or "")
     return f"\\text{{ {found.group(1)}}}" + (f"^{power}" if power else "")

@@ -55,38 +55,54 @@ class Matching:
     rows: tuple[tuple[Question, ...], ...]
 
 
+_MAX_DEPTH = 10
+"""Of brackets within brackets; each level is searched anew."""
 Question = bool | Same | AllOf | Matching
 
 
-def take_apart(answer: str) -> Structure:
+def take_apart(answer: str, depth: int = 0) -> Structure:
     """Return the structure of an answer in LaTeX, without ``\\left`` and ``\\right``."""
     text = answer.strip()
+    if depth > _MAX_DEPTH:
+        return Structure("single", text)
     found = _NAME.match(text)
     if found is not None and "=" not in text[found.end() :] and text[found.end() :]:
-        inner = take_apart(text[found.end() :])
+        inner = take_apart(text[found.end() :], depth + 1)
         return Structure(inner.kind, inner.text, inner.parts, inner.brackets, found.group(1))
     union = _split(text, _UNION)
     if len(union) > 1:
-        return Structure("union", text, tuple(map(take_apart, union)))
+        return Structure("union", text, tuple(take_apart(part, depth + 1) for part in union))
     items = _items(with_commas(text))
     if len(items) > 1:
-        return Structure("list", text, tuple(part for item in items for part in _both_signs(take_apart(item))))
-    return _bracketed(items[0] if items else text)
+        return Structure(
+            "list", text, tuple(part for item in items for part in _both_signs(take_apart(item, depth + 1)))
+        )
+    return _bracketed(items[0] if items else text, depth)
 
 
-def _bracketed(text: str) -> Structure:
+def _bracketed(text: str, depth: int) -> Structure:
     opening, inner, closing = _outer_brackets(text)
     if opening == "\\{" and not _SET_BUILDER.search(inner):
-        items = [take_apart(item) for item in _split(inner, re.compile(","))]
+        items = [take_apart(item, depth + 1) for item in _split(inner, re.compile(","))]
         return Structure("set", text, tuple(part for item in items for part in _both_signs(item)))
     if opening in ("(", "["):
-        items = [take_apart(item) for item in _split(with_commas(inner), re.compile(","))]
+        items = [take_apart(item, depth + 1) for item in _split(with_commas(inner), re.compile(","))]
         if len(items) > 1:
-            return Structure("sequence", text, tuple(items), opening + closing)
+            return _sequence(text, items, opening + closing)
         if opening + closing == "()" and items:
             return items[0]
     signs = _both_signs(Structure("single", text))
     return signs[0] if len(signs) == 1 else Structure("list", text, tuple(signs))
+
+
+def _sequence(text: str, items: list[Structure], brackets: str) -> Structure:
+    """Return a tuple or interval; two, if one of its items has both signs."""
+    signed = [place for place, item in enumerate(items) if item.kind == "list"]
+    if len(signed) != 1:
+        return Structure("sequence", text, tuple(items), brackets)
+    [place] = signed
+    both = [[*items[:place], sign, *items[place + 1 :]] for sign in items[place].parts]
+    return Structure("list", text, tuple(Structure("sequence", text, tuple(each), brackets) for each in both))
 
 
 def _both_signs(part: Structure) -> list[Structure]:
