@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.paper import grid, learning_rates, report
-from benchmarks.paper.committed import merge
-from benchmarks.paper.models import trained_models
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
 from benchmarks.paper.sections import ALONE, DEFAULT_SECTIONS, SECTIONS, compared_cells, rate_cells, section_cells
-from benchmarks.paper.summary import group
+from benchmarks.paper.summary import group, merge
+from testbed.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +65,18 @@ def _run(options: argparse.Namespace, places: Places) -> None:
     for name in sections:
         if name in ALONE:
             run_cells(compared_cells(cells[name], group(rows)), places, num_processes=1)
+
+
+def trained_models(work: Path, *, seed: int) -> Path:
+    """Return the folder of the testbed's models of one seed; training them takes about 35 minutes of one core."""
+    folder = work / f"models-{seed}"
+    if all((folder / name / "training.json").exists() for name in RECIPES):
+        return folder
+    print(f"training {len(RECIPES)} models, seed {seed}, in {folder}", flush=True)
+    # A separate process: it sets the number of threads, and continues from its checkpoints after an interruption.
+    command = [sys.executable, "-m", "testbed.train_models", "all", "--out", str(folder), "--seed", str(seed)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return folder
 
 
 def _learning_rates(options: argparse.Namespace, places: Places, sections: Sequence[str]) -> grid.LearningRates:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.paper import catch_up, claims, figures, mechanism, question_tables, tables
-from benchmarks.paper.committed import compare
 from benchmarks.paper.real_report import real_section
 from benchmarks.paper.rows import Row, read_rows
-from benchmarks.paper.summary import Estimate, avg_at_k, difference, group
+from benchmarks.paper.summary import Estimate, avg_at_k, compare, difference, group
 from benchmarks.paper.tables import CONTROL_NAMES, MAIN_NAMES, SETTINGS, Groups, best_baseline, setting_name
 from benchmarks.paper.variants import VARIANTS
 

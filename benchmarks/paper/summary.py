@@ -6,15 +6,17 @@ seed and another user has other problems. Paired differences resample both sides
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.rows import Row
+from benchmarks.paper.rows import Row, read_rows
 
 NUM_RESAMPLES = 2000
 Factors = tuple[str, str, str, str]
@@ -88,3 +90,27 @@ def _resamples(num_seeds: int, num_problems: int) -> tuple[NDArray[np.float64], 
 def mean_of(rows: Sequence[Row], read: Callable[[Row], float]) -> float:
     """Return the mean over seeds of a number in the row."""
     return float(np.mean([read(row) for row in rows]))
+
+
+def merge(path: Path, new_rows: Sequence[Row]) -> list[str]:
+    """Replace the committed rows of the same runs in `path` by `new_rows`; return the result of `compare`."""
+    old_rows = read_rows(path)
+    compared = compare(old_rows, new_rows)
+    merged = {row["id"]: row for row in [*old_rows, *new_rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(merged[key], ensure_ascii=False) + "\n" for key in sorted(merged)), "utf-8")
+    return compared
+
+
+def compare(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> list[str]:
+    """Return one line for each cell in both: whether the new avg@k is within the committed interval."""
+    old, new = group(old_rows), group(new_rows)
+    lines, num_inside = [], 0
+    for key in sorted(old.keys() & new.keys()):
+        committed, mean = estimate(avg_at_k(old[key])), float(avg_at_k(new[key]).mean())
+        is_inside = committed.low <= mean <= committed.high
+        num_inside += is_inside
+        lines.append(f"{'inside ' if is_inside else 'OUTSIDE'}  {' '.join(key)}: {100 * mean:.1f}, was {committed}")
+    if lines:
+        lines.append(f"{num_inside} of {len(lines)} within the committed 95 % intervals")
+    return lines

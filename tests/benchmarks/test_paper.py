@@ -11,12 +11,11 @@ import pytest
 from benchmarks.paper import grid, learning_rates, report, runner
 from benchmarks.paper.catch_up import catch_up_table
 from benchmarks.paper.claims import NOT_RUN, Claim
-from benchmarks.paper.committed import merge
 from benchmarks.paper.grid import Cell, engine_spec
 from benchmarks.paper.rows import Row, append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
 from benchmarks.paper.sections import compared_cells
-from benchmarks.paper.summary import difference, estimate, group
+from benchmarks.paper.summary import difference, estimate, group, merge
 from benchmarks.paper.tables import score_table
 from benchmarks.paper.variants import VARIANTS
 from tests.trd_engine.tiny_runs import MODELS

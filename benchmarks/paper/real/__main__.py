@@ -14,11 +14,11 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks.paper.committed import merge
 from benchmarks.paper.real import choice, grid
 from benchmarks.paper.real.runner import RealPlaces, run_cells
 from benchmarks.paper.real.tasks import CANDIDATES
 from benchmarks.paper.rows import read_rows
+from benchmarks.paper.summary import merge
 
 ROOT = Path(__file__).parents[3]
 RESULTS = Path(__file__).parents[1] / "results"
