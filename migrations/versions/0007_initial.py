@@ -33,20 +33,12 @@ TABLES = (
 
 
 def upgrade() -> None:
-    _create_api_keys()
-    _create_datasets()
+    _create_owned_tables()
     _create_jobs()
-    _create_leader_leases()
-    _create_attempts()
     _create_checkpoints()
-    _create_diagnoses()
-    _create_evaluations()
-    _create_job_events()
-    _create_job_tags()
-    _create_metric_points()
-    _create_probe_samples()
-    _create_trajectories()
-    _create_checkpoint_files()
+    _create_attempts_and_events()
+    _create_figures()
+    _create_texts()
 
 
 def downgrade() -> None:
@@ -54,7 +46,18 @@ def downgrade() -> None:
         op.drop_table(table)
 
 
-def _create_api_keys() -> None:
+def _create_record_table(name: str, key: tuple[str, ...], *columns: sa.schema.SchemaItem) -> None:
+    """Create a table of a job's records, whose primary key is the job's id and the columns in `key`."""
+    op.create_table(
+        name,
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        *columns,
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=f"fk_{name}_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", *key, name=f"pk_{name}"),
+    )
+
+
+def _create_owned_tables() -> None:
     op.create_table(
         "api_keys",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -68,9 +71,6 @@ def _create_api_keys() -> None:
         sa.UniqueConstraint("digest", name="uq_api_keys_digest"),
     )
     op.create_index("ix_api_keys_owner", "api_keys", ["owner"])
-
-
-def _create_datasets() -> None:
     op.create_table(
         "datasets",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -88,6 +88,13 @@ def _create_datasets() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
     )
     op.create_index("ix_datasets_owner_id", "datasets", ["owner", "id"])
+    op.create_table(
+        "leader_leases",
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_leader_leases"),
+    )
 
 
 def _create_jobs() -> None:
@@ -137,36 +144,12 @@ def _create_jobs() -> None:
     op.create_index("ix_jobs_status_deleted_at_id", "jobs", ["status", "deleted_at", "id"])
     op.create_index("ix_jobs_status_lease_expires_at", "jobs", ["status", "lease_expires_at"])
     op.create_index("ix_jobs_status_queue_priority_id", "jobs", ["status", "queue", "priority", "id"])
-
-
-def _create_leader_leases() -> None:
-    op.create_table(
-        "leader_leases",
-        sa.Column("name", sa.String(length=50), nullable=False),
-        sa.Column("owner", sa.String(length=200), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("name", name="pk_leader_leases"),
+    _create_record_table(
+        "job_tags",
+        ("tag",),
+        sa.Column("tag", sa.String(length=64), nullable=False),
     )
-
-
-def _create_attempts() -> None:
-    op.create_table(
-        "attempts",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("worker", sa.String(length=200), nullable=False),
-        sa.Column("lease_token", sa.BigInteger(), nullable=False),
-        sa.Column("status", sa.String(length=20), nullable=False),
-        sa.Column("first_step", sa.Integer(), nullable=True),
-        sa.Column("last_step", sa.Integer(), nullable=True),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
-        sa.Column("error_code", sa.String(length=50), nullable=True),
-        sa.Column("error_message", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_attempts_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "number", name="pk_attempts"),
-    )
+    op.create_index("ix_job_tags_tag_job_id", "job_tags", ["tag", "job_id"])
 
 
 def _create_checkpoints() -> None:
@@ -186,25 +169,66 @@ def _create_checkpoints() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_checkpoints"),
         sa.UniqueConstraint("job_id", "step", name="uq_checkpoints_job_id_step"),
     )
-
-
-def _create_diagnoses() -> None:
     op.create_table(
-        "diagnoses",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("round", sa.Integer(), nullable=False),
-        sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("report", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_diagnoses_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "round", name="pk_diagnoses"),
+        "checkpoint_files",
+        sa.Column("checkpoint_id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("num_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("storage_key", sa.String(length=800), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["checkpoint_id"], ["checkpoints.id"], name="fk_checkpoint_files_checkpoint_id", ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("checkpoint_id", "name", name="pk_checkpoint_files"),
     )
 
 
-def _create_evaluations() -> None:
-    op.create_table(
+def _create_attempts_and_events() -> None:
+    _create_record_table(
+        "attempts",
+        ("number",),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("worker", sa.String(length=200), nullable=False),
+        sa.Column("lease_token", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("first_step", sa.Integer(), nullable=True),
+        sa.Column("last_step", sa.Integer(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("error_code", sa.String(length=50), nullable=True),
+        sa.Column("error_message", sa.Text(), nullable=True),
+    )
+    _create_record_table(
+        "job_events",
+        ("sequence",),
+        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("type", sa.String(length=50), nullable=False),
+        sa.Column("level", sa.String(length=10), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    )
+
+
+def _create_figures() -> None:
+    _create_record_table(
+        "metric_points",
+        (
+            "name",
+            "step",
+        ),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    )
+    _create_record_table(
         "evaluations",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
+        (
+            "step",
+            "dataset",
+        ),
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("dataset", sa.String(length=100), nullable=False),
         sa.Column("k", sa.Integer(), nullable=False),
@@ -217,70 +241,24 @@ def _create_evaluations() -> None:
         sa.Column("pass_high", sa.Double(), nullable=False),
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_evaluations_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "step", "dataset", name="pk_evaluations"),
     )
-
-
-def _create_job_events() -> None:
-    op.create_table(
-        "job_events",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("sequence", sa.Integer(), nullable=False),
-        sa.Column("type", sa.String(length=50), nullable=False),
-        sa.Column("level", sa.String(length=10), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("data", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_job_events_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "sequence", name="pk_job_events"),
-    )
-
-
-def _create_job_tags() -> None:
-    op.create_table(
-        "job_tags",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("tag", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_job_tags_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "tag", name="pk_job_tags"),
-    )
-    op.create_index("ix_job_tags_tag_job_id", "job_tags", ["tag", "job_id"])
-
-
-def _create_metric_points() -> None:
-    op.create_table(
-        "metric_points",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("name", sa.String(length=100), nullable=False),
+    _create_record_table(
+        "diagnoses",
+        ("round",),
+        sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("value", sa.Double(), nullable=True),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_metric_points_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "name", "step", name="pk_metric_points"),
-    )
-
-
-def _create_probe_samples() -> None:
-    op.create_table(
-        "probe_samples",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("problem_id", sa.String(length=100), nullable=False),
-        sa.Column("prompt", sa.Text(), nullable=False),
-        sa.Column("completion", sa.Text(), nullable=False),
-        sa.Column("correct", sa.Boolean(), nullable=False),
+        sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_probe_samples_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "step", "position", name="pk_probe_samples"),
     )
 
 
-def _create_trajectories() -> None:
-    op.create_table(
+def _create_texts() -> None:
+    _create_record_table(
         "trajectories",
-        sa.Column("job_id", sa.String(length=40), nullable=False),
+        (
+            "round",
+            "position",
+        ),
         sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("problem_id", sa.String(length=100), nullable=False),
@@ -297,24 +275,21 @@ def _create_trajectories() -> None:
         sa.Column("parts_at_token", sa.Integer(), nullable=True),
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.Column("token_kl", sa.JSON(), nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_trajectories_job_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("job_id", "round", "position", name="pk_trajectories"),
     )
     op.create_index(
         "ix_trajectories_job_id_outcome_round_position", "trajectories", ["job_id", "outcome", "round", "position"]
     )
-
-
-def _create_checkpoint_files() -> None:
-    op.create_table(
-        "checkpoint_files",
-        sa.Column("checkpoint_id", sa.String(length=40), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("num_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("storage_key", sa.String(length=800), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["checkpoint_id"], ["checkpoints.id"], name="fk_checkpoint_files_checkpoint_id", ondelete="CASCADE"
+    _create_record_table(
+        "probe_samples",
+        (
+            "step",
+            "position",
         ),
-        sa.PrimaryKeyConstraint("checkpoint_id", "name", name="pk_checkpoint_files"),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("problem_id", sa.String(length=100), nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=False),
+        sa.Column("completion", sa.Text(), nullable=False),
+        sa.Column("correct", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     )
