@@ -289,10 +289,5 @@ def _status_event(attempt: int, end: AttemptEnd, final: FinalStatus, wait_second
         data["error"] = {"code": end.failure.code, "message": end.failure.message[:MAX_MESSAGE_CHARACTERS]}
     if end.summary is not None:
         data["summary"] = dict(end.summary)
-    return NewEvent("status", message, data, _level(end, final))
-
-
-def _level(end: AttemptEnd, final: FinalStatus) -> Level:
-    if final.status is JobStatus.FAILED:
-        return "error"
-    return "info" if end.failure is None else "warn"
+    level: Level = "info" if end.failure is None else "warn"
+    return NewEvent("status", message, data, "error" if final.status is JobStatus.FAILED else level)

@@ -296,22 +296,18 @@ _COPIED_FIELDS = (
 
 def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict[str, Any]:
     verdicts = outcome(line["rollout_correct"], line["refined_correct"])
+    token_kl = None
+    if "kl_per_token_rollout" in line:  # the trajectory was diagnosed
+        token_kl = {"rollout": line["kl_per_token_rollout"], "refined": line.get("kl_per_token_refined")}
     return {
         "job_id": job_id,
         "round": round_index,
         "outcome": verdicts,
         "problem_id": short_problem_id(line["problem_id"]),
         "parts_at_token": line.get("parts_at_token"),
-        "token_kl": _token_kl(line),
+        "token_kl": token_kl,
         **{name: line[name] for name in _COPIED_FIELDS},
     }
-
-
-def _token_kl(line: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the KL per token of rollout and refined trajectory, which the engine writes for diagnosed trajectories."""
-    if "kl_per_token_rollout" not in line:
-        return None
-    return {"rollout": line["kl_per_token_rollout"], "refined": line.get("kl_per_token_refined")}
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -66,7 +66,9 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
     """Return the spec for ``python -m trd_engine run``."""
     variant = VARIANTS[cell.variant]
     lora = LORA if cell.lora else None
-    max_refine_tokens, max_new_tokens = _budgets(cell.student)
+    max_refine_tokens, max_new_tokens = MAX_REFINE_TOKENS, MAX_NEW_TOKENS
+    if cell.student == "loops":
+        max_refine_tokens, max_new_tokens = LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
     return {
         "mode": "trd" if variant.refines else cell.teaching,
         "student": str(models / STUDENTS.get(cell.student, cell.student)),
@@ -112,13 +114,6 @@ def _scores_the_untrained(cell: Cell) -> bool:
 def _is_diagnosed(cell: Cell) -> bool:
     """Return the diagnosis of one seed of `trd`: before training, rollouts are the same for all variants."""
     return cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
-
-
-def _budgets(student: str) -> tuple[int, int]:
-    """Return the token limits of a refining prompt and of a completion."""
-    if student == "loops":
-        return LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
-    return MAX_REFINE_TOKENS, MAX_NEW_TOKENS
 
 
 def learning_rate_cells() -> list[Cell]:

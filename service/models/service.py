@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +76,8 @@ class ModelShelf:
 
     def find(self, name: str) -> ShelvedModel | None:
         """The model of that name, or with that folder or hub id as its source."""
-        entry = _find_entry(self._entries(), name)
+        catalog = self._entries()
+        entry = catalog.get(name) or next((entry for entry in catalog.values() if entry.source == name), None)
         return self._shelved(entry) if entry is not None else None
 
     def _shelved(self, entry: CatalogEntry) -> ShelvedModel:
@@ -88,12 +88,6 @@ class ModelShelf:
             self._facts = {k: v for k, v in self._facts.items() if k[0] != entry}
             self._facts[key] = _read(entry, Path(entry.source))
         return self._facts[key]
-
-
-def _find_entry(catalog: Mapping[str, CatalogEntry], name: str) -> CatalogEntry | None:
-    if name in catalog:
-        return catalog[name]
-    return next((entry for entry in catalog.values() if entry.source == name), None)
 
 
 def _changed_at(path: str) -> int | None:

@@ -82,11 +82,6 @@ class Reporter:
         self._close_phase()
         self._file.close()
 
-    @property
-    def current_phase(self) -> str | None:
-        """Name of the current phase."""
-        return self._phase
-
     def event(self, type_: str, **fields: Any) -> None:
         """Append one event. Numbers that are not finite become null: JSON has no NaN."""
         event = {"type": type_, "at": time.time(), **finite(fields)}

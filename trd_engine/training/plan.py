@@ -51,23 +51,19 @@ def plan_run(problems: Sequence[Problem], config: RunConfig) -> RunPlan:
     order = shuffled(len(problems), config.seed, "division")
     steps_left = config.optim.max_steps if config.optim.max_steps is not None else math.inf
     rounds: list[RoundPlan] = []
+    optim, samples = config.optim, config.samples_per_prompt
     for number in range(config.rounds):
         start, stop = (len(order) * (number + i) // config.rounds for i in (0, 1))
-        planned = _plan_round([problems[i] for i in order[start:stop]], config, steps_left)
-        if planned.num_steps > 0:
-            rounds.append(planned)
-            steps_left -= planned.num_steps
+        chosen = [problems[i] for i in order[start:stop]]
+        if steps_left < math.inf:
+            steps_an_epoch = math.ceil(steps_left / optim.epochs)
+            chosen = chosen[: math.ceil(steps_an_epoch * optim.batch_size / samples)]
+        num_trajectories = len(chosen) * samples
+        num_steps = int(min(optim.epochs * math.ceil(num_trajectories / optim.batch_size), steps_left))
+        if num_steps > 0:
+            rounds.append(RoundPlan(tuple(chosen), num_trajectories, num_steps))
+            steps_left -= num_steps
     return RunPlan(tuple(rounds))
-
-
-def _plan_round(problems: Sequence[Problem], config: RunConfig, steps_left: float) -> RoundPlan:
-    optim, samples = config.optim, config.samples_per_prompt
-    if steps_left < math.inf:
-        steps_an_epoch = math.ceil(steps_left / optim.epochs)
-        problems = problems[: math.ceil(steps_an_epoch * optim.batch_size / samples)]
-    num_trajectories = len(problems) * samples
-    num_steps = optim.epochs * math.ceil(num_trajectories / optim.batch_size)
-    return RoundPlan(tuple(problems), num_trajectories, int(min(num_steps, steps_left)))
 
 
 def batch_positions(num_kept: int, batch_size: int, seed: int, round_index: int, round_step: int) -> list[int]:

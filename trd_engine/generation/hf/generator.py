@@ -85,13 +85,11 @@ class TransformersGenerator:
         check_requests(requests, sampling, max_model_len=max_model_len)
         rows = [_Row(request) for request in requests]
         meter = ProgressMeter(on_progress, len(rows))
-        with (
-            torch.no_grad(),
-            evaluation_mode(self._model),
-            self._answering(),
-            self._autocast(),
-            skinny_products(self._model),
-        ):
+        adapter = answering_with(self._model, self._adapter) if isinstance(self._model, PeftModel) else nullcontext()
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if self._autocast_dtype is not None:
+            autocast = torch.autocast(self._model.device.type, dtype=self._autocast_dtype)
+        with torch.no_grad(), evaluation_mode(self._model), adapter, autocast, skinny_products(self._model):
             lean = lean_decoder(self._model)
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
                 window = DecodingWindow(self._model, [row.request.prompt_token_ids for row in batch], lean)
@@ -143,14 +141,6 @@ class TransformersGenerator:
             if len(kept) < len(batch):
                 batch = [batch[slot] for slot in kept]
                 uniforms_BN = uniforms_BN[kept]
-
-    def _answering(self) -> AbstractContextManager[Any]:
-        return answering_with(self._model, self._adapter) if isinstance(self._model, PeftModel) else nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self._model.device.type, dtype=self._autocast_dtype)
 
 
 class CopyGenerator(TransformersGenerator):
