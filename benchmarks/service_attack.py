@@ -48,13 +48,13 @@ def _shared_text() -> bytes:
 
 @dataclass(frozen=True)
 class Attacker:
-    """A client of the attacking owner, and where the service listens."""
+    """The attacking owner, whose clients leave after 15 s."""
 
     url: str
     key: str
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=600)
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=15)
 
     def upload(self, content: bytes) -> str | None:
         with self.client() as client:
