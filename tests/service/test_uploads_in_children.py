@@ -277,6 +277,14 @@ def test_what_the_check_found_is_not_computed_again(tiny: TestClient, tmp_path: 
         assert "row 2 has no solution" in tiny.post(path, json=body).json()["error"]["message"]
 
 
+def test_references_are_judged_in_a_process_of_their_own(make_client: MakeClient, sqlite_url: str) -> None:
+    client = make_client(sqlite_url, judge_references=True)
+    rows = [{"problem": f"p{i}", "answer": "5", "solution": "so it is \\boxed{7}"} for i in range(3)]
+    answer = client.post("/datasets", content="\n".join(map(json.dumps, rows)), headers=JSONL)
+    assert answer.status_code == 201, answer.text
+    assert [notice["code"] for notice in answer.json()["notices"]] == ["reference_contradicts_solution"]
+
+
 def test_references_that_were_not_judged_are_a_notice(
     make_client: MakeClient, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
