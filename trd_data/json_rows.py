@@ -75,31 +75,33 @@ class _Cutter:
         self._stream = stream
         self._max_row_bytes = max_row_bytes
         self._buffer = stream.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
-        self._place = 0
         self.is_array = self._buffer.startswith(b"[")
+        self._place = self._end = int(self.is_array)
+        """Up to where the buffer was searched, and where the last element ends."""
+        self._start = 0
+        """Where the current element starts."""
         self.fault: str | None = None
         """What is wrong after the last element."""
 
     def elements(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield what stands before each element, without spaces, and the element."""
-        depth = start = 0
-        self._buffer = self._buffer[self.is_array :]
+        depth = 0
         while (bracket := self._next_bracket()) is not None:
             if bracket in b"[{":
-                start = self._place - 1 if depth == 0 else start
+                self._start = self._place - 1 if depth == 0 else self._start
                 depth += 1
                 continue
             if depth == 0:
-                self._end(bracket)
+                self._end_array(bracket)
                 return
             depth -= 1
             if depth == 0:
-                yield self._buffer[:start].strip(), self._buffer[start : self._place]
-                self._buffer, self._place = self._buffer[self._place :], 0
+                yield self._buffer[self._end : self._start].strip(), self._buffer[self._start : self._place]
+                self._end = self._place
         if self.fault is None and (depth or self.is_array):
             self.fault = "the file ends within a row" if depth else "the file ends before its array does; is it cut?"
-        elif self.fault is None and self._buffer.strip():
-            self.fault = _stray(self._buffer)
+        elif self.fault is None and self._buffer[self._end :].strip():
+            self.fault = _stray(self._buffer[self._end :])
 
     def _next_bracket(self) -> bytes | None:
         """Return the next bracket outside of strings, with `_place` behind it; None at the end or if there is none
@@ -112,16 +114,19 @@ class _Cutter:
                     return token.group()
                 continue
             self._place = len(self._buffer) if token is None else token.start()
-            if len(self._buffer) > self._max_row_bytes:
+            if len(self._buffer) - self._end > self._max_row_bytes:
                 self.fault = f"longer than {self._max_row_bytes} bytes; the rest of the file was not read"
                 return None
-            more = self._stream.read(max(_CHUNK_BYTES, len(self._buffer)))
+            # As much as there is of the element, so that the start of a long text is searched few times.
+            more = self._stream.read(max(_CHUNK_BYTES, len(self._buffer) - self._end))
             if not more:
                 return None
-            self._buffer += more
+            self._buffer = self._buffer[self._end :] + more
+            self._place, self._start, self._end = self._place - self._end, self._start - self._end, 0
 
-    def _end(self, bracket: bytes) -> None:
-        gap, rest = self._buffer[: self._place - 1].strip(), self._buffer[self._place :] + self._stream.read(1000)
+    def _end_array(self, bracket: bytes) -> None:
+        gap, rest = self._buffer[self._end : self._place - 1], self._buffer[self._place :] + self._stream.read(1000)
+        gap = gap.strip()
         if bracket == b"]" and self.is_array and not gap:
             self.fault = f"there is text after the array: {_shown(rest)}" if rest.strip() else None
         else:

@@ -171,7 +171,7 @@ NO_CELLS = {"TRL chat", "verl"}
 def test_each_shape_means_the_same_in_every_format(kind: str, tmp_path: Path) -> None:
     """What the service shows (`first_problems`) is what the engine loads, and equal to the row as JSON."""
     for name, (task, row) in ROWS.items():
-        if kind == "csv" and name in NO_CELLS:
+        if (kind == "csv" and name in NO_CELLS) or name == "generated":  # whose scorer is a process
             continue
         path = tmp_path / "rows"
         path.write_bytes(content_of([row], kind))

@@ -91,7 +91,10 @@ def missing(field: str, names: Sequence[str], row: Row) -> RowError:
     columns = row.all_columns if isinstance(row, FilledRow) else list(row)
     there = ", ".join(columns[:10]) or "none"
     accepted = f"; accepted names: {', '.join(names)}" if len(names) > 1 else ""
-    return MissingFieldError(field, f"{field}: this field is required; the row's fields: {there[:200]}{accepted}")
+    way_out = f'; or map a column to it: columns = {{"{field}": "NAME"}}, in the command line --column {field}=NAME'
+    return MissingFieldError(
+        field, f"{field}: this field is required; the row's fields: {there[:200]}{accepted}{way_out}"
+    )
 
 
 def type_name(value: object) -> str:

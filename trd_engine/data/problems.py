@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trd_data.errors import MissingFieldError, RowError
+from trd_data.errors import RowError
 from trd_data.problems import Problem, fingerprint
 from trd_data.readers import RawRow
 from trd_data.rows import RowReader
@@ -114,8 +114,7 @@ def _convert(rows: Iterable[RawRow], task: str, source: DataSource) -> tuple[lis
         try:
             problem = reader.problem(row)
         except RowError as error:
-            remedy = "; map it with columns" if isinstance(error, MissingFieldError) else ""
-            errors.append(f"row {row.number}: {error}{remedy}")
+            errors.append(f"row {row.number}: {error}")
             continue
         numbers[problem.id] = row.number
         # Rows may share a long text, which a small Parquet file stores once: so does this list.
