@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
 
-from trd_data.column_names import part_of_problem
-from trd_data.data_notices import DataNotices
+from trd_data.data_notices import DataNotices, notable_columns
 from trd_data.errors import FileTooLargeError, RowError
 from trd_data.formats import needs_arrow, open_rows
 from trd_data.notices import Notice
@@ -71,12 +70,7 @@ def check_file(stream: IO[bytes], limits: RowLimits, columns: Mapping[str, str] 
     file = open_rows(stream, limits.max_unpacked_bytes)
     report = FileReport(file.format, file.compression)
     reader, notices, sample = RowReader(columns=columns), DataNotices(), ReferenceSample()
-    needed = columns_needed(columns or {})
-
-    def is_wanted(name: str, holds_text: bool) -> bool:
-        return name in needed or (part_of_problem(name) is not False if holds_text else part_of_problem(name) is True)
-
-    for row in rows_of(file, stream, is_wanted, limits):
+    for row in rows_of(file, stream, notable_columns(columns or {}), limits):
         report.num_rows += 1
         if report.num_rows > limits.max_rows:
             raise FileTooLargeError(f"the file has more than the {limits.max_rows} rows that are allowed; split it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from trd_data.notices import Notice
 from trd_data.problems import Problem
 from trd_data.shapes import known
 from trd_data.shapes.choice import LETTERS, OPTIONS, has_options, listed_options
-from trd_data.shapes.choose import TASKS, Reading
+from trd_data.shapes.choose import TASKS, Reading, columns_needed
 from trd_data.shapes.fields import Shape
 
 _MAX_EXAMPLE = 200  # characters
@@ -46,6 +46,16 @@ _LATEX = tuple(
 )
 r"""Control characters that JSON and Python make of one backslash before a command of LaTeX such as ``\frac``, with what
 follows them."""
+
+
+def notable_columns(columns: Mapping[str, str]) -> Callable[[str, bool], bool]:
+    """Return whether a column of a file, which may hold text, is read by a shape or worth a notice if it is not."""
+    needed = columns_needed(columns)
+
+    def is_notable(name: str, holds_text: bool) -> bool:
+        return name in needed or (part_of_problem(name) is not False if holds_text else part_of_problem(name) is True)
+
+    return is_notable
 
 
 @dataclass

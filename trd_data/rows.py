@@ -10,7 +10,7 @@ from trd_data.errors import RowError
 from trd_data.plain_json import text_fault, texts
 from trd_data.problems import Problem
 from trd_data.readers import RawRow
-from trd_data.shapes.choose import Reading, columns_needed, readings, to_problem
+from trd_data.shapes.choose import Reading, columns_needed, read_for, readings, to_problem
 
 MAX_LISTED = 100
 """Errors of one file that are listed; more are counted."""
@@ -43,6 +43,14 @@ class RowReader:
         problem = to_problem(row.values, row.number, self._task, self._columns)
         self._require_new_id(problem.id)
         return problem
+
+    def reading(self, row: RawRow) -> Reading:
+        """Return the problem in a row with what it was read from; raises RowError. The reader has a task."""
+        assert self._task is not None
+        self._require_readable(row)
+        found = read_for(row.values, row.number, self._task, self._columns)
+        self._require_new_id(found.required().id)
+        return found
 
     def readings(self, row: RawRow) -> dict[str, Reading]:
         """Return what a row means to each task; raises RowError if it is wrong for all of them."""

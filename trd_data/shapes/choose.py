@@ -60,7 +60,12 @@ def to_problem(row: Row, number: int, task: str | None, columns: Mapping[str, st
     """
     if task is None:
         return suggested_reading(readings(row, number, columns)).required()
-    return _reading(*_prepared(row, number, columns), task, {}).required()
+    return read_for(row, number, task, columns).required()
+
+
+def read_for(row: Row, number: int, task: str, columns: Mapping[str, str]) -> Reading:
+    """Return what a row means to one task; raises RowError for a row that is wrong for all."""
+    return _reading(*_prepared(row, number, columns), task, {})
 
 
 def readings(row: Row, number: int, columns: Mapping[str, str]) -> dict[str, Reading]:

@@ -100,6 +100,8 @@ def load_problem_sets(
     Raises `DataError` if a reference solution is missing, and `NoTrainingDataError`.
     """
     loaded = load_problems(source, task, given=given)
+    for notice in loaded.notices:
+        reporter.report(notice)
     train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
     if evaluated_on.dataset is not None:
         others = load_problems(evaluated_on.dataset, task)

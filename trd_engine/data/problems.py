@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trd_data.data_notices import DataNotices
 from trd_data.errors import RowError
+from trd_data.notices import Notice
 from trd_data.problems import Problem, fingerprint
 from trd_data.readers import RawRow
 from trd_data.rows import RowReader
@@ -33,6 +35,8 @@ class LoadedData:
     problems: list[Problem]
     fingerprint: str
     """See `trd_data.problems.fingerprint`."""
+    notices: tuple[Notice, ...] = ()
+    """What is odd about the rows; see docs/data.md."""
 
 
 def load_problems(
@@ -50,13 +54,14 @@ def load_problems(
         require_known_fields(source.columns)
     except RowError as error:
         raise DataError(f"{_describe(source)}: {error}") from error
-    problems, errors = _convert(read_rows(source), task, source)
+    notices = DataNotices()
+    problems, errors = _convert(read_rows(source), task, source, notices)
     if not problems and not errors:
         raise DataError(f"{_describe(source)}: no rows")
     if errors:
         more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
         raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
-    return LoadedData(problems, fingerprint(problems))
+    return LoadedData(problems, fingerprint(problems), tuple(notices.notices()))
 
 
 def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> LoadedData:
@@ -104,7 +109,9 @@ def split_holdout(problems: Sequence[Problem], share: float | None, seed: int) -
     return training, heldout
 
 
-def _convert(rows: Iterable[RawRow], task: str, source: DataSource) -> tuple[list[Problem], list[str]]:
+def _convert(
+    rows: Iterable[RawRow], task: str, source: DataSource, notices: DataNotices
+) -> tuple[list[Problem], list[str]]:
     reader = RowReader(task, source.columns)
     problems: list[Problem] = []
     errors: list[str] = []
@@ -112,10 +119,12 @@ def _convert(rows: Iterable[RawRow], task: str, source: DataSource) -> tuple[lis
     known_texts: dict[str, str] = {}
     for row in rows:
         try:
-            problem = reader.problem(row)
+            reading = reader.reading(row)
         except RowError as error:
             errors.append(f"row {row.number}: {error}")
             continue
+        notices.add(row.number, {task: reading})
+        problem = reading.required()
         numbers[problem.id] = row.number
         # Rows may share a long text, which a small Parquet file stores once: so does this list.
         shared: dict[str, Any] = {name: known_texts.setdefault(text, text) for name, text in _long_texts(problem)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from trd_data.data_notices import notable_columns
 from trd_data.errors import DataFileError
 from trd_data.readers import RawRow, number_rows
 from trd_data.readers import read_rows as read_rows_of_file
-from trd_data.shapes.choose import columns_needed
 from trd_engine.config import DataSource
 from trd_engine.data.gym_entries import generate_rows
 from trd_engine.runtime.errors import DataError
@@ -29,13 +29,13 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
         return number_rows(_load_folder(path, source.split, source.config))
     if source.config is not None:
         raise _no_configurations(path, source.config)
-    return _read_file(path, columns_needed(source.columns))
+    return _read_file(path, source.columns)
 
 
-def _read_file(path: Path, needed: frozenset[str]) -> Iterator[RawRow]:
+def _read_file(path: Path, columns: Mapping[str, str]) -> Iterator[RawRow]:
     try:
         with path.open("rb") as stream:
-            yield from read_rows_of_file(stream, lambda name, _: name in needed)
+            yield from read_rows_of_file(stream, notable_columns(columns))
     except DataFileError as error:
         raise DataError(f"{path}: {error}") from error
 

@@ -405,3 +405,29 @@ def test_the_default_share_is_bounded() -> None:
     heldout = split_holdout(many, None, 0)[1]
     assert len(heldout) == 64 < len(split_holdout(many, 0.02, 0)[1])
     assert {p.id for p in heldout} <= {p.id for p in split_holdout(many, 0.02, 0)[1]}
+
+
+ODD_ROWS = [
+    {"problem": f"Question {i} on the text?", "answer": str(i), "context": f"A long passage number {i}.", "level": 3}
+    for i in range(4)
+]
+MULTIPLE_CHOICE = [{"question": f"Which is {i}?", "choices": ["0", "1", "2"], "answer": 1} for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.json"])
+def test_what_is_odd_about_the_rows_is_found_in_a_run_as_at_an_upload(name: str, tmp_path: Path) -> None:
+    def codes(rows: list[dict[str, Any]], task: str) -> list[str]:
+        path = tmp_path / name
+        if name.endswith("parquet"):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            lines = [json.dumps(row) for row in rows]
+            path.write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
+        return [notice.code for notice in load_problems(DataSource(path=str(path)), task).notices]
+
+    assert codes(ODD_ROWS, "math") == ["unread_columns"]
+    assert codes(MULTIPLE_CHOICE, "math") == ["choices_unread"]
+    assert codes(MULTIPLE_CHOICE, "choice") == []
+    assert codes([{"problem": "2+2?", "answer": "4"}, {"problem": "2+2?", "answer": "5"}], "math") == [
+        "conflicting_answers"
+    ]

@@ -68,3 +68,15 @@ def test_stop_tokens_that_differ_are_a_notice(tmp_path: Path) -> None:
         distil(parse_config(spec(data, **changes)), tmp_path / "out")
     (notice,) = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
     assert (notice["code"], notice["count"], notice["example"]) == ("stop_ids", 1, "0 '<pad>', of config.json")
+
+
+def test_rows_with_an_unread_part_end_a_strict_run(tmp_path: Path) -> None:
+    data = write_data(tmp_path, train=8, heldout=2)
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps({**row, "passage": f"What # means in problem {i}."}) + "\n" for i, row in enumerate(rows)]
+    (data / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(StrictNoticesError, match=r"unread_columns: .*passage"):
+        distil(parse_config(spec(data, strict=True)), tmp_path / "out")
+    (notice,) = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
+    assert (notice["code"], notice["count"]) == ("unread_columns", 8)
+    assert phases(tmp_path / "out") == ["preparing"]
