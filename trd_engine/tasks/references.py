@@ -92,7 +92,7 @@ def _evenly_spread(references: Sequence[_Reference], limit: int) -> list[_Refere
 def _unmatchable(batch: Sequence[_Reference], task: MathTask) -> list[_Reference]:
     pairs = [(_problem(each), f"\\boxed{{{last_boxed(each.answer) or each.answer}}}") for each in batch]
     judged = zip(batch, task.verify_many(pairs), task.can_read([each.answer for each in batch]), strict=True)
-    return [each for each, verdict, is_read in judged if not (verdict.correct and is_read) or _is_prose(each)]
+    return [each for each, verdict, is_read in judged if _is_certainly_wrong(verdict) or not is_read or _is_prose(each)]
 
 
 def _contradicted(batch: Sequence[_Reference], task: MathTask) -> list[_Reference]:

@@ -13,7 +13,7 @@ from trd_engine.tasks.math.normal_form import in_latex, normalise
 from trd_engine.tasks.math.structure import Question, Same, is_true, questions_of
 from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.steps import StepCheck
-from trd_engine.tasks.verifier_pool.pool import GuardedPool, Reply, Request, shared_pool
+from trd_engine.tasks.verifier_pool.pool import TIME_OUT, GuardedPool, Reply, Request, shared_pool
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
@@ -58,7 +58,8 @@ class MathTask:
         bare = [_reference(reference) for reference in references]
         hard = [each for each in bare if not _is_plain(each)]
         replies = self._pool.map([Request({"reference": in_latex(reference)}) for reference in hard])
-        unread = {reference for reference, reply in zip(hard, replies, strict=True) if reply.value is not True}
+        judged = zip(hard, replies, strict=True)
+        unread = {each for each, reply in judged if reply.value is not True and reply.failure != TIME_OUT}
         return [reference not in unread for reference in bare]
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:

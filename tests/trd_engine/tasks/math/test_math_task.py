@@ -123,6 +123,8 @@ def test_decimals_are_exact(value: object) -> None:
 
 
 @example("√()")
+@example("$1 %")
+@example("\\(.")
 @given(st.text(alphabet="\\frac{}12 ,.xπ√²½%$()", max_size=30))
 def test_no_text_breaks_the_fast_path(text: str) -> None:
     expected = Verdict(True, text) if normalise(text) else None
