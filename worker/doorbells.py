@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 2**16
 NOT_A_DOORBELL = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading another message raises."""
+_REPLIES = ".reply.celery.pidbox"
 _JOB_ID = re.compile(r"job_\w{1,64}", re.ASCII)
 
 
@@ -52,7 +53,8 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str) -> None:
-        if any(queue in channel._fanout_queues for channel in self.channels):
+        is_control = any(queue in channel._fanout_queues for channel in self.channels)
+        if is_control or queue.endswith(_REPLIES):  # commands such as celery inspect read replies
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]
             return
         try:
