@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 REFERENCES_PROGRAM = "trd_engine.tasks.references"
 REFERENCES_SECONDS = 90.0
 """The program that judges references stops by itself before."""
+_PASSED_ON = ("TRD_ALLOW_UNCONFINED_VERIFIERS",)
+"""The operator's permission to judge references without confinement."""
 _NOT_JUDGED = Notice(
     "references_not_judged",
     "The reference answers were not compared with themselves: the program that does it did not run here.",
@@ -76,12 +78,14 @@ class ChildPool:
 
         To be called within `present`.
         """
-        turn = self._turns.setdefault(owner, asyncio.Lock())
+        turn, waiting = self._turns.setdefault(owner, asyncio.Lock()), asyncio.timeout(self._wait_seconds)
         try:
-            async with asyncio.timeout(self._wait_seconds) as waiting, turn, self._slots:
+            async with waiting, turn, self._slots:
                 waiting.reschedule(None)
                 yield
         except TimeoutError:
+            if not waiting.expired():  # of the work in the slot
+                raise
             raise RateLimitError(
                 "other files are being checked, one of an owner at a time; send the request again",
                 code="too_many_uploads",
@@ -152,7 +156,7 @@ async def _run(arguments: list[str], stdin: IO[bytes], seconds: float) -> tuple[
         stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=environment(),
+        env={**environment(), **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
         start_new_session=True,
     )
     assert process.stdout is not None

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from service.datasets.child import ChildPool
+from service.datasets.child import ChildPool, _run
 from service.errors import RateLimitError
 from service.settings import Settings
 from tests.environment import settings_from
@@ -294,3 +294,24 @@ def test_references_that_were_not_judged_are_a_notice(
     assert answer.status_code == 201
     dataset = client.app.state.context.datasets.show("admin", answer.json()["id"])  # type: ignore[attr-defined]
     assert [notice["code"] for notice in dataset.findings["notices"]] == ["references_not_judged"]
+
+
+def test_a_time_out_of_the_work_in_a_slot_is_not_reported_as_many_uploads() -> None:
+    async def work() -> None:
+        async with pool().slot("alice"):
+            raise TimeoutError("the storage did not answer")
+
+    with pytest.raises(TimeoutError, match="the storage did not answer"):
+        asyncio.run(work())
+
+
+def test_the_permission_to_judge_without_confinement_reaches_the_judge(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRD_ALLOW_UNCONFINED_VERIFIERS", "1")
+    monkeypatch.setenv("TRD_API_KEY", "a secret")
+    program = [sys.executable, "-c", "import os; print(*sorted(n for n in os.environ if n.startswith('TRD_')))"]
+    (tmp_path / "empty").touch()
+    with (tmp_path / "empty").open("rb") as stdin:
+        content, status = asyncio.run(_run(program, stdin, 30.0))
+    assert (content.decode().split(), status) == (["TRD_ALLOW_UNCONFINED_VERIFIERS"], 0)
