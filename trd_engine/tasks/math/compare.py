@@ -53,7 +53,7 @@ _MAX_QUESTIONS = 16
 
 def compare(reference: str, answer: str) -> Question:
     """Return whether the answer equals the reference, or what math-verify has to say for that."""
-    if reference == answer and normalise(reference):
+    if reference == answer:
         return True
     reference, answer = (_SPACES.sub(" ", _SPACE.sub(" ", text)) for text in (reference, answer))
     if differ_in_denial(reference, answer) or _is_money_and_share(reference, answer):

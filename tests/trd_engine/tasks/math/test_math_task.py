@@ -127,8 +127,7 @@ def test_decimals_are_exact(value: object) -> None:
 @example("\\(.")
 @given(st.text(alphabet="\\frac{}12 ,.xπ√²½%$()", max_size=30))
 def test_no_text_breaks_the_fast_path(text: str) -> None:
-    expected = Verdict(True, text) if normalise(text) else None
-    assert quick_verdict(text, text) == (expected if text else Verdict(False, "no answer"))
+    assert quick_verdict(text, text) == (Verdict(True, text) if text else Verdict(False, "no answer"))
 
 
 HANGING = "9^{9^{9^{9}}}", "9^{9^{9^{9}+1}}"
