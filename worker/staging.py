@@ -83,7 +83,7 @@ def _stage_dataset(attempt: Attempt, dataset_id: str) -> dict[str, Any]:
     except ContentChangedError as error:
         message = f"the file of dataset {dataset_id} differs from the upload: {error}"
         raise JobFailedError("dataset_changed", message) from error
-    return {"path": str(path), "columns": dataset.columns or {}}
+    return {"path": str(path), "columns": dataset.columns or {}, "references_judged": True}
 
 
 def _stage_checkpoint(attempt: Attempt) -> int | None:

@@ -38,6 +38,8 @@ class DataSource(StrictConfig):
     """Seed of the generator."""
     columns: dict[str, str] = {}
     """Maps our field names to the rows' columns, or to paths into them: {"answer": "reward_model.ground_truth"}."""
+    references_judged: bool = False
+    """Whether the reference answers were judged before, as those of an upload are; a run does not judge them again."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trd_data.prompts import PromptBuilder
 from trd_engine.config import DataSource, EvaluationConfig
-from trd_engine.data.problems import load_problems, split_holdout
+from trd_engine.data.problems import LoadedData, load_problems, split_holdout
 from trd_engine.runtime.errors import DataError, NoTrainingDataError
 from trd_engine.runtime.events import Reporter
+from trd_engine.tasks.references import judge_references
 from trd_engine.types import Problem
 
 MAX_LISTED = 100
 """Problems in one notice; more are counted."""
+_JUDGING_SECONDS = 60.0
+"""Limit of judging the references of one source; those that are plain numbers take no time."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,12 @@ def load_problem_sets(
     Raises `DataError` if a reference solution is missing, and `NoTrainingDataError`.
     """
     loaded = load_problems(source, task, given=given)
-    for notice in loaded.notices:
-        reporter.report(notice)
+    _report_notices(loaded, source, task, reporter)
     train, evaluation, name, evaluation_fingerprint = list(loaded.problems), [], "holdout", None
     if evaluated_on.dataset is not None:
         others = load_problems(evaluated_on.dataset, task)
+        if evaluated_on.dataset != source:
+            _report_notices(others, evaluated_on.dataset, task, reporter, "evaluation.dataset: ")
         evaluation, name, evaluation_fingerprint = list(others.problems), "evaluation", others.fingerprint
     elif evaluated_on.holdout != 0:
         train, evaluation = split_holdout(train, evaluated_on.holdout, seed)
@@ -132,6 +136,18 @@ def load_problem_sets(
             num_left_out=num_left_out,
         )
     return sets
+
+
+def _report_notices(
+    loaded: LoadedData, source: DataSource | None, task: str, reporter: Reporter, where: str = ""
+) -> None:
+    """Report what is odd about the rows, and references that no answer could match."""
+    notices = list(loaded.notices)
+    is_new = source is not None and not source.references_judged
+    if task == "math" and is_new and reporter.world.is_main:
+        notices += judge_references(loaded.references, _JUDGING_SECONDS).notices
+    for notice in notices:
+        reporter.report(replace(notice, message=where + notice.message))
 
 
 def load_evaluation_problems(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trd_data.check import ReferenceSample
 from trd_data.data_notices import DataNotices
 from trd_data.errors import RowError
 from trd_data.notices import Notice
@@ -37,6 +38,8 @@ class LoadedData:
     """See `trd_data.problems.fingerprint`."""
     notices: tuple[Notice, ...] = ()
     """What is odd about the rows; see docs/data.md."""
+    references: tuple[Mapping[str, Any], ...] = ()
+    """A sample for `trd_engine.tasks.references`."""
 
 
 def load_problems(
@@ -54,14 +57,14 @@ def load_problems(
         require_known_fields(source.columns)
     except RowError as error:
         raise DataError(f"{_describe(source)}: {error}") from error
-    notices = DataNotices()
-    problems, errors = _convert(read_rows(source), task, source, notices)
+    notices, sample = DataNotices(), ReferenceSample()
+    problems, errors = _convert(read_rows(source), task, source, notices, sample)
     if not problems and not errors:
         raise DataError(f"{_describe(source)}: no rows")
     if errors:
         more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
         raise DataError("; ".join(errors[:_MAX_LISTED]) + more)
-    return LoadedData(problems, fingerprint(problems), tuple(notices.notices()))
+    return LoadedData(problems, fingerprint(problems), tuple(notices.notices()), tuple(sample.references))
 
 
 def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> LoadedData:
@@ -110,7 +113,7 @@ def split_holdout(problems: Sequence[Problem], share: float | None, seed: int) -
 
 
 def _convert(
-    rows: Iterable[RawRow], task: str, source: DataSource, notices: DataNotices
+    rows: Iterable[RawRow], task: str, source: DataSource, notices: DataNotices, sample: ReferenceSample
 ) -> tuple[list[Problem], list[str]]:
     reader = RowReader(task, source.columns)
     problems: list[Problem] = []
@@ -125,6 +128,7 @@ def _convert(
             continue
         notices.add(row.number, {task: reading})
         problem = reading.required()
+        sample.add(row.number, problem)
         numbers[problem.id] = row.number
         # Rows may share a long text, which a small Parquet file stores once: so does this list.
         shared: dict[str, Any] = {name: known_texts.setdefault(text, text) for name, text in _long_texts(problem)}

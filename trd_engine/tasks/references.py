@@ -13,7 +13,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,8 +27,7 @@ from trd_engine.types import Problem, Verdict
 
 MAX_REFERENCES = 1000
 """Distinct references that are judged, evenly spread over the file."""
-_LIMIT_SECONDS = 2.0
-"""Of one comparison."""
+_COMPARISON_SECONDS = 2.0
 _BATCH = 16
 """Comparisons between two looks at the clock."""
 _MAX_INPUT_BYTES = 64 * 2**20
@@ -49,17 +48,30 @@ class _Reference:
         return f"row {self.row}: {self.answer[:_MAX_SHOWN]}"
 
 
-def judge_references(lines: Iterable[bytes], limit_seconds: float) -> dict[str, Any]:
-    """Return how many references were judged, of how many, and the notices about them.
+@dataclass(frozen=True)
+class JudgedReferences:
+    """What was found."""
 
-    Judges a sample within `limit_seconds` of wall time.
+    num_judged: int
+    num_references: int
+    """Distinct ones that were given."""
+    notices: list[Notice]
+
+
+def judge_references(
+    rows: Iterable[Mapping[str, Any]], limit_seconds: float, comparison_seconds: float = _COMPARISON_SECONDS
+) -> JudgedReferences:
+    """Judge a sample of rows of ``row``, ``answer`` and ``solution`` within `limit_seconds` of wall time.
+
+    A comparison that takes longer than `comparison_seconds` finds nothing. Processes are started only if exact
+    arithmetic does not settle all references.
     """
-    references = _distinct(lines)
+    references = _distinct(rows)
     unmatchable: list[_Reference] = []
     contradicted: list[_Reference] = []
     num_judged = 0
     deadline = time.monotonic() + limit_seconds
-    with closing(GuardedPool("math", _LIMIT_SECONDS)) as pool:
+    with closing(GuardedPool("math", comparison_seconds)) as pool:
         task = MathTask(pool)
         sample = _evenly_spread(references, MAX_REFERENCES)
         for start in range(0, len(sample), _BATCH):
@@ -69,15 +81,13 @@ def judge_references(lines: Iterable[bytes], limit_seconds: float) -> dict[str, 
             unmatchable += _unmatchable(batch, task)
             contradicted += _contradicted(batch, task)
             num_judged += len(batch)
-    notices = _notices(unmatchable, contradicted, num_judged)
-    return {"num_judged": num_judged, "num_references": len(references), "notices": [asdict(each) for each in notices]}
+    return JudgedReferences(num_judged, len(references), list(_notices(unmatchable, contradicted, num_judged)))
 
 
-def _distinct(lines: Iterable[bytes]) -> list[_Reference]:
+def _distinct(rows: Iterable[Mapping[str, Any]]) -> list[_Reference]:
     """Return the first row of each reference."""
     found: dict[str, _Reference] = {}
-    for line in lines:
-        row = json.loads(line)
+    for row in rows:
         answer, solution = row["answer"], row.get("solution")
         if isinstance(answer, str):
             found.setdefault(answer, _Reference(row["row"], answer, solution if isinstance(solution, str) else None))
@@ -116,7 +126,7 @@ def _problem(reference: _Reference) -> Problem:
 
 def _notices(
     unmatchable: Sequence[_Reference], contradicted: Sequence[_Reference], num_judged: int
-) -> Iterable[Notice]:
+) -> Iterator[Notice]:
     if unmatchable:
         yield Notice(
             "unmatchable_references",
@@ -149,11 +159,12 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 10, int(seconds) + 10))
     try:
-        report = judge_references(sys.stdin.buffer.read(_MAX_INPUT_BYTES).splitlines(), seconds)
+        lines = sys.stdin.buffer.read(_MAX_INPUT_BYTES).splitlines()
+        report = judge_references(map(json.loads, lines), seconds)
     except (EngineError, ValueError, KeyError, TypeError) as error:
         print(f"references were not judged: {error}", file=sys.stderr)  # noqa: T201 - read by whoever started it
         return 2
-    print(json.dumps(report))  # noqa: T201
+    print(json.dumps(asdict(report)))  # noqa: T201
     return 0
 
 

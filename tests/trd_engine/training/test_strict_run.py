@@ -72,11 +72,32 @@ def test_stop_tokens_that_differ_are_a_notice(tmp_path: Path) -> None:
 
 def test_rows_with_an_unread_part_end_a_strict_run(tmp_path: Path) -> None:
     data = write_data(tmp_path, train=8, heldout=2)
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    lines = [json.dumps({**row, "passage": f"What # means in problem {i}."}) + "\n" for i, row in enumerate(rows)]
-    (data / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+    for name in ("train.jsonl", "heldout.jsonl"):
+        rows = [json.loads(line) for line in (data / name).read_text(encoding="utf-8").splitlines()]
+        lines = [json.dumps({**row, "passage": f"What # means in problem {i}."}) + "\n" for i, row in enumerate(rows)]
+        (data / name).write_text("".join(lines), encoding="utf-8")
     with pytest.raises(StrictNoticesError, match=r"unread_columns: .*passage"):
         distil(parse_config(spec(data, strict=True)), tmp_path / "out")
-    (notice,) = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
-    assert (notice["code"], notice["count"]) == ("unread_columns", 8)
+    notices = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
+    assert [(notice["code"], notice["count"]) for notice in notices] == [("unread_columns", 8), ("unread_columns", 2)]
+    assert notices[1]["message"].startswith("evaluation.dataset: ")
     assert phases(tmp_path / "out") == ["preparing"]
+
+
+def test_references_that_no_answer_can_match_end_a_strict_run(tmp_path: Path) -> None:
+    data = write_data(tmp_path, train=8, heldout=2)
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[2] |= {"answer": r"\frac{1}{", "solution": "no box"}
+    rows[5]["solution"] = r"so \boxed{1234567}"
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes = {"task": "math", "evaluation": {"holdout": 0.0}, "optim": {"batch_size": 8, "max_steps": 1}}
+    changes["sampling"] = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 2}
+    document = spec(data, strict=True, **changes)
+    with pytest.raises(StrictNoticesError, match=r"unmatchable_references: .*reference_contradicts_solution"):
+        distil(parse_config(document), tmp_path / "out")
+    warnings = [event for event in events(tmp_path / "out", "notice") if event["level"] == "warn"]
+    assert [(event["count"], event["example"][:5]) for event in warnings] == [(1, "row 3"), (1, "row 6")]
+    assert phases(tmp_path / "out") == ["preparing"]
+    document["dataset"]["references_judged"] = True  # as those of an upload
+    with pytest.raises(StrictNoticesError, match=r"^strict = true: rollouts_cut"):
+        distil(parse_config(document), tmp_path / "judged")
