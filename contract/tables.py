@@ -73,6 +73,17 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class BrowserSession(Base):
+    """A sign-in to the dashboard, or a link that signs in once. The token itself is never stored, only its HMAC."""
+
+    __tablename__ = "browser_sessions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_digest: Mapped[str] = mapped_column(String(64))  # of the API key: the session ends when the key is revoked
+    is_link: Mapped[bool]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Dataset(Base):
     """An uploaded, validated file of problems."""
 

@@ -8,7 +8,9 @@ from starlette.types import Scope
 
 from contract.views.error import Error
 from service import health
+from service.auth import STATIC_PREFIX
 from service.checkpoints import endpoints as checkpoints
+from service.dashboard import endpoints as dashboard
 from service.datasets import endpoints as datasets
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
@@ -34,6 +36,8 @@ def add_routes(app: FastAPI) -> None:
     """Add all routes."""
     for part in _PARTS:
         app.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
+    app.include_router(dashboard.router, include_in_schema=False)
+    app.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)
 
 
 def allowed_methods(app: FastAPI, scope: Scope) -> str:

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from contract.database import Database
 from contract.json_logs import JsonFormatter
@@ -22,10 +22,11 @@ from contract.private_folder import make_private_folder
 from contract.storage import Storage
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
-from service.auth import KeyGate
+from service.auth import KeyGate, wants_page
 from service.bodies import invalid_request
 from service.checkpoints.service import CheckpointService
 from service.context import ServiceContext
+from service.dashboard.pages import error_page
 from service.datasets.service import DatasetService
 from service.db import migrate
 from service.enqueue import Doorbell
@@ -36,6 +37,7 @@ from service.jobs.service import JobService
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing
+from service.keys.sessions import Sessions
 from service.leftovers import collect_deleted
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
@@ -79,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
     # The last one added is the outermost.
     app.add_middleware(RateLimiter, per_minute=settings.max_requests_per_minute)
-    app.add_middleware(KeyGate, keys=lambda: app.state.context.keys)
+    app.add_middleware(KeyGate, keys=lambda: app.state.context.keys, sessions=lambda: app.state.context.sessions)
     app.add_middleware(RequestEnvelope, settings=settings)
     return app
 
@@ -121,6 +123,7 @@ def _start(settings: Settings) -> ServiceContext:
         doorbell=doorbell,
         readiness=Readiness(database, storage, doorbell),
         keys=keys,
+        sessions=Sessions(database, keys),
         models=models,
         feed=EventFeed(database),
         streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
@@ -181,16 +184,16 @@ def _streams_end_on_signal(end_streams: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _refuse(request: Request, error: Exception) -> JSONResponse:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for nothing else"
     if error.status_code == 405:
         error.headers = {"allow": allowed_methods(request.app, request.scope)}
-    return error_response(error)
+    return error_page(request, error) if wants_page(request.scope) else error_response(error)
 
 
-def _refuse_invalid(request: Request, error: Exception) -> JSONResponse:
+def _refuse_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for nothing else"
-    return error_response(invalid_request(error, request.scope["route"]))
+    return _refuse(request, invalid_request(error, request.scope["route"]))
 
 
 app = create_app(Settings.from_environment())

@@ -1,26 +1,37 @@
-"""Authentication by a bearer key on every path but the public ones, and what each key may do.
+"""Authentication on every path but the public ones, by a bearer key or by the dashboard's session cookie, and what
+each key may do.
 
 The gate is a middleware around the whole application, so routers that are added later and paths that do not exist are
-behind it too.
+behind it too. A session may do what its key may, on the whole API: the dashboard's scripts call it as clients do. A
+browser sends the cookie for other sites' requests too, so what changes something needs the session's CSRF token in a
+header, and an ``Origin`` that is this server.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contract.views.keys import KeyScope
-from service.errors import AuthenticationError, PermissionDeniedError, error_response
+from service.errors import ApiError, AuthenticationError, PermissionDeniedError, error_response
 
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""Answered without a key: two probes that reveal nothing, and a document that is the same for everybody."""
+SIGN_IN_PATH = "/ui/sign-in"
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", SIGN_IN_PATH})
+"""Answered without a key: two probes that reveal nothing, a document that is the same for everybody, and the form."""
+STATIC_PREFIX = "/ui/static/"
+"""Style and scripts of the dashboard, the same for everybody."""
+SESSION_COOKIE = "trd_session"
+CSRF_HEADER = "x-csrf-token"
 
 
 _INCLUDED = {
@@ -55,23 +66,68 @@ class Keys(Protocol):
         ...
 
 
-class KeyGate:
-    """Middleware: puts the `Caller` into ``request.state.caller``, or answers 401."""
+class SignedIn(Protocol):
+    """An open session of a browser."""
 
-    def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
+    @property
+    def caller(self) -> Caller:
+        """The owner of the key that opened it."""
+        ...
+
+    @property
+    def csrf_token(self) -> str:
+        """What every change has to send."""
+        ...
+
+
+class Sessions(Protocol):
+    """A store of sessions."""
+
+    def find(self, token: str) -> SignedIn | None:
+        """Return the open session with this token, else None."""
+        ...
+
+    def find_cached(self, token: str) -> SignedIn | None:
+        """Return the session if it is cached, without waiting; else None."""
+        ...
+
+
+class KeyGate:
+    """Middleware: puts the `Caller` into ``request.state.caller``, or answers 401; a browser that asks for a page of
+    the dashboard is led to the form instead."""
+
+    def __init__(self, app: ASGIApp, keys: Callable[[], Keys], sessions: Callable[[], Sessions]) -> None:
         self._app = app
         self._keys = keys
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
+        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS or scope["path"].startswith(STATIC_PREFIX):
             await self._app(scope, receive, send)
             return
+        state, headers = scope.setdefault("state", {}), Headers(scope=scope)
+        token = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
         try:
-            scope.setdefault("state", {})["caller"] = await self._identify(Headers(scope=scope))
-        except AuthenticationError as error:
-            await error_response(error)(scope, receive, send)
+            if token and "authorization" not in headers:
+                signed_in = await self._resume(token)
+                state["caller"], state["csrf_token"] = signed_in.caller, signed_in.csrf_token
+                if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+                    _require_own_page(headers, signed_in)
+            else:
+                state["caller"] = await self._identify(headers)
+        except ApiError as error:
+            is_lost = isinstance(error, AuthenticationError) and wants_page(scope)
+            answer = _to_sign_in(scope) if is_lost else error_response(error)
+            await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    async def _resume(self, token: str) -> SignedIn:
+        sessions = self._sessions()
+        found = sessions.find_cached(token) or await run_in_threadpool(sessions.find, token)
+        if found is None:
+            raise AuthenticationError("the session has ended: sign in again", code="session_ended")
+        return found
 
     async def _identify(self, headers: Headers) -> Caller:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -84,6 +140,32 @@ class KeyGate:
         if caller is None:
             raise AuthenticationError("the key is unknown or revoked")
         return caller
+
+
+def wants_page(scope: Scope) -> bool:
+    """Return True if a browser asks for a page of the dashboard, and not a script for data."""
+    is_page = scope["path"] == "/" or scope["path"].startswith("/ui/")
+    return is_page and "text/html" in Headers(scope=scope).get("accept", "")
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """Return True if the request comes from a page of this server. Proxies may end TLS, so only hosts are compared."""
+    return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "")
+
+
+def _require_own_page(headers: Headers, signed_in: SignedIn) -> None:
+    sent = headers.get(CSRF_HEADER, "").encode()
+    if not is_same_origin(headers) or not hmac.compare_digest(sent, signed_in.csrf_token.encode()):
+        raise PermissionDeniedError(
+            f"a session may change something only from its own pages, with their {CSRF_HEADER}; reload the page",
+            code="csrf_failed",
+        )
+
+
+def _to_sign_in(scope: Scope) -> Response:
+    query = scope["query_string"].decode("latin-1")
+    target = scope["path"] + (f"?{query}" if query else "")
+    return RedirectResponse(f"{SIGN_IN_PATH}?next={quote(target, safe='')}", status_code=303)
 
 
 @dataclass(frozen=True)

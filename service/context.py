@@ -18,6 +18,7 @@ from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
 from service.jobs.service import JobService
 from service.keys.service import KeyRing
+from service.keys.sessions import Sessions
 from service.models.service import ModelShelf
 from service.readiness import Readiness
 from service.runs.service import RunService
@@ -33,6 +34,7 @@ class ServiceContext:
     storage: Storage
     doorbell: Doorbell
     keys: KeyRing
+    sessions: Sessions
     models: ModelShelf
     feed: EventFeed
     streams: OpenStreams

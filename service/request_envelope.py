@@ -141,6 +141,7 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID] = self.request_id
             headers["x-content-type-options"] = "nosniff"  # what users stored is never a page or a script
+            headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
         await self._send(message)
 
     async def give(self, response: JSONResponse, scope: Scope, receive: Receive) -> None:

@@ -37,7 +37,7 @@ from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
 from service.jobs.estimate import Estimate, estimate
 from service.jobs.forecast import Forecast, forecast
-from service.jobs.repository import JobFilter
+from service.jobs.repository import JobFilter as JobFilter  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
 from service.query import cut

@@ -1,14 +1,14 @@
-"""Queries on ``api_keys``."""
+"""Queries on ``api_keys`` and ``browser_sessions``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from contract.tables import ApiKey
+from contract.tables import ApiKey, BrowserSession
 
 
 def by_digest(session: Session, digest: str) -> ApiKey | None:
@@ -40,3 +40,25 @@ def revoke(session: Session, key_id: str, at: datetime) -> ApiKey | None:
     if key is not None and key.revoked_at is None:
         key.revoked_at = at
     return key
+
+
+def browser_session(session: Session, digest: str, now: datetime) -> BrowserSession | None:
+    """Return the session with this token unless it has expired."""
+    query = select(BrowserSession).where(BrowserSession.digest == digest, BrowserSession.is_link.is_(False))
+    return session.scalar(query.where(BrowserSession.expires_at > now))
+
+
+def take_link(session: Session, digest: str, now: datetime) -> str | None:
+    """Delete a sign-in link and return its key's digest; None if it was used before, has expired or never existed."""
+    found = delete(BrowserSession).where(BrowserSession.digest == digest, BrowserSession.is_link.is_(True))
+    return session.scalar(found.where(BrowserSession.expires_at > now).returning(BrowserSession.key_digest))
+
+
+def end_browser_session(session: Session, digest: str) -> None:
+    """Delete a session."""
+    session.execute(delete(BrowserSession).where(BrowserSession.digest == digest))
+
+
+def delete_expired_sessions(session: Session, now: datetime) -> None:
+    """Delete the sessions and links that have expired."""
+    session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= now))

@@ -34,13 +34,21 @@ class KeyRing:
         self._cached: dict[str, tuple[Caller, float]] = {}
         self._good_until: dict[str, float] = {}
 
+    def digest(self, text: str) -> str:
+        """Return the digest under which a key or a token is stored."""
+        return key_digest(text, self._pepper)
+
     def find(self, key: str) -> Caller | None:
         """Return the owner of a valid key, else None."""
-        digest = key_digest(key, self._pepper)
-        caller = None
+        digest = self.digest(key)
+        is_bootstrap = self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest)
+        return self.find_by_digest(digest) if is_bootstrap or is_well_formed(key) else None
+
+    def find_by_digest(self, digest: str) -> Caller | None:
+        """Return the owner of the valid key with this digest, else None."""
         if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
-            caller = Caller(BOOTSTRAP_ID, BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
-        elif is_well_formed(key):
+            caller: Caller | None = Caller(BOOTSTRAP_ID, BOOTSTRAP_OWNER, frozenset({KeyScope.ADMIN}))
+        else:
             with self._database.read() as session:
                 row = repository.by_digest(session, digest)
             caller = Caller(row.id, row.owner, frozenset(map(KeyScope, row.scopes))) if row is not None else None
@@ -52,7 +60,11 @@ class KeyRing:
 
     def find_cached(self, key: str) -> Caller | None:
         """Return the owner if the key is cached and the entry has not expired."""
-        caller, good_until = self._cached.get(key_digest(key, self._pepper), (None, 0.0))
+        return self.cached_by_digest(self.digest(key))
+
+    def cached_by_digest(self, digest: str) -> Caller | None:
+        """Return the same for a key's digest."""
+        caller, good_until = self._cached.get(digest, (None, 0.0))
         return caller if time.monotonic() < good_until else None
 
     def is_good(self, key_id: str) -> bool:
@@ -75,7 +87,7 @@ class KeyRing:
             id=new_id(KEY_PREFIX),
             owner=owner,
             name=name,
-            digest=key_digest(key, self._pepper),
+            digest=self.digest(key),
             scopes=[str(scope) for scope in scopes],
             created_at=datetime.now(UTC),
         )

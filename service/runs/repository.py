@@ -54,6 +54,14 @@ def metric_points(session: Session, wanted: MetricRange) -> Points:
     return session.execute(query.order_by(MetricPoint.name, MetricPoint.step)).all()
 
 
+def metric_at(session: Session, name: str, places: Collection[tuple[str, int]]) -> Sequence[tuple[str, float]]:
+    """Return (job, value) of a metric at these (job, step), by step, where there is a finite value."""
+    query = select(MetricPoint.job_id, MetricPoint.value).where(MetricPoint.name == name)
+    query = query.where(tuple_(MetricPoint.job_id, MetricPoint.step).in_(places))
+    found = session.execute(query.order_by(MetricPoint.step))
+    return [(job_id, value) for job_id, value in found if value is not None]
+
+
 def thinned_metric_points(session: Session, wanted: MetricRange, first_step: int, bucket_steps: int) -> Points:
     """Return the lowest and the highest point of every `bucket_steps` steps, and one that is not finite if there is
     one. An average would hide the peaks of a curve."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, takewhile
 
@@ -10,12 +10,17 @@ from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.tables import Diagnosis, Evaluation, ProbeSample, Trajectory
+from contract.views.jobs import JobProgress
 from contract.views.metrics import MetricSeries
 from contract.views.trajectories import TokenKl, TrajectoryView
 from service.jobs.service import get_job
 from service.query import cut
 from service.runs import repository
-from service.runs.repository import MetricRange, TrajectoryFilter
+from service.runs.repository import MetricRange as MetricRange  # pages name both, and have no repository
+from service.runs.repository import TrajectoryFilter as TrajectoryFilter
+
+NUM_SPARKS = 32
+"""Points of a curve that is as small as a word."""
 
 
 class RunService:
@@ -58,6 +63,18 @@ class RunService:
                 )
             )
         return series
+
+    def sparklines(self, jobs: Iterable[JobProgress], name: str) -> dict[str, list[float]]:
+        """Return a metric of each of the owner's jobs at up to `NUM_SPARKS` of its steps."""
+        places = []
+        for job in jobs:
+            num = min(job.step, NUM_SPARKS)
+            places += [(job.id, 1 + round(i * (job.step - 1) / max(1, num - 1))) for i in range(num)]
+        values: dict[str, list[float]] = {}
+        with self._database.read() as session:
+            for job_id, value in repository.metric_at(session, name, places) if places else []:
+                values.setdefault(job_id, []).append(value)
+        return values
 
     def trajectories(
         self, owner: str, wanted: TrajectoryFilter, after: tuple[int, int] | None, limit: int, *, with_token_kl: bool

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
+VENDORED = CHECKOUT / "service" / "dashboard" / "static" / "vendor"
 DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 # A file of ours in backticks, as in `trd_engine/training/loop.py`; rooms of the engine are named without its folder.
 _NAMED = re.compile(r"`([a-z_]+/[a-z_/]+(?:\.py|/))`")
@@ -35,3 +38,11 @@ def test_the_index_lists_every_document() -> None:
 
 def test_the_readme_fits_on_a_screen() -> None:
     assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_vendored_files_are_those_of_the_manifest() -> None:
+    packages = json.loads((VENDORED / "manifest.json").read_text(encoding="utf-8"))
+    listed = {name: file["sha256"] for package in packages for name, file in package["files"].items()}
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in VENDORED.iterdir()}
+    del found["manifest.json"]
+    assert found == listed

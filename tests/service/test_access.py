@@ -14,7 +14,7 @@ from sqlalchemy import select
 from starlette.routing import BaseRoute, Mount, Route
 
 from contract.tables import ApiKey
-from service.auth import PUBLIC_PATHS, RequireScope
+from service.auth import PUBLIC_PATHS, SIGN_IN_PATH, RequireScope
 from service.keys import service as keys_service
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.records import add_checkpoint, database_of, job_body, submit, upload
@@ -130,6 +130,8 @@ def test_every_route_that_changes_something_needs_more_than_reading(client: Test
     changing = [(m, p) for m, p in routes_of(client) if m in ("POST", "PUT", "PATCH", "DELETE")]
     assert len(changing) >= 10
     for method, path in changing:
+        if path in (SIGN_IN_PATH, "/ui/sign-out", "/ui/sign-in-links", "/ui/jobs/changes"):
+            continue  # the caller's own session, and a question that is too long for an address
         response = client.request(method, re.sub(r"{[^}]+}", "x", path), headers=headers)
         assert response.status_code == 403, (method, path)
 

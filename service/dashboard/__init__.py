@@ -1,0 +1,1 @@
+"""Pages for people, rendered from the use cases of the other nouns; they have no query of their own."""

@@ -1,0 +1,23 @@
+"""The dashboard's routes: ``/`` and what is below ``/ui``. Its scripts call the API under the session's cookie."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from service.dashboard import jobs, sign_in
+
+
+class _Static(StaticFiles):
+    def file_response(self, *arguments: object, **options: object) -> Response:
+        response = super().file_response(*arguments, **options)  # type: ignore[arg-type]
+        response.headers["cache-control"] = "no-cache"  # to be asked for again: a new version has the same name
+        return response
+
+
+STATIC_FILES = _Static(packages=[("service.dashboard", "static")])
+
+router = APIRouter()
+for part in (sign_in, jobs):
+    router.include_router(part.router)

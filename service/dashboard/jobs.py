@@ -1,0 +1,93 @@
+"""The list of jobs, and what changed in it since a script last asked."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+
+from contract.job_spec import Mode
+from contract.job_state import JobStatus
+from contract.views.jobs import JobView
+from service.auth import Caller, Reader
+from service.context import Context, ServiceContext
+from service.dashboard.pages import fragment, page
+from service.errors import NotFoundError
+from service.jobs.schemas import job_view
+from service.jobs.service import JobFilter
+
+router = APIRouter()
+
+NUM_ROWS = 50
+
+
+class Wanted(BaseModel):
+    """Filters and page, as they stand in the address."""
+
+    status: list[JobStatus] = []
+    mode: Mode | None = None
+    tag: Annotated[str, Query(max_length=64)] = ""
+    after: Annotated[str, Query(max_length=40)] = ""
+
+    @property
+    def filters(self) -> list[tuple[str, str]]:
+        """The filters that are set."""
+        given = [("status", str(status)) for status in self.status]
+        given += [("mode", str(self.mode))] if self.mode is not None else []
+        return given + ([("tag", self.tag)] if self.tag else [])
+
+
+class Changes(BaseModel):
+    """What a script needs to bring the list up to date."""
+
+    order: list[str]
+    """The ids of the page."""
+    rows: dict[str, str]
+    """HTML of the rows that are new or differ from what the script has seen."""
+
+
+@router.get("/")
+def list_jobs(request: Request, context: Context, caller: Reader, wanted: Annotated[Wanted, Query()]) -> Response:
+    """The list, or nothing for a client that reads no pages."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise NotFoundError("there is no such path; GET /openapi.json lists all paths")
+    jobs, has_more = _jobs(context, caller, wanted)
+    last = jobs[-1].id if jobs and has_more else None
+    return page(
+        request,
+        "jobs.html",
+        rows=_rows(context, jobs),
+        wanted=wanted,
+        statuses=list(JobStatus),
+        modes=["trd", "opd", "opsd"],
+        first_page=f"/?{urlencode(wanted.filters)}" if wanted.after else None,
+        next_page=f"/?{urlencode([*wanted.filters, ('after', last)])}" if last is not None else None,
+    )
+
+
+@router.post("/ui/jobs/changes")
+def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()], seen: dict[str, str]) -> Changes:
+    """The rows that changed; `seen` maps the ids of rows to their versions."""
+    jobs, _ = _jobs(context, caller, wanted)
+    rows = _rows(context, jobs)
+    return Changes(order=list(rows), rows={id: html for id, (html, version) in rows.items() if seen.get(id) != version})
+
+
+def _jobs(context: ServiceContext, caller: Caller, wanted: Wanted) -> tuple[list[JobView], bool]:
+    filters = JobFilter(wanted.status, wanted.mode, wanted.tag or None)
+    placed, has_more = context.jobs.page(caller.owner, filters, wanted.after or None, NUM_ROWS)
+    return [job_view(job, position) for job, position in placed], has_more
+
+
+def _rows(context: ServiceContext, jobs: list[JobView]) -> dict[str, tuple[str, str]]:
+    """Return the row of each job as HTML, and its version."""
+    curves = context.runs.sparklines(jobs, "loss")
+    rows = {}
+    for job in jobs:
+        content: list[Any] = [job, curves.get(job.id, [])]
+        version = hashlib.sha256(fragment("jobs_row.html", "row", *content, "").encode()).hexdigest()[:12]
+        rows[job.id] = (fragment("jobs_row.html", "row", *content, version), version)
+    return rows

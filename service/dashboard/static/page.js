@@ -1,0 +1,32 @@
+// What every page does: relative times, copying, signing out.
+
+import { announce, call } from "./api.js";
+
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+export function showTimes(root = document) {
+  for (const shown of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(shown.dateTime);
+    const seconds = (at - Date.now()) / 1000;
+    const [unit, size] = UNITS.find(([, length]) => Math.abs(seconds) >= length) ?? UNITS[3];
+    shown.title = at.toLocaleString();
+    shown.textContent = Math.abs(seconds) < 5 ? "now" : relative.format(Math.round(seconds / size), unit);
+  }
+}
+
+showTimes();
+setInterval(showTimes, 10000);
+
+document.addEventListener("click", async (event) => {
+  const copying = event.target.closest("[data-copy]");
+  if (copying) {
+    const source = document.getElementById(copying.dataset.copy);
+    await navigator.clipboard.writeText(source.textContent.trim());
+    announce("Copied.");
+  }
+  if (event.target.closest("[data-sign-out]")) {
+    await call("/ui/sign-out", { method: "POST" });
+    location.assign("/ui/sign-in");
+  }
+});
