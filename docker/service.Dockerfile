@@ -18,6 +18,7 @@ COPY client client
 COPY contract contract
 COPY service service
 COPY trd_data trd_data
+COPY trd_estimate trd_estimate
 COPY migrations migrations
 COPY testbed/models testbed/models
 

@@ -34,6 +34,7 @@ COPY client client
 COPY contract contract
 COPY worker worker
 COPY trd_data trd_data
+COPY trd_estimate trd_estimate
 COPY trd_engine trd_engine
 COPY testbed/models testbed/models
 

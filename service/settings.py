@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from contract.settings import CommaSeparated, DeploymentSettings, Seconds
 from trd_data.readers import MAX_DEPTH
 
 Limit = Annotated[int, Field(ge=1)]
+DeviceKind = Literal["cpu", "h100", "h200", "a100-80gb", "a100-40gb", "l40s"]
+"""Those of `trd_estimate.hardware`; a test compares."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Settings(DeploymentSettings):
     AWS_ENDPOINT_URL."""
     max_devices: Limit = 1
     """Most devices that one job may request."""
+    device_kind: DeviceKind | None = None
+    """Kind of device of the workers, for estimates: cpu, h100, h200, a100-80gb, a100-40gb or l40s. If unset, what the
+    workers of the job's queue reported, else cpu."""
     max_queued_jobs: Limit = 1000
     """Most jobs of one owner that wait or run at the same time."""
     max_stored_spec_bytes: Limit = 2**30

@@ -1,4 +1,4 @@
-"""``python -m trd_engine``: run a spec without the service, evaluate a model, or chat with one.
+"""``python -m trd_engine``: run a spec without the service, estimate it, evaluate a model, or chat with one.
 
 Whatever needs torch is imported within the commands: a broken spec is reported without waiting for it.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trd_engine.config import DataSource, RunConfig, load_config
 from trd_engine.runtime.errors import EngineError, StopRequested
+from trd_estimate.hardware import HARDWARE
 
 if TYPE_CHECKING:
     from trd_engine.types import ScoreRow
@@ -42,6 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     stop = _stop_on_signals()
     try:
         config = load_config(options.spec)
+        if options.command == "estimate":
+            from trd_engine.doctor import estimate  # torch takes seconds to load
+
+            return estimate.main(config, options.device, as_json=options.json)
         return _evaluate(config, options, stop) if options.command == "evaluate" else _run(config, options, stop)
     except StopRequested:
         return EXIT_STOPPED
@@ -147,6 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("prompts", help="print the tasks' built-in templates")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
+    estimate = commands.add_parser("estimate", help="print what a spec takes: tokens, memory, disk and time by phase")
+    estimate.add_argument("spec", type=Path)
+    estimate.add_argument("--device", choices=sorted(HARDWARE), help="kind of device; without it, this machine's")
+    estimate.add_argument("--json", action="store_true", help="one JSON document")
     doctor = commands.add_parser("doctor", help="find out whether this machine can train")
     doctor.add_argument("spec", type=Path, nargs="?", help="also check what this spec needs")
     doctor.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder in which runs are written")

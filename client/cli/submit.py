@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from client import Client
@@ -19,11 +20,13 @@ from client.cli.output import (
     duration,
     facts,
     notice_block,
+    percent,
     print_json,
     remark,
     remarks,
     say,
     size,
+    table,
 )
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
@@ -118,27 +121,44 @@ def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
     else:
         counts = flattened(preview.estimate.model_dump()).items()
         console.print(facts((name.replace("_", " "), _shown(value)) for name, value in counts))
+    console.print()
+    console.print(_phases(preview))
     console.print(facts(_forecast(preview)))
     for note in preview.estimate_notes:
         console.print(Text(note, style="dim"))
     console.print("this was a dry run: no job was created", style="dim")
 
 
+def _phases(preview: DryRunView) -> Table:
+    """Return a row for each phase in readable units."""
+    rows = table("phase", "#tokens", "#device", "#host", "#disk", "#time", "on a device")
+    for one in preview.phases:
+        owners = sorted(((num, name) for name, num in one.device_bytes.items() if num), reverse=True)
+        listed = ", ".join(f"{name.replace('_', ' ')} {size(num)}" for num, name in owners)
+        tokens = _shown(one.num_tokens) if one.num_tokens else "—"
+        sizes = [size(number) if number else "—" for number in (one.total_bytes, one.host_bytes, one.disk_bytes)]
+        rows.add_row(one.phase, tokens, *sizes, duration(one.seconds) if one.seconds is not None else "—", listed)
+    return rows
+
+
 def _forecast(preview: DryRunView) -> Iterator[tuple[str, str]]:
-    """Yield memory and time in readable units."""
-    if preview.memory is not None:
-        parts = preview.memory.model_dump(exclude={"total_bytes"}, include=set(type(preview.memory).model_fields))
-        largest = sorted(((num, name) for name, num in parts.items() if num), reverse=True)
-        listed = ", ".join(f"{name.removesuffix('_bytes')} {size(num)}" for num, name in largest)
-        yield "memory per device", f"{size(preview.memory.total_bytes)} ({listed})"
-    if preview.duration is not None:
-        is_known = preview.duration.time_source == "history"
-        num_like = preview.duration.num_like_jobs
-        like = "a similar job" if num_like == 1 else f"{num_like} similar jobs"
-        source = f"as {like} took" if is_known else "at most, by calibration on a CPU"
-        yield "time", f"{duration(preview.duration.seconds)} ({source})"
-        for phase, seconds in preview.duration.seconds_by_phase.items():
-            yield f"  {phase}", duration(seconds)
+    """Yield the sums of memory and time in readable units."""
+    if (memory := preview.memory) is not None:
+        capacity = f" of {size(memory.device_bytes)}" if memory.device_bytes is not None else ""
+        yield "device", memory.device
+        yield "memory of a device", f"{size(memory.peak_bytes)}{capacity}, while {memory.peak_phase}"
+        yield "memory of the host", size(memory.host_bytes)
+        yield "disk", size(memory.disk_bytes)
+    if (time := preview.duration) is not None:
+        like = "a similar job" if time.num_like_jobs == 1 else f"{time.num_like_jobs} similar jobs"
+        sources = {
+            "history": f"as {like} took",
+            "peak_figures": "by the device's data sheet and expected lengths, not measured",
+            "calibration": "at most, by calibration on a CPU",
+        }
+        yield "time", f"{duration(time.seconds)} ({sources.get(time.time_source, time.time_source)})"
+        if time.evaluation_share is not None:
+            yield "share of evaluation", percent(time.evaluation_share)
 
 
 def _shown(value: Any) -> str:

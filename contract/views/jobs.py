@@ -102,31 +102,49 @@ class EstimateView(View):
     max_evaluation_tokens: int
 
 
-class MemoryView(View):
-    """Peak bytes on one device, by the formula of docs/estimate.md, without the memory of libraries and the driver."""
+class PhaseView(View):
+    """One phase of a run, by the formulas of docs/estimate.md; null where something is unknown."""
 
-    student_bytes: int
-    """Weights, including the adapter."""
-    teacher_bytes: int
-    """Weights; 0 if the teacher shares the student's weights or is served elsewhere."""
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
-    """Of the largest micro-batch."""
-    loss_bytes: int
-    sampler_bytes: int
-    """The sampler's copies of the weights, and for each the keys and values of one sequence of maximum length."""
+    phase: OpenEnum[Phase]
+    num_tokens: int | None
+    """Expected: sampled tokens, and in training those that student and teacher read."""
+    max_tokens: int | None
+    """If every text is as long as its budget."""
+    device_bytes: dict[str, int]
+    """On each training device, by owner, such as student_weights, moments or kv_cache; empty if the service does not
+    know the sizes of a model."""
     total_bytes: int
+    """The sum of device_bytes."""
+    host_bytes: int | None
+    """Of the worker's memory, besides the libraries of each process."""
+    disk_bytes: int | None
+    """What is on the worker's disk because of this phase."""
+    seconds: float | None
+
+
+class MemoryView(View):
+    """The largest phase of each kind of memory."""
+
+    device: str
+    """Kind of device that is assumed, such as h100 or cpu."""
+    device_bytes: int | None
+    """Memory of one device; null for a CPU."""
+    peak_bytes: int
+    """On each training device, in peak_phase."""
+    peak_phase: OpenEnum[Phase]
+    host_bytes: int
+    disk_bytes: int
 
 
 class DurationView(View):
     """How long one attempt takes, without the wait in the queue."""
 
     seconds: float
-    seconds_by_phase: dict[str, float]
-    time_source: OpenEnum[Literal["history", "calibration"]]
-    """history: medians over similar jobs of the owner; calibration: a constant that was measured once on a CPU, times
-    the maximum number of tokens."""
+    evaluation_share: float | None
+    """Share of the time that the evaluations take."""
+    time_source: OpenEnum[Literal["history", "peak_figures", "calibration"]]
+    """history: medians over similar jobs of the owner; peak_figures: the GPU's data sheet and expected lengths;
+    calibration: a constant that was measured once on a CPU, times the maximum number of tokens."""
     num_like_jobs: int
     """Number of jobs that the medians are over."""
 
@@ -146,8 +164,9 @@ class DryRunView(View):
     """With every default resolved."""
     estimate: EstimateView | None
     """Null if only the worker can know the number of problems."""
+    phases: list[PhaseView]
     memory: MemoryView | None
-    """On each device; null if the service does not know the sizes of a model."""
+    """Null if the service does not know the sizes of a model."""
     duration: DurationView | None
     """Null if the number of problems is unknown, or if there are neither similar jobs nor known model sizes."""
     estimate_notes: list[str]

@@ -5,56 +5,82 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
-from contract.teacher_spec import ServedTeacher
+from contract.model_catalog import ModelRefusedError, read_json_object
 from service.jobs import history
-from service.jobs.duration import NUM_LIKE, Duration, PastRun, by_calibration, by_history
-from service.jobs.estimate import Estimate
-from service.jobs.memory import Memory, memory
+from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
 from service.models.service import ModelShelf
-from service.models.shape import ModelShape, read_shape
+from trd_estimate.counts import Counts, count
+from trd_estimate.hardware import CPU, HARDWARE, Hardware
+from trd_estimate.memory import Models, is_served
+from trd_estimate.phases import PhaseEstimate, estimate_phases, shortfalls
+from trd_estimate.shape import ModelShape, shape_of
 
 NUM_LOOKED_AT = 200
 """Number of the owner's jobs that are searched for similar ones, the newest ones."""
+TimeSource = Literal["history", "peak_figures", "calibration"]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known; for each None a note says why."""
+    """What is known; for what is not, a note says why."""
 
-    memory: Memory | None
-    duration: Duration | None
+    hardware: Hardware
+    phases: list[PhaseEstimate]
+    time_source: TimeSource | None
+    """None: no times are known."""
+    num_like_jobs: int
     notes: list[str]
 
 
-def forecast(session: Session, owner: str, spec: JobSpec, expected: Estimate | None, models: ModelShelf) -> Forecast:
-    """Forecast memory and time of a resolved spec; `expected` is None if its counts are unknown."""
+def counts_of(spec: JobSpec, num_problems: int | None, num_evaluation_problems: int | None) -> Counts | None:
+    """Return the counts of a resolved spec; None if the size of one of its datasets is unknown."""
+    if num_problems is None or (spec.evaluation.dataset is not None and num_evaluation_problems is None):
+        return None
+    return count(spec, num_problems, spec.evaluation.num_heldout(num_problems), num_evaluation_problems)
+
+
+def forecast(
+    session: Session, owner: str, spec: JobSpec, counts: Counts | None, shelf: ModelShelf, device_kind: str | None
+) -> Forecast:
+    """Forecast the phases of a resolved spec; `counts` and `device_kind` are None if unknown."""
     notes: list[str] = []
-    shapes = _shapes(spec, models, notes)
-    needed = memory(spec, *shapes) if shapes is not None else None
-    if needed is not None:
-        notes.extend(_assumptions(spec))
-    duration = _duration(session, owner, spec, expected, shapes)
-    if duration is not None and duration.time_source == "calibration":
-        notes.append("time: no like job of yours has succeeded; measured on a CPU, a GPU is far faster")
-    return Forecast(needed, duration, notes)
+    hardware = HARDWARE[device_kind] if device_kind is not None else CPU
+    models = _models(spec, shelf, notes)
+    past = _like_runs(session, owner, spec) if counts is not None else []
+    known = seconds_like(counts, past) if counts is not None else {}
+    # Nothing is known of a server's speed.
+    seconds = known or ({} if is_served(spec) else None)
+    phases = estimate_phases(spec, models, counts, hardware, seconds)
+    if models is not None:
+        notes.extend(_assumptions(spec, hardware))
+        notes.extend(shortfalls(spec, models, hardware, phases))
+    if known:
+        return Forecast(hardware, phases, "history", len(past), notes)
+    if all(one.seconds is None for one in phases):
+        return Forecast(hardware, phases, None, 0, notes)
+    if hardware.is_gpu:
+        notes.append(f"time: computed from the peak figures of {hardware.kind} and expected lengths; not measured")
+        return Forecast(hardware, phases, "peak_figures", 0, notes)
+    notes.append("time: no like job of yours has succeeded; measured on a CPU, a GPU is far faster")
+    return Forecast(hardware, phases, "calibration", 0, notes)
 
 
-def _shapes(spec: JobSpec, models: ModelShelf, notes: list[str]) -> tuple[ModelShape, ModelShape | None] | None:
-    """Return (student's, named teacher's); None, with a note, if one is unknown."""
-    student = _shape("student", spec.student, models, notes)
+def _models(spec: JobSpec, shelf: ModelShelf, notes: list[str]) -> Models | None:
+    """Return the shapes; None, with a note, if one is unknown."""
+    student = _shape("student", spec.student, shelf, notes)
     if not isinstance(spec.teacher, str):
-        return (student, None) if student is not None else None
-    teacher = _shape("teacher", spec.teacher, models, notes)
-    return (student, teacher) if student is not None and teacher is not None else None
+        return Models(student) if student is not None else None
+    teacher = _shape("teacher", spec.teacher, shelf, notes)
+    return Models(student, teacher) if student is not None and teacher is not None else None
 
 
-def _shape(role: str, name: str, models: ModelShelf, notes: list[str]) -> ModelShape | None:
-    found = models.find(name)
+def _shape(role: str, name: str, shelf: ModelShelf, notes: list[str]) -> ModelShape | None:
+    found = shelf.find(name)
     if found is None or not found.entry.is_local:
         notes.append(f"{role} {name}: it is on a hub, and its sizes are unknown here; no memory estimate")
         return None
@@ -64,30 +90,19 @@ def _shape(role: str, name: str, models: ModelShelf, notes: list[str]) -> ModelS
     return shape
 
 
-def _assumptions(spec: JobSpec) -> list[str]:
-    notes = []
-    if spec.precision == "auto":
-        notes.append("memory: precision auto is taken as bf16, as on a GPU; on a CPU it is fp32")
-    if spec.optim.gradient_checkpointing is None:
-        notes.append("memory: with gradient checkpointing, as on a GPU")
-    if spec.sampling.engine != "transformers" and not spec.samples_apart:
-        notes.append("memory: sampled by vLLM, which on a GPU reserves half of the device whatever it needs")
-    return notes
-
-
-def _duration(
-    session: Session,
-    owner: str,
-    spec: JobSpec,
-    expected: Estimate | None,
-    shapes: tuple[ModelShape, ModelShape | None] | None,
-) -> Duration | None:
-    if expected is None:
+def read_shape(folder: Path) -> ModelShape | None:
+    """Return the shape of the model in `folder`; None if its configuration lacks it."""
+    try:
+        return shape_of(read_json_object(folder / "config.json"))
+    except ModelRefusedError:
         return None
-    found = by_history(expected, _like_runs(session, owner, spec))
-    if found is None and shapes is not None and not isinstance(spec.teacher, ServedTeacher):
-        found = by_calibration(spec, expected, *shapes)
-    return found
+
+
+def _assumptions(spec: JobSpec, hardware: Hardware) -> list[str]:
+    notes = [f"devices: taken as {hardware.kind}; an operator can set TRD_DEVICE_KIND"]
+    if hardware.is_gpu and spec.sampling.engine == "auto":
+        notes.append("memory: sampled by vLLM, whose engine takes what is free while it is awake")
+    return notes
 
 
 def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:

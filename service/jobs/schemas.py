@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from contract.tables import Job
-from contract.views.jobs import DryRunView, DurationView, EstimateView, JobError, JobView, MemoryView
+from contract.views.jobs import DryRunView, DurationView, EstimateView, JobError, JobView, MemoryView, PhaseView
 from service.jobs.service import DryRun
 from service.jobs.waiting import UNKNOWN, ExpectedTimes
+from trd_estimate.phases import evaluation_share
 
 
 def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNKNOWN) -> JobView:
@@ -38,12 +39,31 @@ def _error(job: Job) -> JobError | None:
 
 def dry_run_view(dry_run: DryRun) -> DryRunView:
     """Return the view of a dry run."""
-    counts, forecast = dry_run.estimate, dry_run.forecast
+    counts, found = dry_run.estimate, dry_run.forecast
+    peak = max(found.phases, key=lambda one: one.total_bytes)
+    seconds = [one.seconds for one in found.phases if one.seconds is not None]
     return DryRunView(
         spec=dry_run.spec.model_dump(mode="json"),
         estimate=EstimateView(**asdict(counts)) if counts is not None else None,
-        memory=MemoryView(**asdict(forecast.memory)) if forecast.memory is not None else None,
-        duration=DurationView(**asdict(forecast.duration)) if forecast.duration is not None else None,
-        estimate_notes=forecast.notes,
+        phases=[PhaseView(**asdict(one), total_bytes=one.total_bytes) for one in found.phases],
+        memory=MemoryView(
+            device=found.hardware.kind,
+            device_bytes=found.hardware.memory_bytes,
+            peak_bytes=peak.total_bytes,
+            peak_phase=peak.phase,
+            host_bytes=max(one.host_bytes or 0 for one in found.phases),
+            disk_bytes=sum(one.disk_bytes or 0 for one in found.phases),
+        )
+        if peak.device_bytes
+        else None,
+        duration=DurationView(
+            seconds=sum(seconds),
+            evaluation_share=evaluation_share(found.phases),
+            time_source=found.time_source,
+            num_like_jobs=found.num_like_jobs,
+        )
+        if seconds and found.time_source is not None
+        else None,
+        estimate_notes=found.notes,
         notices=dry_run.notices,
     )

@@ -35,14 +35,14 @@ from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
-from service.jobs.estimate import Estimate, estimate
-from service.jobs.forecast import Forecast, forecast
+from service.jobs.forecast import Forecast, counts_of, forecast
 from service.jobs.repository import JobFilter as JobFilter  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
 from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
+from trd_estimate.counts import Counts
 
 MAX_QUEUE_POSITION = 1_000
 """Positions are counted up to this limit: a page of jobs asks for a hundred of them."""
@@ -93,7 +93,7 @@ class DryRun:
     spec: JobSpec
     """Resolved: every default is explicit."""
     notices: list[NoticeView]
-    estimate: Estimate | None
+    estimate: Counts | None
     """None if only a worker can count the problems."""
     forecast: Forecast
 
@@ -107,6 +107,7 @@ class JobService:
         self._doorbell = doorbell
         self._admissions = Admissions(settings, models)
         self._max_open = settings.max_queued_jobs
+        self._device_kind = settings.device_kind
         self.in_flight = RequestsInFlight()
         # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
         # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
@@ -169,10 +170,9 @@ class JobService:
         except MissingSolutionsError:
             raise self._missing_solutions(owner, fitted.spec) from None
         notices = accepted_notices(fitted, sizes)
-        is_known = num_problems is not None and (spec.evaluation.dataset is None or num_evaluated is not None)
-        counts = estimate(fitted.spec, num_problems, num_evaluated) if is_known and num_problems is not None else None
+        counts = counts_of(fitted.spec, num_problems, num_evaluated)
         with self._database.read() as session:
-            expected = forecast(session, owner, fitted.spec, counts, self._models)
+            expected = forecast(session, owner, fitted.spec, counts, self._models, self._device_kind)
         return DryRun(fitted.spec, notices, counts, expected)
 
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:

@@ -21,10 +21,10 @@ from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.tables import Job
 from service.jobs import history
-from service.jobs.duration import NUM_LIKE, PastRun, by_history
-from service.jobs.estimate import Estimate, estimate
-from service.jobs.forecast import kind_of, seconds_by_phase
+from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
+from service.jobs.forecast import counts_of, kind_of, seconds_by_phase
 from service.jobs.history import PastJob, SizedJob
+from trd_estimate.counts import Counts
 
 MAX_BEFORE = 20
 """Times of jobs further back in a queue are reported as unknown."""
@@ -151,8 +151,8 @@ class _Durations:
         expected = _counts(row)
         if expected is None or row.job.step > 0:
             return None
-        found = by_history(expected, self._like_runs(row.job))
-        return found.seconds if found is not None else None
+        found = seconds_like(expected, self._like_runs(row.job))
+        return sum(found.values()) if found else None
 
     def _like_runs(self, job: Job) -> list[PastRun]:
         if self._past is None:
@@ -176,7 +176,7 @@ def _past_run(past: PastJob) -> PastRun | None:
     return PastRun(counts.num_trajectories, counts.num_trained_trajectories, counts.num_evaluation_samples, seconds)
 
 
-def _counts(row: SizedJob) -> Estimate | None:
+def _counts(row: SizedJob) -> Counts | None:
     """Return the counts; None if only a worker can count the problems, and for a spec of another version."""
     try:
         spec = JobSpec.model_validate(row.job.spec)
@@ -185,6 +185,4 @@ def _counts(row: SizedJob) -> Estimate | None:
     data, evaluated = spec.dataset, spec.evaluation.dataset
     num_problems = data.size if isinstance(data, GeneratedDataset) else row.num_rows
     num_evaluated = evaluated.size if isinstance(evaluated, GeneratedDataset) else row.num_evaluation_rows
-    if num_problems is None or (evaluated is not None and num_evaluated is None):
-        return None
-    return estimate(spec, num_problems, num_evaluated)
+    return counts_of(spec, num_problems, num_evaluated)

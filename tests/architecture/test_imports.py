@@ -17,6 +17,7 @@ PACKAGES = (
     "service",
     "worker",
     "trd_data",
+    "trd_estimate",
     "trd_engine",
     "migrations",
     "testbed",
@@ -84,6 +85,11 @@ def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library(tmp_path:
         assert set(imported_packages(path)) - allowed == set(), path
         if module in ("trd_data.prompts", "trd_data.parquet_child"):  # together they import the others
             assert loaded_by(module, tmp_path) & forbidden == set()
+
+
+def test_estimates_need_the_standard_library_only() -> None:
+    for path in python_files("trd_estimate"):
+        assert set(imported_packages(path)) - {"trd_estimate", *sys.stdlib_module_names} == set(), path
 
 
 def test_no_module_is_a_drawer_for_the_rest() -> None:

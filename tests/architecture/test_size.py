@@ -8,7 +8,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = (
-    *("client", "contract", "service", "worker", "trd_data", "trd_engine"),
+    *("client", "contract", "service", "worker", "trd_data", "trd_estimate", "trd_engine"),
     *("migrations", "testbed", "examples", "benchmarks"),
 )
 MAX_FILE_LINES = 400

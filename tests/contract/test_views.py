@@ -49,7 +49,7 @@ def test_fields_and_values_of_a_newer_service_are_kept() -> None:
 
 def test_a_spec_of_a_newer_service_is_kept() -> None:
     document = {"spec": {"mode": "trd", "new": 1}, "estimate": None, "memory": None, "duration": None}
-    view = DryRunView.model_validate_json(json.dumps(document | {"estimate_notes": [], "notices": []}))
+    view = DryRunView.model_validate_json(json.dumps(document | {"phases": [], "estimate_notes": [], "notices": []}))
     assert view.spec["new"] == 1
 
 

@@ -97,7 +97,7 @@ def test_from_a_bad_row_to_a_student_that_answers(folder: Path) -> None:
     assert "row 4: answer" in trd(folder, "datasets", "upload", "broken.jsonl", code=5).stderr
     dry = trd(folder, "submit", "job.yaml", "--dataset", "train.jsonl", "--dry-run").stdout
     assert "num steps" in dry
-    assert "memory per device" in dry
+    assert "memory of a device" in dry
     assert "at most, by calibration on a CPU" in dry
     submitted = trd(folder, "submit", "job.yaml", "--dataset", "train.jsonl", "--watch")
     assert "step 4 of 4" in submitted.stdout

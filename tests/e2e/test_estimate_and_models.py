@@ -10,8 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from contract.job_spec import JobSpec
-from service.jobs.memory import memory
-from service.models.shape import ModelShape, read_shape
+from service.jobs.forecast import read_shape
+from trd_estimate.hardware import CPU
+from trd_estimate.memory import Models, phase_memory
+from trd_estimate.shape import ModelShape
 
 MODELS = Path(__file__).parents[2] / "testbed" / "models"
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -64,4 +66,5 @@ def test_activations_are_what_a_forward_pass_keeps(shape: ModelShape, model: Pre
     body = {"mode": "opd", "student": "s", "teacher": "t", "dataset": "ds_1", "lora": None, "precision": "fp32"}
     optim = {"batch_size": 1, "gradient_checkpointing": False}
     spec = JobSpec.model_validate({**body, "sampling": sampling, "optim": optim}).resolved()
-    assert memory(spec, shape, shape).activation_bytes == pytest.approx(kept_bytes(model), rel=0.1)
+    found = phase_memory(spec, Models(shape, shape), CPU)["training"]["activations"]
+    assert found == pytest.approx(kept_bytes(model), rel=0.1)

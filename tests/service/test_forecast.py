@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi.testclient import TestClient
 
 from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
+from service.settings import DeviceKind
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.finished_job import MODELS
 from tests.service.records import add_evaluation, add_trajectory, database_of, job_body, set_job, submit
+from trd_estimate.hardware import HARDWARE
 
 COMMITTED = Path(__file__).parents[2] / "testbed" / "models"
 SECONDS = {"preparing": 3.0, "rollout": 8.0, "refining": 6.0, "training": 10.0, "evaluating": 5.0}
@@ -56,16 +60,51 @@ def test_without_like_jobs_the_time_is_calibrated(tiny_client: TestClient) -> No
     forecast = dry_run(tiny_client)
     assert forecast["duration"]["time_source"] == "calibration"
     assert forecast["duration"]["num_like_jobs"] == 0
-    assert forecast["duration"]["seconds"] == pytest.approx(sum(forecast["duration"]["seconds_by_phase"].values()))
+    phases = {one["phase"]: one for one in forecast["phases"]}
+    assert forecast["duration"]["seconds"] == pytest.approx(sum(one["seconds"] or 0 for one in phases.values()))
     budget = forecast["spec"]["sampling"]["max_new_tokens"]
-    assert forecast["duration"]["seconds_by_phase"]["rollout"] == pytest.approx(
-        2 * 434_016 * 30 * budget * 5e-10, abs=1e-3
-    )
+    assert phases["rollout"]["seconds"] == pytest.approx(2 * 434_016 * 30 * budget * 5e-10)
     assert any("a GPU is far faster" in note for note in forecast["estimate_notes"])
-    assert forecast["memory"]["total_bytes"] == sum(
-        n for part, n in forecast["memory"].items() if part != "total_bytes"
+    training = phases["training"]["device_bytes"]
+    assert phases["training"]["total_bytes"] == sum(training.values())
+    assert training["teacher_weights"] == 4 * 434_016, "fp32 on a CPU"
+    assert forecast["memory"]["peak_bytes"] == max(one["total_bytes"] for one in phases.values())
+    assert (forecast["memory"]["device"], forecast["memory"]["device_bytes"]) == ("cpu", None)
+
+
+def test_an_operator_names_the_kind_of_device(make_client: MakeClient, database_url: str) -> None:
+    client = make_client(database_url, models=f"{COMMITTED}/*", device_kind="h100")
+    forecast = dry_run(client)
+    phases = {one["phase"]: one for one in forecast["phases"]}
+    assert list(phases) == ["preparing", "evaluating", "rollout", "refining", "diagnosing", "training", "saving"]
+    assert forecast["duration"]["time_source"] == "peak_figures"
+    assert forecast["duration"]["evaluation_share"] == pytest.approx(
+        phases["evaluating"]["seconds"] / forecast["duration"]["seconds"], rel=1e-3
     )
-    assert forecast["memory"]["teacher_bytes"] == 2 * 434_016
+    assert phases["rollout"]["max_tokens"] == forecast["estimate"]["max_rollout_tokens"]
+    assert phases["rollout"]["num_tokens"] == phases["rollout"]["max_tokens"] // 2
+    assert phases["rollout"]["total_bytes"] == forecast["memory"]["device_bytes"] == 79 * 2**30
+    assert phases["training"]["host_bytes"] > phases["rollout"]["host_bytes"] > 0, "engines that sleep"
+    assert phases["saving"]["disk_bytes"] > 0
+    assert "not measured" in forecast["estimate_notes"][-1]
+
+
+def test_what_does_not_fit_is_said_with_what_to_change(
+    make_client: MakeClient, sqlite_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(COMMITTED / "tiny-student", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "head_dim": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    client = make_client(sqlite_url, models=f"{COMMITTED}/*,{folder}", device_kind="h100")
+    notes = "\n".join(dry_run(client, student="large", lora=None)["estimate_notes"])
+    assert "GB of each GPU, and h100 has 85; use LoRA, more devices" in notes
+    assert "use LoRA, a smaller model or more devices" in notes
+
+
+def test_the_kinds_of_devices_are_those_of_the_estimate() -> None:
+    assert set(get_args(DeviceKind)) == set(HARDWARE)
 
 
 def test_similar_jobs_give_the_time_of_each_phase(tiny_client: TestClient) -> None:
@@ -79,14 +118,17 @@ def test_similar_jobs_give_the_time_of_each_phase(tiny_client: TestClient) -> No
     duration = forecast["duration"]
     assert (duration["time_source"], duration["num_like_jobs"]) == ("history", 2)
     # The median of 1 and 3 is 2: a trajectory took 8 / 4 s, a trained one 10 / 4, a sample 5 / 40, preparing 3 a run.
-    assert duration["seconds_by_phase"] == {
+    assert {one["phase"]: one["seconds"] for one in forecast["phases"]} == {
         "preparing": 2 * 3.0,
         "rollout": 2 * 30 * 2.0,
         "refining": 2 * 30 * 1.5,
+        "diagnosing": None,
         "training": 2 * 30 * 2.5,
         "evaluating": 2 * 40 * 0.125,
+        "saving": None,
     }
     assert duration["seconds"] == 376.0
+    assert duration["evaluation_share"] == pytest.approx(10 / 376)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +177,4 @@ def test_unknown_data_has_memory_but_no_time(make_client: MakeClient, sqlite_url
     client = make_client(sqlite_url, models=f"{COMMITTED}/*", hub_datasets=frozenset({"org/good"}))
     forecast = dry_run(client, dataset={"hub": "org/good"})
     assert (forecast["estimate"], forecast["duration"]) == (None, None)
-    assert forecast["memory"]["total_bytes"] > 0
+    assert forecast["memory"]["peak_bytes"] > 0

@@ -16,13 +16,11 @@ import torch
 from trd_engine.config import RunConfig, SamplingConfig
 from trd_engine.generation.choice import EngineName
 from trd_engine.generation.protocol import Generator
-from trd_engine.generation.vllm.residence import SLEEPING_BYTES, DeviceMemory, EngineNeed, GpuMemory, engine_share
+from trd_engine.generation.vllm.residence import DeviceMemory, EngineNeed, GpuMemory, engine_share
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.runtime.events import Reporter
-
-_SEPARATE_SHARE = 0.9
-"""Share of a GPU's memory for engines on GPUs of their own."""
+from trd_estimate.memory import SEPARATE_SHARE, SLEEPING_BYTES
 
 
 def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:
@@ -80,7 +78,7 @@ def vllm_generators(
     )
 
     def build(role: str, folder: Path, settings: VllmSettings, pending_bytes: int) -> VllmGenerator:
-        share = sampling.gpu_memory_utilization or _SEPARATE_SHARE
+        share = sampling.gpu_memory_utilization or SEPARATE_SHARE
         if gpu is not None:
             assert settings.max_model_len is not None
             part = "refine" if settings.max_model_len == refining else "sampling"

@@ -22,14 +22,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from trd_engine.runtime.errors import SpecError
-
-GIB = 2**30
-RESERVE_BYTES = GIB
-"""Left free: fragments, and what CUDA's libraries take at their first use."""
-SLEEPING_BYTES = 3 * GIB // 2
-"""What a sleeping engine keeps: its CUDA context, graphs and workspaces."""
-WORKSPACE_BYTES = 5 * GIB // 2
-"""What an engine that is awake takes besides weights and cache: activations of its largest step, context, graphs."""
+from trd_estimate.hardware import GIB
+from trd_estimate.memory import RESERVE_BYTES, WORKSPACE_BYTES
 
 
 class DeviceMemory(Protocol):

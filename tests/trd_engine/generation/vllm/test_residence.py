@@ -22,11 +22,12 @@ from trd_engine.config import parse_config
 from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.vllm.generator import VllmSettings
-from trd_engine.generation.vllm.residence import GIB, EngineNeed, engine_share
+from trd_engine.generation.vllm.residence import EngineNeed, engine_share
 from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import SpecError
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
+from trd_estimate.hardware import GIB
 
 GB = 10**9
 TOTAL = 79 * GIB  # an H100's

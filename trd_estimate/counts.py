@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from contract.job_spec import JobSpec
+from trd_estimate.spec import RunSpec
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Counts:
     """Counts of a whole run. Token counts are upper bounds: every completion as long as its budget."""
 
     num_problems: int
@@ -25,19 +25,18 @@ class Estimate:
     max_evaluation_tokens: int
 
 
-def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | None) -> Estimate:
-    """Return the counts for a resolved spec on `num_problems` rows.
+def count(spec: RunSpec, num_problems: int, num_heldout: int, num_evaluation_problems: int | None) -> Counts:
+    """Return the counts for `num_problems` rows, of which `num_heldout` are held out.
 
-    `num_evaluation_problems` is the size of a separate dataset; None holds out a share of the rows.
+    `num_evaluation_problems` is the size of a separate dataset; None evaluates on what is held out.
     """
-    num_heldout = spec.evaluation.num_heldout(num_problems)
     num_evaluated = num_heldout if num_evaluation_problems is None else num_evaluation_problems
     num_trajectories, num_steps = _plan(spec, num_problems - num_heldout)
     num_evaluations = _num_evaluations(spec, num_steps) if num_evaluated else 0
     max_new = spec.refine.max_new_tokens if spec.refines else spec.sampling.max_new_tokens
     num_trained = min(num_trajectories * spec.optim.epochs, num_steps * spec.optim.batch_size)
     num_samples = num_evaluated * num_evaluations * spec.evaluation.k
-    return Estimate(
+    return Counts(
         num_problems=num_problems,
         num_heldout=num_heldout,
         num_trajectories=num_trajectories,
@@ -52,7 +51,7 @@ def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | No
     )
 
 
-def _plan(spec: JobSpec, num_problems: int) -> tuple[int, int]:
+def _plan(spec: RunSpec, num_problems: int) -> tuple[int, int]:
     """(trajectories, steps): the problems are divided among the rounds; max_steps cuts from the last ones."""
     optim = spec.optim
     trajectories = steps = 0
@@ -70,7 +69,7 @@ def _plan(spec: JobSpec, num_problems: int) -> tuple[int, int]:
     return trajectories, steps
 
 
-def _num_evaluations(spec: JobSpec, num_steps: int) -> int:
+def _num_evaluations(spec: RunSpec, num_steps: int) -> int:
     """Count the evaluations: before training, at its end, and every `every_steps` steps in between."""
     between = (num_steps - 1) // spec.evaluation.every_steps if spec.evaluation.every_steps else 0
     return 2 + between

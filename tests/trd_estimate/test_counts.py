@@ -5,10 +5,17 @@ from typing import Any
 import pytest
 
 from contract.job_spec import JobSpec
-from service.jobs.estimate import Estimate, estimate
+from service.jobs.forecast import counts_of
 from trd_engine.config import parse_config
 from trd_engine.training.plan import plan_run
 from trd_engine.types import Problem
+from trd_estimate.counts import Counts
+
+
+def estimate(spec: JobSpec, num_problems: int, num_evaluation_problems: int | None) -> Counts:
+    counts = counts_of(spec, num_problems, num_evaluation_problems)
+    assert counts is not None
+    return counts
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -53,7 +60,7 @@ def test_steps_are_those_the_engine_plans(changes: dict[str, Any], num_problems:
 def test_tokens_are_upper_bounds() -> None:
     assert estimate(
         spec(evaluation={"holdout": 0.1, "k": 4, "every_steps": 1}, optim={"batch_size": 10, "epochs": 2}), 100, None
-    ) == Estimate(
+    ) == Counts(
         num_problems=100,
         num_heldout=10,
         num_trajectories=90,

@@ -1,4 +1,4 @@
-"""How large a model is, by its folder's config.json alone: no weights are read.
+"""How large a model is, by its config.json alone: no weights are read.
 
 Knows the decoders whose layers are attention (q, k, v, o) and a gated MLP, which is Llama's and Qwen's family. A
 mixture of experts, or a configuration that lacks a size, has no shape here.
@@ -6,11 +6,9 @@ mixture of experts, or a configuration that lacks a size, has no shape here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from contract.model_catalog import ModelRefusedError, read_json_object
 
 _MAX_SIZE = 2**31
 """Of any size in a configuration; a larger one is a mistake, and its products would not fit a JSON number."""
@@ -33,12 +31,29 @@ class ModelShape:
     """Embedding and output head are one matrix."""
 
     @property
-    def num_parameters(self) -> int:
-        """Matrices and the layers' two norms; biases and norms of queries and keys, under 0.1 %, are left out."""
+    def num_layer_parameters(self) -> int:
+        """Matrices and both norms of one layer; biases and norms of queries and keys, under 0.1 %, are left out."""
         attention = 2 * self.hidden * (self.query_width + self.key_width)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        embeddings = self.vocabulary * self.hidden * (1 if self.is_tied else 2)
-        return self.num_layers * layer + embeddings + self.hidden
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def num_root_parameters(self) -> int:
+        """Embedding, head and the last norm."""
+        return self.vocabulary * self.hidden * (1 if self.is_tied else 2) + self.hidden
+
+    @property
+    def num_parameters(self) -> int:
+        """All of them."""
+        return self.num_layers * self.num_layer_parameters + self.num_root_parameters
+
+    def kv_bytes(self, width: int) -> int:
+        """Keys and values of one token in all layers, `width` bytes a value."""
+        return 2 * self.num_layers * self.key_width * width
+
+    def forward_flops(self, num_tokens: float) -> float:
+        """Operations of a forward pass over one sequence: two a weight and token, and causal attention."""
+        products = 2 * (self.num_layers * self.num_layer_parameters + self.vocabulary * self.hidden) * num_tokens
+        return products + 2 * self.num_layers * self.query_width * num_tokens**2
 
     def num_adapter_parameters(self, rank: int, targets: tuple[str, ...] | None) -> int:
         """LoRA's A and B on the named linear layers of each decoder layer; None: on all seven."""
@@ -54,15 +69,8 @@ class ModelShape:
         return self.num_layers * rank * sum(widths.get(name, 0) for name in targets or widths)
 
 
-def read_shape(folder: Path) -> ModelShape | None:
-    """Return the shape of the model in `folder`; None if its configuration lacks it."""
-    try:
-        return _shape(read_json_object(folder / "config.json"))
-    except ModelRefusedError:
-        return None
-
-
-def _shape(config: dict[str, Any]) -> ModelShape | None:
+def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+    """Return the shape of a model with this configuration; None if a size is missing."""
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     sizes = [config.get(name) for name in names]
     sizes += [config.get("head_dim") or 1, config.get("num_key_value_heads") or 1]
