@@ -3,6 +3,7 @@ r"""Finds the final answer of a text: the content of its last ``\boxed{}``, or t
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed[ \t]+(?=[^\s{])")
 _FRAMED = re.compile(r"\\fbox\s*(?=\{)")
@@ -27,6 +28,11 @@ _ANSWER = re.compile(r"\b(?i:answer)" + _LETTER)
 _OPTION = re.compile(r"\b(?i:option|choice)" + _LETTER)
 _ALONE = re.compile(r"[*(\[]*([A-Z])[*)\].]*")
 _NAMED = re.compile(r"[*(\[]*([A-Za-z])(?:[*)\].:]+(?:\s.*)?)?", re.DOTALL)
+_FRACTION = re.compile(r"\\[dt]?frac(?:\{([-+]?\d+)\}\{(\d+)\}|(\d)(\d))")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_PLAIN_NUMBER = re.compile(
+    r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:e[-+]?\d{1,3})?|[-+]?\d{1,40}/0*[1-9]\d{0,40}"
+)
 
 
 def last_boxed(text: str) -> str | None:
@@ -113,3 +119,11 @@ def reference_letter(text: str) -> str | None:
     """Return the letter that a reference answer names, as a capital: "b", "B. green" and "(B) green" are B too."""
     named = None if "\\boxed" in text else _NAMED.fullmatch(text.strip())
     return named.group(1).upper() if named else chosen_letter(text)
+
+
+def comparable_answer(text: str) -> str | Fraction:
+    """Return what two ways to write an answer have in common: the exact value of a plain number or fraction, else the
+    text without its spaces, dollar signs, final stop and capitals."""
+    bare = "".join((last_boxed(text) or text).split()).strip("$.").casefold()
+    number = _FRACTION.sub(lambda found: "/".join(filter(None, found.groups())), _THOUSANDS.sub("", bare))
+    return Fraction(number) if _PLAIN_NUMBER.fullmatch(number) else bare.replace("\\dfrac", "\\frac")

@@ -1,5 +1,5 @@
-"""Reads rows from CSV with a header, its cells delimited by commas, semicolons or tabs, with or without a byte-order
-mark.
+"""Reads rows from CSV with a header, its cells delimited by commas, semicolons, tabs or vertical bars, with or without
+a byte-order mark.
 
 Cells are text; an empty cell, or NaN, is a gap.
 """
@@ -27,9 +27,9 @@ def csv_rows(file: OpenedFile, max_row_bytes: int) -> Iterator[dict[str, str | N
     csv.field_size_limit(min(max_row_bytes, _MAX_CELL))
     raw = io.BufferedReader(_RawText(file.stream), _CHUNK_BYTES)
     text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=_delimiter(file.head), strict=True)
+    reader = _reader(text, _delimiter(file.head), strict=True)
     try:
-        names = [name.strip() for name in next(reader)]
+        names = [name.strip() for name in next(cells for cells in reader if cells)]
         "".join(names).encode()
     except (csv.Error, UnicodeEncodeError) as error:
         raise DataFileError(f"the header of the CSV file cannot be read: {error}") from error
@@ -44,6 +44,8 @@ def csv_rows(file: OpenedFile, max_row_bytes: int) -> Iterator[dict[str, str | N
             continue
         if not cells or (len(names) > 1 and cells == [""]):
             continue
+        if not any(cells[len(names) :]):  # delimiters at the end of a line are no cells
+            cells = cells[: len(names)]
         if len(cells) != len(names):
             yield f"has {len(cells)} cells, and the header {len(names)}; quote cells that hold the delimiter"
         elif (num_bytes := _num_bytes(cells)) is None:
@@ -60,6 +62,11 @@ def _num_bytes(cells: list[str]) -> int | None:
         return len("".join(cells).encode())
     except UnicodeEncodeError:
         return None
+
+
+def _reader(text: io.TextIOBase, delimiter: str, *, strict: bool = False) -> Iterator[list[str]]:
+    # A space between a delimiter and a quote would else make the quotes a part of the cell.
+    return csv.reader(text, delimiter=delimiter, strict=strict, skipinitialspace=True)
 
 
 class _RawText(io.RawIOBase):
@@ -85,7 +92,7 @@ def _delimiter(head: bytes) -> str:
     for delimiter in CSV_DELIMITERS:
         lengths = []
         try:
-            for cells in islice(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), _SAMPLE_ROWS):
+            for cells in islice(_reader(io.StringIO(sample, newline=""), delimiter), _SAMPLE_ROWS):
                 lengths += [len(cells)] if cells else []
         except csv.Error:
             continue
@@ -104,6 +111,8 @@ def _delimiter(head: bytes) -> str:
 
 
 def _require_header(names: list[str]) -> None:
+    if names[0].startswith("sep="):
+        raise DataFileError(f"the CSV file begins with the line {names[0]!r} of a spreadsheet; remove this line")
     twice = sorted({name for name in names if names.count(name) > 1 and name})
     if twice:
         raise DataFileError(f"the CSV header names {', '.join(map(repr, twice))[:200]} twice; rename one")

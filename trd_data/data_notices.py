@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from trd_data.answers import comparable_answer
 from trd_data.column_names import holds_image, part_of_problem
 from trd_data.errors import RowError
 from trd_data.notices import Notice
@@ -131,7 +132,7 @@ class DataNotices:
         answers = self._answers[tasks == ["choice"]]
         if not problem.answer or len(answers) >= _MAX_COMPARED:
             return
-        answer = hash("".join(problem.answer.split()).strip("$.").casefold())
+        answer = hash(comparable_answer(problem.answer))
         earlier, earlier_number = answers.setdefault(hash(problem.problem.strip()), (answer, number))
         if answer != earlier:
             shown = " ".join(problem.problem[:100].split())

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import IO, Literal, Protocol
 
 from trd_data.errors import DataFileError, FileTooLargeError
+from trd_data.shapes.choose import READ_COLUMNS
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet"]
 Compression = Literal["gzip", "zstd"]
 
 READ_FORMATS = "JSON Lines, JSON arrays and CSV with a header (each also as .gz or .zst), and Parquet can be read"
 PARQUET_MAGIC = b"PAR1"
-CSV_DELIMITERS = ",;\t"
+CSV_DELIMITERS = ",;\t|"
 
 _HEAD_BYTES = 2**16
 """How much of a file is looked at."""
@@ -157,6 +158,8 @@ def recognise(head: bytes) -> FileFormat:
         return "json"  # one object over several lines
     if text[:1] not in (b"{", b"[") and any(first_line.count(d.encode()) for d in CSV_DELIMITERS):
         return "csv"
+    if first_line.strip(b'"').decode(errors="replace") in READ_COLUMNS:
+        return "csv"  # of one column
     return "jsonl"
 
 

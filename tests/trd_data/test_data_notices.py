@@ -224,9 +224,17 @@ def test_equal_problems_with_different_answers() -> None:
     notice = only(given)
     assert (notice.code, notice.count, notice.tasks) == ("conflicting_answers", 2, ("math", "exact"))
     assert notice.example == "row 2 asks the same as row 1: Solve it."
+    for other in ("1/3", "0.33", "3", "1e-400", "1/0", r"\frac{3}{10}", "9" * 50 + "/3"):
+        assert only([{"problem": "Solve it.", "answer": answer} for answer in ("1/30", other)]).count == 1
 
 
-@pytest.mark.parametrize("answers", [("1", "1"), ("1", " $1$."), ("Paris", "paris"), ("x + 1", "x+1")])
+SAME = (
+    *(("1", "1"), ("1", " $1$."), ("Paris", "paris"), ("x + 1", "x+1"), ("1/2", "0.5"), (r"\dfrac12", r"\frac{1}{2}")),
+    *((r"-\frac{3}{4}", "-.75"), ("1,000", "1e3"), (r"\boxed{2}", "2.0"), (r"\dfrac{x}{2}", r"\frac{x}{2}")),
+)
+
+
+@pytest.mark.parametrize("answers", SAME)
 def test_equal_problems_with_the_same_answer_are_not_odd(answers: tuple[str, str]) -> None:
     assert notices([{"problem": "Solve it.", "answer": answer} for answer in answers]) == []
 

@@ -12,7 +12,7 @@ from trd_data.answers import reference_letter
 from trd_data.errors import MissingFieldError, RowError
 from trd_data.plain_json import plain_json
 from trd_data.problems import Problem
-from trd_data.shapes import fields, known
+from trd_data.shapes import fields, known, turns
 from trd_data.shapes.choice import has_options
 from trd_data.shapes.fields import FilledRow, Row, Shape
 
@@ -178,6 +178,8 @@ def _shape(there: frozenset[str], has_turns: bool, task: str) -> Shape | None:
 def _prepared(row: Row, number: int, columns: Mapping[str, str]) -> tuple[FilledRow, frozenset[str], str]:
     """Return the row, mapped columns under our names, its columns that have a value, and its id."""
     row = FilledRow(_renamed(row, columns) if columns else row)
+    for name in turns.MAY_HOLD_TURNS & row.keys():
+        row[name] = turns.parse_turns(row[name], name)
     row_id = fields.optional_text(row, fields.ID) or str(number)
     if len(row_id) > MAX_ID_CHARACTERS:
         name = fields.first_name(row, fields.ID) or "id"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,6 +28,7 @@ BENCHMARK = ("benchmark", "data_source", "dataset")
 INPUT = ("input",)
 """Continues an instruction, as Alpaca has it."""
 _MAX_NAME = 80
+_PYTHON_LIST = re.compile(r"\s*[\[{]+\s*'")
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +197,8 @@ def parse_json(value: Any, name: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise wrong(name, value, f"is not valid JSON: {error}") from error
+        advice = "; write lists and objects within a cell with json.dumps" if _PYTHON_LIST.match(value) else ""
+        raise wrong(name, value, f"is not valid JSON: {error}{advice}") from error
 
 
 def benchmark_name(row: Row) -> str | None:

@@ -6,6 +6,7 @@ every chat template has a place for them, whereas all our prompts, the teacher's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ _ROLES = {
     "model": "assistant",
 }
 
+MAY_HOLD_TURNS = frozenset({"prompt", "completion"})
+"""Columns that hold either a text or turns."""
+_TURNS = re.compile(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:")
+
 
 @dataclass(frozen=True)
 class _Chat:
@@ -37,6 +42,14 @@ class _Chat:
     problem: str
     solution: str | None
     """What the assistant says."""
+
+
+def parse_turns(value: Any, name: str) -> Any:
+    """Return the list of turns that a text is the JSON of, as in a cell of CSV; any other value as it is.
+
+    Raises RowError if the JSON is not valid, as that of Python's `str` is not.
+    """
+    return fields.parse_json(value, name) if isinstance(value, str) and _TURNS.match(value) else value
 
 
 def from_messages_row(row: Row, row_id: str, task: str) -> Problem:
