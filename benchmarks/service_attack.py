@@ -128,7 +128,7 @@ def _long_specs(attacker: Attacker, stop: threading.Event) -> None:
 
 
 def attacks() -> dict[str, tuple[int, Callable[[Attacker, threading.Event], None]]]:
-    """Return the number of threads and the action of each attack."""
+    """Return the number of threads and the action of each attack by one owner."""
     shared, blank = _shared_text(), SMALL + b"\n" * 10**7
     array = b"[" + b"{}," * 3_000_000 + b"{}]"
     return {
@@ -182,14 +182,16 @@ def measure(seconds: float) -> tuple[list[str], list[str]]:
         ours = running.enter_context(Site("sqlite", folder, running).ours())
         keys = [
             ours.call("POST", "/keys", json={"name": owner, "owner": owner, "scopes": ["submit"]})["key"]
-            for owner in ("other", "attacker")
+            for owner in ("other", "attacker", "second", "third")
         ]
         timed(ours, keys[0], 1)
         lines.append(_line("none", timed(ours, keys[0], seconds)))
-        for name, (num_threads, attack) in attacks().items():
+        planned = [(name, 1, *attack) for name, attack in attacks().items()]
+        planned[1:1] = [(f"by {owners} owners: {planned[0][0]}", owners, *planned[0][2:]) for owners in (2, 3)]
+        for name, num_owners, num_threads, attack in planned:
             stop = threading.Event()
-            arguments = (Attacker(ours.target.url, keys[1]), stop)
-            threads = [threading.Thread(target=attack, args=arguments) for _ in range(num_threads)]
+            attackers = [Attacker(ours.target.url, key) for key in keys[1 : 1 + num_owners]]
+            threads = [threading.Thread(target=attack, args=(a, stop)) for a in attackers for _ in range(num_threads)]
             for thread in threads:
                 thread.start()
             time.sleep(1.5)

@@ -72,7 +72,7 @@ class Settings(DeploymentSettings):
     for any number of bytes, which a job holds in memory."""
     max_uploads_per_owner: Limit = 4
     """Most uploads and previews of one owner that are in progress at the same time, in one process."""
-    max_checks: Limit = 2
+    max_checks: Limit = 4
     """Most child processes that check uploads or render previews at the same time, in one process. One owner has one
     at a time."""
     check_wait_seconds: Seconds = 120.0
@@ -80,9 +80,9 @@ class Settings(DeploymentSettings):
     check_memory_bytes: Annotated[int, Field(ge=2**29)] = 3 * 2**29
     """Address space of the child process that checks an upload, some 400 MiB of which its libraries take."""
     check_cpu_seconds: Limit = 300
-    """Processor time of checking one upload."""
+    """Most processor time of checking one upload: it gets 120 seconds, and 2 for each MiB of the file."""
     check_seconds: Seconds = 600.0
-    """Time of checking one upload."""
+    """Most time of checking one upload: it gets twice its processor time."""
     preview_cpu_seconds: Limit = 20
     """Processor time of rendering one preview."""
     preview_seconds: Seconds = 30.0

@@ -29,8 +29,9 @@ from trd_data.notices import Notice
 logger = logging.getLogger(__name__)
 
 REFERENCES_PROGRAM = "trd_engine.tasks.references"
-REFERENCES_SECONDS = 90.0
-"""The program that judges references stops by itself before."""
+_JUDGING_SECONDS = 30
+REFERENCES_SECONDS = 60.0
+"""The program that judges references stops by itself after `_JUDGING_SECONDS`, at the end of a comparison."""
 _PASSED_ON = ("TRD_ALLOW_UNCONFINED_VERIFIERS",)
 """The operator's permission to judge references without confinement."""
 _NOT_JUDGED = Notice(
@@ -108,7 +109,7 @@ class ChildPool:
         with TemporaryFile() as lines:
             lines.writelines(json.dumps(reference).encode() + b"\n" for reference in references)
             lines.seek(0)
-            arguments = [sys.executable, "-P", "-s", "-m", REFERENCES_PROGRAM]
+            arguments = [sys.executable, "-P", "-s", "-m", REFERENCES_PROGRAM, f"--seconds={_JUDGING_SECONDS}"]
             content, status = await _run(arguments, lines, REFERENCES_SECONDS)
         try:
             if status == 0:

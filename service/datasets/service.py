@@ -85,7 +85,8 @@ class DatasetService:
                     upload = Upload(received, self._settings.upload, self.threads)
                     filename, mapped = await self._receive_body(owner, body, upload, client_try)
                     mapping = _columns(mapped or columns)
-                    rows = await unless_disconnected(body.receive, self._check(owner, received, mapping))
+                    check = self._check(owner, received, upload.num_bytes, mapping)
+                    rows = await unless_disconnected(body.receive, check)
                     row = upload.dataset(owner, filename or default_filename, rows, mapping)
                     return await self._in_thread(self._store, received, row, client_try)
             except (ApiError, OSError, SQLAlchemyError):
@@ -109,9 +110,13 @@ class DatasetService:
             await upload.flush()
         return form.filename, form.fields.get("columns")
 
-    async def _check(self, owner: str, received: IO[bytes], columns: dict[str, str] | None) -> CheckedRows:
+    async def _check(
+        self, owner: str, received: IO[bytes], num_bytes: int, columns: dict[str, str] | None
+    ) -> CheckedRows:
         settings = self._settings
-        limits = ChildLimits(settings.check_memory_bytes, settings.check_cpu_seconds, settings.check_seconds)
+        # A few kilobytes may stand for any number of rows: a small file must not hold a slot for long.
+        cpu_seconds = min(settings.check_cpu_seconds, 120 + 2 * num_bytes // 2**20)
+        limits = ChildLimits(settings.check_memory_bytes, cpu_seconds, min(settings.check_seconds, 2.0 * cpu_seconds))
         request = {"check": {"limits": asdict(row_limits(settings.upload)), "columns": columns}}
         async with self._children.slot(owner):
             with data_errors():

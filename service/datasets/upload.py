@@ -38,13 +38,14 @@ class Upload:
         self._limits = limits
         self._threads = threads
         self._sha256 = hashlib.sha256()
-        self._num_bytes = 0
+        self.num_bytes = 0
+        """Bytes that have arrived."""
         self._buffer = bytearray()
 
     async def write(self, content: bytes) -> None:
         """Take the next piece."""
-        self._num_bytes += len(content)
-        if self._num_bytes > self._limits.max_bytes:
+        self.num_bytes += len(content)
+        if self.num_bytes > self._limits.max_bytes:
             raise PayloadTooLargeError(
                 f"the file is over the limit of {self._limits.max_bytes} bytes; split it", code="dataset_too_large"
             )
@@ -73,7 +74,7 @@ class Upload:
             filename=_plain_filename(filename),
             format=rows.format,
             num_rows=rows.num_rows,
-            num_bytes=self._num_bytes,
+            num_bytes=self.num_bytes,
             sha256=self._sha256.hexdigest(),
             has_solutions=rows.has_solutions,
             findings=rows.findings,

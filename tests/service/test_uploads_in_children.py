@@ -277,6 +277,25 @@ def test_what_the_check_found_is_not_computed_again(tiny: TestClient, tmp_path: 
         assert "row 2 has no solution" in tiny.post(path, json=body).json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("num_mib", "given", "limits"), [(0, 300, (120, 240)), (3, 300, (126, 252)), (3, 5, (5, 10))])
+def test_a_small_file_gets_little_time(
+    num_mib: int, given: int, limits: tuple[int, int], make_client: MakeClient, sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Any number of rows may be in it."""
+    asked: list[ChildLimits] = []
+
+    def command(_request: object, limits: ChildLimits) -> list[str]:
+        asked.append(limits)
+        return [sys.executable, "-c", "raise SystemExit(1)"]
+
+    monkeypatch.setattr("service.datasets.child.command", command)
+    client = make_client(sqlite_url, check_cpu_seconds=given)
+    answer = client.post("/datasets", content=b"x" * (num_mib * 2**20 + 1), headers={**AUTHORIZED, **JSONL})
+    assert answer.status_code == 422
+    assert [(each.cpu_seconds, each.wall_seconds) for each in asked] == [limits]
+
+
 def test_references_are_judged_in_a_process_of_their_own(make_client: MakeClient, sqlite_url: str) -> None:
     client = make_client(sqlite_url, judge_references=True)
     rows = [{"problem": f"p{i}", "answer": "5", "solution": "so it is \\boxed{7}"} for i in range(3)]
