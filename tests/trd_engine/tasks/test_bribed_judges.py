@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -121,6 +122,21 @@ def unfiltered() -> Iterator[GuardedPool]:
         ReasoningGymTask(pool).verify(gym_problem("countdown"), "1")  # started while it is patched
     yield pool
     pool.close()
+
+
+def test_what_only_compares_texts_is_not_forked_and_all_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_fork = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from trd_engine.tasks.verifier_pool import child; "
+        'child._judged_in_fork = lambda *request: b\'{"failure": "would fork"}\'; child.main(sys.argv[2:])'
+    )
+    monkeypatch.setattr(verifier_pool, "_START", without_fork)
+    for scorer, is_forked in (("simple_equations", False), ("caesar_cipher", False), ("countdown", True)):
+        problem = gym_problem(scorer)
+        with closing(GuardedPool("reasoning_gym", 3.0, num_workers=1)) as pool:
+            texts = (f"<answer>{problem.answer}</answer>", "<answer>another</answer>")
+            right, wrong = ReasoningGymTask(pool).verify_many([(problem, text) for text in texts])
+        assert (right.correct, wrong.correct) == (not is_forked, False)
+        assert (wrong.detail == "would fork") == is_forked
 
 
 @pytest.mark.parametrize("scorer", EVALUATING_SCORERS)

@@ -18,6 +18,8 @@ from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
 """Of one comparison; honest ones take milliseconds, and a hang costs a new process."""
+_MAX_KNOWN = 50_000
+"""Comparisons that are remembered: each round samples the same problems, and many of the same answers."""
 _MAX_ANSWER_CHARACTERS = 2000
 """No real final answer is longer, and sympy's parser is slower than linear."""
 
@@ -31,6 +33,7 @@ class MathTask:
 
     def __init__(self, pool: GuardedPool | None = None) -> None:
         self._pool = pool or shared_pool("math", LIMIT_SECONDS)
+        self._known: dict[Same, Reply] = {}
 
     @property
     def prompts(self) -> PromptTemplates:
@@ -67,8 +70,14 @@ class MathTask:
         return check_equalities(completion_text)
 
     def _ask(self, hard: list[Same]) -> dict[Same, Reply]:
-        requests = [Request({"reference": each.reference, "answer": each.answer}) for each in hard]
-        return dict(zip(hard, self._pool.map(requests), strict=True))
+        known = {each: self._known[each] for each in hard if each in self._known}
+        new = [each for each in hard if each not in known]
+        requests = [Request({"reference": each.reference, "answer": each.answer}) for each in new]
+        replies = dict(zip(new, self._pool.map(requests), strict=True))
+        if len(self._known) > _MAX_KNOWN:
+            self._known = {}
+        self._known |= {each: reply for each, reply in replies.items() if reply.failure is None}
+        return known | replies
 
 
 def quick_verdict(reference: str, answer: str) -> Verdict | None:

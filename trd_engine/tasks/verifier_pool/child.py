@@ -1,10 +1,10 @@
 """The child side of `pool`: judges each request on standard input in a process of the request's own.
 
 Libraries evaluate expressions out of a model's text, some by Python's own `eval`, and whatever such a text changes in
-its process would outlive it. Therefore the process that loads the libraries never reads an answer. It forks for each
+its process would outlive it. Therefore the process that loads the libraries evaluates no answer. It forks for each
 request; the fork puts on the last layers, judges, writes one reply and ends, and with it all that the answer did. What
 remains possible for an answer that gets code to run is to choose its own verdict: see `evaluated`, which keeps programs
-from the scorers that would run them.
+from the scorers that would run them. A scorer that only compares texts, which costs less than a fork, needs none.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class _Verifier:
     """Called in the request's own process, with what `prepare` returned."""
     prepare: Callable[[dict[str, Any]], Any] = lambda shared: None
     """Called before the fork with the part of a request that no answer is in; what it keeps serves later requests."""
+    only_compares: Callable[[Any], bool] = lambda prepared: False
+    """Whether `judge` compares an answer as text and nothing else, given what `prepare` returned: it is not forked."""
     max_reply_bytes: int = _MAX_VERDICT_BYTES
 
 
@@ -72,6 +74,9 @@ def main(arguments: Sequence[str]) -> None:
             prepared = verifier.prepare(json.loads(shared))
         except Exception as error:  # noqa: BLE001 - a generator may raise anything
             _write(replies, _failure(error))
+            continue
+        if verifier.only_compares(prepared):
+            _write(replies, _judged(verifier, prepared, request))
             continue
         replies.write(_judged_in_fork(verifier, prepared, request, deadline, confinement) + b"\n")
         replies.flush()
@@ -113,15 +118,18 @@ def _judge_and_exit(
     try:
         _leave_parent(result)
         _confine_self(confinement)
-        try:
-            reply = {"value": verifier.judge(prepared, json.loads(request))}
-        except Exception as error:  # noqa: BLE001 - whatever a library throws at a model's text is a verdict
-            reply = _failure(error)
-        data = json.dumps(reply).encode()
+        data = json.dumps(_judged(verifier, prepared, request)).encode()
         while data:
             data = data[os.write(result, data) :]
     finally:
         os._exit(0)
+
+
+def _judged(verifier: _Verifier, prepared: Any, request: bytes) -> dict[str, Any]:
+    try:
+        return {"value": verifier.judge(prepared, json.loads(request))}
+    except Exception as error:  # noqa: BLE001 - whatever a library throws at a model's text is a verdict
+        return _failure(error)
 
 
 def _leave_parent(result: int) -> None:
@@ -231,6 +239,7 @@ _WARMING_PAIRS = (
 def _load_reasoning_gym() -> _Verifier:
     import reasoning_gym  # type: ignore[import-untyped]
     import sympy
+    from reasoning_gym.dataset import ProceduralDataset  # type: ignore[import-untyped]
 
     sympy.simplify(sympy.parse_expr("sin(x)**2 + x**2/2 - 1"))  # loads what scorers use, once for all forks
     dataset_of = functools.lru_cache(64)(reasoning_gym.create_dataset)
@@ -249,7 +258,12 @@ def _load_reasoning_gym() -> _Verifier:
             entry = made_again
         return float(dataset.score_answer(request["answer"], entry))
 
-    return _Verifier(score, lambda shared: prepare(shared["name"], shared["index"], tuple(shared["sizes"].items())))
+    def only_compares(prepared: tuple[str, Any, Any]) -> bool:
+        return type(prepared[1]).score_answer is ProceduralDataset.score_answer
+
+    return _Verifier(
+        score, lambda shared: prepare(shared["name"], shared["index"], tuple(shared["sizes"].items())), only_compares
+    )
 
 
 def _load_reasoning_gym_entries() -> _Verifier:

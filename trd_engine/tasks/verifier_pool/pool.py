@@ -45,7 +45,8 @@ _ENVIRONMENT = {
 """The whole environment of a child; no secret is passed on."""
 _START_SECONDS = 120.0
 """Importing sympy takes seconds on a busy machine."""
-_MAX_WORKERS = 4
+_MAX_WORKERS = 16
+"""Children of one process; each has some 70 MiB."""
 _GRACE_SECONDS = 5.0
 """How much later than its limit a request's reply may come, before its child is replaced."""
 TIME_OUT: Literal["time-out"] = "time-out"
@@ -95,11 +96,16 @@ class Reply:
         return Verdict(False, self.failure, TIME_OUT if self.failure == TIME_OUT else "error")
 
 
+def _num_own_processors() -> int:
+    """Return the share of this process, one of those that torchrun may have started on the machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class GuardedPool:
     """Child processes for one verifier, started at their first use."""
 
     def __init__(self, verifier: str, limit_seconds: float, num_workers: int | None = None) -> None:
-        self._num_workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
+        self._num_workers = num_workers or min(_MAX_WORKERS, _num_own_processors())
         self._workers = [_Worker(verifier, limit_seconds) for _ in range(self._num_workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
