@@ -27,6 +27,7 @@ from client.errors import (
 from client.settings import ClientSettings
 
 ViewT = TypeVar("ViewT", bound=BaseModel)
+ViewT_co = TypeVar("ViewT_co", bound=BaseModel, covariant=True)
 
 FIRST_PAUSE_SECONDS = 0.3
 LONGEST_PAUSE_SECONDS = 20.0
@@ -48,12 +49,12 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True)
-class Call(Generic[ViewT]):
+class Call(Generic[ViewT_co]):
     """One request and the type of its response."""
 
     method: str
     path: str
-    view: type[ViewT]
+    view: type[ViewT_co]
     params: Mapping[str, Any] = field(default_factory=dict)
     """None values are omitted; a list repeats its parameter."""
     json: Any = None

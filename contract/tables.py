@@ -241,13 +241,24 @@ class Trajectory(Base):
     refined_correct: Mapped[bool | None]
     rollout_tokens: Mapped[int]
     refined_tokens: Mapped[int | None]
+    step: Mapped[int | None]  # first that trains on it; NULL: none does, or a run of an older version
     parts_at_token: Mapped[int | None]  # length in tokens of the common prefix of y_o and y_r; NULL without a y_r
     detail: Mapped[dict[str, Any]]  # finish reasons, explanations of the verdicts, truncations
     # {"rollout": [nats…], "refined": [nats…] | null} if the trajectory was diagnosed. One number per token: large, and
     # read only on request.
     token_kl: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
+    # contract.views.trajectories.TokenDetail, as large as token_kl
+    token_detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
 
-    __table_args__ = (Index(None, "job_id", "outcome", "round", "position"),)
+    __table_args__ = (
+        Index(None, "job_id", "outcome", "round", "position"),
+        Index(None, "job_id", "step", "round", "position"),
+        # Pages are chosen from this index alone: rows hold long texts.
+        Index(
+            "ix_trajectories_filters",
+            *("job_id", "round", "position", "outcome", "step", "rollout_tokens", "refined_tokens"),
+        ),
+    )
 
 
 class Evaluation(Base):

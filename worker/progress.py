@@ -304,8 +304,10 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
         "round": round_index,
         "outcome": verdicts,
         "problem_id": short_problem_id(line["problem_id"]),
+        "step": line.get("step"),
         "parts_at_token": line.get("parts_at_token"),
         "token_kl": token_kl,
+        "token_detail": line.get("token_detail"),
         **{name: line[name] for name in _COPIED_FIELDS},
     }
 

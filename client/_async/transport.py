@@ -93,9 +93,10 @@ class AsyncTransport:
             for item in page.data if num_wanted is None else page.data[: num_wanted - num_given]:
                 num_given += 1
                 yield item
-            if not page.has_more or not page.data:
+            searched_to = getattr(page, "searched_to", None)  # a page of a search may be empty, and not the last
+            if not page.has_more or not (page.data or searched_to):
                 return
-            after = cursor_of(page.data[-1])
+            after = searched_to or cursor_of(page.data[-1])
 
 
 class AsyncResource:

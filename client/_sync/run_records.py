@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict, Unpack
 
 from client._sync.transport import Cursor, Resource
 from client.call import Call, path_part
@@ -14,7 +15,7 @@ from contract.views.evaluations import EvaluationView
 from contract.views.metrics import MetricSeries
 from contract.views.page import Page
 from contract.views.probe_samples import ProbeSampleView
-from contract.views.trajectories import OutcomeCount, TrajectoryView
+from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage, TrajectoryView
 
 
 class Metrics(Resource):
@@ -36,11 +37,26 @@ class Metrics(Resource):
         return (self._transport.send(Call("GET", path, Page[MetricSeries], params=params))).data
 
 
+class TrajectoryFilters(TypedDict, total=False):
+    """Which trajectories to list; what is left out does not filter."""
+
+    round: int
+    """From 0."""
+    step: int
+    """The first step that trains on them."""
+    min_tokens: int
+    """Of the longer one of y_o and y_r."""
+    max_tokens: int
+    text: str
+    """In the prompt, in y_o or in y_r, in upper or lower case."""
+
+
 def _trajectories(
-    job_id: str, outcome: Sequence[str], round: int | None, after: Cursor, limit: int
-) -> Call[Page[TrajectoryView]]:
-    params = {"outcome": [str(name) for name in outcome], "round": round, "after": after, "limit": limit}
-    return Call("GET", f"/jobs/{path_part(job_id)}/trajectories", Page[TrajectoryView], params=params)
+    job_id: str, outcome: Sequence[str], after: Cursor, limit: int, filters: TrajectoryFilters
+) -> Call[TrajectoryPage]:
+    params = {**filters, "outcome": [str(name) for name in outcome]}
+    path = f"/jobs/{path_part(job_id)}/trajectories"
+    return Call("GET", path, TrajectoryPage, params={**params, "after": after, "limit": limit})
 
 
 class Trajectories(Resource):
@@ -51,27 +67,35 @@ class Trajectories(Resource):
         job_id: str,
         outcome: Sequence[str] = (),
         *,
-        round: int | None = None,
         after: str | None = None,
         limit: int = 20,
-    ) -> Page[TrajectoryView]:
+        **filters: Unpack[TrajectoryFilters],
+    ) -> TrajectoryPage:
         """Return one page, by round and position, after the trajectory with the id `after`; any of the outcomes."""
-        return self._transport.send(_trajectories(job_id, outcome, round, after, limit))
+        return self._transport.send(_trajectories(job_id, outcome, after, limit, filters))
 
     def list(
-        self, job_id: str, outcome: Sequence[str] = (), *, round: int | None = None, num_wanted: int | None = None
+        self,
+        job_id: str,
+        outcome: Sequence[str] = (),
+        *,
+        num_wanted: int | None = None,
+        **filters: Unpack[TrajectoryFilters],
     ) -> Iterator[TrajectoryView]:
         """Iterate over all pages, up to `num_wanted` trajectories."""
         return self._transport.walk(
-            lambda after, limit: _trajectories(job_id, outcome, round, after, limit),
+            lambda after, limit: _trajectories(job_id, outcome, after, limit, filters),
             lambda trajectory: trajectory.id,
             num_wanted=num_wanted,
         )
 
-    def get(self, job_id: str, trajectory_id: str) -> TrajectoryView:
-        """Return one trajectory by its ``round:position``."""
+    def get(
+        self, job_id: str, trajectory_id: str, *, tokens: bool = False, alignment: bool = False
+    ) -> TrajectoryDetailView:
+        """Return one trajectory by its ``round:position``; token by token and aligned if wanted."""
         path = f"/jobs/{path_part(job_id)}/trajectories/{path_part(trajectory_id)}"
-        return self._transport.send(Call("GET", path, TrajectoryView))
+        params = {"tokens": tokens or None, "alignment": alignment or None}
+        return self._transport.send(Call("GET", path, TrajectoryDetailView, params=params))
 
     def outcomes(self, job_id: str) -> Sequence[OutcomeCount]:
         """Return how many trajectories had which outcome, by round."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
+from client._sync.run_records import TrajectoryFilters
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, plain, print_json, say
 from contract.trajectory_outcome import Outcome
@@ -29,8 +30,11 @@ def trajectories(
     trajectory: Annotated[
         str | None, typer.Argument(metavar="[ROUND:POSITION]", help="Only this one.", show_default=False)
     ] = None,
+    *,
     outcome: Annotated[list[Outcome] | None, typer.Option(help="Only these; may be repeated.")] = None,
     round: Annotated[int | None, typer.Option(min=1, help="Only this round, from 1.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Only what this step trained on first.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only with this text in the prompt, in y_o or in y_r.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to show.")] = 5,
     as_json: JsonFlag = False,
 ) -> None:
@@ -38,10 +42,16 @@ def trajectories(
     with Client() as trd:
         job_id = job_id_of(trd, job)
         if trajectory is not None:
-            found = [trd.trajectories.get(job_id, trajectory)]
+            found: list[TrajectoryView] = [trd.trajectories.get(job_id, trajectory)]
         else:
-            index = round - 1 if round is not None else None
-            found = list(trd.trajectories.list(job_id, outcome or (), round=index, num_wanted=limit))
+            filters: TrajectoryFilters = {}
+            if round is not None:
+                filters["round"] = round - 1
+            if step is not None:
+                filters["step"] = step
+            if text is not None:
+                filters["text"] = text
+            found = list(trd.trajectories.list(job_id, outcome or (), num_wanted=limit, **filters))
         counts = trd.trajectories.outcomes(job_id)
     if as_json:
         lists = {"object": "list", "data": [plain(row) for row in found], "outcomes": [plain(row) for row in counts]}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from contract.trajectory_outcome import Outcome
 from contract.views import OpenEnum, View
+from contract.views.page import Page
 
 
 class TokenKl(View):
@@ -15,6 +16,65 @@ class TokenKl(View):
     """Along the rollout y_o."""
     refined: list[float | None] | None
     """Along the refinement y_r."""
+
+
+class LikelyToken(View):
+    """A token that a model would have written with some probability."""
+
+    text: str
+    probability: float
+    """At temperature 1."""
+
+
+class Alternatives(View):
+    """The likeliest next tokens of both models at one token of a text."""
+
+    token: int
+    """Its number, from 0."""
+    student: list[LikelyToken]
+    teacher: list[LikelyToken]
+
+
+class TokenText(View):
+    """A text token by token."""
+
+    tokens: list[str] | None
+    """What each token writes; together they are the text. Null if unknown."""
+    kl: list[float | None]
+    """Forward KL of teacher and student at each token, in nats; null if it is not finite."""
+    alternatives: list[Alternatives] | None
+    """At the tokens with the largest KL; null if they were not recorded for this trajectory."""
+
+
+class TokensView(View):
+    """A diagnosed trajectory token by token."""
+
+    rollout: TokenText
+    refined: TokenText | None
+    first_wrong_step: tuple[int, int] | None
+    """The first token of the rollout's first wrong step, and the first token after it; null if none was found."""
+
+
+class Stretch(View):
+    """A part of one or of both texts, in an alignment that goes through both from the beginning to the end."""
+
+    op: OpenEnum[Literal["equal", "removed", "added", "replaced"]]
+    """What refining did: ``removed`` has a rollout alone, ``added`` a refinement alone."""
+    rollout: tuple[int, int]
+    """First unit of the rollout, and the first one after the stretch."""
+    refined: tuple[int, int]
+    """The same of the refinement."""
+
+
+class AlignmentView(View):
+    """The rollout and its refinement, aligned."""
+
+    unit: OpenEnum[Literal["token", "word"]]
+    """``token`` if the trajectory was diagnosed, otherwise words, spaces and signs."""
+    rollout: list[str]
+    """The rollout's units; together they are its text."""
+    refined: list[str]
+    stretches: list[Stretch]
 
 
 class TrajectoryView(View):
@@ -38,6 +98,8 @@ class TrajectoryView(View):
     """Length in characters of the common prefix of rollout and refinement; null without a refinement."""
     parts_at_token: int | None
     """Length in tokens of the common prefix."""
+    step: int | None = None
+    """The first step that trains on it; null if none does, or if the run did not record it."""
     rollout_correct: bool
     refined_correct: bool | None
     rollout_tokens: int
@@ -45,6 +107,23 @@ class TrajectoryView(View):
     detail: dict[str, Any]
     per_token_kl: TokenKl | None
     """With ``per_token_kl=true``, for the trajectories in the round's diagnosis; otherwise null."""
+
+
+class TrajectoryDetailView(TrajectoryView):
+    """One trajectory, on request token by token and aligned."""
+
+    tokens: TokensView | None = None
+    """With ``tokens=true``, if the trajectory was diagnosed; otherwise null."""
+    alignment: AlignmentView | None = None
+    """With ``alignment=true``, if there is a refinement; otherwise null."""
+
+
+class TrajectoryPage(Page[TrajectoryView]):
+    """A page of trajectories."""
+
+    searched_to: str | None = None
+    """With ``text``: the id of the last trajectory that was searched, if the page ends before the search does. Continue
+    after it; a request searches a bounded number of texts, so that the page may even be empty."""
 
 
 class OutcomeCount(View):

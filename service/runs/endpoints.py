@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from contract.trajectory_outcome import Outcome
 from contract.views.diagnosis import DiagnosisView
@@ -12,26 +12,44 @@ from contract.views.evaluations import EvaluationView
 from contract.views.metrics import MetricSeries
 from contract.views.page import Page
 from contract.views.probe_samples import ProbeSampleView
-from contract.views.trajectories import OutcomeCount, TrajectoryView
+from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage
 from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError, raises
 from service.query import DECIMAL, Limit
 from service.runs.repository import MetricRange, TrajectoryFilter
-from service.runs.service import trajectory_view
-
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+from service.runs.service import detail_view, trajectory_key, trajectory_view
 
 Number = Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL]
 Pair = Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$", description="Id of the last one seen.")]
 PerTokenKl = Annotated[bool, Query(description="Show the KL of each token, where the trajectory was diagnosed.")]
+Tokens = Annotated[
+    int | None, Query(ge=0, lt=2**31, description="Of the longer one of rollout and refinement."), DECIMAL
+]
 
 
-def _pair(text: str | None) -> tuple[int, int] | None:
-    """Return the numbers of ``1:2``; None for any other text."""
-    first, colon, second = (text or "").partition(":")
-    is_number = all(part.isascii() and part.isdigit() and len(part) <= 9 for part in (first, second))
-    return (int(first), int(second)) if colon and is_number else None
+def wanted_trajectories(
+    job_id: str,
+    *,
+    outcome: Annotated[list[Outcome], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
+    round: Number = None,
+    step: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="First step that trains on the trajectory."), DECIMAL
+    ] = None,
+    min_tokens: Tokens = None,
+    max_tokens: Tokens = None,
+    text: Annotated[
+        str | None,
+        Query(max_length=200, description="In the prompt, the rollout or the refinement, in upper or lower case."),
+    ] = None,
+) -> TrajectoryFilter:
+    """Dependency: which of the job's trajectories a request asks for."""
+    return TrajectoryFilter(job_id, outcome, round, step, min_tokens, max_tokens, text)
+
+
+Wanted = Annotated[TrajectoryFilter, Depends(wanted_trajectories)]
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
 
 @router.get("/metrics", summary="A job's metrics over its steps")
@@ -61,16 +79,20 @@ def list_trajectories(
     caller: Reader,
     job_id: str,
     *,
-    outcome: Annotated[list[Outcome], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    round: Number = None,
+    wanted: Wanted,
     after: Pair = None,
     per_token_kl: PerTokenKl = False,
     limit: Limit = 20,
-) -> Page[TrajectoryView]:
+) -> TrajectoryPage:
     """By round and position."""
-    wanted = TrajectoryFilter(job_id, outcome, round)
-    rows, has_more = context.runs.trajectories(caller.owner, wanted, _pair(after), limit, with_token_kl=per_token_kl)
-    return Page(data=[trajectory_view(row, with_token_kl=per_token_kl) for row in rows], has_more=has_more)
+    rows, found = context.runs.trajectories(
+        caller.owner, wanted, trajectory_key(after), limit, with_token_kl=per_token_kl
+    )
+    return TrajectoryPage(
+        data=[trajectory_view(row, with_token_kl=per_token_kl) for row in rows],
+        has_more=found.has_more,
+        searched_to=None if found.searched_to is None else "{}:{}".format(*found.searched_to),
+    )
 
 
 @router.get("/trajectories/outcomes", summary="How many trajectories had which outcome, by round")
@@ -85,13 +107,19 @@ def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[Outcom
 @router.get("/trajectories/{trajectory_id}", summary="One trajectory")
 @raises(NotFoundError)
 def show_trajectory(
-    context: Context, caller: Reader, job_id: str, trajectory_id: str, per_token_kl: PerTokenKl = False
-) -> TrajectoryView:
-    """By its ``round:position``."""
-    row = context.runs.trajectory(caller.owner, job_id, _pair(trajectory_id), with_token_kl=per_token_kl)
-    if row is None:
-        raise NotFoundError(f"{job_id} has no trajectory {trajectory_id}", param="trajectory_id")
-    return trajectory_view(row, with_token_kl=per_token_kl)
+    context: Context,
+    caller: Reader,
+    job_id: str,
+    trajectory_id: str,
+    *,
+    per_token_kl: PerTokenKl = False,
+    tokens: Annotated[bool, Query(description="Show the text, the KL and alternatives of each token.")] = False,
+    alignment: Annotated[bool, Query(description="Align rollout and refinement.")] = False,
+) -> TrajectoryDetailView:
+    """By its ``round:position``. Tokens are known where the trajectory was diagnosed."""
+    with_tokens = per_token_kl or tokens or alignment
+    row = context.runs.trajectory(caller.owner, job_id, trajectory_key(trajectory_id), with_tokens=with_tokens)
+    return detail_view(row, with_token_kl=per_token_kl, with_tokens=tokens, is_aligned=alignment)
 
 
 @router.get("/diagnosis", summary="What each round says of prefix failure")
@@ -129,5 +157,5 @@ def list_probe_samples(
     limit: Limit = 20,
 ) -> Page[ProbeSampleView]:
     """By step and position; each step has as many as the job's ``evaluation.num_probe_samples``."""
-    rows, has_more = context.runs.probe_samples(caller.owner, job_id, step, _pair(after), limit)
+    rows, has_more = context.runs.probe_samples(caller.owner, job_id, step, trajectory_key(after), limit)
     return Page(data=[ProbeSampleView.of(row, id=f"{row.step}:{row.position}") for row in rows], has_more=has_more)

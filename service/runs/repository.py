@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session, undefer
 
 from contract.tables import Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
@@ -83,6 +83,13 @@ def thinned_metric_points(session: Session, wanted: MetricRange, first_step: int
     return session.execute(select(*columns).where(is_kept).order_by(ranked.c.name, ranked.c.step)).all()
 
 
+Key = tuple[int, int]
+"""Round and position of a trajectory."""
+
+MAX_SEARCHED = 2000
+"""Trajectories whose texts one search reads; the next request continues where it ended."""
+
+
 @dataclass(frozen=True)
 class TrajectoryFilter:
     """Which trajectories of a job to list; empty does not filter."""
@@ -90,33 +97,136 @@ class TrajectoryFilter:
     job_id: str
     outcomes: Collection[Outcome] = ()
     round: int | None = None
+    step: int | None = None
+    """The first step that trains on them."""
+    min_tokens: int | None = None
+    """Of the longer one of y_o and y_r."""
+    max_tokens: int | None = None
+    text: str | None = None
+    """In the prompt, in y_o or in y_r; letters of either case are the same."""
+
+    def select_keys(self) -> Select[int, int]:
+        """Return a query for the keys of these trajectories, whatever their texts, that an index alone can answer."""
+        longest = case(
+            (Trajectory.refined_tokens > Trajectory.rollout_tokens, Trajectory.refined_tokens),
+            else_=Trajectory.rollout_tokens,
+        )
+        conditions = [Trajectory.job_id == self.job_id]
+        if self.outcomes:
+            conditions.append(Trajectory.outcome.in_(self.outcomes))
+        if self.round is not None:
+            conditions.append(Trajectory.round == self.round)
+        if self.step is not None:
+            conditions.append(Trajectory.step == self.step)
+        if self.min_tokens is not None:
+            conditions.append(longest >= self.min_tokens)
+        if self.max_tokens is not None:
+            conditions.append(longest <= self.max_tokens)
+        return select(Trajectory.round, Trajectory.position).where(*conditions)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The keys of a page of trajectories."""
+
+    keys: Sequence[Key]
+    has_more: bool
+    searched_to: Key | None = None
+    """The last trajectory that a search for a text looked at, if it ended before the page was full."""
+
+
+def find_trajectories(
+    session: Session, wanted: TrajectoryFilter, after: Key | None, limit: int, *, is_backward: bool = False
+) -> Found:
+    """Return the first `limit` keys after `after` by round and position, or before it in falling order."""
+    query = wanted.select_keys()
+    if after is not None:
+        query = query.where(beyond(wanted, after, is_backward=is_backward))
+    order = (Trajectory.round, Trajectory.position)
+    query = query.order_by(*(column.desc() if is_backward else column for column in order))
+    if not wanted.text:
+        keys = [(row.round, row.position) for row in session.execute(query.limit(limit + 1))]
+        return Found(keys[:limit], len(keys) > limit)
+    candidates = [(row.round, row.position) for row in session.execute(query.limit(MAX_SEARCHED + 1))]
+    searched = candidates[:MAX_SEARCHED]
+    keys = []
+    for start in range(0, len(searched), _CHUNK_KEYS):
+        chunk = searched[start : start + _CHUNK_KEYS]
+        texts = (Trajectory.prompt, Trajectory.rollout, Trajectory.refined)
+        has_text = or_(*(text.icontains(wanted.text, autoescape=True) for text in texts))
+        rows = session.execute(
+            select(Trajectory.round, Trajectory.position).where(_among(wanted.job_id, chunk), has_text)
+        )
+        holding = {(row.round, row.position) for row in rows}
+        keys += [key for key in chunk if key in holding]
+        if len(keys) > limit:
+            return Found(keys[:limit], has_more=True)
+    is_cut = len(candidates) > MAX_SEARCHED
+    return Found(keys, is_cut, searched[-1] if is_cut else None)
+
+
+_CHUNK_KEYS = 200
+"""Keys of one statement: SQLite takes a limited number of parameters, and a search may end after its first texts."""
+
+
+def beyond(wanted: TrajectoryFilter, key: Key, *, is_backward: bool) -> ColumnElement[bool]:
+    """Return the condition that a trajectory comes after `key`, or backward before it."""
+    if wanted.round is None:
+        both, last = tuple_(Trajectory.round, Trajectory.position), tuple_(*key)
+        return both < last if is_backward else both > last
+    # A filter by round beside a comparison of both columns would make SQLite sort.
+    if wanted.round != key[0]:
+        return true() if (wanted.round < key[0]) == is_backward else false()
+    return Trajectory.position < key[1] if is_backward else Trajectory.position > key[1]
+
+
+def _among(job_id: str, keys: Sequence[Key]) -> ColumnElement[bool]:
+    by_round: dict[int, list[int]] = {}
+    for round, position in keys:
+        by_round.setdefault(round, []).append(position)
+    parts = [and_(Trajectory.round == r, Trajectory.position.in_(positions)) for r, positions in by_round.items()]
+    return and_(Trajectory.job_id == job_id, or_(false(), *parts))
 
 
 def trajectories(
-    session: Session, wanted: TrajectoryFilter, after: tuple[int, int] | None, limit: int, *, with_token_kl: bool
+    session: Session, job_id: str, keys: Sequence[Key], *, with_token_kl: bool = False
 ) -> Sequence[Trajectory]:
-    """Return trajectories by round and position, one more than `limit`; `after` is the last (round, position) seen.
+    """Return the trajectories with these keys, at most a page of them, by round and position.
 
     The KL of each token is as long as the texts, and read only `with_token_kl`.
     """
-    query = select(Trajectory).where(Trajectory.job_id == wanted.job_id)
-    if with_token_kl:
-        query = query.options(undefer(Trajectory.token_kl))
-    if wanted.outcomes:
-        query = query.where(Trajectory.outcome.in_(wanted.outcomes))
-    if wanted.round is not None:
-        query = query.where(Trajectory.round == wanted.round)
-    if after is not None:
-        query = query.where(tuple_(Trajectory.round, Trajectory.position) > tuple_(*after))
-    return session.scalars(query.order_by(Trajectory.round, Trajectory.position).limit(limit + 1)).all()
+    query = select(Trajectory).where(_among(job_id, keys)).order_by(Trajectory.round, Trajectory.position)
+    return session.scalars(query.options(undefer(Trajectory.token_kl)) if with_token_kl else query).all()
 
 
-def trajectory(
-    session: Session, job_id: str, round: int, position: int, *, with_token_kl: bool = False
-) -> Trajectory | None:
-    """Return one trajectory."""
-    options = [undefer(Trajectory.token_kl)] if with_token_kl else []
-    return session.get(Trajectory, (job_id, round, position), options=options)
+EXCERPT_CHARACTERS = 240
+
+
+def trajectory_excerpts(session: Session, job_id: str, keys: Sequence[Key]) -> Sequence[Row[Any]]:
+    """Return the trajectories with these keys by round and position, with the beginnings of their texts alone."""
+    texts = [
+        func.substr(text, 1, EXCERPT_CHARACTERS).label(text.key)
+        for text in (Trajectory.prompt, Trajectory.rollout, Trajectory.refined)
+    ]
+    columns = (
+        Trajectory.round,
+        Trajectory.position,
+        Trajectory.problem_id,
+        Trajectory.sample,
+        Trajectory.outcome,
+        Trajectory.step,
+        Trajectory.rollout_tokens,
+        Trajectory.refined_tokens,
+        (Trajectory.token_kl.is_not(None)).label("is_diagnosed"),
+    )
+    query = select(*columns, *texts).where(_among(job_id, keys))
+    return session.execute(query.order_by(Trajectory.round, Trajectory.position)).all()
+
+
+def trajectory(session: Session, job_id: str, key: Key, *, with_tokens: bool = False) -> Trajectory | None:
+    """Return one trajectory; `with_tokens` reads what the diagnosis found of each token."""
+    options = [undefer(Trajectory.token_kl), undefer(Trajectory.token_detail)] if with_tokens else []
+    return session.get(Trajectory, (job_id, *key), options=options)
 
 
 def num_by_outcome(session: Session, job_id: str) -> Sequence[tuple[int, str, int]]:

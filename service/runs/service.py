@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, takewhile
+from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.tables import Diagnosis, Evaluation, ProbeSample, Trajectory
 from contract.views.jobs import JobProgress
 from contract.views.metrics import MetricSeries
-from contract.views.trajectories import TokenKl, TrajectoryView
+from contract.views.trajectories import TokenKl, TrajectoryDetailView, TrajectoryView
+from service.errors import NotFoundError
 from service.jobs.service import get_job
 from service.query import cut
 from service.runs import repository
+from service.runs.repository import Found, Key
 from service.runs.repository import MetricRange as MetricRange  # pages name both, and have no repository
 from service.runs.repository import TrajectoryFilter as TrajectoryFilter
+from service.runs.token_views import alignment_view, tokens_view
 
 NUM_SPARKS = 32
 """Points of a curve that is as small as a word."""
@@ -77,18 +82,40 @@ class RunService:
         return values
 
     def trajectories(
-        self, owner: str, wanted: TrajectoryFilter, after: tuple[int, int] | None, limit: int, *, with_token_kl: bool
-    ) -> tuple[Sequence[Trajectory], bool]:
-        """Return a page by round and position, and whether more follow; `after` is the last (round, position) seen."""
+        self, owner: str, wanted: TrajectoryFilter, after: Key | None, limit: int, *, with_token_kl: bool
+    ) -> tuple[Sequence[Trajectory], Found]:
+        """Return a page by round and position, and what follows it; `after` is the last key seen."""
         with self._reading(owner, wanted.job_id) as session:
-            return cut(repository.trajectories(session, wanted, after, limit, with_token_kl=with_token_kl), limit)
+            found = repository.find_trajectories(session, wanted, after, limit)
+            rows = repository.trajectories(session, wanted.job_id, found.keys, with_token_kl=with_token_kl)
+            return rows, found
 
-    def trajectory(
-        self, owner: str, job_id: str, key: tuple[int, int] | None, *, with_token_kl: bool
-    ) -> Trajectory | None:
-        """Return the trajectory at (round, position)."""
+    def excerpts(
+        self, owner: str, wanted: TrajectoryFilter, after: Key | None, limit: int, *, is_backward: bool = False
+    ) -> tuple[Sequence[Row[Any]], Found]:
+        """Return a page as `trajectories` does, with the beginnings of the texts alone; backward, the page before
+        `after`."""
+        with self._reading(owner, wanted.job_id) as session:
+            found = repository.find_trajectories(session, wanted, after, limit, is_backward=is_backward)
+            return repository.trajectory_excerpts(session, wanted.job_id, found.keys), found
+
+    def neighbours(self, owner: str, wanted: TrajectoryFilter, key: Key) -> tuple[Key | None, Key | None]:
+        """Return the keys before and after `key` among the wanted trajectories."""
+        with self._reading(owner, wanted.job_id) as session:
+            both = [
+                repository.find_trajectories(session, wanted, key, 1, is_backward=is_backward).keys
+                for is_backward in (True, False)
+            ]
+        before, after = (keys[0] if keys else None for keys in both)
+        return before, after
+
+    def trajectory(self, owner: str, job_id: str, key: Key | None, *, with_tokens: bool = False) -> Trajectory:
+        """Return the trajectory at (round, position), with what the diagnosis found of each token if that is wanted."""
         with self._reading(owner, job_id) as session:
-            return repository.trajectory(session, job_id, *key, with_token_kl=with_token_kl) if key else None
+            row = repository.trajectory(session, job_id, key, with_tokens=with_tokens) if key else None
+        if row is None:
+            raise NotFoundError(f"{job_id} has no such trajectory", param="trajectory_id")
+        return row
 
     def num_by_outcome(self, owner: str, job_id: str) -> Sequence[tuple[int, str, int]]:
         """Return (round, outcome, count) of the trajectories."""
@@ -113,15 +140,38 @@ class RunService:
             return cut(repository.probe_samples(session, job_id, step, after, limit), limit)
 
 
+def trajectory_key(text: str | None) -> Key | None:
+    """Return the round and the position in ``1:2``; None for any other text."""
+    first, colon, second = (text or "").partition(":")
+    is_number = all(part.isascii() and part.isdigit() and len(part) <= 9 for part in (first, second))
+    return (int(first), int(second)) if colon and is_number else None
+
+
 def trajectory_view(row: Trajectory, *, with_token_kl: bool = False) -> TrajectoryView:
     """Return the view of a trajectory."""
-    kl = row.token_kl if with_token_kl else None
-    return TrajectoryView.of(
+    return TrajectoryView.of(row, **_fields(row, with_token_kl=with_token_kl))
+
+
+def detail_view(
+    row: Trajectory, *, with_token_kl: bool = False, with_tokens: bool = False, is_aligned: bool = False
+) -> TrajectoryDetailView:
+    """Return the view of one trajectory, with what of its tokens is wanted. The row must hold its tokens for that."""
+    tokens = tokens_view(row) if with_tokens or is_aligned else None
+    return TrajectoryDetailView.of(
         row,
-        id=f"{row.round}:{row.position}",
-        parts_at=_num_alike(row.rollout, row.refined) if row.refined is not None else None,
-        per_token_kl=TokenKl.model_validate(kl) if kl is not None else None,
+        **_fields(row, with_token_kl=with_token_kl),
+        tokens=tokens if with_tokens else None,
+        alignment=alignment_view(row, tokens) if is_aligned else None,
     )
+
+
+def _fields(row: Trajectory, *, with_token_kl: bool) -> dict[str, Any]:
+    kl = row.token_kl if with_token_kl else None
+    return {
+        "id": f"{row.round}:{row.position}",
+        "parts_at": _num_alike(row.rollout, row.refined) if row.refined is not None else None,
+        "per_token_kl": TokenKl.model_validate(kl) if kl is not None else None,
+    }
 
 
 def _num_alike(rollout: str, refined: str) -> int:

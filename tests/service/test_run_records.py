@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
+import time
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
-from tests.service.records import add_evaluation, add_metrics, add_trajectory, submit
+from contract.tables import Trajectory
+from service.runs import repository, token_views
+from service.runs.token_views import aligned
+from tests.service.records import add_evaluation, add_metrics, add_trajectory, database_of, submit
 
 
 def series(client: TestClient, job_id: str, **params: Any) -> dict[str, dict[str, Any]]:
@@ -89,6 +95,9 @@ def test_trajectories_are_paged_by_round_and_position(either_client: TestClient)
     assert first["has_more"]
     assert ids(either_client, job_id, limit=100, after=first["data"][-1]["id"]) == everything[5:]
     assert ids(either_client, job_id, round=1) == everything[6:]
+    assert ids(either_client, job_id, round=1, after="1:9") == everything[10:]
+    assert ids(either_client, job_id, round=1, after="0:3") == everything[6:]
+    assert ids(either_client, job_id, round=0, after="1:3") == []
 
 
 def test_trajectories_are_filtered_by_outcome(either_client: TestClient) -> None:
@@ -113,6 +122,118 @@ def test_a_trajectory_shows_where_rollout_and_refinement_part(client: TestClient
         assert client.get(f"/jobs/{job_id}/trajectories/{wrong}").status_code == 404
     assert client.get(f"/jobs/{job_id}/trajectories?after=0").status_code == 422
     assert client.get(f"/jobs/{job_id}/trajectories?outcome=better").status_code == 422
+
+
+def test_trajectories_are_filtered_by_step_length_and_text(either_client: TestClient) -> None:
+    job_id = submit(either_client)
+    for position in range(6):
+        tokens = {"rollout_tokens": 10 * position, "refined_tokens": 25}
+        texts = {"prompt": f"Problem {position}", "rollout": "100% of_it" if position == 3 else "none"}
+        add_trajectory(either_client, job_id, position, step=1 + position // 2, **tokens, **texts)
+    add_trajectory(either_client, job_id, 6, verdicts=(True, None), rollout_tokens=7)
+    assert ids(either_client, job_id, step=2) == ["0:2", "0:3"]
+    assert ids(either_client, job_id, min_tokens=30) == ["0:3", "0:4", "0:5"]
+    assert ids(either_client, job_id, max_tokens=24) == ["0:6"], "a missing refinement has no length"
+    assert ids(either_client, job_id, min_tokens=26, max_tokens=40, step=2) == ["0:3"]
+    assert ids(either_client, job_id, text="PROBLEM 4") == ["0:4"]
+    assert ids(either_client, job_id, text="0% of_i") == ["0:3"], "the pattern's signs are plain text"
+    assert ids(either_client, job_id, text="0%of_i") == []
+    row = either_client.get(f"/jobs/{job_id}/trajectories/0:3").json()
+    assert (row["step"], row["tokens"], row["alignment"]) == (2, None, None)
+
+
+def test_a_search_reads_a_bounded_number_of_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "MAX_SEARCHED", 5)
+    job_id = submit(client)
+    for position in range(12):
+        add_trajectory(client, job_id, position, rollout="found" if position in (1, 11) else "other")
+    path = f"/jobs/{job_id}/trajectories?text=found"
+    pages = [client.get(path).json()]
+    while pages[-1]["has_more"]:
+        pages.append(client.get(f"{path}&after={pages[-1]['searched_to']}").json())
+    assert [[row["id"] for row in page["data"]] for page in pages] == [["0:1"], [], ["0:11"]]
+    assert [page["searched_to"] for page in pages] == ["0:4", "0:9", None]
+
+
+def test_one_trajectory_is_shown_token_by_token_and_aligned(either_client: TestClient) -> None:
+    job_id = submit(either_client)
+    likely = {"token": 4, "student": [["3", 0.9], ["2", 0.1]], "teacher": [["2", 0.8]]}
+    detail = {
+        "lengths": {"rollout": [1, 2, 2, 4, 1, 0], "refined": [1, 2, 2, 4, 1, 0]},
+        "alternatives": {"rollout": [likely], "refined": None},
+        "first_wrong_step": [3, 5],
+    }
+    kl = {"rollout": [0.0, 0.1, 0.0, None, 3.0, 0.0], "refined": [0.0] * 6}
+    add_trajectory(
+        either_client, job_id, 0, token_kl=kl, token_detail=detail, rollout="1 + 1 is 3", refined="1 + 1 is 2"
+    )
+    path = f"/jobs/{job_id}/trajectories/0:0?alignment=true"
+    shown = either_client.get(f"{path}&tokens=true").json()
+    assert shown["tokens"]["rollout"]["tokens"] == ["1", " +", " 1", " is ", "3", ""]
+    assert shown["tokens"]["rollout"]["kl"] == kl["rollout"]
+    assert shown["tokens"]["rollout"]["alternatives"][0]["teacher"] == [{"text": "2", "probability": 0.8}]
+    assert (shown["tokens"]["refined"]["alternatives"], shown["tokens"]["first_wrong_step"]) == (None, [3, 5])
+    assert shown["alignment"]["unit"] == "token"
+    assert [(s["op"], s["rollout"], s["refined"]) for s in shown["alignment"]["stretches"]] == [
+        ("equal", [0, 4], [0, 4]),
+        ("replaced", [4, 5], [4, 5]),
+        ("equal", [5, 6], [5, 6]),
+    ]
+    add_trajectory(either_client, job_id, 1, rollout="so a, b", refined="so a, c, b")
+    plain = either_client.get(f"/jobs/{job_id}/trajectories/0:1?alignment=true&tokens=true").json()
+    assert plain["tokens"] is None
+    assert (plain["alignment"]["unit"], plain["alignment"]["refined"]) == ("word", ["so", " a", ",", " c", ",", " b"])
+    assert {s["op"] for s in plain["alignment"]["stretches"]} == {"equal", "added"}
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"outcomes": ["fail_to_pass"]}, {"step": 3}, {"min_tokens": 9}, {"round": 1, "max_tokens": 5}]
+)
+def test_pages_are_chosen_from_an_index_alone(client: TestClient, filters: dict[str, Any]) -> None:
+    """A row holds texts of any length: a filter that read rows would read them all."""
+    wanted = repository.TrajectoryFilter("job_1", **filters)
+    query = wanted.select_keys().where(repository.beyond(wanted, (1, 2), is_backward=False))
+    query = query.order_by(Trajectory.round, Trajectory.position).limit(21)
+    with database_of(client).read() as session:
+        sql = str(query.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
+        plan = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
+    assert len(plan) == 1, "no sort"
+    assert "COVERING INDEX" in plan[0]
+
+
+def words(rng: random.Random) -> list[str]:
+    return rng.choices(["wait", " ,", " the", " 12", "\n", " <b>", ""], k=rng.randrange(12))
+
+
+def test_an_alignment_goes_through_both_texts() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        left, right = words(rng), words(rng)
+        found = aligned(left, right)
+        assert [unit for s in found for unit in left[slice(*s.rollout)]] == left
+        assert [unit for s in found for unit in right[slice(*s.refined)]] == right
+        for one in found:
+            is_same = left[slice(*one.rollout)] == right[slice(*one.refined)]
+            assert is_same or one.op != "equal"
+    lone = aligned(["aaaa", ",", "bbbb"], ["cccc", ",", "dddd"])
+    assert [stretch.op for stretch in lone] == ["replaced"], "a lone comma is no common text"
+
+
+def test_texts_of_any_length_are_aligned_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16,000 tokens of a text that repeats itself, which makes other algorithms quadratic."""
+    left = ["wait", " no", ",", " 12"] * 4000
+    right = [*left[:100], "so", *left[101:15000]]
+    started_at = time.monotonic()
+    found = aligned(left, right)
+    assert time.monotonic() - started_at < 5
+    assert sum(s.rollout[1] - s.rollout[0] for s in found if s.op == "equal") >= 14990
+    monkeypatch.setattr(token_views, "MAX_PRODUCT", 10)
+    ends = aligned(["a", "b", "c", "d"], ["a", "x", "y", "d"])
+    assert [(s.op, s.rollout, s.refined) for s in ends] == [
+        ("equal", (0, 1), (0, 1)),
+        ("replaced", (1, 3), (1, 3)),
+        ("equal", (3, 4), (3, 4)),
+    ]
 
 
 def test_the_kl_of_each_token_is_shown_on_request(either_client: TestClient) -> None:

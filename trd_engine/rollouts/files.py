@@ -15,11 +15,16 @@ from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 
 @dataclass(frozen=True)
-class TokenKl:
-    """Forward KL of each token of y_o and of y_r, nats; None if it is not finite."""
+class DiagnosedTokens:
+    """What the diagnosis found token by token in y_o and in y_r, as JSON values."""
 
-    rollout: tuple[float | None, ...]
-    refined: tuple[float | None, ...] | None
+    kl_rollout: Sequence[float | None]
+    """Forward KL of each token, nats; None if it is not finite."""
+    kl_refined: Sequence[float | None] | None
+    detail: Mapping[str, Any]
+    """``lengths``: the number of characters that each token writes; ``alternatives``: what both models would rather
+    have written at some tokens; each with ``rollout`` and ``refined``, null if unknown. ``first_wrong_step``: its first
+    token in y_o and the first token after it, or null."""
 
 
 def write_trajectories(
@@ -27,19 +32,24 @@ def write_trajectories(
     trajectories: Sequence[Trajectory],
     prompts: PromptBuilder,
     *,
-    token_kl: Mapping[int, TokenKl] | None = None,
+    diagnosed: Mapping[int, DiagnosedTokens] | None = None,
+    steps: Mapping[int, int] | None = None,
 ) -> None:
     """Write one JSON line per trajectory; the file appears complete or not at all.
 
-    Trajectories whose position is in `token_kl` also get ``kl_per_token_rollout`` and ``kl_per_token_refined``.
+    Trajectories whose position is in `diagnosed` also get ``kl_per_token_rollout``, ``kl_per_token_refined`` and
+    ``token_detail``. `steps` has the first step that trains on a position, written as ``step``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for position, trajectory in enumerate(trajectories):
             line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
-            if kl := (token_kl or {}).get(position):
-                line |= {"kl_per_token_rollout": kl.rollout, "kl_per_token_refined": kl.refined}
+            if steps is not None:
+                line["step"] = steps.get(position)
+            if found := (diagnosed or {}).get(position):
+                line |= {"kl_per_token_rollout": found.kl_rollout, "kl_per_token_refined": found.kl_refined}
+                line["token_detail"] = found.detail
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

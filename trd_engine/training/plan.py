@@ -77,6 +77,25 @@ def batch_positions(num_kept: int, batch_size: int, seed: int, round_index: int,
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
+def first_steps(
+    trajectories: Sequence[Trajectory], config: RunConfig, round_index: int, num_steps: int
+) -> dict[int, int]:
+    """Return, by position in the round, the first of its `num_steps` steps, from 0, that trains on a trajectory.
+
+    A trajectory that no step of the first epoch trains on is left out, and so are all if none is kept.
+    """
+    try:
+        kept = kept_positions(trajectories, config.refine.keep)
+    except NoTrainingDataError:
+        return {}
+    batch_size = config.optim.batch_size
+    return {
+        kept[i]: round_step
+        for round_step in range(min(num_steps, math.ceil(len(kept) / batch_size)))
+        for i in batch_positions(len(kept), batch_size, config.seed, round_index, round_step)
+    }
+
+
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
     """Positions in the round of the trajectories that are trained on: never one without a token, as a server may give.
 

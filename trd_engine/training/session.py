@@ -13,10 +13,10 @@ from trd_engine.distillation.losses.divergence import Divergence, divergence_at
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.sequences import Batcher
 from trd_engine.distillation.token_weights import problem_weights
-from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, token_kl, write_report
+from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, write_report
 from trd_engine.evaluation.monitor import Monitor
 from trd_engine.rollouts.collect import CollectionRequest, Collector
-from trd_engine.rollouts.files import TokenKl, write_trajectories
+from trd_engine.rollouts.files import DiagnosedTokens, write_trajectories
 from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
 from trd_engine.runtime.errors import NonFiniteError, PassTooLargeError
 from trd_engine.runtime.events import Reporter
@@ -26,7 +26,7 @@ from trd_engine.training.checkpoints.save import CheckpointSaver, Progress
 from trd_engine.training.checkpoints.state import TrainingState, restore_torch_random, torch_random_state
 from trd_engine.training.non_finite import save_evidence
 from trd_engine.training.optim import learning_rate_at, set_learning_rate
-from trd_engine.training.plan import RunPlan, batch_positions, evaluation_is_due, kept_positions
+from trd_engine.training.plan import RunPlan, batch_positions, evaluation_is_due, first_steps, kept_positions
 from trd_engine.training.step import optimizer_step
 from trd_engine.types import Trajectory
 
@@ -125,8 +125,10 @@ class Session:
             return
         found = self._diagnose_sample(trajectories)
         path = self._round_file(TRAJECTORIES_FILE)
+        round_steps = first_steps(trajectories, self.config, state.round, self.plan.rounds[state.round].num_steps)
+        steps = {position: state.step + round_step + 1 for position, round_step in round_steps.items()}
         if self.reporter.world.is_main:
-            write_trajectories(path, trajectories, self.collector.prompts, token_kl=found)
+            write_trajectories(path, trajectories, self.collector.prompts, diagnosed=found, steps=steps)
         self.reporter.event(
             "trajectories",
             path=path.relative_to(self.reporter.out_dir).as_posix(),
@@ -135,8 +137,8 @@ class Session:
         )
         self.reporter.metrics(state.step, state.round, round_metrics(trajectories))
 
-    def _diagnose_sample(self, trajectories: Sequence[Trajectory]) -> dict[int, TokenKl]:
-        """Report what a sample of the round shows of prefix failure. Return its KL per token, by position."""
+    def _diagnose_sample(self, trajectories: Sequence[Trajectory]) -> dict[int, DiagnosedTokens]:
+        """Report what a sample of the round shows of prefix failure. Return its tokens, by position."""
         state = self.state
         sample = self.diagnosis.choose(trajectories, state.round)
         if not sample:
@@ -149,7 +151,7 @@ class Session:
             write_report(self._round_file(DIAGNOSIS_FILE), report, round_index=state.round, step=state.step)
         self.reporter.event("diagnosis", round=state.round, step=state.step, report=report.document())
         self.reporter.metrics(state.step, state.round, report.metrics())
-        return token_kl(examined)
+        return self.diagnosis.tokens(sample, examined)
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> None:
         """Take one optimizer step on the round's next batch."""

@@ -48,6 +48,14 @@ class DiagnosedRollout:
     parts_at: int | None
     """First token at which y_o and y_r differ; None if they are equal or nothing was refined."""
 
+    @property
+    def wrong_tokens(self) -> tuple[int, int] | None:
+        """First token of the first wrong step of y_o, and the first token after it; None if there is none."""
+        if self.steps is None or self.steps.first_wrong is None:
+            return None
+        later = self.steps.starts[self.steps.first_wrong + 1 :]
+        return self.steps.starts[self.steps.first_wrong], later[0] if later else self.rollout.num_tokens
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -104,7 +112,7 @@ def first_wrong_step(sample: Sequence[DiagnosedRollout]) -> FirstWrongStep | Non
     checked = [d for d in sample if d.steps is not None]
     if not checked:
         return None
-    failed = [(d.rollout, *_bounds(d)) for d in checked if d.steps is not None and d.steps.first_wrong is not None]
+    failed = [(d.rollout, *d.wrong_tokens) for d in checked if d.wrong_tokens is not None]
     return FirstWrongStep(
         num_checked=len(checked),
         num_wrong=len(failed),
@@ -135,15 +143,6 @@ def parting(sample: Sequence[DiagnosedRollout]) -> Parting:
             for k in range(MAX_TOKENS_AFTER + 1)
         ],
     )
-
-
-def _bounds(diagnosed: DiagnosedRollout) -> tuple[int, int]:
-    """Return the first token of the first wrong step, and the first token after it."""
-    steps = diagnosed.steps
-    assert steps is not None
-    assert steps.first_wrong is not None
-    later = steps.starts[steps.first_wrong + 1 :]
-    return steps.starts[steps.first_wrong], later[0] if later else diagnosed.rollout.num_tokens
 
 
 def _onset_by_step(checked: Sequence[DiagnosedRollout]) -> list[CurvePoint]:

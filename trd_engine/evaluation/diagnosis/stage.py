@@ -9,25 +9,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from trd_data.plain_json import finite
 from trd_engine.config import DiagnosisConfig
 from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.evaluation.diagnosis.alternatives import MAX_TRAJECTORIES, Alternatives, find_alternatives, largest
 from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
 from trd_engine.evaluation.diagnosis.report import RoundReport, make_report
 from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
 from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
 from trd_engine.models.loading import context_of
-from trd_engine.rollouts.files import TokenKl
+from trd_engine.rollouts.files import DiagnosedTokens
 from trd_engine.tasks.protocol import StepwiseTask, Task
 from trd_engine.tasks.steps import StepCheck, check_by_reference
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
-from trd_engine.types import Problem, TrainingSequence, Trajectory
+from trd_engine.types import Completion, Problem, TrainingSequence, Trajectory
 
 KL_DECIMALS = 4
 """Of a token's KL on disk: a ten-thousandth of a nat is below what anyone reads off a picture."""
@@ -93,6 +95,43 @@ class RoundDiagnosis:
         """What the whole sample says."""
         return make_report(examined, token_clip=self.token_clip, sampler_gap=sampler_gap)
 
+    def tokens(self, sample: Numbered, examined: Sequence[DiagnosedRollout]) -> dict[int, DiagnosedTokens]:
+        """Return what was found token by token, by position in the round: of y_o in the vanilla context, of y_r in the
+        refine context. Of several processes all call it together."""
+        of_rollout = self._alternatives(sample, {d.position: d.rollout for d in examined}, "rollout", "vanilla")
+        scored = {d.position: d.refined for d in examined if d.refined is not None}
+        of_refined = self._alternatives(sample, scored, "refined", "refine")
+        return {
+            d.position: DiagnosedTokens(
+                kl_rollout=_rounded(d.rollout.forward_kl_T),
+                kl_refined=None if d.refined is None else _rounded(d.refined.forward_kl_T),
+                detail={
+                    "lengths": {"rollout": self._lengths(t.rollout), "refined": self._lengths(t.refined)},
+                    "alternatives": {
+                        "rollout": _documents(of_rollout.get(d.position)),
+                        "refined": _documents(of_refined.get(d.position)),
+                    },
+                    "first_wrong_step": None if d.wrong_tokens is None else list(d.wrong_tokens),
+                },
+            )
+            for (_, t), d in zip(sample, examined, strict=True)
+        }
+
+    def _alternatives(
+        self,
+        sample: Numbered,
+        scored: Mapping[int, ScoredCompletion],
+        text: Literal["rollout", "refined"],
+        context: TeacherContext,
+    ) -> dict[int, tuple[Alternatives, ...]]:
+        places = {i: largest(scored[i].forward_kl_T) for i, _ in sample[:MAX_TRAJECTORIES] if i in scored}
+        sequences = self._sequences([(i, t) for i, t in sample if i in places], text, context)
+        return find_alternatives(self.models, self.tokenizer, sequences, places, max_tokens=self.max_tokens)
+
+    def _lengths(self, completion: Completion | None) -> list[int] | None:
+        ends = None if completion is None else token_ends(self.tokenizer, completion.token_ids, completion.text)
+        return None if ends is None else [end - start for start, end in pairwise([0, *ends])]
+
     def _score(
         self,
         sample: Numbered,
@@ -100,13 +139,19 @@ class RoundDiagnosis:
         context: TeacherContext,
         watched: Mapping[int, int] | None = None,
     ) -> dict[int, ScoredCompletion]:
+        sequences = self._sequences(sample, text, context)
+        return score_completions(self.models, sequences, watched=watched, max_tokens=self.max_tokens)
+
+    def _sequences(
+        self, sample: Numbered, text: Literal["rollout", "refined"], context: TeacherContext
+    ) -> list[TrainingSequence]:
         sequences = []
         for position, trajectory in sample:
             completion = trajectory.rollout if text == "rollout" else trajectory.refined
             assert completion is not None
             prompt = self.teacher_prompts.scoring(trajectory, context)
             sequences.append(TrainingSequence(trajectory.prompt_token_ids, prompt, completion.token_ids, position))
-        return score_completions(self.models, sequences, watched=watched, max_tokens=self.max_tokens)
+        return sequences
 
     def _steps(self, trajectory: Trajectory) -> TokenSteps | None:
         rollout = trajectory.rollout
@@ -120,16 +165,6 @@ class RoundDiagnosis:
         if self.config.steps == "reference":
             return check_by_reference(problem.solution, text) if problem.solution else None
         return self.task.check_steps(problem, text) if isinstance(self.task, StepwiseTask) else None
-
-
-def token_kl(examined: Sequence[DiagnosedRollout]) -> dict[int, TokenKl]:
-    """KL token by token, by position in the round: of y_o in the vanilla context, of y_r in the refine context."""
-    return {
-        d.position: TokenKl(
-            _rounded(d.rollout.forward_kl_T), None if d.refined is None else _rounded(d.refined.forward_kl_T)
-        )
-        for d in examined
-    }
 
 
 def write_report(path: Path, report: RoundReport, *, round_index: int, step: int) -> None:
@@ -151,3 +186,7 @@ def _correction(trajectory: Trajectory) -> int:
 
 def _rounded(forward_kl_T: Figures) -> tuple[float | None, ...]:
     return tuple(round(float(x), KL_DECIMALS) if math.isfinite(x) else None for x in forward_kl_T)
+
+
+def _documents(found: Sequence[Alternatives] | None) -> list[dict[str, Any]] | None:
+    return None if found is None else [asdict(alternatives) for alternatives in found]

@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from testbed import task as testbed
 from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from trd_engine.config import parse_config
+from trd_engine.evaluation.diagnosis.alternatives import MAX_PLACES, MAX_TRAJECTORIES, NUM_ALTERNATIVES
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
+from trd_engine.training.plan import batch_positions
 
 SIZE = 40
 
@@ -105,6 +107,38 @@ def test_the_views_are_the_dense_computation(whole: Path, diagnosed: list[dict[s
                 assert line[name] == pytest.approx(kl_T.tolist(), abs=2e-4)
 
 
+def test_tokens_have_their_texts_and_the_likeliest_alternatives(whole: Path, diagnosed: list[dict[str, Any]]) -> None:
+    student, teacher = dense("tiny-student"), dense("tiny-teacher")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-student")
+    with_alternatives = diagnosed[:MAX_TRAJECTORIES]
+    for line in diagnosed:
+        for text in ("rollout", "refined"):
+            lengths = line["token_detail"]["lengths"][text]
+            assert len(lengths) == line[f"{text}_tokens"]
+            assert sum(lengths) == len(line[text])
+            assert (line["token_detail"]["alternatives"][text] is not None) == (line in with_alternatives)
+    for line in with_alternatives:
+        for text, context in (("rollout", "prompt"), ("refined", "refine_prompt")):
+            ids = line["token_ids"]
+            found = line["token_detail"]["alternatives"][text]
+            log_p, log_q = student(ids["prompt"], ids[text]), teacher(ids[context], ids[text])
+            kl_T = np.array(line[f"kl_per_token_{text}"])
+            assert len(found) == min(MAX_PLACES, len(kl_T))
+            assert min(kl_T[[one["token"] for one in found]]) >= np.sort(kl_T)[-len(found)] - 1e-3
+            for one in found[:8]:
+                for model, log_TV in (("student", log_p), ("teacher", log_q)):
+                    best = log_TV[one["token"]].exp().topk(NUM_ALTERNATIVES)
+                    assert [p for _, p in one[model]] == pytest.approx(best.values.tolist(), abs=2e-4)
+                    assert one[model][0][0] == tokenizer.decode([int(best.indices[0])])
+
+
+def test_each_trajectory_names_the_step_that_trains_on_it(whole: Path) -> None:
+    trained = {line["position"]: line["step"] for line in lines(whole)}
+    seed, size = parse_config(spec(whole, **WHOLE_ANSWERS)).seed, len(trained)
+    expected = {i: step + 1 for step in range(3) for i in batch_positions(size, 16, seed, 0, step)}
+    assert trained == expected
+
+
 def test_the_first_wrong_step_is_the_testbeds(whole: Path, diagnosed: list[dict[str, Any]]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-student")
     report = events(whole, "diagnosis")[0]["report"]["first_wrong_step"]
@@ -119,6 +153,7 @@ def test_the_first_wrong_step_is_the_testbeds(whole: Path, diagnosed: list[dict[
             start = len(tokenizer.encode("".join(s + separator for s in steps[:wrong]), add_special_tokens=False))
             shares.append(start / line["rollout_tokens"])
             before += line["kl_per_token_rollout"][:start]
+            assert line["token_detail"]["first_wrong_step"][0] == start
     assert (report["num_checked"], report["num_wrong"]) == (SIZE, len(shares))
     assert report["median_share"] == pytest.approx(float(np.median(shares)))
     assert report["before"]["num_tokens"] == len(before)
