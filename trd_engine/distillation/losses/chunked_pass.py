@@ -16,6 +16,7 @@ from torch import Tensor
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.gradient import Distribution, divergence_and_gradient
 from trd_engine.distillation.losses.projection import Gradients, LogitSource, Projection, slices
+from trd_engine.distillation.losses.row_kernels import LogitRows
 from trd_engine.distillation.losses.token_statistics import TokenStatistics, WantedStatistics, block_statistics
 
 SPARSE_SHARE = 64
@@ -57,6 +58,8 @@ class ChunkedPass:
     """None: no statistics."""
     chunk_tokens: int
     block_rows: int
+    by_kernels: bool
+    """Whether Triton's kernels do the work between the products; then a block is a whole chunk."""
 
     def run(self, gradients: Gradients) -> tuple[Tensor, Tensor, TokenStatistics | None]:
         """Fill `gradients`; return Σ w D, D [N], and the statistics if they are wanted."""
@@ -66,25 +69,45 @@ class ChunkedPass:
         if self.wanted is not None:
             with_sampled = self.tokens.ids_N is not None
             statistics = TokenStatistics.empty(len(weights_N), per_token_N, self.wanted, with_sampled=with_sampled)
-        is_sparse = num_sparse_tokens(self.divergence, len(self.student.head_VH)) > 0
-        needs_student = not is_sparse or self.wanted is not None
+        is_top_k = self.divergence.support == "top_k"
+        block = self._top_k_block if is_top_k else self._kernel_block if self.by_kernels else self._block
+        needs_student = not self._is_sparse or self.wanted is not None
         student_CV = self.student.allocate(self.chunk_tokens if needs_student else 0)
         teacher_CV = self.teacher.allocate(self.chunk_tokens)
         for chunk in slices(0, len(weights_N), self.chunk_tokens):
-            self.teacher.write_logits(chunk, teacher_CV[: chunk.stop - chunk.start])
+            num_rows = chunk.stop - chunk.start
+            self.teacher.write_logits(chunk, teacher_CV[:num_rows])
             if needs_student:
-                self.student.write_logits(chunk, student_CV[: chunk.stop - chunk.start])
+                self.student.write_logits(chunk, student_CV[:num_rows])
+            if self.by_kernels and statistics is not None and self.wanted is not None:
+                logits = self._logit_rows(student_CV[:num_rows], teacher_CV[:num_rows])
+                statistics.write(chunk, logits.statistics(self.wanted, chunk, self.tokens.ids(chunk)))
             for rows in slices(chunk.start, chunk.stop, self.block_rows):
                 within = slice(rows.start - chunk.start, rows.stop - chunk.start)
-                student_RV, teacher_RV = student_CV[within], teacher_CV[within]
-                block = self._sparse_block if is_sparse else self._block
-                per_token_N[rows] = block(rows, student_RV, teacher_RV, statistics, gradients)
-            if not is_sparse and gradients.any_wanted:
-                gradient_CV = student_CV[: chunk.stop - chunk.start]
+                missing = None if self.by_kernels else statistics
+                per_token_N[rows] = block(rows, student_CV[within], teacher_CV[within], missing, gradients)
+            if not self._is_sparse and gradients.any_wanted:
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
-                gradients.add(chunk, gradient_CV, self.student.head_VH, hidden_CH)
+                gradients.add(chunk, student_CV[:num_rows], self.student.head_VH, hidden_CH)
         weighted_N = (weights_N * per_token_N).masked_fill_(weights_N == 0, 0.0)
         return weighted_N.sum(), per_token_N, statistics
+
+    def _kernel_block(
+        self,
+        rows: slice,
+        student_RV: Tensor,
+        teacher_RV: Tensor,
+        statistics: TokenStatistics | None,
+        gradients: Gradients,
+    ) -> Tensor:
+        """Return the block's divergence, and write its gradient over `student_RV`, by Triton's kernels."""
+        assert statistics is None
+        token_ids_R = self.tokens.ids(rows)
+        found = self._logit_rows(student_RV, teacher_RV).divergence(self.divergence, token_ids_R)
+        divergence_R, factor_R1 = self._clip(found.divergence_R, rows)
+        if gradients.any_wanted:
+            found.write_gradient(factor_R1.squeeze(-1), self.tokens.weights_N[rows], token_ids_R)
+        return divergence_R
 
     def _block(
         self,
@@ -94,7 +117,7 @@ class ChunkedPass:
         statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
-        """Return the block's divergence, and write its gradient over `student_RV`."""
+        """Return the block's divergence, and write its gradient over `student_RV`, by plain operations."""
         student_logits_RV = self.student.shape.apply(student_RV.to(self._dtype))
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         student, teacher = self._with_temperature(student_logits_RV), self._with_temperature(teacher_logits_RV)
@@ -102,13 +125,6 @@ class ChunkedPass:
             is_untempered = self.divergence.temperature == 1.0
             both = (student, teacher) if is_untempered else _distributions(student_logits_RV, teacher_logits_RV)
             statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
-        if self.divergence.support == "top_k":
-            teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
-            student_logits_RK = student_logits_RV.gather(-1, ids_RK)
-            divergence_R, gradient_RK = self._top_k_gradient(student_logits_RK, teacher_logits_RK, rows)
-            if gradients.any_wanted:
-                student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
-            return divergence_R
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._clip(divergence_R, rows)
         if gradients.any_wanted:
@@ -116,7 +132,7 @@ class ChunkedPass:
             torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
         return divergence_R
 
-    def _sparse_block(
+    def _top_k_block(
         self,
         rows: slice,
         student_RV: Tensor,
@@ -124,18 +140,27 @@ class ChunkedPass:
         statistics: TokenStatistics | None,
         gradients: Gradients,
     ) -> Tensor:
-        """Return the block's divergence on the teacher's top-k tokens; read and update only their rows of the head."""
+        """Return the block's divergence on the teacher's top-k tokens, and backpropagate it to their rows of the head,
+        or write its gradient over `student_RV` if there are too many."""
         teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
         if statistics is not None and self.wanted is not None:
             both = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
             statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
         teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
-        raw_RK, head_RKH = self.student.logits_at(rows, ids_RK, self._dtype)
+        if self._is_sparse:
+            raw_RK, head_RKH = self.student.logits_at(rows, ids_RK, self._dtype)
+        else:
+            raw_RK, head_RKH = student_RV.gather(-1, ids_RK).to(self._dtype), None
         divergence_R, gradient_RK = self._top_k_gradient(self.student.shape.apply(raw_RK), teacher_logits_RK, rows)
-        if gradients.any_wanted:
+        if gradients.any_wanted and head_RKH is not None:
             hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
             gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
+        elif gradients.any_wanted:
+            student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
         return divergence_R
+
+    def _logit_rows(self, student_RV: Tensor, teacher_RV: Tensor) -> LogitRows:
+        return LogitRows(student_RV, teacher_RV, self.student.shape, self.teacher.shape, self._dtype)
 
     def _top_k_gradient(
         self, student_logits_RK: Tensor, teacher_logits_RK: Tensor, rows: slice
@@ -147,6 +172,10 @@ class ChunkedPass:
         divergence_R, factor_R1 = self._clip(divergence_R, rows)
         self.student.shape.chain_(gradient_RK, student_logits_RK)
         return divergence_R, self.tokens.masked(gradient_RK, rows) * factor_R1
+
+    @property
+    def _is_sparse(self) -> bool:
+        return num_sparse_tokens(self.divergence, len(self.student.head_VH)) > 0
 
     @property
     def _top_k(self) -> int:

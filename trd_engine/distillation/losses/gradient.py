@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trd_engine.distillation.losses.divergence import MAX_LOG_RATIO, Divergence
+from trd_engine.distillation.losses.divergence import MAX_LOG_RATIO, Divergence, Kind
 
 SOFTPLUS_THRESHOLD = 80.0
 """Beyond it softplus(x) is x to the last bit of fp64, and e^x still fits fp32."""
@@ -60,11 +60,11 @@ def divergence_and_gradient(
         return _sampled(student, teacher, divergence, token_ids_R.unsqueeze(-1))
     kind = divergence.effective_kind
     if kind == "forward_kl":
-        divergence_R = _row_dot(teacher.probs_RV, _log_ratio(teacher, student))
+        divergence_R = row_dot(teacher.probs_RV, _log_ratio(teacher, student))
         return divergence_R, student.probs_RV.sub_(teacher.probs_RV)
     if kind == "reverse_kl":
         log_ratio_RV = _log_ratio(student, teacher)
-        divergence_R = _row_dot(student.probs_RV, log_ratio_RV)
+        divergence_R = row_dot(student.probs_RV, log_ratio_RV)
         return divergence_R, log_ratio_RV.sub_(divergence_R.unsqueeze(-1)).mul_(student.probs_RV)
     return _jsd(student, teacher, divergence.beta)
 
@@ -74,10 +74,19 @@ def _jsd(student: Distribution, teacher: Distribution, beta: float) -> tuple[Ten
     # m/p = (1−β) + β q/p = (1−β) (1 + e^x) with x = log q/p + log β/(1−β): no probability can underflow
     x_RV = log_q_over_p_RV + (math.log(beta) - math.log1p(-beta))
     log_m_over_p_RV = torch.nn.functional.softplus(x_RV, threshold=SOFTPLUS_THRESHOLD).add_(math.log1p(-beta))
-    student_part_R = _row_dot(student.probs_RV, log_m_over_p_RV).neg_()
-    teacher_part_R = _row_dot(teacher.probs_RV, log_q_over_p_RV.sub_(log_m_over_p_RV))
+    student_part_R = row_dot(student.probs_RV, log_m_over_p_RV).neg_()
+    teacher_part_R = row_dot(teacher.probs_RV, log_q_over_p_RV.sub_(log_m_over_p_RV))
     gradient_RV = log_m_over_p_RV.add_(student_part_R.unsqueeze(-1)).mul_(student.probs_RV).mul_(beta - 1)
     return beta * teacher_part_R + (1 - beta) * student_part_R, gradient_RV
+
+
+def sampled_divergence(log_ratio_R: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """Return the divergence on the sampled token from log q_y/p_y, and the factor of p − 1_y in its gradient."""
+    if kind == "forward_kl":
+        return log_ratio_R, torch.ones_like(log_ratio_R)
+    bounded_R = log_ratio_R.clamp(max=MAX_LOG_RATIO)
+    slope_R = bounded_R.expm1()
+    return slope_R - bounded_R, slope_R.masked_fill(log_ratio_R > MAX_LOG_RATIO, 0.0)
 
 
 def _sampled(
@@ -85,12 +94,10 @@ def _sampled(
 ) -> tuple[Tensor, Tensor]:
     log_ratio_R1 = teacher.logprob(ids_R1) - student.logprob(ids_R1)
     gradient_RV = student.probs_RV.scatter_add_(-1, ids_R1, torch.full_like(log_ratio_R1, -1.0))
-    if divergence.kind == "forward_kl":
-        return log_ratio_R1.squeeze(-1), gradient_RV
-    bounded_R1 = log_ratio_R1.clamp(max=MAX_LOG_RATIO)
-    slope_R1 = bounded_R1.expm1()
-    gradient_RV.mul_(slope_R1.masked_fill(log_ratio_R1 > MAX_LOG_RATIO, 0.0))
-    return (slope_R1 - bounded_R1).squeeze(-1), gradient_RV
+    divergence_R1, slope_R1 = sampled_divergence(log_ratio_R1, divergence.kind)
+    if divergence.kind == "reverse_kl":
+        gradient_RV.mul_(slope_R1)
+    return divergence_R1.squeeze(-1), gradient_RV
 
 
 def _log_ratio(left: Distribution, right: Distribution) -> Tensor:
@@ -98,6 +105,8 @@ def _log_ratio(left: Distribution, right: Distribution) -> Tensor:
     return (left.logits_RV - right.logits_RV).sub_(left.log_normalizer_R1 - right.log_normalizer_R1)
 
 
-def _row_dot(left_RV: Tensor, right_RV: Tensor) -> Tensor:
-    dot_R: Tensor = torch.linalg.vecdot(left_RV, right_RV)  # writes no [R, V] of terms
-    return dot_R
+def row_dot(left_RV: Tensor, right_RV: Tensor) -> Tensor:
+    """Return Σ left · right of each row. On a CPU no product [R, V] is written: one dot product a row reads both."""
+    if left_RV.device.type != "cpu" or not len(left_RV):
+        return (left_RV * right_RV).sum(-1)
+    return torch.stack([left_V.dot(right_V) for left_V, right_V in zip(left_RV, right_RV, strict=True)])

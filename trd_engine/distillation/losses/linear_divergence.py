@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from trd_engine.distillation.losses.chunked_pass import ChunkedPass, Tokens, num_sparse_tokens
 from trd_engine.distillation.losses.divergence import Divergence, check_token_ids
 from trd_engine.distillation.losses.projection import Gradients, LogitSource, Projection
+from trd_engine.distillation.losses.row_kernels import uses_kernels
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
 from trd_engine.models.head import LogitShape
 
@@ -166,8 +167,11 @@ def _make_pass(
         raise ValueError(f"chunk_tokens is {chunk_tokens}: use 1 or more, or None to choose it for the device")
     widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
     block_rows = max(1, (BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_ACCELERATOR) // (4 * widest))
+    by_kernels = uses_kernels(student.head_VH.device)
+    if by_kernels and divergence.support != "top_k":
+        block_rows = chunk_tokens
     wanted = None if statistics is None else _wanted(statistics, student)
-    return ChunkedPass(student, teacher, divergence, tokens, wanted, chunk_tokens, block_rows)
+    return ChunkedPass(student, teacher, divergence, tokens, wanted, chunk_tokens, block_rows, by_kernels)
 
 
 def _differentiable(

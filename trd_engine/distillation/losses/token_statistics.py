@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
-from trd_engine.distillation.losses.gradient import Distribution
+from trd_engine.distillation.losses.gradient import Distribution, row_dot
 
 
 @dataclass(frozen=True)
@@ -121,5 +120,5 @@ def _paths(probs_RV: Tensor, epistemic_ids_E: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entropy(distribution: Distribution) -> Tensor:
-    mean_logit_R: Tensor = torch.linalg.vecdot(distribution.probs_RV, distribution.logits_RV)
+    mean_logit_R = row_dot(distribution.probs_RV, distribution.logits_RV)
     return distribution.log_normalizer_R1.squeeze(-1) - mean_logit_R

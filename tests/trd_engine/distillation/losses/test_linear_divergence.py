@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.trd_engine.divergence_reference import SETTINGS, divergences, name_of
 from trd_engine.distillation.losses import chunked_pass as fused_loss_pass
-from trd_engine.distillation.losses import projection
+from trd_engine.distillation.losses import projection, row_kernels
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
 from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, linear_divergence
 
@@ -34,9 +34,12 @@ SUPPORTS = [
 
 
 @pytest.fixture(autouse=True)
-def _few_top_k_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vocabularies as small as these have too few tokens for the products that top-k tokens have of their own."""
+def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vocabularies as small as these have too few tokens for the products that top-k tokens have of their own, and for
+    several of the kernels' blocks (test_row_kernels.py runs this file with the kernels)."""
     monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", 1)
+    monkeypatch.setattr(row_kernels, "BLOCK", 8)
+    monkeypatch.setattr(row_kernels, "ROWS", 8)
 
 
 @dataclass
@@ -96,26 +99,37 @@ def make_case(
     return case
 
 
+def exact_logits(case: Case) -> tuple[Tensor, Tensor]:
+    """Both models' logits in float64, differentiable in the student's inputs."""
+    return (
+        case.student_hidden.double() @ case.student_head.double().t(),
+        case.teacher_hidden.double() @ case.teacher_head.double().t(),
+    )
+
+
 def gradients(loss: Tensor, case: Case) -> tuple[Tensor, Tensor]:
     return torch.autograd.grad(loss, (case.student_hidden, case.student_head))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-def test_value_is_the_reference(setting: dict[str, Any], dtype: torch.dtype, tolerance: float) -> None:
-    case = make_case(dtype)
-    loss, per_token = case.loss(Divergence(teacher_top_k=K, **setting), chunk_tokens=3)
-    logits = [
-        (hidden.double() @ head.double().t()).detach().numpy()
-        for hidden, head in [(case.student_hidden, case.student_head), (case.teacher_hidden, case.teacher_head)]
-    ]
-    expected = divergences(*logits, case.token_ids.tolist(), teacher_top_k=K, **setting)
+def test_values_and_gradients_are_the_references(setting: dict[str, Any], dtype: torch.dtype, tolerance: float) -> None:
+    case, divergence = make_case(dtype), Divergence(teacher_top_k=K, **setting)
+    loss, per_token = case.loss(divergence, chunk_tokens=5)
+    student, teacher = exact_logits(case)
+    expected = divergences(
+        student.detach().numpy(), teacher.numpy(), case.token_ids.tolist(), teacher_top_k=K, **setting
+    )
     assert per_token.dtype == dtype
     assert not per_token.requires_grad
     numpy.testing.assert_allclose(per_token.double().numpy(), expected, rtol=tolerance, atol=tolerance)
     assert loss.item() == pytest.approx(
         float(case.token_weights.double().numpy() @ expected), rel=tolerance, abs=tolerance
     )
+    dense = token_divergence(student, teacher, divergence, token_ids_N=case.token_ids)
+    exact = gradients((case.token_weights.double() * dense).sum(), case)
+    for ours, theirs in zip(gradients(loss, case), exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(1.0, float(theirs.abs().max())))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
@@ -367,6 +381,8 @@ def test_the_teacher_gets_no_gradient() -> None:
 @pytest.fixture(params=[True, False], ids=["with bf16 products", "without"])
 def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "has_bf16_matmul", lambda: request.param)
+    monkeypatch.setattr(row_kernels, "BLOCK", 128)
+    monkeypatch.setattr(row_kernels, "ROWS", 32)
 
 
 @pytest.mark.usefixtures("any_processor")
@@ -385,8 +401,7 @@ def test_bf16_is_the_loss_of_bf16_logits(
     if not fused_loss_pass.num_sparse_tokens(divergence, 300):  # whose few logits are not rounded to bf16
         torch.testing.assert_close(per_token, exact.detach(), rtol=1e-4, atol=1e-5)
     whole = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=300)
-    student = whole.student_hidden.double() @ whole.student_head.double().t()
-    teacher = whole.teacher_hidden.double() @ whole.teacher_head.double().t()
+    student, teacher = exact_logits(whole)
     if divergence.support == "top_k":  # on the tokens that bf16 logits choose
         teacher = whole.teacher_logits().double()
     dense = token_divergence(student, teacher, divergence, token_ids_N=whole.token_ids)

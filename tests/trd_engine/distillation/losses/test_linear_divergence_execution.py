@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trd_engine.distillation.losses import projection
+from trd_engine.distillation.losses import linear_divergence as fused_loss
+from trd_engine.distillation.losses import projection, row_kernels
 from trd_engine.distillation.losses.chunked_pass import SPARSE_SHARE
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import BLOCK_BYTES_CPU, StatisticsRequest, linear_divergence
@@ -91,6 +92,31 @@ def test_no_value_is_waited_for(divergence: Divergence) -> None:
     assert per_token.shape == statistics.student_entropy_N.shape == (N,)
     assert tensors["student_head_VH"].grad is not None
     assert tensors["student_head_VH"].grad.shape == (V, H)
+
+
+class OperationNames(TorchDispatchMode):
+    """Records the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
+def test_no_operation_reads_a_value(divergence: Divergence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, where values exist: also for the kernels, with which test_row_kernels.py runs this test."""
+    monkeypatch.setattr(row_kernels, "ROWS", 32)
+    tensors, token_ids, operations = inputs(), torch.arange(N), OperationNames()
+    request = StatisticsRequest((1, 2), modes=True, watched_ids_N=token_ids)
+    monkeypatch.setattr(fused_loss, "check_token_ids", lambda *_: None)  # and a read that is made on a CPU alone
+    with operations:
+        linear_divergence(*tensors.values(), divergence, token_ids_N=token_ids, statistics=request)
+    assert "mm" in operations.names
+    assert not operations.names & {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2"}
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trd_engine.distillation.losses import row_kernels
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, TokenStatistics, linear_divergence
 
@@ -29,6 +30,13 @@ def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor,
     )
     teacher_hidden[::2], teacher_head[:V] = hidden[::2] * 1.1, head  # every other row agrees on its likeliest token
     return hidden.to(dtype), head.to(dtype), teacher_hidden.to(dtype), teacher_head.to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the kernels, with which test_row_kernels.py runs this file."""
+    monkeypatch.setattr(row_kernels, "BLOCK", 512)
+    monkeypatch.setattr(row_kernels, "ROWS", 8)
 
 
 @pytest.fixture
