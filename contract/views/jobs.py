@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from contract.job_spec import JobSpec, Mode
-from contract.job_state import FINAL_STATUSES, JobStatus, Phase
+from contract.job_state import FINAL_STATUSES, AttemptStatus, JobStatus, Phase
 from contract.views import OpenEnum, View
 from contract.views.notices import NoticeView
 
@@ -83,6 +83,22 @@ class JobView(JobProgress):
     metadata: dict[str, str]
     spec: dict[str, Any]
     """With every default resolved."""
+
+
+class AttemptView(View):
+    """One try at a job by one worker."""
+
+    number: int
+    """From 1."""
+    worker: str
+    status: OpenEnum[AttemptStatus]
+    first_step: int | None
+    """The step that it resumed from."""
+    last_step: int | None
+    started_at: datetime
+    finished_at: datetime | None
+    error_code: str | None
+    error_message: str | None
 
 
 class EstimateView(View):

@@ -133,3 +133,15 @@ class OutcomeCount(View):
     round: int
     outcome: OpenEnum[Outcome]
     num_trajectories: int
+
+
+class LengthsView(View):
+    """How many trajectories of a round had an outcome, and how many tokens they have."""
+
+    round: int
+    outcome: OpenEnum[Outcome]
+    num_trajectories: int
+    mean_rollout_tokens: float
+    max_rollout_tokens: int
+    mean_refined_tokens: float | None
+    max_refined_tokens: int | None

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from service.dashboard import jobs, sign_in
+from service.dashboard import job, jobs, sign_in
 
 
 class _Static(StaticFiles):
@@ -19,5 +19,5 @@ class _Static(StaticFiles):
 STATIC_FILES = _Static(packages=[("service.dashboard", "static")])
 
 router = APIRouter()
-for part in (sign_in, jobs):
+for part in (sign_in, jobs, job):
     router.include_router(part.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def pretty(document: Any) -> str:
+    """Write a document as indented JSON."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
 def points(values: list[float], width: float = 96, height: float = 24) -> str:
     """Return the points of a sparkline in a box of this size, for an SVG polyline."""
     low, high = min(values), max(values)
@@ -103,4 +109,5 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(time=time, duration=duration, size=size, figure=figure, percent=percent, points=points)
+_WRITERS = (time, duration, size, figure, percent, points, pretty)
+TEMPLATES.filters.update({write.__name__: write for write in _WRITERS})

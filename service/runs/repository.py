@@ -1,4 +1,4 @@
-"""Queries on ``metric_points``, ``trajectories``, ``diagnoses``, ``evaluations`` and ``probe_samples``."""
+"""Queries on ``attempts``, ``metric_points``, ``trajectories``, ``diagnoses``, ``evaluations``, ``probe_samples``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session, undefer
 
-from contract.tables import Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
+from contract.tables import Attempt, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
 from contract.trajectory_outcome import Outcome
 
 Points = Sequence[Row[Any, Any, Any, Any]]
@@ -35,6 +35,11 @@ class MetricRange:
         if self.to_step is not None:
             query = query.where(MetricPoint.step <= self.to_step)
         return query
+
+
+def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    """Return the attempts at a job in order; a job has a handful."""
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
 
 
 def metric_extents(session: Session, wanted: MetricRange) -> Sequence[Row[Any, Any, Any, Any]]:
@@ -234,6 +239,14 @@ def num_by_outcome(session: Session, job_id: str) -> Sequence[tuple[int, str, in
     query = select(Trajectory.round, Trajectory.outcome, func.count()).where(Trajectory.job_id == job_id)
     grouped = query.group_by(Trajectory.round, Trajectory.outcome).order_by(Trajectory.round, Trajectory.outcome)
     return [(round, outcome, count) for round, outcome, count in session.execute(grouped)]
+
+
+def lengths(session: Session, job_id: str) -> Sequence[Row[Any, Any, Any, Any, Any, Any, Any]]:
+    """Return (round, outcome, number, mean and maximum tokens of y_o, the same of y_r) of a job's trajectories."""
+    parts = (Trajectory.round, Trajectory.outcome)
+    figures = [f(c) for c in (Trajectory.rollout_tokens, Trajectory.refined_tokens) for f in (func.avg, func.max)]
+    query = select(*parts, func.count(), *figures).where(Trajectory.job_id == job_id).group_by(*parts).order_by(*parts)
+    return session.execute(query).all()
 
 
 def diagnoses(session: Session, job_id: str, after: int | None, limit: int) -> Sequence[Diagnosis]:

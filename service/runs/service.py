@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.tables import Diagnosis, Evaluation, ProbeSample, Trajectory
-from contract.views.jobs import JobProgress
+from contract.views.jobs import AttemptView, JobProgress
 from contract.views.metrics import MetricSeries
-from contract.views.trajectories import TokenKl, TrajectoryDetailView, TrajectoryView
+from contract.views.trajectories import LengthsView, TokenKl, TrajectoryDetailView, TrajectoryView
 from service.errors import NotFoundError
 from service.jobs.service import get_job
 from service.query import cut
@@ -39,6 +39,11 @@ class RunService:
         with self._database.read() as session:
             get_job(session, owner, job_id)
             yield session
+
+    def attempts(self, owner: str, job_id: str) -> list[AttemptView]:
+        """Return the attempts at the job in order."""
+        with self._reading(owner, job_id) as session:
+            return [AttemptView.of(row) for row in repository.attempts(session, job_id)]
 
     def metric_series(self, owner: str, wanted: MetricRange, resolution: int) -> list[MetricSeries]:
         """Return one series for each metric, of about `resolution` points at most.
@@ -121,6 +126,12 @@ class RunService:
         """Return (round, outcome, count) of the trajectories."""
         with self._reading(owner, job_id) as session:
             return repository.num_by_outcome(session, job_id)
+
+    def lengths(self, owner: str, job_id: str) -> list[LengthsView]:
+        """Return how many trajectories of each round had which outcome, and how long they are."""
+        with self._reading(owner, job_id) as session:
+            names = list(LengthsView.model_fields)
+            return [LengthsView(**dict(zip(names, row, strict=True))) for row in repository.lengths(session, job_id)]
 
     def diagnoses(self, owner: str, job_id: str, after: int | None, limit: int) -> tuple[Sequence[Diagnosis], bool]:
         """Return a page by round, and whether more follow; `after` is the last round seen."""

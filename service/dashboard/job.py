@@ -1,0 +1,147 @@
+"""The pages of one job: overview, diagnosis, checkpoints, events and spec, and what changed since a script asked."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+
+from contract.job_state import JobStatus, legal_actions
+from contract.views.diagnosis import DiagnosisView
+from contract.views.evaluations import EvaluationView
+from contract.views.events import EventView
+from contract.views.jobs import JobView
+from service.auth import Caller, Reader
+from service.checkpoints.service import manifest_view
+from service.context import Context, ServiceContext
+from service.dashboard.pages import fragment, page
+from service.dashboard.specs import spec_rows
+from service.dashboard.timeline import timeline
+from service.jobs.schemas import job_view
+
+router = APIRouter(prefix="/ui/jobs/{job_id}")
+
+MAX_TIMELINE_EVENTS = 3000
+NUM_NEWEST = 12
+"""Events on the overview."""
+NUM_EVENTS = 200
+MAX_ROUNDS = 100
+
+Number = Annotated[int, Query(ge=0, lt=2**31)]
+
+
+def find_job(context: ServiceContext, caller: Caller, job_id: str) -> JobView:
+    """Return the view of a job; raise `NotFoundError`."""
+    return job_view(*context.jobs.show(caller.owner, job_id))
+
+
+def job_values(job: JobView, tab: str) -> dict[str, Any]:
+    """Return what `job_base.html` needs."""
+    return {"job": job, "tab": tab, "actions": [str(action) for action in legal_actions(JobStatus(job.status))]}
+
+
+@router.get("")
+def overview(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
+    """Where the job stands."""
+    job = find_job(context, caller, job_id)
+    newest = max(0, _num_events(context, caller, job_id) - NUM_NEWEST)
+    html, version = _summary(context, caller, job)
+    return page(
+        request,
+        "job.html",
+        **job_values(job, "overview"),
+        summary=html,
+        version=version,
+        events=_events(context, caller, job_id, newest, NUM_NEWEST)[::-1],
+        first_event=newest,
+    )
+
+
+class JobChanges(BaseModel):
+    """What a script needs to bring the overview up to date."""
+
+    summary: str | None
+    """HTML of the part above the plots; null if it is as the script has it."""
+    version: str
+    events: list[str]
+    """HTML of the newer events, in order."""
+    num_events: int
+    step: int
+    is_over: bool
+
+
+@router.get("/changes")
+def changes(
+    context: Context, caller: Reader, job_id: str, version: Annotated[str, Query(max_length=64)] = "", after: Number = 0
+) -> JobChanges:
+    """What is new since a version of the summary and a number of events."""
+    job = find_job(context, caller, job_id)
+    html, current = _summary(context, caller, job)
+    events = _events(context, caller, job_id, after, NUM_EVENTS)
+    return JobChanges(
+        summary=html if version != current else None,
+        version=current,
+        events=[fragment("job_parts.html", "event", event) for event in events],
+        num_events=events[-1].sequence if events else after,
+        step=job.step,
+        is_over=job.is_over,
+    )
+
+
+@router.get("/diagnosis")
+def diagnosis(request: Request, context: Context, caller: Reader, job_id: str, round: Number | None = None) -> Response:
+    """What the rounds show about prefix failure."""
+    job = find_job(context, caller, job_id)
+    rows, _ = context.runs.diagnoses(caller.owner, job_id, None, MAX_ROUNDS)
+    rounds = [DiagnosisView.of(row) for row in rows]
+    shown = next((one for one in rounds if one.round == round), rounds[-1] if rounds else None)
+    values = job_values(job, "diagnosis")
+    lengths = context.runs.lengths(caller.owner, job_id)
+    return page(request, "diagnosis.html", **values, rounds=rounds, shown=shown, lengths=lengths)
+
+
+@router.get("/checkpoints")
+def checkpoints(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
+    """The results, and how to use them."""
+    job = find_job(context, caller, job_id)
+    rows = context.checkpoints.all_of(caller.owner, job_id)
+    found = [manifest_view(*context.checkpoints.with_files(caller.owner, job_id, str(row.step))) for row in rows]
+    url = f"{request.url.scheme}://{request.url.netloc}"
+    return page(request, "checkpoints.html", **job_values(job, "checkpoints"), checkpoints=found[::-1], url=url)
+
+
+@router.get("/events")
+def events(request: Request, context: Context, caller: Reader, job_id: str, after: Number = 0) -> Response:
+    """Everything that happened, by pages."""
+    job = find_job(context, caller, job_id)
+    shown = _events(context, caller, job_id, after, NUM_EVENTS)
+    num_events = _num_events(context, caller, job_id)
+    values = job_values(job, "events")
+    return page(request, "events.html", **values, events=shown, after=after, num_events=num_events, size=NUM_EVENTS)
+
+
+@router.get("/spec")
+def spec(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
+    """What was asked for."""
+    job = find_job(context, caller, job_id)
+    return page(request, "spec.html", **job_values(job, "spec"), rows=spec_rows(job.spec))
+
+
+def _num_events(context: ServiceContext, caller: Caller, job_id: str) -> int:
+    return context.jobs.find(caller.owner, job_id).num_events
+
+
+def _events(context: ServiceContext, caller: Caller, job_id: str, after: int, limit: int) -> list[EventView]:
+    rows, _ = context.feed.page(caller.owner, job_id, after, limit)
+    return [EventView.of(row) for row in rows]
+
+
+def _summary(context: ServiceContext, caller: Caller, job: JobView) -> tuple[str, str]:
+    """Return progress, notices, timeline and scores as HTML, and their version."""
+    attempts = context.runs.attempts(caller.owner, job.id)
+    happened = _events(context, caller, job.id, 0, MAX_TIMELINE_EVENTS)
+    scores = [EvaluationView.of(row) for row in context.runs.evaluations(caller.owner, job.id)]
+    html = fragment("job_parts.html", "summary", job, timeline(job, attempts, happened), scores)
+    return html, hashlib.sha256(html.encode()).hexdigest()[:16]

@@ -1,0 +1,156 @@
+"""Every page in a real browser: without a fault, without a barrier, and with hostile text as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from contract.job_state import JobStatus
+from tests.browser.conftest import Site
+from tests.browser.scenario import HOSTILE, add_curves
+from tests.service.conftest import ADMIN_KEY
+from tests.service.records import set_job
+from tests.service.test_access import new_key
+
+pytestmark = pytest.mark.extended
+
+PAGES: dict[str, Callable[[Site], str]] = {
+    "jobs": lambda site: "/",
+    "no jobs": lambda site: "/?tag=none",
+    "finished": lambda site: f"/ui/jobs/{site.jobs.finished}",
+    "failed": lambda site: f"/ui/jobs/{site.jobs.failed}",
+    "resumed": lambda site: f"/ui/jobs/{site.jobs.resumed}",
+    "running": lambda site: f"/ui/jobs/{site.jobs.running}",
+    "queued": lambda site: f"/ui/jobs/{site.jobs.queued}",
+    "diagnosis": lambda site: f"/ui/jobs/{site.jobs.finished}/diagnosis",
+    "no diagnosis": lambda site: f"/ui/jobs/{site.jobs.queued}/diagnosis",
+    "checkpoints": lambda site: f"/ui/jobs/{site.jobs.finished}/checkpoints",
+    "no checkpoints": lambda site: f"/ui/jobs/{site.jobs.queued}/checkpoints",
+    "events": lambda site: f"/ui/jobs/{site.jobs.finished}/events",
+    "spec": lambda site: f"/ui/jobs/{site.jobs.finished}/spec",
+}
+
+
+def serious(page: Page) -> list[Any]:
+    """What axe-core finds serious, with the elements."""
+    found = Axe().run(page).response["violations"]
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"][:3]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_no_fault_and_no_barrier_in_light_dark_and_phone_width(tab: Page, site: Site, name: str) -> None:
+    for scheme, width in (("light", 1280), ("dark", 390)):
+        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        tab.set_viewport_size({"width": width, "height": 844})
+        tab.goto(site.url + PAGES[name](site), wait_until="networkidle")
+        assert tab.locator("h1").count() == 1
+        if scheme == "dark" or name in ("jobs", "finished"):  # axe takes seconds
+            assert serious(tab) == []
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+
+
+def test_signing_in_and_out(visitor: Page, site: Site) -> None:
+    visitor.goto(f"{site.url}/ui/jobs/{site.jobs.finished}/spec")
+    expect(visitor.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert serious(visitor) == []
+    visitor.keyboard.type("trd_wrong")  # the field has the focus
+    visitor.keyboard.press("Enter")
+    expect(visitor.get_by_role("alert")).to_contain_text("unknown or revoked")
+    visitor.get_by_label("API key").fill(ADMIN_KEY)
+    visitor.keyboard.press("Enter")
+    expect(visitor).to_have_url(f"{site.url}/ui/jobs/{site.jobs.finished}/spec")
+    visitor.get_by_role("button", name="Sign out").click()
+    expect(visitor).to_have_url(f"{site.url}/ui/sign-in")
+    visitor.goto(site.url)
+    expect(visitor.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_another_owners_job_is_not_there(visitor: Page, site: Site) -> None:
+    key = new_key(site.client, "stranger", "admin")["authorization"].removeprefix("Bearer ")  # type: ignore[arg-type]
+    visitor.goto(f"{site.url}/ui/sign-in")
+    visitor.get_by_label("API key").fill(key)
+    visitor.keyboard.press("Enter")
+    expect(visitor.get_by_text("No jobs yet")).to_be_visible()
+    for path in ("", "/changes", "/diagnosis", "/checkpoints", "/events", "/spec"):
+        response = visitor.goto(f"{site.url}/ui/jobs/{site.jobs.finished}{path}")
+        assert response is not None
+        assert response.status == 404
+    expect(visitor.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/ui/jobs/{}", "/ui/jobs/{}/events", "/ui/jobs/{}/spec", "/ui/jobs/{}/diagnosis"]
+)
+def test_hostile_text_stays_text(tab: Page, site: Site, path: str) -> None:
+    tab.goto(site.url + path.format(site.jobs.hostile), wait_until="networkidle")
+    expect(tab.get_by_text(HOSTILE, exact=False).first).to_be_visible()
+    assert tab.evaluate("document.querySelectorAll('img[src=x], main script').length") == 0
+    assert "owned" not in tab.evaluate("document.title.replace(/<script>.*/, '')")
+    assert "{{ 7 * 7 }}" in tab.locator("main").inner_text()
+
+
+def test_the_list_follows_the_jobs_without_a_reload(tab: Page, site: Site) -> None:
+    tab.goto(site.url)
+    tab.evaluate("window.isSameDocument = true")
+    row = tab.locator(f"#{site.jobs.running}")
+    before = row.get_attribute("data-version")
+    set_job(site.database, site.jobs.running, step=81, phase_done=81)
+    expect(row).to_contain_text("81 of 240")
+    assert row.get_attribute("data-version") != before
+    added = site.client.post(f"/jobs/{site.jobs.queued}/clone", json={"name": "Came later"}).json()["id"]
+    expect(tab.locator("#jobs tbody tr").first).to_have_attribute("id", added)
+    site.client.post(f"/jobs/{added}/cancel")
+    expect(tab.locator(f"#{added}")).to_contain_text("cancelled")
+    site.client.delete(f"/jobs/{added}")
+    expect(tab.locator(f"#{added}")).to_have_count(0)
+    assert tab.evaluate("window.isSameDocument")
+
+
+def test_a_tick_fetches_only_what_is_new(tab: Page, site: Site) -> None:
+    tab.goto(f"{site.url}/ui/jobs/{site.jobs.running}", wait_until="networkidle")
+    expect(tab.locator(".plot").first).to_be_visible()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    step = site.client.get(f"/jobs/{site.jobs.running}").json()["step"]
+    add_curves(site.database, site.jobs.running, step + 2, datetime.now(UTC), first=step + 1)
+    with tab.expect_request(lambda request: "/metrics" in request.url):
+        set_job(site.database, site.jobs.running, step=step + 2)
+    expect(tab.locator("#summary")).to_contain_text(f"{step + 2} of")
+    metrics = [url for url in asked if "/metrics" in url]
+    assert metrics
+    first_steps = [int(re.findall(r"from_step=(\d+)", url)[0]) for url in metrics]
+    assert min(first_steps) > step - 2, "a tick asked for points that the page has"
+
+
+def test_several_jobs_are_cancelled_and_deleted_from_the_keyboard(tab: Page, site: Site) -> None:
+    made = [site.client.post(f"/jobs/{site.jobs.queued}/clone", json={"name": n}).json()["id"] for n in ("one", "two")]
+    tab.goto(site.url)
+    for id in made:
+        tab.get_by_label(f"Select {'one' if id == made[0] else 'two'}", exact=True).press("Space")
+    expect(tab.get_by_text("2 selected")).to_be_visible()
+    tab.get_by_role("button", name="Cancel").press("Enter")
+    expect(tab.get_by_role("status")).to_contain_text("2 of 2 jobs")
+    assert {site.client.get(f"/jobs/{id}").json()["status"] for id in made} == {JobStatus.CANCELLED}
+    for name in ("one", "two"):
+        tab.get_by_label(f"Select {name}", exact=True).press("Space")
+    tab.get_by_role("button", name="Delete").press("Enter")
+    tab.get_by_role("dialog").get_by_role("button", name="Delete").press("Enter")
+    expect(tab.locator(f"#{made[0]}")).to_have_count(0)
+    assert site.client.get(f"/jobs/{made[1]}").status_code == 404
+
+
+def test_a_point_of_a_plot_leads_to_its_trajectories(tab: Page, site: Site) -> None:
+    tab.goto(f"{site.url}/ui/jobs/{site.jobs.finished}", wait_until="networkidle")
+    tab.route("**/trajectories?*", lambda route: route.fulfill(body="reached"))
+    tab.locator(".plot .clickable").first.click()
+    expect(tab).to_have_url(re.compile(rf"/ui/jobs/{site.jobs.finished}/trajectories\?step=1[12]\d$"))
