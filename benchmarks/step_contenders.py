@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.loss_contenders import trl_tiles
 from trd_engine.config import OptimConfig
-from trd_engine.distillation.batching import default_pass_tokens, split_into_micro_batches
+from trd_engine.distillation.batching import pass_tokens, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.generation.hf.generator import TransformersGenerator
@@ -124,7 +124,7 @@ def run_ours(workload: Workload, num_steps: int, *, micro_batch_tokens: int | No
     keep_freed_memory(cpu)
     for model in (student, teacher):
         packing_of(model)  # a run tests packing before it samples
-    max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
+    max_tokens = pass_tokens(micro_batch_tokens, student, None, torch.float32, None)
     models = ModelPair(student, Teacher(teacher), Divergence("forward_kl"), dtype, (11, 12, 13))
     prompts, timings = workload.prompts(), Timings()
     sampling = SamplingSettings(1.0, 1.0, -1, workload.new_tokens, ())

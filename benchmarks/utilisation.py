@@ -31,7 +31,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.step import WORKLOADS
 from benchmarks.step_contenders import MAX_GRAD_NORM, Workload, random_model
 from trd_engine.config import OptimConfig
-from trd_engine.distillation.batching import MicroBatch, default_pass_tokens, split_into_micro_batches
+from trd_engine.distillation.batching import MicroBatch, pass_tokens, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.runtime.hardware import keep_freed_memory
@@ -101,7 +101,7 @@ def measure(workload: Workload, micro_batch_tokens: int | None, num_updates: int
     sequences = [TrainingSequence(prompt, prompt, target, number) for number, (prompt, target) in enumerate(pairs)]
     cpu = torch.device("cpu")
     keep_freed_memory(cpu)
-    max_tokens = micro_batch_tokens or default_pass_tokens(student, cpu)
+    max_tokens = pass_tokens(micro_batch_tokens, student, None, torch.float32, None)
     batches = split_into_micro_batches(sequences, max_tokens=max_tokens, device=cpu)
     seconds, peaks = [], []
     for number in range(NUM_WARM_UP + num_updates):

@@ -45,8 +45,8 @@ class OptimSpec(StrictModel):
     max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
     """A larger gradient is scaled down to this norm."""
     micro_batch_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Maximum number of tokens (of student or teacher) in one forward pass per device, without padding; None means
-    16,384, and fewer for large models on a CPU. It changes memory and speed, never the loss. A longer sequence is a
-    batch by itself."""
+    """Maximum number of tokens (of student or teacher) in one forward pass per device, without padding. None means, as
+    the memory allows, up to 16,384 of the student and 65,536 of the teacher on a GPU, and up to 16,384 of either on a
+    CPU. It changes memory and speed, never the loss. A longer sequence is a batch by itself."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, about a third more time. None means only on a GPU."""

@@ -161,7 +161,7 @@ def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
     )
     installed = with_dependencies("trd-service")
     distributions = packages_distributions()
-    packages = ("service", "contract", "trd_data")
+    packages = ("service", "contract", "trd_data", "trd_estimate")
     for path in sorted(path for package in packages for path in (CHECKOUT / package).rglob("*.py")):
         for module in imported_modules(path) - sys.stdlib_module_names - {*packages}:
             assert installed & set(map(canonical, distributions[module])), f"{path}: {module}"

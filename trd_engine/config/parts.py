@@ -272,8 +272,9 @@ class OptimConfig(StrictConfig):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Upper bound to which the gradient's L2 norm is clipped (the paper's value)."""
     micro_batch_tokens: PositiveInt | None = None
-    """Upper bound on each model's tokens in one forward pass on one device; a longer sequence is passed alone. None:
-    16,384, and fewer for large models on a CPU. Changes memory and speed, not the loss."""
+    """Upper bound on each model's tokens in one forward pass on one device; a longer sequence is passed alone. None: as
+    the memory allows, up to 16,384 of the student and 65,536 of the teacher on a GPU, and up to 16,384 of either on a
+    CPU. Changes memory and speed, not the loss."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, about a third more time. None: only on a GPU."""
 

@@ -16,9 +16,25 @@ from trd_engine.models.attention.packing import ScoredTokens
 from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
 from trd_engine.runtime.distributed import World
 from trd_engine.types import TokenScores, TrainingSequence
+from trd_estimate.memory import DEFAULT_PASS_TOKENS, default_pass_tokens, student_token_bytes, teacher_token_bytes
+from trd_estimate.shape import shape_of
 
-DEFAULT_MICRO_BATCH_TOKENS = 16_384
-"""Tokens of one forward pass if the spec does not set a number."""
+
+@dataclass(frozen=True)
+class PassTokens:
+    """Upper bounds on the tokens of one pass of each model; a longer sequence is passed alone.
+
+    The teacher's prompt may hold a whole attempt, so that its rows are several times as long, and its pass keeps
+    nothing for a backward pass. With one bound for both, the student's passes would be short.
+    """
+
+    student: int
+    teacher: int
+
+    @classmethod
+    def of_both(cls, num_tokens: int) -> PassTokens:
+        """Return the same bound for either model."""
+        return cls(num_tokens, num_tokens)
 
 
 @dataclass(frozen=True)
@@ -76,10 +92,10 @@ class _Row:
     num_student_tokens: int = 0
     num_teacher_tokens: int = 0
 
-    def has_room(self, sequence: TrainingSequence, max_tokens: int) -> bool:
+    def has_room(self, sequence: TrainingSequence, most: PassTokens) -> bool:
         return (
-            self.num_student_tokens + _student_tokens(sequence) <= max_tokens
-            and self.num_teacher_tokens + _teacher_tokens(sequence) <= max_tokens
+            self.num_student_tokens + _student_tokens(sequence) <= most.student
+            and self.num_teacher_tokens + _teacher_tokens(sequence) <= most.teacher
         )
 
     def add(self, sequence: TrainingSequence) -> None:
@@ -89,16 +105,17 @@ class _Row:
 
 
 def split_into_micro_batches(
-    sequences: Sequence[TrainingSequence], *, max_tokens: int, device: torch.device
+    sequences: Sequence[TrainingSequence], *, max_tokens: PassTokens | int, device: torch.device
 ) -> list[MicroBatch]:
-    """Pack all sequences into rows of at most `max_tokens` tokens for each model; a longer sequence has its own row.
+    """Pack all sequences into rows of at most `max_tokens` tokens, one number being the bound of either model.
 
     First-fit decreasing, so that few rows are needed; the same sequences in another order give the same rows. Which
     sequences share a row does not change the step: losses are weighted by the tokens of the whole step.
     """
+    most = PassTokens.of_both(max_tokens) if isinstance(max_tokens, int) else max_tokens
     rows: list[_Row] = []
-    for sequence in sorted(sequences, key=lambda s: (-_longest(s), s.position)):
-        row = next((row for row in rows if row.has_room(sequence, max_tokens)), None)
+    for sequence in sorted(sequences, key=lambda s: (-_longest(s, most), s.position)):
+        row = next((row for row in rows if row.has_room(sequence, most)), None)
         if row is None:
             row = _Row()
             rows.append(row)
@@ -128,8 +145,9 @@ def _teacher_tokens(sequence: TrainingSequence) -> int:
     return len(sequence.teacher_prompt_ids) + len(sequence.completion_ids)
 
 
-def _longest(sequence: TrainingSequence) -> int:
-    return max(_student_tokens(sequence), _teacher_tokens(sequence))
+def _longest(sequence: TrainingSequence, most: PassTokens) -> float:
+    """Return the larger share of a pass, times the student's bound: whole tokens if both bounds are equal."""
+    return max(_student_tokens(sequence), _teacher_tokens(sequence) * most.student / most.teacher)
 
 
 def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBatch:
@@ -179,10 +197,34 @@ MIN_TOKENS_CPU = 256
 """With fewer tokens, reading the weights and adding their gradients would take a tenth of the time or more."""
 
 
-def default_pass_tokens(student: TrainedModel, device: torch.device) -> int:
-    """Return the tokens of a micro-batch: the same for the same model, so that a resumed run splits batches equally."""
-    if device.type != "cpu" or causal_lm_of(student).is_gradient_checkpointing:
-        return DEFAULT_MICRO_BATCH_TOKENS
+def pass_tokens(
+    wanted: int | None, student: TrainedModel, teacher: TrainedModel | None, dtype: torch.dtype, free_bytes: int | None
+) -> PassTokens:
+    """Return the bounds of a run's passes. The same models and device give the same ones, so that a resumed run splits
+    its batches equally.
+
+    Args:
+        wanted: The spec's bound of either model, if it sets one.
+        student: The trained model.
+        teacher: None if it is served.
+        dtype: Of the passes.
+        free_bytes: Of a GPU, for the activations of one pass; None on a CPU.
+    """
+    if wanted is not None:
+        return PassTokens.of_both(wanted)
+    is_checkpointed = causal_lm_of(student).is_gradient_checkpointing
+    if free_bytes is None:
+        return PassTokens.of_both(DEFAULT_PASS_TOKENS if is_checkpointed else _cpu_pass_tokens(student))
+    shape, teachers = (
+        shape_of(causal_lm_of(model).config.get_text_config().to_dict()) for model in (student, teacher or student)
+    )
+    if shape is None or teachers is None:  # a mixture of experts, say: its activations are unknown
+        return PassTokens.of_both(DEFAULT_PASS_TOKENS)
+    of_student = student_token_bytes(shape, dtype.itemsize, is_checkpointed=is_checkpointed)
+    return PassTokens(*default_pass_tokens(free_bytes, of_student, teacher_token_bytes(teachers, dtype.itemsize)))
+
+
+def _cpu_pass_tokens(student: TrainedModel) -> int:
     linear = [layer for layer in backbone_of(student).modules() if isinstance(layer, nn.Linear)]
     bytes_a_token = sum(4 * (layer.in_features + layer.out_features) for layer in linear)
-    return min(DEFAULT_MICRO_BATCH_TOKENS, max(MIN_TOKENS_CPU, KEPT_BYTES_CPU // max(1, bytes_a_token)))
+    return min(DEFAULT_PASS_TOKENS, max(MIN_TOKENS_CPU, KEPT_BYTES_CPU // max(1, bytes_a_token)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trd_engine.distillation.batching import MicroBatch, share_of, split_into_micro_batches
+from trd_engine.distillation.batching import MicroBatch, PassTokens, share_of, split_into_micro_batches
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import PassTooLargeError
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
@@ -29,8 +29,7 @@ class Batcher:
     teacher_prompts: TeacherPrompts
     context: TeacherContext | None
     """What the teacher sees before y; None if it is a served one, whose scores come with the trajectories."""
-    max_tokens: int
-    """Tokens of either model in one pass."""
+    max_tokens: PassTokens
     device: torch.device
     world: World = ALONE
 
@@ -74,10 +73,10 @@ class Batcher:
                 f"{error}; passes have one sequence each: lower refine.max_new_tokens and sampling.max_new_tokens, set "
                 "optim.gradient_checkpointing, or use LoRA or more devices"
             ) from error
-        max_tokens = max(max(batch.num_student_tokens, batch.num_teacher_tokens) for batch in packed) // 2
+        largest = [max(getattr(batch, f"num_{role}_tokens") for batch in packed) for role in ("student", "teacher")]
         if self.world.size > 1:
-            raise PassTooLargeError(f"{error}; set optim.micro_batch_tokens to at most {max_tokens}") from error
-        return replace(self, max_tokens=max_tokens)
+            raise PassTooLargeError(f"{error}; set optim.micro_batch_tokens to at most {max(largest) // 2}") from error
+        return replace(self, max_tokens=PassTokens(*(num // 2 for num in largest)))
 
     def _split(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
         return split_into_micro_batches(sequences, max_tokens=self.max_tokens, device=self.device)

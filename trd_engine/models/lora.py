@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -67,7 +68,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(
+        adapted = get_peft_model(
             model,
             PeftLoraConfig(
                 r=config.rank,
@@ -79,6 +80,22 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
             ),
             autocast_adapter_dtype=True,
         )
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer._cast_input_dtype = _cast_outside_autocast  # type: ignore[method-assign, assignment]
+    return cast(PeftModel, adapted)
+
+
+def _cast_outside_autocast(inputs: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Replace PEFT's cast of a layer's inputs to the adapter's fp32.
+
+    Autocast casts them back to bf16 for the product, with the same result: the copy, twice as large as the inputs and
+    kept for the backward pass, would serve nothing. A pass that is computed again in the backward pass restores
+    autocast, so that this decides the same there.
+    """
+    if inputs is None or inputs.dtype == dtype or torch.is_autocast_enabled(inputs.device.type):
+        return inputs
+    return inputs.to(dtype)
 
 
 def _block_layers(layers: Mapping[str, nn.Module], modules: Mapping[str, nn.Module]) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_data.prompts import PromptBuilder
@@ -25,10 +24,11 @@ from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
 from trd_engine.models.folders import MODEL_FOLDER
-from trd_engine.models.fsdp import RunUnsharded, run_directly, shard
+from trd_engine.models.fsdp import RunUnsharded, local_shard, run_directly, shard
 from trd_engine.models.head import require_known_head
 from trd_engine.models.loading import (
     TrainedModel,
+    causal_lm_of,
     end_of_turn_ids,
     load_model,
     load_tokenizer,
@@ -52,6 +52,7 @@ from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.served import ServedTeacher, endpoint_of
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
+from trd_estimate.memory import CONTEXT_BYTES, LOSS_CHUNK_BYTES, RESERVE_BYTES, SLEEPING_BYTES
 
 MIN_ADAPTED_SHARE = 0.5
 """Share of a student's weights below which LoRA is worth a warning."""
@@ -306,10 +307,7 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
         student, teacher = _copy_generators(config, models, tokenizers)
     else:
         # AdamW's two moments are made by the first step; gradients and activations exist only while engines sleep.
-        trained = [
-            p.to_local() if isinstance(p, DTensor) else p for p in models.student.parameters() if p.requires_grad
-        ]
-        moments_bytes = sum(2 * p.numel() * p.element_size() for p in trained)
+        moments_bytes = 2 * _trained_bytes(models)
         student, teacher = vllm_generators(
             config, models.device, models.compute_dtype, models.world, pending_bytes=moments_bytes
         )
@@ -322,6 +320,28 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
         world=models.world,
     )
     return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)
+
+
+def _trained_bytes(models: ModelPair) -> int:
+    """Return the size of this process's shard of the trained weights."""
+    trained = (local_shard(p) for p in models.student.parameters() if p.requires_grad)
+    return sum(p.numel() * p.element_size() for p in trained)
+
+
+def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
+    """Return what a GPU has for the activations of one pass, beside weights, gradients, moments and sleeping engines;
+    None on a CPU. By what is allocated and not by what is free now, which other processes change."""
+    if models.device.type != "cuda":
+        return None
+    total = torch.cuda.get_device_properties(models.device).total_memory
+    engines = 0 if isinstance(samplers.weights, BorrowedWeights) else len({id(samplers.student), id(samplers.teacher)})
+    kept = torch.cuda.memory_allocated(models.device) + 3 * _trained_bytes(models)
+    rest = CONTEXT_BYTES + RESERVE_BYTES + LOSS_CHUNK_BYTES + engines * SLEEPING_BYTES
+    if models.world.size > 1:  # embedding and head, complete in a pass: the student's, their gradients, the teacher's
+        causal_lm = causal_lm_of(models.student)
+        outside = {causal_lm.get_input_embeddings().weight, causal_lm.get_output_embeddings().weight}
+        rest += 3 * sum(weight.numel() for weight in outside) * models.compute_dtype.itemsize
+    return max(0, total - kept - rest)
 
 
 def _borrowed_generators(models: ModelPair, tokenizers: Tokenizers) -> tuple[Generator, Generator]:

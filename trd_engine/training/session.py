@@ -181,8 +181,11 @@ class Session:
             except PassTooLargeError as error:
                 self.batcher = self.batcher.with_smaller_passes(micro_batches, error)
                 restore_torch_random(random_state)
-                wanted = f"a pass has at most {self.batcher.max_tokens} tokens of either model now, with the same loss"
-                self.reporter.notice("warn", "passes_halved", f"{error}; {wanted}")
+                most = self.batcher.max_tokens
+                wanted = (
+                    f"passes have at most {most.student} tokens of the student and {most.teacher} of the teacher now"
+                )
+                self.reporter.notice("warn", "passes_halved", f"{error}; {wanted}, with the same loss")
         self.optimizer.zero_grad(set_to_none=True)  # the next stage may need the memory
         self.collector.samplers.student_changed()
         state.step += 1

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
 from trd_engine.data.problem_sets import MAX_LISTED, ProblemSets, PromptBudgets, load_problem_sets
-from trd_engine.distillation.batching import default_pass_tokens
+from trd_engine.distillation.batching import pass_tokens
 from trd_engine.distillation.sequences import Batcher
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis
 from trd_engine.evaluation.monitor import Monitor
@@ -35,6 +35,7 @@ from trd_engine.training.checkpoints.resume_checks import (
 from trd_engine.training.checkpoints.save import CheckpointSaver
 from trd_engine.training.checkpoints.state import TrainingState, read_state, restore_optimizer, restore_random
 from trd_engine.training.model_setup import (
+    bytes_for_a_pass,
     load_models,
     load_tokenizers,
     make_prompt_builders,
@@ -81,7 +82,10 @@ def open_session(
     reporter.boundary()
     samplers = make_samplers(config, models, tokenizers, reporter)
     collector = Collector(samplers, prompts, task, reporter, teacher_prompts, config.refines, served)
-    max_tokens = config.optim.micro_batch_tokens or default_pass_tokens(models.student, models.device)
+    teacher = models.teacher.model if models.teacher is not None else None
+    free_bytes = bytes_for_a_pass(models, samplers)
+    wanted = config.optim.micro_batch_tokens
+    max_tokens = pass_tokens(wanted, models.student, teacher, models.compute_dtype, free_bytes)
     context = None if served is not None else config.loss.teacher_context
     batcher = Batcher(teacher_prompts, context, max_tokens, models.device, reporter.world)
     optimizer = make_optimizer(models.student, config.optim)

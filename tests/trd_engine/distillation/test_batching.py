@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from trd_engine.distillation.batching import MicroBatch, split_into_micro_batches
+from trd_engine.distillation.batching import MicroBatch, PassTokens, split_into_micro_batches
 from trd_engine.models.attention.packing import ScoredTokens
 from trd_engine.types import TrainingSequence
 
@@ -24,7 +24,7 @@ def make_sequences(count: int, seed: int = 0) -> list[TrainingSequence]:
     return [TrainingSequence(ids(30), ids(60 if i % 3 else 5), ids(80), i) for i in range(count)]
 
 
-def split(sequences: list[TrainingSequence], max_tokens: int) -> list[MicroBatch]:
+def split(sequences: list[TrainingSequence], max_tokens: PassTokens | int) -> list[MicroBatch]:
     return split_into_micro_batches(sequences, max_tokens=max_tokens, device=CPU)
 
 
@@ -86,3 +86,13 @@ def test_equal_lengths_lie_side_by_side() -> None:
     (batch,) = split(make_sequences(40), 10**6)
     assert list(batch.student.lengths) == sorted(batch.student.lengths)
     assert list(batch.teacher.lengths) == sorted(batch.teacher.lengths)
+
+
+def test_a_long_row_of_the_teacher_does_not_keep_the_students_pass_short() -> None:
+    """As in TRD: a short answer after a prompt that holds a whole attempt."""
+    sequences = [TrainingSequence((3,) * 10, (4,) * 500, (5,) * 40, number) for number in range(24)]
+    one_bound, own_bounds = split(sequences, 600), split(sequences, PassTokens(600, 6_000))
+    assert [batch.num_student_tokens for batch in one_bound] == [50] * 24
+    assert [batch.num_student_tokens for batch in own_bounds] == [550, 550, 100]
+    assert max(batch.num_teacher_tokens for batch in own_bounds) <= 6_000
+    assert sorted(p for batch in own_bounds for p in batch.positions) == list(range(24))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trd_engine.distillation.batching import DEFAULT_MICRO_BATCH_TOKENS, MIN_TOKENS_CPU, default_pass_tokens
+from trd_engine.distillation.batching import MIN_TOKENS_CPU, PassTokens, pass_tokens
+from trd_estimate.memory import DEFAULT_PASS_TOKENS, MAX_TEACHER_PASS_TOKENS
 
-CPU = torch.device("cpu")
+GB = 10**9
 
 
 def make_model(hidden: int, num_layers: int) -> LlamaForCausalLM:
@@ -16,13 +17,32 @@ def make_model(hidden: int, num_layers: int) -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
-def test_larger_models_read_fewer_tokens_a_pass() -> None:
-    sizes = [default_pass_tokens(make_model(*shape), CPU) for shape in ((64, 2), (576, 30), (1024, 40), (8192, 80))]
-    assert sizes[0] == DEFAULT_MICRO_BATCH_TOKENS > sizes[1] > sizes[2] > sizes[3] == MIN_TOKENS_CPU
+def tokens(model: LlamaForCausalLM, free_bytes: int | None, wanted: int | None = None) -> PassTokens:
+    return pass_tokens(wanted, model, make_model(1024, 4), torch.bfloat16, free_bytes)
 
 
-def test_accelerators_and_recomputed_layers_read_many() -> None:
+def test_larger_models_read_fewer_tokens_a_pass_on_a_cpu() -> None:
+    found = [tokens(make_model(*shape), None) for shape in ((64, 2), (576, 30), (1024, 40), (8192, 80))]
+    assert all(most.student == most.teacher for most in found)
+    sizes = [most.student for most in found]
+    assert sizes[0] == DEFAULT_PASS_TOKENS > sizes[1] > sizes[2] > sizes[3] == MIN_TOKENS_CPU
     model = make_model(8192, 80)
-    assert default_pass_tokens(model, torch.device("cuda")) == DEFAULT_MICRO_BATCH_TOKENS
     model.gradient_checkpointing_enable()
-    assert default_pass_tokens(model, CPU) == DEFAULT_MICRO_BATCH_TOKENS
+    assert tokens(model, None).student == DEFAULT_PASS_TOKENS, "recomputed layers keep little"
+
+
+def test_passes_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
+    model = make_model(4096, 36)
+    model.gradient_checkpointing_enable()
+    plenty, scarce, none = (tokens(model, num * GB) for num in (40, 2, 0))
+    assert plenty == PassTokens(DEFAULT_PASS_TOKENS, MAX_TEACHER_PASS_TOKENS)
+    # Each layer's input, one layer whole (6 + 5 + 4 + 4 * 2 hidden sizes), and the hidden states of the loss.
+    assert scarce.student == 2 * GB // ((36 + 23 + 1) * 4096 * 2) < scarce.teacher
+    assert none == PassTokens(1, 1), "one sequence at a time"
+    assert tokens(model, 2 * GB, wanted=300) == PassTokens(300, 300), "the spec's number holds for either"
+
+
+def test_a_model_of_unknown_shape_has_the_default() -> None:
+    model = make_model(64, 2)
+    model.config.num_experts = 4
+    assert tokens(model, 40 * GB) == PassTokens.of_both(DEFAULT_PASS_TOKENS)

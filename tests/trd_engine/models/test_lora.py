@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from tests.trd_engine.tiny_runs import events
 from trd_engine.config import LoraConfig, parse_config
 from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.models import lora
 from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, merged_state_dict
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.model_setup import report_adapter
@@ -113,3 +115,67 @@ def test_a_whole_adapter_is_information(tmp_path: Path) -> None:
         "100% of the weights in the student's blocks, the layers down_proj, gate_up_proj, o_proj, qkv_proj"
         in (notice["message"])
     )
+
+
+class _Fp32Copies(TorchDispatchMode):
+    """Counts the copies of layer inputs in fp32."""
+
+    def __init__(self, num_values: int) -> None:
+        super().__init__()
+        self.num_values, self.num_copies = num_values, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.dtype == torch.float32:
+            self.num_copies += result.numel() == self.num_values
+        return result
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_inputs_are_not_copied_to_fp32_for_the_product_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, is_checkpointed: bool
+) -> None:
+    """With the same outputs and gradients, bit for bit, as with PEFT's own copies."""
+
+    def layer_after_a_pass(*, casts: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+        if casts:
+            monkeypatch.setattr(lora, "_cast_outside_autocast", lambda inputs, dtype: inputs.to(dtype))
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        adapted = add_adapter(model, LoraConfig(rank=4, target_modules=["down_proj"]), seed=1)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if is_checkpointed:
+            adapted.train()
+            adapted.gradient_checkpointing_enable({"use_reentrant": False})
+            adapted.enable_input_require_grads()
+        ids = torch.arange(24).unsqueeze(0)
+        with _Fp32Copies(24 * config.intermediate_size) as copies:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = adapted(input_ids=ids, use_cache=False).logits
+            logits.float().square().mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in adapted.parameters() if p.grad is not None])
+        return logits.detach(), gradient, copies.num_copies
+
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    without, with_copies = layer_after_a_pass(casts=False), layer_after_a_pass(casts=True)
+    assert torch.equal(without[0], with_copies[0])
+    assert torch.equal(without[1], with_copies[1])
+    assert without[2] == 0 < with_copies[2]
+
+
+def test_without_autocast_inputs_are_still_cast() -> None:
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=80, num_hidden_layers=1, head_dim=16, num_key_value_heads=32
+    )
+    adapted = add_adapter(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), LoraConfig(rank=4), seed=1)
+    assert adapted(input_ids=torch.arange(5).unsqueeze(0)).logits.isfinite().all()

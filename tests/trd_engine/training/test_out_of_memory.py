@@ -14,10 +14,10 @@ import torch
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
 from trd_engine.config import parse_config
 from trd_engine.distillation import sequences
-from trd_engine.distillation.batching import MicroBatch
+from trd_engine.distillation.batching import MicroBatch, PassTokens
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import PassTooLargeError
-from trd_engine.training import step
+from trd_engine.training import setup, step
 from trd_engine.training.loop import distil
 
 
@@ -58,9 +58,11 @@ def test_smaller_passes_give_the_run_that_began_with_them(
     notices = [event["message"] for event in events(tmp_path / "halved", "notice") if event["code"] == "passes_halved"]
     assert notices
     assert notices[0].startswith("the memory ran out in a pass over 8 sequences, ")
-    budget = int(notices[-1].partition("at most ")[2].split()[0])
-    assert budget <= 400
-    assert run(data, tmp_path / "small", micro_batch_tokens=budget) == halved
+    numbers = [int(word) for word in notices[-1].partition("at most ")[2].split() if word.isdigit()]
+    most = PassTokens(*numbers)
+    assert most.student < most.teacher <= 400
+    monkeypatch.setattr(setup, "pass_tokens", lambda *_: most)
+    assert run(data, tmp_path / "small") == halved
 
 
 def test_a_single_sequence_that_does_not_fit_ends_the_run_with_what_to_lower(
@@ -84,6 +86,6 @@ def test_several_processes_end_with_the_number_that_fits() -> None:
     class Packed:
         positions, num_student_tokens, num_teacher_tokens = (0, 1), 90, 120
 
-    batcher = sequences.Batcher(None, None, 128, torch.device("cpu"), World(0, 2))  # type: ignore[arg-type]
+    batcher = sequences.Batcher(None, None, PassTokens.of_both(128), torch.device("cpu"), World(0, 2))  # type: ignore[arg-type]
     with pytest.raises(PassTooLargeError, match=r"out; set optim\.micro_batch_tokens to at most 60"):
         batcher.with_smaller_passes([Packed()], PassTooLargeError("out"))  # type: ignore[list-item]

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tests.trd_engine.step_batches import CPU, gradient_after, load, make_setup, sequences
-from trd_engine.distillation.batching import split_into_micro_batches
+from trd_engine.distillation.batching import PassTokens, split_into_micro_batches
 from trd_engine.runtime.errors import NonFiniteError
 from trd_engine.training.step import optimizer_step
 from trd_engine.training.step_metrics import quantiles
 
 
-@pytest.mark.parametrize("max_tokens", [1, 60, 100, 10_000])
-def test_accumulation_does_not_change_loss_or_gradient(max_tokens: int) -> None:
+@pytest.mark.parametrize("max_tokens", [1, 60, 100, 10_000, PassTokens(60, 10_000), PassTokens(10_000, 60)])
+def test_accumulation_does_not_change_loss_or_gradient(max_tokens: PassTokens | int) -> None:
     """1 × 8 = 8 × 1: each token weighs 1/N of the whole batch, however it is split and padded."""
     whole = split_into_micro_batches(sequences(), max_tokens=1_000_000, device=CPU)
     split = split_into_micro_batches(sequences(), max_tokens=max_tokens, device=CPU)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trd_engine.distillation.batching import MicroBatch, split_into_micro_batches
+from trd_engine.distillation.batching import MicroBatch, PassTokens, split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest
 from trd_engine.distillation.model_pair import ModelPair
@@ -63,7 +63,7 @@ def score_completions(
     sequences: Sequence[TrainingSequence],
     *,
     watched: Mapping[int, int] | None = None,
-    max_tokens: int,
+    max_tokens: PassTokens | int,
 ) -> dict[int, ScoredCompletion]:
     """Each sequence's figures by its position. `watched` names a token id for some positions.
 

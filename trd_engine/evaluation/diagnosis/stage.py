@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trd_data.plain_json import finite
 from trd_engine.config import DiagnosisConfig
+from trd_engine.distillation.batching import PassTokens
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.alternatives import MAX_TRAJECTORIES, Alternatives, find_alternatives, largest
 from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
@@ -49,7 +50,7 @@ class RoundDiagnosis:
     tokenizer: PreTrainedTokenizerBase
     seed: int
     token_clip: float
-    max_tokens: int
+    max_tokens: PassTokens
     """Tokens of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
