@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from trd_engine.distillation.batching import MicroBatch, split_into_micro_batches
+from trd_engine.distillation.batching import MicroBatch, PassTokens, split_into_micro_batches
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.scoring import Figures
 from trd_engine.models.attention.packing import hidden_states
@@ -55,7 +55,7 @@ def find_alternatives(
     sequences: Sequence[TrainingSequence],
     places: Mapping[int, Sequence[int]],
     *,
-    max_tokens: int,
+    max_tokens: PassTokens | int,
 ) -> dict[int, tuple[Alternatives, ...]]:
     """Return the alternatives at `places` of each sequence, both by the trajectory's position.
 
