@@ -160,6 +160,10 @@ ProgressCallback = Callable[[GenerationProgress], None]
 progress, stays usable, and lets the exception through."""
 
 
+CompletionCallback = Callable[[int, Completion], None]
+"""Called with the number of a request and its completion as soon as this is whole, in the caller's thread."""
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """The teacher's most likely tokens at each token of a completion, at temperature 1.

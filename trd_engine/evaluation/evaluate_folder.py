@@ -28,6 +28,7 @@ from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.models.folders import FoundModel, find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, make_prompt_builder, require_context
 from trd_engine.rollouts.collect import Collector
+from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.distributed import ALONE
 from trd_engine.runtime.errors import SpecError
 from trd_engine.runtime.events import Reporter
@@ -73,13 +74,12 @@ def evaluate(
         kept, name = load_evaluation_problems(
             config.dataset, config.evaluation, config.task, config.seed, budgets, reporter, given=problems
         )
-        samplers = _samplers(config, found, tokenizer, reporter)
+        collector = Collector(_samplers(config, found, tokenizer, reporter), prompts, Verifier(task), reporter)
         try:
             reporter.phase("evaluating", round_index=0, num_rounds=0, step=0, num_steps=0)
-            collector = Collector(samplers, prompts, task, reporter)
             row = evaluate_student(kept, collector, config.evaluation, dataset=name, step=0, seed=config.seed)
         finally:
-            samplers.close()
+            collector.close()
         reporter.finished(0, {"scores": [asdict(row)]})
     return row
 

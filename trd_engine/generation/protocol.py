@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
 
 class Generator(Protocol):
@@ -23,6 +23,7 @@ class Generator(Protocol):
         *,
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request, in the order of `requests`. The same requests with the same seeds,
         settings and weights give the same completions."""
@@ -64,6 +65,7 @@ class TextGenerator(Protocol):
         sampling: SamplingSettings,
         *,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request, in the order of `requests`."""
         ...

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from trd_data.prompts import BuiltPrompt
 from trd_engine.generation.protocol import Generator, TextGenerator, TextRequest
 from trd_engine.generation.weight_sync import WeightSwitch
-from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
 
 @dataclass
@@ -51,29 +51,45 @@ class Samplers:
         sampling: SamplingSettings | None = None,
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request from the current student."""
         self.to_student()
         settings = sampling or self.student_sampling
-        return self.student.generate(requests, settings, with_logprobs=with_logprobs, on_progress=on_progress)
+        return self.student.generate(
+            requests, settings, with_logprobs=with_logprobs, on_progress=on_progress, on_completion=on_completion
+        )
 
     def sample_teacher(
-        self, requests: Sequence[GenerationRequest], *, on_progress: ProgressCallback | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request from the teacher, within the refinement's budget."""
         self.to_teacher()
-        return self.teacher.generate(requests, self.refine_sampling, on_progress=on_progress)
+        return self.teacher.generate(
+            requests, self.refine_sampling, on_progress=on_progress, on_completion=on_completion
+        )
 
     def refine(
-        self, prompts: Sequence[BuiltPrompt], seeds: Sequence[int], *, on_progress: ProgressCallback | None = None
+        self,
+        prompts: Sequence[BuiltPrompt],
+        seeds: Sequence[int],
+        *,
+        on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return the teacher's answer to each refining prompt; a served one is given the user's turn alone."""
         pairs = list(zip(prompts, seeds, strict=True))
         if self.served_teacher is not None:
             texts = [TextRequest(prompt.message, seed) for prompt, seed in pairs]
-            return self.served_teacher.complete(texts, self.refine_sampling, on_progress=on_progress)
+            return self.served_teacher.complete(
+                texts, self.refine_sampling, on_progress=on_progress, on_completion=on_completion
+            )
         requests = [GenerationRequest(prompt.token_ids, seed) for prompt, seed in pairs]
-        return self.sample_teacher(requests, on_progress=on_progress)
+        return self.sample_teacher(requests, on_progress=on_progress, on_completion=on_completion)
 
     def no_refinement(self) -> Completion:
         """Return the empty completion of a prompt that is not sent."""

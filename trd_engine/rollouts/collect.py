@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from trd_data.prompts import PromptBuilder
 from trd_engine.generation.samplers import Samplers
 from trd_engine.rollouts.refine import refine_share
-from trd_engine.rollouts.verify import verify_all
+from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
-from trd_engine.tasks.protocol import Task
 from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.served import ServedTeacher
-from trd_engine.types import UNVERIFIED, GenerationRequest, Problem, Trajectory, Verdict
+from trd_engine.types import UNVERIFIED, Completion, GenerationRequest, Problem, Trajectory, Verdict
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Collector:
     samplers: Samplers
     prompts: PromptBuilder
     """The student's."""
-    task: Task
+    verifier: Verifier
+    """Judges completions as soon as they are sampled."""
     reporter: Reporter
     teacher_prompts: TeacherPrompts | None = None
     """None: nothing is refined or scored, as in an evaluation."""
@@ -65,7 +65,11 @@ class Collector:
                 GenerationRequest(self.prompts.solve(problem), derive_seed(*request.seed_parts, problem.id, sample))
                 for problem, sample in share
             ]
-            completions = self.samplers.sample_student(requests, on_progress=self.reporter.generation_progress)
+            completions = self.samplers.sample_student(
+                requests,
+                on_progress=self.reporter.generation_progress,
+                on_completion=lambda number, completion: self._begin_verdict(share[number][0], completion),
+            )
             return [
                 Trajectory(problem, sample, request.prompt_token_ids, completion)
                 for (problem, sample), request, completion in zip(share, requests, completions, strict=True)
@@ -80,15 +84,22 @@ class Collector:
         assert self.teacher_prompts is not None
         self.reporter.enter("refining")
         seed_parts = (*request.seed_parts, "refine")
-        return refine_share(share, self.samplers, self.teacher_prompts, self.reporter, seed_parts=seed_parts)
+        return refine_share(
+            share,
+            self.samplers,
+            self.teacher_prompts,
+            self.reporter,
+            seed_parts=seed_parts,
+            on_refined=self._begin_verdict,
+        )
 
     def verify(self, share: Sequence[Trajectory]) -> list[Trajectory]:
-        """Judge every completion that has no verdict yet."""
+        """Return the share with all verdicts. Most were found while the completions after them were sampled."""
 
         def verify_share() -> list[Trajectory]:
             pending = [(t.problem, t.rollout.text) for t in share]
             pending += [(t.problem, t.refined.text) for t in share if t.refined and t.refined_verdict is UNVERIFIED]
-            verdicts = iter(verify_all(pending, self.task, self.reporter))
+            verdicts = iter(self.verifier.verdicts(pending, self.reporter))
             judged = [replace(t, rollout_verdict=next(verdicts)) for t in share]
 
             def refined_verdict(trajectory: Trajectory) -> Verdict | None:
@@ -98,6 +109,14 @@ class Collector:
             return [replace(t, refined_verdict=refined_verdict(t)) for t in judged]
 
         return self.reporter.run_independently(verify_share)
+
+    def _begin_verdict(self, problem: Problem, completion: Completion) -> None:
+        self.verifier.begin(problem, completion.text)
+
+    def close(self) -> None:
+        """Free the generators' memory, and end the verifier."""
+        self.verifier.close()
+        self.samplers.close()
 
     def score(self, share: Sequence[Trajectory]) -> list[Trajectory]:
         """Score the targets by a served teacher, if there is one, and join the shares of all processes in order.

@@ -6,7 +6,7 @@ Every rollout is refined, correct ones too: to keep only those that failed and w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from trd_data.prompts import BuiltPrompt
@@ -15,7 +15,7 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
 from trd_engine.teachers.prompts import TeacherPrompts
 from trd_engine.teachers.token_scores import UNSCORED_NOTICE
-from trd_engine.types import UNVERIFIED, Completion, Trajectory
+from trd_engine.types import UNVERIFIED, Completion, Problem, Trajectory
 
 
 def refine_share(
@@ -25,10 +25,12 @@ def refine_share(
     reporter: Reporter,
     *,
     seed_parts: tuple[object, ...],
+    on_refined: Callable[[Problem, Completion], None],
 ) -> list[Trajectory]:
     """Return this process's trajectories with their unverified refinements, in order. Collective.
 
-    A rollout whose prompt does not fit the budget, however much is cut, gets an empty refinement that is never judged.
+    `on_refined` is called with each refinement as soon as it is whole. A rollout whose prompt does not fit the budget,
+    however much is cut, gets an empty refinement that is never judged.
     """
     built = [prompts.refine(trajectory) for trajectory in share]
     fits = [len(b.token_ids) <= prompts.max_tokens for b in built]
@@ -38,7 +40,14 @@ def refine_share(
     def refine_fitting() -> list[Trajectory]:
         asked = [(t, b) for t, b, fit in zip(share, built, fits, strict=True) if fit]
         seeds = [derive_seed(*seed_parts, t.problem.id, t.sample) for t, _ in asked]
-        answers = iter(samplers.refine([b for _, b in asked], seeds, on_progress=reporter.generation_progress))
+        answers = iter(
+            samplers.refine(
+                [b for _, b in asked],
+                seeds,
+                on_progress=reporter.generation_progress,
+                on_completion=lambda number, completion: on_refined(asked[number][0].problem, completion),
+            )
+        )
         return [
             _refined(t, b, next(answers) if fit else samplers.no_refinement(), prompts.max_tokens, is_left_out=not fit)
             for t, b, fit in zip(share, built, fits, strict=True)

@@ -202,8 +202,8 @@ class Session:
         self.trajectories = None
 
     def close(self) -> None:
-        """Free the generators' memory."""
-        self.collector.samplers.close()
+        """Free the generators' memory, and end the verifier."""
+        self.collector.close()
 
     def _divergence(self, step: int) -> Divergence:
         return divergence_at(self.models.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)

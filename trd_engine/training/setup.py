@@ -18,6 +18,7 @@ from trd_engine.evaluation.monitor import Monitor
 from trd_engine.models.loading import require_context
 from trd_engine.rollouts.collect import Collector
 from trd_engine.rollouts.files import HELDOUT, ROUND
+from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import keep_freed_memory
 from trd_engine.runtime.seeds import seed_everything
@@ -81,7 +82,7 @@ def open_session(
     plan = plan_run(sets.train, config)
     reporter.boundary()
     samplers = make_samplers(config, models, tokenizers, reporter)
-    collector = Collector(samplers, prompts, task, reporter, teacher_prompts, config.refines, served)
+    collector = Collector(samplers, prompts, Verifier(task), reporter, teacher_prompts, config.refines, served)
     teacher = models.teacher.model if models.teacher is not None else None
     free_bytes = bytes_for_a_pass(models, samplers)
     wanted = config.optim.micro_batch_tokens

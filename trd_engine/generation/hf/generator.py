@@ -10,7 +10,7 @@ Legend: B rows still running, N new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,14 @@ from trd_engine.generation.hf.token_sampling import draw_uniforms, sample_tokens
 from trd_engine.generation.hf.window import DecodingWindow
 from trd_engine.models.loading import evaluation_mode, load_model
 from trd_engine.models.lora import STUDENT_ADAPTER, answering_with
-from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
 
 @dataclass
 class _Row:
     """One request while it is sampled."""
 
+    number: int
     request: GenerationRequest
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -79,12 +80,22 @@ class TransformersGenerator:
         *,
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """See `Generator.generate`."""
         max_model_len = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         check_requests(requests, sampling, max_model_len=max_model_len)
-        rows = [_Row(request) for request in requests]
+        rows = [_Row(number, request) for number, request in enumerate(requests)]
+        completions: dict[int, Completion] = {}
         meter = ProgressMeter(on_progress, len(rows))
+
+        def finish(row: _Row) -> None:
+            logprobs = row.logprobs if with_logprobs else None
+            completion = make_completion(row.token_ids, sampling.stop_token_ids, logprobs, self._tokenizer)
+            completions[row.number] = completion
+            if on_completion is not None:
+                on_completion(row.number, completion)
+
         adapter = answering_with(self._model, self._adapter) if isinstance(self._model, PeftModel) else nullcontext()
         autocast: AbstractContextManager[Any] = nullcontext()
         if self._autocast_dtype is not None:
@@ -93,14 +104,9 @@ class TransformersGenerator:
             lean = lean_decoder(self._model)
             for batch in _batches(rows, sampling.max_new_tokens, self._max_batch_tokens):
                 window = DecodingWindow(self._model, [row.request.prompt_token_ids for row in batch], lean)
-                self._sample_batch(batch, window, sampling, with_logprobs, meter)
+                self._sample_batch(batch, window, sampling, meter, finish, with_logprobs=with_logprobs)
         meter.report()
-        return [
-            make_completion(
-                row.token_ids, sampling.stop_token_ids, row.logprobs if with_logprobs else None, self._tokenizer
-            )
-            for row in rows
-        ]
+        return [completions[row.number] for row in rows]
 
     def use_adapter(self, folder: Path | None) -> None:
         """None: the bare model; any folder: the live adapter, which has its weights already."""
@@ -121,10 +127,12 @@ class TransformersGenerator:
         batch: list[_Row],
         window: DecodingWindow,
         sampling: SamplingSettings,
-        with_logprobs: bool,
         meter: ProgressMeter,
+        finish: Callable[[_Row], None],
+        *,
+        with_logprobs: bool,
     ) -> None:
-        """Sample every row of `batch` to its end."""
+        """Sample every row of `batch` to its end; `finish` is called with each row that has reached it."""
         uniforms_BN = draw_uniforms([row.request for row in batch], sampling.max_new_tokens).to(self._model.device)
         logits_BV = window.read_prompts(self._max_step_tokens, meter.report_if_due)
         for step in range(sampling.max_new_tokens):
@@ -133,6 +141,9 @@ class TransformersGenerator:
             is_last = step + 1 == sampling.max_new_tokens
             meter.num_tokens += len(batch)
             meter.num_done += len(batch) if is_last else sum(ended_B)
+            for row, ended in zip(batch, ended_B, strict=True):
+                if ended or is_last:
+                    finish(row)
             meter.report_if_due()
             kept = [slot for slot, ended in enumerate(ended_B) if not ended]
             if is_last or not kept:

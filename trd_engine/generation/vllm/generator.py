@@ -17,7 +17,7 @@ from trd_engine.generation.completions import ProgressMeter, check_requests, mak
 from trd_engine.generation.vllm.residence import kv_token_bytes
 from trd_engine.generation.vllm.runtime import engine_construction, engine_use, import_vllm
 from trd_engine.runtime.errors import CheckpointCorruptError, SpecError
-from trd_engine.types import Completion, GenerationRequest, ProgressCallback, SamplingSettings
+from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, RequestOutput, SamplingParams
@@ -138,6 +138,7 @@ class VllmGenerator:
         *,
         with_logprobs: bool = False,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """See `Generator.generate`."""
         check_requests(requests, sampling, max_model_len=self._max_model_len)
@@ -154,7 +155,10 @@ class VllmGenerator:
                 while len(completions) < len(requests):
                     self._admit(waiting, sampling, with_logprobs)
                     for output in self._engine.step():
-                        completions[output.request_id] = self._completion(output, sampling, with_logprobs)
+                        completion = self._completion(output, sampling, with_logprobs)
+                        completions[output.request_id] = completion
+                        if on_completion is not None:
+                            on_completion(int(output.request_id) - int(names[0]), completion)
                     self._report(meter, completions)
             except BaseException:
                 self._engine.abort_request([name for name in names if name not in completions])

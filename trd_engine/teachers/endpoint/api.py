@@ -19,7 +19,7 @@ from trd_engine.generation.completions import ProgressMeter
 from trd_engine.generation.protocol import TextRequest
 from trd_engine.teachers.endpoint.client import Endpoint, EndpointClient, MalformedAnswerError
 from trd_engine.teachers.endpoint.token_spelling import NotOneForOneError, Spelling, read_scores
-from trd_engine.types import Completion, ProgressCallback, SamplingSettings, TokenScores
+from trd_engine.types import Completion, CompletionCallback, ProgressCallback, SamplingSettings, TokenScores
 
 _UNEXPECTED_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """Errors of reading log-probabilities in another form than OpenAI's. The answer counts as one without them."""
@@ -84,6 +84,7 @@ class EndpointTeacher:
         sampling: SamplingSettings,
         *,
         on_progress: ProgressCallback | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """Return one completion per request, in order; `on_progress` may raise, as for `Generator.generate`.
 
@@ -98,10 +99,14 @@ class EndpointTeacher:
             meter.num_tokens = sum(len(answer.token_ids) for answer in answers)
             meter.report_if_due()
 
+        def read(document: Any, number: int) -> Completion:
+            completion = self._completion(document, sampling)
+            if on_completion is not None:
+                on_completion(number, completion)
+            return completion
+
         bodies = [self._chat_body(request, sampling) for request in requests]
-        completions = self._client.post_all(
-            "chat/completions", bodies, lambda document, _: self._completion(document, sampling), report
-        )
+        completions = self._client.post_all("chat/completions", bodies, read, report)
         meter.report()
         return completions
 

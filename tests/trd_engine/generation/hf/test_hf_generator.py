@@ -25,7 +25,7 @@ from tests.trd_engine.generation.random_models import (
 )
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.runtime.errors import ContextTooLongError, StopRequested
-from trd_engine.types import GenerationProgress, GenerationRequest
+from trd_engine.types import Completion, GenerationProgress, GenerationRequest
 
 
 def test_the_model_sees_the_prompt_ids_and_nothing_else(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -154,9 +154,13 @@ def test_gradient_checkpointing_stands_aside_and_works_afterwards(
 
 def test_progress_grows_to_the_whole(transformers_generator: TransformersGenerator) -> None:
     reports: list[GenerationProgress] = []
-    completions = transformers_generator.generate(make_requests(), SAMPLED, on_progress=reports.append)
+    single: dict[int, Completion] = {}
+    completions = transformers_generator.generate(
+        make_requests(), SAMPLED, on_progress=reports.append, on_completion=single.__setitem__
+    )
     assert reports == sorted(reports, key=lambda report: (report.num_tokens, report.num_done))
     assert reports[-1] == GenerationProgress(len(completions), len(completions), sum(map(len, ids(completions))))
+    assert [single[number] for number in range(len(single))] == completions
 
 
 def test_a_stop_is_obeyed_at_once_and_leaves_all_in_order(

@@ -186,10 +186,14 @@ def test_a_folder_without_an_adapter_or_weights_is_refused(vllm_generator: VllmG
 def test_progress_grows_to_the_whole(vllm_generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trd_engine.generation.completions.REPORT_SECONDS", 0.0)
     reports: list[GenerationProgress] = []
-    completions = vllm_generator.generate(make_requests(), SAMPLED, on_progress=reports.append)
+    single: dict[int, Completion] = {}
+    completions = vllm_generator.generate(
+        make_requests(), SAMPLED, on_progress=reports.append, on_completion=single.__setitem__
+    )
     assert len(reports) > SAMPLED.max_new_tokens / 2
     assert reports == sorted(reports, key=lambda report: (report.num_tokens, report.num_done))
     assert reports[-1] == GenerationProgress(len(completions), len(completions), sum(map(len, ids(completions))))
+    assert [single[number] for number in range(len(single))] == completions
 
 
 def test_a_stop_is_obeyed_at_once_and_leaves_the_engine_usable(vllm_generator: VllmGenerator) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trd_engine.rollouts.verify import verify_all
+from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.errors import VerifierUnavailableError
 from trd_engine.runtime.events import Reporter
 from trd_engine.tasks.math.normal_form import as_number, normalise
@@ -177,7 +177,7 @@ def test_a_verifier_that_never_starts_ends_the_run_and_judges_nothing(tmp_path: 
         Reporter(tmp_path) as reporter,
         pytest.raises(VerifierUnavailableError, match="'nonsense' does not start: Ass"),
     ):
-        verify_all(pairs, MathTask(pool), reporter)
+        Verifier(MathTask(pool)).verdicts(pairs, reporter)
     assert process_ids(pool) == []
 
 

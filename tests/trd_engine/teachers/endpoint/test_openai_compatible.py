@@ -16,7 +16,7 @@ from trd_engine.generation.protocol import TextRequest
 from trd_engine.runtime.errors import StopRequested, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.endpoint.client import Endpoint
-from trd_engine.types import GenerationProgress
+from trd_engine.types import Completion, GenerationProgress
 
 
 def teacher_at(server: ScriptedServer, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> EndpointTeacher:
@@ -195,12 +195,16 @@ def test_no_more_requests_at_a_time_than_allowed(tokenizer: PreTrainedTokenizerB
 def test_progress_grows_to_the_whole(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trd_engine.generation.completions.REPORT_SECONDS", 0.0)
     reports: list[GenerationProgress] = []
+    single: dict[int, Completion] = {}
     with serving(lambda received, number: chat_answer("ac")) as server:
         teacher = teacher_at(server, tokenizer, max_concurrency=1)
-        teacher.complete(make_text_requests(8), SAMPLED, on_progress=reports.append)
+        completions = teacher.complete(
+            make_text_requests(8), SAMPLED, on_progress=reports.append, on_completion=single.__setitem__
+        )
     assert len(reports) > 4
     assert reports == sorted(reports, key=lambda report: report.num_done)
     assert reports[-1] == GenerationProgress(8, 8, 24)
+    assert [single[number] for number in range(8)] == completions
 
 
 def test_a_stop_is_obeyed_while_the_server_is_silent(tokenizer: PreTrainedTokenizerBase) -> None:
