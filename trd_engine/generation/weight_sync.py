@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from peft import PeftModel
 
 from trd_engine.generation.protocol import Generator
-from trd_engine.models.fsdp import gather_full_model
+from trd_engine.models.fsdp import gather_full_model, save_adapter
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.runtime.distributed import ALONE, World
@@ -65,6 +66,8 @@ class _Role:
     adapter: str
     folder: Path
     """The folder from which the engine loads them."""
+    dtype: torch.dtype | None
+    """Of a full model's weights in the engine; None: as they are."""
     world: World = ALONE
     version: int = 0
     """0: the weights of step 0, which the engine has from the start."""
@@ -74,13 +77,12 @@ class _Role:
     def write(self) -> Path:
         """Write the newest weights if needed, and return their folder. Collective."""
         if self.written != self.version:
-            model = self.model if self.world.size == 1 else gather_full_model(self.model, self.world)
-            if model is not None:
+            if self.world.is_main:
                 shutil.rmtree(self.folder, ignore_errors=True)
-                if isinstance(model, PeftModel):
-                    model.save_pretrained(str(self.folder), selected_adapters=[self.adapter])
-                else:
-                    model.save_pretrained(self.folder)
+            if isinstance(self.model, PeftModel):
+                save_adapter(self.model, self.folder, self.adapter, self.world)
+            elif (whole := gather_full_model(self.model, self.world, self.dtype)) is not None:
+                whole.save_pretrained(str(self.folder))
             self.world.wait()
             self.written = self.version
         return sampler_weights_folder(self.folder, self.model, self.adapter)
@@ -100,16 +102,18 @@ class ServedWeights:
         step0_folder: Path,
         sync_folder: Path,
         teacher: TrainedModel | None = None,
+        dtype: torch.dtype | None = None,
         world: World = ALONE,
     ) -> None:
-        """`model` is the student, `teacher` the module that teaches if it differs from the student.
+        """`model` is the student, `teacher` the module that teaches if it differs from the student. `dtype` is that of
+        the generator's weights: more is not written.
 
         Each process has a separate generator, and all of them see `sync_folder`.
         """
         self._generator = generator
         self._step0_folder = step0_folder
-        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student", world)
-        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher", world)
+        self._student = _Role(model, STUDENT_ADAPTER, sync_folder / "student", dtype, world)
+        self._teacher = _Role(teacher or model, TEACHER_ADAPTER, sync_folder / "teacher", dtype, world)
         self._served: tuple[_Role | None, int] = (None, 0)
 
     def to_student(self) -> None:

@@ -8,8 +8,10 @@ the head is complete, and its gradient is reduced like all others.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
-from trd_engine.models.lora import STUDENT_ADAPTER
+from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
 from trd_engine.runtime.distributed import World
 
 T = TypeVar("T")
@@ -112,37 +114,81 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def gather_full_model(model: TrainedModel, world: World) -> TrainedModel | None:
-    """Return a plain copy of a sharded model on the CPU in the main process, and None in the others. Collective.
+def _gather(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
+    """Return the complete tensors on the CPU in the main process, and none in the others. Collective.
 
     Tensors are gathered one after another, so that a GPU holds only one full tensor at a time.
     """
-    weights: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        gathered = full_tensor(tensor)
+    gathered: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        complete = full_tensor(tensor)
         if world.is_main:
-            weights[name] = gathered.cpu()
-    if not world.is_main:
-        return None
-    copy = _without_storage(model)
-    copy.load_state_dict(weights, assign=True)
-    causal_lm_of(copy).tie_weights()
-    return copy
+            gathered[name] = complete.cpu()
+    return gathered
+
+
+def save_adapter(model: PeftModel, folder: Path, adapter: str, world: World) -> None:
+    """Write one adapter to `folder`, where PEFT puts it, gathering no other weight. Collective."""
+    own = [(name, t) for name, t in model.state_dict().items() if ".lora_" in name and f".{adapter}." in name]
+    weights = _gather(own, world)
+    if world.is_main:
+        settings = model.peft_config[adapter]
+        # PEFT keeps the names in a set, whose order, and with it the file, would be another one in every process.
+        settings.target_modules = sorted(settings.target_modules)  # type: ignore[attr-defined]
+        model.save_pretrained(str(folder), selected_adapters=[adapter], state_dict=weights)
+
+
+def gather_full_model(model: TrainedModel, world: World, dtype: torch.dtype | None = None) -> TrainedModel | None:
+    """Return a plain copy of a sharded model on the CPU in the main process, and None in the others. Collective.
+
+    With `dtype` its parameters are converted, except those that the architecture keeps in fp32.
+    """
+    weights = _gather(_converted(model, model.state_dict(), dtype), world)
+    return _with_weights(_without_storage(model), weights) if world.is_main else None
+
+
+def merged_model(model: PeftModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Return a copy of a model that is not sharded with its adapter merged; `dtype` as in `gather_full_model`."""
+    blank = _without_storage(causal_lm_of(model))
+    merged = _with_weights(blank, dict(_converted(blank, merged_state_dict(model), dtype)))
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+def _converted(
+    model: TrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each of the model's weights by name, one copy at a time."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    kept = causal_lm_of(model)._keep_in_fp32_modules_strict or ()
+    for name, tensor in weights.items():
+        is_kept = dtype is None or name not in parameters or any(part in name for part in kept)
+        yield name, tensor if is_kept else tensor.to(dtype)
+
+
+def _with_weights(blank: TrainedModel, weights: Mapping[str, Tensor]) -> TrainedModel:
+    blank.load_state_dict(weights, assign=True)
+    causal_lm_of(blank).tie_weights()
+    return blank
 
 
 def _without_storage(model: TrainedModel) -> TrainedModel:
     """Return a model of the same architecture on the meta device."""
     causal_lm = causal_lm_of(model)
     with torch.device("meta"):
-        blank: PreTrainedModel = AutoModelForCausalLM.from_config(causal_lm.config, dtype=causal_lm.dtype)
+        # A copy: a model's dtype is written into its settings when it is made, and when it is saved.
+        config = copy.deepcopy(causal_lm.config)
+        blank: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=causal_lm.dtype)
         blank.generation_config = causal_lm.generation_config
+        if hasattr(causal_lm, "_weight_conversions"):  # how transformers names the weights on the disk
+            blank._weight_conversions = causal_lm._weight_conversions
         if not isinstance(model, PeftModel):
             return blank
         # PEFT writes the base's local path into the settings that it gets.
         settings = {n: dataclasses.replace(own, base_model_name_or_path=None) for n, own in model.peft_config.items()}
-        copy = cast(PeftModel, get_peft_model(blank, settings[STUDENT_ADAPTER]))
+        whole = cast(PeftModel, get_peft_model(blank, settings[STUDENT_ADAPTER]))
         for name in settings.keys() - {STUDENT_ADAPTER}:
-            copy.add_adapter(name, settings[name])
+            whole.add_adapter(name, settings[name])
         for name, own in model.peft_config.items():
-            copy.peft_config[name].base_model_name_or_path = own.base_model_name_or_path
-        return copy
+            whole.peft_config[name].base_model_name_or_path = own.base_model_name_or_path
+        return whole

@@ -51,6 +51,13 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreT
     return model
 
 
+def export_dtype(source: str) -> torch.dtype | None:
+    """Return bf16 if the weights in a model's folder are stored in it; None: export what was trained as it is."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    dtype = config.dtype or config.get_text_config().dtype
+    return dtype if dtype == torch.bfloat16 else None
+
+
 def _repair_generation_settings(source: str, model: PreTrainedModel) -> None:
     """Correct generation settings that transformers loads but refuses to save, which would end the run at a checkpoint.
 

@@ -169,19 +169,20 @@ def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
 def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
     """Return the base model's weights with the adapter added, under the base model's own names.
 
-    Copies only the adapted layers. PEFT's merge and unmerge in place would leave rounding errors
+    Copies only the adapted weights. PEFT's merge and unmerge in place would leave rounding errors
     in the live weights, and a run would no longer be the same with and without a checkpoint.
     """
     base = causal_lm_of(model)
     merged: dict[str, Tensor] = {}
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
-    for key, value in base.state_dict(keep_vars=True).items():
+    for key, value in base.state_dict().items():
         if ".lora_" in key:
             continue
-        if ".base_layer." not in key:
-            merged[key] = value.detach()
-            continue
-        layer, _, leaf = key.partition(".base_layer.")
-        delta = adapted[layer].get_delta_weight(STUDENT_ADAPTER) if leaf == "weight" else None  # type: ignore[attr-defined]
-        merged[f"{layer}.{leaf}"] = value.detach() if delta is None else (value + delta).to(value.dtype)
+        layer, _, leaf = key.rpartition(".")
+        while layer.endswith(".base_layer"):  # fused experts have a wrapper for each of their weights, one in another
+            layer = layer.removesuffix(".base_layer")
+            if leaf == getattr(adapted[layer], "parameter_name", "weight"):
+                delta: Tensor = adapted[layer].get_delta_weight(STUDENT_ADAPTER)  # type: ignore[attr-defined]
+                value = (value + delta).to(value.dtype)
+        merged[f"{layer}.{leaf}" if layer else leaf] = value
     return merged

@@ -317,6 +317,7 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
         step0_folder=Path(config.student),
         sync_folder=reporter.out_dir / "sampler-weights",
         teacher=models.teacher.model if models.teacher is not None else None,
+        dtype=models.compute_dtype if engine == "vllm" else None,
         world=models.world,
     )
     return Samplers(student, teacher, switch, student_sampling, refine_sampling, served)

@@ -34,7 +34,13 @@ from trd_engine.training.checkpoints.resume_checks import (
     weights_identity,
 )
 from trd_engine.training.checkpoints.save import CheckpointSaver
-from trd_engine.training.checkpoints.state import TrainingState, read_state, restore_optimizer, restore_random
+from trd_engine.training.checkpoints.state import (
+    TrainingState,
+    read_state,
+    restore_optimizer,
+    restore_random,
+    restore_student,
+)
 from trd_engine.training.model_setup import (
     bytes_for_a_pass,
     load_models,
@@ -167,6 +173,7 @@ def _restore(session: Session, checkpoint: Path, sets: ProblemSets) -> None:
     require_same_weights(state.identity, weights_identity(session.config))
     require_same_data(state, sets.fingerprint, sets.evaluation_fingerprint)
     session.state = state
+    restore_student(folder, session.models.student)
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
     session.trajectories = ROUND.read(folder, sets.train)

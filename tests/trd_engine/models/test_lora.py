@@ -79,6 +79,40 @@ def test_all_layers_of_the_blocks_are_adapted_trained_and_merged(
     torch.testing.assert_close(plain(token_ids).logits, logits, atol=1e-5, rtol=1e-4)
 
 
+EXPERTS: dict[str, Any] = {
+    **SIZES,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
+def test_adapters_of_fused_experts_are_merged() -> None:
+    """PEFT wraps the experts of Qwen3-Next once for each of their two weights."""
+    model = add_adapter(make("qwen3_next", EXPERTS), LoraConfig(rank=2, alpha=4), seed=0)
+    assert {"gate_up_proj", "down_proj"} <= set(adapter_coverage(model).layers)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    token_ids = torch.tensor([[3, 4, 5, 6]])
+    plain, before = make("qwen3_next", EXPERTS), make("qwen3_next", EXPERTS).state_dict()
+    merged = merged_state_dict(model)
+    assert not torch.equal(
+        merged["model.layers.1.mlp.experts.down_proj"], before["model.layers.1.mlp.experts.down_proj"]
+    )
+    plain.load_state_dict(merged)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(token_ids).logits, model(token_ids).logits, atol=1e-5, rtol=1e-4)
+
+
 PARTS = {
     "fused experts": ("mixtral", {**SIZES, "num_local_experts": 4}, "auto", ("gate_up_proj", "down_proj", "gate")),
     "a few layers of choice": ("llama", SIZES, ["q_proj", "v_proj"], ("down_proj", "gate_proj", "up_proj", "o_proj")),

@@ -1,7 +1,7 @@
 """Checkpoints: all that is needed to resume, and Hugging Face folders to serve from.
 
 ``checkpoints/step-NNNNNNNN/`` holds ``model/`` (a folder of its own: full weights, or with LoRA the
-merged ones), ``adapter/`` (PEFT, with LoRA), ``state/`` (what resuming needs besides) and, written
+merged ones, in the base's dtype), ``adapter/`` (PEFT, with LoRA), ``state/`` (what resuming needs besides) and, written
 last, ``manifest.json``. A folder without a manifest that verifies is no checkpoint. No folder is
 deleted or replaced under its own name: a crash in the middle leaves no part of one that looks whole.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
@@ -22,8 +23,10 @@ from transformers import PreTrainedTokenizerBase
 from trd_data.templates import MODEL_PROMPTS_FILE
 from trd_engine.config import RunConfig
 from trd_engine.models.folders import ADAPTER_FOLDER, MANIFEST_FILE, MODEL_FOLDER
-from trd_engine.models.loading import TrainedModel, causal_lm_of
-from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
+from trd_engine.models.fsdp import gather_full_model, merged_model, save_adapter
+from trd_engine.models.loading import TrainedModel
+from trd_engine.models.lora import STUDENT_ADAPTER
+from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import CheckpointCorruptError
 from trd_engine.training.checkpoints.manifest import has_all_files, write_manifest
 from trd_engine.training.checkpoints.model_card import model_card
@@ -97,21 +100,24 @@ def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -
     return folder
 
 
-def write_weights(folder: Path, model: TrainedModel, extras: ExportExtras, *, merged: bool) -> list[str]:
-    """Write the model's folders below `folder`; returns their formats: full, or adapter and merged."""
+def write_weights(
+    folder: Path, model: TrainedModel, world: World, *, dtype: torch.dtype | None, merged: bool
+) -> list[str]:
+    """Write the model's folders below `folder`; return their formats: full, or adapter and merged. Collective.
+
+    `dtype` is that of a full or merged model; None: as it is in memory.
+    """
     if not isinstance(model, PeftModel):
-        model.save_pretrained(folder / MODEL_FOLDER)
-        _write_extras(folder / MODEL_FOLDER, extras)
+        whole = model if world.size == 1 and dtype is None else gather_full_model(model, world, dtype)
+        if whole is not None:
+            whole.save_pretrained(str(folder / MODEL_FOLDER))
         return ["full"]
-    settings = model.peft_config[STUDENT_ADAPTER]
-    # PEFT keeps the names in a set, whose order, and with it the file, would be another one in every process.
-    settings.target_modules = sorted(settings.target_modules)  # type: ignore[attr-defined]
-    model.save_pretrained(str(folder / ADAPTER_FOLDER), selected_adapters=[STUDENT_ADAPTER])
-    _write_extras(folder / ADAPTER_FOLDER, extras)
+    save_adapter(model, folder / ADAPTER_FOLDER, STUDENT_ADAPTER, world)
     if not merged:
         return ["adapter"]
-    causal_lm_of(model).save_pretrained(folder / MODEL_FOLDER, state_dict=merged_state_dict(model))
-    _write_extras(folder / MODEL_FOLDER, extras)
+    divided = model if world.size == 1 else gather_full_model(model, world)
+    if isinstance(divided, PeftModel):
+        merged_model(divided, dtype).save_pretrained(folder / MODEL_FOLDER)
     return ["adapter", "merged"]
 
 
@@ -151,8 +157,10 @@ def _put_back_replaced(folder: Path) -> None:
                 replaced.rename(own)
 
 
-def _write_extras(folder: Path, extras: ExportExtras) -> None:
-    extras.tokenizer.save_pretrained(str(folder))
-    (folder / "README.md").write_text(extras.card, encoding="utf-8")
-    if extras.prompts_file is not None:
-        shutil.copyfile(extras.prompts_file, folder / MODEL_PROMPTS_FILE)
+def write_extras(draft: Path, extras: ExportExtras) -> None:
+    """Write what goes beside the weights into each folder that is served from."""
+    for folder in filter(Path.is_dir, (draft / MODEL_FOLDER, draft / ADAPTER_FOLDER)):
+        extras.tokenizer.save_pretrained(str(folder))
+        (folder / "README.md").write_text(extras.card, encoding="utf-8")
+        if extras.prompts_file is not None:
+            shutil.copyfile(extras.prompts_file, folder / MODEL_PROMPTS_FILE)

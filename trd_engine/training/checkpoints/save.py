@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
 from trd_engine.distillation.model_pair import ModelPair
-from trd_engine.models.fsdp import gather_full_model
+from trd_engine.models.loading import export_dtype
 from trd_engine.rollouts.files import HELDOUT, ROUND
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.checkpoints.checkpoint import (
@@ -24,10 +24,11 @@ from trd_engine.training.checkpoints.checkpoint import (
     checkpoint_folder,
     commit_checkpoint,
     prune_checkpoints,
+    write_extras,
     write_weights,
 )
 from trd_engine.training.checkpoints.model_card import versions
-from trd_engine.training.checkpoints.state import TrainingState, write_state
+from trd_engine.training.checkpoints.state import TrainingState, write_state, write_student
 from trd_engine.types import Trajectory
 
 
@@ -118,12 +119,13 @@ class CheckpointSaver:
     def _write(self, draft: Path, progress: Progress, *, merged: bool) -> list[str]:
         """Write each process's shards, and from the main one all that is whole; return the formats of the weights."""
         world, folder = self.reporter.world, draft / STATE_FOLDER
-        student = self.models.student if world.size == 1 else gather_full_model(self.models.student, world)
-        formats = []
-        if student is not None:
-            extras = ExportExtras.of(self.config, progress.state, self.num_steps, self.tokenizer)
-            formats = write_weights(draft, student, extras, merged=merged)
-        write_state(folder, progress.state, self.models.student, self.optimizer, world)
+        student, dtype = self.models.student, export_dtype(self.config.student)
+        formats = write_weights(draft, student, world, dtype=dtype, merged=merged)
+        if world.is_main:
+            write_extras(draft, ExportExtras.of(self.config, progress.state, self.num_steps, self.tokenizer))
+        write_state(folder, progress.state, student, self.optimizer, world)
+        if formats == ["full"] and dtype is not None:
+            write_student(folder, student, world)
         if self.models.teacher_update is not None:
             self.models.teacher_update.write(folder, world)
         if world.is_main:

@@ -24,6 +24,7 @@ from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.types import ScoreRow
 
 OPTIMIZER_FILE = "optimizer"
+STUDENT_FILE = "student"
 
 
 @dataclass
@@ -78,6 +79,20 @@ def read_state(folder: Path) -> TrainingState:
     document = json.loads((folder / "state.json").read_text(encoding="utf-8"))["state"]
     scores = [ScoreRow(**row) for row in document.pop("scores")]
     return TrainingState(**document, scores=scores)
+
+
+def write_student(folder: Path, model: nn.Module, world: World) -> None:
+    """Write the weights exactly as they are trained, for a run whose exported model is in a narrower dtype."""
+    write_parts(folder, STUDENT_FILE, dict(model.named_parameters()), world)
+
+
+def restore_student(folder: Path, model: nn.Module) -> None:
+    """Put the weights written by `write_student` back, if there are any; else the exported model has all of them."""
+    if not any(folder.glob(f"{STUDENT_FILE}*.safetensors")):
+        return
+    stored = PartsReader(folder, STUDENT_FILE)
+    for name, parameter in model.named_parameters():
+        stored.read_into(name, parameter)
 
 
 def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
-from trd_engine.models.loading import load_model, load_tokenizer
+from trd_engine.models.loading import load_model
 from trd_engine.models.lora import AUTO_TARGETS, add_adapter
+from trd_engine.runtime.distributed import ALONE
 from trd_engine.training.checkpoints.checkpoint import (
-    ExportExtras,
     begin_checkpoint,
     checkpoint_draft,
     checkpoint_folder,
@@ -112,6 +112,6 @@ def test_an_adapters_settings_are_written_in_the_same_order_by_every_process(tmp
     folder = str(MODELS / "tiny-student")
     base = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     model = add_adapter(base, LoraConfig(rank=2, alpha=4), seed=0)
-    write_weights(tmp_path, model, ExportExtras(load_tokenizer(folder), "card", None), merged=False)
+    write_weights(tmp_path, model, ALONE, dtype=None, merged=False)
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["target_modules"] == sorted(AUTO_TARGETS)
