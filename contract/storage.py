@@ -91,6 +91,15 @@ class Storage:
         pieces = iter(lambda: source.read(CHUNK_BYTES), b"")
         self._put(key, _verified(pieces, key, sha256) if sha256 is not None else pieces)
 
+    def copy(self, source: str, key: str) -> None:
+        """Give a stored file a second key without sending its content again. Each key is removed separately."""
+        if self._folder is not None:
+            with _as_os_error(source):
+                _link_file(self._folder / source, self._folder / key)
+            return
+        with _as_os_error(source):
+            obstore.copy(self._store, source, key)
+
     def write(self, key: str, content: bytes) -> None:
         """Store a small content."""
         self._put(key, content)
@@ -248,6 +257,17 @@ def _replace_file(path: Path, pieces: Iterable[bytes]) -> None:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link_file(source: Path, path: Path) -> None:
+    """Let `path` be the same file as `source`: stored files are replaced, never changed."""
+    make_private_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        draft.hardlink_to(source)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

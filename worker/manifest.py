@@ -7,13 +7,16 @@ not a checkpoint.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, MutableMapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contract.storage import ContentChangedError, Storage
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 
@@ -67,9 +70,17 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def store_checkpoint(
-    storage: Storage, folder: Path, prefix: str, *, interrupted: Callable[[], bool]
+    storage: Storage,
+    folder: Path,
+    prefix: str,
+    *,
+    interrupted: Callable[[], bool],
+    stored: MutableMapping[str, str] | None = None,
 ) -> tuple[Manifest, str]:
     """Copy a finished checkpoint to `prefix`; returns its manifest and the sha256 of the manifest's file.
+
+    `stored` has the keys, by sha256, of the checkpoint before, and gets those of this one. A file with the same
+    content, such as a round's trajectories, is copied within the storage, not sent again.
 
     Raises `CheckpointCorruptError` if the folder is not what its manifest says, OSError if the storage or the folder
     fails, and InterruptedError once `interrupted` returns true.
@@ -79,13 +90,31 @@ def store_checkpoint(
     for listed in manifest.files:
         if interrupted():
             raise InterruptedError(f"the upload of {folder.name} was interrupted")
+        key = f"{prefix}/{listed.name}"
+        if _is_copied(storage, (stored or {}).get(listed.sha256), key):
+            continue
         try:
             with (folder / listed.name).open("rb") as file:
-                storage.store(file, f"{prefix}/{listed.name}", sha256=listed.sha256)
+                storage.store(file, key, sha256=listed.sha256)
         except ContentChangedError as error:
             raise CheckpointCorruptError(str(error)) from error
+    if stored is not None:
+        stored.clear()
+        stored.update({listed.sha256: f"{prefix}/{listed.name}" for listed in manifest.files})
     storage.write(f"{prefix}/{MANIFEST_NAME}", content)
     return manifest, hashlib.sha256(content).hexdigest()
+
+
+def _is_copied(storage: Storage, source: str | None, key: str) -> bool:
+    """Copy a stored file; return False if there is none, or if the storage cannot, for example above 5 GB on S3."""
+    if source is None:
+        return False
+    try:
+        storage.copy(source, key)
+    except OSError as error:
+        logger.info("%s is uploaded, not copied from %s: %s", key, source, error)
+        return False
+    return True
 
 
 def fetch_checkpoint(storage: Storage, prefix: str, target: Path, *, manifest_sha256: str) -> Manifest:

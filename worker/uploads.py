@@ -41,6 +41,8 @@ class CheckpointUploads:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{attempt.job_id}")
         self._newest: Future[None] | None = None
         self._local_copy: Path | None = None
+        self._stored: dict[str, str] = {}
+        """Keys of the newest stored checkpoint's files, by sha256."""
 
     def submit(self, event: CheckpointEvent) -> None:
         """Queue the checkpoint for storing."""
@@ -84,7 +86,9 @@ class CheckpointUploads:
     def _store_once(self, event: CheckpointEvent) -> None:
         prefix = checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)
         folder = self._attempt.run_dir / event.path
-        manifest, sha256 = store_checkpoint(self._attempt.storage, folder, prefix, interrupted=self._attempt.is_lost)
+        manifest, sha256 = store_checkpoint(
+            self._attempt.storage, folder, prefix, interrupted=self._attempt.is_lost, stored=self._stored
+        )
         with self._attempt.write() as session:
             replaced = repository.add_checkpoint(session, self._attempt.lease, prefix, manifest, sha256)
         self._remove_files(replaced)

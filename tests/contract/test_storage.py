@@ -48,6 +48,21 @@ def test_a_file_comes_back_as_it_was_stored(storage: Storage, tmp_path: Path, co
     assert storage.folders("a") == ["b"]
 
 
+def test_a_copied_file_has_two_keys_that_are_removed_separately(storage: Storage) -> None:
+    storage.write("a/f", b"content")
+    storage.write("b/f", b"older")
+    for _ in range(2):
+        storage.copy("a/f", "b/f")
+    storage.write("a/f", b"newer")
+    assert (storage.read("a/f"), storage.read("b/f")) == (b"newer", b"content")
+    storage.remove_tree("a")
+    assert storage.read("b/f") == b"content"
+    with pytest.raises(FileNotFoundError):
+        storage.copy("a/f", "c/f")
+    with pytest.raises(StoredFileMissingError):
+        storage.read("c/f")
+
+
 def test_a_part_is_read_in_chunks(storage: Storage) -> None:
     content = LARGE[: 2 * CHUNK_BYTES + 100]
     storage.write("f", content)

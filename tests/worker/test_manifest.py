@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -59,6 +60,53 @@ def test_no_manifest_is_stored_where_a_file_is_not_what_it_says(storage: Storage
         storage.read(f"{PREFIX}/manifest.json")
     with pytest.raises(FileNotFoundError):
         storage.read(f"{PREFIX}/model/model.safetensors")
+
+
+def sent(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys whose content is sent to the storage from now on."""
+    keys: list[str] = []
+    store = storage.store
+
+    def noted(source: IO[bytes], key: str, *, sha256: str | None = None) -> None:
+        keys.append(key)
+        store(source, key, sha256=sha256)
+
+    monkeypatch.setattr(storage, "store", noted)
+    return keys
+
+
+def test_a_file_of_the_checkpoint_before_is_sent_once_and_outlives_it(
+    storage: Storage, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, stored, later = sent(storage, monkeypatch), dict[str, str](), f"{PREFIX}-later"
+    store_checkpoint(storage, checkpoint, PREFIX, interrupted=never, stored=stored)
+    rewrite(checkpoint, "model/model.safetensors", b"trained on")
+    _, digest = store_checkpoint(storage, checkpoint, later, interrupted=never, stored=stored)
+    assert keys[2:] == [f"{later}/model/model.safetensors"]
+    storage.remove_tree(PREFIX)
+    fetch_checkpoint(storage, later, tmp_path / "resume", manifest_sha256=digest)
+    assert (tmp_path / "resume" / "state" / "rng.bin").read_bytes() == b"\x00\x01"
+
+
+def test_a_file_that_the_storage_cannot_copy_is_sent(
+    storage: Storage, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, stored, later = sent(storage, monkeypatch), dict[str, str](), f"{PREFIX}-later"
+    store_checkpoint(storage, checkpoint, PREFIX, interrupted=never, stored=stored)
+    storage.remove_tree(PREFIX)
+    _, digest = store_checkpoint(storage, checkpoint, later, interrupted=never, stored=stored)
+    assert len(keys) == 4
+    fetch_checkpoint(storage, later, tmp_path / "resume", manifest_sha256=digest)
+
+
+def rewrite(checkpoint: Path, name: str, content: bytes) -> None:
+    """Change a file and its line in the manifest."""
+    (checkpoint / name).write_bytes(content)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    for line in manifest["files"]:
+        if line["name"] == name:
+            line |= {"num_bytes": len(content), "sha256": sha256(content)}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_an_upload_can_be_given_up(storage: Storage, checkpoint: Path) -> None:

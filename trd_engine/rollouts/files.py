@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trd_data.prompts import PromptBuilder
 from trd_engine.teachers.token_scores import with_stored_scores, write_scores
@@ -32,28 +34,61 @@ def write_trajectories(
     trajectories: Sequence[Trajectory],
     prompts: PromptBuilder,
     *,
-    diagnosed: Mapping[int, DiagnosedTokens] | None = None,
     steps: Mapping[int, int] | None = None,
 ) -> None:
     """Write one JSON line per trajectory; the file appears complete or not at all.
 
-    Trajectories whose position is in `diagnosed` also get ``kl_per_token_rollout``, ``kl_per_token_refined`` and
-    ``token_detail``. `steps` has the first step that trains on a position, written as ``step``.
+    `steps` has the first step that trains on a position, written as ``step``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with _whole_file(path) as file:
         for position, trajectory in enumerate(trajectories):
             line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
             if steps is not None:
                 line["step"] = steps.get(position)
-            if found := (diagnosed or {}).get(position):
-                line |= {"kl_per_token_rollout": found.kl_rollout, "kl_per_token_refined": found.kl_refined}
-                line["token_detail"] = found.detail
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(_line(line))
+
+
+def write_diagnosed(path: Path, source: Path, diagnosed: Mapping[int, DiagnosedTokens]) -> None:
+    """Write the trajectories of the file `source`, those at the positions of `diagnosed` with ``kl_per_token_rollout``,
+    ``kl_per_token_refined`` and ``token_detail``. If there are none, `path` becomes a link to `source`."""
+    if not diagnosed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _link(source, path)
+        return
+    with _whole_file(path) as file, source.open("rb") as lines:
+        for position, line in enumerate(lines):
+            if found := diagnosed.get(position):
+                own = {"kl_per_token_rollout": found.kl_rollout, "kl_per_token_refined": found.kl_refined}
+                line = _line(json.loads(line) | own | {"token_detail": found.detail})
+            file.write(line)
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, ensure_ascii=False) + "\n").encode()
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that appears at `path` once it is complete and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _link(source: Path, path: Path) -> None:
+    """Let `path` be the same file as `source`, or a copy if the file system has no hard links."""
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # a file is not renamed to another name of its own
 
 
 def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajectory]:
@@ -123,15 +158,30 @@ def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
 
 @dataclass(frozen=True)
 class KeptTrajectories:
-    """Two files of a checkpoint's state folder; the second is there where a served teacher gave scores."""
+    """Two files of a checkpoint's state folder; the second exists if a served teacher gave scores."""
 
     trajectories_name: str
     scores_name: str
 
-    def write(self, folder: Path, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> None:
-        """Both files, each whole or not at all."""
-        write_trajectories(folder / self.trajectories_name, trajectories, prompts)
+    def write(
+        self,
+        folder: Path,
+        trajectories: Sequence[Trajectory],
+        prompts: PromptBuilder,
+        *,
+        steps: Mapping[int, int] | None = None,
+    ) -> None:
+        """Write both files, each whole or not at all; `steps` as in `write_trajectories`."""
+        (folder / self.scores_name).unlink(missing_ok=True)
+        write_trajectories(folder / self.trajectories_name, trajectories, prompts, steps=steps)
         write_scores(folder / self.scores_name, trajectories)
+
+    def link(self, source: Path, folder: Path) -> None:
+        """Let `folder` have the files that `write` wrote to the folder `source`, without writing them again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (self.trajectories_name, self.scores_name):
+            if (source / name).exists():
+                _link(source / name, folder / name)
 
     def read(self, folder: Path, problems: Iterable[Problem]) -> list[Trajectory] | None:
         """Return what `write` wrote; None if it wrote nothing."""
@@ -139,6 +189,11 @@ class KeptTrajectories:
         if not path.exists():
             return None
         return with_stored_scores(folder / self.scores_name, read_trajectories(path, problems))
+
+
+def round_folder(out_dir: Path, round_index: int) -> Path:
+    """Return the folder of a round's files in the output of a run."""
+    return out_dir / "rounds" / f"{round_index:04d}"
 
 
 ROUND = KeptTrajectories("trajectories.jsonl", "teacher_scores.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from trd_engine.distillation.token_weights import problem_weights
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, write_report
 from trd_engine.evaluation.monitor import Monitor
 from trd_engine.rollouts.collect import CollectionRequest, Collector
-from trd_engine.rollouts.files import DiagnosedTokens, write_trajectories
+from trd_engine.rollouts.files import ROUND, DiagnosedTokens, round_folder, write_diagnosed
 from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
 from trd_engine.runtime.errors import NonFiniteError, PassTooLargeError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
+from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER
 from trd_engine.training.checkpoints.model_card import versions
 from trd_engine.training.checkpoints.save import CheckpointSaver, Progress
 from trd_engine.training.checkpoints.state import TrainingState, restore_torch_random, torch_random_state
@@ -115,6 +117,15 @@ class Session:
         self.state.sampler_gap = self.monitor.probe_sampler()
         self.reporter.metrics(self.state.step, self.state.round, {"sampler_gap": self.state.sampler_gap})
 
+    def write_round(self, trajectories: Sequence[Trajectory]) -> None:
+        """Write the trajectories of the round once; its checkpoints link to these files."""
+        state = self.state
+        if not self.reporter.world.is_main:
+            return
+        round_steps = first_steps(trajectories, self.config, state.round, self.plan.rounds[state.round].num_steps)
+        steps = {position: state.step + round_step + 1 for position, round_step in round_steps.items()}
+        ROUND.write(self._round_file(STATE_FOLDER), trajectories, self.collector.prompts, steps=steps)
+
     def diagnose(self, trajectories: Sequence[Trajectory]) -> None:
         """Diagnose a sample of the round, and report the round; before its first step changes the student.
 
@@ -125,10 +136,8 @@ class Session:
             return
         found = self._diagnose_sample(trajectories)
         path = self._round_file(TRAJECTORIES_FILE)
-        round_steps = first_steps(trajectories, self.config, state.round, self.plan.rounds[state.round].num_steps)
-        steps = {position: state.step + round_step + 1 for position, round_step in round_steps.items()}
         if self.reporter.world.is_main:
-            write_trajectories(path, trajectories, self.collector.prompts, diagnosed=found, steps=steps)
+            write_diagnosed(path, self._round_file(STATE_FOLDER) / ROUND.trajectories_name, found)
         self.reporter.event(
             "trajectories",
             path=path.relative_to(self.reporter.out_dir).as_posix(),
@@ -197,6 +206,8 @@ class Session:
 
     def end_round(self) -> None:
         """Drop the round's trajectories: the next round's come from the new student."""
+        if self.reporter.world.is_main:
+            shutil.rmtree(self._round_file(STATE_FOLDER), ignore_errors=True)
         self.state.round += 1
         self.state.round_step = 0
         self.trajectories = None
@@ -229,4 +240,4 @@ class Session:
         return NonFiniteError(f"{error}; see {folder.relative_to(out_dir).as_posix()} in the run's folder")
 
     def _round_file(self, name: str) -> Path:
-        return self.reporter.out_dir / "rounds" / f"{self.state.round:04d}" / name
+        return round_folder(self.reporter.out_dir, self.state.round) / name

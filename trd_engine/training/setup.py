@@ -17,7 +17,7 @@ from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis
 from trd_engine.evaluation.monitor import Monitor
 from trd_engine.models.loading import require_context
 from trd_engine.rollouts.collect import Collector
-from trd_engine.rollouts.files import HELDOUT, ROUND
+from trd_engine.rollouts.files import HELDOUT, ROUND, round_folder
 from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import keep_freed_memory
@@ -177,6 +177,8 @@ def _restore(session: Session, checkpoint: Path, sets: ProblemSets) -> None:
     restore_optimizer(folder, session.models.student, session.optimizer)
     restore_random(folder)
     session.trajectories = ROUND.read(folder, sets.train)
+    if session.trajectories is not None and session.reporter.world.is_main:
+        ROUND.link(folder, round_folder(session.reporter.out_dir, state.round) / STATE_FOLDER)
     session.monitor.heldout = HELDOUT.read(folder, sets.evaluation) or []
     if state.step > 0:
         session.collector.samplers.student_changed()

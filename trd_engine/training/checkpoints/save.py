@@ -14,7 +14,7 @@ from trd_data.prompts import PromptBuilder
 from trd_engine.config import RunConfig
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models.loading import export_dtype
-from trd_engine.rollouts.files import HELDOUT, ROUND
+from trd_engine.rollouts.files import HELDOUT, ROUND, round_folder
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.checkpoints.checkpoint import (
     STATE_FOLDER,
@@ -130,7 +130,7 @@ class CheckpointSaver:
             self.models.teacher_update.write(folder, world)
         if world.is_main:
             if progress.trajectories is not None:
-                ROUND.write(folder, progress.trajectories, self.prompts)
+                ROUND.link(round_folder(self.reporter.out_dir, progress.state.round) / STATE_FOLDER, folder)
             if progress.heldout:
                 HELDOUT.write(folder, progress.heldout, self.prompts)
         return formats

@@ -47,6 +47,11 @@ def test_a_full_model_is_exported_in_bf16_and_trained_on_in_fp32(tmp_path: Path)
     resumed = checkpoint_folder(run(tmp_path, "resumed", checkpoint_folder(whole, 1)), 2)
     for name in ("model/model.safetensors", "state/student.safetensors", "state/optimizer.safetensors"):
         assert (resumed / name).read_bytes() == (last / name).read_bytes()
+    # The round's trajectories are written once: both checkpoints, and the file for users, are links to one file.
+    first, second = (checkpoint_folder(whole, step) / "state" / "trajectories.jsonl" for step in (0, 1))
+    assert second.samefile(first)
+    assert first.samefile(whole / "rounds" / "0000" / "trajectories.jsonl")
+    assert not (whole / "rounds" / "0000" / "state").exists()
 
 
 def test_a_merged_model_is_exported_in_bf16(tmp_path: Path) -> None:
