@@ -7,7 +7,7 @@ that they pass (`chat_template.FolderTokenizer`, or the one of transformers).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,7 +93,7 @@ class PromptBuilder:
         solutions = {notice, problem.solution or ""} if privileged else {notice}
         return min(len(self._render(template, problem=problem.problem, attempt="", solution=s)) for s in solutions)
 
-    def decode_prompt(self, token_ids: tuple[int, ...]) -> str:
+    def decode_prompt(self, token_ids: Sequence[int]) -> str:
         """Return the prompt as the model sees it, special tokens included, for people to read."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 

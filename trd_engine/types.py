@@ -44,7 +44,7 @@ class SamplingSettings:
 class Completion:
     """One sampled completion."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     """The sampled ids, including the end-of-turn token if `finish_reason` is stop."""
     text: str
     """Decoded without special tokens; for people and verifiers, never encoded again for the loss."""
@@ -82,11 +82,11 @@ class Trajectory:
 
     problem: Problem
     sample: int
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
     """The student's solving prompt, after which it scores either."""
     rollout: Completion
     rollout_verdict: Verdict = UNVERIFIED
-    refine_prompt_token_ids: tuple[int, ...] | None = None
+    refine_prompt_token_ids: Sequence[int] | None = None
     """The teacher's refining prompt, after which y_r was sampled and is scored."""
     refined: Completion | None = None
     refined_verdict: Verdict | None = None
@@ -120,9 +120,9 @@ class Trajectory:
 class TrainingSequence:
     """One target trajectory between its two prompts, ready to be scored by both models."""
 
-    student_prompt_ids: tuple[int, ...]
-    teacher_prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
+    student_prompt_ids: Sequence[int]
+    teacher_prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
     """The trained tokens, the same ids after both prompts."""
     position: int
     """Position of the trajectory in its round."""

@@ -6,17 +6,21 @@ Whole runs are in `rank_runs`: this module imports little, so that its processes
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
+from array import array
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from trd_engine.rollouts.exchange import join_shares
 from trd_engine.runtime import distributed
 from trd_engine.runtime.distributed import open_world
-from trd_engine.types import TokenScores
+from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdict
 
 
 def exchange(_folder: Path) -> None:
@@ -46,6 +50,41 @@ def _scores_of(length: int) -> TokenScores:
     )
 
 
+def join(_folder: Path) -> None:
+    """Trajectories of all kinds, in the order of one process; what is sent besides ids and texts is small."""
+    problems = [Problem(str(number), "?", "1", extra={"tests": "x" * 9000}) for number in range(7)]
+    pairs = [(problem, sample) for problem in problems for sample in range(2)]
+    whole = [_trajectory(number, *pair) for number, pair in enumerate(pairs)]
+    with open_world(3) as world:
+        sent, gather = list[int](), dist.all_gather_object
+
+        def measured(parts: list[Any], mine: Any, **options: Any) -> None:
+            sent.append(len(pickle.dumps(mine)))
+            gather(parts, mine, **options)
+
+        dist.all_gather_object = measured
+        share = [whole[number] for number in world.share(len(whole))]
+        joined = join_shares(share, pairs, world)
+        assert joined == whole
+        assert {t.prompt_token_ids.itemsize for t in joined} == {4}  # type: ignore[attr-defined]
+        assert sum(sent) < 400 * len(share) < 10 * sum(len(t.rollout.token_ids) for t in share)
+        assert join_shares(share[:1] if world.is_main else [], pairs[:1], world) == whole[:1]
+        assert join_shares([], [], world) == []
+
+
+def _trajectory(number: int, problem: Problem, sample: int) -> Trajectory:
+    """One with, one without a refinement, and one whose refinement is empty; texts with surrogates."""
+    ids, text = array("i", range(number, number + 5000)), f"½ \ud800 {number}"
+    refinement: dict[str, Any] = {}
+    if number % 3:
+        empty = Completion(array("i"), "", "length")
+        refined = Completion(ids[: 7 * number], text * 2, "length") if number % 3 == 1 else empty
+        verdict = Verdict(False, "time-out", "time-out") if number % 2 else None
+        refinement = {"refine_prompt_token_ids": ids[:9], "refined": refined, "refined_verdict": verdict}
+    rollout = Completion(ids, text, "stop")
+    return Trajectory(problem, sample, ids[:3], rollout, Verdict(number % 2 == 0, "1"), notices=(text,), **refinement)
+
+
 def last(folder: Path) -> None:
     """Until somebody ends them."""
     with open_world(2) as world:
@@ -66,7 +105,7 @@ def stall(_folder: Path) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-SCENES = (exchange, last, stall)
+SCENES = (exchange, join, last, stall)
 
 if __name__ == "__main__":
     {scene.__name__: scene for scene in SCENES}[sys.argv[1]](Path(sys.argv[2]))

@@ -167,7 +167,7 @@ def _collate(group: Sequence[TrainingSequence], device: torch.device) -> MicroBa
 
 
 def _score_after(
-    prompts: Sequence[tuple[int, ...]], group: Sequence[TrainingSequence], device: torch.device
+    prompts: Sequence[Sequence[int]], group: Sequence[TrainingSequence], device: torch.device
 ) -> ScoredTokens:
     texts = [(*prompt, *s.completion_ids) for prompt, s in zip(prompts, group, strict=True)]
     # Equal lengths next to each other: attention computes them as one batch.

@@ -11,6 +11,7 @@ from trd_data.prompts import PromptBuilder
 from trd_engine.config import EvaluationConfig
 from trd_engine.evaluation.intervals import pass_curve, summarise
 from trd_engine.rollouts.collect import CollectionRequest, Collector
+from trd_engine.rollouts.exchange import join_shares
 from trd_engine.types import Problem, ScoreRow, Trajectory
 
 _MAX_DATASETS = 100
@@ -26,8 +27,8 @@ def evaluate_student(
     `num_probe_samples` problems. The seeds do not depend on the step, so that the scores of two steps are paired.
     """
     k, reporter = config.k, collector.reporter
-    share = collector.verify(collector.sample(CollectionRequest(problems, k, (seed, "evaluation"))))
-    trajectories = reporter.world.gather(share)
+    request = CollectionRequest(problems, k, (seed, "evaluation"))
+    trajectories = join_shares(collector.verify(collector.sample(request)), request.pairs, reporter.world)
     correct = [t.rollout_verdict.correct for t in trajectories]
     correct_PK = [correct[start : start + k] for start in range(0, len(correct), k)]
     scores = summarise(correct_PK)

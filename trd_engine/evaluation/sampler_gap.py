@@ -62,7 +62,7 @@ def measure_sampler_gap(
 
 
 @torch.no_grad()
-def _trainer_logprobs(models: ModelPair, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
+def _trainer_logprobs(models: ModelPair, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
     models.student.eval()
     sequence = TrainingSequence(prompt, prompt, completion, 0)
     (batch,) = split_into_micro_batches([sequence], max_tokens=1, device=models.device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from trd_data.prompts import PromptBuilder
 from trd_engine.generation.samplers import Samplers
+from trd_engine.rollouts.exchange import join_shares
 from trd_engine.rollouts.refine import refine_share
 from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.events import Reporter
@@ -27,6 +28,11 @@ class CollectionRequest:
     samples_per_prompt: int
     seed_parts: tuple[object, ...]
     """Names the run and the round: the same parts give the same trajectories."""
+
+    @property
+    def pairs(self) -> list[tuple[Problem, int]]:
+        """The problem and the number of each sample, in the order of the trajectories."""
+        return [(problem, sample) for problem in self.problems for sample in range(self.samples_per_prompt)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Collector:
 
     def collect(self, request: CollectionRequest) -> list[Trajectory]:
         """Return the trajectories of all stages, in the order of the request's problems. Collective."""
-        return self.score(self.verify(self.refine(self.roll_out(request), request)))
+        return self.score(self.verify(self.refine(self.roll_out(request), request)), request)
 
     def roll_out(self, request: CollectionRequest) -> list[Trajectory]:
         """Sample the student's rollouts y_o of this process's share."""
@@ -56,7 +62,7 @@ class Collector:
 
     def sample(self, request: CollectionRequest) -> list[Trajectory]:
         """As `roll_out`, within the current phase and with exactly the seeds that `seed_parts` give."""
-        pairs = [(problem, i) for problem in request.problems for i in range(request.samples_per_prompt)]
+        pairs = request.pairs
         share = [pairs[i] for i in self.reporter.world.share(len(pairs))]
         self.samplers.to_student()
 
@@ -118,15 +124,16 @@ class Collector:
         self.verifier.close()
         self.samplers.close()
 
-    def score(self, share: Sequence[Trajectory]) -> list[Trajectory]:
+    def score(self, share: Sequence[Trajectory], request: CollectionRequest) -> list[Trajectory]:
         """Score the targets by a served teacher, if there is one, and join the shares of all processes in order.
 
         A local teacher scores while it trains. Collective.
         """
         world, served = self.reporter.world, self.served_teacher
         if served is None:
-            return world.gather(share)
+            return join_shares(share, request.pairs, world)
         assert self.teacher_prompts is not None
-        trajectories = world.gather(served.score(share, self.teacher_prompts.builder, self.reporter))
+        scored = served.score(share, self.teacher_prompts.builder, self.reporter)
+        trajectories = join_shares(scored, request.pairs, world)
         served.report_unscored(trajectories, self.reporter)
         return trajectories

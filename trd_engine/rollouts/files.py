@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajector
 
 def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> dict[str, Any]:
     """Return a trajectory as a JSON object; `prompt` is its solving prompt as readable text."""
-    refined, verdict = trajectory.refined, trajectory.refined_verdict
+    refined, verdict, refine_prompt = trajectory.refined, trajectory.refined_verdict, trajectory.refine_prompt_token_ids
     return {
         "position": position,
         "problem_id": trajectory.problem.id,
@@ -124,10 +125,10 @@ def trajectory_to_json(position: int, trajectory: Trajectory, prompt: str) -> di
             "notices": list(trajectory.notices),
         },
         "token_ids": {
-            "prompt": trajectory.prompt_token_ids,
-            "rollout": trajectory.rollout.token_ids,
-            "refine_prompt": trajectory.refine_prompt_token_ids,
-            "refined": refined.token_ids if refined else None,
+            "prompt": list(trajectory.prompt_token_ids),
+            "rollout": list(trajectory.rollout.token_ids),
+            "refine_prompt": None if refine_prompt is None else list(refine_prompt),
+            "refined": list(refined.token_ids) if refined else None,
         },
     }
 
@@ -139,11 +140,11 @@ def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem
     return Trajectory(
         problem=problems[line["problem_id"]],
         sample=line["sample"],
-        prompt_token_ids=tuple(ids["prompt"]),
-        rollout=Completion(tuple(ids["rollout"]), line["rollout"], detail["rollout_finish_reason"]),
+        prompt_token_ids=array("i", ids["prompt"]),
+        rollout=Completion(array("i", ids["rollout"]), line["rollout"], detail["rollout_finish_reason"]),
         rollout_verdict=_verdict(line, "rollout"),
-        refine_prompt_token_ids=tuple(ids["refine_prompt"]) if refined else None,
-        refined=Completion(tuple(ids["refined"]), line["refined"], detail["refined_finish_reason"])
+        refine_prompt_token_ids=array("i", ids["refine_prompt"]) if refined else None,
+        refined=Completion(array("i", ids["refined"]), line["refined"], detail["refined_finish_reason"])
         if refined
         else None,
         refined_verdict=_verdict(line, "refined") if line["refined_correct"] is not None else None,

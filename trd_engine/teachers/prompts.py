@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,7 @@ class TeacherPrompts:
             trajectory.problem, trajectory.rollout.text, privileged=self.is_privileged, max_tokens=self.max_tokens
         )
 
-    def scoring(self, trajectory: Trajectory, context: TeacherContext) -> tuple[int, ...]:
+    def scoring(self, trajectory: Trajectory, context: TeacherContext) -> Sequence[int]:
         """Return the prompt after which the teacher scores a completion: x (and y*), or the refining prompt."""
         if context == "refine":
             assert trajectory.refine_prompt_token_ids is not None, "the config allows context refine in mode trd only"

@@ -184,7 +184,7 @@ class ServedTeacher:
             return "its log-probabilities depend on the temperature and top-p of sampling"
         return ""
 
-    def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[tuple[int, ...]]:
+    def _contexts(self, trajectories: Sequence[Trajectory], prompts: PromptBuilder) -> list[Sequence[int]]:
         if self._spec_loss.teacher_context == "refine":
             return [t.refine_prompt_token_ids or () for t in trajectories]
         messages = {t.problem.id: prompts.solve_message(t.problem) for t in trajectories}

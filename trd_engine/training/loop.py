@@ -102,7 +102,7 @@ def _train(run: Session) -> None:
             # Verify: the task judges both.
             verified = collector.verify(refined)
             # Score: a served teacher gives its log-probabilities now; a local one computes them in each step.
-            run.trajectories = collector.score(verified)
+            run.trajectories = collector.score(verified, request)
             run.write_round(run.trajectories)
 
         # Save: a checkpoint at a round's end waits for the next round's trajectories, and holds them too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,8 @@ from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 PROBLEMS = [Problem(str(number), "1 + 1?", "2") for number in range(3)]
 ROLLOUTS = [
-    Trajectory(problem, 0, (1, 2), Completion((3, 4, 5), "½ é", "stop"), Verdict(True, "2")) for problem in PROBLEMS
+    Trajectory(problem, 0, array("i", [1, 2]), Completion(array("i", [3, 4, 5]), "½ é", "stop"), Verdict(True, "2"))
+    for problem in PROBLEMS
 ]
 
 

@@ -15,8 +15,9 @@ from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 
 
-def test_uneven_parts_are_put_together_as_they_were_taken_apart(tmp_path: Path) -> None:
-    with scene("rank_scenes", "exchange", str(tmp_path), num_processes=3) as launcher:
+@pytest.mark.parametrize("name", ["exchange", "join"])
+def test_uneven_parts_are_put_together_as_they_were_taken_apart(tmp_path: Path, name: str) -> None:
+    with scene("rank_scenes", name, str(tmp_path), num_processes=3) as launcher:
         printed, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, printed
 
