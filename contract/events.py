@@ -11,6 +11,7 @@ from sqlalchemy import Table, insert, update
 from sqlalchemy.orm import Session
 
 from contract.tables import Job, JobEvent
+from contract.webhooks import queue_deliveries
 
 EventType = Literal["status", "phase", "notice", "evaluation", "checkpoint"]
 Level = Literal["info", "warn", "error"]
@@ -39,15 +40,18 @@ def append_events(session: Session, job_id: str, *events: NewEvent) -> None:
     """Number the events and store them, in the transaction of the change that they report.
 
     The update locks the job's row, so two writers never take the same number. A worker calls this inside
-    `worker.lease.fenced`, so a superseded attempt appends nothing.
+    `worker.lease.fenced`, so a superseded attempt appends nothing. Deliveries to webhooks are stored with the events,
+    and sent later by a worker.
     """
     if not events:
         return
     counter = update(Job).where(Job.id == job_id).values(num_events=Job.num_events + len(events))
-    last = session.execute(counter.returning(Job.num_events).execution_options(synchronize_session=False)).scalar_one()
+    counter = counter.returning(Job.num_events, Job.owner).execution_options(synchronize_session=False)
+    last, owner = session.execute(counter).one()
     rows = event_rows(job_id, last - len(events), events)
     # A list of one row would be sent as a batch, which costs more.
     session.connection().execute(INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
+    queue_deliveries(session, owner, rows)
 
 
 def event_rows(job_id: str, after: int, events: Sequence[NewEvent]) -> list[dict[str, Any]]:

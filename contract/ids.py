@@ -18,6 +18,8 @@ JOB_PREFIX = "job_"
 DATASET_PREFIX = "ds_"
 CHECKPOINT_PREFIX = "ckpt_"
 KEY_PREFIX = "key_"
+WEBHOOK_PREFIX = "wh_"
+DELIVERY_PREFIX = "msg_"
 
 
 def new_id(prefix: str, *, now_seconds: float | None = None) -> str:

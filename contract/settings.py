@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -125,6 +125,9 @@ class DeploymentSettings(DatabaseSettings):
     dataset_roots: Annotated[tuple[Path, ...], *CommaSeparated] = ()
     """Comma-separated folders in which ``{"path": …}`` of a job may lie. The API checks the path, and the worker every
     file below it."""
+    webhook_network: Literal["public", "private", "loopback"] = "public"
+    """Which addresses webhooks may have: public ones, also private networks, or this machine only (for tests). Only
+    ``loopback`` allows http; the others require https."""
     teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(_from_json)] = Field(
         default={}, repr=False
     )

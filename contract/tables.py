@@ -339,6 +339,43 @@ class CheckpointFile(Base):
     storage_key: Mapped[str] = mapped_column(String(800))
 
 
+class Webhook(Base):
+    """A receiver of an owner's events."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    event_types: Mapped[list[str]]  # contract.views.webhooks.WebhookEvent; empty: all
+    is_enabled: Mapped[bool]
+    secret: Mapped[str] = mapped_column(String(100))  # whsec_…: as it is, because every delivery is signed with it
+    created_at: Mapped[datetime]
+
+
+class WebhookDelivery(Base):
+    """One event for one receiver, stored in the transaction of the change that it reports, and sent later."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # the header webhook-id, the same at every try
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    event_type: Mapped[str] = mapped_column(String(50))
+    body: Mapped[str] = mapped_column(Text)  # the bytes that are signed and sent, the same at every try
+    status: Mapped[str] = mapped_column(String(20))  # contract.views.webhooks.DeliveryStatus
+    num_tries: Mapped[int]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]  # of the next try; while one is in progress: when it counts as lost. NULL: over
+    tried_at: Mapped[datetime | None]
+    response_status: Mapped[int | None]
+    response_head: Mapped[str | None] = mapped_column(Text)  # the first bytes of the receiver's answer, as text
+    error: Mapped[str | None] = mapped_column(Text)  # why there was no answer
+    latency_seconds: Mapped[float | None]
+
+    __table_args__ = (Index(None, "status", "due_at"), Index(None, "webhook_id", "id"))
+
+
 class LeaderLease(Base):
     """The process that holds a role which only one process may hold, and until when. The reaper's is named reaper."""
 

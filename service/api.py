@@ -18,6 +18,7 @@ from service.keys import endpoints as keys
 from service.models import endpoints as models
 from service.openai_compat import endpoints as openai_compat
 from service.runs import endpoints as runs
+from service.webhooks import endpoints as webhooks
 
 _PARTS = (
     jobs,
@@ -27,6 +28,7 @@ _PARTS = (
     datasets,
     models,
     keys,
+    webhooks,
     openai_compat,
     health,
 )

@@ -46,6 +46,7 @@ from service.readiness import Readiness
 from service.request_envelope import RequestEnvelope
 from service.runs.service import RunService
 from service.settings import Settings
+from service.webhooks.service import WebhookService
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ def _start(settings: Settings) -> ServiceContext:
         jobs=jobs,
         runs=RunService(database),
         checkpoints=CheckpointService(database),
+        webhooks=WebhookService(database, settings.webhook_network),
     )
 
 

@@ -23,6 +23,7 @@ from service.models.service import ModelShelf
 from service.readiness import Readiness
 from service.runs.service import RunService
 from service.settings import Settings
+from service.webhooks.service import WebhookService
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ServiceContext:
     jobs: JobService
     runs: RunService
     checkpoints: CheckpointService
+    webhooks: WebhookService
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

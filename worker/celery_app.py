@@ -21,6 +21,7 @@ from worker.doorbells import check_messages
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.supervisor import make_poller, run_next
+from worker.webhooks.sender import make_sender
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +84,15 @@ def ring_once(app: Celery, job_id: str, queue: str) -> None:
 
 
 class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The poller and the reaper: started before the worker connects to the broker, stopped before its pool."""
+    """The poller, the reaper and the sender of webhooks: started before the worker connects to the broker, stopped
+    before its pool."""
 
     requires = frozenset({"celery.worker.components:Pool"})
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._threads = [make_poller(slot), make_reaper(slot, lambda job_id, queue: ring_once(app, job_id, queue))]
+        reaper = make_reaper(slot, lambda job_id, queue: ring_once(app, job_id, queue))
+        self._threads = [make_poller(slot), reaper, make_sender(slot)]
 
     def start(self, worker: Any) -> None:
         make_private_folder(slot.settings.data_dir)

@@ -28,6 +28,8 @@ class WorkerSettings(DeploymentSettings):
     """Interval at which a child's events are written to the database."""
     reaper_seconds: Seconds = 10.0
     """Interval at which the leading worker looks for expired leases."""
+    webhook_seconds: Seconds = 1.0
+    """Interval at which the worker looks for webhook deliveries to send."""
     ring_seconds: Seconds = 60.0
     """How long a job may wait before its doorbell is sent again, and the interval of further ones."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3

@@ -18,6 +18,7 @@ from client._async.run_records import (
     AsyncTrajectories,
 )
 from client._async.transport import AsyncTransport
+from client._async.webhooks import AsyncWebhooks
 from client.call import Call
 from client.settings import ClientSettings
 from contract.views.health import Health, Readiness
@@ -48,6 +49,7 @@ class AsyncClient:
         self.datasets = AsyncDatasets(self._transport)
         self.models = AsyncModels(self._transport)
         self.keys = AsyncKeys(self._transport)
+        self.webhooks = AsyncWebhooks(self._transport)
 
     @property
     def settings(self) -> ClientSettings:

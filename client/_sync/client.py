@@ -20,6 +20,7 @@ from client._sync.run_records import (
     Trajectories,
 )
 from client._sync.transport import Transport
+from client._sync.webhooks import Webhooks
 from client.call import Call
 from client.settings import ClientSettings
 from contract.views.health import Health, Readiness
@@ -50,6 +51,7 @@ class Client:
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)
         self.keys = Keys(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     @property
     def settings(self) -> ClientSettings:

@@ -19,11 +19,13 @@ from client.cli import (
     logs,
     metrics,
     models,
+    report,
     samples,
     submit,
     trajectories,
     up,
     watch,
+    webhooks,
 )
 from client.cli.output import say
 
@@ -68,6 +70,7 @@ app.command("trajectories", rich_help_panel=_LOOK)(trajectories.trajectories)
 app.command("samples", rich_help_panel=_LOOK)(samples.samples)
 app.command("diagnosis", rich_help_panel=_LOOK)(diagnosis.diagnosis)
 app.command("compare", rich_help_panel=_LOOK)(compare.compare)
+app.command("report", rich_help_panel=_LOOK)(report.report)
 
 app.command("cancel", rich_help_panel=_CHANGE)(jobs.cancel)
 app.command("pause", rich_help_panel=_CHANGE)(jobs.pause)
@@ -77,6 +80,7 @@ app.command("delete", rich_help_panel=_CHANGE)(jobs.delete)
 
 app.add_typer(datasets.app, name="datasets", rich_help_panel=_OTHER)
 app.add_typer(keys.app, name="keys", rich_help_panel=_OTHER)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_OTHER)
 app.command("models", rich_help_panel=_OTHER)(models.models)
 app.command("status", rich_help_panel=_OTHER)(models.status)
 app.command("doctor", rich_help_panel=_OTHER)(doctor.doctor)

@@ -44,6 +44,7 @@ from contract.tables import (
     MetricPoint,
     ProbeSample,
     Trajectory,
+    WebhookDelivery,
 )
 from service.datasets.repository import SIZES_AND_KEEP, Size, sizes_of
 
@@ -262,7 +263,8 @@ def deleted_among(session: Session, job_ids: Collection[str]) -> Sequence[str]:
 def remove_records(session: Session, job: Job) -> None:
     """Delete the records of a job's run, and its spec."""
     job.spec, job.requested, job.notices, job.spec_bytes = {}, None, None, 0
-    for table in (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint, JobEvent, JobTag, Attempt):
+    of_run = (MetricPoint, Trajectory, Evaluation, Diagnosis, ProbeSample, Checkpoint)
+    for table in (*of_run, JobEvent, JobTag, Attempt, WebhookDelivery):
         session.execute(delete(table).where(table.job_id == job.id))
 
 

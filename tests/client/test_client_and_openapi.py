@@ -51,6 +51,13 @@ USES: list[Callable[[Client], Any]] = [
     lambda trd: trd.keys.create("x"),
     lambda trd: next(trd.keys.list()),
     lambda trd: trd.keys.revoke("x"),
+    lambda trd: trd.webhooks.create("x"),
+    lambda trd: next(trd.webhooks.list()),
+    lambda trd: trd.webhooks.get("x"),
+    lambda trd: trd.webhooks.change("x", is_enabled=False),
+    lambda trd: trd.webhooks.delete("x"),
+    lambda trd: next(trd.webhooks.deliveries("x")),
+    lambda trd: trd.webhooks.replay("x", "x"),
 ]
 """Every call of the client that sends a request."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from contract.events import NewEvent, append_events
 from service.app import create_app
 from service.openapi import EXAMPLES_FILE
 from service.settings import Settings
@@ -66,6 +67,7 @@ def record(client: TestClient, storage_dir: Path) -> dict[str, Any]:
     _record_jobs(recorder, upload(client), client)
     _record_run(recorder, done)
     _record_data(recorder, client)
+    _record_webhooks(recorder, client, done)
     _record_openai(recorder, upload(client), done)
     for path in ("/healthz", "/readyz"):
         recorder.call(f"GET {path}")
@@ -122,6 +124,21 @@ def _record_data(recorder: Recorder, client: TestClient) -> None:
     recorder.examples["POST /keys"]["responses"]["201"]["application/json"]["key"] = "trd_(shown once)"
     recorder.call("GET /keys", "/keys?limit=1")
     recorder.call("DELETE /keys/{key_id}", f"/keys/{key['id']}")
+
+
+def _record_webhooks(recorder: Recorder, client: TestClient, done: str) -> None:
+    wanted = {"url": "https://93.184.216.34/hooks", "event_types": ["job.succeeded", "job.failed"]}
+    webhook = recorder.call("POST /webhooks", json=wanted)["id"]
+    recorder.examples["POST /webhooks"]["responses"]["201"]["application/json"]["secret"] = "whsec_(shown once)"
+    with context_of(client).database.write() as session:
+        append_events(session, done, NewEvent("status", "The job has succeeded.", {"status": "succeeded"}))
+    base, template = f"/webhooks/{webhook}", "/webhooks/{webhook_id}"
+    recorder.call("GET /webhooks", "/webhooks?limit=1")
+    recorder.call(f"GET {template}", base)
+    recorder.call(f"PATCH {template}", base, json={"is_enabled": True})
+    delivery = recorder.call(f"GET {template}/deliveries", f"{base}/deliveries?limit=1")["data"][0]["id"]
+    recorder.call(f"POST {template}/deliveries/{{delivery_id}}/replay", f"{base}/deliveries/{delivery}/replay")
+    recorder.call(f"DELETE {template}", base)
 
 
 def _record_openai(recorder: Recorder, dataset: str, done: str) -> None:

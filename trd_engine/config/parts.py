@@ -101,7 +101,7 @@ class ServedTeacherConfig(StrictConfig):
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key; None: the server needs no key."""
     network: Literal["public", "private", "loopback"] = "public"
-    """Networks that the server's address may belong to, see `teachers.endpoint.address`."""
+    """Networks that the server's address may belong to, see `trd_data.network_address`."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Time limit of one request, until the last byte of the response."""
     max_tries: PositiveInt = 6

@@ -17,6 +17,7 @@ from trd_engine.runtime.errors import SpecError, StopRequested
 from trd_engine.runtime.events import Reporter
 from trd_engine.tasks.protocol import Task
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder, newest_checkpoint
+from trd_engine.training.checkpoints.model_card import versions
 from trd_engine.training.session import Session
 from trd_engine.training.setup import open_session
 from trd_engine.types import Problem, ScoreRow
@@ -75,7 +76,8 @@ def distil(
         try:
             _train(session)
             scores = session.state.scores
-            reporter.finished(session.state.step, {"scores": [asdict(row) for row in scores]})
+            summary = {"scores": [asdict(row) for row in scores], "versions": versions()}
+            reporter.finished(session.state.step, summary)
         except StopRequested:
             session.saver.save_for_resume(session.progress)
             raise

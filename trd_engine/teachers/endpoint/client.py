@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from trd_data.network_address import Network
 from trd_engine.runtime.errors import TeacherRefusedError, TeacherUnreachableError
-from trd_engine.teachers.endpoint.address import Network, pin_address
+from trd_engine.teachers.endpoint.address import pin_address
 
 Answer = TypeVar("Answer")
 
@@ -119,7 +120,7 @@ class EndpointClient:
         )
 
     def _url(self, path: str) -> str:
-        base_url = self._address.base_url
+        base_url = self._address.url
         return base_url.removesuffix("/v1") + path if path.startswith("/") else f"{base_url}/{path}"
 
     async def _post(

@@ -16,9 +16,10 @@ from cryptography.x509.oid import NameOID
 
 from tests.trd_engine.generation.scripted_server import ScriptedServer
 from tests.trd_engine.teachers.endpoint.test_openai_compatible import Reply
+from trd_data import network_address
+from trd_data.network_address import Network
 from trd_engine.runtime.errors import TeacherRefusedError, TeacherUnreachableError
-from trd_engine.teachers.endpoint import address as endpoint_address
-from trd_engine.teachers.endpoint.address import Network, pin_address
+from trd_engine.teachers.endpoint.address import pin_address
 from trd_engine.teachers.endpoint.client import Endpoint, EndpointClient
 
 NAME = "teacher.test"
@@ -72,7 +73,7 @@ NAME = "teacher.test"
 )
 def test_only_addresses_of_the_network_are_called(network: Network, address: str, is_allowed: bool) -> None:
     def pin() -> str:
-        return pin_address("big", f"https://{NAME}/v1/", network, resolve=lambda host, port: [address]).base_url
+        return pin_address("big", f"https://{NAME}/v1/", network, resolve=lambda host, port: [address]).url
 
     if is_allowed:
         assert ipaddress.ip_address(address.partition("%")[0]).compressed in pin() or "ffff" in address
@@ -147,7 +148,7 @@ def test_the_name_is_resolved_once_and_the_certificate_is_for_the_name(
         num_resolved += 1
         return ["127.0.0.1"] if host in (NAME, "other.test") and num_resolved <= 2 else ["10.0.0.1"]
 
-    monkeypatch.setattr(endpoint_address, "_resolve", resolve)
+    monkeypatch.setattr(network_address, "_resolve", resolve)
     server = ScriptedServer(lambda received, number: Reply(document={"number": number}))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key_pem)

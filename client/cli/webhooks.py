@@ -1,0 +1,90 @@
+"""``trd webhooks``: receivers of your jobs' events."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from client import Client
+from client.cli.output import JsonFlag, answers, moment, print_json, remark, say, table
+
+app = typer.Typer(help="Post your jobs' events to your own server, signed.", no_args_is_help=True)
+
+WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="Its id, wh_….", show_default=False)]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")]
+
+
+@app.command()
+def create(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted.", show_default=False)],
+    event: Annotated[
+        list[str] | None,
+        typer.Option("--event", "-e", help="Type of events, such as job.succeeded; repeatable; by default all."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create a webhook. Its secret is shown only once."""
+    with Client() as trd:
+        made = trd.webhooks.create(url, event_types=event or ())
+    if as_json:
+        print_json(made)
+        return
+    say(made.secret)
+    remark(f"{made.id}; the secret verifies the signatures and is not shown again")
+
+
+@app.command("list")
+def list_webhooks(limit: LimitOption = 20, as_json: JsonFlag = False) -> None:
+    """List your webhooks, newest first."""
+    with Client() as trd:
+        found = list(trd.webhooks.list(num_wanted=limit))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no webhooks; `trd webhooks create URL` creates one")
+        return
+    rows = table("webhook", "URL", "events", "enabled", "created")
+    for one in found:
+        kinds = ", ".join(one.event_types) or "all"
+        rows.add_row(one.id, Text(one.url), kinds, "yes" if one.is_enabled else "no", moment(one.created_at))
+    answers().print(rows)
+
+
+@app.command()
+def deliveries(webhook: WebhookArgument, limit: LimitOption = 20, as_json: JsonFlag = False) -> None:
+    """List a webhook's deliveries, newest first, with the receiver's last answers."""
+    with Client() as trd:
+        found = list(trd.webhooks.deliveries(webhook, num_wanted=limit))
+    if as_json:
+        print_json(found)
+        return
+    rows = table("delivery", "event", "job", "status", "#tries", "tried", "#ms", "answer")
+    for one in found:
+        answer = one.error or f"{one.response_status or ''} {one.response_head or ''}".strip()
+        latency = "" if one.latency_seconds is None else f"{1000 * one.latency_seconds:.0f}"
+        tried, shown = moment(one.tried_at) or "", Text(answer[:80])
+        rows.add_row(one.id, one.event_type, one.job_id, one.status, str(one.num_tries), tried, latency, shown)
+    answers().print(rows)
+
+
+@app.command()
+def replay(
+    webhook: WebhookArgument,
+    delivery: Annotated[str, typer.Argument(metavar="DELIVERY_ID", help="Its id, msg_….", show_default=False)],
+    as_json: JsonFlag = False,
+) -> None:
+    """Send a delivery again, with the same id and body."""
+    with Client() as trd:
+        done = trd.webhooks.replay(webhook, delivery)
+    print_json(done) if as_json else say(f"{done.id} is sent again")
+
+
+@app.command()
+def delete(webhook: WebhookArgument, as_json: JsonFlag = False) -> None:
+    """Delete a webhook and its deliveries."""
+    with Client() as trd:
+        done = trd.webhooks.delete(webhook)
+    print_json(done) if as_json else say(f"{done.id} is deleted")

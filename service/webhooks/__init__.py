@@ -1,0 +1,1 @@
+"""Webhooks: receivers of an owner's events, and what was delivered to them. Workers send the deliveries."""
