@@ -1,7 +1,8 @@
 # The worker: Celery's supervisor and the engine. EXTRA=cpu or EXTRA=gpu decides the build of vLLM and torch.
 FROM python:3.11-slim-bookworm
 
-# libnuma: vLLM's CPU kernels. A compiler and Python's headers: triton builds its GPU kernels when first used.
+# libnuma: vLLM's CPU kernels. A compiler; Python's headers are in the base image: triton builds its launchers when first
+# used. There is no nvcc: the engine tells vLLM to use no kernel that FlashInfer would compile.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 gcc g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -10,6 +11,12 @@ ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
+# What is downloaded and compiled outlives the container: /data/huggingface and /data/caches are volumes.
+ENV HF_HOME=/data/huggingface \
+    VLLM_CACHE_ROOT=/data/caches/vllm \
+    TRITON_CACHE_DIR=/data/caches/triton \
+    TORCHINDUCTOR_CACHE_DIR=/data/caches/inductor \
+    CUDA_CACHE_PATH=/data/caches/cuda
 ARG PIP_INDEX_URL
 # EXTRA=cpu needs the index of PyTorch's CPU wheels here, unless PIP_INDEX_URL carries them.
 ARG PIP_EXTRA_INDEX_URL
@@ -40,6 +47,6 @@ COPY testbed/models testbed/models
 
 # Named volumes take the owner of the folder that they are mounted on.
 RUN useradd --uid 10001 --create-home trd \
-    && install -d -o trd -g trd /data /data/storage /data/scratch /data/huggingface
+    && install -d -o trd -g trd /data /data/storage /data/scratch /data/huggingface /data/caches
 USER trd
 CMD ["celery", "-A", "worker.celery_app", "worker"]

@@ -158,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--json", action="store_true", help="one JSON document")
     doctor = commands.add_parser("doctor", help="find out whether this machine can train")
     doctor.add_argument("spec", type=Path, nargs="?", help="also check what this spec needs")
-    doctor.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder in which runs are written")
+    out = Path(os.environ.get("TRD_DATA_DIR", ""))
+    doctor.add_argument("--out", type=Path, default=out, metavar="DIR", help="folder in which runs are written")
     doctor.add_argument("--quick", action="store_true", help="only what takes no more than a second")
     doctor.add_argument("--json", action="store_true", help="a line of JSON per finding")
     return parser

@@ -15,7 +15,9 @@ from client.errors import TrdError
 
 def doctor(
     spec: Annotated[Path | None, typer.Argument(help="Also check what this engine spec (JSON) needs.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder in which runs are written.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", envvar="TRD_DATA_DIR", help="Folder in which runs are written.")
+    ] = Path(),
     quick: Annotated[bool, typer.Option("--quick", help="Only what takes no more than a second.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per finding.")] = False,
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 
 from client.cli.processes import STOP_SECONDS
 from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
+from trd_engine.generation.vllm import runtime
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 
 SECRETS = {"POSTGRES_PASSWORD": "a1", "REDIS_PASSWORD": "b2", "TRD_API_KEY": "c" * 16, "TRD_KEY_PEPPER": "d" * 16}
@@ -137,6 +140,56 @@ def test_the_gpu_worker_asks_for_gpus(services: dict[str, dict[str, Any]]) -> No
     assert services["worker-gpu"]["build"]["args"]["EXTRA"] == "gpu"
     assert services["worker-cpu"]["build"]["args"]["EXTRA"] == "cpu"
     assert "deploy" not in services["worker-cpu"]
+    assert services["worker-gpu"]["shm_size"] == "8gb"
+    assert services["worker-gpu"]["ulimits"] == {"memlock": -1}
+
+
+def test_what_libraries_download_and_compile_is_kept(services: dict[str, dict[str, Any]]) -> None:
+    dockerfile = (CHECKOUT / "docker" / "worker.Dockerfile").read_text()
+    variables = dict(re.findall(r"([A-Z_]+)=(/data/\S+)", dockerfile))
+    assert set(variables) == {
+        "HF_HOME",
+        "VLLM_CACHE_ROOT",
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "CUDA_CACHE_PATH",
+    }
+    owned = re.search(r"install -d -o trd -g trd (.+)", dockerfile)
+    assert owned is not None
+    for name in ("worker-cpu", "worker-gpu"):
+        mounts = {Path(mount.partition(":")[2]) for mount in services[name]["volumes"]}
+        for variable, folder in variables.items():
+            assert mounts & {Path(folder), *Path(folder).parents}, variable
+        assert {str(mount) for mount in mounts} <= set(owned.group(1).split()), "volumes take the folder's owner"
+
+
+def test_the_image_compiles_or_never_asks_for_it() -> None:
+    dockerfile = (CHECKOUT / "docker" / "worker.Dockerfile").read_text()
+    (installed,) = re.findall(r"apt-get install --yes --no-install-recommends (.+) \\", dockerfile)
+    assert {"gcc", "g++", "libc6-dev"} <= set(installed.split()), "triton and inductor"
+    assert "FROM python:" in dockerfile, "whose headers triton needs; Debian's python3-dev would be another version's"
+    assert "nvcc" not in installed
+    assert runtime._SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
+def test_the_smoke_command_runs_in_the_workers_image(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """In a folder that cannot be written, as the image's is for its user: runs are written to TRD_DATA_DIR."""
+    head = (CHECKOUT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    (command,) = re.findall(r"docker compose run --rm --no-deps (\S+) (trd doctor)", head)
+    assert command[0] in services
+    assert services[command[0]]["environment"]["TRD_DATA_DIR"] == "/data"
+    scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["trd"].partition(":")
+    script = (
+        f"import sys; sys.argv[:] = ['trd', 'doctor', '--quick', '--json']; from {module} import {function} as f; f()"
+    )
+    environment = {**os.environ, "TRD_DATA_DIR": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd="/proc", env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = {row["check"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert findings["disk"]["message"].startswith(f"{tmp_path}: ")
 
 
 @pytest.mark.parametrize("name", OURS)
