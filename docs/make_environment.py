@@ -50,6 +50,8 @@ OTHER = {
         "workers, and for the API, which judges the references of uploads.",
         "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers, under the names that `api_key_env` of an endpoint "
         "gives. Set them for the workers only; logs redact variables of such names.",
+        "TRD_LOSS_KERNEL": "`triton` or `torch` forces the code that computes the loss; `auto`, the default, takes "
+        "Triton's kernels on a GPU. `TRITON_INTERPRET=1`, Triton's own variable, runs them on a CPU, for tests.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",
         "HF_HUB_OFFLINE": "`1` lets Hugging Face's libraries use downloaded files only.",
         "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",

@@ -2,7 +2,7 @@
 
 The kernels read a logit twice or three times and write its gradient once; nothing else has the vocabulary's size. Which
 implementation runs is a stated rule (docs/numerics.md): the kernels on a GPU with Triton, plain operations elsewhere;
-the environment variable LOSS_KERNEL, `auto`, `triton` or `torch`, forces one of them.
+the environment variable TRD_LOSS_KERNEL, `auto`, `triton` or `torch`, forces one of them.
 
 Shapes: R rows, V the shared vocabulary, E the epistemic tokens.
 """
@@ -35,13 +35,13 @@ _SAMPLED = 4
 
 
 def uses_kernels(device: torch.device) -> bool:
-    """Return whether the kernels run on this device, by LOSS_KERNEL or else by what is there.
+    """Return whether the kernels run on this device, by TRD_LOSS_KERNEL or else by what is there.
 
-    Raises ValueError if LOSS_KERNEL is not a choice, or asks for kernels that cannot run.
+    Raises ValueError if TRD_LOSS_KERNEL is not a choice, or asks for kernels that cannot run.
     """
-    choice = os.environ.get("LOSS_KERNEL", "auto")
+    choice = os.environ.get("TRD_LOSS_KERNEL", "auto")
     if choice not in ("auto", "triton", "torch"):
-        raise ValueError(f"LOSS_KERNEL is {choice!r}: use auto, triton or torch")
+        raise ValueError(f"TRD_LOSS_KERNEL is {choice!r}: use auto, triton or torch")
     if choice == "torch" or (choice == "auto" and device.type != "cuda"):
         return False
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,7 +49,7 @@ def uses_kernels(device: torch.device) -> bool:
     if not fault:
         return True
     if choice == "triton":
-        raise ValueError(f"LOSS_KERNEL is triton, which {fault}: use auto or torch")
+        raise ValueError(f"TRD_LOSS_KERNEL is triton, which {fault}: use auto or torch")
     return False
 
 

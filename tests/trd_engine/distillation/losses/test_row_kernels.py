@@ -63,7 +63,7 @@ def run_tests(files: list[str], selection: str) -> str:
     """Run tests of this folder with the kernels; the interpreter's NumPy warns of the infinities in masked rows."""
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", "-k", selection]
     paths = [str(HERE / file) for file in files]
-    return run("-m", "pytest", *options, *paths, TRITON_INTERPRET="1", LOSS_KERNEL="triton")
+    return run("-m", "pytest", *options, *paths, TRITON_INTERPRET="1", TRD_LOSS_KERNEL="triton")
 
 
 def test_interpreted_kernels_mask_rows_and_follow_bias_scale_and_cap() -> None:
@@ -89,18 +89,18 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
 
 def test_kernels_run_on_a_gpu_and_nowhere_else_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
-    monkeypatch.delenv("LOSS_KERNEL", raising=False)
+    monkeypatch.delenv("TRD_LOSS_KERNEL", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(row_kernels, "_fault", lambda _: "")
     assert [uses_kernels(cpu), uses_kernels(gpu)] == [False, True]
-    monkeypatch.setenv("LOSS_KERNEL", "torch")
+    monkeypatch.setenv("TRD_LOSS_KERNEL", "torch")
     assert [uses_kernels(cpu), uses_kernels(gpu)] == [False, False]
-    monkeypatch.setenv("LOSS_KERNEL", "triton")
+    monkeypatch.setenv("TRD_LOSS_KERNEL", "triton")
     assert uses_kernels(gpu)
-    with pytest.raises(ValueError, match="LOSS_KERNEL is triton, which needs a GPU"):
+    with pytest.raises(ValueError, match="TRD_LOSS_KERNEL is triton, which needs a GPU"):
         uses_kernels(cpu)
-    monkeypatch.setenv("LOSS_KERNEL", "fast")
-    with pytest.raises(ValueError, match="LOSS_KERNEL is 'fast': use auto, triton or torch"):
+    monkeypatch.setenv("TRD_LOSS_KERNEL", "fast")
+    with pytest.raises(ValueError, match="TRD_LOSS_KERNEL is 'fast': use auto, triton or torch"):
         uses_kernels(cpu)
 
 
@@ -112,8 +112,8 @@ def test_kernels_that_fail_are_replaced_with_a_warning(monkeypatch: pytest.Monke
     row_kernels._fault.cache_clear()
     assert "does not run on cpu" in fault
     monkeypatch.setattr(row_kernels, "_fault", lambda _: fault)
-    monkeypatch.delenv("LOSS_KERNEL", raising=False)
+    monkeypatch.delenv("TRD_LOSS_KERNEL", raising=False)
     assert not uses_kernels(torch.device("cuda", 0))
-    monkeypatch.setenv("LOSS_KERNEL", "triton")
+    monkeypatch.setenv("TRD_LOSS_KERNEL", "triton")
     with pytest.raises(ValueError, match="does not run on cpu"):
         uses_kernels(torch.device("cuda", 0))
