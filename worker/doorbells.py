@@ -33,7 +33,9 @@ class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (ValueError, RecursionError) as error:  # not JSON
+        except self.connection_errors:
+            raise
+        except NOT_A_DOORBELL as error:  # not JSON, or a value of a type that kombu makes of {"__type__": …}
             logger.warning("a message that is no doorbell was dropped: %s", _shown(error))
             return True
 

@@ -56,6 +56,12 @@ def message(body: Any = DOORBELL, /, **changes: Any) -> str:
 
 ODD: list[Any] = [None, [], {}, 5, "x", ["a"], {"a": 1}, MISSING]
 NO_JSON = ["", "nonsense", b"\xff\xfe\0", "null", "[]", "1", "{}", '"x"', message()[:100], "\0", "[" * 100_000, "NaN"]
+NO_VALUES = [
+    json.dumps({"__type__": kind, "__value__": value})
+    for kind in ("datetime", "date", "decimal", "uuid", "x", [])
+    for value in (5, "x", None, {}, {"hex": "x"})
+]
+"""What kombu would make values of other types of."""
 PARTS = [
     *("body", "content_type", "content_encoding", "headers", "properties"),
     *("headers__task", "headers__id", "headers__eta", "headers__expires", "headers__timelimit", "headers__retries"),
@@ -83,6 +89,7 @@ OTHERS = [
 ]
 SHAPES = [
     *NO_JSON,
+    *NO_VALUES,
     *(message(**{part: value}) for part in PARTS for value in ODD),
     *(message(body) for body in BODIES),
     *OTHERS,
