@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models
@@ -85,10 +86,17 @@ def forward_logprobs(model: torch.nn.Module, prompt: tuple[int, ...], completion
     return [logprobs_TV[start + i, token].item() for i, token in enumerate(completion)]
 
 
-def write_adapter(model_folder: Path, folder: Path, seed: int) -> Path:
+def assert_sampled_by(model: torch.nn.Module, requests: list[GenerationRequest], completions: list[Completion]) -> None:
+    """Every logprob is the model's own, for the very ids."""
+    for request, completion in zip(requests, completions, strict=True):
+        expected = forward_logprobs(model, request.prompt_token_ids, completion.token_ids)
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def write_adapter(model_folder: Path, folder: Path, seed: int, targets: list[str] = LORA_TARGETS) -> Path:
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=LORA_RANK, lora_alpha=8, target_modules=LORA_TARGETS, init_lora_weights=False, task_type="CAUSAL_LM"
+        r=LORA_RANK, lora_alpha=8, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM"
     )
     get_peft_model(load_model(model_folder), config).save_pretrained(str(folder))
     return folder

@@ -18,8 +18,8 @@ from tests.trd_engine.generation.random_models import (
     MAX_MODEL_LEN,
     SAMPLED,
     STOP_ID,
+    assert_sampled_by,
     encoded_again,
-    forward_logprobs,
     ids,
     load_model,
     make_requests,
@@ -28,14 +28,7 @@ from tests.trd_engine.generation.random_models import (
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.generation.vllm.generator import VllmGenerator
 from trd_engine.runtime.errors import CheckpointCorruptError, ContextTooLongError, SpecError, StopRequested
-from trd_engine.types import Completion, GenerationProgress, GenerationRequest
-
-
-def assert_sampled_by(model: torch.nn.Module, requests: list[GenerationRequest], completions: list[Completion]) -> None:
-    """Every logprob is the model's own, for the very ids."""
-    for request, completion in zip(requests, completions, strict=True):
-        expected = forward_logprobs(model, request.prompt_token_ids, completion.token_ids)
-        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+from trd_engine.types import GenerationProgress, GenerationRequest
 
 
 def test_ids_go_in_and_come_out_unchanged(
