@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models") / MODEL_NAME, help="made by examples.smollm2")
     parser.add_argument("--out", type=Path, default=Path("data/real-model"), help="folder for everything it makes")
     parser.add_argument("--modes", nargs="+", choices=("trd", "opsd"), default=["trd", "opsd"])
+    parser.add_argument("--max-new-tokens", type=int, default=160, help="of each answer; most need some 100")
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
@@ -42,7 +43,7 @@ def main() -> None:
         client = service.client
         datasets = [client.datasets.upload(path).id for path in (train, heldout)]
         for mode in options.modes:
-            job_id = client.jobs.create(job_spec(mode, *datasets)).id
+            job_id = client.jobs.create(job_spec(mode, *datasets, options.max_new_tokens)).id
             show_progress(client, job_id)
             require_succeeded(client.jobs.get(job_id))
             _check_metrics(client, job_id)
@@ -51,15 +52,15 @@ def main() -> None:
             print(mode, "answers:", answer_with_transformers(target, ["What is 2 + 2?"])[0][:200])
 
 
-def job_spec(mode: str, dataset: str, heldout: str) -> dict[str, Any]:
+def job_spec(mode: str, dataset: str, heldout: str, max_new_tokens: int) -> dict[str, Any]:
     """Return the job's body: LoRA on all layers, four steps of four trajectories."""
     return {
         "mode": mode,
         "student": MODEL_NAME,
         "dataset": dataset,
         "task": "math",
-        "sampling": {"max_prompt_tokens": 384, "max_new_tokens": 160},
-        "refine": {"max_prompt_tokens": 768, "max_new_tokens": 160},
+        "sampling": {"max_prompt_tokens": 384, "max_new_tokens": max_new_tokens},
+        "refine": {"max_prompt_tokens": 768, "max_new_tokens": max_new_tokens},
         "lora": {"rank": 16, "alpha": 32},
         "optim": {"learning_rate": 2e-4, "batch_size": BATCH_SIZE, "max_steps": NUM_STEPS, "micro_batch_tokens": 2048},
         "evaluation": {"dataset": heldout, "k": 1},
