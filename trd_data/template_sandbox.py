@@ -2,7 +2,9 @@
 
 Owns the environment of chat templates, which is that of `apply_chat_template` of transformers, and a budget of work for
 each rendering. Every loop, call, filter, operator and output pays for the size of what it handles before it runs, and a
-template that has spent its budget, or makes a value that is too large, fails within about a second.
+template that has spent its budget, or makes a value that is too large, fails within about a second. The limits of the
+child that renders previews would not do: the API's process and the engine render templates too, to find the tokens that
+end a turn and to build prompts.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def test_an_accepted_row_is_the_same_problem_to_its_task(task: str, row: dict[st
 
 
 REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
+    ("math", {"problem": "x", "solution": r"so \boxed{\frac{1}{}"}, "answer", "solution ends with no closed \\boxed{}"),
     ("math", {"answer": "y"}, "problem", "required; the row's fields: answer; accepted names: problem, question"),
     ("math", {"problem": "x", "solution": "no box"}, "answer", "required"),
     ("math", {"question": " ", "answer": "y"}, "question", "must not be empty"),

@@ -34,7 +34,11 @@ def from_plain_row(row: Row, row_id: str, task: str) -> Problem:
 def _no_answer(row: Row) -> RowError:
     name = fields.first_name(row, fields.ANSWER)
     if name is None:
-        return fields.missing("answer", fields.ANSWER, row)
+        error = fields.missing("answer", fields.ANSWER, row)
+        solution = fields.first_name(row, fields.SOLUTION)
+        if solution is None:
+            return error
+        return MissingFieldError("answer", f"{error.message}; {solution} ends with no closed \\boxed{{}} and no '####'")
     return wrong(name, row[name], "must not be empty")
 
 
