@@ -28,7 +28,7 @@ from tests.trd_engine.generation.random_models import (
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.generation.vllm.generator import VllmGenerator
 from trd_engine.runtime.errors import CheckpointCorruptError, ContextTooLongError, SpecError, StopRequested
-from trd_engine.types import GenerationProgress, GenerationRequest
+from trd_engine.types import Completion, GenerationProgress, GenerationRequest
 
 
 def test_ids_go_in_and_come_out_unchanged(
