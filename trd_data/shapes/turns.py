@@ -88,6 +88,8 @@ def from_verl_row(row: Row, row_id: str, task: str) -> Problem:
     if not isinstance(reward, Mapping) or not fields.has_value(reward, "ground_truth"):
         raise wrong("reward_model", reward, "must have the answer as ground_truth")
     truth = reward["ground_truth"]
+    if isinstance(truth, str) and truth.startswith('["'):  # as in Skywork's rows
+        truth = fields.parse_json(truth, "reward_model.ground_truth")
     prompt = row["prompt"]
     chat = _Chat(fields.text(row, "problem", ("prompt",)), None) if isinstance(prompt, str) else _chat(prompt, "prompt")
     solution = fields.optional_text(row, fields.SOLUTION) or chat.solution
