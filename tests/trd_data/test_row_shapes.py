@@ -148,6 +148,7 @@ MEANINGS: list[tuple[str, dict[str, Any], tuple[str, str, str | None]]] = [
         },
         ("Be brief.\n\n1 + 1?", "0.00001", None),
     ),
+    ("math", {"prompt": [USER], "reward_model": {"ground_truth": '["2"]'}}, ("1 + 1?", "2", None)),
     ("math", {"prompt": [USER], "completion": [{"role": "assistant", "content": "#### 2"}]}, ("1 + 1?", "2", "#### 2")),
     ("choice", {"question": "x", "A": "red", "B": 2.0, "answer": 1}, ("x\n\n(A) red\n(B) 2", "B", None)),
     ("choice", {"question": "x", "options": ["7", "8"], "answer": "1"}, ("x\n\n(A) 7\n(B) 8", "B", None)),
