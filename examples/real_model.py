@@ -41,9 +41,9 @@ def main() -> None:
     settings = {"TRD_MODELS": f"{MODEL_NAME}={options.model.resolve()}"}
     with local_service(options.out / "service", settings=settings) as service:
         client = service.client
-        datasets = [client.datasets.upload(path).id for path in (train, heldout)]
+        train_id, heldout_id = (client.datasets.upload(path).id for path in (train, heldout))
         for mode in options.modes:
-            job_id = client.jobs.create(job_spec(mode, *datasets, options.max_new_tokens)).id
+            job_id = client.jobs.create(job_spec(mode, train_id, heldout_id, options.max_new_tokens)).id
             show_progress(client, job_id)
             require_succeeded(client.jobs.get(job_id))
             _check_metrics(client, job_id)
