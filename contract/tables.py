@@ -376,6 +376,20 @@ class WebhookDelivery(Base):
     __table_args__ = (Index(None, "status", "due_at"), Index(None, "webhook_id", "id"))
 
 
+class Worker(Base):
+    """A worker process that is alive, and what it found out about its machine when it started."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    queues: Mapped[list[str]]
+    device_kind: Mapped[str | None] = mapped_column(String(40))  # of trd_estimate.hardware; NULL: not known yet
+    # Findings of `trd doctor --quick`, as it prints them; NULL: the checks have not ended, or are switched off
+    findings: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
+    started_at: Mapped[datetime]
+    expires_at: Mapped[datetime]  # renewed while it lives
+
+
 class LeaderLease(Base):
     """The process that holds a role which only one process may hold, and until when. The reaper's is named reaper."""
 

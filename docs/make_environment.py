@@ -65,6 +65,8 @@ OTHER = {
         "TRD_PORT": "Port of the API on 127.0.0.1 of the host. Default: 8000.",
         "TRD_GPUS": "GPUs of the worker of profile `gpu`. Default: 1.",
         "UVICORN_HOST, UVICORN_PORT, UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "uvicorn's variables, set for the API.",
+        "VLLM_CACHE_ROOT, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR, CUDA_CACHE_PATH": "Where vLLM, Triton, torch "
+        "and CUDA keep what they compile; the worker's image sets them to a volume.",
         "PIP_INDEX_URL, PIP_EXTRA_INDEX_URL": "Package indexes while the images are built. The CPU worker needs the "
         "index of PyTorch's CPU wheels.",
     },

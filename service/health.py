@@ -38,6 +38,7 @@ def readyz(context: Context, response: Response) -> Readiness:
         schema=parts["schema"],
         storage=parts["storage"],
         broker=context.readiness.broker(),
+        workers=context.readiness.workers,
     )
 
 

@@ -11,8 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database import Database
 from contract.storage import Storage
+from contract.tables import Worker
+from contract.views.health import WorkerFailure, WorkerHealth
 from service.db import current_revision, expected_revision
 from service.enqueue import Doorbell
+from service.jobs.repository import live_workers
 
 LOOK_SECONDS = 1.0
 HANGING_SECONDS = 10.0
@@ -30,6 +33,8 @@ class Readiness:
         self._doorbell = doorbell
         self._looking = threading.Lock()
         self._parts = dict.fromkeys(_PARTS, "is being checked")
+        self.workers: list[WorkerHealth] = []
+        """Those that were alive at the last look; empty if the database could not be read."""
         self._look_at = 0.0
         self._began_at = 0.0
 
@@ -43,6 +48,7 @@ class Readiness:
         try:
             self._began_at = time.monotonic()
             database, schema = self._database_state()
+            self.workers = self._live_workers() if database == schema == "ok" else []
             self._parts = {"database": database, "schema": schema, "storage": self._storage_state()}
             self._look_at = time.monotonic() + LOOK_SECONDS
         finally:
@@ -52,6 +58,13 @@ class Readiness:
     def broker(self) -> str:
         """Return ok, or what the broker's outage means."""
         return "ok" if self._doorbell.is_reachable() else "unreachable; jobs start when a worker polls the database"
+
+    def _live_workers(self) -> list[WorkerHealth]:
+        try:
+            with self._database.read() as session:
+                return [_worker_health(worker) for worker in live_workers(session)]
+        except SQLAlchemyError:
+            return []
 
     def _database_state(self) -> tuple[str, str]:
         try:
@@ -70,3 +83,16 @@ class Readiness:
             reason = error.strerror or type(error).__name__
             return f"not writable: {reason}; check STORAGE_URL and the AWS_ variables"
         return "ok"
+
+
+def _worker_health(worker: Worker) -> WorkerHealth:
+    """Anybody may read this: what passed is only counted, since it names versions."""
+    findings = worker.findings
+    failed = [finding for finding in findings or () if finding["status"] == "fail"]
+    return WorkerHealth(
+        name=worker.name,
+        queues=worker.queues,
+        device_kind=worker.device_kind,
+        num_passed=None if findings is None else sum(finding["status"] == "pass" for finding in findings),
+        failures=[WorkerFailure(**{name: str(one[name]) for name in WorkerFailure.model_fields}) for one in failed],
+    )

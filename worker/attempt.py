@@ -12,8 +12,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -40,6 +42,9 @@ class Slot:
         self.command_for = command_for
         self.stopping = threading.Event()
         """Set when the worker shuts down: it then claims no job, and stops the running one at a step boundary."""
+        self.started_at = datetime.now(UTC)
+        self.findings: list[dict[str, Any]] | None = None
+        """Of the checks of this machine; None until they have ended."""
         self._is_taken = threading.Lock()
 
     @cached_property

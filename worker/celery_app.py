@@ -18,6 +18,7 @@ from contract.model_catalog import unpinned_warning
 from contract.private_folder import make_private_folder
 from worker.attempt import Slot
 from worker.doorbells import check_messages
+from worker.machine_check import start_machine_check
 from worker.reaper import make_reaper
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
 from worker.supervisor import make_poller, run_next
@@ -98,6 +99,8 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
         make_private_folder(slot.settings.data_dir)
         if warning := unpinned_warning(slot.catalog()):
             logger.warning(warning)
+        if slot.settings.check_machine:
+            start_machine_check(slot)
         for thread in self._threads:
             thread.start()
 

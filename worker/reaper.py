@@ -1,6 +1,7 @@
 """Recovery: jobs of lost workers are queued again, and lost doorbells are sent again.
 
-Every worker has this thread; one of them, the leader, does the work. Jobs with a valid lease are never touched.
+Every worker has this thread, which also renews the worker's row. One of them, the leader, does the rest. Jobs with a
+valid lease are never touched.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.job_state import LEASED_STATUSES, JobStatus
-from contract.tables import Job, LeaderLease
+from contract.tables import Job, LeaderLease, Worker
 from worker import leftovers
 from worker.attempt import Slot
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import DatabaseNow, end_attempt, lock_expired
+from worker.machine_check import DEVICE_CHECK
 from worker.periodic import Periodic
 from worker.repository import schema_is_ready
 
@@ -44,6 +46,22 @@ def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
         where=(LeaderLease.owner == owner) | (LeaderLease.expires_at < DatabaseNow()),
     )
     return session.execute(statement.returning(LeaderLease.name)).one_or_none() is not None
+
+
+def announce(session: Session, slot: Slot) -> None:
+    """Renew this worker's row, with what it has found out about its machine, and delete those of ended workers."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    kinds = [finding["message"] for finding in slot.findings or () if finding["check"] == DEVICE_CHECK]
+    mine = {
+        "queues": list(slot.settings.queues),
+        "device_kind": kinds[0][:40] if kinds else None,
+        "findings": slot.findings,
+        "started_at": slot.started_at,
+        "expires_at": DatabaseNow(MISSED_TURNS * slot.settings.reaper_seconds),
+    }
+    session.execute(delete(Worker).where(Worker.expires_at < DatabaseNow()))
+    statement = dialect.insert(Worker).values(name=slot.name, **mine)
+    session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=mine))
 
 
 def reap(database: Database, *, max_attempts: int) -> list[str]:
@@ -102,6 +120,7 @@ class Reaper:
         """Reap and send doorbells if this worker is the leader."""
         settings = self._slot.settings
         with self._slot.database.write() as session:
+            announce(session, self._slot)
             if not lead(session, self._slot.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
                 return
         for job_id in reap(self._slot.database, max_attempts=settings.max_attempts):

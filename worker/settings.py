@@ -32,6 +32,9 @@ class WorkerSettings(DeploymentSettings):
     """Interval at which the worker looks for webhook deliveries to send."""
     ring_seconds: Seconds = 60.0
     """How long a job may wait before its doorbell is sent again, and the interval of further ones."""
+    check_machine: bool = True
+    """Whether the worker makes the short checks of ``trd doctor`` when it starts. GET /readyz and ``trd status`` show
+    what failed, and dry runs take the kind of device from there."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """A job fails after this many attempts in a row without a step of progress."""
 

@@ -40,6 +40,12 @@ def status(as_json: JsonFlag = False) -> None:
         print_json({"url": url, "has_key": has_key, **plain(ready)})
     else:
         key = "accepted" if has_key and ready.is_ready else "not tried" if has_key else "none: set TRD_API_KEY"
-        answers().print(facts([("url", url), ("key", key), *((k, str(v)) for k, v in plain(ready).items())]))
+        parts = {name: str(value) for name, value in plain(ready).items() if name != "workers"}
+        rows = [("url", url), ("key", key), *parts.items()]
+        for worker in ready.workers:
+            checks = "its machine is not checked" if worker.num_passed is None else f"{worker.num_passed} checks passed"
+            rows.append(("worker", f"{worker.name}, {worker.device_kind or 'device unknown'}, {checks}"))
+            rows += [("  failed", f"{one.check}: {one.message}; {one.remedy}") for one in worker.failures]
+        answers().print(facts(rows))
     if not ready.is_ready:
         raise typer.Exit(FAILED)

@@ -15,6 +15,27 @@ class Health(View):
     status: Literal["ok"] = "ok"
 
 
+class WorkerFailure(View):
+    """A check of a worker's machine that failed when the worker started."""
+
+    check: str
+    message: str
+    remedy: str
+    """What to do."""
+
+
+class WorkerHealth(View):
+    """A worker that is alive."""
+
+    name: str
+    queues: list[str]
+    device_kind: str | None
+    """Such as h100 or cpu; null until the checks have ended."""
+    num_passed: int | None
+    """Checks of its machine that passed; null until they have ended, and if TRD_CHECK_MACHINE is off."""
+    failures: list[WorkerFailure]
+
+
 class Readiness(View):
     """Whether requests can be served, and the state of each part: ``ok`` or what is wrong with it."""
 
@@ -25,6 +46,8 @@ class Readiness(View):
     storage: str
     broker: str
     """Does not make the service unready: workers poll the database too."""
+    workers: list[WorkerHealth] = []  # noqa: RUF012 - pydantic copies it
+    """Does not make the service unready: jobs wait for a worker."""
 
     @property
     def is_ready(self) -> bool:

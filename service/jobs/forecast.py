@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
 from contract.model_catalog import ModelRefusedError, read_json_object
-from service.jobs import history
+from service.jobs import history, repository
 from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
 from service.models.service import ModelShelf
 from trd_estimate.counts import Counts, count
@@ -42,6 +42,12 @@ def counts_of(spec: JobSpec, num_problems: int | None, num_evaluation_problems: 
     if num_problems is None or (spec.evaluation.dataset is not None and num_evaluation_problems is None):
         return None
     return count(spec, num_problems, spec.evaluation.num_heldout(num_problems), num_evaluation_problems)
+
+
+def device_kind_of(session: Session, spec: JobSpec) -> str | None:
+    """Return the kind of device that the newest live worker of the job's queue has reported."""
+    found = (worker.device_kind for worker in repository.live_workers(session) if spec.queue in worker.queues)
+    return next((kind for kind in found if kind in HARDWARE), None)
 
 
 def forecast(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import starmap
 from typing import Any, NamedTuple, cast
 
@@ -45,6 +45,7 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
     WebhookDelivery,
+    Worker,
 )
 from service.datasets.repository import SIZES_AND_KEEP, Size, sizes_of
 
@@ -279,3 +280,9 @@ def oldest_waiting(session: Session) -> datetime | None:
     return session.scalar(
         select(Job.created_at).where(Job.status == JobStatus.QUEUED, Job.deleted_at.is_(None)).order_by(Job.id).limit(1)
     )
+
+
+def live_workers(session: Session) -> list[Worker]:
+    """Return the workers that have renewed their rows lately, the newest first."""
+    living = select(Worker).where(Worker.expires_at > datetime.now(UTC))
+    return list(session.scalars(living.order_by(Worker.started_at.desc(), Worker.name)))

@@ -35,7 +35,7 @@ from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
-from service.jobs.forecast import Forecast, counts_of, forecast
+from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast
 from service.jobs.repository import JobFilter as JobFilter  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
@@ -172,7 +172,8 @@ class JobService:
         notices = accepted_notices(fitted, sizes)
         counts = counts_of(fitted.spec, num_problems, num_evaluated)
         with self._database.read() as session:
-            expected = forecast(session, owner, fitted.spec, counts, self._models, self._device_kind)
+            kind = self._device_kind or device_kind_of(session, fitted.spec)
+            expected = forecast(session, owner, fitted.spec, counts, self._models, kind)
         return DryRun(fitted.spec, notices, counts, expected)
 
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:

@@ -14,6 +14,7 @@ READ_IN_PYTHON = re.compile(
 )
 READ_BY_COMPOSE = re.compile(r"\$\{([A-Z_]+)")
 SET_BY_COMPOSE = re.compile(r"^\s+([A-Z][A-Z_]+):", re.MULTILINE)
+SET_BY_IMAGE = re.compile(r"([A-Z][A-Z_]+)=/data/")
 OF_IMAGES = {"CMD", "EXTRA", "POSTGRES_USER", "POSTGRES_DB", "PGDATA", "CMD-SHELL", "ALL"}
 
 
@@ -25,6 +26,8 @@ def test_every_variable_that_is_read_is_on_the_page() -> None:
     sources = [path.read_text(encoding="utf-8") for name in PACKAGES for path in (PACKAGES_DIR / name).rglob("*.py")]
     compose = (PACKAGES_DIR / "docker-compose.yml").read_text(encoding="utf-8")
     read = {name for text in sources for match in READ_IN_PYTHON.findall(text) for name in match if name}
+    image = (PACKAGES_DIR / "docker" / "worker.Dockerfile").read_text(encoding="utf-8")
+    read |= set(SET_BY_IMAGE.findall(image))
     read |= {*READ_BY_COMPOSE.findall(compose), *SET_BY_COMPOSE.findall(compose)} - OF_IMAGES
     assert {"TRD_DATA_DIR", "RANK", "TRD_PORT", "AWS_REGION"} <= read, "the patterns find what they are for"
     on_the_page = set(re.findall(r"[A-Z][A-Z0-9_]+", TARGET.read_text(encoding="utf-8")))

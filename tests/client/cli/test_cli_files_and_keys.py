@@ -8,13 +8,17 @@ import random
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from client import Client
 from client.cli.job_argument import _complete
+from contract.tables import Worker
 from service.readiness import LOOK_SECONDS
 from tests.client.breaking_proxy import BreakingProxy
 from tests.client.cli.conftest import Run
@@ -99,6 +103,17 @@ def test_models_and_the_state_of_the_service(run: Run, service: RunningService) 
     assert {row["id"] for row in run("models", "--json").json["data"]} == {"small", "small-teacher"}
     assert run("status", "--json").json["database"] == "ok"
     assert "accepted" in run("status").out
+    now = datetime.now(UTC)
+    failed = {"check": "compiler", "status": "fail", "message": "there is no C compiler", "remedy": "install gcc"}
+    values: dict[str, Any] = {"queues": ["trd-default"], "device_kind": "h100", "findings": [failed], "started_at": now}
+    with service.database.write() as session:
+        session.add(Worker(name="host:1:a", expires_at=now + timedelta(seconds=60), **values))
+    time.sleep(LOOK_SECONDS)
+    shown = " ".join(run("status").out.split())
+    assert "worker host:1:a, h100, 0 checks passed" in shown
+    assert "failed compiler: there is no C compiler; install gcc" in shown
+    with service.database.write() as session:
+        session.execute(delete(Worker))
     probes = service.storage_dir / "readiness"
     probes.rename(probes.with_name("away"))
     probes.write_text("in the way")

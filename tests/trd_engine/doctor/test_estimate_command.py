@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from trd_engine.cli import main
+from trd_engine.config import parse_config
+from trd_engine.doctor import estimate
+from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
+from trd_estimate.hardware import HARDWARE
 
 MODELS = Path(__file__).parents[3] / "testbed" / "models"
 
@@ -55,3 +62,25 @@ def test_the_device_of_this_machine_and_a_run_that_does_not_fit(
     spec["sampling"] = {"max_new_tokens": 10**9}
     assert run(tmp_path, spec, "--device", "a100-40gb") == 1
     assert "sampling.max_prompt_tokens + sampling.max_new_tokens = 1000002048" in capsys.readouterr().out
+
+
+def test_the_doctor_finds_a_spec_for_which_there_is_no_room(
+    tmp_path: Path, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(NotTriedError):
+        estimate.check_estimate(Machine(cpu, tmp_path))
+    assert "GB of disk" in estimate.check_estimate(Machine(cpu, tmp_path, parse_config(spec)))
+    with monkeypatch.context() as planted:
+        planted.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(FailedError, match="the run's files take") as found:
+            estimate.check_estimate(Machine(cpu, tmp_path, parse_config(spec)))
+        assert "lower checkpoints.keep" in found.value.remedy
+    monkeypatch.setattr(estimate, "local_hardware", lambda device: HARDWARE["l40s"])
+    with monkeypatch.context() as planted:
+        planted.setattr("os.sysconf", lambda name: 10)
+        with pytest.raises(FailedError, match="sleeping engines and checkpoints take"):
+            estimate.check_estimate(Machine(cpu, tmp_path, parse_config(spec)))
+    spec["refine"] = {"max_new_tokens": 10**9}
+    with pytest.raises(FailedError, match=r"refine\.max_prompt_tokens \+ refine\.max_new_tokens = 1000018432"):
+        estimate.check_estimate(Machine(cpu, tmp_path, parse_config(spec)))

@@ -1,0 +1,74 @@
+"""What a worker finds out about its machine when it starts: the short form of ``trd doctor``, in a child process.
+
+The findings are kept with the worker's row in the database, which it renews while it lives (`worker.reaper`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from worker.attempt import Slot
+from worker.engine_process import child_environment
+from worker.failures import public_text
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 180.0
+"""A check that takes longer is ended, and reported as a failure."""
+DEVICE_CHECK = "device kind"
+"""The finding whose message is the kind of device."""
+_DEVICE_FILES = Path("/dev")
+
+
+def start_machine_check(slot: Slot) -> threading.Thread:
+    """Check the machine in a thread of its own, and leave the findings in `slot.findings`.
+
+    With a GPU no job starts meanwhile: an engine that measures free memory must not meet the check's process.
+    """
+
+    taken = ExitStack()
+    if any(_DEVICE_FILES.glob("nvidia[0-9]*")):
+        taken.enter_context(slot.taken())
+
+    def check() -> None:
+        with taken:
+            slot.findings = check_machine(slot.settings.scratch_dir)
+        for finding in slot.findings:
+            if finding["status"] == "fail":
+                logger.warning("%s: %s; %s", finding["check"], finding["message"], finding["remedy"])
+
+    thread = threading.Thread(target=check, name="machine-check", daemon=True)
+    thread.start()
+    return thread
+
+
+def check_machine(folder: Path) -> list[dict[str, Any]]:
+    """Return the findings of the short checks; `folder` is where runs are written."""
+    doctor = [sys.executable, "-m", "trd_engine", "doctor", "--quick", "--json", "--out", str(folder)]
+    command = [sys.executable, "-m", "worker.bound_exec", str(os.getpid()), *doctor]
+    try:
+        done = subprocess.run(
+            command,
+            env=child_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [_no_doctor(public_text(error))]
+    findings = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return findings or [_no_doctor(done.stderr[-400:])]
+
+
+def _no_doctor(reason: str) -> dict[str, Any]:
+    remedy = "run trd doctor on the worker's machine"
+    return {"check": "doctor", "status": "fail", "message": reason, "remedy": remedy}
