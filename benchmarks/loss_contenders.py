@@ -31,12 +31,14 @@ class Inputs:
     teacher_head_VH: Tensor
 
     @classmethod
-    def random(cls, num_tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype) -> Inputs:
+    def random(
+        cls, num_tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Inputs:
         """Create inputs whose logits have unit size, as in trained models; equal for every contender."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
 
         def randn(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(dtype)
+            return torch.randn(*shape, generator=generator, device=device).to(dtype)
 
         scale = hidden**-0.5
         return cls(
@@ -139,7 +141,7 @@ def liger(inputs: Inputs, *, chunk_size: int, compiled: bool) -> Tensor:
     loss_of = LigerFusedLinearJSDLoss(
         weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=compiled, chunk_size=chunk_size
     )
-    labels_N = torch.zeros(len(inputs.student_hidden_NH), dtype=torch.long)
+    labels_N = torch.zeros_like(inputs.student_hidden_NH[:, 0], dtype=torch.long)
     loss = loss_of(
         inputs.student_hidden_NH, inputs.student_head_VH, inputs.teacher_hidden_NH, inputs.teacher_head_VH, labels_N
     )

@@ -185,7 +185,8 @@ def _model(seed: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def _write_model(folder: Path, seed: int) -> str:
+def write_random_model(folder: Path, seed: int) -> str:
+    """Write a random model of 256 words with its tokenizer; return its folder."""
     _model(seed).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(256)}, unk_token="w2"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -203,8 +204,8 @@ def _tiny_session(machine: Machine) -> Iterator[Session]:
         folder = Path(scratch)
         document: dict[str, Any] = {
             "mode": "trd",
-            "student": _write_model(folder / "student", 1),
-            "teacher": _write_model(folder / "teacher", 2),
+            "student": write_random_model(folder / "student", 1),
+            "teacher": write_random_model(folder / "teacher", 2),
             "task": "exact",
             "lora": {"rank": 8, "alpha": 16},
             "prompts": {"solve": "{problem}", "refine": "{problem} {attempt}"},

@@ -273,5 +273,5 @@ def _wanted(request: StatisticsRequest, student: Projection) -> WantedStatistics
     watched_N, num_tokens = request.watched_ids_N, len(student.hidden_NH)
     if watched_N is not None and watched_N.shape != (num_tokens,):
         raise ValueError(f"watched_ids_N must have shape ({num_tokens},), not {tuple(watched_N.shape)}")
-    epistemic_E = torch.tensor(ids, dtype=torch.long, device=device)
+    epistemic_E = torch.tensor(ids, dtype=torch.long).to(device, non_blocking=True)  # the plain copy waits for a GPU
     return WantedStatistics(epistemic_E, request.modes, None if watched_N is None else watched_N.to(device))

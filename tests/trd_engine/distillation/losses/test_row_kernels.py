@@ -16,7 +16,6 @@ from trd_engine.distillation.losses.row_kernels import uses_kernels
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
-pytest.importorskip("triton")
 
 COMPILE = """
 import itertools, sys
