@@ -116,10 +116,11 @@ FILES: dict[str, Callable[[random.Random], bytes]] = {
 }
 
 
-def check_in_forks(contents: Iterator[bytes]) -> tuple[Counter[str], int]:
+def check_in_forks(contents: Iterator[bytes], lost_bytes: int) -> tuple[Counter[str], int]:
     """Check files in a process of their own; return how often each reply came, and how many files ended the process.
 
-    Another process then goes on with the next file. Fails if a process grows or a file takes too long.
+    Another process then goes on with the next file. Fails if a process grows, by more than `lost_bytes` a file, or if a
+    file takes too long.
     """
     files, done, replies = list(contents), 0, Counter[str]()
     num_ended = 0
@@ -129,7 +130,7 @@ def check_in_forks(contents: Iterator[bytes]) -> tuple[Counter[str], int]:
         if pid == 0:
             try:
                 os.close(reader)
-                _check_all(files[done:], writer)
+                _check_all(files[done:], writer, lost_bytes)
             finally:
                 os._exit(0)
         os.close(writer)
@@ -146,7 +147,7 @@ def check_in_forks(contents: Iterator[bytes]) -> tuple[Counter[str], int]:
     return replies, num_ended
 
 
-def _check_all(files: list[bytes], writer: int) -> None:
+def _check_all(files: list[bytes], writer: int, lost_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_size() + MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -158,7 +159,8 @@ def _check_all(files: list[bytes], writer: int) -> None:
         json.dumps(reply)
         if number == 1000:
             size = _resident()
-        is_grown = number > 1000 and number % 1000 == 0 and _resident() - size > GROWTH_BYTES
+        is_measured = number > 1000 and number % 1000 == 0
+        is_grown = is_measured and _resident() - size > GROWTH_BYTES + number * lost_bytes
         os.write(writer, b"grown\n" if is_grown else next(iter(reply)).encode() + b"\n")
 
 
@@ -172,7 +174,8 @@ def _resident(pid: int | str = "self") -> int:
 
 @pytest.mark.parametrize("name", FILES)
 def test_files(name: str) -> None:
-    replies, num_ended = check_in_forks(inputs(FILES[name], TOKENS, NUM_INPUTS))
+    # Arrow 26 frees no context of a damaged zstd stream, some 4 KiB; a child reads one file.
+    replies, num_ended = check_in_forks(inputs(FILES[name], TOKENS, NUM_INPUTS), 8192 if name == "zstd" else 0)
     assert set(replies) <= {"found", "unreadable", "too_large", "wrong_row"}, replies
     assert replies["found"] > NUM_INPUTS // 100, "not everything is refused at once"
     # Arrow aborts for some files; that is what the children are for.
