@@ -84,10 +84,14 @@ def _likely(models: ModelPair, batch: MicroBatch, places: Mapping[int, Sequence[
     with models.autocast():
         hidden_PG = models.teacher.hidden(batch.teacher)[rows_P]
 
-        def of_student() -> Likely:
-            return _top(hidden_states(models.student, batch.student)[rows_P], head_of(models.student))
+        def of_both() -> tuple[Likely, Likely]:
+            assert models.teacher is not None
+            student = _top(hidden_states(models.student, batch.student)[rows_P], head_of(models.student))
+            # Here, too: a teacher that shares the student's sharded weights has its head only here.
+            return student, _top(hidden_PG, models.teacher.head())
 
-        return models.run_student_unsharded(of_student), _top(hidden_PG, models.teacher.head())
+        likely: tuple[Likely, Likely] = models.run_student_unsharded(of_both)
+        return likely
 
 
 def _top(hidden_PH: Tensor, head: OutputHead) -> Likely:
