@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
 from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
+from trd_engine.models.sharded_loading import filled_parameters
 from trd_engine.runtime.distributed import World
 
 T = TypeVar("T")
@@ -63,6 +64,10 @@ class ShardedRoot(nn.Module):
             sharded.reshard()
         return result
 
+    def free_full_weights(self) -> None:
+        """Free the weights that `keeps_head_full` keeps, until the next pass."""
+        cast(FSDPModule, self).reshard()
+
 
 def shard(
     model: TrainedModel, world: World, compute_dtype: torch.dtype, *, keeps_head_full: bool = False
@@ -78,7 +83,8 @@ def shard(
     root = ShardedRoot(model, keeps_head_full=keeps_head_full)
     layers = [module for module in model.modules() if type(module).__name__ in _layer_names(model)]
     for module in (*layers, root):
-        fully_shard(module, **options)
+        with filled_parameters(module):
+            fully_shard(module, **options)
         # The loss weighs by the tokens of all processes, so gradients are added, not averaged.
         sharded = cast(FSDPModule, module)
         sharded.set_gradient_divide_factor(1.0)
@@ -96,7 +102,7 @@ def _create_unsharded_parameters(root: ShardedRoot, model: TrainedModel) -> None
     """
     token_id_11 = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     root.run_unsharded(lambda: backbone_of(model)(input_ids=token_id_11, use_cache=False))
-    cast(FSDPModule, root).reshard()
+    root.free_full_weights()
 
 
 def _layer_names(model: nn.Module) -> set[str]:

@@ -7,7 +7,7 @@ what `AutoModelForCausalLM` makes of its configuration.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -27,25 +27,31 @@ from trd_data.prompts import PromptBuilder
 from trd_data.stop_ids import StopIds, find_stop_ids
 from trd_data.templates import PromptTemplates, choose_templates
 from trd_engine.config import RunConfig
+from trd_engine.models.sharded_loading import set_shards_apart, sharded_loading
+from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ContextTooLongError, ModelNotFoundError, ModelRefusedError
 
 TrainedModel = PreTrainedModel | PeftModel
 """A student: all of its weights are trained, or those of its adapter."""
 
 
-def load_model(source: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(source: str, *, dtype: torch.dtype, device: torch.device, world: World = ALONE) -> PreTrainedModel:
     """Return the causal language model in the folder or hub id `source`, on `device`, in eval mode.
 
+    Of several processes each reads its shards alone, and `fsdp.shard` makes the model usable; collective then.
     Raises `ModelNotFoundError` and `ModelRefusedError`.
     """
     _refuse_remote_code(source)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        with nullcontext() if world.size == 1 else sharded_loading(world):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
     _repair_generation_settings(source, model)
+    if world.size > 1:
+        set_shards_apart(model, device)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
     model.eval()
     return model

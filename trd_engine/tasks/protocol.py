@@ -31,7 +31,8 @@ class Task(Protocol):
         ...
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Return one verdict per pair, in order. Override it if several at once are faster."""
+        """Return one verdict per pair, in order. Override it if several at once are faster. Called in another thread
+        than the run's, one call at a time, while the run samples."""
         return [self.verify(problem, text) for problem, text in pairs]
 
 

@@ -122,7 +122,7 @@ def load_models(
 ) -> ModelPair:
     """Load student and teacher; with `resume_from`, the student's weights are the checkpoint's.
 
-    Of several processes each loads both whole, and then they divide them. Weights that are trained are kept in fp32,
+    Several processes divide both while they load them. Weights that are trained are kept in fp32,
     and the passes run in the compute dtype. With LoRA nothing of the base is trained, and it is held in the compute
     dtype. `tokenizer` is the student's.
     """
@@ -131,11 +131,11 @@ def load_models(
     source = config.student
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
-    base = load_model(source, dtype=torch.float32 if config.lora is None else compute_dtype, device=device)
-    require_known_head("student", base)
+    world.wait()  # one may have had to fetch the weights
+    base = load_model(source, dtype=torch.float32 if config.lora is None else compute_dtype, device=device, world=world)
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
     _prepare_backward(student, config.optim.gradient_checkpointing, device)
-    teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device)
+    teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device, world)
     run_unsharded, teacher = _divide(student, teacher, compute_dtype, world)
     return ModelPair(
         student,
@@ -155,29 +155,39 @@ def load_models(
 def _divide(
     student: TrainedModel, teacher: Teacher | None, dtype: torch.dtype, world: World
 ) -> tuple[RunUnsharded, Teacher | None]:
-    """Both models among the processes; how the student's is entered, and the teacher that knows its own way."""
-    if world.size == 1:
-        return run_directly, teacher
-    models = {"student": student} | ({} if teacher is None else {"teacher": teacher.model})
-    for role, model in models.items():
-        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            packing = packing_of(model)  # tried out while the model is whole
-        if packing.kind == "single":
-            raise ModelRefusedError(
-                f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
-                f"the layers that they divide; set devices to 1 (it is {world.size})"
-            )
-    world.wait()  # one may have had to fetch the weights
-    run_unsharded = shard(student, world, dtype).run_unsharded
+    """Shard both models among the processes and check them. Return how the student's is entered, and the teacher with
+    its own way."""
+    run_student = run_directly if world.size == 1 else shard(student, world, dtype).run_unsharded
+    _require_readable("student", student, run_student, dtype, world)
     if teacher is None:
-        return run_unsharded, None
+        return run_student, None
     if teacher.shares_student:
-        return run_unsharded, Teacher(
-            student, shares_student=True, adapter=teacher.adapter, run_unsharded=run_unsharded
+        shared = Teacher(student, shares_student=True, adapter=teacher.adapter, run_unsharded=run_student)
+        return run_student, shared
+    if world.size > 1:
+        # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
+        root = shard(teacher.model, world, torch.float32, keeps_head_full=True)
+        teacher = Teacher(teacher.model, run_unsharded=root.run_unsharded)
+        _require_readable("teacher", teacher.model, root.run_unsharded, dtype, world)
+        root.free_full_weights()
+    else:
+        _require_readable("teacher", teacher.model, run_directly, dtype, world)
+    return run_student, teacher
+
+
+@torch.no_grad()
+def _require_readable(role: str, model: TrainedModel, run: RunUnsharded, dtype: torch.dtype, world: World) -> None:
+    """Raise `ModelRefusedError` if the loss cannot compute the model's logits, or several processes cannot read it."""
+    run(lambda: require_known_head(role, causal_lm_of(model)))
+    if world.size == 1:
+        return
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        packing = run(lambda: packing_of(model))
+    if packing.kind == "single":
+        raise ModelRefusedError(
+            f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
+            f"the layers that they divide; set devices to 1 (it is {world.size})"
         )
-    # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
-    root = shard(teacher.model, world, torch.float32, keeps_head_full=True)
-    return run_unsharded, Teacher(teacher.model, run_unsharded=root.run_unsharded)
 
 
 def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
@@ -193,7 +203,9 @@ def _prepare_backward(student: TrainedModel, wanted: bool | None, device: torch.
         student.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device) -> Teacher:
+def _load_teacher(
+    config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device, world: World
+) -> Teacher:
     moves = config.teacher_update.kind != "frozen"
     if config.teacher is None and isinstance(student, PeftModel):
         if moves:
@@ -204,8 +216,7 @@ def _load_teacher(config: RunConfig, student: TrainedModel, dtype: torch.dtype, 
     elif config.teacher_update.kind == "ema":
         dtype = torch.float32  # an average moves by less than bf16 can tell
     # Full fine-tuning moves every weight: teaching itself then needs a copy.
-    model = load_model(config.teacher_folder, dtype=dtype, device=device)
-    require_known_head("teacher", model)
+    model = load_model(config.teacher_folder, dtype=dtype, device=device, world=world)
     return Teacher(model.requires_grad_(False))
 
 

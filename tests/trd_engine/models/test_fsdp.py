@@ -1,10 +1,17 @@
-"""A divided model put together again; what several processes do with it is in `test_several_processes`."""
+"""Models that processes share are loaded in shards, and put together again; runs are in `test_several_processes`."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.trd_engine.tiny_runs import MODELS
+from tests.trd_engine.torchrun import scene
 from trd_engine.config import LoraConfig
 from trd_engine.models.fsdp import gather_full_model
 from trd_engine.models.loading import load_model
@@ -30,3 +37,45 @@ def test_a_teachers_adapter_comes_along() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for whole in (copy, model):
         assert {s.base_model_name_or_path for s in whole.peft_config.values()} == {"acme/public-name"}
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 97,
+    "tie_word_embeddings": False,
+}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("qwen3", SIZES),
+    "tied": ("qwen3", {**SIZES, "tie_word_embeddings": True}),
+    "experts": ("qwen3_moe", {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
+}
+"""Fused experts are stored one by one, and put together while they are loaded."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, (kind, sizes) in KINDS.items():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=torch.bfloat16)
+        model.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_models_are_loaded_and_gathered_in_shards(models: Path) -> None:
+    """No process ever holds a whole model, and each holds what it would of one that was loaded whole. A sync of an
+    adapter leaves the base where it is."""
+    with scene("rank_models", "share", str(models), num_processes=2, HF_DEACTIVATE_ASYNC_LOAD="1") as launcher:
+        printed, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, printed
+    peaks = json.loads((models / "peaks.json").read_text(encoding="utf-8"))
+    for name, peak in peaks.items():
+        whole = 2 * sum(path.stat().st_size for path in (models / name).glob("*.safetensors"))  # in fp32
+        # Its half, and the module that is sharded at the moment: one of 12 layers, or embedding and head.
+        assert 0.5 * whole < peak < 0.65 * whole, (name, peak, whole)
