@@ -27,6 +27,7 @@ _NO_LETTER = re.compile(r"^\s*[A-Za-z]\s*=|\\[A-Za-z]+")
 _LETTER = re.compile(r"[A-Za-z]")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
 _PLAIN = (
+    (re.compile(r"^\s*\\(?:text|mbox)\s*\{([^{}]*\d[^{}]*)\}\s*$"), r"\1"),
     (re.compile(r"\\\(|\\\)|\\\[|\\\]|(?<!\\)\$"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle)(?![A-Za-z])|\\!|\{\}(?=.)"), ""),
     (re.compile(r"(?<=[\d\s{])[aA]\.?[mM]\b\.?"), "am"),
