@@ -33,6 +33,7 @@ from service.enqueue import Doorbell
 from service.errors import error_response
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
+from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
 from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
@@ -130,6 +131,7 @@ def _start(settings: Settings) -> ServiceContext:
         streams=OpenStreams(settings.max_streams_per_key, settings.max_streams),
         datasets=DatasetService(settings, database, storage, models),
         jobs=jobs,
+        fleet=Fleet(database),
         runs=RunService(database),
         checkpoints=CheckpointService(database),
         webhooks=WebhookService(database, settings.webhook_network),

@@ -16,6 +16,7 @@ from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
 from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
+from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
 from service.keys.service import KeyRing
 from service.keys.sessions import Sessions
@@ -42,6 +43,7 @@ class ServiceContext:
     readiness: Readiness
     datasets: DatasetService
     jobs: JobService
+    fleet: Fleet
     runs: RunService
     checkpoints: CheckpointService
     webhooks: WebhookService

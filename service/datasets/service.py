@@ -180,6 +180,11 @@ class DatasetService:
             if not is_published:
                 self._storage.give_up(row.storage_key)
 
+    def usage(self, owner: str) -> tuple[int, int]:
+        """Return the bytes and rows of the owner's datasets, which the quotas limit."""
+        with self._database.read() as session:
+            return repository.num_stored(session, owner)
+
     def show(self, owner: str, dataset_id: str) -> Dataset:
         """Return the owner's dataset; raise `NotFoundError`, also for another owner's dataset."""
         with self._database.read() as session:

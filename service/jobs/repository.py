@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Row,
     ScalarSelect,
     Select,
     SQLColumnExpression,
@@ -32,7 +33,7 @@ from sqlalchemy.orm import Session, aliased
 
 from contract.events import INSERT_EVENTS, NewEvent, event_rows
 from contract.ids import JOB_PREFIX, first_id
-from contract.job_state import FINAL_STATUSES, JobStatus
+from contract.job_state import FINAL_STATUSES, LEASED_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
     Checkpoint,
@@ -286,3 +287,18 @@ def live_workers(session: Session) -> list[Worker]:
     """Return the workers that have renewed their rows lately, the newest first."""
     living = select(Worker).where(Worker.expires_at > datetime.now(UTC))
     return list(session.scalars(living.order_by(Worker.started_at.desc(), Worker.name)))
+
+
+def open_by_queue(session: Session) -> Sequence[Row[str, str, int, datetime]]:
+    """Return (queue, status, num_jobs, oldest_at) of the jobs of all owners that are not over."""
+    columns = (Job.queue, Job.status, func.count().label("num_jobs"), func.min(Job.created_at).label("oldest_at"))
+    query = select(*columns).where(Job.status.in_([*LEASED_STATUSES, JobStatus.QUEUED]), Job.deleted_at.is_(None))
+    return session.execute(query.group_by(Job.queue, Job.status)).all()
+
+
+def leased(session: Session, owner: str | None, limit: int) -> Sequence[Job]:
+    """Return the jobs that workers hold, of one owner or of all, the oldest first."""
+    query = select(Job).where(Job.status.in_(LEASED_STATUSES), Job.deleted_at.is_(None))
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    return session.scalars(query.order_by(Job.id).limit(limit)).all()

@@ -1,0 +1,66 @@
+"""What waits and runs, over all owners: numbers for everybody, and single jobs for admins and their owners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from contract.database import Database
+from contract.job_state import LEASED_STATUSES, JobStatus
+from service.jobs import repository
+
+MAX_LEASES = 200
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """One queue."""
+
+    name: str
+    num_waiting: int
+    num_running: int
+    oldest_at: datetime | None
+    """When the job was created that has waited longest."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A job in the hands of a worker."""
+
+    worker: str
+    queue: str
+    expires_at: datetime | None
+    attempt: int
+    job_id: str
+    owner: str
+
+
+class Fleet:
+    """Reads who works on what."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def queues(self) -> list[QueueState]:
+        """Return the queues in which something waits or runs."""
+        with self._database.read() as session:
+            rows = repository.open_by_queue(session)
+        waiting = {row.queue: row for row in rows if row.status == JobStatus.QUEUED}
+        return [
+            QueueState(
+                name,
+                waiting[name].num_jobs if name in waiting else 0,
+                sum(row.num_jobs for row in rows if row.queue == name and row.status in LEASED_STATUSES),
+                waiting[name].oldest_at if name in waiting else None,
+            )
+            for name in sorted({row.queue for row in rows})
+        ]
+
+    def leases(self, owner: str | None) -> list[Lease]:
+        """Return the jobs in the hands of workers, of one owner or, with None, of all."""
+        with self._database.read() as session:
+            jobs = repository.leased(session, owner, MAX_LEASES)
+        return [
+            Lease(job.lease_owner or "", job.queue, job.lease_expires_at, job.attempt, job.id, job.owner)
+            for job in jobs
+        ]
