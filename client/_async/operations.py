@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from client._async.transport import AsyncResource
 from client.call import Call, path_part
-from contract.views.keys import CreatedKey, KeyView
+from contract.views.keys import CreatedKey, KeyView, SignInLink
 from contract.views.models import ModelView
 from contract.views.page import Page
 
@@ -19,6 +19,10 @@ class AsyncKeys(AsyncResource):
         """Create a key; only this response contains it. Without an owner, it gets the caller's."""
         document = {"name": name, "owner": owner, "scopes": list(scopes)}
         return await self._transport.send(Call("POST", "/keys", CreatedKey, json=document, is_repeatable=False))
+
+    async def sign_in_link(self) -> SignInLink:
+        """Make a link that signs a browser in to the dashboard with this client's key, once and soon."""
+        return await self._transport.send(Call("POST", "/ui/sign-in-links", SignInLink, is_repeatable=False))
 
     def list(self, *, num_wanted: int | None = None) -> AsyncIterator[KeyView]:
         """Iterate over the keys of all owners, newest first, including revoked ones."""

@@ -146,6 +146,8 @@ def _is_ready(trd: Client) -> bool:
 
 
 def _greet(service: LocalService, data_dir: Path) -> None:
+    with Client(service.url, service.api_key) as trd:
+        link = trd.keys.sign_in_link()
     text = Text.assemble(
         ("URL   ", "dim"), (service.url, "bold"), "\n",
         ("key   ", "dim"), (service.api_key, "bold"), "\n",
@@ -155,3 +157,5 @@ def _greet(service: LocalService, data_dir: Path) -> None:
         ("Ctrl-C stops both.", "dim"),
     )  # fmt: skip
     answers().print(Panel(text, title="TRD service", expand=False))
+    link_text = Text.assemble("Dashboard, the link signs in once: ", (f"{service.url}{link.path}", "bold"))
+    answers().print(link_text, soft_wrap=True)  # a link that is cut into lines cannot be clicked

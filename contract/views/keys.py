@@ -33,3 +33,12 @@ class CreatedKey(KeyView):
     """The only response that contains the key itself."""
 
     key: str
+
+
+class SignInLink(View):
+    """A link that signs a browser in to the dashboard, once."""
+
+    object: Literal["sign_in_link"] = "sign_in_link"
+    path: str
+    """On this server."""
+    expires_in_seconds: float

@@ -6,9 +6,9 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from pydantic import BaseModel
 from starlette.responses import RedirectResponse
 
+from contract.views.keys import SignInLink
 from service.auth import SESSION_COOKIE, SIGN_IN_PATH, Reader, is_same_origin
 from service.context import Context
 from service.dashboard.pages import page
@@ -63,14 +63,6 @@ def sign_out(request: Request, context: Context, caller: Reader) -> Response:
     response = Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE)
     return response
-
-
-class SignInLink(BaseModel):
-    """A link that signs in once."""
-
-    path: str
-    """On this server."""
-    expires_in_seconds: float
 
 
 @router.post("/ui/sign-in-links", status_code=201)

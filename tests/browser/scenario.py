@@ -144,7 +144,9 @@ def _add_attempts_and_phases(
         )
         at = lost + timedelta(minutes=6)
         first |= {"number": 2, "worker": "gpu-02:911", "lease_token": 2, "started_at": at}
-        events.append(NewEvent("status", "Attempt 1 was lost; the job is queued again.", {}, "warn", lost))
+        events.append(
+            NewEvent("status", "Attempt 1 was lost; the job is queued again.", {"status": "queued"}, "warn", lost)
+        )
     at += timedelta(seconds=30)
     for _ in range(rounds):
         for name, seconds in (*PHASES, ("evaluating", 45)):
@@ -160,7 +162,7 @@ def _add_attempts_and_phases(
     if end is not None:
         message = "The run is over." if end is AttemptStatus.SUCCEEDED else "Attempt 1 failed; the job failed."
         level = "info" if end is AttemptStatus.SUCCEEDED else "error"
-        events.append(NewEvent("status", message, {}, level, at))  # type: ignore[arg-type]
+        events.append(NewEvent("status", message, {"status": status}, level, at))  # type: ignore[arg-type]
     with database.write() as session:
         session.add_all(attempts)
         append_events(session, job_id, *events)
