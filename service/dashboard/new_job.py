@@ -14,7 +14,7 @@ from service.auth import Submitter
 from service.context import Context
 from service.dashboard.job import find_job
 from service.dashboard.pages import page
-from service.dashboard.specs import leaves, shown, spec_rows
+from service.dashboard.specs import docstrings, leaves, shown, spec_rows
 from service.datasets.schemas import dataset_view
 from service.models.schemas import model_view
 
@@ -57,9 +57,11 @@ def new_job(
 ) -> Response:
     """The empty form, or one that is filled in from a job."""
     given: dict[str, str] = {}
+    tags: list[str] = []
     if from_job:
         original = find_job(context, caller, from_job)
         given = {row.path: row.value for row in spec_rows(original.spec) if not row.is_default}
+        tags = original.tags
     rows, _ = context.datasets.page(caller.owner, None, NUM_DATASETS)
     groups: dict[str, list[FormField]] = {}
     for field in _fields(given):
@@ -72,6 +74,7 @@ def new_job(
         given=given,
         rest=_rest(given),
         from_job=from_job,
+        tags=", ".join(tags),
         datasets=[dataset_view(row) for row in rows],
         models=models,
         modes=MODES,
@@ -89,7 +92,7 @@ def _fields(given: Mapping[str, str]) -> Iterator[FormField]:
         kind, choices = _kind(path, part, schema["$defs"])
         if kind:
             default = shown(part["default"]) if part.get("default") is not None else ""
-            yield FormField(path, kind, choices, default, given.get(path, ""), part.get("description", ""))
+            yield FormField(path, kind, choices, default, given.get(path, ""), docstrings().get(path, ""))
 
 
 def _leaves(schema: Mapping[str, Any], defs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -73,7 +73,7 @@ def docstrings() -> dict[str, str]:
 
 def _docstrings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
-        yield f"{prefix}{name}", field.description or ""
+        yield f"{prefix}{name}", (field.description or "").replace("``", "")
         for inner in (field.annotation, *get_args(field.annotation)):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from _docstrings(inner, f"{prefix}{name}.")
