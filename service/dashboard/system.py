@@ -39,6 +39,7 @@ def system(request: Request, context: Context, caller: Reader) -> Response:
         request,
         "system.html",
         parts={**context.readiness.parts(), "broker": context.readiness.broker()},
+        workers=context.readiness.workers,
         queues=queues,
         leases=context.fleet.leases(None if is_admin else caller.owner),
         num_hidden=0 if is_admin else sum(queue.num_running for queue in queues),
