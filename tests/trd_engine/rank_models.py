@@ -18,10 +18,11 @@ from transformers import core_model_loading
 
 from trd_engine.config import LoraConfig
 from trd_engine.models import fsdp
-from trd_engine.models.fsdp import gather_full_model, local_shard, save_adapter, shard
+from trd_engine.models.fsdp import full_tensor, gather_full_model, local_shard, save_adapter, shard
 from trd_engine.models.loading import TrainedModel, load_model
 from trd_engine.models.lora import STUDENT_ADAPTER, add_adapter, add_teacher_adapter
 from trd_engine.runtime.distributed import World, open_world
+from trd_engine.training.checkpoints.state import restore_student, write_student
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=8)
@@ -112,7 +113,7 @@ def _num_bytes() -> int:
 def _gather(folder: Path, world: World) -> None:
     """An adapter is gathered without its base; a full model in the dtype that is asked for."""
     model = _loaded(folder / "plain", torch.float32, world, is_lora=True)
-    num_bytes, full_tensor = list[int](), fsdp.full_tensor
+    num_bytes = list[int]()
 
     def counted(tensor: Tensor) -> Tensor:
         num_bytes.append(tensor.numel() * tensor.element_size())
@@ -134,6 +135,28 @@ def _gather(folder: Path, world: World) -> None:
     if whole is not None:
         assert {p.dtype for p in whole.parameters()} == {torch.bfloat16}
     fsdp.full_tensor = full_tensor
+    _write_and_read(folder / "state", full, world)
+
+
+def _write_and_read(folder: Path, model: TrainedModel, world: World) -> None:
+    """The exact weights, in shards that one process reads, too."""
+    if world.is_main:
+        folder.mkdir()
+    world.wait()
+    write_student(folder, model, world)
+    before = {name: full_tensor(parameter).clone() for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            local_shard(parameter).zero_()
+    restore_student(folder, model)
+    alone = load_model(str(folder.parent / "plain"), dtype=torch.float32, device=CPU)
+    with torch.no_grad():
+        for parameter in alone.parameters():
+            parameter.zero_()
+    restore_student(folder, alone)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(full_tensor(parameter), before[name]), name
+        assert torch.equal(alone.get_parameter(name), before[name]), name
 
 
 if __name__ == "__main__":
