@@ -36,8 +36,8 @@ _PASSED_ON = ("TRD_ALLOW_UNCONFINED_VERIFIERS",)
 """The operator's permission to judge references without confinement."""
 _NOT_JUDGED = Notice(
     "references_not_judged",
-    "The reference answers were not compared with themselves: the program that does it did not run here.",
-    "Install the service with its extra, so that math-verify is there; the job itself is not affected.",
+    "The reference answers were not compared with themselves: the program that does it did not run here",
+    "install the service with its extra, so that math-verify is there; the job itself is not affected",
     tasks=("math",),
 )
 Answer = TypeVar("Answer")

@@ -132,9 +132,9 @@ def _notices(
             "unmatchable_references",
             f"{len(unmatchable)} of {num_judged} reference answers that were judged cannot be matched: task math does "
             "not find such a reference equal to itself, cannot read it as mathematics, or it is a sentence. Almost "
-            "every answer to these problems will count as wrong.",
-            "Give a final answer as a number, an expression or a few words, in closed LaTeX, or use task exact or "
-            "choice; remove rows that have none, such as proofs.",
+            "every answer to these problems will count as wrong",
+            "give a final answer as a number, an expression or a few words, in closed LaTeX, or use task exact or "
+            "choice; remove rows that have none, such as proofs",
             len(unmatchable),
             unmatchable[0].shown(),
             ("math",),
@@ -144,8 +144,8 @@ def _notices(
         yield Notice(
             "reference_contradicts_solution",
             f"{len(contradicted)} of {num_judged} reference answers that were judged differ from the last box of their "
-            "own solution.",
-            "Correct the reference or the solution: a student that follows the solution would count as wrong.",
+            "own solution",
+            "correct the reference or the solution: a student that follows the solution would count as wrong",
             len(contradicted),
             f"{contradicted[0].shown()}; its solution: {boxed}"[:200],
             ("math",),

@@ -139,6 +139,8 @@ def _load_problems(
     sets = load_problem_sets(
         config.dataset, config.evaluation, config.task, config.seed, budgets, reporter, given=given
     )
+    if config.strict:
+        reporter.require_no_warnings()  # before the samplers' engines are built
     if not config.is_privileged or config.loss.teacher_context == "refine":
         return sets
     built = {p.id: teacher_prompts.privileged(p, max_tokens=budget) for p in sets.train}
