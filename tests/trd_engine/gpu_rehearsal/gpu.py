@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -120,6 +121,8 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "is_bf16_supported": lambda *_arguments, **_options: True,
     "current_device": lambda: 0,
     "set_device": lambda _device: None,
+    "get_device_properties": lambda _device: SimpleNamespace(total_memory=79 * 2**30, name="NVIDIA H100 80GB HBM3"),
+    "memory_allocated": lambda _device: 0,
 }
 
 
