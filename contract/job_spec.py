@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from contract.dataset_ref import DatasetRef
+from contract.integrations import Integration
 from contract.loss_spec import PRESET_LOSSES, LossSpec, Preset
 from contract.messages import queue_name
 from contract.optim_spec import LoraSpec, OptimSpec
@@ -186,6 +187,9 @@ class JobSpec(StrictModel):
     """When checkpoints are written, and which are kept."""
     diagnosis: DiagnosisSpec = DiagnosisSpec()
     """The diagnosis of each round's trajectories before they are trained on."""
+    integrations: Annotated[list[Integration], Field(max_length=4)] = []  # noqa: RUF012 - pydantic copies it
+    """Trackers that the run's figures are reported to: wandb, tensorboard and trackio; see
+    docs/integrations.md."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Devices to train on, one process each; `num_devices` adds those that only sample."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None

@@ -125,6 +125,8 @@ class DeploymentSettings(DatabaseSettings):
     dataset_roots: Annotated[tuple[Path, ...], *CommaSeparated] = ()
     """Comma-separated folders in which ``{"path": …}`` of a job may lie. The API checks the path, and the worker every
     file below it."""
+    integration_secrets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
+    """Comma-separated names of the workers' environment variables that a job may name as the key of a tracker."""
     webhook_network: Literal["public", "private", "loopback"] = "public"
     """Which addresses webhooks may have: public ones, also private networks, or this machine only (for tests). Only
     ``loopback`` allows http; the others require https."""

@@ -142,6 +142,11 @@ class ScoreRow:
     num_problems: int
     avg_at_k: float
     pass_at_k: float
+    avg_low: float | None = None
+    """Ends of the 95 % intervals; None in checkpoints of versions that did not keep them."""
+    avg_high: float | None = None
+    pass_low: float | None = None
+    pass_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class WorkerSettings(DeploymentSettings):
     """Interval at which a child's events are written to the database."""
     reaper_seconds: Seconds = 10.0
     """Interval at which the leading worker looks for expired leases."""
+    tracker_grace_seconds: Seconds = 20.0
+    """How long trackers (W&B…) may take to get a run's last figures after its end."""
     webhook_seconds: Seconds = 1.0
     """Interval at which the worker looks for webhook deliveries to send."""
     ring_seconds: Seconds = 60.0

@@ -31,6 +31,7 @@ from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
 from worker.repository import schema_is_ready
 from worker.staging import Staged
+from worker.trackers.supervise import Trackers
 from worker.uploads import CheckpointUploads
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,9 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
     progress = Progress(attempt, on_checkpoint=uploads.submit)
     command = attempt.slot.command_for(attempt.folder, spec.devices)
     process = EngineProcess.start(command, attempt.folder, devices=spec.devices)
-    # Left in reverse order: the child has ended, then its events are written, then its checkpoints stored.
-    with uploads, progress, process:
+    # Left in reverse order: the child has ended, then its events are written, then its checkpoints stored, and last the
+    # trackers get the rest.
+    with Trackers(attempt, spec), uploads, progress, process:
         watched = _watch(attempt, process, progress)
     end = classify_exit(
         ChildExit(

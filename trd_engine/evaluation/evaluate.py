@@ -69,7 +69,8 @@ def evaluate_student(
     if config.num_probe_samples:
         probes = trajectories[: config.num_probe_samples * k : k]
         reporter.event("probe_samples", step=step, samples=[_probe_sample(t, collector.prompts) for t in probes])
-    return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k)
+    ends = {name: getattr(scores, name) for name in ("avg_low", "avg_high", "pass_low", "pass_high")}
+    return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k, **ends)
 
 
 def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[bool]]) -> dict[str, dict[str, float]]:

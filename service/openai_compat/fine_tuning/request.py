@@ -88,7 +88,7 @@ class FineTuningRequest(BaseModel):
     """The job's name, and a part of its model's."""
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
-    """None yet: an empty list or null."""
+    """``integrations`` of the spec, in OpenAI's form ``{"type": "wandb", "wandb": {"project": …}}`` or in our own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,11 +98,16 @@ class FineTuningRequest(BaseModel):
             raise contradiction("method", None, reason, f"send {_EXAMPLE}; the types are {_TYPES}")
         return document
 
-    @field_validator("integrations")
-    @classmethod
-    def _has_none(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-        if value:
-            kind = str(value[0].get("type"))[:80]
-            remedy = "leave it out, and read GET /jobs/{id}/metrics"
-            raise contradiction("integrations", kind, "this service reports to no tracker", remedy)
-        return value
+    @property
+    def native_integrations(self) -> list[dict[str, Any]]:
+        """The trackers in the form of a job spec."""
+        return [_native(integration) for integration in self.integrations or ()]
+
+
+def _native(integration: dict[str, Any]) -> dict[str, Any]:
+    """Move the fields of the object that is named like the type, as OpenAI writes them, beside the type."""
+    inner = integration.get(str(integration.get("type")))
+    if not isinstance(inner, dict):
+        return integration
+    beside = {name: value for name, value in integration.items() if name != integration["type"]}
+    return {**inner, **beside}

@@ -98,6 +98,8 @@ def native_spec(request: FineTuningRequest) -> NativeSpec:
     for source, name in (("seed", "seed"), ("suffix", "name"), ("metadata", "metadata")):
         if sent[source] is not None:
             spec.put(name, sent[source], source)
+    if request.integrations:
+        spec.put("integrations", request.native_integrations, "integrations")
     _put_hyperparameters(spec, request.hyperparameters, "hyperparameters")
     _put_hyperparameters(spec, request.method.fields.hyperparameters, f"method.{kind}.hyperparameters")
     return spec

@@ -53,7 +53,7 @@ def test_every_argument_finds_its_field(service: Service) -> None:
         seed=5,
         suffix="my run",
         metadata={"who": "me"},
-        integrations=[],
+        integrations=[{"type": "wandb", "wandb": {"project": "p", "name": "n", "tags": ["t"]}}],
         extra_body={"tags": ["a"], "priority": 3},
     )
     spec = native_of(job)["spec"]
@@ -66,6 +66,8 @@ def test_every_argument_finds_its_field(service: Service) -> None:
     assert (spec["evaluation"]["dataset"], spec["evaluation"]["k"]) == (evaluated, 2)
     assert (spec["seed"], spec["name"], spec["metadata"]) == (5, "my run", {"who": "me"})
     assert (spec["tags"], spec["priority"]) == (["a"], 3)
+    wandb = {"type": "wandb", "project": "p", "name": "n", "tags": ["t"], "entity": None, "api_key_env": None}
+    assert spec["integrations"] == [wandb]
     assert (job.validation_file, job.seed, job.metadata) == (evaluated, 5, {"who": "me"})
     assert job.hyperparameters.learning_rate_multiplier == pytest.approx(200)
     clone = service.native.post(f"/jobs/{job.id}/clone", json={"optim": {"max_steps": 9}}).json()
@@ -125,7 +127,8 @@ def test_a_student_may_teach_itself(openai: OpenAI) -> None:
         ({"validation_file": "ds_none"}, "validation_file", "validation_file = ds_none: there is no such dataset"),
         ({"seed": -1}, "seed", "seed = -1: input should be greater than or equal to 0"),
         ({"suffix": "x" * 65}, "suffix", "at most 64 characters"),
-        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", "reports to no tracker"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": ""}}]}, "integrations.0.project", "at least 1"),
+        ({"integrations": [{"type": "comet"}]}, "integrations.0", "does not match any of the expected tags"),
         ({"extra_body": {"devices": 8}}, "devices", "devices = 8: jobs here may use at most 1"),
         ({"extra_body": {"n_epochs": 2}}, "n_epochs", "n_epochs: unknown field"),
         ({"extra_body": {"optim.epochs": 2}}, "optim.epochs", "optim.epochs: unknown field"),

@@ -113,6 +113,11 @@ def test_the_checkpoint_is_a_model_folder_that_says_what_it_is(whole: Path) -> N
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     for fact in ("tiny-student", "tiny-teacher", "TRD", manifest["data_fingerprint"], "Seed | 0", "avg@k"):
         assert fact in card
+    baseline, last = (row for row in events(whole, "evaluation") if row["step"] in (0, 4))
+    for row in (baseline, last):
+        assert f"{row['avg_at_k']:.3f} [{row['avg_low']:.3f}, {row['avg_high']:.3f}]" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card
+    assert "LoRA adapter" not in card
     assert model.num_parameters() == AutoModelForCausalLM.from_pretrained(MODELS / "tiny-student").num_parameters()
 
 

@@ -53,6 +53,8 @@ def model_card(
         *(f"| {name} | {value} |" for name, value in facts),
         "",
         *_score_table(scores),
+        "",
+        *_usage(config, student),
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,12 +84,48 @@ def _score_table(scores: Sequence[ScoreRow]) -> list[str]:
     if not scores:
         return ["Not evaluated."]
     rows = [
-        f"| {s.step} | {s.dataset} ({s.num_problems}) | {s.k} | {s.avg_at_k:.3f} | {s.pass_at_k:.3f} |" for s in scores
+        f"| {s.step} | {s.dataset} ({s.num_problems}) | {s.k} | {_interval(s.avg_at_k, s.avg_low, s.avg_high)} | "
+        f"{_interval(s.pass_at_k, s.pass_low, s.pass_high)} |"
+        for s in scores
     ]
     return [
-        "Step 0 is the student before training.",
+        "Step 0 is the student before training; 95 % intervals in brackets.",
         "",
         "| step | problems | k | avg@k | pass@k |",
         "|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _interval(share: float, low: float | None, high: float | None) -> str:
+    return f"{share:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+
+
+def _usage(config: RunConfig, student: str) -> list[str]:
+    """Code that loads the folder of this file; with LoRA a checkpoint has an adapter and perhaps a merged model."""
+    whole = [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```",
+        "",
+        "`vllm serve FOLDER` serves it.",
+    ]
+    adapter = [
+        "If this folder has `adapter_config.json` it is a LoRA adapter:",
+        "",
+        "```python",
+        "from peft import AutoPeftModelForCausalLM",
+        "",
+        'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER", dtype="auto")',
+        "```",
+        "",
+        f"`vllm serve {student} --enable-lora --max-lora-rank {config.lora.rank if config.lora else 0} "
+        "--lora-modules student=FOLDER` serves it.",
+        "",
+        "Otherwise it is a whole model:",
+        "",
+    ]
+    return ["## Use it", "", "FOLDER is the folder of this file.", "", *(adapter if config.lora else []), *whole]

@@ -1,0 +1,50 @@
+"""Trackers that a job reports to: Weights & Biases, TensorBoard and trackio.
+
+A spec says which, and where within it. The address of a tracker is the operator's, in the workers' environment; a key
+is given by the name of a variable there, never itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contract.strict_model import WITHOUT_CONTROLS, StrictModel
+
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w][\w .:-]*$"), WITHOUT_CONTROLS]
+SecretName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
+
+
+class _Tracker(StrictModel):
+    project: Name = "trd"
+    """Project in which the job's run is."""
+    name: Name | None = None
+    """Display name of the run; None: the job's name or id."""
+
+
+class WandbIntegration(_Tracker):
+    """A run of Weights & Biases, with the job's id. The workers' ``WANDB_`` variables apply."""
+
+    type: Literal["wandb"]
+    entity: Name | None = None
+    """User or team; None: that of the key."""
+    tags: Annotated[list[Name], Field(max_length=32)] = []  # noqa: RUF012 - pydantic copies it
+    """Tags of the run."""
+    api_key_env: SecretName | None = None
+    """Name of a variable of the workers, one of ``TRD_INTEGRATION_SECRETS``; None: ``WANDB_API_KEY``."""
+
+
+class TensorboardIntegration(StrictModel):
+    """Event files in ``trackers/tensorboard`` of the worker's data folder, in a folder with the job's id."""
+
+    type: Literal["tensorboard"]
+
+
+class TrackioIntegration(_Tracker):
+    """A run of trackio, in ``trackers/trackio`` of the worker's data folder unless ``TRACKIO_DIR`` names another."""
+
+    type: Literal["trackio"]
+
+
+Integration = Annotated[WandbIntegration | TensorboardIntegration | TrackioIntegration, Field(discriminator="type")]

@@ -1,0 +1,157 @@
+"""Starts an attempt's tracker processes, records in the job how they go, and ends them soon after the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from contract.events import NewEvent, notice
+from contract.integrations import Integration
+from contract.job_spec import JobSpec
+from worker.attempt import Attempt
+from worker.engine_process import child_environment
+from worker.lease import LeaseLostError
+from worker.progress import PASSING_DATABASE_ERRORS
+from worker.trackers.follow import CONFIG_FILE, END_FILE, status_file
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+KEY_VARIABLES = {"wandb": "WANDB_API_KEY"}
+MAX_MESSAGE_CHARACTERS = 500
+
+
+class Trackers:
+    """A context manager around a run. It never raises, so that no tracker changes how an attempt ends."""
+
+    def __init__(self, attempt: Attempt, spec: JobSpec) -> None:
+        self._attempt = attempt
+        self._spec = spec
+        self._processes: list[subprocess.Popen[bytes] | None] = []
+        self._states = [""] * len(spec.integrations)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"trackers-{attempt.job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._spec.integrations:
+            try:
+                self._write_config()
+                for number, integration in enumerate(self._spec.integrations):
+                    self._processes.append(self._start(number, integration))
+                self._thread.start()
+            except OSError as error:
+                logger.warning("trackers of %s were not started: %s", self._attempt.job_id, error)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the processes send the rest, for a time, and kill them."""
+        if not self._thread.is_alive():
+            return
+        (self._attempt.folder / END_FILE).write_text("failed" if error is not None else "finished", encoding="utf-8")
+        deadline = time.monotonic() + self._attempt.settings.tracker_grace_seconds
+        running = [process for process in self._processes if process is not None]
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            if self._attempt.is_lost():
+                break
+            time.sleep(0.05)
+        for process in running:
+            process.kill()
+            process.wait()
+        self._ended.set()
+        self._thread.join()
+
+    def _write_config(self) -> None:
+        spec = self._spec.model_dump(mode="json")
+        config = {
+            "job_id": self._attempt.job_id,
+            "name": self._spec.name or self._attempt.job_id,
+            "spec": {name: value for name, value in spec.items() if name not in ("integrations", "prompts")},
+            "integrations": spec["integrations"],
+            "folder": str(self._attempt.settings.data_dir / "trackers"),
+        }
+        (self._attempt.folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+
+    def _start(self, number: int, integration: Integration) -> subprocess.Popen[bytes] | None:
+        try:
+            environment = self._environment(integration)
+        except ValueError as error:
+            self._record(notice("warn", "tracker_not_started", f"{integration.type}: {error}"))
+            return None
+        folder = self._attempt.folder
+        follow = [sys.executable, "-m", "worker.trackers.follow", str(folder), str(number)]
+        with (folder / f"tracker-{number}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "worker.bound_exec", str(os.getpid()), *follow],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _environment(self, integration: Integration) -> dict[str, str]:
+        """Return the process's environment; raises ValueError if the operator does not allow the key's variable."""
+        environment = child_environment(os.environ)
+        name = getattr(integration, "api_key_env", None)
+        if name is None:
+            return environment
+        if name not in self._attempt.settings.integration_secrets:
+            raise ValueError(f"api_key_env = {name}: the operator does not list it in TRD_INTEGRATION_SECRETS")
+        if name not in os.environ:
+            raise ValueError(f"api_key_env = {name}: this worker has no such variable; have the operator set it")
+        return {**environment, KEY_VARIABLES[integration.type]: os.environ[name]}
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            self._report_changes()
+        self._report_changes()
+        for number, integration in enumerate(self._spec.integrations):
+            if self._states[number] != "done" and self._processes[number] is not None:
+                message = f"{integration.type} did not get all figures before the run's end; the job has them all."
+                self._record(notice("warn", "tracker_incomplete", message))
+
+    def _report_changes(self) -> None:
+        for number, integration in enumerate(self._spec.integrations):
+            status = self._status(number)
+            if status["state"] == self._states[number]:
+                continue
+            before, self._states[number] = self._states[number], status["state"]
+            message = f"{integration.type}: {self._without_keys(status['message'])}"[:MAX_MESSAGE_CHARACTERS]
+            if status["state"] == "failing":
+                text = f"{message}. Training goes on; the figures are sent when the tracker answers."
+                self._record(notice("warn", "tracker_failing", text))
+            elif before == "failing":
+                self._record(notice("info", "tracker_recovered", f"{integration.type} answers again."))
+            elif not before and status["url"]:
+                shown = f"Figures are reported to {integration.type}: {status['url']}"
+                self._record(notice("info", "tracker_started", shown, url=status["url"]))
+
+    def _status(self, number: int) -> Mapping[str, Any]:
+        path = status_file(self._attempt.folder, number)
+        if not path.exists():
+            return {"state": "", "message": "", "url": ""}
+        status: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return status
+
+    def _without_keys(self, message: str) -> str:
+        """Remove secrets that a library may have put in its error: users read it."""
+        for name in {*KEY_VARIABLES.values(), *self._attempt.settings.integration_secrets}:
+            if value := os.environ.get(name):
+                message = message.replace(value, "[redacted]")
+        return message
+
+    def _record(self, event: NewEvent) -> None:
+        try:
+            self._attempt.record(event)
+        except (LeaseLostError, *PASSING_DATABASE_ERRORS) as error:
+            logger.warning("an event of a tracker of %s is lost: %s", self._attempt.job_id, error)
