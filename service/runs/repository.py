@@ -263,6 +263,12 @@ def evaluations(session: Session, job_id: str) -> Sequence[Evaluation]:
     return session.scalars(query.order_by(Evaluation.step, Evaluation.dataset)).all()
 
 
+def probe_steps(session: Session, job_id: str) -> Sequence[int]:
+    """Return the steps that have probe samples, rising."""
+    query = select(ProbeSample.step).where(ProbeSample.job_id == job_id, ProbeSample.position == 0)
+    return session.scalars(query.order_by(ProbeSample.step)).all()
+
+
 def probe_samples(
     session: Session, job_id: str, step: int | None, after: tuple[int, int] | None, limit: int
 ) -> Sequence[ProbeSample]:

@@ -143,6 +143,11 @@ class RunService:
         with self._reading(owner, job_id) as session:
             return repository.evaluations(session, job_id)
 
+    def probe_steps(self, owner: str, job_id: str) -> Sequence[int]:
+        """Return the steps of the evaluations that have probe samples."""
+        with self._reading(owner, job_id) as session:
+            return repository.probe_steps(session, job_id)
+
     def probe_samples(
         self, owner: str, job_id: str, step: int | None, after: tuple[int, int] | None, limit: int
     ) -> tuple[Sequence[ProbeSample], bool]:

@@ -135,8 +135,9 @@ def add_evaluation(client: Source, job_id: str, step: int, avg: float) -> None:
         )
 
 
-def add_probe_sample(client: Source, job_id: str, step: int) -> None:
-    row = {"problem_id": "1", "prompt": "1 + 1", "completion": "2", "correct": True, "created_at": datetime.now(UTC)}
+def add_probe_sample(client: Source, job_id: str, step: int, **values: Any) -> None:
+    row: dict[str, Any] = {"problem_id": "1", "prompt": "1 + 1", "completion": "2", "correct": True}
+    row |= {"created_at": datetime.now(UTC), **values}
     with database_of(client).write() as session:
         session.add(ProbeSample(job_id=job_id, step=step, position=0, **row))
 
