@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from contract.job_state import JobStatus
 from tests.browser.conftest import Site
 from tests.browser.scenario import HOSTILE, add_curves
 from tests.service.conftest import ADMIN_KEY
-from tests.service.records import set_job
+from tests.service.records import ROWS, set_job
 from tests.service.test_access import new_key
 
 pytestmark = pytest.mark.extended
@@ -39,6 +40,10 @@ PAGES: dict[str, Callable[[Site], str]] = {
     "no checkpoints": lambda site: f"/ui/jobs/{site.jobs.queued}/checkpoints",
     "events": lambda site: f"/ui/jobs/{site.jobs.finished}/events",
     "spec": lambda site: f"/ui/jobs/{site.jobs.finished}/spec",
+    "compare": lambda site: f"/ui/compare?job={site.jobs.finished}&job={site.jobs.failed}",
+    "nothing to compare": lambda site: "/ui/compare",
+    "new job": lambda site: f"/ui/new?from_job={site.jobs.finished}",
+    "system": lambda site: "/ui/system",
 }
 
 
@@ -159,3 +164,48 @@ def test_a_point_of_a_plot_leads_to_its_trajectories(tab: Page, site: Site) -> N
     tab.route("**/trajectories?*", lambda route: route.fulfill(body="reached"))
     tab.locator(".plot .clickable").first.click()
     expect(tab).to_have_url(re.compile(rf"/ui/jobs/{site.jobs.finished}/trajectories\?step=1[12]\d$"))
+
+
+def test_a_job_is_made_from_uploaded_rows(tab: Page, site: Site, tmp_path: Path) -> None:
+    bad, good = tmp_path / "<img onerror=1>.jsonl", tmp_path / "good.jsonl"
+    bad.write_text('{"problem": "1 + 1"}\n{"problem": "", "answer": "<script>document.title=1</script>"}\n')
+    good.write_text(ROWS)
+    tab.goto(f"{site.url}/ui/new")
+    tab.get_by_label("Upload").set_input_files(bad)
+    with_faults = tab.locator("#upload-faults")
+    expect(with_faults).to_contain_text("was not stored")
+    expect(with_faults).to_contain_text("Row 1: answer")
+    site.faults.clear()  # Chromium writes the refusal to the console
+    tab.get_by_label("Upload").set_input_files(good)
+    expect(with_faults).to_contain_text("40 rows are in order")
+    tab.locator("#student").select_option("tiny-student")
+    tab.locator("#teacher").select_option("tiny-teacher")
+    tab.locator("#task").select_option("exact")
+    tab.get_by_role("button", name="Show the first row's").click()
+    expect(tab.locator("#prompts")).to_contain_text("tokens")
+    tab.get_by_text("run 9 fields").click()
+    tab.get_by_label("rounds", exact=True).fill("0")
+    tab.get_by_role("button", name="Dry run").click()
+    expect(tab.locator("#faults")).to_contain_text("rounds = 0")
+    expect(tab.get_by_label("rounds", exact=True)).to_have_attribute("aria-invalid", "true")
+    site.faults.clear()
+    tab.get_by_label("rounds", exact=True).fill("2")
+    tab.get_by_role("button", name="Dry run").click()
+    expect(tab.locator("#estimate")).to_contain_text("This job would be accepted")
+    tab.get_by_role("button", name="Submit").click()
+    expect(tab).to_have_url(re.compile(r"/ui/jobs/job_\w+$"))
+    assert site.client.get(f"/jobs/{tab.url.rpartition('/')[2]}").json()["spec"]["rounds"] == 2
+
+
+def test_an_admin_makes_and_revokes_a_key(tab: Page, site: Site) -> None:
+    tab.goto(f"{site.url}/ui/system")
+    tab.get_by_role("textbox", name="Name").fill("<b>mine</b>")
+    tab.get_by_role("button", name="Make a key").click()
+    key = tab.locator("#key-text").inner_text()
+    assert site.client.get("/jobs", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    tab.reload()
+    revoke = tab.get_by_role("button", name="Revoke <b>mine</b>")
+    revoke.click()
+    revoke.click()
+    expect(tab.get_by_text("revoked", exact=False).first).to_be_visible()
+    assert site.client.get("/jobs", headers={"authorization": f"Bearer {key}"}).status_code == 401

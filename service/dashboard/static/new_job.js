@@ -138,7 +138,7 @@ async function upload() {
     box.replaceChildren(element("p", { class: "note" }, `${made.num_rows.toLocaleString("en")} rows are in order.`), ...notices);
   } catch (fault) {
     const rows = fault.details?.errors ?? [];
-    const list = element("ul", { class: "faults" }, ...rows.map((one) => element("li", {}, one.message ?? JSON.stringify(one))));
+    const list = element("ul", { class: "faults" }, ...rows.map((one) => element("li", {}, one.row == null ? "" : element("strong", {}, `Row ${one.row}: `), one.message)));
     box.replaceChildren(element("div", { class: "note bad" }, element("p", {}, rows.length ? `${file.name} was not stored: ${rows.length} faults.` : fault.message), list));
   }
 }
