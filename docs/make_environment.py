@@ -54,6 +54,7 @@ OTHER = {
         "Triton's kernels on a GPU. `TRITON_INTERPRET=1`, Triton's own variable, runs them on a CPU, for tests.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",
         "HF_HUB_OFFLINE": "`1` lets Hugging Face's libraries use downloaded files only.",
+        "TRACKIO_DIR": "Where trackio keeps its runs. Default: `trackers/trackio` in the data folder.",
         "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",
         "OMP_NUM_THREADS": "Threads of the CPU kernels in each process. torchrun sets 1 if it is unset.",
         "VLLM_CPU_KVCACHE_SPACE, VLLM_LOGGING_LEVEL": "vLLM's own variables; a value given here is kept.",
