@@ -285,7 +285,8 @@ def test_broker_messages(sqlite_url: str, redis_url: str, tmp_path: Path) -> Non
         assert num_logged("no doorbell was dropped") == len(dropped)
         assert broker.keys("*unacked*") == []
         assert sizes[1] - sizes[0] < GROWTH_BYTES
-    assert {path.name for path in tmp_path.iterdir()} == {"worker.log", "database"}
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left - {"scratch"} == {"worker.log", "database", "database/trd.db"}, "scratch is empty"
 
 
 @pytest.fixture
