@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -528,3 +529,7 @@ def test_wrong_shapes_are_refused() -> None:
         case.loss(Divergence(), student_soft_cap=0.0)
     with pytest.raises(ValueError, match="chunk_tokens is 0"):
         case.loss(Divergence(), chunk_tokens=0)
+
+
+def test_kernels_compute_the_loss_if_they_are_interpreted() -> None:
+    assert row_kernels.uses_kernels(torch.device("cpu")) == (os.environ.get("TRITON_INTERPRET") == "1")
