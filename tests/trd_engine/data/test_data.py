@@ -311,7 +311,7 @@ def test_broken_row_17_is_named_with_its_field(tmp_path: Path) -> None:
     rows: list[Any] = [dict(row) for row in SUMS]
     del rows[16]["answer"]
     with pytest.raises(
-        DataError, match=r"^row 17: answer: this field is required; the row's fields: problem, .*--column answer=NAME$"
+        DataError, match=r"^row 17: answer: this field is required; the row's fields: problem, .*--column answer=NAME;"
     ):
         load_rows(tmp_path, *rows)
 

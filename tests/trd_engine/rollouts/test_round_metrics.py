@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from trd_engine.rollouts.files import trajectory_from_json, trajectory_to_json
@@ -10,15 +12,16 @@ from trd_engine.tasks.registry import load_task
 from trd_engine.types import Completion, Problem, Trajectory, Verdict
 
 PROBLEM = Problem("p", "?", "7")
-TEXT = Completion((1, 2), "so", "stop")
+TEXT = Completion(array("i", [1, 2]), "so", "stop")
+PROMPT = array("i", [1])
 RIGHT, WRONG = Verdict(True, "7"), Verdict(False, "8")
 ERROR, TIME_OUT = Verdict(False, "error: TypeError: x", "error"), Verdict(False, "time-out", "time-out")
 
 
 def trajectory(before: Verdict, after: Verdict | None = None) -> Trajectory:
     if after is None:
-        return Trajectory(PROBLEM, 0, (1,), TEXT, before)
-    return Trajectory(PROBLEM, 0, (1,), TEXT, before, (1,), TEXT, after)
+        return Trajectory(PROBLEM, 0, PROMPT, TEXT, before)
+    return Trajectory(PROBLEM, 0, PROMPT, TEXT, before, PROMPT, TEXT, after)
 
 
 def test_verdicts_that_failed_are_shares_of_all_verdicts() -> None:
@@ -56,7 +59,7 @@ def test_a_trajectory_file_from_before_they_were_kept_is_read() -> None:
 
 
 def test_a_rollout_without_a_request_to_refine_is_no_refinement() -> None:
-    left_out = Trajectory(PROBLEM, 0, (1,), TEXT, RIGHT, (1,), Completion((), "", "length"), None)
+    left_out = Trajectory(PROBLEM, 0, PROMPT, TEXT, RIGHT, PROMPT, Completion(array("i"), "", "length"), None)
     metrics = round_metrics([left_out, trajectory(WRONG, RIGHT)])
     assert (metrics["pass_to_fail"], metrics["fail_to_pass"], metrics["refined_truncated_share"]) == (0.0, 1.0, 0.0)
     assert metrics["rollout_accuracy"] == 0.5
