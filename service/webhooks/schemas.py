@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from contract.strict_model import WITHOUT_CONTROLS
 from contract.views.webhooks import WebhookEvent
@@ -23,7 +23,7 @@ class NewWebhook(_Body):
     """Where deliveries are posted: https, and an address that the operator's ``TRD_WEBHOOK_NETWORK`` allows."""
     event_types: Annotated[list[WebhookEvent], Field(max_length=32)] = []
     """Events to send; empty means all."""
-    is_enabled: bool = True
+    is_enabled: StrictBool = True
     """Whether deliveries are stored and sent."""
 
 
@@ -34,5 +34,5 @@ class WebhookChange(_Body):
     """The new address."""
     event_types: Annotated[list[WebhookEvent], Field(max_length=32)] | None = None
     """The new events; empty means all."""
-    is_enabled: bool | None = None
+    is_enabled: StrictBool | None = None
     """While false, nothing is stored or sent; pending deliveries wait."""
