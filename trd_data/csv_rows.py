@@ -27,7 +27,8 @@ def csv_rows(file: OpenedFile, max_row_bytes: int) -> Iterator[dict[str, str | N
     csv.field_size_limit(min(max_row_bytes, _MAX_CELL))
     raw = io.BufferedReader(_RawText(file.stream), _CHUNK_BYTES)
     text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = _reader(text, _delimiter(file.head), strict=True)
+    sample = file.head.decode("utf-8-sig", "replace")
+    reader = _reader(text, _delimiter(sample), sample, strict=True)
     try:
         names = [name.strip() for name in next(cells for cells in reader if cells)]
         "".join(names).encode()
@@ -64,9 +65,11 @@ def _num_bytes(cells: list[str]) -> int | None:
         return None
 
 
-def _reader(text: io.TextIOBase, delimiter: str, *, strict: bool = False) -> Iterator[list[str]]:
-    # A space between a delimiter and a quote would else make the quotes a part of the cell.
-    return csv.reader(text, delimiter=delimiter, strict=strict, skipinitialspace=True)
+def _reader(text: io.TextIOBase, delimiter: str, sample: str, *, strict: bool = False) -> Iterator[list[str]]:
+    # A header with spaces behind its delimiters says that the cells have them too, and that they mean nothing. Before a
+    # quote such a space would make the quotes a part of the cell.
+    header = sample.lstrip().partition("\n")[0]
+    return csv.reader(text, delimiter=delimiter, strict=strict, skipinitialspace=f"{delimiter} " in header)
 
 
 class _RawText(io.RawIOBase):
@@ -84,15 +87,14 @@ class _RawText(io.RawIOBase):
         return len(content)
 
 
-def _delimiter(head: bytes) -> str:
+def _delimiter(sample: str) -> str:
     """Return the delimiter by which the first rows have the same number of cells; raises `DataFileError` if several
     do."""
-    sample = head.decode("utf-8-sig", "replace")
     likely, possible = [], []
     for delimiter in CSV_DELIMITERS:
         lengths = []
         try:
-            for cells in islice(_reader(io.StringIO(sample, newline=""), delimiter), _SAMPLE_ROWS):
+            for cells in islice(_reader(io.StringIO(sample, newline=""), delimiter, sample), _SAMPLE_ROWS):
                 lengths += [len(cells)] if cells else []
         except csv.Error:
             continue

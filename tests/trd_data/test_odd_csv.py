@@ -51,6 +51,13 @@ def test_odd_csv_is_read(name: str) -> None:
     assert (number, problem.problem, problem.answer) == (1, "1 + 1", "2")
 
 
+def test_spaces_in_front_of_a_cell_stay_unless_the_header_has_them() -> None:
+    for header, shown in (("prompt,completion", " blue"), ("prompt, completion", "blue")):
+        content = f"{header}\nThe sky is, blue\n".encode()
+        [(_, problem)] = first_problems(io.BytesIO(content), "exact", 5)
+        assert problem.solution == shown
+
+
 WRONG_ROWS = {
     "one column of problems": ("problem\n1 + 1\n", "answer: this field is required.*--column answer=NAME"),
     "turns as Python writes them": (
