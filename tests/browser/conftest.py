@@ -45,9 +45,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite_file: Path) -
         database.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium. For one file: while Playwright runs, its event loop does, and asyncio.run refuses to."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("no Chromium: apt-get install chromium")
