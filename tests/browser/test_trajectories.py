@@ -55,6 +55,7 @@ def test_the_list_has_filters_pages_and_keys(tab: Page, site: Site) -> None:
     tab.get_by_label("Text").fill("ROLLOUT 4")
     tab.keyboard.press("Enter")
     expect(rows).to_have_count(5)
+    tab.wait_for_load_state("load")  # the script listens
     tab.locator("h1").click()
     for key in ("j", "j", "k", "j"):
         tab.keyboard.press(key)
