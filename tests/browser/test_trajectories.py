@@ -70,7 +70,7 @@ def test_the_list_has_filters_pages_and_keys(tab: Page, site: Site) -> None:
     expect(tab.get_by_role("heading", name="Round 1, trajectory 43")).to_be_visible()
 
 
-def test_a_pair_is_shaded_and_told_token_by_token(tab: Page, site: Site) -> None:
+def test_a_pair_is_shaded_and_explained_token_by_token(tab: Page, site: Site) -> None:
     job_id = submit(site.client, **MODELS)
     add_pair(site, job_id, 0, ["so ", "1 ", "is ", "wrong ", "here ", "and ", "there"])
     address = f"{site.url}/ui/jobs/{job_id}/trajectories/0:0"
@@ -82,17 +82,17 @@ def test_a_pair_is_shaded_and_told_token_by_token(tab: Page, site: Site) -> None
     expect(tab.locator("del")).to_have_text("wrong ")
     expect(tab.locator("ins")).to_have_text("corrected ")
     expect(tab.locator(".rollout .t.wrong")).to_have_text(["wrong ", "here "])
-    told = tab.locator("#token")
+    panel = tab.locator("#token")
     tab.keyboard.press("p")
-    expect(told).to_contain_text("token 3 of y_o · KL 5.00 nats · here the two part · in the first wrong step")
-    expect(told).to_contain_text("<i>3</i> 90.0 %")
+    expect(panel).to_contain_text("token 3 of y_o · KL 5.00 nats · here the two part · in the first wrong step")
+    expect(panel).to_contain_text("<i>3</i> 90.0 %")
     tab.locator("#sides").focus()
     tab.keyboard.press("ArrowLeft")
-    expect(told).to_contain_text("token 2 of y_o · KL 0.200 nats")
+    expect(panel).to_contain_text("token 2 of y_o · KL 0.200 nats")
     tab.locator(".refined .t").nth(5).hover()
-    expect(told).to_contain_text("token 5 of y_r")
+    expect(panel).to_contain_text("token 5 of y_r")
     tab.goto(f"{address}#token=refined:6&text=corrected")
-    expect(told).to_contain_text("token 6 of y_r")
+    expect(panel).to_contain_text("token 6 of y_r")
     assert tab.evaluate("[...CSS.highlights.get('asked')][0].toString()") == "corrected"
     tab.get_by_role("checkbox", name="Shade").uncheck()
     assert tokens.nth(3).evaluate("one => getComputedStyle(one).backgroundColor") == "rgba(0, 0, 0, 0)"

@@ -1,4 +1,4 @@
-"""Trackers get every figure once, also over a resumed attempt; what is wrong with them is told in the job."""
+"""Trackers get every figure once, also over a resumed attempt; what is wrong with them is reported in the job."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_a_tracker_that_fails_touches_no_training(sqlite_bench: Workbench, monke
     job_id = sqlite_bench.add_job(spec={"integrations": [without_folder, not_allowed, not_there]})
     assert run_next(sqlite_bench.slot(**settings))
     assert sqlite_bench.job(job_id).status == JobStatus.SUCCEEDED
-    told = {event.data["code"]: event.message for event in sqlite_bench.events(job_id, "notice")}
-    assert "Error" in told["tracker_failing"]
-    assert told["tracker_incomplete"].startswith("tensorboard did not get all figures")
+    notices = {event.data["code"]: event.message for event in sqlite_bench.events(job_id, "notice")}
+    assert "Error" in notices["tracker_failing"]
+    assert notices["tracker_incomplete"].startswith("tensorboard did not get all figures")
     refused = [e.message for e in sqlite_bench.events(job_id, "notice") if e.data["code"] == "tracker_not_started"]
     assert any("ANNS_WANDB_API_KEY: the operator does not list it" in message for message in refused)
     assert any("BOBS_WANDB_API_KEY: this worker has no such variable" in message for message in refused)

@@ -82,15 +82,15 @@ def test_a_job_reports_to_its_owners_webhooks(bench: Workbench, there: Receiver)
     assert run_next(slot)
     while send_due(slot):
         pass
-    told = [verified(got) for got in there.at("good")]
-    kinds = [document["type"] for document in told]
+    received = [verified(got) for got in there.at("good")]
+    kinds = [document["type"] for document in received]
     assert kinds[0] == "job.running"
     assert kinds[-1] == "job.succeeded"
     assert {"job.checkpoint", "job.evaluation"} <= set(kinds)
-    assert told[-1]["data"]["job_id"] == job_id
-    assert told[-1]["data"]["status"] == "succeeded"
-    assert [d["data"]["sequence"] for d in told] == sorted(d["data"]["sequence"] for d in told)
-    assert datetime.fromisoformat(told[-1]["timestamp"]).tzinfo is not None
+    assert received[-1]["data"]["job_id"] == job_id
+    assert received[-1]["data"]["status"] == "succeeded"
+    assert [d["data"]["sequence"] for d in received] == sorted(d["data"]["sequence"] for d in received)
+    assert datetime.fromisoformat(received[-1]["timestamp"]).tzinfo is not None
     assert {verified(got)["type"] for got in there.at("some")} == {"job.succeeded", "job.checkpoint"}
     assert {got.path for got in there.at("some")} == {"/some?token=a%20b"}
     assert [deliveries(bench, webhook_id) for webhook_id in others] == [[], []]
