@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from contract.settings import CommaSeparated, DeploymentSettings, Seconds
 from trd_data.readers import MAX_DEPTH
+from trd_estimate.hardware import hardware_of_kind
 
 Limit = Annotated[int, Field(ge=1)]
-DeviceKind = Literal["cpu", "h100", "h200", "a100-80gb", "a100-40gb", "l40s"]
-"""Those of `trd_estimate.hardware`; a test compares."""
+DeviceKind = Annotated[str, AfterValidator(lambda kind: hardware_of_kind(kind).kind)]
+"""A name that `trd_estimate.hardware` knows."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Settings(DeploymentSettings):
     max_devices: Limit = 1
     """Most devices that one job may request."""
     device_kind: DeviceKind | None = None
-    """Kind of device of the workers, for estimates: cpu, h100, h200, a100-80gb, a100-40gb or l40s. If unset, what the
-    workers of the job's queue reported, else cpu."""
+    """Kind of device of the workers, for estimates: cpu, a GPU such as h100 or rtx-4090 (docs/estimate.md), or gpu-24gb
+    for another one with 24 GB. If unset, what the workers of the job's queue reported, else cpu."""
     max_queued_jobs: Limit = 1000
     """Most jobs of one owner that wait or run at the same time."""
     max_stored_spec_bytes: Limit = 2**30

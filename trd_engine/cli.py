@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trd_engine.config import DataSource, RunConfig, load_config
 from trd_engine.runtime.errors import EngineError, StopRequested
-from trd_estimate.hardware import HARDWARE
+from trd_estimate.hardware import Hardware, hardware_of_kind
 
 if TYPE_CHECKING:
     from trd_engine.types import ScoreRow
@@ -136,6 +136,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _device(text: str) -> Hardware:
+    try:
+        return hardware_of_kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trd_engine", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -154,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
     estimate = commands.add_parser("estimate", help="print what a spec takes: tokens, memory, disk and time by phase")
     estimate.add_argument("spec", type=Path)
-    estimate.add_argument("--device", choices=sorted(HARDWARE), help="kind of device; without it, this machine's")
+    estimate.add_argument(
+        "--device", type=_device, help="h100, rtx-4090 or gpu-24gb, say (docs/estimate.md); without it, this machine's"
+    )
     estimate.add_argument("--json", action="store_true", help="one JSON document")
     doctor = commands.add_parser("doctor", help="find out whether this machine can train")
     doctor.add_argument("spec", type=Path, nargs="?", help="also check what this spec needs")

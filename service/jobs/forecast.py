@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from service.jobs import history, repository
 from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
 from service.models.service import ModelShelf
 from trd_estimate.counts import Counts, count
-from trd_estimate.hardware import CPU, HARDWARE, Hardware
+from trd_estimate.hardware import CPU, Hardware, hardware_of_kind
 from trd_estimate.memory import Models, is_served
 from trd_estimate.phases import PhaseEstimate, estimate_phases, shortfalls
 from trd_estimate.shape import ModelShape, shape_of
@@ -46,8 +47,11 @@ def counts_of(spec: JobSpec, num_problems: int | None, num_evaluation_problems: 
 
 def device_kind_of(session: Session, spec: JobSpec) -> str | None:
     """Return the kind of device that the newest live worker of the job's queue has reported."""
-    found = (worker.device_kind for worker in repository.live_workers(session) if spec.queue in worker.queues)
-    return next((kind for kind in found if kind in HARDWARE), None)
+    for worker in repository.live_workers(session):
+        if spec.queue in worker.queues and worker.device_kind is not None:
+            with suppress(ValueError):  # of a worker of another version
+                return hardware_of_kind(worker.device_kind).kind
+    return None
 
 
 def forecast(
@@ -55,7 +59,7 @@ def forecast(
 ) -> Forecast:
     """Forecast the phases of a resolved spec; `counts` and `device_kind` are None if unknown."""
     notes: list[str] = []
-    hardware = HARDWARE[device_kind] if device_kind is not None else CPU
+    hardware = hardware_of_kind(device_kind) if device_kind is not None else CPU
     models = _models(spec, shelf, notes)
     past = _like_runs(session, owner, spec) if counts is not None else []
     known = seconds_like(counts, past) if counts is not None else {}
@@ -70,7 +74,9 @@ def forecast(
     if all(one.seconds is None for one in phases):
         return Forecast(hardware, phases, None, 0, notes)
     if hardware.is_gpu:
-        notes.append(f"time: computed from the peak figures of {hardware.kind} and expected lengths; not measured")
+        notes.append(
+            f"time: not measured, but computed from expected lengths and peak figures of {hardware.speed_source}"
+        )
         return Forecast(hardware, phases, "peak_figures", 0, notes)
     notes.append("time: no like job of yours has succeeded; measured on a CPU, a GPU is far faster")
     return Forecast(hardware, phases, "calibration", 0, notes)

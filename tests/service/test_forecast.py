@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
-from service.settings import DeviceKind
+from service.settings import Settings
 from tests.service.conftest import AUTHORIZED, MakeClient
 from tests.service.finished_job import MODELS
 from tests.service.records import add_evaluation, add_trajectory, database_of, job_body, set_job, submit
-from trd_estimate.hardware import HARDWARE
 
 COMMITTED = Path(__file__).parents[2] / "testbed" / "models"
 SECONDS = {"preparing": 3.0, "rollout": 8.0, "refining": 6.0, "training": 10.0, "evaluating": 5.0}
@@ -103,8 +102,18 @@ def test_what_does_not_fit_is_said_with_what_to_change(
     assert "use LoRA, a smaller model or more devices" in notes
 
 
-def test_the_kinds_of_devices_are_those_of_the_estimate() -> None:
-    assert set(get_args(DeviceKind)) == set(HARDWARE)
+def test_another_gpu_counts_with_its_memory_and_an_assumed_speed(make_client: MakeClient, sqlite_url: str) -> None:
+    client = make_client(sqlite_url, models=f"{COMMITTED}/*", device_kind="gpu-16gib")
+    forecast = dry_run(client)
+    assert (forecast["memory"]["device"], forecast["memory"]["device_bytes"]) == ("gpu-16.0gib", 16 * 2**30)
+    assert "of l4, an assumption: the speed of gpu-16.0gib is not known" in forecast["estimate_notes"][-1]
+
+
+def test_a_kind_of_device_that_is_not_known_is_refused_with_the_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRD_DEVICE_KIND", "h1000")
+    wanted = r"TRD_DEVICE_KIND.*'h1000' is not known: use one of cpu, h100, .*, or gpu-24gb"
+    with pytest.raises(ValueError, match=wanted):
+        Settings.from_environment()
 
 
 def test_similar_jobs_give_the_time_of_each_phase(tiny_client: TestClient) -> None:

@@ -6,13 +6,14 @@ tokens for 40,960 problems), passes of 16,384 tokens of either model, and files 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from contract.job_spec import JobSpec
 from service.jobs.forecast import counts_of
-from trd_estimate.hardware import GB, H100, HARDWARE, hardware_of
+from trd_estimate.hardware import GB, GIB, H100, HARDWARE, hardware_of, hardware_of_kind
 from trd_estimate.memory import Models, phase_memory
 from trd_estimate.phases import PhaseEstimate, estimate_phases, evaluation_share, shortfalls
 from trd_estimate.shape import ModelShape
@@ -95,14 +96,55 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
     assert not any("at most" in text for text in left)
 
 
-def test_devices_are_recognised_by_the_drivers_name() -> None:
-    names = {
-        "cpu": "cpu",
-        "NVIDIA H100 80GB HBM3": "h100",
-        "NVIDIA H200": "h200",
-        "NVIDIA A100-SXM4-80GB": "a100-80gb",
-        "NVIDIA A100-PCIE-40GB": "a100-40gb",
-        "NVIDIA L40S": "l40s",
-        "NVIDIA Something New": "h100",
-    }
-    assert {name: hardware_of(name) for name in names} == {name: HARDWARE[kind] for name, kind in names.items()}
+@pytest.mark.parametrize(
+    ("name", "memory", "kind"),
+    [
+        ("NVIDIA H100 80GB HBM3", 79.2, "h100"),
+        ("NVIDIA H100 PCIe", 79.2, "h100-pcie"),
+        ("NVIDIA H100 NVL", 93.1, "h100-nvl"),
+        ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA A100-SXM4-80GB", 79.2, "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", 79.2, "a100-80gb"),
+        ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40gb"),
+        ("NVIDIA L40S", 44.4, "l40s"),
+        ("NVIDIA L4", 22.0, "l4"),
+        ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx-6000-ada"),
+        ("NVIDIA GeForce RTX 4090", 23.6, "rtx-4090"),
+    ],
+)
+def test_a_gpu_is_recognised_by_the_drivers_name_and_has_its_own_memory(name: str, memory: float, kind: str) -> None:
+    found = hardware_of(name, int(memory * GIB))
+    assert found == replace(HARDWARE[kind], memory_bytes=int(memory * GIB))
+    assert hardware_of_kind(name) == hardware_of_kind(kind.upper()) == HARDWARE[kind]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory", "speed_of"),
+    [
+        ("NVIDIA Something New", 79.0, "a100-80gb"),
+        ("", 8.0, "l4"),
+        ("Tesla T4", 14.6, "l4"),
+        ("AMD Instinct MI300X", 191.7, "b200"),
+        ("NVIDIA GH200 480GB", 94.5, "h100-nvl"),  # 480 GB are the processor's
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, "l4"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.5, "l4"),
+        ("H100", 20.0, "l4"),
+        ("NVIDIA A100-SXM-64GB", 63.4, "a100-80gb"),
+        ("cpu", 24.0, "rtx-3090"),
+    ],
+)
+def test_another_gpu_has_its_own_memory_and_an_assumed_speed(name: str, memory: float, speed_of: str) -> None:
+    found, assumed = hardware_of(name, int(memory * GIB)), HARDWARE[speed_of]
+    assert (found.kind, found.memory_bytes) == (f"gpu-{memory:.1f}gib", int(memory * GIB))
+    assert (found.bytes_per_second, found.flops) == (assumed.bytes_per_second, assumed.flops)
+    assert f"{speed_of}, an assumption" in found.speed_source
+    assert hardware_of_kind(found.kind).speed_of == speed_of
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "gpu", "gpu-0gb", "gpu--4gb", "gpu-24", "gpu-nangb", "h1000", "rtx", "H100 MIG", "é\n"]
+)
+def test_a_kind_that_is_not_known_is_refused_with_the_kinds_that_are(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"is not known: use one of cpu, h100, .*, or gpu-24gb") as found:
+        hardware_of_kind(kind)
+    assert repr(kind) in str(found.value)

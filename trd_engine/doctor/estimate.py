@@ -17,7 +17,7 @@ from trd_engine.doctor.machine_checks import local_hardware
 from trd_engine.runtime.errors import SpecError
 from trd_engine.runtime.hardware import choose_device
 from trd_estimate.counts import Counts, count
-from trd_estimate.hardware import GB, HARDWARE, Hardware
+from trd_estimate.hardware import GB, Hardware
 from trd_estimate.memory import Models
 from trd_estimate.phases import PhaseEstimate, estimate_phases, evaluation_share, shortfalls
 from trd_estimate.shape import ModelShape, shape_of
@@ -83,10 +83,9 @@ def _shape(role: str, source: str) -> ModelShape:
     return shape
 
 
-def main(config: RunConfig, kind: str | None, *, as_json: bool) -> int:
-    """Print the estimate for a kind of device, None being this machine's; return 1 if the run does not fit."""
-    hardware = HARDWARE[kind] if kind is not None else local_hardware(choose_device("auto"))
-    found = estimate_spec(config, hardware)
+def main(config: RunConfig, hardware: Hardware | None, *, as_json: bool) -> int:
+    """Print the estimate for some hardware, None being this machine's; return 1 if the run does not fit."""
+    found = estimate_spec(config, hardware or local_hardware(choose_device("auto")))
     if as_json:
         share = evaluation_share(found.phases)
         print(json.dumps({**asdict(found), "seconds": found.seconds, "evaluation_share": share}))  # noqa: T201
@@ -104,6 +103,8 @@ def _lines(found: SpecEstimate) -> Iterator[str]:
         sizes = f"{one.total_bytes / GB:>13.1f}{(one.host_bytes or 0) / GB:>9.1f}{(one.disk_bytes or 0) / GB:>9.1f}"
         yield f"{one.phase:<11}{one.num_tokens or 0:>15,}{sizes}{hours:>8}  {owners}"
     share = evaluation_share(found.phases)
-    source = "computed from peak figures and expected lengths" if found.hardware.is_gpu else "at most, calibrated"
+    source = "at most, calibrated"
+    if found.hardware.is_gpu:
+        source = f"computed from expected lengths and peak figures of {found.hardware.speed_source}"
     yield f"in all {found.seconds / 3600:.2f} hours ({source}), of which evaluating takes {share or 0.0:.1%}"
     yield from found.shortfalls

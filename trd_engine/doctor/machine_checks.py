@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,8 +71,8 @@ def local_hardware(device: torch.device) -> Hardware:
     """Return the kind of this machine's device, with the memory that it really has."""
     if device.type != "cuda":
         return CPU
-    found = hardware_of(torch.cuda.get_device_name(device))
-    return replace(found, memory_bytes=torch.cuda.get_device_properties(device).total_memory)
+    properties = torch.cuda.get_device_properties(device)
+    return hardware_of(properties.name, properties.total_memory)
 
 
 def check_gpu_health(machine: Machine) -> str:

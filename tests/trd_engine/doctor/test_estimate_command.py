@@ -51,7 +51,7 @@ def test_every_phase_is_estimated(tmp_path: Path, spec: dict[str, Any], capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:9]] == list(phases)
     assert "kv cache" in next(line for line in lines if line.startswith("rollout"))
-    assert "computed from peak figures" in lines[-1]
+    assert "computed from expected lengths and peak figures of h100" in lines[-1]
 
 
 def test_the_device_of_this_machine_and_a_run_that_does_not_fit(
