@@ -23,11 +23,11 @@ from service.jobs.schemas import job_view
 
 router = APIRouter(prefix="/ui/jobs/{job_id}")
 
-MAX_TIMELINE_EVENTS = 3000
+MAX_PHASES = 20_000
+"""Of the timeline."""
 NUM_NEWEST = 12
 """Events on the overview."""
 NUM_EVENTS = 200
-MAX_ROUNDS = 100
 
 Number = Annotated[int, Query(ge=0, lt=2**31)]
 
@@ -69,6 +69,7 @@ class JobChanges(BaseModel):
     """HTML of the newer events, in order."""
     num_events: int
     step: int
+    round: int | None
     is_over: bool
 
 
@@ -86,17 +87,36 @@ def changes(
         events=[fragment("job_parts.html", "event", event) for event in events],
         num_events=events[-1].sequence if events else after,
         step=job.step,
+        round=job.round,
         is_over=job.is_over,
     )
+
+
+class Curve(BaseModel):
+    """A curve over the steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@router.get("/sampler-gaps")
+def sampler_gaps(context: Context, caller: Reader, job_id: str) -> Curve:
+    """The gap between sampler and trainer at each round: one number of its diagnosis."""
+    rows = context.runs.diagnosed_rounds(caller.owner, job_id)
+    known = [(row.step, row.sampler_gap) for row in rows if row.sampler_gap is not None]
+    return Curve(steps=[step for step, _ in known], values=[gap for _, gap in known])
 
 
 @router.get("/diagnosis")
 def diagnosis(request: Request, context: Context, caller: Reader, job_id: str, round: Number | None = None) -> Response:
     """What the rounds show about prefix failure."""
     job = find_job(context, caller, job_id)
-    rows, _ = context.runs.diagnoses(caller.owner, job_id, None, MAX_ROUNDS)
-    rounds = [DiagnosisView.of(row) for row in rows]
-    shown = next((one for one in rounds if one.round == round), rounds[-1] if rounds else None)
+    rounds = [row.round for row in context.runs.diagnosed_rounds(caller.owner, job_id)]
+    wanted = round if round in rounds else rounds[-1] if rounds else None
+    shown = None
+    if wanted is not None:
+        rows, _ = context.runs.diagnoses(caller.owner, job_id, wanted - 1, 1)
+        shown = DiagnosisView.of(rows[0])
     values = job_values(job, "diagnosis")
     lengths = context.runs.lengths(caller.owner, job_id)
     return page(request, "diagnosis.html", **values, rounds=rounds, shown=shown, lengths=lengths)
@@ -141,7 +161,7 @@ def _events(context: ServiceContext, caller: Caller, job_id: str, after: int, li
 def _summary(context: ServiceContext, caller: Caller, job: JobView) -> tuple[str, str]:
     """Return progress, notices, timeline and scores as HTML, and their version."""
     attempts = context.runs.attempts(caller.owner, job.id)
-    happened = _events(context, caller, job.id, 0, MAX_TIMELINE_EVENTS)
+    phases = context.feed.phases(caller.owner, job.id, MAX_PHASES)
     scores = [EvaluationView.of(row) for row in context.runs.evaluations(caller.owner, job.id)]
-    html = fragment("job_parts.html", "summary", job, timeline(job, attempts, happened), scores)
+    html = fragment("job_parts.html", "summary", job, timeline(job, attempts, phases), scores)
     return html, hashlib.sha256(html.encode()).hexdigest()[:16]

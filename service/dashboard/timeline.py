@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
 from contract.job_state import AttemptStatus, Phase
-from contract.views.events import EventView
 from contract.views.jobs import AttemptView, JobView
 
 WIDTH = 1000.0
@@ -73,11 +72,10 @@ class Timeline:
         return sorted(sums.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
 
 
-def timeline(job: JobView, attempts: Sequence[AttemptView], events: Iterable[EventView]) -> Timeline:
-    """Return the timeline of a job from its creation to its end, or to now."""
+def timeline(job: JobView, attempts: Sequence[AttemptView], phases: Sequence[tuple[datetime, str]]) -> Timeline:
+    """Return the timeline of a job from its creation to its end, or to now; a phase begins at its time."""
     now = datetime.now(UTC)
     end = max(job.finished_at or now, job.created_at)
-    phases = [(event.created_at, str(event.data.get("phase"))) for event in events if event.type == "phase"]
     segments, cursor = [], job.created_at
     for attempt in attempts:
         stop = min(attempt.finished_at or end, end)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -120,6 +121,12 @@ class EventFeed:
         with self._database.read() as session:
             get_job(session, owner, job_id)
             return cut(repository.events_after(session, job_id, after, limit + 1), limit)
+
+    def phases(self, owner: str, job_id: str, limit: int) -> list[tuple[datetime, str]]:
+        """Return (created_at, phase) of the newest changes of phase, in order; raise `NotFoundError`."""
+        with self._database.read() as session:
+            get_job(session, owner, job_id)
+            return [(row.created_at, row.phase) for row in repository.phases(session, job_id, limit)]
 
     async def stream(
         self, job_id: str, after: int, is_welcome: Callable[[], bool] = lambda: True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -15,6 +16,13 @@ def events_after(session: Session, job_id: str, after: int, limit: int) -> Seque
     """Return the events after number `after`, in order."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.sequence > after)
     return session.scalars(query.order_by(JobEvent.sequence).limit(limit)).all()
+
+
+def phases(session: Session, job_id: str, limit: int) -> Sequence[Row[datetime, str]]:
+    """Return (created_at, phase) of the newest events that begin a phase, in order."""
+    columns = (JobEvent.created_at, JobEvent.data["phase"].as_string().label("phase"))
+    query = select(*columns).where(JobEvent.job_id == job_id, JobEvent.type == "phase")
+    return session.execute(query.order_by(JobEvent.sequence.desc()).limit(limit)).all()[::-1]
 
 
 def job_states(session: Session, job_ids: Collection[str]) -> Sequence[Row[Any]]:

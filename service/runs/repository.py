@@ -257,6 +257,13 @@ def diagnoses(session: Session, job_id: str, after: int | None, limit: int) -> S
     return session.scalars(query.order_by(Diagnosis.round).limit(limit + 1)).all()
 
 
+def diagnosed_rounds(session: Session, job_id: str) -> Sequence[Row[int, int, float | None]]:
+    """Return (round, step, sampler_gap) of the diagnosed rounds, without the rest of their reports."""
+    gap = Diagnosis.report["sampler_gap"].as_float()
+    query = select(Diagnosis.round, Diagnosis.step, gap.label("sampler_gap")).where(Diagnosis.job_id == job_id)
+    return session.execute(query.order_by(Diagnosis.round)).all()
+
+
 def evaluations(session: Session, job_id: str) -> Sequence[Evaluation]:
     """Return all evaluations by step; a run makes a handful."""
     query = select(Evaluation).where(Evaluation.job_id == job_id)

@@ -138,6 +138,11 @@ class RunService:
         with self._reading(owner, job_id) as session:
             return cut(repository.diagnoses(session, job_id, after, limit), limit)
 
+    def diagnosed_rounds(self, owner: str, job_id: str) -> Sequence[Row[int, int, float | None]]:
+        """Return (round, step, sampler_gap) of all diagnosed rounds."""
+        with self._reading(owner, job_id) as session:
+            return repository.diagnosed_rounds(session, job_id)
+
     def evaluations(self, owner: str, job_id: str) -> Sequence[Evaluation]:
         """Return all evaluations by step."""
         with self._reading(owner, job_id) as session:

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus, Phase
 from contract.tables import Attempt
-from contract.views.events import EventView
 from contract.views.jobs import AttemptView
 from service.dashboard.specs import differences, spec_rows
 from service.dashboard.timeline import timeline
 from service.jobs.schemas import job_view
 from tests.service.conftest import ADMIN_KEY, MakeClient
+from tests.service.engine_reports import engine_report
 from tests.service.finished_job import add_finished_job
-from tests.service.records import add_metrics, context_of, database_of, set_job, submit
+from tests.service.records import add_diagnosis, add_metrics, context_of, database_of, set_job, submit
 from tests.service.test_access import new_key
 
 HTML = {"accept": "text/html"}
@@ -64,7 +65,7 @@ def test_every_page_of_a_job_is_rendered_on_both_databases(with_job: tuple[TestC
 def test_a_stranger_finds_no_page_of_the_job(with_job: tuple[TestClient, str]) -> None:
     client, job = with_job
     stranger = {**HTML, **new_key(client, "stranger", "admin")}
-    for part in ("", "/changes", "/diagnosis", "/checkpoints", "/events", "/spec"):
+    for part in ("", "/changes", "/sampler-gaps", "/diagnosis", "/checkpoints", "/events", "/spec"):
         assert client.get(f"/ui/jobs/{job}{part}", headers=stranger).status_code == 404
     for path in (f"/ui/compare?job={job}", f"/ui/new?from_job={job}"):
         assert client.get(path, headers=stranger).status_code == 404
@@ -126,11 +127,7 @@ def test_a_timeline_shows_phases_waits_and_lost_attempts(client: TestClient) -> 
             Attempt(number=number, worker="w", status=status, started_at=at(begin), finished_at=at(end))
         )
 
-    def phase(seconds: float, name: str) -> EventView:
-        values = {"sequence": 1, "type": "phase", "level": "info", "message": "", "data": {"phase": name}}
-        return EventView(**values, created_at=at(seconds))
-
-    phases = [phase(15, "rollout"), phase(20, "training"), phase(65, "training"), phase(90, "evaluating")]
+    phases = [(at(15), "rollout"), (at(20), "training"), (at(65), "training"), (at(90), "evaluating")]
     line = timeline(view, [attempt(1, "lost", 10, 40), attempt(2, "succeeded", 60, 100)], phases)
     assert dict(line.totals) == {
         "waiting": 30, Phase.PREPARING: 10, Phase.ROLLOUT: 5, Phase.TRAINING: 45, Phase.EVALUATING: 10
@@ -142,20 +139,35 @@ def test_a_timeline_shows_phases_waits_and_lost_attempts(client: TestClient) -> 
     assert [one.number for one in line.lost] == [1]
 
 
+def test_the_timeline_has_the_phases_behind_thousands_of_other_events(client: TestClient) -> None:
+    job = submit(client)
+    attempt = Attempt(job_id=job, number=1, worker="w", lease_token=1, status="running", started_at=START)
+    with context_of(client).database.write() as session:
+        session.add(attempt)
+        append_events(session, job, *[NewEvent("notice", "n", {}, at=START) for _ in range(4000)])
+        append_events(session, job, NewEvent("phase", "p", {"phase": "refining"}, at=START + timedelta(seconds=5)))
+    set_job(client, job, created_at=START, status=JobStatus.RUNNING)
+    assert "refining" in client.get(f"/ui/jobs/{job}", headers=HTML).text
+
+
+def test_a_page_has_the_gaps_of_all_rounds_and_the_report_of_one(with_job: tuple[TestClient, str]) -> None:
+    client, job = with_job
+    known = client.get(f"/ui/jobs/{job}/sampler-gaps").json()["values"]
+    for round in (7, 8, 9):
+        add_diagnosis(client, job, round, {**engine_report(), "sampler_gap": None if round == 8 else round / 4})
+    assert client.get(f"/ui/jobs/{job}/sampler-gaps").json()["values"] == [*known, 1.75, 2.25]
+    for query, shown in (("", 10), ("?round=8", 9), ("?round=100", 10)):
+        assert f"Diagnosis of round {shown}<" in client.get(f"/ui/jobs/{job}/diagnosis{query}", headers=HTML).text
+
+
 def test_a_long_timeline_has_few_rectangles(client: TestClient) -> None:
     job = submit(client)
     end = START + timedelta(hours=10)
     set_job(client, job, created_at=START, status=JobStatus.SUCCEEDED, finished_at=end)
     view = job_view(context_of(client).jobs.find("admin", job), None)
     only = AttemptView.of(Attempt(number=1, worker="w", status="succeeded", started_at=START, finished_at=end))
-    events = [
-        EventView(
-            sequence=i, type="phase", level="info", message="", data={"phase": ("rollout", "training")[i % 2]},
-            created_at=START + timedelta(seconds=9 * i),
-        )
-        for i in range(4000)
-    ]  # fmt: skip
-    drawn = list(timeline(view, [only], events).drawn)
+    phases = [(START + timedelta(seconds=9 * i), ("rollout", "training")[i % 2]) for i in range(4000)]
+    drawn = list(timeline(view, [only], phases).drawn)
     assert len(drawn) <= 1001
     assert sum(width for _, _, width in drawn) == pytest.approx(1000)
 

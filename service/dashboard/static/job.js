@@ -1,6 +1,6 @@
 // A job's overview: draws its curves, and fetches what is new while it runs.
 
-import { call, parsed, repeat } from "./api.js";
+import { announce, call, parsed, repeat } from "./api.js";
 import { showTimes } from "./page.js";
 import { Plot } from "./plot.js";
 
@@ -52,42 +52,46 @@ function draw() {
 
 const label = (name) => name.replace(/^divergence_per_token$/, "mean").replace(/^divergence_/, "").replace(/^heldout_/, "").replaceAll("_", " ");
 
-let lastStep = -1;
+let shown = 0; // the job's step when the points were fetched
+let round = null;
 let size = 0;
+let isComplete = false; // all curves were fetched since the last fault
 
-function take(series) {
+// Take points of steps from `first` on in place of the known ones: a resumed run overwrites the steps it repeats.
+function take(series, first = 0) {
   for (const one of series) {
     const known = curves.get(one.name) ?? { x: [], y: [] };
-    const after = known.x.at(-1) ?? -1;
+    while (known.x.length && known.x.at(-1) >= first) {
+      known.x.pop();
+      known.y.pop();
+    }
     one.steps.forEach((step, i) => {
-      if (step <= after) return;
       known.x.push(step);
       known.y.push(one.values[i]);
-      lastStep = Math.max(lastStep, step);
     });
     curves.set(one.name, known);
     size = Math.max(size, known.x.length);
   }
 }
 
-async function load(names = "") {
-  take((await call(`/jobs/${job}/metrics?resolution=${POINTS}&names=${names}`)).data);
-  if (curves.size) draw();
+async function load(query) {
+  return (await call(`/jobs/${job}/metrics?resolution=${POINTS}&${query}`)).data;
 }
 
 async function loadAll() {
-  curves.clear();
-  lastStep = -1;
+  isComplete = false;
+  take(await load("names=loss"));
+  if (curves.size) draw(); // the rest is on its way
   size = 0;
-  await load("loss"); // drawn while the rest is on its way
-  await load();
+  take(await load(""));
   await loadGaps();
   draw();
+  isComplete = true;
 }
 
 async function loadGaps() {
-  const rounds = (await call(`/jobs/${job}/diagnosis?limit=100`)).data.filter((one) => one.report.sampler_gap != null);
-  if (rounds.length) curves.set("sampler_gap", { x: rounds.map((one) => one.step), y: rounds.map((one) => one.report.sampler_gap) });
+  const { steps, values } = await call(`/ui/jobs/${job}/sampler-gaps`);
+  if (steps.length) curves.set("sampler_gap", { x: steps, y: values });
 }
 
 async function tick() {
@@ -110,13 +114,18 @@ async function tick() {
   }
   while (events.children.length > 30) events.lastElementChild.remove();
   events.dataset.after = news.num_events;
-  if (news.step < lastStep || size > 2 * POINTS) await loadAll(); // a resumed run repeats steps; long curves are thinned
-  else if (news.step > lastStep) {
-    take((await call(`/jobs/${job}/metrics?from_step=${lastStep + 1}&resolution=${POINTS}`)).data);
+  if (!isComplete || size > 2 * POINTS) await loadAll(); // long curves are thinned again
+  else if (news.step !== shown) {
+    const first = Math.min(news.step, shown); // this step too: an evaluation adds to it later
+    take(await load(`from_step=${first}`), first);
+    if (news.round !== round) await loadGaps();
     if (curves.size) draw();
   }
+  shown = news.step;
+  round = news.round;
   return !news.is_over;
 }
 
-await loadAll();
+shown = Number(box.dataset.step);
+await loadAll().catch((fault) => announce(fault.message, true));
 if (box.dataset.over === "no") repeat(tick, 2000);

@@ -37,6 +37,7 @@ export class Plot {
       const all = this.chart.data[0];
       const isZoomed = min > all[0] || max < all.at(-1);
       this.chart.setData(joined, !isZoomed);
+      if (isZoomed) this.chart.setScale("x", { min, max }); // draws; setData alone would leave the old points
       return;
     }
     this.shape = shape;
