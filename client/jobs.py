@@ -27,6 +27,8 @@ class JobFilter:
     """Any of these."""
     mode: str | None = None
     tag: str | None = None
+    name: str | None = None
+    """A part of the name, in upper or lower case."""
     created_after: datetime | None = None
     """With a time zone; inclusive."""
     created_before: datetime | None = None
@@ -38,6 +40,7 @@ class JobFilter:
             "status": [str(status) for status in self.status],
             "mode": self.mode,
             "tag": self.tag,
+            "name": self.name,
             "created_after": self.created_after.isoformat() if self.created_after is not None else None,
             "created_before": self.created_before.isoformat() if self.created_before is not None else None,
         }

@@ -158,7 +158,7 @@ class Job(Base):
 
     __table_args__ = (
         UniqueConstraint("owner", "idempotency_key"),
-        Index(None, "owner", "id"),
+        Index(None, "owner", "id", "name", "mode", "deleted_at"),  # lists by name without reading specs
         Index(None, "owner", "status", "id"),
         Index(None, "status", "queue", "priority", "id"),
         Index(None, "status", "lease_expires_at"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -36,16 +36,24 @@ from contract.job_state import JobStatus
 from contract.views.evaluations import EvaluationView
 from contract.views.jobs import JobView
 
+DAYS = ["%Y-%m-%d"]
+
 
 def list_jobs(
+    *,
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only these; may be repeated.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Only this mode.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with this in their name.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=DAYS, help="Only jobs made from this day on.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=DAYS, help="Only jobs made up to this day.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
-    wanted = JobFilter(status=status or (), mode=mode, tag=tag)
+    after = since.astimezone() if since is not None else None  # midnight of the user's time zone
+    before = (until + timedelta(days=1)).astimezone() if until is not None else None
+    wanted = JobFilter(status or (), mode, tag, name, created_after=after, created_before=before)
     with Client() as trd:
         found = list(trd.jobs.list(wanted, num_wanted=limit))
     if as_json:

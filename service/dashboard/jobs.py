@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from contract.job_spec import Mode
 from contract.job_state import JobStatus
@@ -24,20 +25,35 @@ router = APIRouter()
 NUM_ROWS = 50
 
 
+_none_if_empty = BeforeValidator(lambda value: None if value == "" else value)
+
+
 class Wanted(BaseModel):
-    """Filters and page, as they stand in the address."""
+    """Filters and page, as they stand in the address; an empty field of the form does not filter."""
 
     status: list[JobStatus] = []
-    mode: Mode | None = None
+    mode: Annotated[Mode | None, _none_if_empty] = None
     tag: Annotated[str, Query(max_length=64)] = ""
+    name: Annotated[str, Query(max_length=200)] = ""
+    since: Annotated[date | None, _none_if_empty] = None
+    """First day, in UTC."""
+    until: Annotated[date | None, _none_if_empty] = None
+    """Last day, in UTC."""
     after: Annotated[str, Query(max_length=40)] = ""
 
     @property
     def filters(self) -> list[tuple[str, str]]:
         """The filters that are set."""
-        given = [("status", str(status)) for status in self.status]
-        given += [("mode", str(self.mode))] if self.mode is not None else []
-        return given + ([("tag", self.tag)] if self.tag else [])
+        named = [(name, getattr(self, name)) for name in ("mode", "tag", "name", "since", "until")]
+        return [("status", str(status)) for status in self.status] + [(n, str(value)) for n, value in named if value]
+
+    @property
+    def filter(self) -> JobFilter:
+        """What the use cases take."""
+        begin, end = (None if day is None else datetime.combine(day, time(), UTC) for day in (self.since, self.until))
+        if end is not None:
+            end = end + timedelta(days=1) if end.year < datetime.max.year else None
+        return JobFilter(self.status, self.mode, self.tag or None, self.name or None, begin, end)
 
 
 class Changes(BaseModel):
@@ -77,8 +93,7 @@ def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()]
 
 
 def _jobs(context: ServiceContext, caller: Caller, wanted: Wanted) -> tuple[list[JobView], bool]:
-    filters = JobFilter(wanted.status, wanted.mode, wanted.tag or None)
-    placed, has_more = context.jobs.page(caller.owner, filters, wanted.after or None, NUM_ROWS)
+    placed, has_more = context.jobs.page(caller.owner, wanted.filter, wanted.after or None, NUM_ROWS)
     return [job_view(job, position) for job, position in placed], has_more
 
 

@@ -120,13 +120,16 @@ def list_jobs(
     status: Annotated[list[JobStatus], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
     mode: Mode | None = None,
     tag: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+    name: Annotated[
+        str | None, Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case.")
+    ] = None,
     created_after: Moment = None,
     created_before: Moment = None,
     after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
     limit: Limit = 20,
 ) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
-    wanted = JobFilter(status, mode, tag, created_after, created_before)
+    wanted = JobFilter(status, mode, tag, name, created_after, created_before)
     placed, has_more = context.jobs.page(caller.owner, wanted, after, limit)
     return _json(Page(data=[job_view(job, position) for job, position in placed], has_more=has_more))
 

@@ -58,6 +58,8 @@ class JobFilter:
     statuses: Collection[JobStatus] = ()
     mode: str | None = None
     tag: str | None = None
+    name: str | None = None
+    """A part of the job's name; letters of either case are the same."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +107,8 @@ def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
         query = query.where(Job.mode == wanted.mode)
     if wanted.tag is not None:
         query = query.where(Job.id.in_(select(JobTag.job_id).where(JobTag.tag == wanted.tag)))
+    if wanted.name is not None:
+        query = query.where(Job.name.icontains(wanted.name, autoescape=True))
     if wanted.created_after is not None:
         query = query.where(Job.id >= first_id(JOB_PREFIX, wanted.created_after))
         query = query.where(Job.created_at >= wanted.created_after)

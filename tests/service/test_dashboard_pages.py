@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import delete
 
 from contract.events import NewEvent, append_events
+from contract.ids import JOB_PREFIX, first_id
 from contract.job_state import JobStatus, Phase
-from contract.tables import Attempt
+from contract.tables import Attempt, JobEvent
 from contract.views.jobs import AttemptView
 from service.dashboard.specs import differences, spec_rows
 from service.dashboard.timeline import timeline
@@ -112,6 +114,25 @@ def test_pages_go_on_from_the_last_job(client: TestClient, monkeypatch: pytest.M
     second = client.get(target.replace("&amp;", "&"), headers=HTML).text
     assert [id in first for id in ids] == [False, True, True]
     assert [id in second for id in ids] == [True, False, False]
+
+
+def test_the_list_is_filtered_by_its_address_and_an_empty_field_filters_nothing(client: TestClient) -> None:
+    ids = [submit(client, name=name) for name in ("First sums", "second SUMS", "other")]
+    with context_of(client).database.write() as session:
+        session.execute(delete(JobEvent))  # which hold the ids that change
+    for id, day in zip(ids, (1, 2, 3), strict=True):
+        set_job(client, id, created_at=START.replace(day=day), id=first_id(JOB_PREFIX, START.replace(day=day)))
+    for query, names in (
+        ("mode=&tag=&name=&since=&until=", ["First sums", "second SUMS", "other"]),
+        ("name=sums", ["First sums", "second SUMS"]),
+        ("name=sums&since=2026-01-02", ["second SUMS"]),
+        ("since=2026-01-02&until=2026-01-02", ["second SUMS"]),
+        ("until=2026-01-02&mode=trd", ["First sums", "second SUMS"]),
+        ("until=9999-12-31&since=0001-01-01&name=other", ["other"]),
+    ):
+        shown = client.get(f"/?{query}", headers=HTML).text
+        assert [name for name in ("First sums", "second SUMS", "other") if f">{name}</a>" in shown] == names, query
+    assert client.get("/?since=monday", headers=HTML).status_code == 422
 
 
 def test_a_timeline_shows_phases_waits_and_lost_attempts(client: TestClient) -> None:

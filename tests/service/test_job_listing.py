@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from contract.ids import new_id
 from contract.tables import Job, JobTag
+from service.jobs import repository
 from tests.service.records import database_of, submit
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -21,6 +24,7 @@ def add_jobs(client: TestClient, count: int) -> list[str]:
             job = Job(
                 id=new_id("job_", now_seconds=at.timestamp()),
                 owner="admin",
+                name=None if number == 4 else f"Run {number} at 50% of_it",
                 mode="opsd" if number % 2 else "trd",
                 spec={},
                 body_sha256="",
@@ -75,6 +79,27 @@ def test_filters_combine(either_client: TestClient) -> None:
     assert listed(either_client, tag="sixth") == []
 
 
+def test_a_name_is_found_by_any_part_of_it(either_client: TestClient) -> None:
+    ids = add_jobs(either_client, 12)
+    assert listed(either_client, name="run 1") == [ids[11], ids[10], ids[1]]
+    assert listed(either_client, name="% OF_") == [*ids[5:][::-1], *ids[:4][::-1]]
+    assert listed(either_client, name="%run%") == []
+    assert listed(either_client, name="run 1", mode="opsd", tag="fifth") == []
+    assert listed(either_client, name="run 1", mode="trd", tag="fifth") == [ids[10]]
+
+
+def test_a_name_is_looked_up_in_an_index_that_holds_the_order(client: TestClient) -> None:
+    add_jobs(client, 3)
+    with database_of(client).read() as session:
+        seen: list[tuple[str, Any]] = []
+        event.listen(session.connection(), "before_cursor_execute", lambda *given: seen.append(given[2:4]))
+        repository.page(session, "admin", repository.JobFilter(name="x"), None, 50)
+        statement, values = seen[0]
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert len(plan) == 1, "neither a sort nor a second table"
+    assert "ix_jobs_owner_id_name_mode_deleted_at (owner=?)" in plan[0].detail
+
+
 def test_a_range_of_time_includes_its_beginning_only(either_client: TestClient) -> None:
     ids = add_jobs(either_client, 10)
     bounds = {
@@ -95,6 +120,7 @@ def test_a_range_of_time_includes_its_beginning_only(either_client: TestClient) 
         ({"limit": 0}, "limit", "limit = 0: input should be greater than or equal to 1"),
         ({"limit": 101}, "limit", "less than or equal to 100"),
         ({"status": "done"}, "status.0", "'queued', 'running'"),
+        ({"name": ""}, "name", "at least 1 character"),
         ({"mode": "sft"}, "mode", "'opd', 'opsd' or 'trd'"),
         ({"created_after": "yesterday"}, "created_after", "yesterday"),
         ({"created_after": "2026-01-01T00:00:00"}, "created_after", "timezone"),

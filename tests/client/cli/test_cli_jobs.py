@@ -121,6 +121,14 @@ def test_jobs_are_listed_and_filtered(run: Run, trd: Client, rows_file: Path) ->
     ]
     assert len(run("jobs", "--tag", "cli-list", "-n", "1", "--json").json["data"]) == 1
     assert "trd submit" in run("jobs", "--tag", "nobody-has-it").out
+    today = f"{datetime.now():%Y-%m-%d}"
+    for options, found in (
+        (["--name", "TW", "--since", today, "--until", today], [made[1].id]),
+        (["--name", "three"], []),
+        (["--until", "2026-01-01"], []),
+    ):
+        rows = run("jobs", "--tag", "cli-list", *options, "--json").json["data"]
+        assert [row["id"] for row in rows] == found, options
     assert run("show", "latest", "--json").json["id"] == made[1].id
 
 
