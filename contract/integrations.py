@@ -1,4 +1,4 @@
-"""Trackers that a job reports to: Weights & Biases, TensorBoard and trackio.
+"""Trackers that a job reports to: Weights & Biases, MLflow, TensorBoard and trackio.
 
 A spec says which, and where within it. The address of a tracker is the operator's, in the workers' environment; a key
 is given by the name of a variable there, never itself.
@@ -18,7 +18,7 @@ SecretName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
 
 class _Tracker(StrictModel):
     project: Name = "trd"
-    """Project in which the job's run is."""
+    """Project, or experiment of MLflow, that the job's run belongs to."""
     name: Name | None = None
     """Display name of the run; None: the job's name or id."""
 
@@ -35,6 +35,14 @@ class WandbIntegration(_Tracker):
     """Name of a variable of the workers, one of ``TRD_INTEGRATION_SECRETS``; None: ``WANDB_API_KEY``."""
 
 
+class MlflowIntegration(_Tracker):
+    """A run on the MLflow server that the workers' ``MLFLOW_TRACKING_URI`` names, with the tag ``trd_job``."""
+
+    type: Literal["mlflow"]
+    api_key_env: SecretName | None = None
+    """Name of a variable of the workers, one of ``TRD_INTEGRATION_SECRETS``; None: ``MLFLOW_TRACKING_TOKEN``."""
+
+
 class TensorboardIntegration(StrictModel):
     """Event files in ``trackers/tensorboard`` of the worker's data folder, in a folder with the job's id."""
 
@@ -47,4 +55,6 @@ class TrackioIntegration(_Tracker):
     type: Literal["trackio"]
 
 
-Integration = Annotated[WandbIntegration | TensorboardIntegration | TrackioIntegration, Field(discriminator="type")]
+Integration = Annotated[
+    WandbIntegration | MlflowIntegration | TensorboardIntegration | TrackioIntegration, Field(discriminator="type")
+]

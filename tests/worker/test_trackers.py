@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from sqlalchemy import select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from contract.job_state import JobStatus
+from contract.tables import JobEvent
+from tests.servers import die_with_parent, free_port
 from tests.worker.scripted_engine import Plan
-from tests.worker.workbench import Workbench
+from tests.worker.workbench import Workbench, eventually
 from worker.supervisor import run_next
 
 DYING = Plan(num_steps=6, checkpoint_every=2, die_at_step=4)
@@ -72,6 +80,67 @@ def rows(path: Path) -> list[dict[str, str]]:
             if record.HasField("history"):
                 found.append({one.key or "/".join(one.nested_key): one.value_json for one in record.history.item})
     return found
+
+
+@pytest.mark.slow
+def test_mlflow_gets_what_it_missed_in_an_outage(
+    sqlite_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server starts once the outage is reported; the job's first attempt is killed, and the second resumes it."""
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//ann:password@"))
+    mlflow = {"type": "mlflow", "project": "trd tests"}
+    with ThreadPoolExecutor(1) as worker:
+        run = worker.submit(run_twice, sqlite_bench, mlflow, {"type": "tensorboard"}, tracker_grace_seconds=300)
+        eventually(lambda: has_notice(sqlite_bench, "tracker_failing"), seconds=120)
+        server = start_mlflow(url, tmp_path)
+        try:
+            job_id = run.result()
+            api = f"{url}/api/2.0/mlflow"
+            found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "trd tests"}, timeout=60)
+            experiment = found.json()["experiment"]["experiment_id"]
+            search = {"experiment_ids": [experiment]}
+            (mlflow_run,) = httpx.post(f"{api}/runs/search", json=search, timeout=60).json()["runs"]
+            info, data = mlflow_run["info"], mlflow_run["data"]
+            steps = {}
+            for name in ("loss", "holdout/avg_at_k"):
+                query = {"run_id": info["run_id"], "metric_key": name}
+                history = httpx.get(f"{api}/metrics/get-history", params=query, timeout=60).json()["metrics"]
+                steps[name] = [(int(point.get("step", 0)), point["value"]) for point in history]
+        finally:
+            server.kill()
+            server.wait()
+    assert steps["loss"] == [(step, pytest.approx(1 / step)) for step in range(1, 7)]
+    assert [step for step, _ in steps["holdout/avg_at_k"]] == [0, 6]
+    assert (info["status"], info["run_name"]) == ("FINISHED", "<b>tracked</b>")
+    assert {"key": "trd_job", "value": job_id} in data["tags"]
+    assert {"key": "optim.batch_size", "value": "128"} in data["params"]
+    assert "grad_norm" not in {metric["key"] for metric in data["metrics"]}, "it was never finite"
+    assert {"tracker_failing", "tracker_recovered"} <= set(sqlite_bench.codes(job_id))
+    assert "tracker_incomplete" not in sqlite_bench.codes(job_id)
+    shown = [event for event in sqlite_bench.events(job_id, "notice") if "url" in event.data]
+    assert f"{url}/#/experiments/{experiment}/runs/{info['run_id']}" in {event.data["url"] for event in shown}
+    assert not any("password" in str((event.message, event.data)) for event in sqlite_bench.events(job_id))
+
+
+def has_notice(bench: Workbench, code: str) -> bool:
+    with bench.database.read() as session:
+        return any(data["code"] == code for data in session.scalars(select(JobEvent.data).filter_by(type="notice")))
+
+
+def start_mlflow(url: str, folder: Path) -> subprocess.Popen[bytes]:
+    """MLflow's own server, on a database of its own: mlflow-skinny has its code, and `dev` what it imports."""
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
+    address = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]
+    with (folder / "mlflow.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *address, *store],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            preexec_fn=die_with_parent,
+        )
 
 
 @pytest.mark.slow

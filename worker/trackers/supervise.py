@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from worker.trackers.follow import CONFIG_FILE, END_FILE, status_file
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-KEY_VARIABLES = {"wandb": "WANDB_API_KEY"}
+KEY_VARIABLES = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_TOKEN"}
 MAX_MESSAGE_CHARACTERS = 500
 
 
@@ -148,7 +149,7 @@ class Trackers:
         for name in {*KEY_VARIABLES.values(), *self._attempt.settings.integration_secrets}:
             if value := os.environ.get(name):
                 message = message.replace(value, "[redacted]")
-        return message
+        return re.sub(r"://[^/\s@]*@", "://[redacted]@", message)
 
     def _record(self, event: NewEvent) -> None:
         try:
