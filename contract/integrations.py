@@ -1,6 +1,6 @@
-"""Trackers that a job reports to: Weights & Biases, MLflow, TensorBoard and trackio.
+"""What a job reports to: Weights & Biases, MLflow, TensorBoard and trackio; and the hub that its result is pushed to.
 
-A spec says which, and where within it. The address of a tracker is the operator's, in the workers' environment; a key
+A spec says which, and where within it. The address of each is the operator's, in the workers' environment; a key
 is given by the name of a variable there, never itself.
 """
 
@@ -55,6 +55,21 @@ class TrackioIntegration(_Tracker):
     type: Literal["trackio"]
 
 
+class HubIntegration(StrictModel):
+    """Pushes the last checkpoint of a run that succeeds to the Hugging Face hub, with its model card."""
+
+    type: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$"), WITHOUT_CONTROLS]
+    """Repository, as ``owner/name``; it is made if the hub does not have it."""
+    private: bool = True
+    """Whether only its owner may see a repository that is made."""
+    weights: Literal["model", "adapter"] = "model"
+    """``model``: the full weights, with LoRA the merged ones; ``adapter``: LoRA's alone."""
+    api_key_env: SecretName
+    """Name of a variable of the workers with a token that may write, one of ``TRD_INTEGRATION_SECRETS``."""
+
+
 Integration = Annotated[
-    WandbIntegration | MlflowIntegration | TensorboardIntegration | TrackioIntegration, Field(discriminator="type")
+    WandbIntegration | MlflowIntegration | TensorboardIntegration | TrackioIntegration | HubIntegration,
+    Field(discriminator="type"),
 ]

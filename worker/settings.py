@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,11 @@ class WorkerSettings(DeploymentSettings):
     """Interval at which the leading worker looks for expired leases."""
     tracker_grace_seconds: Seconds = 20.0
     """How long trackers (W&B…) may take to get a run's last figures after its end."""
+    hub_push_seconds: Seconds = 1800.0
+    """How long a push to the Hugging Face hub may take after a run's end; the worker runs no other job meanwhile."""
+    hub_network: Literal["public", "private", "loopback"] = "public"
+    """Which addresses the hub (``HF_ENDPOINT``) and its uploads may have: public ones, also private networks, or this
+    machine only (for tests). Only ``loopback`` allows http; the others require https."""
     webhook_seconds: Seconds = 1.0
     """Interval at which the worker looks for webhook deliveries to send."""
     ring_seconds: Seconds = 60.0

@@ -110,7 +110,8 @@ class Script:
         folder = self.run / "checkpoints" / f"step-{step:08d}"
         if folder.exists():
             return
-        files = {"state/count.json": json.dumps({"step": step}), "model/model.safetensors": "weights " * step}
+        model = {"model/README.md": "---\n---\n# card\n", "model/model.safetensors": "weights " * step}
+        files = {"state/count.json": json.dumps({"step": step}), **model}
         listed = []
         for name, text in files.items():
             path = folder / name

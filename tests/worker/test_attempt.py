@@ -49,7 +49,7 @@ def test_checkpoints_are_in_the_storage_as_their_rows_say(sqlite_bench: Workbenc
     assert sqlite_bench.checkpoint_steps(job_id) == [2, 4]
     with sqlite_bench.database.read() as session:
         files = list(session.query(CheckpointFile))
-    assert {file.name for file in files} == {"state/count.json", "model/model.safetensors"}
+    assert {file.name for file in files} == {"state/count.json", "model/model.safetensors", "model/README.md"}
     for file in files:
         assert len(sqlite_bench.storage.read(file.storage_key)) == file.num_bytes
     prefix = checkpoint_prefix(job_id, 1, 4)

@@ -1,4 +1,4 @@
-"""``python -m worker.trackers.follow FOLDER NUMBER``: report the run in an attempt's folder to one tracker.
+"""``python -m worker.trackers.follow FOLDER NUMBER``: report the run in an attempt's folder to one tracker or hub.
 
 The run's ``events.jsonl`` is the buffer: after an outage the run is opened again, the file is read from its beginning,
 and steps that the tracker has are skipped. Needs the standard library and the tracker's own.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.trackers.backends import BACKENDS, RunFacts
+from worker.trackers.hub import PushRefusedError, push
 
 CONFIG_FILE, END_FILE = "trackers.json", "trackers.end"
 POLL_SECONDS = 0.5
@@ -23,7 +24,10 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 def status_file(folder: Path, number: int) -> Path:
-    """Where the process says how it goes: ``{"state": "ok" | "failing" | "done", "message", "url"}``."""
+    """Where the process says how it goes: ``{"state", "message", "url"}``.
+
+    The state is ``ok``, ``failing`` (it tries again), ``refused`` (it does not) or ``done``.
+    """
     return folder / f"tracker-{number}.json"
 
 
@@ -32,11 +36,19 @@ def main(folder: Path, number: int) -> None:
     os.nice(10)
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     run = RunFacts(config["job_id"], config["name"], config["spec"], Path(config["folder"]))
+    settings = config["integrations"][number]
     pause_seconds = 1.0
     while True:
         try:
-            url = report(folder, number, config["integrations"][number], run)
+            if settings["type"] != "hub":
+                url = report(folder, number, settings, run)
+            elif any([event["type"] == "finished" for event in events(folder)]):  # noqa: C419 - it waits for the end
+                url = push(folder, settings, run.job_id, config["hub_network"])
+            else:
+                url = ""
             return write_status(folder, number, "done", url=url)
+        except PushRefusedError as error:
+            return write_status(folder, number, "refused", str(error))
         except Exception as error:  # noqa: BLE001 - the boundary of a tracker, whose libraries have errors of their own
             write_status(folder, number, "failing", f"{type(error).__name__}: {error}")
         time.sleep(pause_seconds)
@@ -48,14 +60,16 @@ def report(folder: Path, number: int, settings: dict[str, Any], run: RunFacts) -
     tracker = BACKENDS[settings["type"]](settings, run)
     write_status(folder, number, "ok", url=tracker.url)
     last: dict[str, int] = {}
+    has_finished = False
     for event in events(folder):
+        has_finished |= event["type"] == "finished"
         for name, values in points(event):
             if name not in last:
                 last[name] = tracker.last_step(name)
             if event["step"] > last[name]:
                 tracker.log(event["step"], values)
                 last[name] = event["step"]
-    tracker.close(has_failed=(folder / END_FILE).read_text(encoding="utf-8") != "finished")
+    tracker.close(has_failed=not has_finished)
     return tracker.url
 
 

@@ -1,4 +1,4 @@
-"""Starts an attempt's tracker processes, records in the job how they go, and ends them soon after the run."""
+"""Starts an attempt's processes for trackers and hubs, records in the job how they go, and ends them after the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from worker.trackers.follow import CONFIG_FILE, END_FILE, status_file
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-KEY_VARIABLES = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_TOKEN"}
+KEY_VARIABLES = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_TOKEN", "hub": "HF_TOKEN"}
 MAX_MESSAGE_CHARACTERS = 500
 
 
@@ -55,19 +55,18 @@ class Trackers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the processes send the rest, for a time, and kill them."""
+        """Let the processes send the rest, and kill those that take longer than they may."""
         if not self._thread.is_alive():
             return
-        (self._attempt.folder / END_FILE).write_text("failed" if error is not None else "finished", encoding="utf-8")
-        deadline = time.monotonic() + self._attempt.settings.tracker_grace_seconds
-        running = [process for process in self._processes if process is not None]
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-            if self._attempt.is_lost():
-                break
-            time.sleep(0.05)
-        for process in running:
-            process.kill()
-            process.wait()
+        attempt, settings, began = self._attempt, self._attempt.settings, time.monotonic()
+        (attempt.folder / END_FILE).touch()
+        for process, integration in zip(self._processes, self._spec.integrations, strict=True):
+            is_push = integration.type == "hub"
+            deadline = began + (settings.hub_push_seconds if is_push else settings.tracker_grace_seconds)
+            while process is not None and process.poll() is None:
+                if time.monotonic() > deadline or attempt.is_lost() or (is_push and attempt.must_stop()):
+                    process.kill()
+                time.sleep(0.05)
         self._ended.set()
         self._thread.join()
 
@@ -79,6 +78,7 @@ class Trackers:
             "spec": {name: value for name, value in spec.items() if name not in ("integrations", "prompts")},
             "integrations": spec["integrations"],
             "folder": str(self._attempt.settings.data_dir / "trackers"),
+            "hub_network": self._attempt.settings.hub_network,
         }
         (self._attempt.folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 
@@ -117,7 +117,12 @@ class Trackers:
             self._report_changes()
         self._report_changes()
         for number, integration in enumerate(self._spec.integrations):
-            if self._states[number] != "done" and self._processes[number] is not None:
+            if self._states[number] in ("done", "refused") or self._processes[number] is None:
+                continue
+            if integration.type == "hub":
+                message = f"{integration.repo} did not get the checkpoint in time; the job has it."
+                self._record(notice("warn", "push_incomplete", message))
+            else:
                 message = f"{integration.type} did not get all figures before the run's end; the job has them all."
                 self._record(notice("warn", "tracker_incomplete", message))
 
@@ -127,8 +132,10 @@ class Trackers:
             if status["state"] == self._states[number]:
                 continue
             before, self._states[number] = self._states[number], status["state"]
-            message = f"{integration.type}: {self._without_keys(status['message'])}"[:MAX_MESSAGE_CHARACTERS]
-            if status["state"] == "failing":
+            message = f"{integration.type}: {self._without_keys(status['message'])}"[:MAX_MESSAGE_CHARACTERS].rstrip(".")
+            if integration.type == "hub":
+                self._report_push(integration.repo, status, message)
+            elif status["state"] == "failing":
                 text = f"{message}. Training goes on; the figures are sent when the tracker answers."
                 self._record(notice("warn", "tracker_failing", text))
             elif before == "failing":
@@ -136,6 +143,15 @@ class Trackers:
             elif not before and status["url"]:
                 shown = f"Figures are reported to {integration.type}: {status['url']}"
                 self._record(notice("info", "tracker_started", shown, url=status["url"]))
+
+    def _report_push(self, repo: str, status: Mapping[str, Any], message: str) -> None:
+        if status["state"] == "failing":
+            self._record(notice("warn", "push_failing", f"{message}. The push to {repo} is tried again."))
+        elif status["state"] == "refused":
+            self._record(notice("warn", "push_refused", f"{message}. The job has the checkpoint."))
+        elif status["url"]:  # without one the run has not finished
+            text = f"The checkpoint was pushed: {status['url']}"
+            self._record(notice("info", "checkpoint_pushed", text, url=status["url"]))
 
     def _status(self, number: int) -> Mapping[str, Any]:
         path = status_file(self._attempt.folder, number)
