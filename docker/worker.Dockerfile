@@ -16,7 +16,8 @@ ENV HF_HOME=/data/huggingface \
     VLLM_CACHE_ROOT=/data/caches/vllm \
     TRITON_CACHE_DIR=/data/caches/triton \
     TORCHINDUCTOR_CACHE_DIR=/data/caches/inductor \
-    CUDA_CACHE_PATH=/data/caches/cuda
+    CUDA_CACHE_PATH=/data/caches/cuda \
+    MPLCONFIGDIR=/data/caches/matplotlib
 ARG PIP_INDEX_URL
 # EXTRA=cpu needs the index of PyTorch's CPU wheels here, unless PIP_INDEX_URL carries them.
 ARG PIP_EXTRA_INDEX_URL

@@ -90,7 +90,7 @@ def report(
         list[str], typer.Argument(metavar="JOB…", help="Up to six jobs, by id or as 'latest'.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
-    png: Annotated[bool, typer.Option("--png", help="Also write each plot as a PNG beside the page.")] = False,
+    with_png: Annotated[bool, typer.Option("--png", help="Also write each plot as a PNG beside the page.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write one HTML page about a run, or about several side by side: scores, curves, verdicts, examples, spec.
@@ -100,14 +100,15 @@ def report(
     try:
         import jinja2
 
-        from client.cli.report_plots import draw_plots
+        from client.cli.report_plots import panels
+        from trd_data.plots import draw, png, svg
     except ImportError as error:
         raise TrdError(f"{error.name} is not installed", hint="pip install 'trd-service[report]'") from None
     if len(jobs) > MAX_JOBS:
         raise TrdError(f"{len(jobs)} jobs: a report has at most {MAX_JOBS}", hint="leave some out")
     with Client() as trd:
         runs = _runs(trd, [job_id_of(trd, name) for name in jobs])
-    plots = draw_plots(runs)
+    plots = [(panel, draw([panel], has_titles=False)) for panel in panels(runs)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,7 +117,7 @@ def report(
     )
     page = environment.get_template("report.html.j2").render(
         runs=runs,
-        plots=[(plot.title, base64.b64encode(plot.svg).decode()) for plot in plots],
+        plots=[(panel.title, base64.b64encode(svg(figure, panel.title)).decode()) for panel, figure in plots],
         spec_rows=spec_rows(runs),
         pairs=[(run, pair) for run in runs for pair in run.trajectories[: max(1, NUM_PAIRS // len(runs))]],
         score_difference=score_difference,
@@ -126,9 +127,9 @@ def report(
     )
     out.write_text(page, encoding="utf-8")
     written = [out]
-    for plot in plots if png else ():
-        written.append(out.with_name(f"{out.stem}-{plot.name}.png"))
-        written[-1].write_bytes(plot.png)
+    for panel, figure in plots if with_png else ():
+        written.append(out.with_name(f"{out.stem}-{panel.name}.png"))
+        written[-1].write_bytes(png(figure))
     if as_json:
         print_json({"object": "report", "files": [str(path) for path in written], "jobs": [run.job.id for run in runs]})
         return

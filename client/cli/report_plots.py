@@ -1,135 +1,70 @@
-"""The plots of ``trd report``, by matplotlib: as SVG in the page, and as PNG."""
+"""The plots of ``trd report``."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from contract.views.diagnosis import PositionBin
+from trd_data.plots import COLORS, Curve, Panel
 
 if TYPE_CHECKING:
     from client.cli.report import Run
 
-COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#475569")
-"""Of the runs, in their order."""
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "trd",  # the same ids for the same data
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "text.parse_math": False,  # names may hold dollar signs
-}
 
-
-@dataclass(frozen=True)
-class Plot:
-    """One drawn plot."""
-
-    name: str
-    title: str
-    svg: bytes
-    png: bytes
-
-
-def draw_plots(runs: Sequence[Run]) -> list[Plot]:
+def panels(runs: Sequence[Run]) -> list[Panel]:
     """Return the plots for which the runs have data."""
-    wanted: tuple[tuple[str, str, Callable[[Axes, Run, str], bool]], ...] = (
+    wanted: tuple[tuple[str, str, Callable[[Run, str, str | None], list[Curve]]], ...] = (
         ("scores", "Share of correct answers (avg@k), 95 % intervals", _scores),
-        ("loss", "Loss by step", lambda axes, run, color: _curve(axes, run, color, "loss")),
-        (
-            "divergence",
-            "Divergence per token by step, nats (dotted: 95th percentile)",
-            lambda axes, run, color: any(
-                [
-                    _curve(axes, run, color, "divergence_per_token"),
-                    _curve(axes, run, color, "divergence_p95", linestyle=":", label=None),
-                ]
-            ),
-        ),
-        ("gradient", "Gradient norm by step", lambda axes, run, color: _curve(axes, run, color, "grad_norm")),
+        ("loss", "Loss by step", lambda run, color, label: _metric(run, "loss", color, label)),
+        ("divergence", "Divergence per token by step, nats (dotted: 95th percentile)", _divergence),
+        ("gradient", "Gradient norm by step", lambda run, color, label: _metric(run, "grad_norm", color, label)),
         ("lengths", "Mean tokens of an evaluated answer", _lengths),
         ("kl-by-position", "Forward KL along the text (solid: y_o, dashed: y_r), nats", _kl_by_position),
     )
-    with mpl.rc_context(STYLE):
-        drawn = [_draw(name, title, runs, add) for name, title, add in wanted]
-    return [plot for plot in drawn if plot is not None]
+    drawn = []
+    for name, title, curves_of in wanted:
+        curves = [
+            curve
+            for run, color in zip(runs, COLORS, strict=False)
+            for curve in curves_of(run, color, run.label if len(runs) > 1 else None)
+            if curve.xs
+        ]
+        x_label = "position in the text, %" if name == "kl-by-position" else "step"
+        drawn += [Panel(name, title, curves, x_label)] if curves else []
+    return drawn
 
 
-def _draw(name: str, title: str, runs: Sequence[Run], add: Callable[[Axes, Run, str], bool]) -> Plot | None:
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    has_data = [add(axes, run, color) for run, color in zip(runs, COLORS, strict=False)]
-    if not any(has_data):
-        return None
-    axes.set_xlabel("position in the text, %" if name == "kl-by-position" else "step")
-    if name != "kl-by-position":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    low, high = axes.get_ylim()
-    low = min(0.0, low)
-    axes.set_ylim(low, high + 0.05 * (high - low))
-    if len(runs) > 1:
-        axes.legend(fontsize="small")
-    svg, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Plot(name, title, svg.getvalue(), png.getvalue())
-
-
-def _curve(axes: Axes, run: Run, color: str, metric: str, *, linestyle: str = "-", label: str | None = "") -> bool:
-    series = run.metrics.get(metric)
-    if series is None:
-        return False
+def _metric(run: Run, metric: str, color: str, label: str | None, linestyle: str = "-") -> list[Curve]:
+    if (series := run.metrics.get(metric)) is None:
+        return []
     points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if value is not None]
-    marker = "o" if len(points) == 1 else None
-    name = run.label if label == "" else "_"
-    axes.plot(*zip(*points, strict=True), color=color, linestyle=linestyle, marker=marker, label=name)
-    return bool(points)
+    return [Curve([step for step, _ in points], [value for _, value in points], color, label, linestyle)]
 
 
-def _scores(axes: Axes, run: Run, color: str) -> bool:
-    if not run.evaluations:
-        return False
-    dataset = run.evaluations[-1].dataset
-    shown = [one for one in run.evaluations if one.dataset == dataset]
-    values = [one.avg_at_k for one in shown]
-    below = [one.avg_at_k - one.avg_low for one in shown]
-    above = [one.avg_high - one.avg_at_k for one in shown]
-    steps = [one.step for one in shown]
-    axes.errorbar(steps, values, [below, above], color=color, marker="o", capsize=4, label=run.label)
-    return True
+def _divergence(run: Run, color: str, label: str | None) -> list[Curve]:
+    return _metric(run, "divergence_per_token", color, label) + _metric(run, "divergence_p95", color, None, ":")
 
 
-def _lengths(axes: Axes, run: Run, color: str) -> bool:
+def _scores(run: Run, color: str, label: str | None) -> list[Curve]:
+    shown = [one for one in run.evaluations if one.dataset == run.evaluations[-1].dataset]
+    ends = [one.avg_low for one in shown], [one.avg_high for one in shown]
+    return [Curve([one.step for one in shown], [one.avg_at_k for one in shown], color, label, marker="o", ends=ends)]
+
+
+def _lengths(run: Run, color: str, label: str | None) -> list[Curve]:
     points = [(one.step, one.detail["mean_tokens"]) for one in run.evaluations if "mean_tokens" in one.detail]
-    if not points:
-        return False
-    axes.plot(*zip(*points, strict=True), color=color, marker="o", label=run.label)
-    return True
+    return [Curve([step for step, _ in points], [tokens for _, tokens in points], color, label, marker="o")]
 
 
-def _kl_by_position(axes: Axes, run: Run, color: str) -> bool:
+def _kl_by_position(run: Run, color: str, label: str | None) -> list[Curve]:
     if not run.diagnoses:
-        return False
+        return []
     report = run.diagnoses[-1].report
-    has_points = _bins(axes, report.rollout.by_share, color, "-", run.label)
-    if report.refined is not None:
-        has_points |= _bins(axes, report.refined.by_share, color, "--", "_")
-    return has_points
+    refined = [_bins(report.refined.by_share, color, None, "--")] if report.refined is not None else []
+    return [_bins(report.rollout.by_share, color, label, "-"), *refined]
 
 
-def _bins(axes: Axes, bins: Sequence[PositionBin], color: str, linestyle: str, label: str) -> bool:
+def _bins(bins: Sequence[PositionBin], color: str, label: str | None, linestyle: str) -> Curve:
     points = [(50 * (one.low + one.high), one.forward_kl) for one in bins if one.forward_kl is not None]
-    if points:
-        axes.plot(*zip(*points, strict=True), color=color, linestyle=linestyle, marker=".", label=label)
-    return bool(points)
+    return Curve([x for x, _ in points], [kl for _, kl in points], color, label, linestyle, ".")

@@ -199,6 +199,7 @@ class Session:
         self.collector.samplers.student_changed()
         state.step += 1
         state.round_step += 1
+        state.losses.append(metrics["loss"])
         if self.models.teacher_update is not None and self.models.teacher_update.after_step(state.step):
             self.collector.samplers.teacher_changed()
         self.reporter.metrics(state.step, state.round, {**metrics, "learning_rate": learning_rate})

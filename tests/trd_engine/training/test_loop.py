@@ -391,7 +391,10 @@ def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_
         assert all(share > 0 for share in metric(tmp_path, "clip_share"))
 
 
-def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(data: Path, tmp_path: Path) -> None:
+def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trd_engine.training.checkpoints.model_card.FEWEST_LOSSES", 3)
     config = parse_config(spec(data, mode="opsd", teacher=None, loss={}, lora={"rank": 4, "alpha": 8, "dropout": 0.1}))
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
     distil(config, whole)
@@ -403,6 +406,11 @@ def test_a_lora_run_resumes_bitwise_and_its_merged_model_is_base_plus_adapter(da
         distil(config, first, stop=stop)
     distil(config, second, resume_from=checkpoint_folder(first, 2))
     assert_bitwise_equal(weights(second, 3), weights(whole, 3))
+    last, resumed = (checkpoint_folder(out, 3) for out in (whole, second))
+    for name in ("model/README.md", "model/training.png", "adapter/README.md", "adapter/training.png"):
+        assert (resumed / name).read_bytes() == (last / name).read_bytes()
+    assert not (checkpoint_folder(first, 2) / "model" / "training.png").exists(), "two losses are no curve"
+    assert "adapter/training.png" in {file["name"] for file in verify_manifest(last)["files"]}
     from peft import PeftModel
 
     base = AutoModelForCausalLM.from_pretrained(MODELS / "tiny-student")

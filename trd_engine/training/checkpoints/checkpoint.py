@@ -29,7 +29,7 @@ from trd_engine.models.lora import STUDENT_ADAPTER
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import CheckpointCorruptError
 from trd_engine.training.checkpoints.manifest import has_all_files, write_manifest
-from trd_engine.training.checkpoints.model_card import model_card
+from trd_engine.training.checkpoints.model_card import PLOT_FILE, model_card, training_plot
 from trd_engine.training.checkpoints.state import TrainingState
 
 STATE_FOLDER = "state"
@@ -44,6 +44,8 @@ class ExportExtras:
 
     tokenizer: PreTrainedTokenizerBase
     card: str
+    plot: bytes | None
+    """See `model_card.training_plot`."""
     prompts_file: Path | None
     """The student's own templates, so that the trained student can be trained again."""
 
@@ -52,15 +54,10 @@ class ExportExtras:
         cls, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
     ) -> ExportExtras:
         """Those of a run where it stands."""
-        card = model_card(
-            config,
-            step=state.step,
-            num_steps=num_steps,
-            data_fingerprint=state.data_fingerprint,
-            scores=state.scores,
-        )
+        plot = training_plot(state)
+        card = model_card(config, state, num_steps=num_steps, has_plot=plot is not None)
         own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
-        return cls(tokenizer, card, own_prompts if own_prompts.is_file() else None)
+        return cls(tokenizer, card, plot, own_prompts if own_prompts.is_file() else None)
 
 
 def checkpoint_folder(out_dir: Path, step: int) -> Path:
@@ -162,5 +159,7 @@ def write_extras(draft: Path, extras: ExportExtras) -> None:
     for folder in filter(Path.is_dir, (draft / MODEL_FOLDER, draft / ADAPTER_FOLDER)):
         extras.tokenizer.save_pretrained(str(folder))
         (folder / "README.md").write_text(extras.card, encoding="utf-8")
+        if extras.plot is not None:
+            (folder / PLOT_FILE).write_bytes(extras.plot)
         if extras.prompts_file is not None:
             shutil.copyfile(extras.prompts_file, folder / MODEL_PROMPTS_FILE)

@@ -1,14 +1,20 @@
-"""The README.md of a checkpoint's model folder: where the weights come from, and how good they are."""
+"""The README.md of a checkpoint's model folder, and its plot: where the weights come from, and how good they are."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from trd_engine.config import LossConfig, RunConfig
+from trd_engine.training.checkpoints.state import TrainingState
 from trd_engine.types import ScoreRow
 
+PLOT_FILE = "training.png"
+FEWEST_SCORES, FEWEST_LOSSES = 3, 10
+"""With fewer of both there is no plot: the card's table says as much."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -17,9 +23,29 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def model_card(
-    config: RunConfig, *, step: int, num_steps: int, data_fingerprint: str, scores: Sequence[ScoreRow]
-) -> str:
+def training_plot(state: TrainingState) -> bytes | None:
+    """Draw the accuracy before, during and after training, and the loss, as PNG; None if that would show nothing."""
+    scores = [row for row in state.scores if row.dataset == state.scores[-1].dataset]
+    if len(scores) < FEWEST_SCORES and len(state.losses) < FEWEST_LOSSES:
+        return None
+    from trd_data.plots import Curve, Panel, draw, png  # it takes most of a second
+
+    panels = []
+    if scores:
+        values = [row.avg_at_k for row in scores]
+        lows, highs = (
+            [value if end is None else end for value, end in zip(values, ends, strict=True)]
+            for ends in ([row.avg_low for row in scores], [row.avg_high for row in scores])
+        )
+        curve = Curve([row.step for row in scores], values, marker="o", ends=(lows, highs))
+        panels.append(Panel("scores", f"avg@{scores[-1].k}, 95 % intervals", [curve]))
+    if state.losses:
+        steps = range(state.step - len(state.losses) + 1, state.step + 1)
+        panels.append(Panel("loss", "Loss", [Curve(steps, state.losses)]))
+    return png(draw(panels), dpi=100)
+
+
+def model_card(config: RunConfig, state: TrainingState, *, num_steps: int, has_plot: bool) -> str:
     """Markdown with the metadata block that model hubs read."""
     student = config.student_name or config.student
     teacher = config.teacher_name or _teacher(config)
@@ -34,14 +60,17 @@ def model_card(
         ),
         ("Token weights", _changed(loss.token_weights.model_dump(exclude_defaults=True))),
         ("Weights", "full fine-tuning" if config.lora is None else f"LoRA, rank {config.lora.rank}"),
-        ("Step", f"{step} of {num_steps}"),
+        ("Step", f"{state.step} of {num_steps}"),
         ("Seed", config.seed),
-        ("Data fingerprint", f"`{data_fingerprint}`"),
+        ("Data fingerprint", f"`{state.data_fingerprint}`"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
     ]
+    # A hub refuses a card whose base model is no name of a model, such as a folder.
+    base_model = [f"base_model: {student}"] if HUB_NAME.fullmatch(student) else []
+    plot = ["", f"![Accuracy and loss by step]({PLOT_FILE})"] if has_plot else []
     lines = [
         "---",
-        f"base_model: {student}",
+        *base_model,
         "library_name: transformers",
         "tags: [distillation, " + config.mode + "]",
         "---",
@@ -52,7 +81,8 @@ def model_card(
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in facts),
         "",
-        *_score_table(scores),
+        *_score_table(state.scores),
+        *plot,
         "",
         *_usage(config, student),
     ]
