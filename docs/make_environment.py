@@ -54,6 +54,10 @@ OTHER = {
         "Triton's kernels on a GPU. `TRITON_INTERPRET=1`, Triton's own variable, runs them on a CPU, for tests.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",
         "HF_HUB_OFFLINE": "`1` lets Hugging Face's libraries use downloaded files only.",
+        "HF_ENDPOINT": "Another Hugging Face hub than https://huggingface.co, for downloads and pushes.",
+        "MLFLOW_TRACKING_URI": "The MLflow server that jobs may report to.",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT": "MLflow's own retries and seconds of one "
+        "request. Default: 1 and 20, since the tracker tries again by itself.",
         "TRACKIO_DIR": "Where trackio keeps its runs. Default: `trackers/trackio` in the data folder.",
         "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",
         "OMP_NUM_THREADS": "Threads of the CPU kernels in each process. torchrun sets 1 if it is unset.",
@@ -66,8 +70,8 @@ OTHER = {
         "TRD_PORT": "Port of the API on 127.0.0.1 of the host. Default: 8000.",
         "TRD_GPUS": "GPUs of the worker of profile `gpu`. Default: 1.",
         "UVICORN_HOST, UVICORN_PORT, UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "uvicorn's variables, set for the API.",
-        "VLLM_CACHE_ROOT, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR, CUDA_CACHE_PATH": "Where vLLM, Triton, torch "
-        "and CUDA keep what they compile; the worker's image sets them to a volume.",
+        "VLLM_CACHE_ROOT, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR, CUDA_CACHE_PATH, MPLCONFIGDIR": "Where vLLM, "
+        "Triton, torch, CUDA and matplotlib keep what they compile; the worker's image sets them to a volume.",
         "PIP_INDEX_URL, PIP_EXTRA_INDEX_URL": "Package indexes while the images are built. The CPU worker needs the "
         "index of PyTorch's CPU wheels.",
     },

@@ -132,7 +132,8 @@ class Trackers:
             if status["state"] == self._states[number]:
                 continue
             before, self._states[number] = self._states[number], status["state"]
-            message = f"{integration.type}: {self._without_keys(status['message'])}"[:MAX_MESSAGE_CHARACTERS].rstrip(".")
+            message = f"{integration.type}: {self._without_keys(status['message'])}"
+            message = message[:MAX_MESSAGE_CHARACTERS].rstrip(".")
             if integration.type == "hub":
                 self._report_push(integration.repo, status, message)
             elif status["state"] == "failing":
