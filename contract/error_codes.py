@@ -73,6 +73,13 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         False,
         "Lower optim.micro_batch_tokens or sampling.max_new_tokens, or use LoRA or more devices.",
     ),
+    ErrorCode(
+        "host_out_of_memory",
+        True,
+        "The machine's memory ran out; the job goes on from its last checkpoint. If it happens again, give the worker "
+        "more memory, or lower optim.micro_batch_tokens.",
+        is_outage=True,
+    ),
     ErrorCode("device_unavailable", True, "This worker does not have the requested device.", is_outage=True),
     ErrorCode(
         "gpu_fault",
@@ -110,6 +117,12 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "teacher_refused",
         False,
         "The teacher's endpoint refused the request for the given reason; the operator sets its key, model and limits.",
+    ),
+    ErrorCode(
+        "worker_outdated",
+        True,
+        "The worker is older than the service that accepted the job; the operator updates it, and the job goes on.",
+        is_outage=True,
     ),
     ErrorCode("worker_lost", True, "The worker stopped responding; the job continues from its last checkpoint."),
     ErrorCode("crash_loop", False, "Several attempts ended without completing a step; see the job's events."),

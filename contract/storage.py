@@ -21,13 +21,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -37,6 +37,8 @@ from contract.private_folder import make_private_folder
 from contract.storage_keys import checked_storage_url, parse_storage_url
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 2**22
 """Of a file held in memory at a time; each chunk is a request of its own, so that slow readers hold no connection."""
@@ -116,10 +118,15 @@ class Storage:
         with _as_os_error(key):
             return obstore.head(self._store, key)["size"]
 
-    def read(self, key: str) -> bytes:
-        """A small file, whole."""
-        with _as_os_error(key):
-            return bytes(obstore.get(self._store, key).bytes())
+    def read(self, key: str, *, sha256: str | None = None) -> bytes:
+        """A small file, whole; raises `ContentChangedError` if it does not have `sha256`."""
+
+        def read() -> bytes:
+            with _as_os_error(key):
+                content = bytes(obstore.get(self._store, key).bytes())
+            return b"".join(_verified([content], key, sha256)) if sha256 is not None else content
+
+        return _twice_at_most(read)
 
     def read_range(self, key: str, start: int, stop: int, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The bytes from `start` to before `stop`, a chunk at a time."""
@@ -153,9 +160,13 @@ class Storage:
     def fetch(self, key: str, target: Path, *, sha256: str) -> None:
         """Copy a stored file to `target`; raises `ContentChangedError`."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as sink:
-            chunks = self.read_range(key, 0, self.size(key), chunk_bytes=FETCH_BYTES)
-            sink.writelines(_verified(chunks, key, sha256))
+
+        def copy() -> None:
+            with target.open("wb") as sink:
+                chunks = self.read_range(key, 0, self.size(key), chunk_bytes=FETCH_BYTES)
+                sink.writelines(_verified(chunks, key, sha256))
+
+        _twice_at_most(copy)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below `prefix`, in order; none if there is no such folder."""
@@ -232,6 +243,15 @@ class _StoredFile(io.RawIOBase):
         view[:num_bytes] = self._storage._read_at(self._key, self._position, num_bytes)
         self._position += num_bytes
         return num_bytes
+
+
+def _twice_at_most(read: Callable[[], T]) -> T:
+    """Repeat a read that ended early or came damaged: it may be the transfer's fault, and not the stored file's."""
+    try:
+        return read()
+    except (ContentChangedError, StoredFileMissingError) as error:
+        logger.warning("read once more: %s", error)
+        return read()
 
 
 @contextmanager

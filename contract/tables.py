@@ -189,6 +189,7 @@ class Attempt(Base):
     status: Mapped[str] = mapped_column(String(20))
     first_step: Mapped[int | None]  # the step it resumed from
     last_step: Mapped[int | None]
+    num_writes: Mapped[int] = mapped_column(default=0, server_default="0")  # of its progress: none is applied twice
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     exit_code: Mapped[int | None]

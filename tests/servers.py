@@ -73,6 +73,8 @@ class Server:
         self.port = 0
         self.log = self.folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._command: list[str | Path] = []
+        self._answers_now: Callable[[], bool] = bool
         if user is not None:
             shutil.chown(self.folder, user)
 
@@ -90,7 +92,8 @@ class Server:
 
     def serve(self, command: list[str | Path], answers: Callable[[], bool]) -> None:
         """Start the program and wait until it answers; raises RuntimeError with the end of its log."""
-        with self.log.open("wb") as log:
+        self._command, self._answers_now = command, answers
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
@@ -109,6 +112,25 @@ class Server:
                 raise RuntimeError(f"{command[0]} did not start:\n{end}")
             time.sleep(0.05)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def crash(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End the program by a signal, and wait for it; its folder stays."""
+        self.send(number)
+        assert self._process is not None
+        self._process.wait(STOP_SECONDS)
+
+    def revive(self) -> None:
+        """Let the program run on if it was stopped by a signal, and start it on its port again if it has ended."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self.send(signal.SIGCONT)
+        else:
+            self.serve(self._command, self._answers_now)
+
     def stop(self) -> None:
         """Stop the program, wait for it, and remove the folder. Safe to repeat."""
         process, self._process = self._process, None
@@ -125,11 +147,13 @@ class Server:
 class PostgresServer(Server):
     """A PostgreSQL cluster, made anew, with durability traded for speed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, synchronous_commit: str = "off") -> None:
+        """With `synchronous_commit` on, what was committed stays if the server is killed."""
         programs = find_postgres_programs()
         super().__init__("trd-postgres-", unprivileged_user("postgres"))
         self.password = secrets.token_urlsafe(16)
         self._num_databases = 0
+        self._synchronous_commit = synchronous_commit
         try:
             self._initialise(programs)
             self._start(programs)
@@ -153,7 +177,7 @@ class PostgresServer(Server):
             "unix_socket_directories": str(self.folder),
             "max_connections": "200",
             "fsync": "off",
-            "synchronous_commit": "off",
+            "synchronous_commit": self._synchronous_commit,
             "full_page_writes": "off",
         }
         flags: list[str | Path] = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]

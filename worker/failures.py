@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 MAX_MESSAGE_CHARACTERS = 2_000
 LOG_TAIL_BYTES = 4_096
+FULL_DISK_BYTES = 2**20
+"""A disk with less room is full: an event and the end of a log may still fit."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
     # If one of several processes is killed, the launcher exits with 1.
     if was_oom_killed and exit_code in (-signal.SIGKILL, 1):
         return Failure(
-            "out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
+            "host_out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
         )
     if exit_code < 0:
         return Failure("engine_crashed", f"The engine was ended by {signal.Signals(-exit_code).name}.")
@@ -188,6 +191,13 @@ def hang_in_log(folder: Path) -> Failure | None:
     phase = last_phase(folder / "run")
     message = f"rank {found[1]} waited for the other processes in phase {phase}, in {found[2]}, until NCCL's time limit"
     return Failure("collective_timeout", message)
+
+
+def full_disk(folder: Path) -> Failure | None:
+    """Return the failure of an engine that could not write why it ended, because nothing can be written; or None."""
+    if shutil.disk_usage(folder).free > FULL_DISK_BYTES:
+        return None
+    return Failure("disk_full", "The engine ended, and the disk of the worker's data folder is full.")
 
 
 def last_phase(out_dir: Path) -> str:

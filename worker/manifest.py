@@ -123,9 +123,7 @@ def fetch_checkpoint(storage: Storage, prefix: str, target: Path, *, manifest_sh
     Raises `CheckpointCorruptError` if a file is missing or not what it should be, OSError if the storage fails.
     """
     try:
-        content = storage.read(f"{prefix}/{MANIFEST_NAME}")
-        if hashlib.sha256(content).hexdigest() != manifest_sha256:
-            raise CheckpointCorruptError(f"{prefix}: {MANIFEST_NAME} is not the one that was stored")
+        content = storage.read(f"{prefix}/{MANIFEST_NAME}", sha256=manifest_sha256)
         manifest = parse_manifest(content)
         for file in manifest.files:
             storage.fetch(f"{prefix}/{file.name}", target / file.name, sha256=file.sha256)

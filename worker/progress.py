@@ -180,6 +180,9 @@ class Progress:
         self._on_checkpoint = on_checkpoint
         self._tail = EventTail(attempt.run_dir / "events.jsonl")
         self._fold = EventFold(attempt.job_id)
+        self._unwritten: ProgressBatch | None = None
+        """A batch whose commit may have succeeded or not; nothing is added to it before it is written."""
+        self._num_writes = 0
         self._child_exited = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._follow, name=f"progress-{attempt.job_id}", daemon=True)
@@ -248,11 +251,14 @@ class Progress:
         return True
 
     def _write_batch(self) -> None:
-        if self._fold.batch.is_empty:
-            return
-        with self._attempt.write() as session:
-            repository.write_progress(session, self._attempt.lease, self._fold.batch)
-        self._fold.batch = ProgressBatch()
+        while self._unwritten is not None or not self._fold.batch.is_empty:
+            if self._unwritten is None:
+                self._unwritten, self._fold.batch = self._fold.batch, ProgressBatch()
+            lease, number = self._attempt.lease, self._num_writes + 1
+            with self._attempt.write() as session:
+                if repository.is_new_write(session, lease, number):
+                    repository.write_progress(session, lease, self._unwritten)
+            self._unwritten, self._num_writes = None, number
 
     def _write_trajectories(self) -> None:
         while self._fold.trajectory_files:

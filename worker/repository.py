@@ -69,6 +69,15 @@ class ProgressBatch:
         return not (self.job_columns or self.events or any(rows))
 
 
+def is_new_write(session: Session, lease: Lease, number: int) -> bool:
+    """Count a write of the attempt's progress in its transaction; return False if it was committed before.
+
+    If the connection is lost during a commit, nobody knows whether it succeeded, so the write is repeated.
+    """
+    fresh = _attempt_update(lease).where(Attempt.num_writes < number).values(num_writes=number)
+    return session.execute(fresh.returning(Attempt.number)).one_or_none() is not None
+
+
 def write_progress(session: Session, lease: Lease, batch: ProgressBatch) -> None:
     """Update the job's row, and store metrics, evaluations, diagnoses, samples and events."""
     if batch.job_columns:
@@ -191,10 +200,14 @@ def list_checkpoints(session: Session, job_id: str) -> list[StoredCheckpoint]:
 
 
 def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manifest, manifest_sha256: str) -> list[str]:
-    """Record a stored checkpoint, replacing one of the same step; return prefixes of files to remove."""
-    replaced = _remove_checkpoints(
-        session, [c for c in list_checkpoints(session, lease.job_id) if c.step == manifest.step]
-    )
+    """Record a stored checkpoint, replacing one of the same step; return prefixes of files to remove.
+
+    Recording it again, after a commit whose answer was lost, changes nothing.
+    """
+    same_step = [c for c in list_checkpoints(session, lease.job_id) if c.step == manifest.step]
+    if any((c.storage_prefix, c.manifest_sha256) == (prefix, manifest_sha256) for c in same_step):
+        return []
+    replaced = _remove_checkpoints(session, same_step)
     checkpoint_id = new_id(CHECKPOINT_PREFIX)
     session.execute(
         insert(Checkpoint).values(

@@ -65,8 +65,11 @@ def _spec(attempt: Attempt) -> JobSpec:
     try:
         return JobSpec.model_validate(attempt.lease.spec)
     except ValidationError as error:
-        problems = "; ".join(problem.message for problem in field_problems(error.errors(include_url=False), JobSpec))
-        raise JobFailedError("invalid_spec", f"this worker's version does not accept the spec: {problems}") from error
+        errors = error.errors(include_url=False)
+        problems = "; ".join(problem.message for problem in field_problems(errors, JobSpec))
+        # The service knows the field, so it is newer. Another worker may be, too.
+        code = "worker_outdated" if any(found["type"] == "extra_forbidden" for found in errors) else "invalid_spec"
+        raise JobFailedError(code, f"this worker's version does not accept the spec: {problems}") from error
 
 
 def _stage_dataset(attempt: Attempt, dataset_id: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from worker.failures import (
     classify_exit,
     count_oom_kills,
     file_failure_code,
+    full_disk,
     hang_in_log,
     log_tail,
     public_text,
@@ -36,7 +37,9 @@ from worker.uploads import CheckpointUploads
 
 logger = logging.getLogger(__name__)
 
-_LOGGED_FAILURES = ("engine_crashed", "out_of_memory", "gpu_fault", "collective_timeout", "internal_error")
+_LOGGED_FAILURES = (
+    *("engine_crashed", "out_of_memory", "host_out_of_memory", "gpu_fault", "collective_timeout", "internal_error"),
+)
 """Failures whose reason may be in the engine's log."""
 WATCH_SECONDS = 0.2
 """Interval at which the child and the orders for it are checked; a check never waits for the database."""
@@ -79,11 +82,12 @@ def run_attempt(attempt: Attempt) -> None:
         with attempt.heartbeat:
             end = _stage_and_run(attempt)
             status = _finish(attempt, end)
-        leftovers.collect_of_ended(attempt.database, attempt.storage, attempt.job_id)
         logger.info("%s: %s; the job is %s", attempt, end.kind, status)
     except LeaseLostError as error:
         logger.warning("%s was given up: %s", attempt, error)
     finally:
+        # Also after a lost lease: the end may have been recorded, and only the answer to its commit lost.
+        leftovers.collect_of_ended(attempt.database, attempt.storage, attempt.job_id)
         staging.clear(attempt.folder)
 
 
@@ -131,7 +135,7 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
         )
     )
     if end.failure is not None and end.failure.code == "engine_crashed":
-        end = replace(end, failure=hang_in_log(attempt.folder) or end.failure)
+        end = replace(end, failure=hang_in_log(attempt.folder) or full_disk(attempt.folder) or end.failure)
     summary = progress.finished.summary if progress.finished else None
     return replace(end, summary=summary, circumstances=_circumstances(attempt, end, watched))
 

@@ -20,6 +20,7 @@ from contract.storage import (
     StoredFileMissingError,
 )
 from contract.storage_keys import StorageUrl, checked_storage_url
+from tests.faults.harness.proxies import StoreProxy
 from tests.outages import files_up_to
 from tests.servers import S3Server, free_port
 
@@ -109,6 +110,26 @@ def test_a_file_that_is_not_what_is_recorded_is_neither_stored_nor_handed_out(
         storage.store(io.BytesIO(content), "b/f", sha256="0" * 64)
     with pytest.raises(StoredFileMissingError):
         storage.read("b/f")
+
+
+@pytest.mark.parametrize("kind", ["flip", "short"])
+def test_what_is_damaged_on_its_way_is_read_once_more(
+    s3_server: S3Server, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    Storage(s3_url).write("f", b"content")
+    proxy = StoreProxy(s3_server.port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    storage = Storage(s3_url)
+    target, digest = tmp_path / "copy", sha256(b"content")
+    proxy.fail(kind, method="GET", path="/f", count=1)
+    storage.fetch("f", target, sha256=digest)
+    assert target.read_bytes() == b"content"
+    proxy.fail(kind, method="GET", path="/f", count=1)
+    assert storage.read("f", sha256=digest) == b"content"
+    proxy.fail(kind, method="GET", path="/f", count=2)
+    with pytest.raises((ContentChangedError, StoredFileMissingError)):
+        storage.fetch("f", target, sha256=digest)
+    proxy.stop()
 
 
 class Breaking(io.BytesIO):

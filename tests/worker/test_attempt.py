@@ -17,6 +17,7 @@ from contract.tables import CheckpointFile, Evaluation, MetricPoint, Trajectory
 from tests.outages import closed_to_all
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, ended, eventually, process_exists, running
+from worker.failures import full_disk
 from worker.supervisor import run_next
 
 
@@ -213,6 +214,17 @@ def test_an_end_without_the_word_finished_is_no_success(sqlite_bench: Workbench)
     run_next(sqlite_bench.slot(Plan(writes_finished=False)))
     assert sqlite_bench.attempts(job_id)[0].error_code == "engine_crashed"
     assert sqlite_bench.job(job_id).status == "queued"
+
+
+def test_a_child_that_cannot_write_its_reason_on_a_full_disk_is_an_outage(
+    sqlite_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert full_disk(Path("/proc")) is not None, "it has no byte free"
+    monkeypatch.setattr("worker.failures.FULL_DISK_BYTES", 2**62)
+    job_id = sqlite_bench.add_job()
+    run_next(sqlite_bench.slot(Plan(exit_code_at_end=1, writes_finished=False)))
+    (attempt,) = sqlite_bench.attempts(job_id)
+    assert (attempt.error_code, sqlite_bench.job(job_id).status) == ("disk_full", "queued")
 
 
 def test_what_the_child_leaves_behind_is_killed(sqlite_bench: Workbench) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from contract.tables import Diagnosis, MetricPoint, ProbeSample, Trajectory
+from tests.faults.harness.proxies import PostgresProxy
+from tests.servers import PostgresServer
 from tests.worker.workbench import Workbench, eventually
 from worker.engine_events import BadEventError, CheckpointEvent, MetricsEvent, NoticeEvent, parse_event
 from worker.lease import Lease, LeaseLostError
@@ -280,3 +282,24 @@ def test_a_thousand_points_are_written_in_batches(bench: Workbench, lease: Lease
         run.write(*[line("metrics", step=n, values=names) for n in range(50)])
     assert len(bench.rows(MetricPoint, lease.job_id, MetricPoint.step)) == 1000
     assert time.monotonic() - begun_at < 20
+
+
+def test_a_commit_whose_answer_is_lost_is_not_applied_twice(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    proxy = PostgresProxy(lambda: postgres_server.port)
+    bench = Workbench(postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/"), tmp_path / "data")
+    lease = bench.claimed()
+    run = Run(bench, lease, tmp_path / "run")
+    position = {"round": 0, "num_rounds": 1, "step": 0, "num_steps": 2}
+    proxy.lose_answers_of_commits("INSERT INTO job_events", "INSERT INTO metric_points")
+    with run.progress:
+        for number, phase in enumerate(("rollout", "refining", "training"), start=1):
+            run.write(line("phase", phase=phase, **position), line("metrics", step=number, values={"loss": 0.5}))
+            time.sleep(0.2)
+    assert proxy.num_lost == 2
+    phases = [event.data["phase"] for event in bench.events(lease.job_id, "phase")]
+    assert phases == ["rollout", "refining", "training"]
+    assert [point.step for point in bench.rows(MetricPoint, lease.job_id, MetricPoint.step)] == [1, 2, 3]
+    bench.close()
+    proxy.stop()

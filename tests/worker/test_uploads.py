@@ -13,6 +13,8 @@ import pytest
 
 from contract.storage_keys import checkpoint_prefix
 from contract.tables import Checkpoint, CheckpointFile
+from tests.faults.harness.proxies import PostgresProxy
+from tests.servers import PostgresServer
 from tests.worker.workbench import Workbench
 from worker.engine_events import CheckpointEvent
 from worker.failures import JobFailedError
@@ -131,3 +133,20 @@ def test_the_step_resumed_from_is_kept_while_the_attempt_lives(bench: Workbench,
     with resumed:
         resumed.submit(write_checkpoint(tmp_path, 8))
     assert bench.checkpoint_steps(lease.job_id) == [8]
+
+
+def test_a_checkpoint_is_recorded_once_if_the_answer_to_the_commit_is_lost(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.uploads.RETRY_SECONDS", (0.1, 0.1))
+    proxy = PostgresProxy(lambda: postgres_server.port)
+    bench = Workbench(postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/"), tmp_path / "data")
+    lease = bench.claimed()
+    proxy.lose_answers_of_commits("INSERT INTO checkpoints ")
+    with uploads(bench, lease, tmp_path) as stored:
+        stored.submit(write_checkpoint(tmp_path, 2))
+    assert proxy.num_lost == 1
+    assert [event.data["step"] for event in bench.events(lease.job_id, "checkpoint")] == [2]
+    assert bench.checkpoint_steps(lease.job_id) == [2]
+    bench.close()
+    proxy.stop()
