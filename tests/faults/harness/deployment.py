@@ -58,7 +58,7 @@ class Process:
             self._process = subprocess.Popen(
                 command,
                 cwd=CHECKOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -166,6 +166,7 @@ class Deployment:
         database = self.database_url.replace(f":{self.postgres.port}/", f":{self.database_proxy.port}/")
         return {
             **self.store.environment,
+            "AWS_TIMEOUT": "5s",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.store_proxy.port}",
             "STORAGE_URL": f"s3://{self.bucket}/trd",
             "DATABASE_URL": f"{database}?application_name={name}",

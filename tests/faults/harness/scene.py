@@ -170,24 +170,30 @@ class Theatre:
         assert answer.status_code == 201, answer.text
         self._dataset_id = answer.json()["id"]
         self._start_workers()
-        scene = self._scene()
+        scene = self.scene()
         scene.submit()
         eventually(lambda: scene.status() in ENDED, seconds=JOB_SECONDS)
         assert scene.status() == "succeeded", scene.status()
         self.reference: Record = read_record(deployment, scene.job_id)
 
-    def _scene(self) -> Scene:
+    def scene(self) -> Scene:
+        """Return a scene without a job."""
         return Scene(self.deployment, self._dataset_id)
 
     def _start_workers(self) -> None:
         for name in ("a", "b"):
             self.deployment.start_worker(name)
 
+    def dismiss_workers(self) -> None:
+        """End the two workers."""
+        for name in ("a", "b"):
+            self.deployment.workers.pop(name).kill()
+
     def play(self, case: Case) -> Outcome:
         """Run one case, and bring everything back to life."""
         began = time.monotonic()
         self._start_workers()
-        scene = self._scene()
+        scene = self.scene()
         try:
             with self._healed():
                 if case.before is not None:
