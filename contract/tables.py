@@ -245,8 +245,7 @@ class Trajectory(Base):
     step: Mapped[int | None]  # first that trains on it; NULL: none does, or a run of an older version
     parts_at_token: Mapped[int | None]  # length in tokens of the common prefix of y_o and y_r; NULL without a y_r
     detail: Mapped[dict[str, Any]]  # finish reasons, explanations of the verdicts, truncations
-    # {"rollout": [nats…], "refined": [nats…] | null} if the trajectory was diagnosed. One number per token: large, and
-    # read only on request.
+    # {"rollout": [nats…], "refined": [nats…] | null} if diagnosed; one number per token: large, read only on request
     token_kl: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
     # contract.views.trajectories.TokenDetail, as large as token_kl
     token_detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
