@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all fuzz demo paper paper-full paper-real client openapi environment-docs data-docs models clean
+.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi environment-docs data-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -84,6 +84,12 @@ test-all: packages $(STAMP) models ## All tests
 
 fuzz: $(STAMP) ## Ten times as many mutated files, forms, specs and messages as the tests try
 	TRD_FUZZ_INPUTS=100000 $(BIN)/python -m pytest --timeout 0 -m extended tests/faults/test_fuzz_of_the_door.py
+
+faults: packages $(STAMP) ## Faults of processes, servers and disks: half an hour, as root; writes docs/reliability.md
+	$(BIN)/python -m tests.faults
+
+soak: packages $(STAMP) ## 200 jobs, four workers, and random kills for a quarter of an hour
+	$(BIN)/python -m tests.faults.soak
 
 demo: $(DEMO_STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
