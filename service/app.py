@@ -35,7 +35,6 @@ from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
 from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
-from service.keys import repository as stored_keys
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing
 from service.keys.sessions import Sessions
@@ -112,7 +111,7 @@ def _start(settings: Settings) -> ServiceContext:
     database = Database(settings.database_url)
     keys = KeyRing(database, load_pepper(settings.key_pepper, settings.data_dir), settings.api_key)
     if settings.api_key is None:
-        _ensure_key(settings, database, keys)
+        _ensure_key(settings, keys)
     storage = Storage(settings.storage_url)
     doorbell = Doorbell(settings.broker_url)
     models = ModelShelf(settings.models)
@@ -145,14 +144,13 @@ def _without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def _ensure_key(settings: Settings, database: Database, keys: KeyRing) -> None:
+def _ensure_key(settings: Settings, keys: KeyRing) -> None:
     """The first embedded start makes a key and prints it; without a key nobody can make one."""
     if not settings.is_embedded:
         logger.warning("TRD_API_KEY is not set: only keys in the database are accepted")
         return
-    with database.read() as session:
-        if stored_keys.any_key(session):
-            return
+    if keys.has_any():
+        return
     _, key = keys.create(BOOTSTRAP_OWNER, "first start", [KeyScope.ADMIN])
     sys.stderr.write(f"\n  API key, shown this once: {key}\n  (lost it? start with TRD_API_KEY=…)\n\n")
     sys.stderr.flush()

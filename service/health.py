@@ -7,11 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from contract.job_state import JobStatus
 from contract.views.health import Health, Readiness
 from service.auth import Reader
 from service.context import Context
-from service.jobs import repository
 
 router = APIRouter(tags=["operations"])
 
@@ -48,17 +46,15 @@ _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"sche
 @router.get("/metrics", response_class=Response, responses=_TEXT, summary="Figures for Prometheus")
 def prometheus(context: Context, caller: Reader) -> Response:
     """Jobs by status and how long the oldest waits, over all owners."""
-    with context.database.read() as session:
-        counts = repository.num_by_status(session)
-        oldest = repository.oldest_waiting(session)
-    waiting = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
+    now = datetime.now(UTC)
+    waiting = [(now - queue.oldest_at).total_seconds() for queue in context.fleet.queues() if queue.oldest_at]
     lines = [
         "# HELP trd_jobs Jobs by status.",
         "# TYPE trd_jobs gauge",
-        *(f'trd_jobs{{status="{status}"}} {counts.get(status, 0)}' for status in JobStatus),
+        *(f'trd_jobs{{status="{status}"}} {num_jobs}' for status, num_jobs in context.fleet.num_by_status().items()),
         "# HELP trd_oldest_queued_seconds Age of the job that waits longest.",
         "# TYPE trd_oldest_queued_seconds gauge",
-        f"trd_oldest_queued_seconds {waiting:.3f}",
+        f"trd_oldest_queued_seconds {max(waiting, default=0.0):.3f}",
         "# HELP trd_streams Open event streams of this process.",
         "# TYPE trd_streams gauge",
         f"trd_streams {context.feed.num_streams}",

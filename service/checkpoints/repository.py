@@ -19,6 +19,14 @@ def all_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(select(Checkpoint).where(*_results(job_id)).order_by(Checkpoint.step)).all()
 
 
+def before(session: Session, job_id: str, checkpoint_id: str | None, limit: int) -> Sequence[Checkpoint]:
+    """Return the checkpoints, newest first, from the one below the id on, or from the newest."""
+    query = select(Checkpoint).where(*_results(job_id))
+    if checkpoint_id is not None:
+        query = query.where(Checkpoint.id < checkpoint_id)
+    return session.scalars(query.order_by(Checkpoint.id.desc()).limit(limit)).all()
+
+
 def newest(session: Session, job_id: str) -> Checkpoint | None:
     """Return the newest checkpoint, from which a resumed run continues."""
     return session.scalar(select(Checkpoint).where(*_results(job_id)).order_by(Checkpoint.step.desc()).limit(1))

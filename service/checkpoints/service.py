@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.job_state import JobStatus, Phase
-from contract.tables import Checkpoint, CheckpointFile
+from contract.tables import Checkpoint, CheckpointFile, Job
 from contract.views.checkpoints import CheckpointFileView, ManifestView
 from service.checkpoints import repository
 from service.errors import ConflictError, NotFoundError
 from service.jobs.service import get_job
+from service.query import cut
 
 LATEST = "latest"
 _AT_WORK = (JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING)
@@ -30,6 +31,14 @@ class CheckpointService:
         with self._database.read() as session:
             get_job(session, owner, job_id)
             return repository.all_of(session, job_id)
+
+    def page_before(
+        self, owner: str, job_id: str, before: str | None, limit: int
+    ) -> tuple[Job, Sequence[Checkpoint], bool]:
+        """Return the job, its checkpoints below the id `before`, the newest first, and whether older ones follow."""
+        with self._database.read() as session:
+            job = get_job(session, owner, job_id)
+            return job, *cut(repository.before(session, job_id, before, limit + 1), limit)
 
     def with_files(self, owner: str, job_id: str, step: str) -> tuple[Checkpoint, Sequence[CheckpointFile]]:
         """Return a checkpoint and its files by name."""

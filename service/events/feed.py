@@ -128,6 +128,12 @@ class EventFeed:
             get_job(session, owner, job_id)
             return [(row.created_at, row.phase) for row in repository.phases(session, job_id, limit)]
 
+    def page_before(self, owner: str, job_id: str, before: int | None, limit: int) -> tuple[Sequence[JobEvent], bool]:
+        """Return the events below number `before`, the newest first, and whether older ones follow."""
+        with self._database.read() as session:
+            get_job(session, owner, job_id)
+            return cut(repository.events_before(session, job_id, before, limit + 1), limit)
+
     async def stream(
         self, job_id: str, after: int, is_welcome: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[bytes]:

@@ -25,6 +25,14 @@ def phases(session: Session, job_id: str, limit: int) -> Sequence[Row[datetime, 
     return session.execute(query.order_by(JobEvent.sequence.desc()).limit(limit)).all()[::-1]
 
 
+def events_before(session: Session, job_id: str, before: int | None, limit: int) -> Sequence[JobEvent]:
+    """Return the events, newest first, from the one below number `before` on, or from the newest."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id)
+    if before is not None:
+        query = query.where(JobEvent.sequence < before)
+    return session.scalars(query.order_by(JobEvent.sequence.desc()).limit(limit)).all()
+
+
 def job_states(session: Session, job_ids: Collection[str]) -> Sequence[Row[Any]]:
     """Return status and progress of the jobs that are not deleted."""
     columns = (

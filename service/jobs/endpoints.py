@@ -19,9 +19,8 @@ from service.auth import Reader, Submitter
 from service.bodies import JsonRoute, document_sha256
 from service.context import Context
 from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
-from service.jobs.repository import JobFilter
 from service.jobs.schemas import dry_run_view, job_view
-from service.jobs.service import Created, Submission
+from service.jobs.service import Created, JobFilter, Submission
 from service.query import Limit
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 

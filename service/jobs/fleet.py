@@ -41,6 +41,12 @@ class Fleet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def num_by_status(self) -> dict[JobStatus, int]:
+        """Return the number of jobs in each status."""
+        with self._database.read() as session:
+            counts = repository.num_by_status(session)
+        return {status: counts.get(status, 0) for status in JobStatus}
+
     def queues(self) -> list[QueueState]:
         """Return the queues in which something waits or runs."""
         with self._database.read() as session:

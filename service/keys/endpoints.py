@@ -34,7 +34,4 @@ def list_keys(context: Context, caller: Admin, after: str | None = None, limit: 
 @raises(NotFoundError)
 def revoke(context: Context, caller: Admin, key_id: str) -> KeyView:
     """From now on the key is refused; by other processes of the service within seconds."""
-    row = context.keys.revoke(key_id)
-    if row is None:
-        raise NotFoundError(f"there is no key {key_id}")
-    return KeyView.of(row)
+    return KeyView.of(context.keys.revoke(key_id))

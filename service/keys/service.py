@@ -12,6 +12,7 @@ from contract.ids import KEY_PREFIX, new_id
 from contract.tables import ApiKey
 from contract.views.keys import KeyScope
 from service.auth import Caller
+from service.errors import NotFoundError
 from service.keys import repository
 from service.keys.secret import is_well_formed, key_digest, new_key
 from service.query import cut
@@ -100,10 +101,18 @@ class KeyRing:
         with self._database.read() as session:
             return cut(repository.page(session, after, limit), limit)
 
-    def revoke(self, key_id: str) -> ApiKey | None:
-        """Revoke a key and return it; None if there is none. Repeating changes nothing."""
+    def has_any(self) -> bool:
+        """Return True if a key was ever created."""
+        with self._database.read() as session:
+            return repository.any_key(session)
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Revoke a key and return it; raise `NotFoundError`. Repeating changes nothing."""
         with self._database.write() as session:
-            row = repository.revoke(session, key_id, datetime.now(UTC))
+            row = repository.find(session, key_id)
+            if row is None:
+                raise NotFoundError(f"there is no key {key_id}")
+            row.revoked_at = row.revoked_at or datetime.now(UTC)
         self._cached.clear()
         self._good_until.clear()
         return row

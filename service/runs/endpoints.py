@@ -17,8 +17,7 @@ from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError, raises
 from service.query import DECIMAL, Limit
-from service.runs.repository import MetricRange, TrajectoryFilter
-from service.runs.service import detail_view, trajectory_key, trajectory_view
+from service.runs.service import MetricRange, TrajectoryFilter, detail_view, trajectory_key, trajectory_view
 
 Number = Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL]
 Pair = Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$", description="Id of the last one seen.")]

@@ -13,7 +13,7 @@ from contract.tables import Attempt, Diagnosis, Evaluation, MetricPoint, ProbeSa
 from contract.trajectory_outcome import Outcome
 
 Points = Sequence[Row[Any, Any, Any, Any]]
-"""Rows of (name, step, value, at)."""
+"""Rows of four columns, in most queries (name, step, value, at)."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,19 @@ def metric_points(session: Session, wanted: MetricRange) -> Points:
     return session.execute(query.order_by(MetricPoint.name, MetricPoint.step)).all()
 
 
-def metric_at(session: Session, name: str, places: Collection[tuple[str, int]]) -> Sequence[tuple[str, float]]:
-    """Return (job, value) of a metric at these (job, step), by step, where there is a finite value."""
-    query = select(MetricPoint.job_id, MetricPoint.value).where(MetricPoint.name == name)
+def metrics_at(session: Session, names: Collection[str], places: Collection[tuple[str, int]]) -> Points:
+    """Return (job_id, step, name, value) of these metrics at these (job, step), by step, if the value is finite."""
+    query = select(MetricPoint.job_id, MetricPoint.step, MetricPoint.name, MetricPoint.value)
+    query = query.where(MetricPoint.name.in_(names), MetricPoint.value.is_not(None))
     query = query.where(tuple_(MetricPoint.job_id, MetricPoint.step).in_(places))
-    found = session.execute(query.order_by(MetricPoint.step))
-    return [(job_id, value) for job_id, value in found if value is not None]
+    return session.execute(query.order_by(MetricPoint.step)).all()
+
+
+def num_trained_tokens(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """Return the tokens that each job's steps were trained on; a job without a step is not in it."""
+    query = select(MetricPoint.job_id, func.sum(MetricPoint.value).label("num_tokens"))
+    query = query.where(MetricPoint.job_id.in_(job_ids), MetricPoint.name == "trained_tokens")
+    return {row.job_id: int(row.num_tokens or 0) for row in session.execute(query.group_by(MetricPoint.job_id))}
 
 
 def thinned_metric_points(session: Session, wanted: MetricRange, first_step: int, bucket_steps: int) -> Points:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, takewhile
 from typing import Any
@@ -11,7 +11,8 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from contract.database import Database
-from contract.tables import Diagnosis, Evaluation, ProbeSample, Trajectory
+from contract.job_state import JobStatus
+from contract.tables import Diagnosis, Evaluation, Job, ProbeSample, Trajectory
 from contract.views.jobs import AttemptView, JobProgress
 from contract.views.metrics import MetricSeries
 from contract.views.trajectories import LengthsView, TokenKl, TrajectoryDetailView, TrajectoryView
@@ -24,6 +25,7 @@ from service.runs.repository import MetricRange as MetricRange  # pages name bot
 from service.runs.repository import TrajectoryFilter as TrajectoryFilter
 from service.runs.token_views import alignment_view, tokens_view
 
+StepMetrics = dict[int, dict[str, float]]
 NUM_SPARKS = 32
 """Points of a curve that is as small as a word."""
 
@@ -82,9 +84,22 @@ class RunService:
             places += [(job.id, 1 + round(i * (job.step - 1) / max(1, num - 1))) for i in range(num)]
         values: dict[str, list[float]] = {}
         with self._database.read() as session:
-            for job_id, value in repository.metric_at(session, name, places) if places else []:
-                values.setdefault(job_id, []).append(value)
+            for point in repository.metrics_at(session, [name], places) if places else []:
+                values.setdefault(point.job_id, []).append(point.value)
         return values
+
+    def metrics_at(self, owner: str, job_id: str, names: Collection[str], steps: Iterable[int]) -> StepMetrics:
+        """Return these metrics by name for each of the steps, without those that were not measured or not finite."""
+        metrics: StepMetrics = {step: {} for step in steps}
+        with self._reading(owner, job_id) as session:
+            for point in repository.metrics_at(session, names, [(job_id, step) for step in metrics]):
+                metrics[point.step][point.name] = point.value
+        return metrics
+
+    def num_trained_tokens(self, jobs: Iterable[Job]) -> dict[str, int]:
+        """Return the tokens that each of the owner's jobs was trained on, by id; only of jobs that are over."""
+        with self._database.read() as session:
+            return repository.num_trained_tokens(session, [job.id for job in jobs if JobStatus(job.status).is_final])
 
     def trajectories(
         self, owner: str, wanted: TrajectoryFilter, after: Key | None, limit: int, *, with_token_kl: bool

@@ -9,18 +9,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from contract.job_spec import JobSpec
-from contract.job_state import Action, JobStatus
+from contract.job_state import Action
 from contract.tables import Job
 from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext
 from service.errors import ConflictError, InFlightError, InvalidRequestError, NotFoundError, QuotaError, raises
-from service.jobs.repository import JobFilter
-from service.jobs.service import Submission, get_job
-from service.openai_compat.fine_tuning import repository
+from service.jobs.service import JobFilter, Submission
 from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.openai_compat.fine_tuning.schemas import (
+    LOSSES,
     FineTuningCheckpoint,
     FineTuningEvent,
     FineTuningJob,
@@ -31,7 +30,7 @@ from service.openai_compat.fine_tuning.schemas import (
 )
 from service.openai_compat.fine_tuning.translation import native_spec
 from service.openai_compat.routes import OpenAIRoute
-from service.query import Limit, cut
+from service.query import Limit
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
@@ -91,10 +90,7 @@ def _metadata_filter(request: Request) -> dict[str, str]:
 
 
 def _job_objects(context: ServiceContext, placed: Sequence[tuple[Job, int | None]]) -> list[FineTuningJob]:
-    with context.database.read() as session:
-        num_tokens = repository.num_trained_tokens(
-            session, [job.id for job, _ in placed if JobStatus(job.status).is_final]
-        )
+    num_tokens = context.runs.num_trained_tokens(job for job, _ in placed)
     return [fine_tuning_job(job, position, num_tokens.get(job.id, 0)) for job, position in placed]
 
 
@@ -139,9 +135,7 @@ def list_fine_tuning_events(
 ) -> Page[FineTuningEvent]:
     """``after`` an event come the older ones."""
     before = _event_number(job_id, after) if after is not None else None
-    with context.database.read() as session:
-        get_job(session, caller.owner, job_id)
-        rows, has_more = cut(repository.events_before(session, job_id, before, limit), limit)
+    rows, has_more = context.feed.page_before(caller.owner, job_id, before, limit)
     return Page(data=[fine_tuning_event(row) for row in rows], has_more=has_more)
 
 
@@ -158,9 +152,7 @@ def list_fine_tuning_checkpoints(
     context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 10
 ) -> Page[FineTuningCheckpoint]:
     """Complete ones only: each was verified against its manifest."""
-    with context.database.read() as session:
-        job = get_job(session, caller.owner, job_id)
-        rows, has_more = cut(repository.checkpoints_before(session, job_id, after, limit), limit)
-        losses = repository.losses_at(session, job_id, [row.step for row in rows])
+    job, rows, has_more = context.checkpoints.page_before(caller.owner, job_id, after, limit)
+    losses = context.runs.metrics_at(caller.owner, job_id, LOSSES, [row.step for row in rows])
     views = [fine_tuning_checkpoint(job, row, losses[row.step]) for row in rows]
     return Page(data=views, has_more=has_more)

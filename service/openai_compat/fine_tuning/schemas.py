@@ -103,6 +103,10 @@ class FineTuningEvent(_View):
     """status, phase, notice, evaluation or checkpoint."""
 
 
+LOSSES = ("loss", "heldout_forward_kl")
+"""Names of the metrics that a checkpoint is shown with."""
+
+
 class CheckpointMetrics(_View):
     """What was measured at the step."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter
-from sqlalchemy.orm import Session
 
 from contract.views.page import Page
 from service.auth import Reader
-from service.checkpoints import repository as checkpoints
+from service.checkpoints.service import LATEST
 from service.context import Context
 from service.errors import NotFoundError, raises
-from service.jobs import repository as jobs
 from service.openai_compat.models.names import model_name, parse_model_name
 from service.openai_compat.models.schemas import ModelObject, shelved_model_object, trained_model_object
 from service.openai_compat.routes import OpenAIRoute
@@ -31,27 +31,16 @@ def show_openai_model(context: Context, caller: Reader, name: str) -> ModelObjec
     model = context.models.find(name)
     if model is not None:
         return shelved_model_object(model)
-    with context.database.read() as session:
-        trained = _find_trained(session, caller.owner, name)
-    if trained is None:
-        there = ", ".join(context.models.names())
-        raise NotFoundError(
-            f"there is no model {name!r}; there are: {there}; and what your jobs have made, by fine_tuned_model",
-            code="model_not_found",
-            param="name",
-        )
-    return trained
-
-
-def _find_trained(session: Session, owner: str, name: str) -> ModelObject | None:
     reference = parse_model_name(name)
-    job = jobs.find(session, owner, reference.job_id) if reference is not None else None
-    if reference is None or job is None or name != model_name(job, reference.step):
-        return None
-    if reference.step is None:
-        checkpoint = checkpoints.newest(session, job.id)
-    else:
-        checkpoint = checkpoints.find(session, job.id, reference.step)
-    if checkpoint is None:
-        return None
-    return trained_model_object(name, job, checkpoint, checkpoints.files(session, checkpoint.id))
+    if reference is not None:
+        with suppress(NotFoundError):  # of the job or its checkpoint; the answer below is the same for all names
+            job = context.jobs.find(caller.owner, reference.job_id)
+            if name == model_name(job, reference.step):
+                step = LATEST if reference.step is None else str(reference.step)
+                return trained_model_object(name, job, *context.checkpoints.with_files(caller.owner, job.id, step))
+    there = ", ".join(context.models.names())
+    raise NotFoundError(
+        f"there is no model {name!r}; there are: {there}; and what your jobs have made, by fine_tuned_model",
+        code="model_not_found",
+        param="name",
+    )
