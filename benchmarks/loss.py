@@ -74,14 +74,6 @@ def measure_times(num_tokens: int, dtype: str, repeats: int) -> list[Row]:
     return rows
 
 
-def measure_memory(row: Row) -> float:
-    """Return the extra MiB of one contender, measured in a separate process."""
-    command = [sys.executable, "-m", "benchmarks.loss", "--memory-of", row.contender]
-    command += ["--tokens", str(row.num_tokens), "--dtype", row.dtype]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_SECONDS, check=True)
-    return float(done.stdout)
-
-
 def extra_mib(contender: str, num_tokens: int, dtype: str) -> float:
     """Return by how much the resident set's peak rises in the second call, in this process."""
     inputs = Inputs.random(num_tokens, HIDDEN, VOCABULARY, DTYPES[dtype])
@@ -168,7 +160,10 @@ def main() -> None:
     for num_tokens in arguments.tokens:
         of_size = measure_times(num_tokens, arguments.dtype, arguments.repeats)
         for row in of_size:
-            row.extra_mib = measure_memory(row)
+            command = [sys.executable, "-m", "benchmarks.loss", "--memory-of", row.contender]
+            command += ["--tokens", str(row.num_tokens), "--dtype", row.dtype]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_SECONDS, check=True)
+            row.extra_mib = float(done.stdout)
             _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
         rows += of_size
         # After each size: with emulated products the next size may take an hour.

@@ -70,23 +70,6 @@ class Row:
         return self.num_tokens / statistics.median(self.wall_seconds)
 
 
-def make_contenders(folder: Path, dtype: str) -> dict[str, Contender]:
-    """Return the contenders by name; plain vLLM is first."""
-    llm = _make_bare(folder, dtype)
-    settings = VllmSettings(
-        dtype=DTYPES[dtype], max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, kv_cache_bytes=KV_CACHE_BYTES
-    )
-    ours = VllmGenerator(folder, settings)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval()
-    borrowed = TransformersGenerator(model, AutoTokenizer.from_pretrained(folder))
-    return {
-        "LLM.generate": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=True),
-        "LLM.generate, ids only": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=False),
-        "VllmGenerator": lambda requests, sampling: _run_ours(ours, requests, sampling),
-        "TransformersGenerator": lambda requests, sampling: _run_ours(borrowed, requests, sampling),
-    }
-
-
 def measure(
     contenders: dict[str, Contender], requests: list[GenerationRequest], num_new_tokens: int, repeats: int
 ) -> list[Row]:
@@ -110,19 +93,6 @@ def measure(
             sys.stderr.write(f"{name}: repeat {repeat} of {repeats}\n")
         rows += group
     return rows
-
-
-def _make_bare(folder: Path, dtype: str) -> LLM:
-    llm: LLM = import_vllm().LLM(
-        str(folder),
-        dtype=str(DTYPES[dtype]).removeprefix("torch."),
-        enforce_eager=True,
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_memory_bytes=KV_CACHE_BYTES,
-        enable_chunked_prefill=False,
-    )
-    return llm
 
 
 def _run_bare(llm: LLM, requests: list[GenerationRequest], sampling: SamplingSettings, *, with_text: bool) -> int:
@@ -196,7 +166,30 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    contenders = make_contenders(options.model, options.dtype)
+    llm: LLM = import_vllm().LLM(
+        str(options.model),
+        dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
+        enforce_eager=True,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_memory_bytes=KV_CACHE_BYTES,
+        enable_chunked_prefill=False,
+    )
+    settings = VllmSettings(
+        dtype=DTYPES[options.dtype],
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_bytes=KV_CACHE_BYTES,
+    )
+    ours = VllmGenerator(options.model, settings)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[options.dtype]).eval()
+    borrowed = TransformersGenerator(model, AutoTokenizer.from_pretrained(options.model))
+    contenders = {
+        "LLM.generate": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=True),
+        "LLM.generate, ids only": lambda requests, sampling: _run_bare(llm, requests, sampling, with_text=False),
+        "VllmGenerator": lambda requests, sampling: _run_ours(ours, requests, sampling),
+        "TransformersGenerator": lambda requests, sampling: _run_ours(borrowed, requests, sampling),
+    }
     vocabulary_size = len(AutoTokenizer.from_pretrained(options.model))
     numbers = random.Random(0)
     requests = [

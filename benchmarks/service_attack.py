@@ -37,15 +37,6 @@ JSONL = {"content-type": "application/jsonl"}
 SMALL = b'{"problem": "1 + 1", "answer": "2"}\n'
 
 
-def _shared_text() -> bytes:
-    """Write a Parquet file of a kilobyte whose 300,000 rows share one text of 1 MB."""
-    note = pa.DictionaryArray.from_arrays(pa.array([0] * 300_000, pa.int32()), pa.array(["a" * 10**6]))
-    columns = {"problem": note, "answer": pa.array(["1"] * len(note))}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False)
-    return buffer.getvalue()
-
-
 @dataclass(frozen=True)
 class Attacker:
     """The attacking owner, whose clients leave after 15 s."""
@@ -129,7 +120,11 @@ def _long_specs(attacker: Attacker, stop: threading.Event) -> None:
 
 def attacks() -> dict[str, tuple[int, Callable[[Attacker, threading.Event], None]]]:
     """Return the number of threads and the action of each attack by one owner."""
-    shared, blank = _shared_text(), SMALL + b"\n" * 10**7
+    note = pa.DictionaryArray.from_arrays(pa.array([0] * 300_000, pa.int32()), pa.array(["a" * 10**6]))
+    columns = {"problem": note, "answer": pa.array(["1"] * len(note))}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False)
+    shared, blank = buffer.getvalue(), SMALL + b"\n" * 10**7
     array = b"[" + b"{}," * 3_000_000 + b"{}]"
     return {
         f"Parquet: {len(shared)} bytes, 300,000 rows share 1 MB": (4, lambda a, s: _uploads(a, s, shared)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from contract.database import Database
 from contract.ids import CHECKPOINT_PREFIX, new_id
@@ -49,8 +49,33 @@ def fill(engine: Engine, template_id: str, volume: Volume) -> None:
         if not is_sqlite:
             # Skips the foreign-key trigger of each row.
             connection.execute(text("SET LOCAL session_replication_role = replica"))
-        _add_jobs(connection, template_id, volume.num_jobs, is_sqlite)
-        _add_points(connection, volume, is_sqlite)
+        over = f"number <= {volume.num_jobs - NUM_WAITING}"
+        ended = "CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END"
+        changed = {
+            "id": _stored_id_sql("number", is_sqlite),
+            "status": f"CASE WHEN {over} THEN {ended} ELSE 'queued' END",
+            "step": f"CASE WHEN {over} THEN {NUM_STEPS} ELSE 0 END",
+            "finished_at": f"CASE WHEN {over} THEN created_at END",
+        }
+        columns = [column.name for column in Job.__table__.columns]
+        values = ", ".join(changed.get(name, f'job."{name}"') for name in columns)
+        names = ", ".join(f'"{name}"' for name in columns)
+        copies = text(
+            f"WITH RECURSIVE {_series('numbers', 'number')} "
+            f"INSERT INTO jobs ({names}) SELECT {values} FROM numbers, jobs AS job WHERE job.id = :template"
+        )
+        connection.execute(copies, {"numbers_first": 1, "numbers_last": volume.num_jobs, "template": template_id})
+        newest = volume.num_jobs - NUM_WAITING
+        oldest = newest - volume.num_points // POINTS_OF_A_JOB + 1
+        metrics = "metrics(name) AS (VALUES " + ", ".join(f"('{name}')" for name in METRICS) + ")"
+        at = "'2026-01-01 00:00:00'" if is_sqlite else "timestamptz '2026-01-01 00:00:00+00'"
+        points = text(
+            f"WITH RECURSIVE {_series('numbers', 'number')}, {_series('steps', 'step')}, {metrics} "
+            "INSERT INTO metric_points (job_id, name, step, value, at) "
+            f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, {at} FROM numbers, metrics, steps"
+        )
+        ends = {"numbers_first": oldest, "numbers_last": newest, "steps_first": 1, "steps_last": NUM_STEPS}
+        connection.execute(points, ends)
     if is_sqlite:
         with engine.connect() as connection:
             connection.exec_driver_sql("COMMIT")
@@ -63,39 +88,6 @@ def fill(engine: Engine, template_id: str, volume: Volume) -> None:
 def _stored_id_sql(number: str, is_sqlite: bool) -> str:
     padded = f"printf('%024d', {number})" if is_sqlite else f"lpad(({number})::text, 24, '0')"
     return f"'job_00' || {padded}"
-
-
-def _add_jobs(connection: Connection, template_id: str, num_jobs: int, is_sqlite: bool) -> None:
-    over = f"number <= {num_jobs - NUM_WAITING}"
-    ended = "CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END"
-    changed = {
-        "id": _stored_id_sql("number", is_sqlite),
-        "status": f"CASE WHEN {over} THEN {ended} ELSE 'queued' END",
-        "step": f"CASE WHEN {over} THEN {NUM_STEPS} ELSE 0 END",
-        "finished_at": f"CASE WHEN {over} THEN created_at END",
-    }
-    columns = [column.name for column in Job.__table__.columns]
-    values = ", ".join(changed.get(name, f'job."{name}"') for name in columns)
-    names = ", ".join(f'"{name}"' for name in columns)
-    copies = text(
-        f"WITH RECURSIVE {_series('numbers', 'number')} "
-        f"INSERT INTO jobs ({names}) SELECT {values} FROM numbers, jobs AS job WHERE job.id = :template"
-    )
-    connection.execute(copies, {"numbers_first": 1, "numbers_last": num_jobs, "template": template_id})
-
-
-def _add_points(connection: Connection, volume: Volume, is_sqlite: bool) -> None:
-    newest = volume.num_jobs - NUM_WAITING
-    oldest = newest - volume.num_points // POINTS_OF_A_JOB + 1
-    metrics = "metrics(name) AS (VALUES " + ", ".join(f"('{name}')" for name in METRICS) + ")"
-    at = "'2026-01-01 00:00:00'" if is_sqlite else "timestamptz '2026-01-01 00:00:00+00'"
-    points = text(
-        f"WITH RECURSIVE {_series('numbers', 'number')}, {_series('steps', 'step')}, {metrics} "
-        "INSERT INTO metric_points (job_id, name, step, value, at) "
-        f"SELECT {_stored_id_sql('number', is_sqlite)}, name, step, 1.0 / step, {at} FROM numbers, metrics, steps"
-    )
-    ends = {"numbers_first": oldest, "numbers_last": newest, "steps_first": 1, "steps_last": NUM_STEPS}
-    connection.execute(points, ends)
 
 
 def _series(table: str, column: str) -> str:

@@ -112,21 +112,18 @@ class Listener:
     async def listen(self, seconds_of: Callable[[str], float]) -> None:
         """Read until the stream's end event; `seconds_of` reads an event's time from its data."""
         while not self.is_over:
-            await self._listen_once(seconds_of)
-
-    async def _listen_once(self, seconds_of: Callable[[str], float]) -> None:
-        last = str(self.sequences[-1]) if self.sequences else "0"
-        request = self.target.render(
-            "GET", f"/jobs/{self.job_id}/events", accept="text/event-stream", last_event_id=last
-        )
-        connection = await self.target.connect()
-        try:
-            status, _ = await connection.begin(request)
-            if status != 200:
-                raise RuntimeError(f"the stream of {self.job_id} was answered with {status}")
-            await self._read(connection.reader, seconds_of)
-        finally:
-            connection.close()
+            last = str(self.sequences[-1]) if self.sequences else "0"
+            request = self.target.render(
+                "GET", f"/jobs/{self.job_id}/events", accept="text/event-stream", last_event_id=last
+            )
+            connection = await self.target.connect()
+            try:
+                status, _ = await connection.begin(request)
+                if status != 200:
+                    raise RuntimeError(f"the stream of {self.job_id} was answered with {status}")
+                await self._read(connection.reader, seconds_of)
+            finally:
+                connection.close()
 
     async def _read(self, reader: asyncio.StreamReader, seconds_of: Callable[[str], float]) -> None:
         number: int | None = None

@@ -78,35 +78,8 @@ class Row:
         return rollout, update, both, peak
 
 
-def run_contender(name: str, workload_name: str, num_steps: int, num_threads: int) -> tuple[Timings, float, float]:
-    """Run one contender in a separate process."""
-    command = [sys.executable, "-m", "benchmarks.step", "--only", name, "--workloads", workload_name]
-    command += ["--steps", str(num_steps), "--threads", str(num_threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False, env=environment
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return Timings(**answer["timings"]), answer["peak_mib"], answer["libraries_mib"]
-
-
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def memory_floor(workload: Workload, rows: Sequence[Row]) -> str:
-    """Compare the memory that must be held with the target."""
-    weights_mib = NUM_WEIGHTS * (16 + (4 if workload.precision == "fp32" else 2)) / 2**20
-    libraries_mib = next(row.libraries_mib for row in rows if row.contender.startswith("ours"))
-    floor_mib, peer_mib = weights_mib + libraries_mib, rows[0].figures[3]
-    reach = "within reach" if floor_mib < MEMORY_TARGET * peer_mib else "out of reach of any fp32 AdamW"
-    return (
-        f"Weights, gradients, moments and teacher are {weights_mib:,.0f} MiB, the libraries {libraries_mib:,.0f}: "
-        f"{floor_mib:,.0f}, or {floor_mib / peer_mib:.2f} of TRL's peak, before any activation; "
-        f"{MEMORY_TARGET} is {reach}."
-    )
 
 
 def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: int) -> list[Row]:
@@ -115,7 +88,16 @@ def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: in
     for number in range(num_rounds):
         for row in rows:
             began = time.perf_counter()
-            row.add(*run_contender(row.contender, workload_name, num_steps, num_threads))
+            command = [sys.executable, "-m", "benchmarks.step", "--only", row.contender, "--workloads", workload_name]
+            command += ["--steps", str(num_steps), "--threads", str(num_threads)]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONWARNINGS": "ignore"}
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False, env=environment
+            )
+            if done.returncode != 0:
+                raise SystemExit(f"{row.contender}:\n{done.stderr[-3000:]}")
+            answer = json.loads(done.stdout.splitlines()[-1])
+            row.add(Timings(**answer["timings"]), answer["peak_mib"], answer["libraries_mib"])
             seconds = time.perf_counter() - began
             _say(
                 f"{workload_name}, round {number + 1} of {num_rounds}, {row.contender}: {seconds:.0f} s, {row.figures}"
@@ -147,7 +129,16 @@ def section(workload_name: str, rows: Sequence[Row]) -> tuple[list[str], list[st
         is_reached = of_step >= STEP_TARGET and of_update >= UPDATE_TARGET and of_peak <= MEMORY_TARGET
         if row.contender.startswith("ours") and not is_reached:
             missed.append(f"{workload_name}, {row.contender}: {of_step:.2f}, {of_update:.2f}, {of_peak:.2f}")
-    lines += ["", memory_floor(workload, rows)]
+    weights_mib = NUM_WEIGHTS * (16 + (4 if workload.precision == "fp32" else 2)) / 2**20
+    libraries_mib = next(row.libraries_mib for row in rows if row.contender.startswith("ours"))
+    floor_mib, peer_mib = weights_mib + libraries_mib, rows[0].figures[3]
+    reach = "within reach" if floor_mib < MEMORY_TARGET * peer_mib else "out of reach of any fp32 AdamW"
+    lines += [
+        "",
+        f"Weights, gradients, moments and teacher are {weights_mib:,.0f} MiB, the libraries {libraries_mib:,.0f}: "
+        f"{floor_mib:,.0f}, or {floor_mib / peer_mib:.2f} of TRL's peak, before any activation; "
+        f"{MEMORY_TARGET} is {reach}.",
+    ]
     lines += ["", f"Losses on the same tokens differ by at most {worst:.0e}, relative.", ""]
     return lines, missed
 

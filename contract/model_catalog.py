@@ -192,23 +192,19 @@ def _vocabulary(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def _tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:
     """Of what decides the ids of a text: padding and truncation settings do not."""
+    model = tokenizer.get("model", {})
+    rules = {name: value for name, value in model.items() if value and name != "merges"}
+    if isinstance(model.get("vocab"), dict):  # a list is Unigram's, whose scores decide how text is split
+        rules.pop("vocab", None)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
     parts: dict[str, Any] = {
         "vocabulary": sorted(_vocabulary(tokenizer).items()),
-        "model": _model_rules(tokenizer.get("model", {})),
+        "model": {**rules, "merges": merges},
         "added_tokens": sorted(tokenizer.get("added_tokens", []), key=lambda entry: str(entry["content"])),
         "normalizer": tokenizer.get("normalizer"),
         "pre_tokenizer": tokenizer.get("pre_tokenizer"),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _model_rules(model: dict[str, Any]) -> dict[str, Any]:
-    """Older files leave out what is off, and write a merge as one string instead of a pair."""
-    rules = {name: value for name, value in model.items() if value and name != "merges"}
-    if isinstance(model.get("vocab"), dict):  # a list is Unigram's, whose scores decide how text is split
-        rules.pop("vocab", None)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
-    return {**rules, "merges": merges}
 
 
 def vocabulary_difference(student: ModelFacts, teacher: ModelFacts) -> str | None:

@@ -75,7 +75,8 @@ def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _nested_models(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
-    return [a for a in _leaves(model.model_fields[field].annotation) if _is_model(a)]
+    leaves = _leaves(model.model_fields[field].annotation)
+    return [leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
@@ -88,10 +89,6 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 def _is_mapping(annotation: Any) -> bool:
     return get_origin(annotation) is dict or any(map(_is_mapping, get_args(annotation)))
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

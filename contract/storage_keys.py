@@ -42,7 +42,22 @@ def checked_storage_url(url: str) -> str:
     """Return `url` unchanged; raises ValueError if no store can be opened with it and the AWS_* variables."""
     scheme, place = parse_storage_url(url)
     if scheme == "s3":
-        _check_s3(place)
+        if "@" in place:
+            raise ValueError("the URL takes no credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/?#]+)*/?", place):
+            raise ValueError(f"s3://{place} is not a bucket and a prefix; {_FORMS}")
+        for name in os.environ:
+            if name.startswith("AWS_") and not os.environ[name]:
+                raise ValueError(f"{name} is empty; give it a value, or unset it")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
+        if not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
+        allows_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+        if endpoint.startswith("http://") and not allows_http:
+            raise ValueError(
+                f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "
+                "AWS_ALLOW_HTTP=true"
+            )
     elif scheme not in ("file", "memory"):
         raise ValueError(f"there is no store of the kind {scheme}://; {_FORMS}")
     return url
@@ -56,22 +71,3 @@ def parse_storage_url(url: str) -> tuple[str, str]:
     """Return the kind of store and its place; a plain path is a folder."""
     scheme, separator, place = url.partition("://")
     return (scheme, place) if separator else ("file", url)
-
-
-def _check_s3(place: str) -> None:
-    if "@" in place:
-        raise ValueError("the URL takes no credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/?#]+)*/?", place):
-        raise ValueError(f"s3://{place} is not a bucket and a prefix; {_FORMS}")
-    for name in os.environ:
-        if name.startswith("AWS_") and not os.environ[name]:
-            raise ValueError(f"{name} is empty; give it a value, or unset it")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
-    if not endpoint.startswith(("http://", "https://")):
-        raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
-    allows_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
-    if endpoint.startswith("http://") and not allows_http:
-        raise ValueError(
-            f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "
-            "AWS_ALLOW_HTTP=true"
-        )

@@ -30,16 +30,6 @@ class Example:
     num_context: int
 
 
-def _draw_kind(recipe: Recipe, progress: float, rng: random.Random) -> Kind:
-    late, early = recipe.mixture, recipe.early_mixture
-    total_late, total_early = sum(late.values()), sum(early.values())
-    mixed: Mixture = {}
-    for kind in sorted({*late, *early}):
-        mixed[kind] = progress * late.get(kind, 0.0) / total_late
-        mixed[kind] += (1 - progress) * early.get(kind, 0.0) / total_early
-    return rng.choices(list(mixed), list(mixed.values()))[0]
-
-
 def _draw_num_operations(progress: float, rng: random.Random) -> int:
     if progress >= 1.0 and rng.random() < _FULL_SIZE_SHARE:
         return task.NUM_OPERATIONS
@@ -155,7 +145,13 @@ def draw_batch(recipe: Recipe, seed: int, step: int) -> list[Example]:
     num_tokens = 0
     while num_tokens < recipe.tokens_per_step:
         problem = task.draw_problem(rng, "train", _draw_num_operations(progress, rng))
-        example = build(_draw_kind(recipe, progress, rng), problem, recipe, rng)
+        late, early = recipe.mixture, recipe.early_mixture
+        total_late, total_early = sum(late.values()), sum(early.values())
+        mixed: Mixture = {}
+        for kind in sorted({*late, *early}):
+            mixed[kind] = progress * late.get(kind, 0.0) / total_late
+            mixed[kind] += (1 - progress) * early.get(kind, 0.0) / total_early
+        example = build(rng.choices(list(mixed), list(mixed.values()))[0], problem, recipe, rng)
         batch.append(example)
         num_tokens += len(example.token_ids)
     return batch

@@ -117,7 +117,10 @@ def _ended_early(status: int, limits: ChildLimits) -> DataFileError:
 def main() -> None:
     """Answer the request of the parent about the file on standard input."""
     request, limits, parent_pid = json.loads(sys.argv[1])
-    _die_with_parent(parent_pid)
+    # The kernel kills this process when the thread that started it ends.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it ended before
+        os.kill(os.getpid(), signal.SIGKILL)
     os.nice(10)  # requests come first
     answer = _prepared(request)  # before the limits: loading libraries must not fail for them
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"],) * 2)
@@ -162,13 +165,6 @@ def _prepared(request: dict[str, Any]) -> Callable[[], Any]:
     load_libraries(stream)
     preview = PreviewRequest(**request["preview"])
     return lambda: preview_rows(stream, preview)
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    """Let the kernel kill this process when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it ended before
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,12 @@ class _Cutter:
                 depth += 1
                 continue
             if depth == 0:
-                self._end_array(bracket)
+                gap = self._buffer[self._end : self._place - 1].strip()
+                rest = self._buffer[self._place :] + self._stream.read(1000)
+                if bracket == b"]" and self.is_array and not gap:
+                    self.fault = f"there is text after the array: {_shown(rest)}" if rest.strip() else None
+                else:
+                    self.fault = _stray(gap or bracket)
                 return
             depth -= 1
             if depth == 0:
@@ -123,14 +128,6 @@ class _Cutter:
                 return None
             self._buffer = self._buffer[self._end :] + more
             self._place, self._start, self._end = self._place - self._end, self._start - self._end, 0
-
-    def _end_array(self, bracket: bytes) -> None:
-        gap, rest = self._buffer[self._end : self._place - 1], self._buffer[self._place :] + self._stream.read(1000)
-        gap = gap.strip()
-        if bracket == b"]" and self.is_array and not gap:
-            self.fault = f"there is text after the array: {_shown(rest)}" if rest.strip() else None
-        else:
-            self.fault = _stray(gap or bracket)
 
 
 def _stray(text: bytes) -> str:

@@ -101,7 +101,22 @@ def packed_rows(case: Case) -> list[Figure]:
             nn.Module.train(one)
             one.gradient_checkpointing_enable({"use_reentrant": False})
         kernel = packing_of(model)
-        errors = _packing_errors(case, model, exact, lengths)
+        ids_1T, positions_1T = _row(case, lengths)
+        packed_TH = read_row(model, ids_1T, positions_1T, lengths)
+        weights_TH = torch.randn(packed_TH.shape, generator=torch.Generator().manual_seed(1)).to(case.device)
+        (packed_TH.float() * weights_TH).sum().backward()
+        changed_1T = ids_1T.clone()
+        changed_1T[:, lengths[0] :] = 3
+        with torch.no_grad():
+            first_TH = read_row(model, changed_1T, positions_1T, lengths)[: lengths[0]]
+        expect(bool(torch.equal(first_TH, packed_TH[: lengths[0]].detach())), "a sequence sees its neighbour")
+        alone = []
+        for ids, weights in zip(ids_1T.split(list(lengths), dim=1), weights_TH.split(list(lengths)), strict=True):
+            hidden_TH = exact.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            (hidden_TH * weights).sum().backward()
+            alone.append(hidden_TH.detach())
+        gradients = [one.get_input_embeddings().weight.grad for one in (model, exact)]
+        errors = (relative_error(packed_TH.detach(), torch.cat(alone)), relative_error(*gradients))
         expect(max(errors) <= MAX_ERRORS[dtype], f"{name}: errors {errors[0]:.1e} and {errors[1]:.1e}")
         found.append(Figure(f"{name}, kernel", _kernel_name(case, model, lengths) or kernel.implementation))
         found.append(Figure(f"{name}, error of hidden states", rounded(errors[0])))
@@ -112,28 +127,6 @@ def packed_rows(case: Case) -> list[Figure]:
 def _row(case: Case, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     ids_1T = (torch.arange(sum(lengths), device=case.device) * 7 % TINY["vocab_size"]).unsqueeze(0)
     return ids_1T, torch.cat([torch.arange(n, device=case.device) for n in lengths]).unsqueeze(0)
-
-
-def _packing_errors(
-    case: Case, model: PreTrainedModel, exact: PreTrainedModel, lengths: tuple[int, ...]
-) -> tuple[float, float]:
-    """Return the errors of the hidden states and of the embedding's gradient; fail if a neighbour is seen."""
-    ids_1T, positions_1T = _row(case, lengths)
-    packed_TH = read_row(model, ids_1T, positions_1T, lengths)
-    weights_TH = torch.randn(packed_TH.shape, generator=torch.Generator().manual_seed(1)).to(case.device)
-    (packed_TH.float() * weights_TH).sum().backward()
-    changed_1T = ids_1T.clone()
-    changed_1T[:, lengths[0] :] = 3
-    with torch.no_grad():
-        first_TH = read_row(model, changed_1T, positions_1T, lengths)[: lengths[0]]
-    expect(bool(torch.equal(first_TH, packed_TH[: lengths[0]].detach())), "a sequence sees its neighbour")
-    alone = []
-    for ids, weights in zip(ids_1T.split(list(lengths), dim=1), weights_TH.split(list(lengths)), strict=True):
-        hidden_TH = exact.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        (hidden_TH * weights).sum().backward()
-        alone.append(hidden_TH.detach())
-    gradients = [one.get_input_embeddings().weight.grad for one in (model, exact)]
-    return relative_error(packed_TH.detach(), torch.cat(alone)), relative_error(*gradients)
 
 
 def _kernel_name(case: Case, model: PreTrainedModel, lengths: tuple[int, ...]) -> str:

@@ -34,25 +34,21 @@ def score_plot(section: str) -> Callable[[Groups, Path], bool]:
             return False
         figure, axes = _panels(len(settings))
         for axis, (teaching, student) in zip(axes, settings, strict=True):
-            _draw_scores(axis, groups, section, teaching, student)
+            present = [name for name in MAIN_NAMES if (section, teaching, student, name) in groups]
+            for x, name in enumerate(present):
+                score = estimate(avg_at_k(groups[section, teaching, student, name]))
+                errors = [[score.mean - score.low], [score.high - score.mean]]
+                axis.bar(x, score.mean, color=COLOURS[name], yerr=errors, capsize=2, error_kw={"linewidth": 0.8})
+            before = [row for row in groups[section, teaching, student, present[0]] if row["before"]]
+            if before:
+                axis.axhline(avg_at_k(before, "before").mean(), color="black", linewidth=0.8, linestyle="--")
+            axis.set_xticks(range(len(present)), present, rotation=60, ha="right", fontsize=7)
+            axis.set_title(setting_name(teaching, student), fontsize=9)
         axes[0].set_ylabel("avg@8 (dashed: before)")
         _save(figure, path)
         return True
 
     return draw
-
-
-def _draw_scores(axis: Axes, groups: Groups, section: str, teaching: str, student: str) -> None:
-    present = [name for name in MAIN_NAMES if (section, teaching, student, name) in groups]
-    for x, name in enumerate(present):
-        score = estimate(avg_at_k(groups[section, teaching, student, name]))
-        errors = [[score.mean - score.low], [score.high - score.mean]]
-        axis.bar(x, score.mean, color=COLOURS[name], yerr=errors, capsize=2, error_kw={"linewidth": 0.8})
-    before = [row for row in groups[section, teaching, student, present[0]] if row["before"]]
-    if before:
-        axis.axhline(avg_at_k(before, "before").mean(), color="black", linewidth=0.8, linestyle="--")
-    axis.set_xticks(range(len(present)), present, rotation=60, ha="right", fontsize=7)
-    axis.set_title(setting_name(teaching, student), fontsize=9)
 
 
 def catch_up_plot(groups: Groups, path: Path) -> bool:

@@ -69,19 +69,6 @@ def _page(groups: Groups, rows: list[Row], real_rows: list[Row], images: dict[st
         *answer(groups),
         "",
         *images.get("main", []),
-        *_design(),
-        *_scores(groups, images),
-        *_why(groups, images),
-        *_questions(groups),
-        *real_section(real_rows),
-        *_cost(groups, images),
-        *_claims(groups),
-        *_notes(groups, rows),
-    ]
-
-
-def _design() -> list[str]:
-    return [
         "Each run distils a student of 0.43M parameters ([the testbed](../testbed/README.md)) on 1,024 problems in",
         "32 steps and is scored on 250 held-out problems, 8 samples each. *gap*: the right path is never in the",
         "student's rollouts. *slips*: it is, now and then. OPD: another model teaches; OPSD: the student's own step-0",
@@ -89,6 +76,19 @@ def _design() -> list[str]:
         "paired by both. The best baseline is the one with the highest avg@8 on the very problems that it is compared",
         "on, which favours it. Everything is reached by fields of the engine's spec that any run has.",
         "",
+        *_scores(groups, images),
+        *_why(groups, images),
+        *_questions(groups),
+        *real_section(real_rows),
+        *_cost(groups, images),
+        "## The paper's claims, row by row",
+        "",
+        "*Reproduced*: in all settings that are named; *in part*: in some. A score counts where its interval leaves",
+        "out zero; the other thresholds are in `benchmarks/paper/claims.py`.",
+        "",
+        *claims.claims_table(groups),
+        "",
+        *_notes(groups, rows),
     ]
 
 
@@ -213,18 +213,6 @@ def _cost(groups: Groups, images: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _claims(groups: Groups) -> list[str]:
-    return [
-        "## The paper's claims, row by row",
-        "",
-        "*Reproduced*: in all settings that are named; *in part*: in some. A score counts where its interval leaves",
-        "out zero; the other thresholds are in `benchmarks/paper/claims.py`.",
-        "",
-        *claims.claims_table(groups),
-        "",
-    ]
-
-
 def _notes(groups: Groups, rows: list[Row]) -> list[str]:
     return [
         "## How the learning rate was chosen",
@@ -271,9 +259,16 @@ def _notes(groups: Groups, rows: list[Row]) -> list[str]:
 def answer(groups: Groups) -> list[str]:
     """Return the answer in five lines: TRD against the best baseline by teacher, against the teacher's own samples, at
     equal cost, and with a teacher whose own style the student does not know."""
+    # If distillation on the teacher's own samples does as well, the gain is due to the new prefix.
+    gains = []
+    for teaching, student in SETTINGS:
+        rows = groups.get(("main", teaching, student, "trd"))
+        samples = groups.get(("controls", teaching, student, "kd_teacher_samples"))
+        if rows and samples:
+            gains.append((setting_name(teaching, student), difference(avg_at_k(rows), avg_at_k(samples))))
     lines = [
         *_against_baselines(groups),
-        *_against_teacher_samples(groups),
+        *([f"- Against distilling on the teacher's own samples TRD {_by_verdict(gains)}."] if gains else []),
         *_at_equal_tokens(groups),
         *_where_the_style_is_unknown(groups),
     ]
@@ -311,17 +306,6 @@ def _gains_over_baselines(groups: Groups, section: str, asked: str) -> list[tupl
             gain = difference(avg_at_k(rows), avg_at_k(groups[section, teaching, student, best]))
             gains.append((f"{setting_name(teaching, student)}, over `{best}`", gain))
     return gains
-
-
-def _against_teacher_samples(groups: Groups) -> list[str]:
-    """Compare with distillation on the teacher's own samples: if it does as well, the gain is due to the new prefix."""
-    gains = []
-    for teaching, student in SETTINGS:
-        rows = groups.get(("main", teaching, student, "trd"))
-        samples = groups.get(("controls", teaching, student, "kd_teacher_samples"))
-        if rows and samples:
-            gains.append((setting_name(teaching, student), difference(avg_at_k(rows), avg_at_k(samples))))
-    return [f"- Against distilling on the teacher's own samples TRD {_by_verdict(gains)}."] if gains else []
 
 
 def _at_equal_tokens(groups: Groups) -> list[str]:

@@ -48,6 +48,14 @@ def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row
         trajectories = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         totals["rollout"].append(sum(t["rollout_tokens"] for t in trajectories))
         totals["refined"].append(sum(t["refined_tokens"] or 0 for t in trajectories))
+    rounds: dict[int, dict[str, float]] = defaultdict(dict)
+    collected: set[int] = set()
+    for event in metrics:
+        number, values = event["round"], event["values"]
+        if "rollout_accuracy" in values:
+            collected.add(number)
+        if number in collected and "loss" not in values and "heldout_forward_kl" not in values:
+            rounds[number].update({name: _rounded(value) for name, value in values.items() if value is not None})
     return {
         "id": cell.id,
         "cell": asdict(cell),
@@ -55,7 +63,7 @@ def make_row(cell: Cell, out_dir: Path, machine: str, cpu_seconds: float) -> Row
         "after": scores[finished["step"]],
         "curve": list(scores.values()) if cell.rounds > 1 else [],
         "num_steps": finished["step"],
-        "rounds": _round_metrics(metrics),
+        "rounds": [rounds[number] for number in sorted(collected)],
         "first_step": _step_metrics(metrics, 0),
         "last_step": _step_metrics(metrics, -1),
         "heldout_forward_kl": [
@@ -89,19 +97,6 @@ def _score(path: Path) -> dict[str, Any]:
         "num_restarting": len(restarting),
         "num_restarting_correct": sum(restarting),
     }
-
-
-def _round_metrics(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return the metrics of a round's collection, before its first step."""
-    rounds: dict[int, dict[str, float]] = defaultdict(dict)
-    collected: set[int] = set()
-    for event in metrics:
-        number, values = event["round"], event["values"]
-        if "rollout_accuracy" in values:
-            collected.add(number)
-        if number in collected and "loss" not in values and "heldout_forward_kl" not in values:
-            rounds[number].update({name: _rounded(value) for name, value in values.items() if value is not None})
-    return [rounds[number] for number in sorted(collected)]
 
 
 def _step_metrics(metrics: list[dict[str, Any]], index: int) -> dict[str, float]:

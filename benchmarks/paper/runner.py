@@ -66,7 +66,17 @@ def run_pool(cells: Sequence[CellT], run: Callable[[CellT], Row], rows: Path, *,
                 row = future.result()
                 if row["id"] not in done:
                     append_row(rows, row)
-                _print_progress(row, number, len(cells), time.monotonic() - began)
+                total = len(cells)
+                after = row["after"]
+                average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
+                eta = (time.monotonic() - began) / number * (total - number)
+                spent = json.dumps(row["seconds_by_phase"])
+                print(
+                    f"{number:>4}/{total}  avg@{after['k']} {average:.3f}  ETA {eta / 60:4.0f} min  {row['id']}",
+                    spent,
+                    sep="  ",
+                    flush=True,
+                )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -88,17 +98,6 @@ def run_cell(cell: Cell, places: Places, machine: str) -> Row:
     row = make_row(cell, out_dir, machine, time.process_time() - began)
     shutil.rmtree(out_dir)
     return row
-
-
-def _print_progress(row: Row, number: int, total: int, seconds: float) -> None:
-    after = row["after"]
-    average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
-    eta = seconds / number * (total - number)
-    spent = json.dumps(row["seconds_by_phase"])
-    print(
-        f"{number:>4}/{total}  avg@{after['k']} {average:.3f}  ETA {eta / 60:4.0f} min  {row['id']}  {spent}",
-        flush=True,
-    )
 
 
 def write_problems(cells: Sequence[Cell], folder: Path) -> None:

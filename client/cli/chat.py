@@ -143,11 +143,6 @@ class _Model:
         self._errors = errors
         self.last_end: dict[str, Any] = {}
 
-    def wait_until_loaded(self) -> None:
-        """Wait for the model; raises `TrdError` if it cannot be loaded."""
-        while not self._next().get("is_ready"):
-            pass
-
     def ask(self, request: dict[str, Any]) -> Iterator[str]:
         """Yield the pieces of the answer; afterwards `last_end` says how it ended."""
         self._asking.write(json.dumps(request) + "\n")
@@ -185,7 +180,8 @@ def _model(folder: Path) -> Iterator[_Model]:
         try:
             model = _Model(process.stdin, process.stdout, errors)
             remark(f"loading {folder} …")
-            model.wait_until_loaded()
+            while not model._next().get("is_ready"):
+                pass
             yield model
         finally:
             process.kill()

@@ -81,7 +81,14 @@ def up(
 
 def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_dir: Path, *, as_json: bool) -> None:
     api.start()
-    _wait_until_ready(api, service)
+    settings = ClientSettings(url=service.url, max_retries=0, connect_seconds=1, read_seconds=5)
+    deadline = time.monotonic() + START_SECONDS
+    with Client(settings=settings) as trd:
+        while not _is_ready(trd):
+            api.require_running()
+            if time.monotonic() > deadline:
+                raise TrdError(f"the API was not ready after {START_SECONDS:.0f} s", hint=f"its log is {api.log}")
+            time.sleep(LOOK_SECONDS)
     service.save(data_dir)
     worker.start()
     if as_json:
@@ -125,17 +132,6 @@ def _checked_port(port: int) -> int:
             ) from error
         free: int = probe.getsockname()[1]
         return free
-
-
-def _wait_until_ready(api: ChildProcess, service: LocalService) -> None:
-    settings = ClientSettings(url=service.url, max_retries=0, connect_seconds=1, read_seconds=5)
-    deadline = time.monotonic() + START_SECONDS
-    with Client(settings=settings) as trd:
-        while not _is_ready(trd):
-            api.require_running()
-            if time.monotonic() > deadline:
-                raise TrdError(f"the API was not ready after {START_SECONDS:.0f} s", hint=f"its log is {api.log}")
-            time.sleep(LOOK_SECONDS)
 
 
 def _is_ready(trd: Client) -> bool:

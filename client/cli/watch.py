@@ -18,7 +18,7 @@ from client.cli.output import JsonFlag, answers, duration, notice_block, number,
 from client.events import StreamItem
 from client.jobs import require_not_paused, require_succeeded
 from contract.views.events import EventView
-from contract.views.jobs import JobProgress, JobView
+from contract.views.jobs import JobProgress
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
@@ -45,7 +45,16 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
                 sys.stdout.flush()
         else:
             show_progress(trd, job_id)
-        _conclude(trd, trd.jobs.get(job_id), as_json=as_json)
+        job = trd.jobs.get(job_id)
+        if as_json:
+            print_json(job, is_line=True)
+        else:
+            scores = trd.evaluations.list(job.id)
+            if scores:
+                answers().print(evaluation_table(scores))
+            if trd.checkpoints.list(job.id):
+                remark(f"download its newest checkpoint: trd download {job.id}, or chat with it: trd try {job.id}")
+        require_succeeded(job)
     except KeyboardInterrupt:
         remark(f"the job continues; watch it again with: trd watch {job_id}")
         raise typer.Exit(INTERRUPTED) from None
@@ -90,15 +99,3 @@ def _print_lines(items: Iterator[StreamItem]) -> None:
             if item.eta_seconds is not None:
                 parts.append(f"about {duration(item.eta_seconds)} left")
             console.print(Text("          " + ", ".join(parts)), soft_wrap=True)
-
-
-def _conclude(trd: Client, job: JobView, *, as_json: bool) -> None:
-    if as_json:
-        print_json(job, is_line=True)
-    else:
-        scores = trd.evaluations.list(job.id)
-        if scores:
-            answers().print(evaluation_table(scores))
-        if trd.checkpoints.list(job.id):
-            remark(f"download its newest checkpoint: trd download {job.id}, or chat with it: trd try {job.id}")
-    require_succeeded(job)

@@ -92,19 +92,13 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
         url = context.presigned_url(file.storage_key)
         if url is not None:
             return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
-    return _file_response(context, file, part, headers, is_head=request.method == "HEAD")
-
-
-def _file_response(
-    context: ServiceContext, file: CheckpointFile, part: ByteRange | None, headers: dict[str, str], *, is_head: bool
-) -> Response:
     wanted = part or ByteRange(0, file.num_bytes)
     headers["content-length"] = str(wanted.stop - wanted.start)
     if part is not None:
         headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.num_bytes}"
     status = 200 if part is None else 206
     media_type = "application/octet-stream"
-    if is_head:
+    if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     content = context.storage.read_range(file.storage_key, wanted.start, wanted.stop)
     return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)

@@ -68,10 +68,11 @@ class Upload:
         """Return the dataset's row, not stored yet."""
         now = datetime.now(UTC)
         dataset_id = new_id(DATASET_PREFIX, now_seconds=now.timestamp())
+        name = filename.replace("\\", "/").rpartition("/")[2]
         return Dataset(
             id=dataset_id,
             owner=owner,
-            filename=_plain_filename(filename),
+            filename="".join(character for character in name if character.isprintable())[:MAX_FILENAME] or "rows.jsonl",
             format=rows.format,
             num_rows=rows.num_rows,
             num_bytes=self.num_bytes,
@@ -82,9 +83,3 @@ class Upload:
             storage_key=dataset_key(dataset_id),
             created_at=now,
         )
-
-
-def _plain_filename(filename: str) -> str:
-    """Return the last part of a path, without control characters."""
-    name = filename.replace("\\", "/").rpartition("/")[2]
-    return "".join(character for character in name if character.isprintable())[:MAX_FILENAME] or "rows.jsonl"

@@ -192,18 +192,15 @@ class EventFeed:
                 self._watched.clear()
                 continue
             try:
-                await self._look()
+                known = {job_id: channel.newest for job_id, channel in self._channels.items()}
+                news = await run_in_threadpool(self._read_news, known)
+                for job_id in known.keys() & self._channels.keys():
+                    _update(self._channels[job_id], known[job_id], news.get(job_id))
             except SQLAlchemyError as error:
                 logger.warning("the event feed cannot read the database, and tries again: %s", error)
             except Exception:  # without this task every stream would stay silent, and look alive
                 logger.exception("the event feed tries again")
             await asyncio.sleep(POLL_SECONDS)
-
-    async def _look(self) -> None:
-        known = {job_id: channel.newest for job_id, channel in self._channels.items()}
-        news = await run_in_threadpool(self._read_news, known)
-        for job_id in known.keys() & self._channels.keys():
-            _update(self._channels[job_id], known[job_id], news.get(job_id))
 
     def _read_news(self, known: dict[str, int | None]) -> dict[str, _News]:
         job_ids = list(known)

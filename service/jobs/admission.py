@@ -82,22 +82,12 @@ class Admissions:
 
     def fit(self, spec: JobSpec) -> Fitted:
         """Return the resolved job; raise `InvalidRequestError` that names the field, the value and the remedy."""
-        self._check_devices(spec)
-        self._check_queue(spec)
-        self._check_reference("dataset", spec.dataset)
-        self._check_reference("evaluation.dataset", spec.evaluation.dataset)
-        fitted, notices = self._fit_models(spec)
-        return Fitted(fitted.resolved(), notices)
-
-    def _check_devices(self, spec: JobSpec) -> None:
         most = self._settings.max_devices
         if spec.num_devices > most:
             samplers = f"; with its samplers this one needs {spec.num_devices}" if spec.samples_apart else ""
             remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
             reason = f"jobs here may use at most {most}{samplers}"
             raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
-
-    def _check_queue(self, spec: JobSpec) -> None:
         known = {*self._settings.queues, queue_name(None, spec.num_devices)}
         if spec.queue is not None and spec.queue not in known:
             raise _refusal(
@@ -106,6 +96,10 @@ class Admissions:
                 "no worker here serves it",
                 f"name one of {', '.join(sorted(known))}, leave it out, or have the operator add it to TRD_QUEUES",
             )
+        self._check_reference("dataset", spec.dataset)
+        self._check_reference("evaluation.dataset", spec.evaluation.dataset)
+        fitted, notices = self._fit_models(spec)
+        return Fitted(fitted.resolved(), notices)
 
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[NoticeView]]:
         student = self._model("student", spec.student)
@@ -150,18 +144,11 @@ class Admissions:
 
     def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):
-            self._check_hub(field, data)
-        elif isinstance(data, PathDataset):
-            self._check_path(field, data)
-
-    def _check_hub(self, field: str, data: HubDataset) -> None:
-        allowed = self._settings.hub_datasets
-        if data.hub not in allowed:
-            there = ", ".join(sorted(allowed)) or "none (TRD_HUB_DATASETS)"
-            raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
-
-    def _check_path(self, field: str, data: PathDataset) -> None:
-        if not _is_there(Path(data.path), self._settings.dataset_roots):
+            allowed = self._settings.hub_datasets
+            if data.hub not in allowed:
+                there = ", ".join(sorted(allowed)) or "none (TRD_HUB_DATASETS)"
+                raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
+        elif isinstance(data, PathDataset) and not _is_there(Path(data.path), self._settings.dataset_roots):
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 

@@ -155,7 +155,10 @@ class JobService:
                 notices = accepted_notices(fitted, around.sizes)
                 job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
                 values["num_events"] = 1 + len(notices)
-                repository.add(connection, values, fitted.spec.tags, _first_events(notices))
+                queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
+                details = {"code", "remedy", "count", "example"}
+                found = [NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices]
+                repository.add(connection, values, fitted.spec.tags, [queued, *found])
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
         return Created(job, around.position, is_new=True)
@@ -237,8 +240,21 @@ class JobService:
         if current.is_final and repository.num_open(session, job.owner, self._max_open) >= self._max_open:
             raise _too_many_open(self._max_open)
         if result is JobStatus.QUEUED:
-            _require_datasets(session, job)
-            _clear_end(job)
+            uploads = [
+                data for data in (job.spec["dataset"], job.spec["evaluation"]["dataset"]) if isinstance(data, str)
+            ]
+            kept = datasets.sizes(session, job.owner, uploads, keep=True)
+            for dataset in uploads:
+                if dataset not in kept:
+                    raise ConflictError(
+                        f"{job.id} cannot continue: its dataset {dataset} was deleted; upload it again and clone the "
+                        "job",
+                        code="dataset_deleted",
+                    )
+            job.finished_at = None
+            job.error_code = job.error_message = job.error_retryable = job.error_hint = None
+            job.num_lost = 0
+            job.phase = job.phase_done = job.phase_total = job.eta_seconds = None
         job.status = result
         if result is JobStatus.CANCELLED:
             job.finished_at = datetime.now(UTC)
@@ -284,12 +300,6 @@ def _replay(session: Session, job: Job) -> Created:
 
 def _too_many_open(max_open: int) -> QuotaError:
     return QuotaError(f"{max_open} of your jobs already wait or run; wait for one to end, or cancel one")
-
-
-def _first_events(notices: Iterable[NoticeView]) -> list[NewEvent]:
-    queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
-    details = {"code", "remedy", "count", "example"}
-    return [queued, *(NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices)]
 
 
 def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
@@ -345,24 +355,6 @@ _MESSAGES = {
     JobStatus.CANCELLED: "The job is cancelled.",
     JobStatus.CANCELLING: "A cancellation was requested; the run stops at the next step boundary.",
 }
-
-
-def _require_datasets(session: Session, job: Job) -> None:
-    uploads = [data for data in (job.spec["dataset"], job.spec["evaluation"]["dataset"]) if isinstance(data, str)]
-    kept = datasets.sizes(session, job.owner, uploads, keep=True)
-    for dataset in uploads:
-        if dataset not in kept:
-            raise ConflictError(
-                f"{job.id} cannot continue: its dataset {dataset} was deleted; upload it again and clone the job",
-                code="dataset_deleted",
-            )
-
-
-def _clear_end(job: Job) -> None:
-    job.finished_at = None
-    job.error_code = job.error_message = job.error_retryable = job.error_hint = None
-    job.num_lost = 0
-    job.phase = job.phase_done = job.phase_total = job.eta_seconds = None
 
 
 def illegal_action(job: Job, action: Action) -> ConflictError:

@@ -86,7 +86,14 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
         raise _too_long(broken, budgets, given)
     lowered = {field: tokens for field, tokens in budgets.items() if tokens < defaults[field] and field not in given}
     notices = [_lowered_notice(lowered, defaults, min(needed, key=lambda c: c.tokens))] if lowered else []
-    return _with_budgets(spec, budgets), notices
+    sampling = {"max_prompt_tokens": budgets[SOLVE_PROMPT], "max_new_tokens": budgets[SOLVE_NEW]}
+    refine = {"max_prompt_tokens": budgets[REFINE_PROMPT], "max_new_tokens": budgets[REFINE_NEW]}
+    return spec.model_copy(
+        update={
+            "sampling": spec.sampling.model_copy(update=sampling),
+            "refine": spec.refine.model_copy(update=refine),
+        }
+    ), notices
 
 
 def _lowered_notice(lowered: Mapping[str, int], defaults: Mapping[str, int], smallest: Context) -> NoticeView:
@@ -142,15 +149,4 @@ def _too_long(broken: Context, budgets: Mapping[str, int], given: Mapping[str, i
         f"lower {field} to at most {room}, or leave it out",
         code="context_too_long",
         param=field,
-    )
-
-
-def _with_budgets(spec: JobSpec, budgets: Mapping[str, int]) -> JobSpec:
-    sampling = {"max_prompt_tokens": budgets[SOLVE_PROMPT], "max_new_tokens": budgets[SOLVE_NEW]}
-    refine = {"max_prompt_tokens": budgets[REFINE_PROMPT], "max_new_tokens": budgets[REFINE_NEW]}
-    return spec.model_copy(
-        update={
-            "sampling": spec.sampling.model_copy(update=sampling),
-            "refine": spec.refine.model_copy(update=refine),
-        }
     )

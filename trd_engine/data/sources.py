@@ -20,7 +20,17 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
     if source.generator is not None:
         return number_rows(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:
-        return number_rows(_load_hub(source.hub, source))
+        import datasets
+
+        try:
+            loaded = datasets.load_dataset(source.hub, name=source.config, split=source.split, revision=source.revision)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            at = f" at revision {source.revision}" if source.revision else ""
+            raise DataError(
+                f"dataset {source.hub}{at}{_of(source.config)}, split {source.split!r}: could not be loaded from the "
+                f"hub: {error}{_remedy(error) or '; check the name and the network, or give a local file as path'}"
+            ) from error
+        return number_rows(cast(Iterable[dict[str, Any]], loaded))
     assert source.path is not None
     path = Path(source.path)
     if not path.exists():
@@ -56,20 +66,6 @@ def _load_folder(path: Path, split: str, config: str | None) -> Iterable[dict[st
     if split not in loaded:
         raise DataError(f"{path}: no split {split!r}; the folder has {', '.join(map(str, loaded))}")
     return cast(Iterable[dict[str, Any]], loaded[split])
-
-
-def _load_hub(name: str, source: DataSource) -> Iterable[dict[str, Any]]:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, name=source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        at = f" at revision {source.revision}" if source.revision else ""
-        raise DataError(
-            f"dataset {name}{at}{_of(source.config)}, split {source.split!r}: could not be loaded from the hub: "
-            f"{error}{_remedy(error) or '; check the name and the network, or give a local file as path'}"
-        ) from error
-    return cast(Iterable[dict[str, Any]], loaded)
 
 
 def _of(config: str | None) -> str:

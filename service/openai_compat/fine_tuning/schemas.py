@@ -136,6 +136,7 @@ def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: in
     spec = job.spec
     status = JobStatus(job.status)
     validation = spec["evaluation"]["dataset"]
+    optim = spec["optim"]
     return FineTuningJob(
         id=job.id,
         created_at=_seconds(job.created_at),
@@ -148,7 +149,11 @@ def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: in
         validation_file=_file_id(validation) if validation is not None else None,
         result_files=[],
         seed=spec["seed"],
-        hyperparameters=_hyperparameters(spec["optim"]),
+        hyperparameters=HyperparametersView(
+            batch_size=optim["batch_size"],
+            learning_rate_multiplier=optim["learning_rate"] / DEFAULT_LEARNING_RATE,
+            n_epochs=optim["epochs"],
+        ),
         trained_tokens=num_trained_tokens if status.is_final else None,
         estimated_finish=_estimated_finish(job),
         error=_error(job),
@@ -163,14 +168,6 @@ def _seconds(at: datetime) -> int:
 
 def _file_id(dataset: str | dict[str, Any]) -> str:
     return dataset if isinstance(dataset, str) else json.dumps(dataset)
-
-
-def _hyperparameters(optim: Mapping[str, Any]) -> HyperparametersView:
-    return HyperparametersView(
-        batch_size=optim["batch_size"],
-        learning_rate_multiplier=optim["learning_rate"] / DEFAULT_LEARNING_RATE,
-        n_epochs=optim["epochs"],
-    )
 
 
 def _estimated_finish(job: Job) -> int | None:

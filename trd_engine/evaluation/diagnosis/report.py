@@ -143,6 +143,9 @@ def view_report(completions: Sequence[ScoredCompletion], clip_at: float) -> View
     lengths = [c.num_tokens for c in completions]
     place_M = np.concatenate([np.arange(n) for n in lengths])
     share_M = np.concatenate([np.arange(n) / n for n in lengths])
+    edges = [0, 1]
+    while edges[-1] < max(lengths):
+        edges.append(2 * edges[-1])
     return ViewReport(
         num_completions=len(completions),
         num_tokens=len(kl_M),
@@ -164,7 +167,7 @@ def view_report(completions: Sequence[ScoredCompletion], clip_at: float) -> View
         student_perplexity=float(np.exp(-tokens.column("student_logprob_T").mean())),
         teacher_perplexity=float(np.exp(-tokens.column("teacher_logprob_T").mean())),
         by_share=tokens.bins(share_M, [i / NUM_DECILES for i in range(NUM_DECILES + 1)]),
-        by_token=tokens.bins(place_M, _doublings(max(lengths))),
+        by_token=tokens.bins(place_M, edges),
     )
 
 
@@ -205,14 +208,6 @@ def modes(epistemic_M: Array, path_M: Array, second_path_M: Array) -> tuple[Arra
     bimodal_M = (second_M >= MODE_MASS) & (first_M + second_M >= TWO_MODES_MASS)
     break_out_M = (epistemic_M >= MODE_MASS) & (path_M >= MODE_MASS)
     return bimodal_M.astype(np.float64), break_out_M.astype(np.float64)
-
-
-def _doublings(num_tokens: int) -> list[int]:
-    """0, 1, 2, 4, 8 … up to the first that holds `num_tokens`."""
-    edges = [0, 1]
-    while edges[-1] < num_tokens:
-        edges.append(2 * edges[-1])
-    return edges
 
 
 def _mean(values: Array) -> float | None:

@@ -98,7 +98,9 @@ class _Reader:
             elif self._next() in ("(", "\\frac", "\\sqrt") and not has_divided:
                 value *= self._power()  # 1/2(3) may mean either
             else:
-                return _bounded(value)
+                if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
+                    raise _NoValueError
+                return value
 
     def _signed(self) -> Fraction:
         if self._take("-"):
@@ -133,7 +135,13 @@ class _Reader:
         if self._take("\\frac"):
             return self._group() / self._group()
         if self._take("\\sqrt"):
-            return _root(self._group())
+            value = self._group()
+            if value < 0:
+                raise _NoValueError
+            root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
+            if root * root != value:
+                raise _NoValueError
+            return root
         return self._mixed(self._number())
 
     def _mixed(self, whole: Fraction) -> Fraction:
@@ -188,18 +196,3 @@ def _token(found: re.Match[str]) -> tuple[str, Fraction | None]:
         raise _NoValueError
     digits = re.sub(r"\D", "", found["repeated"])
     return "number", value + Fraction(int(digits), (10 ** len(digits) - 1) * 10 ** len(decimals))
-
-
-def _root(value: Fraction) -> Fraction:
-    if value < 0:
-        raise _NoValueError
-    root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
-    if root * root != value:
-        raise _NoValueError
-    return root
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
-        raise _NoValueError
-    return value

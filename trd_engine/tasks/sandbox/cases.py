@@ -56,7 +56,9 @@ def _dispatch(module: types.ModuleType, program: str, case: Mapping[str, Any]) -
         os.write(RESULT_DESCRIPTOR, os.read(KEY_DESCRIPTOR, KEY_BYTES))
     elif "entry_point" in case:
         value = _entry_point(module, case["entry_point"])(*case["arguments"])
-        _write_all(json.dumps(value, default=_as_list).encode())
+        data = json.dumps(value, default=_as_list).encode()
+        while data:
+            data = data[os.write(RESULT_DESCRIPTOR, data) :]
 
 
 def _execute(source: str, name: str, module: types.ModuleType) -> None:
@@ -108,11 +110,6 @@ def _entry_point(module: types.ModuleType, name: str) -> Any:
 def _as_list(value: Any) -> Any:
     """Sets, ranges, iterators and arrays as JSON lists, numpy's numbers as Python's."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else list(value)
-
-
-def _write_all(data: bytes) -> None:
-    while data:
-        data = data[os.write(RESULT_DESCRIPTOR, data) :]
 
 
 def _exit_code(request: SystemExit) -> int:

@@ -53,7 +53,11 @@ def main(arguments: Sequence[str]) -> None:
     name, limit_seconds = arguments[0], float(arguments[1])
     layers = json.loads(arguments[2])
     confinement = Confinement(**layers) if layers else None
-    replies = _claim_standard_output()
+    # A private copy; the descriptor itself is silenced, because libraries may print.
+    replies = os.fdopen(os.dup(1), "wb")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.close(silence)
     try:
         verifier = _load(name)
         if confinement is not None:
@@ -80,15 +84,6 @@ def main(arguments: Sequence[str]) -> None:
             continue
         replies.write(_judged_in_fork(verifier, prepared, request, deadline, confinement) + b"\n")
         replies.flush()
-
-
-def _claim_standard_output() -> BinaryIO:
-    """Return a private copy of standard output, whose own descriptor is silenced: libraries may print."""
-    replies = os.fdopen(os.dup(1), "wb")
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.close(silence)
-    return replies
 
 
 def _judged_in_fork(
