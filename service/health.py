@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -46,15 +45,14 @@ _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"sche
 @router.get("/metrics", response_class=Response, responses=_TEXT, summary="Figures for Prometheus")
 def prometheus(context: Context, caller: Reader) -> Response:
     """Jobs by status and how long the oldest waits, over all owners."""
-    now = datetime.now(UTC)
-    waiting = [(now - queue.oldest_at).total_seconds() for queue in context.fleet.queues() if queue.oldest_at]
+    counts, waiting = context.fleet.totals()
     lines = [
         "# HELP trd_jobs Jobs by status.",
         "# TYPE trd_jobs gauge",
-        *(f'trd_jobs{{status="{status}"}} {num_jobs}' for status, num_jobs in context.fleet.num_by_status().items()),
+        *(f'trd_jobs{{status="{status}"}} {num_jobs}' for status, num_jobs in counts.items()),
         "# HELP trd_oldest_queued_seconds Age of the job that waits longest.",
         "# TYPE trd_oldest_queued_seconds gauge",
-        f"trd_oldest_queued_seconds {max(waiting, default=0.0):.3f}",
+        f"trd_oldest_queued_seconds {waiting:.3f}",
         "# HELP trd_streams Open event streams of this process.",
         "# TYPE trd_streams gauge",
         f"trd_streams {context.feed.num_streams}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from contract.database import Database
 from contract.job_state import LEASED_STATUSES, JobStatus
@@ -41,11 +41,13 @@ class Fleet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def num_by_status(self) -> dict[JobStatus, int]:
-        """Return the number of jobs in each status."""
+    def totals(self) -> tuple[dict[JobStatus, int], float]:
+        """Return the number of jobs in each status, and the seconds that the oldest has waited, 0 if none waits."""
         with self._database.read() as session:
             counts = repository.num_by_status(session)
-        return {status: counts.get(status, 0) for status in JobStatus}
+            oldest = repository.oldest_waiting(session)
+        waiting = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
+        return {status: counts.get(status, 0) for status in JobStatus}, waiting
 
     def queues(self) -> list[QueueState]:
         """Return the queues in which something waits or runs."""

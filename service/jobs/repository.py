@@ -280,6 +280,13 @@ def num_by_status(session: Session) -> dict[str, int]:
     return {row.status: row.num_jobs for row in session.execute(query)}
 
 
+def oldest_waiting(session: Session) -> datetime | None:
+    """Return when the job that has waited longest was created."""
+    return session.scalar(
+        select(Job.created_at).where(Job.status == JobStatus.QUEUED, Job.deleted_at.is_(None)).order_by(Job.id).limit(1)
+    )
+
+
 def live_workers(session: Session) -> list[Worker]:
     """Return the workers that have renewed their rows lately, the newest first."""
     living = select(Worker).where(Worker.expires_at > datetime.now(UTC))

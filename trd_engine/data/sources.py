@@ -20,7 +20,7 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
     if source.generator is not None:
         return number_rows(generate_rows(source.generator, source.size, source.seed))
     if source.hub is not None:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
 
         try:
             loaded = datasets.load_dataset(source.hub, name=source.config, split=source.split, revision=source.revision)
@@ -52,7 +52,7 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Iterator[RawRow]:
 
 def _load_folder(path: Path, split: str, config: str | None) -> Iterable[dict[str, Any]]:
     """Load a folder written by `save_to_disk`, or one with data files as on the hub."""
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
     if saved and config is not None:
