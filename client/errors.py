@@ -91,31 +91,15 @@ class ApiError(TrdError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message, hint=_HINTS.get(refusal.code))
         self.refusal = refusal
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.refusal.status
-
-    @property
-    def code(self) -> str:
+        self.status = refusal.status
+        self.code = refusal.code
         """The stable error code: programs branch on it."""
-        return self.refusal.code
-
-    @property
-    def param(self) -> str | None:
+        self.param = refusal.param
         """The field, parameter or header that caused the error."""
-        return self.refusal.param
-
-    @property
-    def request_id(self) -> str | None:
+        self.request_id = refusal.request_id
         """The id of the request in the service's log."""
-        return self.refusal.request_id
-
-    @property
-    def errors(self) -> list[dict[str, Any]]:
+        self.errors = refusal.errors
         """All errors, if the request has several."""
-        return self.refusal.errors
 
 
 class InvalidRequestError(ApiError):

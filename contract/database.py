@@ -15,8 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.orm import Session
 
-from contract.private_folder import make_private_folder
-from contract.settings import with_driver
+from contract.settings import make_private_folder, with_driver
 
 POOL_SIZE = 20
 """Connections that stay open; up to as many again are opened while they are needed."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from contract.views.evaluations import EvaluationView
+from contract.views.runs import EvaluationView
 
 
 @dataclass(frozen=True)

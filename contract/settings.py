@@ -49,6 +49,14 @@ def with_driver(url: str) -> str:
     return url
 
 
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its user can read, and its missing parents. An existing folder keeps its mode, which its
+    operator chose."""
+    if not path.parent.exists():
+        make_private_folder(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
 class EnvironmentSettings(BaseSettings):
     """Base class of settings. A field's variable is ``TRD_`` and its name, or its alias alone, in upper case."""
 

@@ -33,7 +33,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 from contract.storage_keys import checked_storage_url, parse_storage_url
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.routing import Match
 from starlette.types import Scope
 
-from contract.views.error import Error
+from contract.views import Error
 from service import health
 from service.auth import STATIC_PREFIX
 from service.checkpoints import endpoints as checkpoints
@@ -16,7 +16,9 @@ from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
 from service.models import endpoints as models
-from service.openai_compat import endpoints as openai_compat
+from service.openai_compat.files import endpoints as openai_files
+from service.openai_compat.fine_tuning import endpoints as openai_fine_tuning
+from service.openai_compat.models import endpoints as openai_models
 from service.runs import endpoints as runs
 from service.webhooks import endpoints as webhooks
 
@@ -29,7 +31,9 @@ _PARTS = (
     models,
     keys,
     webhooks,
-    openai_compat,
+    openai_files,
+    openai_fine_tuning,
+    openai_models,
     health,
 )
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from contract.database import Database
 from contract.json_logs import JsonFormatter
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 from contract.storage import Storage
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods

@@ -35,9 +35,12 @@ NO_RETRY = {"x-should-retry": "false"}
 class ApiError(HTTPException):
     """Base class. An `HTTPException`, so that no layer of the framework wraps it in another."""
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    default_code: ClassVar[str] = "internal_error"
+    status: ClassVar[int]
+    type: ClassVar[str]
+    default_code: ClassVar[str]
+
+    def __init_subclass__(cls, *, status: int, type: str, code: str) -> None:
+        cls.status, cls.type, cls.default_code = status, type, code
 
     def __init__(
         self,
@@ -55,18 +58,12 @@ class ApiError(HTTPException):
         self.errors = errors
 
 
-class InvalidRequestError(ApiError):
+class InvalidRequestError(ApiError, status=422, type="invalid_request_error", code="invalid_value"):
     """A value is invalid: the body names the field, the value and the remedy, and all faults in errors."""
 
-    status = 422
-    type = "invalid_request_error"
-    default_code = "invalid_value"
 
-
-class BadRequestError(InvalidRequestError):
+class BadRequestError(InvalidRequestError, status=400, type="invalid_request_error", code="invalid_value"):
     """A value is invalid: the body names the field, the value and the remedy, and all faults in errors."""
-
-    status = 400
 
     @classmethod
     def like(cls, error: InvalidRequestError) -> Self:
@@ -74,61 +71,37 @@ class BadRequestError(InvalidRequestError):
         return cls(error.message, code=error.code, param=error.param, headers=error.headers, errors=error.errors)
 
 
-class AuthenticationError(ApiError):
+class AuthenticationError(ApiError, status=401, type="authentication_error", code="invalid_api_key"):
     """There is no key, or it is unknown or revoked."""
-
-    status = 401
-    type = "authentication_error"
-    default_code = "invalid_api_key"
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message, code=code, headers={"www-authenticate": "Bearer"})
 
 
-class PermissionDeniedError(ApiError):
+class PermissionDeniedError(ApiError, status=403, type="permission_error", code="insufficient_scope"):
     """The key lacks the scope."""
 
-    status = 403
-    type = "permission_error"
-    default_code = "insufficient_scope"
 
-
-class NotFoundError(ApiError):
+class NotFoundError(ApiError, status=404, type="invalid_request_error", code="not_found"):
     """There is no such object, or it is another owner's."""
 
-    status = 404
-    type = "invalid_request_error"
-    default_code = "not_found"
 
-
-class RequestTimeoutError(ApiError):
+class RequestTimeoutError(ApiError, status=408, type="invalid_request_error", code="request_timeout"):
     """The client stopped sending before the body was complete."""
-
-    status = 408
-    type = "invalid_request_error"
-    default_code = "request_timeout"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"connection": "close"})
 
 
-class ConflictError(ApiError):
+class ConflictError(ApiError, status=409, type="conflict_error", code="conflict"):
     """The object's state does not allow this; sending the request again does not help."""
-
-    status = 409
-    type = "conflict_error"
-    default_code = "conflict"
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message, code=code, param=param, headers=NO_RETRY)
 
 
-class InFlightError(ApiError):
+class InFlightError(ApiError, status=409, type="conflict_error", code="idempotency_key_in_flight"):
     """A request with the same Idempotency-Key is in progress: send this one again in a moment."""
-
-    status = 409
-    type = "conflict_error"
-    default_code = "idempotency_key_in_flight"
 
     def __init__(self, key: str) -> None:
         super().__init__(
@@ -138,55 +111,31 @@ class InFlightError(ApiError):
         )
 
 
-class PayloadTooLargeError(ApiError):
+class PayloadTooLargeError(ApiError, status=413, type="invalid_request_error", code="payload_too_large"):
     """There are more bytes, rows or headers than the operator allows."""
 
-    status = 413
-    type = "invalid_request_error"
-    default_code = "payload_too_large"
 
-
-class MediaTypeError(ApiError):
+class MediaTypeError(ApiError, status=415, type="invalid_request_error", code="unsupported_media_type"):
     """The call does not accept this kind of body."""
 
-    status = 415
-    type = "invalid_request_error"
-    default_code = "unsupported_media_type"
 
-
-class RangeError(ApiError):
+class RangeError(ApiError, status=416, type="invalid_request_error", code="range_not_satisfiable"):
     """The file does not have this byte range."""
 
-    status = 416
-    type = "invalid_request_error"
-    default_code = "range_not_satisfiable"
 
-
-class QuotaError(ApiError):
+class QuotaError(ApiError, status=429, type="quota_error", code="quota_exceeded"):
     """The owner's quota is used up."""
-
-    status = 429
-    type = "quota_error"
-    default_code = "quota_exceeded"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message, param=param, headers=NO_RETRY)
 
 
-class RateLimitError(ApiError):
+class RateLimitError(ApiError, status=429, type="rate_limit_error", code="rate_limit_exceeded"):
     """The key sends too many requests: retry-after says how long to wait."""
 
-    status = 429
-    type = "rate_limit_error"
-    default_code = "rate_limit_exceeded"
 
-
-class UnavailableError(ApiError):
+class UnavailableError(ApiError, status=503, type="server_error", code="unavailable"):
     """Something that the service needs does not answer."""
-
-    status = 503
-    type = "server_error"
-    default_code = "unavailable"
 
 
 _FRAMEWORK_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}

@@ -13,7 +13,7 @@ from fastapi import Query
 from pydantic import BeforeValidator
 from pydantic_core import PydanticKnownError
 
-from contract.views.page import MAX_PAGE
+from contract.views import MAX_PAGE
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 

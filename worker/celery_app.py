@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from contract.json_logs import JsonFormatter
 from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 from worker.attempt import Slot
 from worker.doorbells import check_messages
 from worker.machine_check import start_machine_check

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from contract.database import Database
 from contract.events import notice
 from contract.job_spec import JobSpec
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 from contract.spec_problems import field_problems
 from contract.storage import ContentChangedError
 from worker import leftovers, repository

@@ -11,8 +11,8 @@ from client.concurrency import AsyncGroup, async_run_blocking
 from client.datasets import OnBytes
 from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
 from client.errors import TrdError
+from contract.views import Page
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
-from contract.views.page import Page
 
 
 class AsyncCheckpoints(AsyncResource):

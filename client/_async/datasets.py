@@ -9,8 +9,8 @@ from pathlib import Path
 from client._async.transport import AsyncResource, Cursor
 from client.call import Call, path_part
 from client.datasets import OnBytes, PreviewOptions, upload_call
+from contract.views import Page
 from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
-from contract.views.page import Page
 
 
 def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:

@@ -10,8 +10,8 @@ from client.call import Call, path_part
 from client.concurrency import async_sleep, async_sse_frames
 from client.errors import TrdError
 from client.events import PATIENCE_SECONDS, Follower, StreamItem
+from contract.views import Page
 from contract.views.events import EventView, StreamEnd
-from contract.views.page import Page
 
 
 def _page(job_id: str, after: Cursor, limit: int) -> Call[Page[EventView]]:

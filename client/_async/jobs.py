@@ -10,8 +10,8 @@ from client._async.transport import AsyncResource, Cursor
 from client.call import Call, idempotency_header, path_part
 from client.concurrency import async_sleep
 from client.jobs import POLL_SECONDS, JobFilter, Spec, require_succeeded, require_time, spec_document
+from contract.views import Page
 from contract.views.jobs import DeletedView, DryRunView, JobView
-from contract.views.page import Page
 
 
 def _page(wanted: JobFilter | None, after: Cursor, limit: int) -> Call[Page[JobView]]:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 from client._async.transport import AsyncResource
 from client.call import Call, path_part
+from contract.views import Page
 from contract.views.keys import CreatedKey, KeyView, SignInLink
 from contract.views.models import ModelView
-from contract.views.page import Page
 
 
 class AsyncKeys(AsyncResource):

@@ -8,11 +8,9 @@ from typing import TypedDict, Unpack
 
 from client._async.transport import AsyncResource, Cursor
 from client.call import Call, path_part
+from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
-from contract.views.evaluations import EvaluationView
-from contract.views.metrics import MetricSeries
-from contract.views.page import Page
-from contract.views.probe_samples import ProbeSampleView
+from contract.views.runs import EvaluationView, MetricSeries, ProbeSampleView
 from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage, TrajectoryView
 
 

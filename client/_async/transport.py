@@ -21,7 +21,7 @@ from client.call import (
     translated_errors,
 )
 from client.settings import ClientSettings
-from contract.views.page import MAX_PAGE, Page
+from contract.views import MAX_PAGE, Page
 
 Item = TypeVar("Item")
 Cursor = str | int | None

@@ -7,7 +7,7 @@ from typing import Any
 
 from client._async.transport import AsyncResource
 from client.call import Call, path_part
-from contract.views.page import Page
+from contract.views import Page
 from contract.views.webhooks import CreatedWebhook, DeletedWebhook, DeliveryView, WebhookView
 
 

@@ -12,8 +12,8 @@ from client._sync.transport import Cursor, Resource
 from client.call import Call, idempotency_header, path_part
 from client.concurrency import sleep
 from client.jobs import POLL_SECONDS, JobFilter, Spec, require_succeeded, require_time, spec_document
+from contract.views import Page
 from contract.views.jobs import DeletedView, DryRunView, JobView
-from contract.views.page import Page
 
 
 def _page(wanted: JobFilter | None, after: Cursor, limit: int) -> Call[Page[JobView]]:

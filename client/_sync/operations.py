@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from client._sync.transport import Resource
 from client.call import Call, path_part
+from contract.views import Page
 from contract.views.keys import CreatedKey, KeyView, SignInLink
 from contract.views.models import ModelView
-from contract.views.page import Page
 
 
 class Keys(Resource):

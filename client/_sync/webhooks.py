@@ -9,7 +9,7 @@ from typing import Any
 
 from client._sync.transport import Resource
 from client.call import Call, path_part
-from contract.views.page import Page
+from contract.views import Page
 from contract.views.webhooks import CreatedWebhook, DeletedWebhook, DeliveryView, WebhookView
 
 

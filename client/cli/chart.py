@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.cli.output import answers
-from contract.views.metrics import MetricSeries
+from contract.views.runs import MetricSeries
 
 HEIGHT = 16
 MAX_WIDTH = 110

@@ -14,9 +14,8 @@ from client.cli.chart import Curve, draw
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, duration, number, percent, plain, print_json, say, status_text, table
 from client.cli.spec_file import flattened
-from contract.views.evaluations import EvaluationView
 from contract.views.jobs import JobView
-from contract.views.metrics import MetricSeries
+from contract.views.runs import EvaluationView, MetricSeries
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from client.cli.output import (
     moment,
     notice_block,
     print_json,
+    print_list,
+    print_result,
     remark,
     remarks,
     say,
     size,
-    table,
 )
 from client.datasets import PreviewOptions
 from contract.views.datasets import DatasetView
@@ -47,10 +48,7 @@ def upload(
         made = upload_file(trd, file, columns=columns, is_quiet=as_json)
         if made.notices and not as_json:
             remarks().print(notice_block(made.notices))
-    if as_json:
-        print_json(made)
-    else:
-        say(made.id)
+    print_result(made, made.id, as_json)
 
 
 def _field_and_column(given: str) -> tuple[str, str]:
@@ -84,19 +82,16 @@ def list_datasets(
     """List datasets, newest first."""
     with Client() as trd:
         found = list(trd.datasets.list(num_wanted=limit))
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("no datasets; `trd datasets upload FILE` uploads one")
-        return
-    rows = table("dataset", "file", "format", "#rows", "#size", "solutions", "uploaded")
-    for row in found:
-        has = "yes" if row.has_solutions else "no"
-        rows.add_row(
-            row.id, Text(row.filename), row.format, str(row.num_rows), size(row.num_bytes), has, age(row.created_at)
-        )
-    answers().print(rows)
+    print_list(
+        found,
+        ("dataset", "file", "format", "#rows", "#size", "solutions", "uploaded"),
+        lambda row: (
+            *(row.id, Text(row.filename), row.format, str(row.num_rows), size(row.num_bytes)),
+            *("yes" if row.has_solutions else "no", age(row.created_at)),
+        ),
+        as_json=as_json,
+        if_empty="no datasets; `trd datasets upload FILE` uploads one",
+    )
 
 
 @app.command()
@@ -161,7 +156,4 @@ def delete(
         typer.confirm(f"delete {dataset}?", abort=True)
     with Client() as trd:
         done = trd.datasets.delete(dataset)
-    if as_json:
-        print_json(done)
-    else:
-        say(f"{done.id} is deleted")
+    print_result(done, f"{done.id} is deleted", as_json)

@@ -25,7 +25,8 @@ from client.cli.output import (
     percent,
     plain,
     print_json,
-    say,
+    print_list,
+    print_result,
     size,
     status_text,
     table,
@@ -33,8 +34,8 @@ from client.cli.output import (
 from client.jobs import JobFilter
 from contract.job_spec import Mode
 from contract.job_state import JobStatus
-from contract.views.evaluations import EvaluationView
 from contract.views.jobs import JobView
+from contract.views.runs import EvaluationView
 
 DAYS = ["%Y-%m-%d"]
 
@@ -56,19 +57,16 @@ def list_jobs(
     wanted = JobFilter(status or (), mode, tag, name, created_after=after, created_before=before)
     with Client() as trd:
         found = list(trd.jobs.list(wanted, num_wanted=limit))
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("no jobs; `trd submit SPEC` submits one")
-        return
-    rows = table("job", "name", "mode", "status", "#step", "loss", "created")
-    for job in found:
-        loss = job.latest_metrics.get("loss")
-        rows.add_row(
-            job.id, Text(job.name or ""), job.mode, _status(job), _step(job), number(loss), age(job.created_at)
-        )
-    answers().print(rows)
+    print_list(
+        found,
+        ("job", "name", "mode", "status", "#step", "loss", "created"),
+        lambda job: (
+            *(job.id, Text(job.name or ""), job.mode, _status(job), _step(job)),
+            *(number(job.latest_metrics.get("loss")), age(job.created_at)),
+        ),
+        as_json=as_json,
+        if_empty="no jobs; `trd submit SPEC` submits one",
+    )
 
 
 def _status(job: JobView) -> Text:
@@ -211,7 +209,4 @@ def delete(
         if not yes and not as_json:
             typer.confirm(f"delete {job_id} and everything it made?", abort=True)
         done = trd.jobs.delete(job_id)
-    if as_json:
-        print_json(done)
-    else:
-        say(f"{done.id} is deleted")
+    print_result(done, f"{done.id} is deleted", as_json)

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, answers, moment, print_json, remark, say, table
+from client.cli.output import JsonFlag, moment, print_json, print_list, print_result, remark, say
 
 app = typer.Typer(help="Create, list and revoke keys (admins).", no_args_is_help=True)
 
@@ -51,19 +51,16 @@ def list_keys(
     """List keys of all owners, newest first."""
     with Client() as trd:
         found = list(trd.keys.list(num_wanted=limit))
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("no keys except the one with which the service was started; `trd keys create NAME` creates one")
-        return
-    rows = table("key", "name", "owner", "scopes", "created", "revoked")
-    for key in found:
-        revoked = moment(key.revoked_at) or ""
-        rows.add_row(
-            key.id, Text(key.name), key.owner, ", ".join(key.scopes), moment(key.created_at), Text(revoked, style="red")
-        )
-    answers().print(rows)
+    print_list(
+        found,
+        ("key", "name", "owner", "scopes", "created", "revoked"),
+        lambda key: (
+            *(key.id, Text(key.name), key.owner, ", ".join(key.scopes), moment(key.created_at)),
+            Text(moment(key.revoked_at) or "", style="red"),
+        ),
+        as_json=as_json,
+        if_empty="no keys except the one with which the service was started; `trd keys create NAME` creates one",
+    )
 
 
 @app.command()
@@ -76,7 +73,4 @@ def revoke(
     """Revoke a key: from now on it is refused."""
     with Client() as trd:
         done = trd.keys.revoke(key)
-    if as_json:
-        print_json(done)
-    else:
-        say(f"{done.id} ({done.name}) is revoked")
+    print_result(done, f"{done.id} ({done.name}) is revoked", as_json)

@@ -12,7 +12,7 @@ from client.cli.chart import HEIGHT, Curve, draw, sparkline
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, number, print_json, say, table
 from client.errors import NotFoundError, Refusal
-from contract.views.metrics import MetricSeries
+from contract.views.runs import MetricSeries
 
 SPARKLINE_WIDTH = 30
 Step = Annotated[int | None, typer.Option(min=0)]

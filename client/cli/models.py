@@ -7,26 +7,24 @@ from rich.text import Text
 
 from client import Client
 from client.cli.exit_codes import FAILED
-from client.cli.output import JsonFlag, answers, facts, plain, print_json, table
+from client.cli.output import JsonFlag, answers, facts, plain, print_json, print_list
 
 
 def models(as_json: JsonFlag = False) -> None:
     """List the models that a job may name as student or teacher."""
     with Client() as trd:
         found = trd.models.list()
-    if as_json:
-        print_json(found)
-        return
-    rows = table("model", "from", "#context", "#vocabulary", "")
-    for model in found:
-        source = "a folder of the service" if model.is_local else f"hub {model.revision or ''}".strip()
-        context, vocabulary = _count(model.context_tokens), _count(model.vocabulary_tokens)
-        rows.add_row(model.id, source, context, vocabulary, Text(model.refusal or "", style="red"))
-    answers().print(rows)
-
-
-def _count(number: int | None) -> str:
-    return str(number) if number is not None else "—"
+    print_list(
+        found,
+        ("model", "from", "#context", "#vocabulary", ""),
+        lambda model: (
+            model.id,
+            "a folder of the service" if model.is_local else f"hub {model.revision or ''}".strip(),
+            *("—" if count is None else str(count) for count in (model.context_tokens, model.vocabulary_tokens)),
+            Text(model.refusal or "", style="red"),
+        ),
+        as_json=as_json,
+    )
 
 
 def status(as_json: JsonFlag = False) -> None:

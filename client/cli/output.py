@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from contract.views.notices import NoticeView
 
+Item = TypeVar("Item", bound=BaseModel)
 PIPE_WIDTH = 160
 """Width in columns if the output is not a terminal."""
 
@@ -96,6 +97,34 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_li
     text = json.dumps(document, ensure_ascii=False, indent=None if is_line else 2)
     text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     answers().out(text, highlight=False)
+
+
+def print_result(view: BaseModel, text: str, as_json: bool) -> None:
+    """Print what a call changed: as JSON, or `text`."""
+    if as_json:
+        print_json(view)
+    else:
+        say(text)
+
+
+def print_list(
+    found: Sequence[Item],
+    columns: Sequence[str],
+    cells: Callable[[Item], Sequence[str | Text | None]],
+    *,
+    as_json: bool,
+    if_empty: str | None = None,
+) -> None:
+    """Print a list as JSON, or as a table with a row of `cells` for each object."""
+    if as_json:
+        print_json(found)
+    elif not found and if_empty is not None:
+        say(if_empty)
+    else:
+        rows = table(*columns)
+        for one in found:
+            rows.add_row(*cells(one))
+        answers().print(rows)
 
 
 def plain(value: BaseModel) -> dict[str, Any]:

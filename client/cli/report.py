@@ -24,10 +24,9 @@ from client.cli.spec_file import flattened
 from contract.job_spec import JobSpec
 from contract.score_difference import ScoreDifference, score_difference
 from contract.views.diagnosis import DiagnosisView
-from contract.views.evaluations import EvaluationView
 from contract.views.events import EventView
 from contract.views.jobs import JobView
-from contract.views.metrics import MetricSeries
+from contract.views.runs import EvaluationView, MetricSeries
 from contract.views.trajectories import OutcomeCount, TrajectoryView
 
 MAX_JOBS = 6

@@ -11,7 +11,7 @@ from rich.text import Text
 from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, print_json, say, table
-from contract.views.probe_samples import ProbeSampleView
+from contract.views.runs import ProbeSampleView
 
 
 def samples(

@@ -19,8 +19,7 @@ from client import Client, ClientSettings, TrdError
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import ChildProcess, python_command
 from client.settings import LocalService
-from contract.private_folder import make_private_folder
-from contract.settings import DEFAULT_DATA_DIR
+from contract.settings import DEFAULT_DATA_DIR, make_private_folder
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0

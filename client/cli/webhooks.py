@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, answers, moment, print_json, remark, say, table
+from client.cli.output import JsonFlag, answers, moment, print_json, print_list, print_result, remark, say, table
 
 app = typer.Typer(help="Post your jobs' events to your own server, signed.", no_args_is_help=True)
 
@@ -40,17 +40,16 @@ def list_webhooks(limit: LimitOption = 20, as_json: JsonFlag = False) -> None:
     """List your webhooks, newest first."""
     with Client() as trd:
         found = list(trd.webhooks.list(num_wanted=limit))
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("no webhooks; `trd webhooks create URL` creates one")
-        return
-    rows = table("webhook", "URL", "events", "enabled", "created")
-    for one in found:
-        kinds = ", ".join(one.event_types) or "all"
-        rows.add_row(one.id, Text(one.url), kinds, "yes" if one.is_enabled else "no", moment(one.created_at))
-    answers().print(rows)
+    print_list(
+        found,
+        ("webhook", "URL", "events", "enabled", "created"),
+        lambda one: (
+            *(one.id, Text(one.url), ", ".join(one.event_types) or "all"),
+            *("yes" if one.is_enabled else "no", moment(one.created_at)),
+        ),
+        as_json=as_json,
+        if_empty="no webhooks; `trd webhooks create URL` creates one",
+    )
 
 
 @app.command()
@@ -79,7 +78,7 @@ def replay(
     """Send a delivery again, with the same id and body."""
     with Client() as trd:
         done = trd.webhooks.replay(webhook, delivery)
-    print_json(done) if as_json else say(f"{done.id} is sent again")
+    print_result(done, f"{done.id} is sent again", as_json)
 
 
 @app.command()
@@ -87,4 +86,4 @@ def delete(webhook: WebhookArgument, as_json: JsonFlag = False) -> None:
     """Delete a webhook and its deliveries."""
     with Client() as trd:
         done = trd.webhooks.delete(webhook)
-    print_json(done) if as_json else say(f"{done.id} is deleted")
+    print_result(done, f"{done.id} is deleted", as_json)

@@ -16,12 +16,16 @@ no user may see.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidatorFunctionWrapHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, ValidatorFunctionWrapHandler
 from pydantic_core import CoreSchema, core_schema
 
 Value = TypeVar("Value")
+Item = TypeVar("Item")
+
+MAX_PAGE = 100
+"""Maximum number of objects in a page."""
 
 
 def _forget_extra_fields(schema: dict[str, Any]) -> None:
@@ -65,3 +69,32 @@ class _KnownOrString:
 
 OpenEnum = Annotated[Value | str, _KnownOrString()]
 """A value of an enum or of a `Literal`, or a plain string if a newer service sends a value that this version lacks."""
+
+
+class Page(View, Generic[Item]):
+    """Part of a list. The next part begins ``after`` the last object of this one."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+
+
+class ErrorDetail(View):
+    """What went wrong."""
+
+    message: str
+    """Names the field, the value and the remedy."""
+    type: str
+    """The kind of error, one of a few: invalid_request_error, conflict_error, quota_error…"""
+    param: str | None
+    """The field or parameter at fault."""
+    code: str
+    """Stable: clients branch on it."""
+    errors: list[dict[str, Any]] = Field(default_factory=list)
+    """All faults, if a request has several."""
+
+
+class Error(View):
+    """The body of every response that is not a success."""
+
+    error: ErrorDetail

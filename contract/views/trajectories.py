@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from contract.trajectory_outcome import Outcome
-from contract.views import OpenEnum, View
-from contract.views.page import Page
+from contract.views import OpenEnum, Page, View
 
 
 class TokenKl(View):

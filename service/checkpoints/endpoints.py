@@ -12,8 +12,8 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from contract.storage import StoredFileMissingError
 from contract.tables import CheckpointFile
+from contract.views import Page
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
-from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.checkpoints.archive import Archive
 from service.checkpoints.ranges import ByteRange, requested_range

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from contract.score_difference import score_difference
-from contract.views.evaluations import EvaluationView
+from contract.views.runs import EvaluationView
 from service.auth import Reader
 from service.context import Context
 from service.dashboard.job import find_job

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from contract.job_state import JobStatus, legal_actions
 from contract.views.diagnosis import DiagnosisView
-from contract.views.evaluations import EvaluationView
 from contract.views.events import EventView
 from contract.views.jobs import JobView
+from contract.views.runs import EvaluationView
 from service.auth import Caller, Reader
 from service.checkpoints.service import manifest_view
 from service.context import Context, ServiceContext

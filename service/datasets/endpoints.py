@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 
+from contract.views import Page
 from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
-from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import RAW_TYPES, UploadBody

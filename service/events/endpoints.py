@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from contract.job_state import JobStatus
+from contract.views import Page
 from contract.views.events import EventView
-from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.errors import InvalidRequestError, NotFoundError, raises

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
+from contract.views import Page
 from contract.views.jobs import DeletedView, DryRunView, JobView
-from contract.views.page import Page
 from service.auth import Reader, Submitter
 from service.bodies import JsonRoute, document_sha256
 from service.context import Context

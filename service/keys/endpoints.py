@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from contract.views import Page
 from contract.views.keys import CreatedKey, KeyView
-from contract.views.page import Page
 from service.auth import Admin
 from service.bodies import JsonRoute
 from service.context import Context

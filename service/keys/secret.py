@@ -13,7 +13,7 @@ import secrets
 import zlib
 from pathlib import Path
 
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PREFIX = "trd_"

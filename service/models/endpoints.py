@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from contract.views import Page
 from contract.views.models import ModelView
-from contract.views.page import Page
 from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError, raises

@@ -7,11 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from contract.trajectory_outcome import Outcome
+from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
-from contract.views.evaluations import EvaluationView
-from contract.views.metrics import MetricSeries
-from contract.views.page import Page
-from contract.views.probe_samples import ProbeSampleView
+from contract.views.runs import EvaluationView, MetricSeries, ProbeSampleView
 from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage
 from service.auth import Reader
 from service.context import Context

@@ -14,7 +14,7 @@ from contract.database import Database
 from contract.job_state import JobStatus
 from contract.tables import Diagnosis, Evaluation, Job, ProbeSample, Trajectory
 from contract.views.jobs import AttemptView, JobProgress
-from contract.views.metrics import MetricSeries
+from contract.views.runs import MetricSeries
 from contract.views.trajectories import LengthsView, TokenKl, TrajectoryDetailView, TrajectoryView
 from service.errors import NotFoundError
 from service.jobs.service import get_job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from contract.views.page import Page
+from contract.views import Page
 from contract.views.webhooks import CreatedWebhook, DeletedWebhook, DeliveryView, WebhookView
 from service.auth import Reader, Submitter
 from service.bodies import JsonRoute

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contract.database import Database
-from contract.private_folder import make_private_folder
+from contract.settings import make_private_folder
 
 
 def mode(path: Path) -> int:

@@ -2,15 +2,13 @@ r"""Task `choice`: the answer is the letter of an option."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from trd_data.answers import chosen_letter, reference_letter
 from trd_data.templates import CHOICE, PromptTemplates
-from trd_engine.tasks.protocol import Pair
+from trd_engine.tasks.protocol import Task
 from trd_engine.types import Problem, Verdict
 
 
-class ChoiceTask:
+class ChoiceTask(Task):
     r"""Takes the letter in the last box, else the last called the answer, then option, else a lone last line."""
 
     name = "choice"
@@ -26,7 +24,3 @@ class ChoiceTask:
         if letter is None:
             return Verdict(False, "no answer")
         return Verdict(letter == reference_letter(problem.answer), letter)
-
-    def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Return the verdicts of `verify`, one after another."""
-        return [self.verify(problem, text) for problem, text in pairs]

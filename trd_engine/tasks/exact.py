@@ -2,15 +2,13 @@ r"""Task `exact`: the answer must be the reference answer, character by characte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from trd_data.answers import last_boxed
 from trd_data.templates import EXACT, PromptTemplates
-from trd_engine.tasks.protocol import Pair
+from trd_engine.tasks.protocol import Task
 from trd_engine.types import Problem, Verdict
 
 
-class ExactTask:
+class ExactTask(Task):
     r"""Compares the content of the last ``\boxed{}``, or the whole text if there is no box at all."""
 
     name = "exact"
@@ -26,7 +24,3 @@ class ExactTask:
         if not answer:
             return Verdict(False, "no answer")
         return Verdict(answer == problem.answer.strip(), answer)
-
-    def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Return the verdicts of `verify`, one after another."""
-        return [self.verify(problem, text) for problem, text in pairs]

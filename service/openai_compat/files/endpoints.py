@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from contract.storage import StoredFileMissingError
-from contract.views.page import Page
+from contract.views import Page
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import Form, UploadBody

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from contract.job_spec import JobSpec
 from contract.job_state import Action
 from contract.tables import Job
-from contract.views.page import Page
+from contract.views import Page
 from service.auth import Reader, Submitter
 from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter
 
-from contract.views.page import Page
+from contract.views import Page
 from service.auth import Reader
 from service.checkpoints.service import LATEST
 from service.context import Context

@@ -14,7 +14,7 @@ import pytest
 
 from client.cli.report import MAX_JOBS
 from contract.score_difference import score_difference
-from contract.views.evaluations import EvaluationView
+from contract.views.runs import EvaluationView
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
 from tests.service.conftest import AUTHORIZED
