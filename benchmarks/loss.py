@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.loss_contenders import CONTENDERS, Inputs
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, say, status_kib
 
 RESULTS = Path(__file__).parent / "results"
 HIDDEN, VOCABULARY = 576, 49152  # SmolLM2-135M's
@@ -66,7 +66,7 @@ def measure_times(num_tokens: int, dtype: str, repeats: int) -> list[Row]:
         for row in rows:
             row.run(inputs, is_counted=repeat > 0)
             gc.collect()
-        _say(f"{dtype}, {num_tokens} tokens: repeat {repeat} of {repeats}")
+        say(f"{dtype}, {num_tokens} tokens: repeat {repeat} of {repeats}")
     expected = rows[0].loss
     for row in rows:
         if not (row.loss != row.loss or abs(row.loss - expected) <= LOSS_TOLERANCE[dtype] * expected):
@@ -82,9 +82,9 @@ def extra_mib(contender: str, num_tokens: int, dtype: str) -> float:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status_kib("VmRSS")
+    before = status_kib("VmRSS")
     CONTENDERS[contender](inputs)
-    return (_status_kib("VmHWM") - before) / 1024
+    return (status_kib("VmHWM") - before) / 1024
 
 
 def write_tables(rows: list[Row], header: list[str], name: str) -> None:
@@ -131,17 +131,6 @@ def _figures(row: Row, rows: list[Row]) -> list[str | int]:
     ]
 
 
-def _status_kib(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1])
-    raise KeyError(key)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 def main() -> None:
     """Measure, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,7 +153,7 @@ def main() -> None:
             command += ["--tokens", str(row.num_tokens), "--dtype", row.dtype]
             done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_SECONDS, check=True)
             row.extra_mib = float(done.stdout)
-            _say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
+            say(f"{row.contender}, {row.num_tokens} tokens: {row.extra_mib:.0f} MiB")
         rows += of_size
         # After each size: with emulated products the next size may take an hour.
         header = [

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, say
 from benchmarks.service_cases import CASES, NUM_CONNECTIONS, NUM_ROUNDS, Section
 from benchmarks.service_data import Volume
 from benchmarks.service_site import Site
@@ -40,8 +40,8 @@ def measure(kind: str, cases: Sequence[str], volume: Volume) -> list[Section]:
         with ExitStack() as running:
             folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="trd-benchmark-")))
             sections.append(CASES[case](Site(kind, folder, running), volume))
-        _say(f"{kind}, {case}: {time.perf_counter() - began:.0f} s")
-        _say("\n".join(sections[-1].lines))
+        say(f"{kind}, {case}: {time.perf_counter() - began:.0f} s")
+        say("\n".join(sections[-1].lines))
     return sections
 
 
@@ -55,10 +55,6 @@ def write_table(sections: Sequence[Section], header: Sequence[str], path: Path) 
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 def main() -> int:
     """Run the command line; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,7 +64,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "service.md")
     options = parser.parse_args()
     num_minutes = sum(MINUTES[case] for case in options.cases) * len(options.databases)
-    _say(f"about {num_minutes:.0f} minutes")
+    say(f"about {num_minutes:.0f} minutes")
     load_before = os.getloadavg()[0]
     volume = Volume(options.jobs, 10 * options.jobs)
     sections = [section for kind in options.databases for section in measure(kind, options.cases, volume)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from benchmarks.machine import status_kib
 from benchmarks.service_data import FILE_NAME, NUM_WAITING, Volume, add_checkpoint, fill, stored_id
 from benchmarks.service_load import Listener, Target, all_of, download, latency, settled
 from benchmarks.service_site import Ours, Site
@@ -283,10 +284,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _resident_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise ProcessLookupError(pid)
+    return status_kib("VmRSS", pid) / 1024
 
 
 @contextmanager

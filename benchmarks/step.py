@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, say
 from benchmarks.step_contenders import CONTENDERS, Timings, Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,9 +99,7 @@ def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: in
             answer = json.loads(done.stdout.splitlines()[-1])
             row.add(Timings(**answer["timings"]), answer["peak_mib"], answer["libraries_mib"])
             seconds = time.perf_counter() - began
-            _say(
-                f"{workload_name}, round {number + 1} of {num_rounds}, {row.contender}: {seconds:.0f} s, {row.figures}"
-            )
+            say(f"{workload_name}, round {number + 1} of {num_rounds}, {row.contender}: {seconds:.0f} s, {row.figures}")
     tolerance = LOSS_TOLERANCE[WORKLOADS[workload_name].precision]
     for row in rows:
         worst = max(abs(a - b) / b for a, b in zip(row.losses, rows[0].losses, strict=True))
@@ -143,10 +141,6 @@ def section(workload_name: str, rows: Sequence[Row]) -> tuple[list[str], list[st
     return lines, missed
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 def main() -> int:
     """Run the command line; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,7 +158,7 @@ def main() -> int:
         print(json.dumps({"timings": asdict(timings), "peak_mib": _peak_mib(), "libraries_mib": libraries_mib}))
         return 0
     seconds = sum(SECONDS_A_STEP[name] for name in options.workloads) * options.rounds * options.steps * len(CONTENDERS)
-    _say(f"at most about {seconds / 60:.0f} minutes")
+    say(f"at most about {seconds / 60:.0f} minutes")
     load_before = os.getloadavg()[0]
     sections = [
         section(name, measure(name, options.rounds, options.steps, options.threads)) for name in options.workloads

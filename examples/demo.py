@@ -10,7 +10,6 @@ import argparse
 import json
 import shutil
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +88,15 @@ def _print_scores(client: Client, job_id: str) -> None:
         )
         label = f"{name}@{after.k}"
         print(f"{label:<28}{first:>9.1f}%{last:>9.1f}%   95 % interval after: {low:.1f} … {high:.1f}")
-    for label, share in _verifier_accuracies(client, job_id).items():
-        print(f"{label:<28}{100 * share:>9.1f}%")
-    for phase, seconds in _seconds_by_phase(client, job_id).items():
+    trajectories = list(client.trajectories.list(job_id))
+    for label, verdicts in (
+        ("verifier accuracy of y_o", [row.rollout_correct for row in trajectories]),
+        ("verifier accuracy of y_r", [row.refined_correct for row in trajectories if row.refined_correct is not None]),
+    ):
+        if verdicts:
+            print(f"{label:<28}{100 * sum(verdicts) / len(verdicts):>9.1f}%")
+    summary = next(event.data["summary"] for event in client.events.list(job_id) if "summary" in event.data)
+    for phase, seconds in summary["seconds_by_phase"].items():
         print(f"{'wall time, ' + phase:<28}{seconds:>8.1f} s")
 
 
@@ -104,26 +109,6 @@ def _print_diagnosis(client: Client, job_id: str) -> None:
     print(f"KL per token of y_o, before / within / after its first wrong step   {kl}")
     masses = [view and f"{1000 * (view.epistemic_mass or 0.0):.1f} ‰" for view in (report.rollout, report.refined)]
     print(f"the teacher's mass on 'wait', along y_o and along y_r               {masses[0]}, {masses[1] or 'none'}")
-
-
-def _verifier_accuracies(client: Client, job_id: str) -> dict[str, float]:
-    """Return the shares of correct rollouts y_o and refined trajectories y_r."""
-    counts: Counter[str] = Counter()
-    for row in client.trajectories.list(job_id):
-        counts["all"] += 1
-        counts["y_o"] += row.rollout_correct
-        counts["y_r"] += row.refined_correct or False
-        counts["refined"] += row.refined_correct is not None
-    shares = {"verifier accuracy of y_o": counts["y_o"] / counts["all"]}
-    if counts["refined"]:
-        shares["verifier accuracy of y_r"] = counts["y_r"] / counts["refined"]
-    return shares
-
-
-def _seconds_by_phase(client: Client, job_id: str) -> dict[str, float]:
-    summary = next(event.data["summary"] for event in client.events.list(job_id) if "summary" in event.data)
-    seconds: dict[str, float] = summary["seconds_by_phase"]
-    return seconds
 
 
 def _use_checkpoint(model: Path, problems: Path) -> None:

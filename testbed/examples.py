@@ -6,12 +6,13 @@ recipe, the seed and the step, which is what makes an interrupted training resum
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 
 from testbed import task
 from testbed.recipes import Kind, Mixture, Recipe
-from testbed.task import Attempt, ErrorModel, Expression
+from testbed.task import ErrorModel, Expression
 from testbed.tokenizer import END_ID, PROMPTS, encode, encode_prompt, fill, pieces
 
 _FULL_SIZE_SHARE = 0.85
@@ -30,12 +31,6 @@ class Example:
     num_context: int
 
 
-def _draw_num_operations(progress: float, rng: random.Random) -> int:
-    if progress >= 1.0 and rng.random() < _FULL_SIZE_SHARE:
-        return task.NUM_OPERATIONS
-    return rng.randint(1, min(task.NUM_OPERATIONS, 2 + int(progress * task.NUM_OPERATIONS)))
-
-
 def draw_foreign_errors(recipe: Recipe, rng: random.Random) -> ErrorModel:
     """Draw the error rates of another solver's attempt: from almost none to almost only errors."""
     return ErrorModel(
@@ -45,18 +40,6 @@ def draw_foreign_errors(recipe: Recipe, rng: random.Random) -> ErrorModel:
         wait_rate=rng.choice(recipe.foreign_wait_rates),
         max_restarts=recipe.foreign_max_restarts,
     )
-
-
-def _draw_wrong_attempt(problem: Expression, recipe: Recipe, rng: random.Random) -> Attempt:
-    """An attempt with an error in it. Some problems have nothing to slip on, so noise ends it."""
-    for _ in range(8):
-        wrong = task.work(problem, draw_foreign_errors(recipe, rng), rng)
-        if wrong.first_wrong is not None:
-            return wrong
-    while True:
-        wrong = task.work(problem, ErrorModel(noise_rate=0.5), rng)
-        if wrong.first_wrong is not None:
-            return wrong
 
 
 def _shown(text: str, rng: random.Random) -> str:
@@ -70,26 +53,13 @@ def _shown(text: str, rng: random.Random) -> str:
 
 def _draw_wrong_lines(problem: Expression, recipe: Recipe, rng: random.Random) -> list[str]:
     """Lines of an attempt, up to an error or beyond it."""
-    wrong = _draw_wrong_attempt(problem, recipe, rng)
-    assert wrong.first_wrong is not None
-    return list(wrong.lines[: rng.randrange(wrong.first_wrong + 1, len(wrong.lines))])
-
-
-def _given_up(problem: Expression, recipe: Recipe, rng: random.Random) -> list[str]:
-    """Wrong starts that each ended in ``wait``, where the recipe has several in one attempt."""
-    if recipe.foreign_max_restarts == 1:
-        return []
-    lines: list[str] = []
-    for _ in range(rng.randrange(recipe.foreign_max_restarts)):
-        lines += [*_draw_wrong_lines(problem, recipe, rng), task.WAIT]
-    return lines
-
-
-def _right_start(problem: Expression, rng: random.Random) -> tuple[list[str], list[str]]:
-    """Lines of a right start, and of what follows."""
-    lines = task.solution(problem).lines
-    cut = rng.randrange(1, len(lines))
-    return list(lines[:cut]), list(lines[cut:])
+    for number in itertools.count():
+        # Some problems have nothing to slip on: after eight tries noise makes the error.
+        errors = draw_foreign_errors(recipe, rng) if number < 8 else ErrorModel(noise_rate=0.5)
+        wrong = task.work(problem, errors, rng)
+        if wrong.first_wrong is not None:
+            return list(wrong.lines[: rng.randrange(wrong.first_wrong + 1, len(wrong.lines))])
+    raise AssertionError("counting does not end")
 
 
 def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tuple[list[str], list[str]]:
@@ -98,7 +68,11 @@ def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tup
     A restart has no errors; a continuation has the model's own errors, so that a student does not learn here what it
     should not know.
     """
-    start = [*_given_up(problem, recipe, rng), *_draw_wrong_lines(problem, recipe, rng)]
+    start: list[str] = []
+    if recipe.foreign_max_restarts > 1:  # several wrong starts in one attempt, all but the last ended by ``wait``
+        for _ in range(rng.randrange(recipe.foreign_max_restarts)):
+            start += [*_draw_wrong_lines(problem, recipe, rng), task.WAIT]
+    start += _draw_wrong_lines(problem, recipe, rng)
     if rng.random() < 0.5:
         return start, [task.WAIT, *task.solution(problem).lines]
     return start, list(task.work(Expression.parse(start[-1]), recipe.errors, rng).lines)
@@ -126,7 +100,8 @@ def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -
     if kind in ("prefix", "privileged_prefix"):
         start, lines = _wrong_start(problem, recipe, rng)
     if kind == "right_prefix":
-        start, lines = _right_start(problem, rng)
+        cut = rng.randrange(1, len(lines))
+        start, lines = lines[:cut], lines[cut:]
     if kind == "solve":
         separator, lines = _solved(problem, separator, recipe, rng)
     template = _TEMPLATES.get(kind, kind)
@@ -144,7 +119,10 @@ def draw_batch(recipe: Recipe, seed: int, step: int) -> list[Example]:
     batch: list[Example] = []
     num_tokens = 0
     while num_tokens < recipe.tokens_per_step:
-        problem = task.draw_problem(rng, "train", _draw_num_operations(progress, rng))
+        num_operations = task.NUM_OPERATIONS
+        if progress < 1.0 or rng.random() >= _FULL_SIZE_SHARE:
+            num_operations = rng.randint(1, min(task.NUM_OPERATIONS, 2 + int(progress * task.NUM_OPERATIONS)))
+        problem = task.draw_problem(rng, "train", num_operations)
         late, early = recipe.mixture, recipe.early_mixture
         total_late, total_early = sum(late.values()), sum(early.values())
         mixed: Mixture = {}

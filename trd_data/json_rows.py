@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from trd_data.errors import FileTooLargeError
 from trd_data.formats import READ_FORMATS, Unpacked
 from trd_data.plain_json import WrittenFloat, nests_deeper
 from trd_data.shapes.fields import type_name
+from trd_data.unique_json import refuse_constant
 
 _BOM = b"\xef\xbb\xbf"
 MAX_BLANK_LINES = 100_000
@@ -145,7 +146,7 @@ def _parsed(content: bytes, max_depth: int, of_what: str) -> JsonRow:
         values = json.loads(
             content.decode(),
             parse_float=WrittenFloat,
-            parse_constant=_refuse_constant,
+            parse_constant=refuse_constant,
             object_pairs_hook=_object,
         )
     except UnicodeDecodeError as error:
@@ -165,7 +166,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {json.dumps(twice)[:80]} stands in an object twice; keep one")
     return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")

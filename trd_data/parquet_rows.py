@@ -49,9 +49,7 @@ def parquet_rows(
                     yield f"longer than {max_row_bytes} bytes"
                 else:
                     yield from _python_rows(part, schema.names)
-    except MemoryError:  # also Arrow's, which is an ArrowException besides
-        raise
-    except DataFileError:
+    except (MemoryError, DataFileError):  # Arrow's MemoryError is an ArrowException besides
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataFileError(f"not a readable Parquet file: {error}"[:500]) from error

@@ -18,7 +18,7 @@ def loads_unique(text: str) -> Any:
     """Return the value of a JSON text; raise ValueError, also for NaN and infinity, and `DuplicateKeyError` with the
     key and its lines."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=refuse_constant)
     except DuplicateKeyError:
         raise _located(text) from None
 
@@ -30,7 +30,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError, for NaN and infinity."""
     raise ValueError(f"{name} is not a JSON value")
 
 

@@ -12,6 +12,8 @@ from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import Estimate, avg_at_k, difference, mean_of, pass_at_k
 from benchmarks.paper.tables import MISSING, SETTINGS, Groups, best_baseline, setting_name
 
+Settings = Sequence[tuple[str, str]]
+LOOPS: Settings = (("opd", "loops"),)
 NOT_TESTABLE = "not testable here"
 NOT_RUN = "not run yet"
 
@@ -79,10 +81,10 @@ def _refining(groups: Groups) -> list[Claim]:
         )
         figure = f"{name}: {right:.0f} → {refined:.0f} %, {fixed:.1f} %, {broken:.1f} %"
         corrected.append((figure, refined > right and fixed > 10 * broken))
-    for name, rows in [*_trd(groups), *_loops(groups)]:
+    for name, rows in [*_trd(groups), *_trd(groups, "loops", LOOPS)]:
         before, after = (_metric(rows, metric) for metric in ("rollout_tokens_p50", "refined_tokens_p50"))
         lengths.append((f"{name}: {before:.0f} → {after:.0f}", after < before))
-    for name, trd, best in [*_trd_and_best(groups, "timing"), *_loops_and_best(groups)]:
+    for name, trd, best in [*_trd_and_best(groups, "timing"), *_trd_and_best(groups, "timing", "loops", LOOPS)]:
         ratio = _seconds(trd) / _seconds(best)
         seconds.append((f"{name}: {ratio:.2f} ×", ratio < 1.1))
     return [
@@ -151,32 +153,22 @@ def _alternatives(groups: Groups) -> list[Claim]:
     ]
 
 
-def _trd(groups: Groups) -> Iterable[tuple[str, list[Row]]]:
-    for teaching, student in SETTINGS:
-        if rows := groups.get(("main", teaching, student, "trd")):
+def _trd(groups: Groups, section: str = "main", settings: Settings = SETTINGS) -> Iterable[tuple[str, list[Row]]]:
+    for teaching, student in settings:
+        if rows := groups.get((section, teaching, student, "trd")):
             yield setting_name(teaching, student), rows
 
 
-def _trd_and_best(groups: Groups, section: str = "main") -> Iterable[tuple[str, list[Row], list[Row]]]:
-    """Return each setting's rows of `trd` and of the baseline with the best score in the main section."""
-    for teaching, student in SETTINGS:
-        best = best_baseline(groups, "main", teaching, student)
+def _trd_and_best(
+    groups: Groups, section: str = "main", scored_in: str = "main", settings: Settings = SETTINGS
+) -> Iterable[tuple[str, list[Row], list[Row]]]:
+    """Return each setting's rows of `trd` and of the baseline with the best score in the section `scored_in`."""
+    for teaching, student in settings:
+        best = best_baseline(groups, scored_in, teaching, student)
         trd = groups.get((section, teaching, student, "trd"))
         others = groups.get((section, teaching, student, best or ""))
         if trd and others:
             yield setting_name(teaching, student), trd, others
-
-
-def _loops(groups: Groups) -> Iterable[tuple[str, list[Row]]]:
-    if rows := groups.get(("loops", "opd", "loops", "trd")):
-        yield setting_name("opd", "loops"), rows
-
-
-def _loops_and_best(groups: Groups) -> Iterable[tuple[str, list[Row], list[Row]]]:
-    best = best_baseline(groups, "loops", "opd", "loops")
-    trd, others = (groups.get(("timing", "opd", "loops", name or "")) for name in ("trd", best))
-    if trd and others:
-        yield setting_name("opd", "loops"), trd, others
 
 
 def _metric(rows: Sequence[Row], name: str) -> float:

@@ -266,23 +266,24 @@ def answer(groups: Groups) -> list[str]:
         samples = groups.get(("controls", teaching, student, "kd_teacher_samples"))
         if rows and samples:
             gains.append((setting_name(teaching, student), difference(avg_at_k(rows), avg_at_k(samples))))
-    lines = [
-        *_against_baselines(groups),
-        *([f"- Against distilling on the teacher's own samples TRD {_by_verdict(gains)}."] if gains else []),
-        *_at_equal_tokens(groups),
-        *_where_the_style_is_unknown(groups),
-    ]
+    own = "Where the teacher writes in a style unknown to the student (OPD, gap), against its own samples TRD"
+    along = (
+        "Over rounds, once as many tokens are generated as in the best baseline's four (a round of TRD takes two texts)"
+    )
+    compared = (
+        ("Against distilling on the teacher's own samples TRD", gains),
+        (f"{along}, TRD", catch_up.gains_at_equal_tokens(groups)),
+        (own, question_tables.support_gains(groups)),
+    )
+    lines = [*_against_baselines(groups), *(f"- {said} {_by_verdict(found)}." for said, found in compared if found)]
     return lines or [tables.MISSING]
-
-
-def _verdict(gain: Estimate) -> str:
-    return "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
 
 
 def _by_verdict(gains: list[tuple[str, Estimate]]) -> str:
     words: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}
     for name, gain in gains:
-        words[_verdict(gain)].append(f"{name} ({gain})")
+        verdict = "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
+        words[verdict].append(f"{name} ({gain})")
     return "; ".join(f"**{verdict}** in {', '.join(found)}" for verdict, found in words.items() if found)
 
 
@@ -306,17 +307,3 @@ def _gains_over_baselines(groups: Groups, section: str, asked: str) -> list[tupl
             gain = difference(avg_at_k(rows), avg_at_k(groups[section, teaching, student, best]))
             gains.append((f"{setting_name(teaching, student)}, over `{best}`", gain))
     return gains
-
-
-def _at_equal_tokens(groups: Groups) -> list[str]:
-    gains = catch_up.gains_at_equal_tokens(groups)
-    said = (
-        "Over rounds, once as many tokens are generated as in the best baseline's four (a round of TRD takes two texts)"
-    )
-    return [f"- {said}, TRD {_by_verdict(gains)}."] if gains else []
-
-
-def _where_the_style_is_unknown(groups: Groups) -> list[str]:
-    gains = question_tables.support_gains(groups)
-    said = "Where the teacher writes in a style unknown to the student (OPD, gap), against its own samples TRD"
-    return [f"- {said} {_by_verdict(gains)}."] if gains else []

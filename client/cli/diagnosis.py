@@ -5,7 +5,7 @@ from __future__ import annotations
 from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, number, percent, print_json, remark, say, table
-from contract.views.diagnosis import ContextFigures, DiagnosisView
+from contract.views.diagnosis import ContextFigures
 
 _CONTEXTS = (
     ("rollout", "y_o, vanilla"),
@@ -37,7 +37,14 @@ def diagnosis(job: JobArgument, as_json: JsonFlag = False) -> None:
                 rows.add_row(str(row.round + 1), label, *_figures(figures))
     answers().print(rows)
     for row in found:
-        _remark_first_wrong_step(row)
+        step = row.report.first_wrong_step
+        if step is not None and step.num_wrong:
+            segments = {"before": step.before, "within": step.within, "after": step.after}
+            means = ", ".join(f"{name} {number(segment.forward_kl)}" for name, segment in segments.items())
+            remark(
+                f"round {row.round + 1}: {step.num_wrong} of {step.num_checked} rollouts have a wrong step; "
+                f"mean forward KL of its parts: {means}"
+            )
 
 
 def _figures(context: ContextFigures) -> list[str]:
@@ -49,15 +56,3 @@ def _figures(context: ContextFigures) -> list[str]:
         f"{1000 * context.epistemic_mass:.2f} ‰" if context.epistemic_mass is not None else "—",
         *(percent(share) if share is not None else "—" for share in shares),
     ]
-
-
-def _remark_first_wrong_step(row: DiagnosisView) -> None:
-    step = row.report.first_wrong_step
-    if step is None or not step.num_wrong:
-        return
-    segments = {"before": step.before, "within": step.within, "after": step.after}
-    means = ", ".join(f"{name} {number(segment.forward_kl)}" for name, segment in segments.items())
-    remark(
-        f"round {row.round + 1}: {step.num_wrong} of {step.num_checked} rollouts have a wrong step; "
-        f"mean forward KL of its parts: {means}"
-    )

@@ -139,7 +139,12 @@ def _job_facts(job: JobView) -> list[tuple[str, str | Text | None]]:
         ("created", moment(job.created_at)),
         ("started", moment(job.started_at)),
         ("finished", moment(job.finished_at)),
-        ("took", duration(_seconds(job)) if job.started_at is not None and job.finished_at is not None else None),
+        (
+            "took",
+            duration((job.finished_at - job.started_at).total_seconds())
+            if job.started_at is not None and job.finished_at is not None
+            else None,
+        ),
         ("cloned from", job.cloned_from),
         ("tags", ", ".join(job.tags)),
         ("metadata", ", ".join(f"{key}={value}" for key, value in job.metadata.items())),
@@ -150,12 +155,6 @@ def _expected(at: datetime | None, note: str | None) -> str | None:
     if at is not None:
         return f"about {moment(at)}"
     return f"not known: {note}" if note is not None else None
-
-
-def _seconds(job: JobView) -> float:
-    assert job.started_at is not None, "asked for jobs that are over"
-    assert job.finished_at is not None, "asked for jobs that are over"
-    return (job.finished_at - job.started_at).total_seconds()
 
 
 def evaluation_table(scores: Sequence[EvaluationView]) -> Table:

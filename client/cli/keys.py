@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,16 +9,9 @@ from rich.text import Text
 
 from client import Client
 from client.cli.output import JsonFlag, moment, print_json, print_list, print_result, remark, say
+from contract.views.keys import KeyScope
 
 app = typer.Typer(help="Create, list and revoke keys (admins).", no_args_is_help=True)
-
-
-class Scope(StrEnum):
-    """What a key may do; each includes those before it."""
-
-    READ = "read"
-    SUBMIT = "submit"
-    ADMIN = "admin"
 
 
 @app.command()
@@ -29,8 +21,8 @@ def create(
         str | None, typer.Option(help="Owner of what is created with the key; by default you.", show_default=False)
     ] = None,
     scope: Annotated[
-        Scope, typer.Option(help="read: read only; submit: also create and change; admin: also manage keys.")
-    ] = (Scope.SUBMIT),
+        KeyScope, typer.Option(help="read: read only; submit: also create and change; admin: also manage keys.")
+    ] = KeyScope.SUBMIT,
     as_json: JsonFlag = False,
 ) -> None:
     """Create a key. It is shown only once."""

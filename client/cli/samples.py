@@ -11,7 +11,6 @@ from rich.text import Text
 from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, print_json, say, table
-from contract.views.runs import ProbeSampleView
 
 
 def samples(
@@ -34,10 +33,7 @@ def samples(
         console.print(Text(of_problem[0].prompt.strip(), style="cyan"))
         rows = table("#step", "", "completion")
         for sample in of_problem:
-            rows.add_row(str(sample.step), _verdict(sample), Text(sample.completion))
+            verdict = Text("right", style="green") if sample.correct else Text("wrong", style="red")
+            rows.add_row(str(sample.step), verdict, Text(sample.completion))
         console.print(rows)
         console.print()
-
-
-def _verdict(sample: ProbeSampleView) -> Text:
-    return Text("right", style="green") if sample.correct else Text("wrong", style="red")

@@ -148,7 +148,13 @@ class DatasetService:
         try:
             kept = self._publish(row, client_try)
         except SQLAlchemyError as error:
-            self._discard_unpublished(row, error)
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise  # the commit may still arrive
+            with suppress(SQLAlchemyError):  # then it stays unknown, and a later start finds the file
+                with self._database.read() as session:
+                    is_published = repository.is_published(session, row.id)
+                if not is_published:
+                    self._storage.give_up(row.storage_key)
             raise
         if kept is row:
             return row
@@ -170,15 +176,6 @@ class DatasetService:
                 return earlier
             row.deleted_at = None
         return row
-
-    def _discard_unpublished(self, row: Dataset, error: SQLAlchemyError) -> None:
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
-            return  # the commit may still arrive
-        with suppress(SQLAlchemyError):  # then it stays unknown, and a later start finds the file
-            with self._database.read() as session:
-                is_published = repository.is_published(session, row.id)
-            if not is_published:
-                self._storage.give_up(row.storage_key)
 
     def usage(self, owner: str) -> tuple[int, int]:
         """Return the bytes and rows of the owner's datasets, which the quotas limit."""

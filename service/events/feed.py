@@ -158,10 +158,13 @@ class EventFeed:
                 if channel.state is not None and channel.state != last_progress:
                     last_progress = channel.state
                     yield _passing_frame("progress", last_progress)
-                if _is_over(channel, cursor):
-                    yield _passing_frame("end", StreamEnd(status=channel.state.status if channel.state else None))
+                state, newest = channel.state, channel.newest
+                if state is not None and state.is_over and newest is not None and cursor >= newest:
+                    yield _passing_frame("end", StreamEnd(status=state.status))
                     return
-                if not await _is_set_within(news, KEEP_ALIVE_SECONDS):
+                try:
+                    await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+                except TimeoutError:
                     yield KEEP_ALIVE
 
     @contextmanager
@@ -258,17 +261,3 @@ def _is_so(condition: Callable[[], bool]) -> bool:
         return condition()
     except SQLAlchemyError:
         return True
-
-
-def _is_over(channel: Channel, cursor: int) -> bool:
-    if channel.state is None or channel.newest is None:
-        return False
-    return channel.state.is_over and cursor >= channel.newest
-
-
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
