@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 300.0
 """How long a broken stream is requested again before its failure is raised."""
 
 
+_Kind = type[EventView] | type[JobProgress] | type[StreamEnd]
+_KINDS: dict[str, _Kind] = {"progress": JobProgress, "end": StreamEnd}
+
+
 class Follower:
     """The position in a stream, and how its failures are handled."""
 
@@ -57,7 +61,11 @@ class Follower:
         self._num_failures = 0
         if not frame.data:
             return None  # the decoder makes an empty frame of a keep-alive comment
-        item = _parsed(frame)
+        kind = _KINDS.get(frame.event, EventView)
+        try:
+            item: StreamItem = kind.model_validate_json(frame.data)
+        except ValidationError as error:
+            raise UnexpectedAnswerError(f"event stream: {frame.event}: {error.errors()[0]['msg']}") from None
         if isinstance(item, EventView):
             if item.sequence <= self._after:
                 return None
@@ -74,15 +82,3 @@ class Follower:
         if error is not None and (is_hopeless or not is_worth_repeating(error, is_repeatable=True)):
             raise error
         return pause_seconds(self._num_failures, error)
-
-
-_Kind = type[EventView] | type[JobProgress] | type[StreamEnd]
-_KINDS: dict[str, _Kind] = {"progress": JobProgress, "end": StreamEnd}
-
-
-def _parsed(frame: ServerSentEvent) -> StreamItem:
-    kind = _KINDS.get(frame.event, EventView)
-    try:
-        return kind.model_validate_json(frame.data)
-    except ValidationError as error:
-        raise UnexpectedAnswerError(f"event stream: {frame.event}: {error.errors()[0]['msg']}") from None

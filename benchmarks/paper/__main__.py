@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace, places: Places) -> None:
     run_cells(together, places, num_processes=options.processes)
     if options.full:
         other_models = replace(places, models=trained_models(options.work, seed=1))
-        run_cells(grid.other_model_cells(rates), other_models, num_processes=options.processes)
+        run_cells(grid.cells_of("other_models", rates), other_models, num_processes=options.processes)
     rows = [*read_rows(options.results / ROWS_FILE), *read_rows(places.rows)]
     for name in sections:
         if name in ALONE:

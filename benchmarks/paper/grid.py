@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
+from benchmarks.paper.variants import CONTROLS, MAIN, VARIANTS
 
 Teaching = Literal["opd", "opsd"]
 """opd: another model teaches; opsd: the student's step-0 weights, which see the reference solution."""
@@ -124,60 +124,28 @@ def learning_rate_cells() -> list[Cell]:
     ]
 
 
-def main_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the five variants with one round and full fine-tuning."""
-    return list(_cells("main", MAIN, rates, seeds))
-
-
-def control_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the controls, which separate the parts of the gain."""
-    return list(_cells("controls", CONTROLS, rates, seeds))
-
-
-def round_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the five variants in four rounds: twice the problems of other sections in all, half in each round."""
-    return list(_cells("rounds", MAIN, rates, seeds, rounds=ROUNDS, num_train=ROUNDS * PROBLEMS_A_ROUND))
-
-
-def lora_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the five variants with adapters."""
-    return list(_cells("lora", MAIN, rates, seeds, lora=True))
-
-
-def other_model_cells(rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the five variants on models trained with another seed, at the rates chosen on the first ones."""
-    return list(_cells("other_models", MAIN, rates, seeds))
-
-
-def timing_cells(rates: LearningRates) -> list[Cell]:
-    """Return the five variants with one seed, to be run one at a time because their seconds are compared."""
-    return list(_cells("timing", MAIN, rates, seeds=[0]))
-
-
 LearningRates = dict[tuple[str, str, str, str], float]
 """(teaching, student, teacher, variant) → the rate chosen on the validation problems."""
 
 _TEACHINGS: tuple[Teaching, ...] = ("opd", "opsd")
 
 
-def _cells(
-    section: str, variants: Sequence[str] | dict[str, Any], rates: LearningRates, seeds: Sequence[int], **fields: Any
-) -> Iterator[Cell]:
-    # Seed by seed, so that an interrupted grid has the same seeds for every cell.
-    for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, MAIN_STUDENTS, variants):
-        yield Cell(section, teaching, student, variant, rates[teaching, student, TEACHER, variant], seed, **fields)
+_SECTIONS: dict[str, tuple[Iterable[str], dict[str, Any]]] = {
+    "main": (MAIN, {}),
+    "controls": (CONTROLS, {}),
+    "rounds": (MAIN, {"rounds": ROUNDS, "num_train": ROUNDS * PROBLEMS_A_ROUND}),
+    "lora": (MAIN, {"lora": True}),
+    "other_models": (MAIN, {}),
+    "timing": (MAIN, {}),
+}
+"""The variants of each section, and what its runs have of their own: half the problems of *rounds* in each of four
+rounds, and in *other_models* models that were trained with another seed."""
 
 
-__all__ = [
-    "BASELINES",
-    "Cell",
-    "LearningRates",
-    "control_cells",
-    "engine_spec",
-    "learning_rate_cells",
-    "lora_cells",
-    "main_cells",
-    "other_model_cells",
-    "round_cells",
-    "timing_cells",
-]
+def cells_of(section: str, rates: LearningRates, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """Return the runs of a section, seed by seed, so that an interrupted grid has the same seeds for every cell."""
+    variants, fields = _SECTIONS[section]
+    return [
+        Cell(section, teaching, student, variant, rates[teaching, student, TEACHER, variant], seed, **fields)
+        for seed, teaching, student, variant in itertools.product(seeds, _TEACHINGS, MAIN_STUDENTS, variants)
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARIES, TEACHER_SECTION, VARIANTS
 from benchmarks.paper.real.tasks import CANDIDATES, SIZES
 from benchmarks.paper.rows import Row
-from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, mean_of, pass_at_k
+from benchmarks.paper.summary import avg_at_k, difference, estimate, mean_of, pass_at_k
 from benchmarks.paper.tables import rate_scores
 
 SERVED = "trd_served"
@@ -92,19 +92,13 @@ def _answer(groups: Groups) -> list[str]:
     gain = difference(avg_at_k(groups["trd"]), avg_at_k(groups[best]))
     trained = estimate(avg_at_k(groups["trd"]))
     seeds = min(len(groups["trd"]), len(groups[best]))
-    lines = [
-        f"TRD **{_verdict(gain)}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."
-    ]
+    lines = [f"TRD **{gain.verdict}** against the best baseline, `{best}`: {gain} points of avg@4 over {seeds} seeds."]
     if seeds < len(SEEDS):
         lines.append(f"Only {seeds} of {len(SEEDS)} seeds have been run: the interval does not include the others.")
     before = [row for found in groups.values() for row in found if row["before"]]
     if before:
         lines.append(f"Before training avg@4 is {estimate(avg_at_k(before, 'before'))}, after TRD {trained}.")
     return lines
-
-
-def _verdict(gain: Estimate) -> str:
-    return "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
 
 
 def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
@@ -115,7 +109,7 @@ def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
     solved = {when: estimate(avg_at_k(teachers, when)) for when in ("before", "after")}
     written, revised = (_mean_share(groups[SERVED], key) for key in ("rollout_accuracy", "refined_accuracy"))
     gains = {name: difference(avg_at_k(groups[SERVED]), avg_at_k(groups[name])) for name in compared}
-    verdicts = " and ".join(f"**{_verdict(gain)}** against `{name}` ({gain} points)" for name, gain in gains.items())
+    verdicts = " and ".join(f"**{gain.verdict}** against `{name}` ({gain} points)" for name, gain in gains.items())
     return [
         f"The teacher of `{SERVED}` is the untrained model, taught by cross-entropy on {SIZES['teacher']} reference",
         "solutions of problems of their own, each asked alone and with an attempt in sight. vLLM's own server answers",

@@ -282,8 +282,7 @@ def answer(groups: Groups) -> list[str]:
 def _by_verdict(gains: list[tuple[str, Estimate]]) -> str:
     words: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}
     for name, gain in gains:
-        verdict = "wins" if gain.low > 0 else "loses" if gain.high < 0 else "ties"
-        words[verdict].append(f"{name} ({gain})")
+        words[gain.verdict].append(f"{name} ({gain})")
     return "; ".join(f"**{verdict}** in {', '.join(found)}" for verdict, found in words.items() if found)
 
 

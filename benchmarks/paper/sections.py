@@ -71,14 +71,8 @@ def section_cells(section: str, rates: LearningRates, seeds: Sequence[int] = SEE
         return _pairing_cells(PAIRINGS[section], rates, seeds)
     if section == "timing":
         loops = _pairing_cells(LOOPS, rates, seeds=[0])
-        return [*grid.timing_cells(rates), *(replace(cell, section="timing") for cell in loops)]
-    makers = {
-        "main": grid.main_cells,
-        "controls": grid.control_cells,
-        "rounds": grid.round_cells,
-        "lora": grid.lora_cells,
-    }
-    return makers[section](rates, seeds)
+        return [*grid.cells_of("timing", rates, seeds=[0]), *(replace(cell, section="timing") for cell in loops)]
+    return grid.cells_of(section, rates, seeds)
 
 
 def compared_cells(cells: Sequence[Cell], groups: Groups) -> list[Cell]:

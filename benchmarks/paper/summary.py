@@ -33,6 +33,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def verdict(self) -> str:
+        """What the interval of a difference says."""
+        return "wins" if self.low > 0 else "loses" if self.high < 0 else "ties"
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 

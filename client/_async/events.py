@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from client._async.transport import AsyncResource, Cursor
+from client._async.transport import AsyncResource
 from client.call import Call, path_part
 from client.concurrency import async_sleep, async_sse_frames
 from client.errors import TrdError
@@ -14,25 +14,19 @@ from contract.views import Page
 from contract.views.events import EventView, StreamEnd
 
 
-def _page(job_id: str, after: Cursor, limit: int) -> Call[Page[EventView]]:
-    params = {"after": after or 0, "limit": limit}
-    return Call("GET", f"/jobs/{path_part(job_id)}/events", Page[EventView], params=params)
-
-
 class AsyncEvents(AsyncResource):
     """What happened to a job."""
 
     async def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[EventView]:
         """Return one page, in order, after the event with the number `after`."""
-        return await self._transport.send(_page(job_id, after, limit))
+        path, params = f"/jobs/{path_part(job_id)}/events", {"after": after, "limit": limit}
+        return await self._transport.send(Call("GET", path, Page[EventView], params=params))
 
     def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> AsyncIterator[EventView]:
         """Iterate over all pages, up to `num_wanted` events."""
+        path = f"/jobs/{path_part(job_id)}/events"
         return self._transport.walk(
-            lambda cursor, limit: _page(job_id, cursor, limit),
-            lambda event: event.sequence,
-            after=after,
-            num_wanted=num_wanted,
+            path, Page[EventView], lambda event: event.sequence, after=after, num_wanted=num_wanted
         )
 
     async def follow(

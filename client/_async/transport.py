@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -76,20 +76,20 @@ class AsyncTransport:
 
     async def walk(
         self,
-        page_call: Callable[[Cursor, int], Call[Page[Item]]],
+        path: str,
+        page_type: type[Page[Item]],
         cursor_of: Callable[[Item], Cursor],
         *,
+        params: Mapping[str, Any] | None = None,
         after: Cursor = None,
         num_wanted: int | None = None,
     ) -> AsyncIterator[Item]:
-        """Yield the items of all pages, at most `num_wanted`. The next page is requested when it is needed.
-
-        `page_call` makes the request for the page after a cursor, with at most so many items.
-        """
+        """Yield the items of all pages, at most `num_wanted`. The next page is requested when it is needed."""
         limit = MAX_PAGE if num_wanted is None else max(1, min(num_wanted, MAX_PAGE))
         num_given = 0
         while num_wanted is None or num_given < num_wanted:
-            page = await self.send(page_call(after, limit))
+            position = {"after": after, "limit": limit}
+            page = await self.send(Call("GET", path, page_type, params={**(params or {}), **position}))
             for item in page.data if num_wanted is None else page.data[: num_wanted - num_given]:
                 num_given += 1
                 yield item

@@ -8,15 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from client._sync.transport import Cursor, Resource
+from client._sync.transport import Resource
 from client.call import Call, path_part
 from client.datasets import OnBytes, PreviewOptions, upload_call
 from contract.views import Page
 from contract.views.datasets import DatasetPreview, DatasetView, DeletedDataset
-
-
-def _page(after: Cursor, limit: int) -> Call[Page[DatasetView]]:
-    return Call("GET", "/datasets", Page[DatasetView], params={"after": after, "limit": limit})
 
 
 class Datasets(Resource):
@@ -34,11 +30,12 @@ class Datasets(Resource):
 
     def page(self, *, after: str | None = None, limit: int = 20) -> Page[DatasetView]:
         """Return one page, newest first, after the dataset with the id `after`."""
-        return self._transport.send(_page(after, limit))
+        params = {"after": after, "limit": limit}
+        return self._transport.send(Call("GET", "/datasets", Page[DatasetView], params=params))
 
     def list(self, *, num_wanted: int | None = None) -> Iterator[DatasetView]:
         """Iterate over all pages, newest first, up to `num_wanted` datasets."""
-        return self._transport.walk(_page, lambda dataset: dataset.id, num_wanted=num_wanted)
+        return self._transport.walk("/datasets", Page[DatasetView], lambda dataset: dataset.id, num_wanted=num_wanted)
 
     def get(self, dataset_id: str) -> DatasetView:
         """Return one dataset."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
-from client._sync.transport import Cursor, Resource
+from client._sync.transport import Resource
 from client.call import Call, path_part
 from client.concurrency import sleep, sse_frames
 from client.errors import TrdError
@@ -16,25 +16,19 @@ from contract.views import Page
 from contract.views.events import EventView, StreamEnd
 
 
-def _page(job_id: str, after: Cursor, limit: int) -> Call[Page[EventView]]:
-    params = {"after": after or 0, "limit": limit}
-    return Call("GET", f"/jobs/{path_part(job_id)}/events", Page[EventView], params=params)
-
-
 class Events(Resource):
     """What happened to a job."""
 
     def page(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[EventView]:
         """Return one page, in order, after the event with the number `after`."""
-        return self._transport.send(_page(job_id, after, limit))
+        path, params = f"/jobs/{path_part(job_id)}/events", {"after": after, "limit": limit}
+        return self._transport.send(Call("GET", path, Page[EventView], params=params))
 
     def list(self, job_id: str, *, after: int = 0, num_wanted: int | None = None) -> Iterator[EventView]:
         """Iterate over all pages, up to `num_wanted` events."""
+        path = f"/jobs/{path_part(job_id)}/events"
         return self._transport.walk(
-            lambda cursor, limit: _page(job_id, cursor, limit),
-            lambda event: event.sequence,
-            after=after,
-            num_wanted=num_wanted,
+            path, Page[EventView], lambda event: event.sequence, after=after, num_wanted=num_wanted
         )
 
     def follow(

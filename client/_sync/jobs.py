@@ -8,17 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from client._sync.transport import Cursor, Resource
+from client._sync.transport import Resource
 from client.call import Call, idempotency_header, path_part
 from client.concurrency import sleep
 from client.jobs import POLL_SECONDS, JobFilter, Spec, require_succeeded, require_time, spec_document
 from contract.views import Page
 from contract.views.jobs import DeletedView, DryRunView, JobView
-
-
-def _page(wanted: JobFilter | None, after: Cursor, limit: int) -> Call[Page[JobView]]:
-    params = {**(wanted or JobFilter()).params(), "after": after, "limit": limit}
-    return Call("GET", "/jobs", Page[JobView], params=params)
 
 
 class Jobs(Resource):
@@ -36,13 +31,13 @@ class Jobs(Resource):
 
     def page(self, wanted: JobFilter | None = None, *, after: str | None = None, limit: int = 20) -> Page[JobView]:
         """Return one page, newest first, after the job with the id `after`."""
-        return self._transport.send(_page(wanted, after, limit))
+        params = {**(wanted or JobFilter()).params(), "after": after, "limit": limit}
+        return self._transport.send(Call("GET", "/jobs", Page[JobView], params=params))
 
     def list(self, wanted: JobFilter | None = None, *, num_wanted: int | None = None) -> Iterator[JobView]:
         """Iterate over all pages, newest first, up to `num_wanted` jobs."""
-        return self._transport.walk(
-            lambda after, limit: _page(wanted, after, limit), lambda job: job.id, num_wanted=num_wanted
-        )
+        params = (wanted or JobFilter()).params()
+        return self._transport.walk("/jobs", Page[JobView], lambda job: job.id, params=params, num_wanted=num_wanted)
 
     def get(self, job_id: str) -> JobView:
         """Return one job."""

@@ -28,11 +28,7 @@ class Keys(Resource):
 
     def list(self, *, num_wanted: int | None = None) -> Iterator[KeyView]:
         """Iterate over the keys of all owners, newest first, including revoked ones."""
-        return self._transport.walk(
-            lambda after, limit: Call("GET", "/keys", Page[KeyView], params={"after": after, "limit": limit}),
-            lambda key: key.id,
-            num_wanted=num_wanted,
-        )
+        return self._transport.walk("/keys", Page[KeyView], lambda key: key.id, num_wanted=num_wanted)
 
     def revoke(self, key_id: str) -> KeyView:
         """Revoke a key: from now on it is refused."""

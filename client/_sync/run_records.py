@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypedDict, Unpack
 
-from client._sync.transport import Cursor, Resource
+from client._sync.transport import Resource
 from client.call import Call, path_part
 from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
@@ -49,14 +49,6 @@ class TrajectoryFilters(TypedDict, total=False):
     """In the prompt, in y_o or in y_r, in upper or lower case."""
 
 
-def _trajectories(
-    job_id: str, outcome: Sequence[str], after: Cursor, limit: int, filters: TrajectoryFilters
-) -> Call[TrajectoryPage]:
-    params = {**filters, "outcome": [str(name) for name in outcome]}
-    path = f"/jobs/{path_part(job_id)}/trajectories"
-    return Call("GET", path, TrajectoryPage, params={**params, "after": after, "limit": limit})
-
-
 class Trajectories(Resource):
     """The student's rollouts and their refinements."""
 
@@ -70,7 +62,9 @@ class Trajectories(Resource):
         **filters: Unpack[TrajectoryFilters],
     ) -> TrajectoryPage:
         """Return one page, by round and position, after the trajectory with the id `after`; any of the outcomes."""
-        return self._transport.send(_trajectories(job_id, outcome, after, limit, filters))
+        path = f"/jobs/{path_part(job_id)}/trajectories"
+        params = {**filters, "outcome": list(map(str, outcome)), "after": after, "limit": limit}
+        return self._transport.send(Call("GET", path, TrajectoryPage, params=params))
 
     def list(
         self,
@@ -81,10 +75,10 @@ class Trajectories(Resource):
         **filters: Unpack[TrajectoryFilters],
     ) -> Iterator[TrajectoryView]:
         """Iterate over all pages, up to `num_wanted` trajectories."""
+        path = f"/jobs/{path_part(job_id)}/trajectories"
+        params = {**filters, "outcome": list(map(str, outcome))}
         return self._transport.walk(
-            lambda after, limit: _trajectories(job_id, outcome, after, limit, filters),
-            lambda trajectory: trajectory.id,
-            num_wanted=num_wanted,
+            path, TrajectoryPage, lambda trajectory: trajectory.id, params=params, num_wanted=num_wanted
         )
 
     def get(
@@ -116,11 +110,7 @@ class Diagnoses(Resource):
     def list(self, job_id: str, *, num_wanted: int | None = None) -> Iterator[DiagnosisView]:
         """Iterate by round; empty if the job's diagnosis is switched off."""
         path = f"/jobs/{path_part(job_id)}/diagnosis"
-        return self._transport.walk(
-            lambda after, limit: Call("GET", path, Page[DiagnosisView], params={"after": after, "limit": limit}),
-            lambda diagnosis: diagnosis.round,
-            num_wanted=num_wanted,
-        )
+        return self._transport.walk(path, Page[DiagnosisView], lambda diagnosis: diagnosis.round, num_wanted=num_wanted)
 
 
 class ProbeSamples(Resource):
@@ -130,9 +120,5 @@ class ProbeSamples(Resource):
         """Iterate by step and position, or only over the evaluation at `step`; up to `num_wanted` samples."""
         path = f"/jobs/{path_part(job_id)}/probe-samples"
         return self._transport.walk(
-            lambda after, limit: Call(
-                "GET", path, Page[ProbeSampleView], params={"step": step, "after": after, "limit": limit}
-            ),
-            lambda sample: sample.id,
-            num_wanted=num_wanted,
+            path, Page[ProbeSampleView], lambda sample: sample.id, params={"step": step}, num_wanted=num_wanted
         )

@@ -23,11 +23,7 @@ class Webhooks(Resource):
 
     def list(self, *, num_wanted: int | None = None) -> Iterator[WebhookView]:
         """Iterate over all pages, newest first."""
-        return self._transport.walk(
-            lambda after, limit: Call("GET", "/webhooks", Page[WebhookView], params={"after": after, "limit": limit}),
-            lambda webhook: webhook.id,
-            num_wanted=num_wanted,
-        )
+        return self._transport.walk("/webhooks", Page[WebhookView], lambda webhook: webhook.id, num_wanted=num_wanted)
 
     def get(self, webhook_id: str) -> WebhookView:
         """Return one webhook."""
@@ -46,11 +42,7 @@ class Webhooks(Resource):
     def deliveries(self, webhook_id: str, *, num_wanted: int | None = None) -> Iterator[DeliveryView]:
         """Iterate over all pages of a webhook's deliveries, newest first."""
         path = f"/webhooks/{path_part(webhook_id)}/deliveries"
-        return self._transport.walk(
-            lambda after, limit: Call("GET", path, Page[DeliveryView], params={"after": after, "limit": limit}),
-            lambda delivery: delivery.id,
-            num_wanted=num_wanted,
-        )
+        return self._transport.walk(path, Page[DeliveryView], lambda delivery: delivery.id, num_wanted=num_wanted)
 
     def replay(self, webhook_id: str, delivery_id: str) -> DeliveryView:
         """Send a delivery again, with the same id and body."""

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.paper import grid, learning_rates, report, runner
 from benchmarks.paper.catch_up import catch_up_table
 from benchmarks.paper.claims import NOT_RUN, Claim
-from benchmarks.paper.grid import Cell, engine_spec
+from benchmarks.paper.grid import Cell, cells_of, engine_spec
 from benchmarks.paper.rows import Row, append_row, read_rows
 from benchmarks.paper.runner import Places, run_cells
 from benchmarks.paper.sections import compared_cells
@@ -27,12 +27,8 @@ RATES = dict.fromkeys(itertools.product(("opd", "opsd"), grid.MAIN_STUDENTS, (gr
 def test_every_cell_is_a_run_of_its_own_and_a_legal_spec(tmp_path: Path) -> None:
     cells = [
         *grid.learning_rate_cells(),
-        *grid.main_cells(RATES),
-        *grid.control_cells(RATES),
-        *grid.round_cells(RATES),
-        *grid.lora_cells(RATES),
-        *grid.other_model_cells(RATES),
-        *grid.timing_cells(RATES),
+        *(cell for name in ("main", "controls", "rounds", "lora", "other_models") for cell in cells_of(name, RATES)),
+        *cells_of("timing", RATES, [0]),
     ]
     assert len({cell.id for cell in cells}) == len(cells)
     for cell in cells:
@@ -47,14 +43,14 @@ def test_the_untrained_student_is_scored_where_the_report_shows_it_and_no_more(t
         return [(c.teaching, c.student) for c, s in zip(cells, specs, strict=True) if s["evaluation"]["at_start"]]
 
     settings = list(itertools.product(("opd", "opsd"), grid.MAIN_STUDENTS))
-    for make in (grid.main_cells, grid.control_cells, grid.lora_cells, grid.other_model_cells):
-        assert scored(make(RATES)) == settings
-    assert sorted(scored(grid.round_cells(RATES))) == sorted(settings * len(grid.MAIN))
-    assert scored(grid.timing_cells(RATES)) == []
+    for section in ("main", "controls", "lora", "other_models"):
+        assert scored(cells_of(section, RATES)) == settings
+    assert sorted(scored(cells_of("rounds", RATES))) == sorted(settings * len(grid.MAIN))
+    assert scored(cells_of("timing", RATES, [0])) == []
 
 
 def test_only_what_the_report_compares_is_timed() -> None:
-    cells = grid.timing_cells(RATES)
+    cells = cells_of("timing", RATES, [0])
     assert compared_cells(cells, {}) == cells
     rows = [
         make_row(name, 0, [score], 1, section)

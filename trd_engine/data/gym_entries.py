@@ -49,28 +49,23 @@ def entry_errors(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str]]:
         return
     with closing(GuardedPool(_POOL, _SCORING_SECONDS, num_workers=1)) as pool:
         for source, entries in by_source.items():
-            yield from _errors_of(source, entries, pool)
-
-
-def _errors_of(source: str, entries: list[Problem], pool: GuardedPool) -> Iterator[tuple[Problem, str]]:
-    reply = pool.call(Request({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1}))
-    if reply.failure == TIME_OUT:
-        return  # the scorer of a slow generator may be fast
-    if reply.failure is not None:
-        reason = reply.failure.removeprefix("error: ValueError: ")
-        yield (
-            entries[0],
-            f"metadata: source_dataset = {source[:_MAX_NAME]} scores no answer: {reason}{_more(len(entries))}; "
-            "for answers that are compared as text, use task exact",
-        )
-    elif reply.value[0].get("answer") is not None:
-        without = [problem for problem in entries if problem.extra["entry"]["answer"] is None]
-        if without:
-            yield (
-                without[0],
-                f"answer: this field is required; the scorer of {source} compares with it{_more(len(without))}; "
-                "map it with columns",
-            )
+            reply = pool.call(Request({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1}))
+            without = [problem for problem in entries if problem.extra["entry"]["answer"] is None]
+            if reply.failure == TIME_OUT:
+                continue  # the scorer of a slow generator may be fast
+            if reply.failure is not None:
+                reason = reply.failure.removeprefix("error: ValueError: ")
+                yield (
+                    entries[0],
+                    f"metadata: source_dataset = {source[:_MAX_NAME]} scores no answer: {reason}{_more(len(entries))}; "
+                    "for answers that are compared as text, use task exact",
+                )
+            elif without and reply.value[0].get("answer") is not None:
+                yield (
+                    without[0],
+                    f"answer: this field is required; the scorer of {source} compares with it{_more(len(without))}; "
+                    "map it with columns",
+                )
 
 
 def _more(count: int) -> str:

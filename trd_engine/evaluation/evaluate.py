@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from trd_data.prompts import PromptBuilder
 from trd_engine.config import EvaluationConfig
 from trd_engine.evaluation.intervals import pass_curve, summarise
 from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.rollouts.exchange import join_shares
-from trd_engine.types import Problem, ScoreRow, Trajectory
+from trd_engine.types import Problem, ScoreRow
 
 _MAX_DATASETS = 100
 """More names are no data sets but something of each row's own."""
@@ -51,14 +49,7 @@ def evaluate_student(
         "evaluation",
         step=step,
         dataset=dataset,
-        k=k,
-        num_problems=len(problems),
-        avg_at_k=scores.avg_at_k,
-        avg_low=scores.avg_low,
-        avg_high=scores.avg_high,
-        pass_at_k=scores.pass_at_k,
-        pass_low=scores.pass_low,
-        pass_high=scores.pass_high,
+        **asdict(scores),
         detail={
             "pass_at": {str(j): share for j, share in pass_curve(correct_PK).items()},
             "by_dataset": _by_dataset([problem.benchmark for problem in problems], correct_PK),
@@ -68,9 +59,17 @@ def evaluate_student(
     )
     if config.num_probe_samples:
         probes = trajectories[: config.num_probe_samples * k : k]
-        reporter.event("probe_samples", step=step, samples=[_probe_sample(t, collector.prompts) for t in probes])
-    ends = {name: getattr(scores, name) for name in ("avg_low", "avg_high", "pass_low", "pass_high")}
-    return ScoreRow(step, dataset, k, len(problems), scores.avg_at_k, scores.pass_at_k, **ends)
+        samples = [
+            {
+                "problem_id": t.problem.id,
+                "prompt": collector.prompts.decode_prompt(t.prompt_token_ids),
+                "completion": t.rollout.text,
+                "correct": t.rollout_verdict.correct,
+            }
+            for t in probes
+        ]
+        reporter.event("probe_samples", step=step, samples=samples)
+    return ScoreRow(step, dataset, **asdict(scores))
 
 
 def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[bool]]) -> dict[str, dict[str, float]]:
@@ -82,12 +81,3 @@ def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[boo
     if not 2 <= len(correct_by_name) <= _MAX_DATASETS:
         return {}
     return {name: asdict(summarise(correct)) for name, correct in sorted(correct_by_name.items())}
-
-
-def _probe_sample(trajectory: Trajectory, prompts: PromptBuilder) -> dict[str, Any]:
-    return {
-        "problem_id": trajectory.problem.id,
-        "prompt": prompts.decode_prompt(trajectory.prompt_token_ids),
-        "completion": trajectory.rollout.text,
-        "correct": trajectory.rollout_verdict.correct,
-    }

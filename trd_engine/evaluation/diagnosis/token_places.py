@@ -36,7 +36,8 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], tex
     ends: list[int] = []
     context, done, written = 0, 0, 0
     for place in range(1, len(token_ids) + 1):
-        before, after = (_decoded(tokenizer, token_ids[context:end]) for end in (done, place))
+        stretches = [list(token_ids[context:end]) for end in (done, place)]
+        before, after = (str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in stretches)
         is_last = place == len(token_ids)
         if len(after) > len(before) and (is_last or not after.endswith(_UNFINISHED)):
             written += len(after) - len(before)
@@ -48,7 +49,3 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], tex
 def token_at(ends: Sequence[int], character: int) -> int:
     """The token that writes the character at this offset."""
     return bisect_right(ends, character)
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
