@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 GENERATORS = {
     "simple_equations": "compares texts",
     "countdown": "sympy",
-    "sudoku": "a program of its own",
+    "sudoku": "its own program",
 }
 
 

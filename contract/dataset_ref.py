@@ -25,7 +25,7 @@ class HubDataset(StrictModel):
     hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
     """Its id, ``owner/name``."""
     config: Config | None = None
-    """Which of its configurations to read; needed where it has several, as ``main`` of ``openai/gsm8k``."""
+    """Which of its configurations to read; needed if it has several, as ``main`` of ``openai/gsm8k``."""
     split: Annotated[str, Field(min_length=1, max_length=100)] = "train"
     """Which split to read."""
     revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
@@ -40,7 +40,7 @@ class PathDataset(StrictModel):
     path: Annotated[str, Field(min_length=1, max_length=1000)]
     """JSON Lines, JSON, CSV or Parquet file, or a dataset folder."""
     config: Config | None = None
-    """Which configuration of a dataset folder to read; needed where it has several."""
+    """Which configuration of a dataset folder to read; needed if it has several."""
     columns: Columns = {}  # noqa: RUF012 - pydantic copies it
     """Maps our fields to the rows' columns, as {"problem": "question"}; needed for rows of no known shape."""
 

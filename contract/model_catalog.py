@@ -38,7 +38,7 @@ class CatalogEntry:
 
     @property
     def is_local(self) -> bool:
-        """True where the model is a folder on this machine."""
+        """True if the model is a folder on this machine."""
         return self.source.startswith("/")
 
 
@@ -47,7 +47,7 @@ class ModelFacts:
     """What a local folder says of its model."""
 
     context_tokens: int | None
-    """max_position_embeddings; None where the configuration does not say."""
+    """max_position_embeddings; None if the configuration does not say."""
     tokenizer_fingerprint: str
     """Equal for two folders whose tokenizers agree token for token."""
     vocabulary: dict[str, int]
@@ -122,7 +122,7 @@ def _parse_item(item: str) -> CatalogEntry:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """What the folder says; raises `ModelRefusedError` where it is no model that may be loaded."""
+    """Return what the folder says; raises `ModelRefusedError` if it is no model that may be loaded."""
     config = read_json_object(folder / "config.json")
     tokenizer = read_json_object(folder / "tokenizer.json")
     for name in ("config.json", "tokenizer_config.json"):
@@ -191,7 +191,7 @@ def _vocabulary(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 
 def _tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:
-    """Of what decides the ids of a text: padding and truncation settings do not."""
+    """Return a digest of what decides the ids of a text; padding and truncation settings do not."""
     model = tokenizer.get("model", {})
     rules = {name: value for name, value in model.items() if value and name != "merges"}
     if isinstance(model.get("vocab"), dict):  # a list is Unigram's, whose scores decide how text is split
@@ -208,7 +208,7 @@ def _tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:
 
 
 def vocabulary_difference(student: ModelFacts, teacher: ModelFacts) -> str | None:
-    """Where the two tokenizers part, for a message; None where they agree token for token."""
+    """Return the first difference of two tokenizers, for a message; None if they agree token for token."""
     if student.tokenizer_fingerprint == teacher.tokenizer_fingerprint:
         return None
     for token, token_id in sorted(student.vocabulary.items(), key=lambda item: item[1]):

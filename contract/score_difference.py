@@ -28,8 +28,8 @@ def score_difference(
 ) -> ScoreDifference:
     """Return the difference of avg@k or pass@k.
 
-    The interval is put together from those of the two scores (MOVER: Zou and Donner, 2008; Newcombe, 1998). It takes
-    the scores for independent. Two scores on the same problems usually rise and fall together, and then the true
+    The interval combines those of the two scores (MOVER: Zou and Donner, 2008; Newcombe, 1998). It assumes
+    independent scores. Two scores on the same problems usually rise and fall together, and then the true
     interval is narrower.
     """
     one, low_1, high_1 = (getattr(before, f"{kind}_{end}") for end in ("at_k", "low", "high"))

@@ -58,7 +58,7 @@ _NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
 
 
 def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """The path without the tags that pydantic adds for the members of a union."""
+    """Return the path without the tags that pydantic adds for the members of a union."""
     parts: list[str] = []
     models = [model]
     is_key = False

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK_BYTES = 2**22
-"""Of a file held in memory at a time; each chunk is a request of its own, so that slow readers hold no connection."""
+"""Of a file held in memory at a time; each chunk is a separate request, so that slow readers hold no connection."""
 FETCH_BYTES = 2**25
 """The same, for copies to the disk."""
 PART_BYTES = 2**24

@@ -17,7 +17,7 @@ class Outcome(StrEnum):
 
 
 def outcome(rollout_correct: bool, refined_correct: bool | None) -> Outcome:
-    """The outcome of one trajectory; `refined_correct` is None where nothing was refined."""
+    """Return the outcome of one trajectory; `refined_correct` is None if nothing was refined."""
     if refined_correct is None:
         return Outcome.RIGHT if rollout_correct else Outcome.WRONG
     if rollout_correct:

@@ -47,11 +47,11 @@ def document(page: str) -> str:
 
 
 def _row(shape: Shape) -> str:
-    told = [_code(sorted(shape.columns))] if shape.columns else []
-    told += [shape.is_told_by] if shape.is_told_by else []
+    recognised = [_code(sorted(shape.columns))] if shape.columns else []
+    recognised += [shape.recognised_by] if shape.recognised_by else []
     name = f"{shape.name}, read as {PLAIN.name}" if shape in PLAIN_DATASETS else shape.name
     read = ", ".join(_group(group) for group in shape.reads if group not in _LETTERS)
-    return f"| {name} | {'; '.join(told)} | {shape.tasks} | {read} | {_code(shape.ignores)} |\n"
+    return f"| {name} | {'; '.join(recognised)} | {shape.tasks} | {read} | {_code(shape.ignores)} |\n"
 
 
 def _group(names: tuple[str, ...]) -> str:

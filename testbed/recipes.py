@@ -12,7 +12,7 @@ from typing import Any, Literal
 from testbed.task import FAULTLESS, ErrorModel
 
 Kind = Literal["solve", "prefix", "right_prefix", "refine", "privileged", "privileged_prefix", "privileged_refine"]
-"""The prompt, and for ``*prefix`` a start of the completion that carries no loss: a wrong one, save for
+"""The prompt, and for ``*prefix`` a start of the completion that carries no loss: a wrong one, except for
 ``right_prefix``."""
 
 Mixture = dict[Kind, float]
@@ -48,7 +48,7 @@ class Recipe:
     foreign_max_restarts: int = 1
     """Limit of ``wait`` in the attempts and wrong starts that it is shown."""
     half_precision: bool = False
-    """Weights are stored in bf16, and trained in fp32 all the same."""
+    """Weights are stored in bf16. Training is in fp32 in either case."""
     summary: str = field(default="", compare=False)
     """What the model is for, in the words of its model card."""
 

@@ -2,7 +2,7 @@
 
 Owns the vocabulary. Every model folder carries the same files, so that a student and its
 teacher agree token for token. Special tokens never occur in the text of a problem, an
-attempt or a solution; ``wait`` and ``\\boxed{`` are one token each, all else is a character.
+attempt or a solution; ``wait`` and ``\\boxed{`` are one token each, everything else is a character.
 """
 
 from __future__ import annotations

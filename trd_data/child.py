@@ -1,4 +1,4 @@
-"""``python -m trd_data.child REQUEST``: reads an untrusted file in a process of its own, with limits.
+"""``python -m trd_data.child REQUEST``: reads an untrusted file in a separate process, with limits.
 
 A small file may decompress to any number of bytes, and some files make the library that reads them abort. The child
 reads the file on its standard input and writes one JSON object: what it found, or why the file is refused. `limited`

@@ -175,8 +175,8 @@ def _model(folder: Path) -> Iterator[_Model]:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8"
             )
-        assert process.stdin is not None, "asked for a pipe"
-        assert process.stdout is not None, "asked for a pipe"
+        assert process.stdin is not None, "Popen made a pipe"
+        assert process.stdout is not None, "Popen made a pipe"
         try:
             model = _Model(process.stdin, process.stdout, errors)
             remark(f"loading {folder} …")

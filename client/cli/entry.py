@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except TrdError as error:
-        (_tell_json if "--json" in arguments else _tell)(error)
+        (_print_json_error if "--json" in arguments else _print_error)(error)
         return exit_code(error)
     return 0
 
 
-def _tell(error: TrdError) -> None:
+def _print_error(error: TrdError) -> None:
     console = remarks()
     console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
     if isinstance(error, ApiError):
@@ -52,7 +52,7 @@ def _fault(fault: dict[str, object]) -> str:
     return f"{where}{fault.get('message', '')}{remedy}"
 
 
-def _tell_json(error: TrdError) -> None:
+def _print_json_error(error: TrdError) -> None:
     document: dict[str, object] = {"message": error.message, "hint": error.hint, "exit_code": exit_code(error)}
     if isinstance(error, ApiError):
         refusal = error.refusal

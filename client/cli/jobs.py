@@ -175,22 +175,22 @@ def evaluation_table(scores: Sequence[EvaluationView]) -> Table:
 def cancel(job: JobArgument, as_json: JsonFlag = False) -> None:
     """Cancel a job; a running one stops at its next step boundary."""
     with Client() as trd:
-        _told(trd.jobs.cancel(job_id_of(trd, job)), as_json)
+        _print_status(trd.jobs.cancel(job_id_of(trd, job)), as_json)
 
 
 def pause(job: JobArgument, as_json: JsonFlag = False) -> None:
     """Pause a job; a running one writes a checkpoint and frees its device."""
     with Client() as trd:
-        _told(trd.jobs.pause(job_id_of(trd, job)), as_json)
+        _print_status(trd.jobs.pause(job_id_of(trd, job)), as_json)
 
 
 def resume(job: JobArgument, as_json: JsonFlag = False) -> None:
     """Resume a paused, failed or cancelled job; it continues from its last checkpoint."""
     with Client() as trd:
-        _told(trd.jobs.resume(job_id_of(trd, job)), as_json)
+        _print_status(trd.jobs.resume(job_id_of(trd, job)), as_json)
 
 
-def _told(job: JobView, as_json: bool) -> None:
+def _print_status(job: JobView, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:

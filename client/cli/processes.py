@@ -22,8 +22,8 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 class ChildProcess:
-    """One program with its log. It has a session of its own: Ctrl-C in the terminal reaches it through us alone, and
-    only once. Where we are killed, the kernel kills it."""
+    """One program with its log. It runs in a separate session: Ctrl-C in the terminal reaches it through us alone, and
+    only once. If this process is killed, the kernel kills it."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -61,12 +61,12 @@ class ChildProcess:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, as a service manager does."""
-        assert self._process is not None, "asked of what was started"
+        assert self._process is not None, "the process was started"
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
         """Wait until the process has ended, and kill it if that takes too long."""
-        assert self._process is not None, "asked of what was started"
+        assert self._process is not None, "the process was started"
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -28,7 +28,7 @@ NOT_EMBEDDED = ("DATABASE_URL", "BROKER_URL", "STORAGE_URL")
 
 
 class _Stopping(Exception):  # noqa: N818 - no failure
-    """A signal asked for the end."""
+    """A signal requested the end."""
 
 
 def up(

@@ -24,7 +24,7 @@ from contract.views.jobs import JobProgress
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
     """Follow a job to its end. Ctrl-C leaves it running.
 
-    Exit codes: 0 where it succeeded, 3 where it failed or was cancelled, 8 where it is paused.
+    Exit codes: 0 if it succeeded, 3 if it failed or was cancelled, 8 if it is paused.
     """
     with Client() as trd:
         follow(trd, job_id_of(trd, job), as_json=as_json)

@@ -119,7 +119,7 @@ class EstimateView(View):
 
 
 class PhaseView(View):
-    """One phase of a run, by the formulas of docs/estimate.md; null where something is unknown."""
+    """One phase of a run, by the formulas of docs/estimate.md; null if something is unknown."""
 
     phase: OpenEnum[Phase]
     num_tokens: int | None

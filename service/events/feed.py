@@ -61,7 +61,7 @@ class Channel:
         """All events after this number, up to the newest known, are held; None before the first look."""
         self.frames: deque[Frame] = deque()
         self.news = asyncio.Event()
-        """Set when something changes; the next change has an event of its own."""
+        """Set when something changes; the next change sets another one."""
 
     @property
     def newest(self) -> int | None:
@@ -78,7 +78,7 @@ class Channel:
         while len(self.frames) > MAX_HELD:
             self.held_after = self.frames.popleft().sequence
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the streams."""
         self.news.set()
         self.news = asyncio.Event()
@@ -114,7 +114,7 @@ class EventFeed:
         """End all streams: the process stops. Clients come back with their ``Last-Event-ID``."""
         self._is_closing = True
         for channel in self._channels.values():
-            channel.tell()
+            channel.notify()
 
     def page(self, owner: str, job_id: str, after: int, limit: int) -> tuple[Sequence[JobEvent], bool]:
         """Return the events after number `after`, and whether more follow; raise `NotFoundError`."""
@@ -241,7 +241,7 @@ def _passing_frame(event: str, view: View) -> bytes:
 def _update(channel: Channel, known_newest: int | None, news: _News | None) -> None:
     if news is None:
         channel.is_gone = True
-        channel.tell()
+        channel.notify()
         return
     if channel.newest != known_newest:
         return  # the channel was closed and opened again meanwhile
@@ -252,7 +252,7 @@ def _update(channel: Channel, known_newest: int | None, news: _News | None) -> N
     state = news.state if channel.newest == news.num_events else channel.state
     if news.frames or channel.state != state:
         channel.state = state
-        channel.tell()
+        channel.notify()
 
 
 def _is_so(condition: Callable[[], bool]) -> bool:

@@ -47,7 +47,7 @@ class Shape:
     """Tasks that read it, for people."""
     ignores: tuple[str, ...] = ()
     """Columns of such data sets that are known, and not read."""
-    is_told_by: str = ""
+    recognised_by: str = ""
     """How it is recognised, beside its columns."""
     by_task: bool = False
     """Whether tasks may read different problems in the same row."""

@@ -74,7 +74,7 @@ ENTRY = Shape(
     from_entry_row,
     (*_TEXTS, ("metadata",), ("generated",)),
     "reasoning_gym",
-    is_told_by="the task, or a column `generated`",
+    recognised_by="the task, or a column `generated`",
 )
 MESSAGES = Shape(
     "OpenAI chat",
@@ -91,7 +91,7 @@ SHAREGPT = Shape(
     from_sharegpt_row,
     (("conversations",), ("system",), ANSWER, SOLUTION),
     _ANY,
-    is_told_by="no column of a problem",
+    recognised_by="no column of a problem",
     by_task=True,
 )
 VERL = Shape(
@@ -109,7 +109,7 @@ TRL = Shape(
     from_prompt_row,
     (("prompt",), ("completion",), ANSWER, SOLUTION),
     _ANY,
-    is_told_by="`completion`, or a list of turns as `prompt`",
+    recognised_by="`completion`, or a list of turns as `prompt`",
     by_task=True,
 )
 CHOICE = Shape(
@@ -119,7 +119,7 @@ CHOICE = Shape(
     (PROBLEM, (*OPTIONS, "A"), *((letter,) for letter in LETTERS[1:]), ANSWER, SOLUTION),
     "choice",
     ignores=("subject", "category", "src", "answer_index", "cot_content"),
-    is_told_by="`choices`, `options`, or columns `A`, `B` and so on",
+    recognised_by="`choices`, `options`, or columns `A`, `B` and so on",
 )
 ALPACA = Shape(
     "Alpaca",
@@ -128,10 +128,10 @@ ALPACA = Shape(
     (("instruction",), INPUT, ("output",), ANSWER, SOLUTION),
     _ANY,
     ignores=("text",),
-    is_told_by="`input` or `output`, and no other column of a problem",
+    recognised_by="`input` or `output`, and no other column of a problem",
     by_task=True,
 )
-PLAIN = Shape("problem and answer", frozenset(), from_plain_row, _TEXTS, _ANY, is_told_by="all other rows")
+PLAIN = Shape("problem and answer", frozenset(), from_plain_row, _TEXTS, _ANY, recognised_by="all other rows")
 PLAIN_DATASETS = (
     Shape("DeepScaleR", frozenset({"problem", "answer", "solution"}), from_plain_row, _TEXTS, _ANY),
     Shape(
@@ -140,7 +140,7 @@ PLAIN_DATASETS = (
         from_plain_row,
         _TEXTS,
         _ANY,
-        is_told_by="`####` before the answer at the end of the worked solution",
+        recognised_by="`####` before the answer at the end of the worked solution",
     ),
     Shape(
         "MATH, MATH-500, Minerva",
@@ -149,7 +149,7 @@ PLAIN_DATASETS = (
         _TEXTS,
         _ANY,
         ignores=("subject", "level", "type", "unique_id"),
-        is_told_by="without an answer, the last box of the solution",
+        recognised_by="without an answer, the last box of the solution",
     ),
 )
 """Members of `PLAIN` that people look for by name."""

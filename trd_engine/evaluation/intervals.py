@@ -54,7 +54,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
-    """Mean over problems of the share of correct samples; raises ValueError where there are none."""
+    """Mean over problems of the share of correct samples; raises ValueError if there are none."""
     return math.fsum(_shares(correct_PK)) / len(correct_PK)
 
 

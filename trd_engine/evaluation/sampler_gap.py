@@ -1,6 +1,6 @@
 """Does the sampler answer with the weights that are trained? A few completions tell.
 
-After every sync the sampler's log-probabilities of its own tokens are held against the trainer's
+After every sync the sampler's log-probabilities of its tokens are compared with those of the trainer's
 forward pass over the very same ids. An adapter that never reached the sampler looks like staleness,
 and costs weeks to find otherwise.
 """
@@ -32,7 +32,7 @@ def measure_sampler_gap(
 ) -> float:
     """Mean absolute difference, in nats, between the sampler's and the trainer's log-probabilities.
 
-    Raises `SamplerDriftError` where it is over the threshold of the compute dtype.
+    Raises `SamplerDriftError` if it is over the threshold of the compute dtype.
     """
     own = samplers.student_sampling
     # No more than the run samples: a sampler has room for no longer text.

@@ -41,5 +41,5 @@ class StepwiseTask(Protocol):
     """A task that can tell where a completion first goes wrong."""
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
-        """The completion's steps and the first wrong one; None where this completion lets nothing be told."""
+        """The completion's steps and the first wrong one; None if this completion does not show them."""
         ...

@@ -31,7 +31,7 @@ class Hyperparameters(_Words):
 
 
 class MethodFields(_Words):
-    """Any field of a job spec that has no place of its own in the request: teacher, loss, sampling, lora…"""
+    """Any field of a job spec that has no other place in the request: teacher, loss, sampling, lora…"""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,6 +1,6 @@
 """Jobs, their events and their checkpoints as the `openai` client reads them.
 
-A client with strict validation knows the types and statuses of its own: ours stand in ``native``.
+A client with strict validation knows its own types and statuses only: ours are in ``native``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class FineTuningJob(_View):
     organization_id: str
     """The owner."""
     status: Status
-    """A pausing or cancelling job is running, a paused one queued; `native` tells them apart."""
+    """A pausing or cancelling job is running, a paused one queued; `native` has the exact status."""
     training_file: str
     """The dataset's id; of data from elsewhere, its reference as JSON."""
     validation_file: str | None
@@ -113,7 +113,7 @@ class CheckpointMetrics(_View):
     step: int
     train_loss: float | None
     valid_loss: float | None
-    """Forward KL to the teacher on held-out problems; null where it was not measured at this step."""
+    """Forward KL to the teacher on held-out problems; null if it was not measured at this step."""
 
 
 class FineTuningCheckpoint(_View):

@@ -38,7 +38,7 @@ NUM_DECILES = 10
 
 @dataclass(frozen=True)
 class Bin:
-    """The tokens at some positions; means are None where there are none."""
+    """The tokens at some positions; means are None if there are none."""
 
     low: float
     """First position: a share of the completion's length, or a number of tokens."""
@@ -91,9 +91,9 @@ class RoundReport:
     refined_vanilla: ViewReport | None
     """y_r in the vanilla context."""
     first_wrong_step: FirstWrongStep | None
-    """None where the task cannot tell."""
+    """None if the task cannot check steps."""
     parting: Parting | None
-    """None where nothing was refined."""
+    """None if nothing was refined."""
 
     def document(self) -> dict[str, Any]:
         """For JSON."""

@@ -40,7 +40,7 @@ class ScoredCompletion:
     """Of the likeliest other token."""
     second_path_mass_T: Figures
     watched_mass_T: Figures
-    """Of one token that the caller watches; 0 where it watches none."""
+    """Of one token that the caller watches; 0 if it watches none."""
     student_logprob_T: Figures
     teacher_logprob_T: Figures
     student_entropy_T: Figures

@@ -1,6 +1,6 @@
 """The diagnosis of a round: a sample of its trajectories, scored and reported before the round's first step.
 
-Finding (`RoundDiagnosis.examine`) and reporting (`RoundDiagnosis.report`) are apart: where a round's sample is divided
+Finding (`RoundDiagnosis.examine`) and reporting (`RoundDiagnosis.report`) are separate: if a round's sample is divided
 among processes, each examines its share, and what they found is gathered between the two.
 """
 
@@ -54,7 +54,7 @@ class RoundDiagnosis:
     """Tokens of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
-        """The round's sample; none where the diagnosis is off, or the teacher is served and tells too little.
+        """The round's sample; none if the diagnosis is off, or if the teacher is served and returns too little.
 
         A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
         for that, and a model need not be able to.
@@ -178,7 +178,7 @@ def write_report(path: Path, report: RoundReport, *, round_index: int, step: int
 
 
 def _correction(trajectory: Trajectory) -> int:
-    """The token with which y_r leaves y_o; -1 where it has none."""
+    """Return the first token of y_r that differs from y_o; -1 if there is none."""
     place = trajectory.parts_at_token
     assert trajectory.refined is not None
     ids = trajectory.refined.token_ids

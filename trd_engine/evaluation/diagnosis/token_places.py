@@ -31,7 +31,7 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], tex
     """For each token, the number of characters of `text` up to its end; None if they are unknown.
 
     `text` is the ids decoded without special tokens. Tokens are decoded after the few before them, since spaces
-    hang on neighbours, and a character of several tokens counts as written with its last one.
+    depend on neighbours, and a character of several tokens counts as written with its last one.
     """
     ends: list[int] = []
     context, done, written = 0, 0, 0

@@ -50,7 +50,7 @@ class AllOf:
 
 @dataclass(frozen=True)
 class Matching:
-    """True if every row can have a column of its own where it is true: a list without order."""
+    """True if every row can be paired with a different column in which it is true: a list without order."""
 
     rows: tuple[tuple[Question, ...], ...]
 
@@ -184,7 +184,7 @@ def is_true(question: Question, answers: Mapping[Same, bool]) -> bool:
 
 
 def _has_matching(rows: list[set[int]]) -> bool:
-    """Return whether each row can have a column of its own (Kuhn's augmenting paths)."""
+    """Return whether each row can be paired with a different column (Kuhn's augmenting paths)."""
     taken: dict[int, int] = {}
 
     def place(row: int, tried: set[int]) -> bool:

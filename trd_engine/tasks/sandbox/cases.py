@@ -82,7 +82,7 @@ def _end_script(module: types.ModuleType, code: int) -> int:
     _try(threading._shutdown)  # type: ignore[attr-defined]
     _try(atexit._run_exitfuncs)
     code = _flush(code)
-    # What nobody holds any longer writes its buffer, if the program made a file of its own of descriptor 1.
+    # What nobody holds any longer writes its buffer, if the program opened another file on descriptor 1.
     sys.stdout = sys.__stdout__
     names = vars(module)
     for name in list(names):

@@ -128,7 +128,7 @@ def _judged(verifier: _Verifier, prepared: Any, request: bytes) -> dict[str, Any
 
 
 def _leave_parent(result: int) -> None:
-    """Keep the result's descriptor alone: the parent's lead to other requests and to the engine."""
+    """Keep the result's descriptor alone: the others reach other requests and the engine."""
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(silence, descriptor)
@@ -189,7 +189,7 @@ def _load_math() -> _Verifier:
 
     def compare(prepared: None, request: dict[str, Any]) -> bool:
         """Return whether two texts are equal; of a single one, whether it can be read."""
-        # No time limits of its own: they need the main thread's signals, and the parent has a harder one.
+        # Without time limits: they need the main thread's signals, and the parent has a harder one.
         read = [
             list(map(_with_imaginary_unit, parse(f"\\boxed{{{text}}}", forms, parsing_timeout=None)))
             for text in request.values()
@@ -248,7 +248,7 @@ def _load_reasoning_gym() -> _Verifier:
         (name, dataset, made_again), entry = prepared, request["entry"]
         if not may_be_evaluated(name, request["answer"]):
             return 0.0
-        # Made again where that gives the same: the one sent has lost its tuples and sets to JSON.
+        # Made again if that gives the same: the one sent has lost its tuples and sets to JSON.
         if made_again is not None and plain_json(made_again["question"]) == entry["question"]:
             entry = made_again
         return float(dataset.score_answer(request["answer"], entry))

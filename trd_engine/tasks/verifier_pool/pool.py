@@ -1,6 +1,6 @@
 """Call code that may hang, crash or be rewritten by a model's text, each call with a hard time limit.
 
-A few child processes take requests, as JSON lines on pipes, and judge each in a fork of its own, confined like a
+A few child processes take requests, as JSON lines on pipes, and judge each in a separate fork, confined like a
 program (`trd_engine.tasks.sandbox`). A fork that does not reply in time is killed; its request fails and the run
 continues. A child that cannot start ends the run, since every answer would count as wrong. Works from any thread.
 """
@@ -213,7 +213,7 @@ class _Worker:
             problem = str(error)
         finally:
             with suppress(OSError):
-                os.rmdir(root)  # noqa: PTH106 - a child that started has gone to a root of its own
+                os.rmdir(root)  # noqa: PTH106 - a child that started has another root
         if problem is None:
             return self._process
         self.stop()
