@@ -147,7 +147,7 @@ class Job(Base):
     num_steps: Mapped[int | None]
     eta_seconds: Mapped[float | None]
     latest_metrics: Mapped[dict[str, Any]]
-    # contract.views.notices.NoticeView documents: of the data, the models and the first round; NULL: none
+    # contract.views.NoticeView documents: of the data, the models and the first round; NULL: none
     notices: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
     num_events: Mapped[int] = mapped_column(default=0)  # sequence of the newest event
 

@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({name: asdict(templates) for name, templates in BY_TASK.items()}, indent=1))  # noqa: T201
         return 0
     if options.command == "chat":
-        return _chat(options.folder)
+        from trd_engine.generation import chat  # torch takes seconds to load
+
+        return chat.main(options.folder)
     if options.command == "doctor":
         from trd_engine.doctor import report  # torch takes seconds to load
 
@@ -53,12 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-
-
-def _chat(folder: Path) -> int:
-    from trd_engine.generation import chat  # torch takes seconds to load
-
-    return chat.main(folder)
 
 
 def _stop_on_signals() -> Callable[[], bool]:

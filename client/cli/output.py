@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 
 Item = TypeVar("Item", bound=BaseModel)
 PIPE_WIDTH = 160

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from contract.views import OpenEnum, View
-from contract.views.notices import NoticeView
+from contract.views import NoticeView, OpenEnum, View
 
 
 class DatasetView(View):

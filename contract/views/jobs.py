@@ -11,8 +11,7 @@ from pydantic_core import CoreSchema
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import FINAL_STATUSES, AttemptStatus, JobStatus, Phase
-from contract.views import OpenEnum, View
-from contract.views.notices import NoticeView
+from contract.views import NoticeView, OpenEnum, View
 
 
 class JobError(View):

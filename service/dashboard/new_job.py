@@ -16,7 +16,7 @@ from service.dashboard.job import find_job
 from service.dashboard.pages import page
 from service.dashboard.specs import docstrings, leaves, shown, spec_rows
 from service.datasets.schemas import dataset_view
-from service.models.schemas import model_view
+from service.models.service import model_view
 
 router = APIRouter()
 

@@ -13,7 +13,7 @@ from service.auth import Reader
 from service.context import Context
 from service.dashboard.pages import page
 from service.db import expected_revision
-from service.models.schemas import model_view
+from service.models.service import model_view
 
 router = APIRouter()
 

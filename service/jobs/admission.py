@@ -19,7 +19,7 @@ from contract.job_spec import JobSpec
 from contract.messages import queue_name
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 from service.datasets.repository import Size
 from service.errors import InvalidRequestError, QuotaError
 from service.jobs import repository

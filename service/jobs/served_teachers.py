@@ -6,7 +6,7 @@ from typing import Any
 
 from contract.job_spec import JobSpec, Mode
 from contract.teacher_endpoints import TeacherEndpoint
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 from service.bodies import validated
 from service.errors import InvalidRequestError
 

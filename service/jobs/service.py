@@ -28,7 +28,7 @@ from contract.job_state import (
 )
 from contract.storage_keys import job_prefix
 from contract.tables import Job
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
 from service.enqueue import Doorbell

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract.strict_model import WITHOUT_CONTROLS
 from contract.views import Page
-from contract.views.keys import CreatedKey, KeyView
+from contract.views.keys import CreatedKey, KeyScope, KeyView
 from service.auth import Admin
 from service.bodies import JsonRoute
 from service.context import Context
 from service.errors import NotFoundError, raises
-from service.keys.schemas import NewKey
 from service.query import Limit
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
+
+
+class NewKey(BaseModel):
+    """What to make."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), WITHOUT_CONTROLS]
+    """For people; not blank."""
+    owner: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@-]+$")] | None = None
+    """Who sees what is made with the key; null takes the caller's own."""
+    scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]
+    """read: look; submit: also make and change; admin: also manage keys."""
 
 
 @router.post("", status_code=201, summary="Make a key, shown this once")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from contract.job_spec import JobSpec, RefineSpec
 from contract.sampling_spec import SamplingSpec
 from contract.teacher_spec import ServedTeacher
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 from service.errors import InvalidRequestError
 
 SOLVE_PROMPT = "sampling.max_prompt_tokens"

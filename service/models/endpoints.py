@@ -9,7 +9,7 @@ from contract.views.models import ModelView
 from service.auth import Reader
 from service.context import Context
 from service.errors import NotFoundError, raises
-from service.models.schemas import model_view
+from service.models.service import model_view
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -17,6 +17,7 @@ from contract.model_catalog import (
     read_facts,
     unpinned_warning,
 )
+from contract.views.models import ModelView
 from trd_data.errors import PromptError
 from trd_data.stop_ids import StopIds, find_stop_ids
 
@@ -46,6 +47,20 @@ class ShelvedModel:
             return find_stop_ids(Path(self.entry.source), self.facts.vocabulary, self.facts.special_tokens)
         except PromptError:
             return None
+
+
+def model_view(model: ShelvedModel) -> ModelView:
+    """Return the view of a catalogue entry, which does not show the operator's paths."""
+    facts = model.facts
+    return ModelView(
+        id=model.entry.name,
+        is_local=model.entry.is_local,
+        revision=model.entry.revision,
+        context_tokens=facts.context_tokens if facts else None,
+        vocabulary_tokens=len(facts.vocabulary) if facts else None,
+        tokenizer_fingerprint=facts.tokenizer_fingerprint if facts else None,
+        refusal=model.refusal,
+    )
 
 
 class ModelShelf:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.job_spec import JobSpec
-from contract.views.notices import NoticeView
+from contract.views import NoticeView
 from service.errors import InvalidRequestError
 from service.models.budgets import contexts, fit_budgets
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -96,31 +95,18 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
     device = choose_device(config.device)
     dtype = choose_compute_dtype(config.precision, device)
     engine = choose_and_report(wanted, [config.student], device, reporter)
+    generator: Generator
     if engine == "vllm":
-        generator = _vllm_generator(config, found, device, dtype)
+        if found.adapter is not None:
+            lora = LoraConfig() if found.adapter_rank is None else LoraConfig(rank=found.adapter_rank)
+            config = config.model_copy(update={"lora": lora})
+        sampler, _ = vllm_generators(config, device, dtype, ALONE)
+        if found.adapter is not None:
+            sampler.use_adapter(found.adapter)
+        generator = sampler
     else:
-        generator = _transformers_generator(config, found.adapter, tokenizer, device, dtype)
+        model = load_model(config.student, dtype=dtype, device=device)
+        adapted = model if found.adapter is None else PeftModel.from_pretrained(model, str(found.adapter)).eval()
+        generator = TransformersGenerator(adapted, tokenizer)
     settings = sampling_settings(wanted, end_of_turn_ids(config.student, tokenizer))
     return Samplers(generator, generator, BorrowedWeights(), settings, settings)
-
-
-def _vllm_generator(config: RunConfig, found: FoundModel, device: torch.device, dtype: torch.dtype) -> Generator:
-    if found.adapter is None:
-        return vllm_generators(config, device, dtype, ALONE)[0]
-    lora = LoraConfig() if found.adapter_rank is None else LoraConfig(rank=found.adapter_rank)
-    generator, _ = vllm_generators(config.model_copy(update={"lora": lora}), device, dtype, ALONE)
-    generator.use_adapter(found.adapter)
-    return generator
-
-
-def _transformers_generator(
-    config: RunConfig,
-    adapter: Path | None,
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Generator:
-    model = load_model(config.student, dtype=dtype, device=device)
-    if adapter is None:
-        return TransformersGenerator(model, tokenizer)
-    return TransformersGenerator(PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer)

@@ -12,8 +12,7 @@ from contract.tables import Checkpoint, CheckpointFile, Job
 from contract.views.checkpoints import ManifestView
 from contract.views.models import ModelView
 from service.checkpoints.service import manifest_view
-from service.models.schemas import model_view
-from service.models.service import ShelvedModel
+from service.models.service import ShelvedModel, model_view
 
 
 class ModelObject(BaseModel):
