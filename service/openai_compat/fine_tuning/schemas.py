@@ -55,6 +55,22 @@ class FineTuningError(_View):
     param: None = None
 
 
+class WandbRun(_View):
+    """Where a job reports to within Weights & Biases."""
+
+    project: str
+    name: str | None
+    entity: str | None
+    tags: list[str]
+
+
+class WandbIntegrationView(_View):
+    """An integration of the only type that the client knows."""
+
+    type: Literal["wandb"] = "wandb"
+    wandb: WandbRun
+
+
 class FineTuningJob(_View):
     """A job."""
 
@@ -82,6 +98,8 @@ class FineTuningJob(_View):
     """Null until the job is over."""
     estimated_finish: int | None
     error: FineTuningError | None
+    integrations: list[WandbIntegrationView]
+    """Those of Weights & Biases; `native` has all."""
     metadata: dict[str, str]
     native: JobView
     """As ``GET /jobs/{id}`` shows it: status, mode, phase, the whole spec."""
@@ -157,6 +175,11 @@ def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: in
         trained_tokens=num_trained_tokens if status.is_final else None,
         estimated_finish=_estimated_finish(job),
         error=_error(job),
+        integrations=[
+            WandbIntegrationView(wandb=WandbRun.model_validate(one))
+            for one in spec.get("integrations", ())
+            if one["type"] == "wandb"
+        ],
         metadata=spec["metadata"],
         native=job_view(job, queue_position),
     )

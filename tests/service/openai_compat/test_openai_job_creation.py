@@ -31,6 +31,13 @@ def test_a_job_is_made_with_every_default_resolved(openai: OpenAI) -> None:
     assert openai.fine_tuning.jobs.retrieve(job.id) == job
 
 
+OURS: Any = [
+    {"type": "mlflow", "mlflow": {"project": "q"}},
+    {"type": "hub", "repo": "ann/small", "api_key_env": "ANNS_TOKEN"},
+]
+"""Integrations of types that the client does not know, inside an object as its own are, and beside the type."""
+
+
 def test_every_argument_finds_its_field(service: Service) -> None:
     openai = service.openai()
     evaluated = upload_file(openai)
@@ -53,7 +60,7 @@ def test_every_argument_finds_its_field(service: Service) -> None:
         seed=5,
         suffix="my run",
         metadata={"who": "me"},
-        integrations=[{"type": "wandb", "wandb": {"project": "p", "name": "n", "tags": ["t"]}}],
+        integrations=[{"type": "wandb", "wandb": {"project": "p", "name": "n", "tags": ["t"]}}, *OURS],
         extra_body={"tags": ["a"], "priority": 3},
     )
     spec = native_of(job)["spec"]
@@ -67,7 +74,11 @@ def test_every_argument_finds_its_field(service: Service) -> None:
     assert (spec["seed"], spec["name"], spec["metadata"]) == (5, "my run", {"who": "me"})
     assert (spec["tags"], spec["priority"]) == (["a"], 3)
     wandb = {"type": "wandb", "project": "p", "name": "n", "tags": ["t"], "entity": None, "api_key_env": None}
-    assert spec["integrations"] == [wandb]
+    mlflow = {"type": "mlflow", "project": "q", "name": None, "api_key_env": None}
+    hub = {"type": "hub", "repo": "ann/small", "private": True, "weights": "model", "api_key_env": "ANNS_TOKEN"}
+    assert spec["integrations"] == [wandb, mlflow, hub]
+    (shown,) = job.integrations or ()
+    assert (shown.type, shown.wandb.project, shown.wandb.name, shown.wandb.tags) == ("wandb", "p", "n", ["t"])
     assert (job.validation_file, job.seed, job.metadata) == (evaluated, 5, {"who": "me"})
     assert job.hyperparameters.learning_rate_multiplier == pytest.approx(200)
     clone = service.native.post(f"/jobs/{job.id}/clone", json={"optim": {"max_steps": 9}}).json()
@@ -128,6 +139,7 @@ def test_a_student_may_teach_itself(openai: OpenAI) -> None:
         ({"seed": -1}, "seed", "seed = -1: input should be greater than or equal to 0"),
         ({"suffix": "x" * 65}, "suffix", "at most 64 characters"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": ""}}]}, "integrations.0.project", "at least 1"),
+        ({"integrations": [{"type": "hub", "hub": {"repo": "x"}}]}, "integrations.0.repo", "pattern"),
         ({"integrations": [{"type": "comet"}]}, "integrations.0", "does not match any of the expected tags"),
         ({"extra_body": {"devices": 8}}, "devices", "devices = 8: jobs here may use at most 1"),
         ({"extra_body": {"n_epochs": 2}}, "n_epochs", "n_epochs: unknown field"),
