@@ -82,8 +82,9 @@ test-extended: packages $(STAMP) ## Property tests, the compose deployment and t
 test-all: packages $(STAMP) models ## All tests
 	$(PYTEST) $(TESTS)
 
-fuzz: $(STAMP) ## Ten times as many mutated files, forms, specs and messages as the tests try
-	TRD_FUZZ_INPUTS=100000 $(BIN)/python -m pytest --timeout 0 -m extended tests/faults/test_fuzz_of_the_door.py
+fuzz: $(STAMP) ## Far more mutated files, forms, specs, messages and requests than the tests try
+	TRD_FUZZ_INPUTS=100000 TRD_MAX_EXAMPLES=400 $(BIN)/python -m pytest --timeout 0 -m extended \
+		tests/faults/test_fuzz_of_the_door.py tests/properties
 
 faults: packages $(STAMP) ## Faults of processes, servers and disks: half an hour, as root; writes docs/reliability.md
 	$(BIN)/python -m tests.faults

@@ -45,9 +45,10 @@ def body(service: LocalService, tmp_path_factory: pytest.TempPathFactory) -> dic
     }
 
 
-def test_a_job_on_two_devices_is_paused_and_resumed_and_succeeds(service: LocalService, body: dict[str, Any]) -> None:
+def test_a_job_is_paused_and_resumed_and_outlives_a_killed_process(service: LocalService, body: dict[str, Any]) -> None:
     client = service.client
-    job = client.jobs.create({**body, "optim": {**body["optim"], "epochs": 6}})
+    often = {"optim": {**body["optim"], "epochs": 6}, "checkpoints": {"every_steps": 1}}
+    job = client.jobs.create({**body, **often})
     assert job.spec["queue"] == "trd-default-2"
     _wait_for_step(service, job.id, 2)
     client.jobs.pause(job.id)
@@ -55,9 +56,11 @@ def test_a_job_on_two_devices_is_paused_and_resumed_and_succeeds(service: LocalS
     stopped_at = client.jobs.get(job.id).step
     assert max(checkpoint.step for checkpoint in client.checkpoints.list(job.id)) == stopped_at
     client.jobs.resume(job.id)
+    _wait_for_step(service, job.id, stopped_at + 2)
+    os.kill(_process_of_rank(1, job.id), signal.SIGKILL)
     done = client.jobs.wait(job.id, max_seconds=300)
     assert done.status == "succeeded", (done.error, _messages(service, job.id))
-    assert done.attempt == 2
+    assert done.attempt == 3
     assert done.step == done.num_steps > stopped_at
     (loss,) = client.metrics.list(job.id, names=["loss"])
     assert loss.steps == list(range(1, done.num_steps + 1)), "each step once: none lost, none of both processes"
@@ -80,19 +83,6 @@ def test_a_failure_of_both_processes_is_reported_once(service: LocalService, bod
         client.jobs.wait(job.id, max_seconds=120)
     assert caught.value.code == "no_training_data"
     assert sum("no problem is left to train on" in message for message in _messages(service, job.id)) == 1
-
-
-def test_a_killed_process_ends_the_attempt_and_the_next_one_continues(
-    service: LocalService, body: dict[str, Any]
-) -> None:
-    client = service.client
-    often = {"optim": {**body["optim"], "epochs": 4}, "checkpoints": {"every_steps": 1}}
-    job = client.jobs.create({**body, **often})
-    _wait_for_step(service, job.id, 2)
-    os.kill(_process_of_rank(1, job.id), signal.SIGKILL)
-    done = client.jobs.wait(job.id, max_seconds=300)
-    assert done.status == "succeeded", (done.error, _messages(service, job.id))
-    assert done.attempt == 2
 
 
 def _wait_for_step(service: LocalService, job_id: str, step: int) -> None:

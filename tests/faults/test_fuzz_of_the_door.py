@@ -1,7 +1,7 @@
 """Mutations of all that comes in from outside: no process dies, no 500, no growth of memory, nothing left behind.
 
-Each kind has `TRD_FUZZ_INPUTS` seeded inputs (10,000 by default), read by the same code as in the children of the
-service, many in one process; some more go through a real server. `make fuzz` tries ten times as many.
+Each kind has `TRD_FUZZ_INPUTS` seeded inputs (4,000 by default), read by the same code as in the children of the
+service, many in one process; some more go through a real server. `make fuzz` tries many more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from worker.doorbells import NOT_A_DOORBELL, _job_id
 
 pytestmark = pytest.mark.extended
 
-NUM_INPUTS = int(os.environ.get("TRD_FUZZ_INPUTS", "10000"))
+NUM_INPUTS = int(os.environ.get("TRD_FUZZ_INPUTS", "4000"))
 NUM_BY_HTTP = max(60, NUM_INPUTS // 150)
 SECONDS_PER_INPUT = 5
 MEMORY_BYTES = 3 * 2**29

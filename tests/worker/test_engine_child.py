@@ -153,13 +153,14 @@ def test_a_refused_spec_is_a_failed_event_and_exit_code_1(tmp_path: Path) -> Non
 
 
 RANK = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
 sys.path.insert(0, sys.argv[2])
 from worker import engine_child
 
 def scripted(folder, stop):
     (folder / f"rank{os.environ['RANK']}").touch()
     if sys.argv[3] == "fails":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or torchrun waits 30 seconds before it kills rank 0
         return 1 if os.environ["RANK"] == "1" else time.sleep(60) or 0
     while not stop():
         time.sleep(0.05)

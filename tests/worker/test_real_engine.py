@@ -78,9 +78,9 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
         assert len(tensors.keys()) > 10
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path, devices=devices, optim={"learning_rate": 1e-3, "batch_size": 4}))
+def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path) -> None:
+    """One on two devices does so in `test_two_devices`."""
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, optim={"learning_rate": 1e-3, "batch_size": 4}))
     slot = real_slot(sqlite_bench)
     with running(slot) as thread:
         eventually(lambda: sqlite_bench.job(job_id).step >= 1, seconds=120)
@@ -100,11 +100,10 @@ def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path
     assert steps == list(range(1, (job.num_steps or 0) + 1))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_what_the_engine_refuses_is_the_jobs_error(sqlite_bench: Workbench, tmp_path: Path, devices: int) -> None:
+def test_what_the_engine_refuses_is_the_jobs_error(sqlite_bench: Workbench, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join([json.dumps({"problem": "12+1", "answer": "13"})] * 3 + ['{"problem": 5}']) + "\n")
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path, dataset={"path": str(rows)}, devices=devices))
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, dataset={"path": str(rows)}))
     slot = real_slot(sqlite_bench)
     run_next(slot)
     slot.close()

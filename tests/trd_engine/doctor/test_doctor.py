@@ -70,7 +70,8 @@ def test_a_gpu_that_does_not_work_is_the_finding(tmp_path: Path, monkeypatch: py
     assert "driver" in finding.message
 
 
-def test_a_spec_is_checked_against_the_models(tmp_path: Path) -> None:
+def test_a_spec_is_checked_against_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "CHECKS", {"spec": engine_checks.check_spec})
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"mode": "opd", "student": "/nowhere", "teacher": "/nowhere", "dataset": {"path": "x"}}))
     findings = [f for f in report.examine(tmp_path, spec) if f.check in ("spec", "device")]

@@ -65,11 +65,6 @@ def run_tests(files: list[str], selection: str) -> str:
     return run("-m", "pytest", *options, *paths, TRITON_INTERPRET="1", TRD_LOSS_KERNEL="triton")
 
 
-def test_interpreted_kernels_mask_rows_and_follow_bias_scale_and_cap() -> None:
-    selection = "(bias_scale and 1.7 and full) or (rows_of_weight_zero and inf and jsd) or are_interpreted"
-    assert " passed" in run_tests(["test_linear_divergence.py"], selection)
-
-
 @pytest.mark.extended
 def test_interpreted_kernels_pass_the_tests_of_the_loss() -> None:
     """All but those that take thousands of launches, and those of products or of CPU's sizes."""
