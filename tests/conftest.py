@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-LONGEST_FIRST = ("trd_engine", "e2e", "compose", "faults", "properties", "benchmarks", "worker")
+LONGEST_FIRST = ("trd_engine", "e2e", "compose", "faults", "properties", "benchmarks", "worker", "examples", "browser")
 """Rooms whose files are handed out first, so that no worker still has a long file when the others have finished."""
 
 

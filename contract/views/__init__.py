@@ -74,6 +74,9 @@ OpenEnum = Annotated[Value | str, _KnownOrString()]
 class Page(View, Generic[Item]):
     """Part of a list. The next part begins ``after`` the last object of this one."""
 
+    # A class such as Page[JobView] has no source, and pydantic would look for it in every loaded module: 20 ms a class.
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool

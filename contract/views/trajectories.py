@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from contract.trajectory_outcome import Outcome
 from contract.views import OpenEnum, Page, View
 
@@ -119,6 +121,8 @@ class TrajectoryDetailView(TrajectoryView):
 
 class TrajectoryPage(Page[TrajectoryView]):
     """A page of trajectories."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     searched_to: str | None = None
     """With ``text``: the id of the last trajectory that was searched, if the page ends before the search does. Continue

@@ -19,26 +19,31 @@ import torch.distributed as dist
 
 from trd_engine.rollouts.exchange import join_shares
 from trd_engine.runtime import distributed
-from trd_engine.runtime.distributed import open_world
+from trd_engine.runtime.distributed import World, open_world
 from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdict
 
 
 def exchange(_folder: Path) -> None:
-    """Uneven parts, and one without any."""
+    """Uneven parts, and one without any; then trajectories."""
     with open_world(3) as world:
-        share = world.share(4)
-        assert world.gather([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
-        assert world.gather([] if world.rank else ["one"]) == ["one"]
-        assert [world.sum(world.part_of(n)) for n in (1, 5, 9)] == [1, 5, 9]
-        for count in (4, 2):
-            gathered = world.gather([_scores_of(n) for n in world.share(count)])
-            assert [s.target_logprobs_T.tolist() for s in gathered] == [[float(n)] * n for n in range(count)]
-            assert [s.token_ids_TK.tolist() for s in gathered] == [[[n, 7]] * n for n in range(count)]
-        mine = torch.arange(world.rank, dtype=torch.float32)
-        assert world.concatenate(mine).tolist() == [0.0, 0.0, 1.0]
-        assert (world.sum(world.rank), world.max(-world.rank)) == (3.0, 0.0)
-        assert world.any(world.rank == 2)
-        assert not world.any(False)
+        _gather(world)
+        _join(world)
+
+
+def _gather(world: World) -> None:
+    share = world.share(4)
+    assert world.gather([{"n": n} for n in share]) == [{"n": n} for n in range(4)]
+    assert world.gather([] if world.rank else ["one"]) == ["one"]
+    assert [world.sum(world.part_of(n)) for n in (1, 5, 9)] == [1, 5, 9]
+    for count in (4, 2):
+        gathered = world.gather([_scores_of(n) for n in world.share(count)])
+        assert [s.target_logprobs_T.tolist() for s in gathered] == [[float(n)] * n for n in range(count)]
+        assert [s.token_ids_TK.tolist() for s in gathered] == [[[n, 7]] * n for n in range(count)]
+    mine = torch.arange(world.rank, dtype=torch.float32)
+    assert world.concatenate(mine).tolist() == [0.0, 0.0, 1.0]
+    assert (world.sum(world.rank), world.max(-world.rank)) == (3.0, 0.0)
+    assert world.any(world.rank == 2)
+    assert not world.any(False)
 
 
 def _scores_of(length: int) -> TokenScores:
@@ -50,26 +55,25 @@ def _scores_of(length: int) -> TokenScores:
     )
 
 
-def join(_folder: Path) -> None:
+def _join(world: World) -> None:
     """Trajectories of all kinds, in the order of one process; what is sent besides ids and texts is small."""
     problems = [Problem(str(number), "?", "1", extra={"tests": "x" * 9000}) for number in range(7)]
     pairs = [(problem, sample) for problem in problems for sample in range(2)]
     whole = [_trajectory(number, *pair) for number, pair in enumerate(pairs)]
-    with open_world(3) as world:
-        sent, gather = list[int](), dist.all_gather_object
+    sent, gather = list[int](), dist.all_gather_object
 
-        def measured(parts: list[Any], mine: Any, **options: Any) -> None:
-            sent.append(len(pickle.dumps(mine)))
-            gather(parts, mine, **options)
+    def measured(parts: list[Any], mine: Any, **options: Any) -> None:
+        sent.append(len(pickle.dumps(mine)))
+        gather(parts, mine, **options)
 
-        dist.all_gather_object = measured
-        share = [whole[number] for number in world.share(len(whole))]
-        joined = join_shares(share, pairs, world)
-        assert joined == whole
-        assert {t.prompt_token_ids.itemsize for t in joined} == {4}  # type: ignore[attr-defined]
-        assert sum(sent) < 400 * len(share) < 10 * sum(len(t.rollout.token_ids) for t in share)
-        assert join_shares(share[:1] if world.is_main else [], pairs[:1], world) == whole[:1]
-        assert join_shares([], [], world) == []
+    dist.all_gather_object = measured
+    share = [whole[number] for number in world.share(len(whole))]
+    joined = join_shares(share, pairs, world)
+    assert joined == whole
+    assert {t.prompt_token_ids.itemsize for t in joined} == {4}  # type: ignore[attr-defined]
+    assert sum(sent) < 400 * len(share) < 10 * sum(len(t.rollout.token_ids) for t in share)
+    assert join_shares(share[:1] if world.is_main else [], pairs[:1], world) == whole[:1]
+    assert join_shares([], [], world) == []
 
 
 def _trajectory(number: int, problem: Problem, sample: int) -> Trajectory:
@@ -105,7 +109,7 @@ def stall(_folder: Path) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-SCENES = (exchange, join, last, stall)
+SCENES = (exchange, last, stall)
 
 if __name__ == "__main__":
     {scene.__name__: scene for scene in SCENES}[sys.argv[1]](Path(sys.argv[2]))

@@ -63,6 +63,8 @@ LONG: dict[str, dict[str, Any]] = {
 """Changes to `spec`, by the name of the run."""
 RESUMED = ("full", "LoRA", "moving average", "moving adapter")
 """Runs that are resumed after their first step with another number of processes."""
+FAST = ("full", "one trajectory")
+"""Runs of the fast tests."""
 METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout_forward_kl", "rollout_accuracy")
 
 
@@ -148,7 +150,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(scope="module")
 def fast_runs(runs: Runs) -> Runs:
     """The runs of the fast tests."""
-    runs.launch(["full", "LoRA", "one trajectory"])
+    runs.launch(FAST)
     return runs
 
 
@@ -157,8 +159,7 @@ def all_runs(fast_runs: Runs) -> Runs:
     """Those of the slow tests, too."""
     before = {name: checkpoint_folder(fast_runs.one(name), 1) for name in RESUMED}
     before["dropout"] = checkpoint_folder(fast_runs.out / "two" / "dropout", 1)
-    names = [name for name in (*LONG, *SHORT) if name not in ("full", "LoRA", "one trajectory")]
-    fast_runs.launch(names, before)
+    fast_runs.launch([name for name in (*LONG, *SHORT) if name not in FAST], before)
     return fast_runs
 
 
@@ -171,10 +172,11 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
     return spec(data, **{**base, **changes})
 
 
-@pytest.mark.parametrize("name", ["full", "LoRA"])
-def test_two_processes_do_what_one_does(fast_runs: Runs, name: str) -> None:
+@pytest.mark.parametrize("name", ["full", pytest.param("LoRA", marks=pytest.mark.slow)])
+def test_two_processes_do_what_one_does(request: pytest.FixtureRequest, name: str) -> None:
     """With another model as the teacher, and with an adapter that teaches itself."""
-    one, two = fast_runs.one(name), fast_runs.two(name)
+    runs: Runs = request.getfixturevalue("fast_runs" if name in FAST else "all_runs")
+    one, two = runs.one(name), runs.two(name)
     for round_index in (0, 1):
         assert trajectories(two, round_index) == trajectories(one, round_index)
     assert_alike(two, one, 4)
