@@ -60,17 +60,21 @@ class Panel:
 
 def draw(panels: Sequence[Panel], *, has_titles: bool = True) -> Figure:
     """Draw the plots side by side."""
+    labels = [curve.label for panel in panels for curve in panel.curves if curve.label is not None]
+    height = 3.2 + 0.25 * len(labels)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(6.4, 4.8 * len(panels)), 3.2), layout="constrained")
+        figure = Figure(figsize=(max(6.4, 4.8 * len(panels)), height), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _fill(axes, panel)
             axes.set_title(panel.title if has_titles else "")
+        if labels:  # below the plots, where it hides no curve
+            figure.legend(loc="outside lower left", fontsize="small")
     return figure
 
 
-def svg(figure: Figure, title: str) -> bytes:
-    """Return the figure as SVG with `title` for screen readers."""
-    return _saved(figure, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+def svg(figure: Figure) -> bytes:
+    """Return the figure as SVG, without a background."""
+    return _saved(figure, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 
 
 def png(figure: Figure, *, dpi: int = 160) -> bytes:
@@ -99,7 +103,5 @@ def _fill(axes: Axes, panel: Panel) -> None:
     if panel.x_label == "step":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = axes.get_ylim()
-    low = min(0.0, low)
+    low = 0.0 if axes.dataLim.y0 >= 0 else low
     axes.set_ylim(low, high + 0.05 * (high - low))
-    if any(curve.label is not None for curve in panel.curves):
-        axes.legend(fontsize="small")

@@ -107,7 +107,7 @@ def report(
         raise TrdError(f"{len(jobs)} jobs: a report has at most {MAX_JOBS}", hint="leave some out")
     with Client() as trd:
         runs = _runs(trd, [job_id_of(trd, name) for name in jobs])
-    plots = [(panel, draw([panel], has_titles=False)) for panel in panels(runs)]
+    plots = panels(runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,7 +116,7 @@ def report(
     )
     page = environment.get_template("report.html.j2").render(
         runs=runs,
-        plots=[(panel.title, base64.b64encode(svg(figure, panel.title)).decode()) for panel, figure in plots],
+        plots=[(plot.title, base64.b64encode(svg(draw([plot], has_titles=False))).decode()) for plot in plots],
         spec_rows=spec_rows(runs),
         pairs=[(run, pair) for run in runs for pair in run.trajectories[: max(1, NUM_PAIRS // len(runs))]],
         score_difference=score_difference,
@@ -126,9 +126,9 @@ def report(
     )
     out.write_text(page, encoding="utf-8")
     written = [out]
-    for panel, figure in plots if with_png else ():
-        written.append(out.with_name(f"{out.stem}-{panel.name}.png"))
-        written[-1].write_bytes(png(figure))
+    for plot in plots if with_png else ():
+        written.append(out.with_name(f"{out.stem}-{plot.name}.png"))
+        written[-1].write_bytes(png(draw([plot])))
     if as_json:
         print_json({"object": "report", "files": [str(path) for path in written], "jobs": [run.job.id for run in runs]})
         return

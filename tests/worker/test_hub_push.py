@@ -68,6 +68,17 @@ def test_the_last_checkpoint_is_pushed_after_an_outage(sqlite_bench: Workbench, 
 
 
 @pytest.mark.slow
+def test_a_hub_that_stays_away_holds_the_job_for_a_time_only(sqlite_bench: Workbench, hub: ScriptedHub) -> None:
+    hub.num_failures = 1_000_000
+    job_id = run_job(sqlite_bench, push_to("ann/student"), hub_push_seconds=5.0)
+    assert sqlite_bench.job(job_id).status == JobStatus.SUCCEEDED
+    assert messages(sqlite_bench, job_id, "push_incomplete") == [
+        "ann/student did not get the checkpoint in time; the job has it."
+    ]
+    assert sqlite_bench.checkpoint_steps(job_id)[-1] == 4
+
+
+@pytest.mark.slow
 def test_uploads_stay_within_the_network_and_failed_runs_push_nothing(
     sqlite_bench: Workbench, hub: ScriptedHub
 ) -> None:

@@ -38,10 +38,10 @@ def training_plot(state: TrainingState) -> bytes | None:
             for ends in ([row.avg_low for row in scores], [row.avg_high for row in scores])
         )
         curve = Curve([row.step for row in scores], values, marker="o", ends=(lows, highs))
-        panels.append(Panel("scores", f"avg@{scores[-1].k}, 95 % intervals", [curve]))
+        panels.append(Panel("scores", f"Share of correct answers (avg@{scores[-1].k}), 95 % intervals", [curve]))
     if state.losses:
         steps = range(state.step - len(state.losses) + 1, state.step + 1)
-        panels.append(Panel("loss", "Loss", [Curve(steps, state.losses)]))
+        panels.append(Panel("loss", "Loss by step", [Curve(steps, state.losses)]))
     return png(draw(panels), dpi=100)
 
 
