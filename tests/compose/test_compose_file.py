@@ -172,6 +172,7 @@ def test_the_image_compiles_or_never_asks_for_it() -> None:
     assert runtime._SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
 
 
+@pytest.mark.slow
 def test_the_smoke_command_runs_in_the_workers_image(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """In a folder that cannot be written, as the image's is for its user: runs are written to TRD_DATA_DIR."""
     head = (CHECKOUT / "docker-compose.yml").read_text().partition("\nname:")[0]

@@ -67,6 +67,7 @@ def test_a_lost_doorbell_is_made_up_for_by_polling(place: Place) -> None:
             eventually(lambda job_id=job_id: place.bench.job(job_id).status == "succeeded")
 
 
+@pytest.mark.slow
 def test_work_continues_without_a_broker(with_servers: Place) -> None:
     job_id = with_servers.bench.add_job()
     with with_servers.worker(Plan(), BROKER_URL=f"redis://127.0.0.1:{free_port()}/0") as worker:
@@ -111,7 +112,7 @@ def test_cancel_reaches_the_child_through_the_database(place: Place) -> None:
         assert not process_exists(pid)
 
 
-@pytest.mark.parametrize("place", ["embedded", pytest.param("with_servers", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_a_worker_that_is_shut_down_gives_its_job_to_the_next(place: Place) -> None:
     job_id = place.bench.add_job()
     with place.worker(LONG, "first") as first:
@@ -127,7 +128,7 @@ def test_a_worker_that_is_shut_down_gives_its_job_to_the_next(place: Place) -> N
     assert (first_attempt.status, second_attempt.first_step) == ("stopped", stored)
 
 
-@pytest.mark.parametrize("place", [pytest.param("embedded", marks=pytest.mark.slow), "with_servers"], indirect=True)
+@pytest.mark.slow
 def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> None:
     """Its child dies with it, the reaper of another worker finds the job, and a damaged checkpoint is passed over."""
     job_id = place.bench.add_job()

@@ -130,13 +130,13 @@ def test_what_only_compares_texts_is_not_forked_and_all_else_is(monkeypatch: pyt
         'child._judged_in_fork = lambda *request: b\'{"failure": "would fork"}\'; child.main(sys.argv[2:])'
     )
     monkeypatch.setattr(verifier_pool, "_START", without_fork)
-    for scorer, is_forked in (("simple_equations", False), ("caesar_cipher", False), ("countdown", True)):
-        problem = gym_problem(scorer)
-        with closing(GuardedPool("reasoning_gym", 3.0, num_workers=1)) as pool:
+    with closing(GuardedPool("reasoning_gym", 3.0, num_workers=1)) as pool:
+        for scorer, is_forked in (("simple_equations", False), ("caesar_cipher", False), ("countdown", True)):
+            problem = gym_problem(scorer)
             texts = (f"<answer>{problem.answer}</answer>", "<answer>another</answer>")
             right, wrong = ReasoningGymTask(pool).verify_many([(problem, text) for text in texts])
-        assert (right.correct, wrong.correct) == (not is_forked, False)
-        assert (wrong.detail == "would fork") == is_forked
+            assert (right.correct, wrong.correct) == (not is_forked, False)
+            assert (wrong.detail == "would fork") == is_forked
 
 
 @pytest.mark.parametrize("scorer", EVALUATING_SCORERS)

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
+    return write_data(tmp_path_factory.mktemp("data"), train=24)
 
 
 def own_teacher(data: Path, **changes: Any) -> RunConfig:
@@ -40,7 +40,7 @@ def own_teacher(data: Path, **changes: Any) -> RunConfig:
         "rounds": 2,
         "evaluation": {"holdout": 0.0},
         "checkpoints": {"every_steps": 1, "keep": 9},
-        "optim": {"learning_rate": 3e-3, "batch_size": 12},
+        "optim": {"learning_rate": 3e-3, "batch_size": 6},
     }
     return parse_config(spec(data, **{**base, **changes}))
 
@@ -142,7 +142,7 @@ def test_a_second_adapter_is_no_second_copy_and_is_never_trained_or_exported(dat
     with answering_with(model, TEACHER_ADAPTER):
         pass
     assert [name for name, p in model.named_parameters() if p.requires_grad] == trainable
-    distil(own_teacher(data, lora=LORA, teacher_update=EMA, rounds=1, optim={"batch_size": 48}), tmp_path)
+    distil(own_teacher(data, lora=LORA, teacher_update=EMA, rounds=1, optim={"batch_size": 24}), tmp_path)
     folder = checkpoint_folder(tmp_path, 1)
     assert not (folder / "adapter" / TEACHER_ADAPTER).exists()
     assert not any(TEACHER_ADAPTER in name for name in load_file(folder / "model" / "model.safetensors"))

@@ -94,7 +94,7 @@ def test_a_run_that_samples_with_vllm_continues_as_one_never_interrupted(
     pytest.importorskip("vllm", exc_type=ImportError)
     sampled = {**document, "teacher_update": {"kind": "frozen"}, **changes}
     sampled["sampling"] = {**document["sampling"], "engine": "vllm"}
-    distil(parse_config(sampled), tmp_path / "whole", prune_checkpoints=True)
+    run_and_kill(sampled, tmp_path / "whole", [])
     moment = in_phase("refining", 1)
     run_and_interrupt(sampled, tmp_path / "interrupted", [(moment, sent) for sent in signals])
     assert differences(tmp_path / "interrupted", tmp_path / "whole", NUM_STEPS) == []

@@ -135,25 +135,23 @@ def test_trained_tokens_are_the_sampled_ones_with_their_end_of_turn(whole: Path)
         assert row["rollout"] in tokenizer.decode(row["token_ids"]["refine_prompt"])
 
 
-def test_two_runs_of_one_spec_are_bitwise_equal(data: Path, whole: Path, tmp_path: Path) -> None:
-    distil(parse_config(spec(data, rounds=2)), tmp_path)
-    assert_bitwise_equal(weights(tmp_path, 4), weights(whole, 4))
-
-
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(
-    data: Path, whole: Path, tmp_path: Path, stop_after: int
+def test_a_run_that_is_stopped_after_each_step_is_bitwise_the_uninterrupted_one(
+    data: Path, whole: Path, tmp_path: Path
 ) -> None:
+    """Within rounds and between them, each part in a folder of its own."""
     config = parse_config(spec(data, rounds=2))
-    first, second = tmp_path / "first", tmp_path / "second"
+    before = None
+    for step in (1, 2, 3):
+        out = tmp_path / str(step)
 
-    def stop() -> bool:
-        return len(metric(first, "loss")) >= stop_after if (first / "events.jsonl").exists() else False
+        def stop(out: Path = out) -> bool:
+            return (out / "events.jsonl").exists() and len(metric(out, "loss")) == 1
 
-    with pytest.raises(StopRequested):
-        distil(config, first, stop=stop)
-    distil(config, second, resume_from=checkpoint_folder(first, stop_after))
-    assert_bitwise_equal(weights(second, 4), weights(whole, 4))
+        with pytest.raises(StopRequested):
+            distil(config, out, resume_from=before, stop=stop)
+        before = checkpoint_folder(out, step)
+    distil(config, tmp_path / "last", resume_from=before)
+    assert_bitwise_equal(weights(tmp_path / "last", 4), weights(whole, 4))
 
 
 @pytest.mark.parametrize(("killed_after", "sampled_again", "reported_again"), [(0, [1], [0, 1]), (2, [], [1])])
@@ -175,6 +173,7 @@ def test_a_killed_run_continues_from_its_rollouts(
 def test_a_round_is_saved_before_its_diagnosis(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And two runs of one spec are bitwise equal: this one samples all its rollouts itself."""
     config = parse_config(spec(data, rounds=2))
 
     def die(*_: object) -> None:
