@@ -80,6 +80,12 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "more memory, or lower optim.micro_batch_tokens.",
         is_outage=True,
     ),
+    ErrorCode(
+        "passes_too_large",
+        True,
+        "The job goes on from its last checkpoint in training passes of half the size, with the same result. To save "
+        "the attempts, set optim.micro_batch_tokens.",
+    ),
     ErrorCode("device_unavailable", True, "This worker does not have the requested device.", is_outage=True),
     ErrorCode(
         "gpu_fault",

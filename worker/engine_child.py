@@ -93,6 +93,7 @@ def report_failure(out_dir: Path, error: Exception) -> None:
     """
     if _has_lost_another(error) or not _is_first_to_fail(out_dir.parent):
         return
+    from trd_engine.runtime.errors import PassesTooLargeError
     from trd_engine.runtime.events import Reporter
 
     code = failure_code(error)
@@ -105,8 +106,9 @@ def report_failure(out_dir: Path, error: Exception) -> None:
         cause = _first_logged_error(out_dir.parent / "engine.log")
         message = f"a process of vLLM ended: {cause or message}"
         code = _exhausted_resource(RuntimeError(cause)) or code
+    facts = {"pass_tokens": error.pass_tokens} if isinstance(error, PassesTooLargeError) else {}
     with Reporter(out_dir) as reporter:
-        reporter.failed(code, message, details)
+        reporter.failed(code, message, details, **facts)
 
 
 def _has_lost_another(error: Exception) -> bool:

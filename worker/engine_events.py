@@ -154,6 +154,8 @@ class FailedEvent(_Event):
     code: str
     message: str
     traceback: str | None = None
+    pass_tokens: tuple[Count, Count] | None = None
+    """Most tokens of a pass of the student and of the teacher, with which another attempt may succeed."""
 
 
 class FinishedEvent(_Event):

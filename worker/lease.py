@@ -233,7 +233,9 @@ def _num_without_progress(session: Session, job: LockedJob, end: AttemptEnd) -> 
     last = reached.pop(job.attempt, 0)
     if last > max(reached.values(), default=0):
         return 0
-    return job.num_lost + (end.kind in (EndKind.FAILED, EndKind.LOST))
+    # Passes are halved until they fit or have one sequence each, which ends by itself.
+    is_halved = end.failure is not None and end.failure.code == "passes_too_large"
+    return job.num_lost + (end.kind in (EndKind.FAILED, EndKind.LOST) and not is_halved)
 
 
 def _record_end(session: Session, job: LockedJob, end: AttemptEnd) -> None:

@@ -145,6 +145,8 @@ class EventFold:
     def _failed(self, event: FailedEvent) -> None:
         self.failed = event
         data: dict[str, Any] = {"code": event.code}
+        if event.pass_tokens is not None:
+            data["pass_tokens"] = event.pass_tokens
         if event.traceback is not None:
             data["traceback"] = event.traceback[-MAX_TRACEBACK_CHARACTERS:]
         self.batch.events.append(NewEvent("notice", event.message, data, "error", event.happened_at))

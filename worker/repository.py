@@ -24,6 +24,7 @@ from contract.tables import (
     Diagnosis,
     Evaluation,
     Job,
+    JobEvent,
     MetricPoint,
     ProbeSample,
     Trajectory,
@@ -118,6 +119,14 @@ def record_resume(session: Session, lease: Lease, step: int) -> None:
     """Record the step from which the attempt resumes."""
     session.execute(_attempt_update(lease).values(first_step=step))
     session.execute(_job_update(lease).values(step=step))
+
+
+def max_pass_tokens(session: Session, job_id: str) -> list[int] | None:
+    """Return the sizes of training passes that an earlier attempt chose when its memory ran out, the newest ones."""
+    codes = JobEvent.data["code"].as_string().in_(("passes_too_large", "passes_halved"))
+    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "notice", codes)
+    data = session.scalar(query.order_by(JobEvent.sequence.desc()).limit(1))
+    return None if data is None else data.get("pass_tokens")
 
 
 def _job_update(lease: Lease) -> Any:

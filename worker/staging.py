@@ -52,7 +52,10 @@ def stage(attempt: Attempt) -> Staged:
             staged_path = stage_path(path, attempt.settings.dataset_roots, folder / f"dataset-{number}")
             datasets[path] = {"path": staged_path}
         resumed_step = _stage_checkpoint(attempt)
+        with attempt.database.read() as session:
+            pass_tokens = repository.max_pass_tokens(session, attempt.job_id)
         document = engine_document(spec, attempt.slot.catalog(), datasets, attempt.settings.teacher_endpoints)
+        document["max_pass_tokens"] = pass_tokens
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         message = f"The job's files could not be fetched: {public_text(error)}"

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from sqlalchemy import select
 
 from contract.job_state import JobStatus
 from contract.tables import CheckpointFile, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
 from testbed.make_data import main as make_data
+from tests.trd_engine.torchrun import scene
 from tests.worker.workbench import Workbench, ended, eventually, running
 from worker.attempt import Slot
+from worker.engine_process import engine_command
 from worker.supervisor import run_next
 
 pytestmark = pytest.mark.slow
@@ -98,6 +102,78 @@ def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path
     assert sqlite_bench.attempts(job_id)[1].first_step == paused.step
     steps = [point.step for point in sqlite_bench.rows(MetricPoint, job_id, MetricPoint.step) if point.name == "loss"]
     assert steps == list(range(1, (job.num_steps or 0) + 1))
+
+
+FAULTS = """
+import datetime, sys, time
+from pathlib import Path
+import torch
+from worker import engine_child
+from trd_engine.training import step
+
+folder, limit_file, score = Path(sys.argv[1]), Path(sys.argv[2]), step.score
+
+def scored(models, batch, *arguments, **options):
+    if folder.name == "attempt-0001":
+        torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=5))
+        time.sleep(600 * models.world.rank)
+    elif models.world.rank == 1:  # the other process waits for this one within its pass
+        if not limit_file.exists():
+            limit_file.write_text(str(batch.num_teacher_tokens // 2))
+        if batch.num_teacher_tokens > int(limit_file.read_text()):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return score(models, batch, *arguments, **options)
+
+step.score = scored
+code = engine_child.main(sys.argv[1:2])
+sys.stdout.flush()
+sys.exit(code)
+"""
+
+
+def test_several_processes_go_on_after_a_hang_and_in_smaller_passes_after_the_memory_ran_out(
+    sqlite_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the weights of a run that began with such passes, bit for bit, and of an undisturbed one up to rounding."""
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    (tmp_path / "rank.py").write_text(FAULTS)
+
+    def command(folder: Path, devices: int) -> list[str]:
+        engine = engine_command(folder, devices)
+        return [*engine[:-3], str(tmp_path / "rank.py"), str(folder), str(tmp_path / "limit")]
+
+    evaluation, diagnosis = {"holdout": 0.0}, {"num_trajectories": 0}
+    asked = spec(tmp_path, devices=2, evaluation=evaluation, diagnosis=diagnosis, checkpoints={"every_steps": 100})
+    job_id = sqlite_bench.add_job(spec=asked)
+    slot = Slot(sqlite_bench.settings.model_copy(update={"max_attempts": 2}), command_for=command)
+    for _ in range(3):
+        run_next(slot)
+    slot.close()
+    job = sqlite_bench.job(job_id)
+    assert job.status == "succeeded", (job.error_message, sqlite_bench.codes(job_id))
+    hung, full, last = sqlite_bench.attempts(job_id)
+    assert (hung.error_code, full.error_code) == ("collective_timeout", "passes_too_large")
+    assert hung.error_message.startswith("rank 0 waited for the other processes in phase training: ")
+    assert full.error_message.startswith("the memory ran out in a pass over 4 sequences, ")
+    assert (full.first_step, last.first_step) == (0, 0), "the round's trajectories are kept"
+    scratch = sqlite_bench.settings.scratch_dir / job_id
+    document = json.loads((scratch / "attempt-0003" / "spec.json").read_text())
+    assert document["max_pass_tokens"][1] == int((tmp_path / "limit").read_text())
+    document["dataset"]["path"] = asked["dataset"]["path"]
+    outs = {"small": document, "undisturbed": {**document, "max_pass_tokens": None}}
+    plan = [(wanted, str(tmp_path / name), None) for name, wanted in outs.items()]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with scene("rank_runs", "plan", str(tmp_path), num_processes=2) as launcher:
+        printed, _ = launcher.communicate(timeout=500)
+    assert launcher.returncode == 0, printed
+    with sqlite_bench.database.read() as session:
+        files = {file.name: file.storage_key for file in session.query(CheckpointFile)}
+    ours = load_file(sqlite_bench.settings.data_dir / "storage" / files["model/model.safetensors"])
+    name = f"checkpoints/step-{job.step:08d}/model/model.safetensors"
+    small, undisturbed = load_file(tmp_path / "small" / name), load_file(tmp_path / "undisturbed" / name)
+    for key, weight in ours.items():
+        assert torch.equal(weight, small[key]), key
+        assert (weight - undisturbed[key]).norm() <= 1e-4 * weight.norm(), key
 
 
 def test_what_the_engine_refuses_is_the_jobs_error(sqlite_bench: Workbench, tmp_path: Path) -> None:

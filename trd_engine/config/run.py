@@ -76,6 +76,9 @@ class RunConfig(StrictConfig):
     """Number of training processes, one device each; `torchrun` starts them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random in the run."""
+    max_pass_tokens: tuple[PositiveInt, PositiveInt] | None = None
+    """Most tokens of a training pass of the student and of the teacher, besides `optim.micro_batch_tokens`. A worker
+    sets it to half of what was too large in an earlier attempt. Changes memory and speed, not the loss."""
     strict: bool = False
     """End the run if anything is reported as a warning by the end of the first round's rollouts."""
     device: str = "auto"

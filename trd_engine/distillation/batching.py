@@ -36,6 +36,10 @@ class PassTokens:
         """Return the same bound for either model."""
         return cls(num_tokens, num_tokens)
 
+    def at_most(self, others: tuple[int, int] | None) -> PassTokens:
+        """Return the smaller bound of each model."""
+        return self if others is None else PassTokens(min(self.student, others[0]), min(self.teacher, others[1]))
+
 
 @dataclass(frozen=True)
 class MicroBatch:

@@ -17,7 +17,7 @@ import torch
 
 from trd_engine.distillation.batching import MicroBatch, PassTokens, share_of, split_into_micro_batches
 from trd_engine.runtime.distributed import ALONE, World
-from trd_engine.runtime.errors import PassTooLargeError
+from trd_engine.runtime.errors import PassesTooLargeError, PassTooLargeError
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
 from trd_engine.types import TrainingSequence, Trajectory
 
@@ -64,19 +64,23 @@ class Batcher:
     def with_smaller_passes(self, micro_batches: Sequence[MicroBatch], error: PassTooLargeError) -> Batcher:
         """Return a batcher for passes of half the size, which compute the same loss.
 
-        Raises `PassTooLargeError` with what to do if each pass has one sequence already, and for several processes: the
-        others wait for this one in the pass that failed.
+        Raises `PassTooLargeError` with what to do if each pass has one sequence already, and `PassesTooLargeError` for
+        several processes: the others wait for this one in the pass that failed.
         """
         packed = [batch for batch in micro_batches if len(batch.positions) > 1]
         if not packed:
             raise PassTooLargeError(
-                f"{error}; passes have one sequence each: lower refine.max_new_tokens and sampling.max_new_tokens, set "
-                "optim.gradient_checkpointing, or use LoRA or more devices"
+                f"{error}; passes have one sequence each, and one of fewer tokens may fit: lower refine.max_new_tokens "
+                "and sampling.max_new_tokens, set optim.gradient_checkpointing, or use LoRA or more devices"
             ) from error
-        largest = [max(getattr(batch, f"num_{role}_tokens") for batch in packed) for role in ("student", "teacher")]
+        student = max(batch.num_student_tokens for batch in packed) // 2
+        teacher = max(batch.num_teacher_tokens for batch in packed) // 2
         if self.world.size > 1:
-            raise PassTooLargeError(f"{error}; set optim.micro_batch_tokens to at most {max(largest) // 2}") from error
-        return replace(self, max_tokens=PassTokens(*(num // 2 for num in largest)))
+            raise PassesTooLargeError(
+                f"{error}; max_pass_tokens = [{student}, {teacher}] halves the passes, with the same loss",
+                (student, teacher),
+            ) from error
+        return replace(self, max_tokens=PassTokens(student, teacher))
 
     def _split(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
         return split_into_micro_batches(sequences, max_tokens=self.max_tokens, device=self.device)

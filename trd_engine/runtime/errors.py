@@ -13,6 +13,7 @@ EngineError                     a stable code and a message for the user
 ├── NonFiniteError              non_finite_loss
 ├── SamplerDriftError           sampler_drift
 ├── PassTooLargeError           out_of_memory
+│   └── PassesTooLargeError     passes_too_large
 ├── DeviceUnavailableError      device_unavailable
 ├── CheckpointCorruptError      checkpoint_corrupt
 ├── VerifierUnavailableError    verifier_unavailable
@@ -92,6 +93,18 @@ class PassTooLargeError(EngineError):
     """The memory ran out in a training pass; the weights are as before the step."""
 
     code = "out_of_memory"
+
+
+class PassesTooLargeError(PassTooLargeError):
+    """The same with several processes, of which the others wait in the pass: the run can go on from its last checkpoint
+    in smaller passes."""
+
+    code = "passes_too_large"
+
+    def __init__(self, message: str, pass_tokens: tuple[int, int]) -> None:
+        """`pass_tokens`: most tokens of a pass of the student and of the teacher that may fit."""
+        super().__init__(message)
+        self.pass_tokens = pass_tokens
 
 
 class NonFiniteError(EngineError):

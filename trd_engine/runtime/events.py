@@ -172,9 +172,9 @@ class Reporter:
             listed = [f"{w['code']}: {w['message']}; {w['remedy']}" for w in self.warnings] or ["see the other process"]
             raise StrictNoticesError("strict = true: " + " | ".join(listed))
 
-    def failed(self, code: str, message: str, traceback: str | None = None) -> None:
+    def failed(self, code: str, message: str, traceback: str | None = None, **facts: Any) -> None:
         """Report that the run failed."""
-        self.event("failed", code=code, message=message, traceback=traceback)
+        self.event("failed", code=code, message=message, traceback=traceback, **facts)
 
     def finished(self, step: int, summary: Mapping[str, Any]) -> None:
         """Report that the run is complete."""

@@ -79,7 +79,7 @@ def distil(
             summary = {"scores": [asdict(row) for row in scores], "versions": versions()}
             reporter.finished(session.state.step, summary)
         except StopRequested:
-            session.saver.save_for_resume(session.progress)
+            session.saver.save_for_resume(session.progress, free_devices=session.close)
             raise
         finally:
             session.close()
@@ -123,6 +123,6 @@ def _train(run: Session) -> None:
 
         run.end_round()
 
-    # Evaluate the result, and save it.
+    # Evaluate the result, and save it; the GPUs are free before its files are hashed.
     run.evaluate_if_due()
-    run.saver.save_final(run.progress)
+    run.saver.save_final(run.progress, free_devices=run.close)

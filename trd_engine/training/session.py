@@ -16,6 +16,7 @@ from trd_engine.distillation.sequences import Batcher
 from trd_engine.distillation.token_weights import problem_weights
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, write_report
 from trd_engine.evaluation.monitor import Monitor
+from trd_engine.models.fsdp import local_shard
 from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.rollouts.files import ROUND, DiagnosedTokens, round_folder, write_diagnosed
 from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
@@ -53,6 +54,8 @@ class Session:
     saver: CheckpointSaver
     trajectories: list[Trajectory] | None = None
     """Of the round in progress; None while they are still to be collected."""
+    is_closed: bool = False
+    """Nothing can be sampled or trained any more."""
 
     @property
     def is_finished(self) -> bool:
@@ -191,10 +194,11 @@ class Session:
                 self.batcher = self.batcher.with_smaller_passes(micro_batches, error)
                 restore_torch_random(random_state)
                 most = self.batcher.max_tokens
-                wanted = (
-                    f"passes have at most {most.student} tokens of the student and {most.teacher} of the teacher now"
+                message = (
+                    f"{error}; passes have at most {most.student} tokens of the student and {most.teacher} of the "
+                    "teacher now, with the same loss"
                 )
-                self.reporter.notice("warn", "passes_halved", f"{error}; {wanted}, with the same loss")
+                self.reporter.notice("warn", "passes_halved", message, pass_tokens=[most.student, most.teacher])
         self.optimizer.zero_grad(set_to_none=True)  # the next stage may need the memory
         self.collector.samplers.student_changed()
         state.step += 1
@@ -214,8 +218,21 @@ class Session:
         self.trajectories = None
 
     def close(self) -> None:
-        """Free the generators' memory, and end the verifier."""
+        """End the samplers and the verifier, and free the memory of weights and moments. Repeated calls do nothing."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         self.collector.close()
+        student, teacher = self.models.student, self.models.teacher
+        held = [*student.parameters(), *student.buffers()]
+        held += [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+        held += [] if teacher is None else [*teacher.model.parameters(), *teacher.model.buffers()]
+        held += [value for moments in self.optimizer.state.values() for value in moments.values()]
+        for storage in (local_shard(tensor).untyped_storage() for tensor in held):
+            if storage.resizable():  # not one that maps a file
+                storage.resize_(0)
+        if self.models.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _divergence(self, step: int) -> Divergence:
         return divergence_at(self.models.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)

@@ -55,7 +55,8 @@ def optimizer_step(
         num_sequences += len(batch.positions)
     for _ in range(num_passes - len(micro_batches)):
         assert filler is not None
-        score(models, filler, models.divergence, 0.0).loss.backward()
+        with _named_if_too_large(filler):
+            score(models, filler, models.divergence, 0.0).loss.backward()
     loss_sum = world.sum(loss_sum)
     trainable = [p for p in models.student.parameters() if p.grad is not None]
     total_weight = world.sum(sum(float(s.weight_N.double().sum()) for s in scored))

@@ -6,6 +6,7 @@ Memory is scripted: the pass fails as PyTorch's does if it reads more tokens tha
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from trd_engine.config import parse_config
 from trd_engine.distillation import sequences
 from trd_engine.distillation.batching import MicroBatch, PassTokens
 from trd_engine.runtime.distributed import World
-from trd_engine.runtime.errors import PassTooLargeError
+from trd_engine.runtime.errors import PassesTooLargeError, PassTooLargeError
 from trd_engine.training import setup, step
 from trd_engine.training.loop import distil
 
@@ -60,6 +61,8 @@ def test_smaller_passes_give_the_run_that_began_with_them(
     assert notices[0].startswith("the memory ran out in a pass over 8 sequences, ")
     numbers = [int(word) for word in notices[-1].partition("at most ")[2].split() if word.isdigit()]
     most = PassTokens(*numbers)
+    (*_, last) = (e for e in events(tmp_path / "halved", "notice") if e["code"] == "passes_halved")
+    assert last["data"]["pass_tokens"] == [most.student, most.teacher], "a worker's next attempt begins with them"
     assert most.student < most.teacher <= 400
     monkeypatch.setattr(setup, "pass_tokens", lambda *_: most)
     assert run(data, tmp_path / "small") == halved
@@ -70,7 +73,7 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_with_what_to_lower(
 ) -> None:
     limit_memory(monkeypatch, 20, torch.OutOfMemoryError, "CUDA out of memory")
     with pytest.raises(
-        PassTooLargeError, match=r"passes have one sequence each: lower refine\.max_new_tokens"
+        PassTooLargeError, match=r"passes have one sequence each, .*: lower refine\.max_new_tokens"
     ) as found:
         run(data, tmp_path)
     assert found.value.code == "out_of_memory"
@@ -82,10 +85,17 @@ def test_other_errors_are_not_taken_for_it(data: Path, tmp_path: Path, monkeypat
         run(data, tmp_path)
 
 
-def test_several_processes_end_with_the_number_that_fits() -> None:
-    class Packed:
-        positions, num_student_tokens, num_teacher_tokens = (0, 1), 90, 120
+def test_several_processes_end_with_the_numbers_for_the_next_attempt() -> None:
+    """`test_real_engine` makes that attempt. Passes of one sequence end the job."""
+
+    def batch(*positions: int) -> Any:
+        return SimpleNamespace(positions=positions, num_student_tokens=90, num_teacher_tokens=121)
 
     batcher = sequences.Batcher(None, None, PassTokens.of_both(128), torch.device("cpu"), World(0, 2))  # type: ignore[arg-type]
-    with pytest.raises(PassTooLargeError, match=r"out; set optim\.micro_batch_tokens to at most 60"):
-        batcher.with_smaller_passes([Packed()], PassTooLargeError("out"))  # type: ignore[list-item]
+    with pytest.raises(PassesTooLargeError, match=r"out; max_pass_tokens = \[45, 60\]") as found:
+        batcher.with_smaller_passes([batch(0, 1), batch(2)], PassTooLargeError("out"))
+    assert (found.value.code, found.value.pass_tokens) == ("passes_too_large", (45, 60))
+    assert PassTokens(16, 80).at_most(found.value.pass_tokens) == PassTokens(16, 60)
+    with pytest.raises(PassTooLargeError, match="one of fewer tokens may fit: lower") as alone:
+        batcher.with_smaller_passes([batch(0), batch(1)], PassTooLargeError("out"))
+    assert alone.value.code == "out_of_memory"

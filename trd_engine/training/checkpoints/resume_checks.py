@@ -31,6 +31,7 @@ _MAY_CHANGE = {
     "evaluation.num_probe_samples",
     "evaluation.at_start",
     "optim.micro_batch_tokens",
+    "max_pass_tokens",
     "optim.gradient_checkpointing",
     "strict",
     "sampling.engine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,18 +71,21 @@ class CheckpointSaver:
         if state.position != self.saved_at and (is_planned or is_collected) and not progress.is_finished:
             self._save(progress, merged=wanted.merged and is_planned)
 
-    def save_for_resume(self, progress: Progress) -> None:
-        """Save what a stopped run resumes from, unless the newest checkpoint holds just that."""
+    def save_for_resume(self, progress: Progress, free_devices: Callable[[], None]) -> None:
+        """Save what a stopped run resumes from, unless the newest checkpoint holds just that.
+
+        `free_devices` is called before the files are flushed and hashed, which takes minutes for large models.
+        """
         is_nothing_new = progress.trajectories is None and progress.state.step in (0, self.saved_at[0])
         if not is_nothing_new and progress.state.position != self.saved_at:
-            self._save(progress, merged=False)
+            self._save(progress, merged=False, free_devices=free_devices)
 
-    def save_final(self, progress: Progress) -> None:
-        """Save the run's result."""
+    def save_final(self, progress: Progress, free_devices: Callable[[], None]) -> None:
+        """Save the run's result; `free_devices` is as in `save_for_resume`."""
         if self.saved_at != progress.state.position:
-            self._save(progress, merged=self.config.checkpoints.merged)
+            self._save(progress, merged=self.config.checkpoints.merged, free_devices=free_devices)
 
-    def _save(self, progress: Progress, *, merged: bool) -> None:
+    def _save(self, progress: Progress, *, merged: bool, free_devices: Callable[[], None] = lambda: None) -> None:
         state, world = progress.state, self.reporter.world
         self.reporter.enter("saving")
         draft = checkpoint_draft(self.reporter.out_dir, state.step)
@@ -92,6 +95,7 @@ class CheckpointSaver:
         try:
             formats = self._write(draft, progress, merged=merged)
             world.wait()
+            free_devices()
             if world.is_main:
                 score = next((row for row in state.scores if row.step == state.step), None)
                 commit_checkpoint(
