@@ -79,12 +79,12 @@ class ChunkedPass:
             self.teacher.write_logits(chunk, teacher_CV[:num_rows])
             if needs_student:
                 self.student.write_logits(chunk, student_CV[:num_rows])
-            if self.by_kernels and statistics is not None and self.wanted is not None:
-                logits = self._logit_rows(student_CV[:num_rows], teacher_CV[:num_rows])
-                statistics.write(chunk, logits.statistics(self.wanted, chunk, self.tokens.ids(chunk)))
+            is_written = is_top_k and self.by_kernels  # of a whole chunk: a block is too small for a kernel
+            if is_written and statistics is not None:
+                self._write_statistics(statistics, chunk, student_CV[:num_rows], teacher_CV[:num_rows])
             for rows in slices(chunk.start, chunk.stop, self.block_rows):
                 within = slice(rows.start - chunk.start, rows.stop - chunk.start)
-                missing = None if self.by_kernels else statistics
+                missing = None if is_written else statistics
                 per_token_N[rows] = block(rows, student_CV[within], teacher_CV[within], missing, gradients)
             if not self._is_sparse and gradients.any_wanted:
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
@@ -101,9 +101,12 @@ class ChunkedPass:
         gradients: Gradients,
     ) -> Tensor:
         """Return the block's divergence, and write its gradient over `student_RV`, by Triton's kernels."""
-        assert statistics is None
-        token_ids_R = self.tokens.ids(rows)
-        found = self._logit_rows(student_RV, teacher_RV).divergence(self.divergence, token_ids_R)
+        token_ids_R, logits = self.tokens.ids(rows), self._logit_rows(student_RV, teacher_RV)
+        sums = logits.sums(self.divergence, self.wanted)
+        if statistics is not None and self.wanted is not None:
+            plain = sums if self.divergence.temperature == 1.0 else logits.sums(Divergence(), self.wanted)
+            statistics.write(rows, logits.statistics(plain, self.wanted, rows, token_ids_R))
+        found = logits.divergence(sums, self.divergence, token_ids_R)
         divergence_R, factor_R1 = self._clip(found.divergence_R, rows)
         if gradients.any_wanted:
             found.write_gradient(factor_R1.squeeze(-1), self.tokens.weights_N[rows], token_ids_R)
@@ -142,11 +145,10 @@ class ChunkedPass:
     ) -> Tensor:
         """Return the block's divergence on the teacher's top-k tokens, and backpropagate it to their rows of the head,
         or write its gradient over `student_RV` if there are too many."""
-        teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
-        if statistics is not None and self.wanted is not None:
-            both = _distributions(self.student.shape.apply(student_RV.to(self._dtype)), teacher_logits_RV)
-            statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
-        teacher_logits_RK, ids_RK = teacher_logits_RV.topk(self._top_k, dim=-1)
+        if statistics is not None:
+            self._write_statistics(statistics, rows, student_RV, teacher_RV)
+        teacher_RK, ids_RK = teacher_RV.topk(self._top_k, dim=-1)  # scale and cap keep the order of raw logits
+        teacher_logits_RK = self.teacher.shape.apply(teacher_RK.to(self._dtype))
         if self._is_sparse:
             raw_RK, head_RKH = self.student.logits_at(rows, ids_RK, self._dtype)
         else:
@@ -158,6 +160,19 @@ class ChunkedPass:
         elif gradients.any_wanted:
             student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
         return divergence_R
+
+    def _write_statistics(
+        self, statistics: TokenStatistics, rows: slice, student_RV: Tensor, teacher_RV: Tensor
+    ) -> None:
+        assert self.wanted is not None
+        token_ids_R = self.tokens.ids(rows)
+        if self.by_kernels:
+            logits = self._logit_rows(student_RV, teacher_RV)
+            sums = logits.sums(Divergence(), self.wanted)
+            return statistics.write(rows, logits.statistics(sums, self.wanted, rows, token_ids_R))
+        student = Distribution.of(self.student.shape.apply(student_RV.to(self._dtype)))
+        teacher = Distribution.of(self.teacher.shape.apply(teacher_RV.to(self._dtype)))
+        return statistics.write(rows, block_statistics(student, teacher, self.wanted, rows, token_ids_R))
 
     def _logit_rows(self, student_RV: Tensor, teacher_RV: Tensor) -> LogitRows:
         return LogitRows(student_RV, teacher_RV, self.student.shape, self.teacher.shape, self._dtype)

@@ -1,6 +1,8 @@
 """The work between the matrix products by Triton kernels: where they run, their launches, and the numbers per row.
 
-The kernels read a logit twice or three times and write its gradient once; nothing else has the vocabulary's size. Which
+The kernels read a logit twice, for the JSD three times, and write its gradient once; nothing else has the vocabulary's
+size. Support top_k has no kernel for its divergence: torch's top-k reads the teacher's logits, and the rest is of size
+[R, K]; its statistics come from the same kernel as the others. Which
 implementation runs is a stated rule (docs/numerics.md): the kernels on a GPU with Triton, plain operations elsewhere;
 the environment variable TRD_LOSS_KERNEL, `auto`, `triton` or `torch`, forces one of them.
 
@@ -60,7 +62,8 @@ def _fault(device: torch.device) -> str:
     if importlib.util.find_spec("triton") is None:
         return "is not installed"
     try:
-        _model_sums(torch.zeros(1, 8, device=device), LogitShape(), 1.0, torch.float32)
+        logits_RV = torch.zeros(1, 8, device=device)
+        LogitRows(logits_RV, logits_RV, LogitShape(), LogitShape(), torch.float32).sums(Divergence())
     except Exception as error:  # noqa: BLE001 - whatever fails here, plain operations compute the same loss
         fault = f"does not run on {device}: {type(error).__name__}: {error}"[:500]
         warnings.warn(f"the loss is computed by plain operations, because Triton {fault}", stacklevel=2)
@@ -79,10 +82,30 @@ class LogitRows:
     dtype: torch.dtype
     """Of the arithmetic."""
 
-    def statistics(self, wanted: WantedStatistics, rows: slice, token_ids_R: Tensor | None) -> TokenStatistics:
-        """Compute the statistics of these rows, at temperature 1."""
-        student = _model_sums(self.student_RV, self.student_shape, 1.0, self.dtype)
-        teacher = _model_sums(self.teacher_RV, self.teacher_shape, 1.0, self.dtype, wanted)
+    def sums(self, divergence: Divergence, wanted: WantedStatistics | None = None) -> PairSums:
+        """Read both models once: the sums of `divergence`, and those of the teacher's modes if they are wanted."""
+        num_rows, num_shared = self.student_RV.shape
+        with_modes = wanted is not None and wanted.modes
+        skipped_V = self.student_RV
+        if wanted is not None and wanted.modes:
+            skipped_V = torch.zeros(num_shared, dtype=torch.int8, device=self.student_RV.device)
+            skipped_V.index_fill_(0, wanted.epistemic_ids_E, 1)
+        sums_FR = torch.empty(11 if with_modes else 9, num_rows, dtype=self.dtype, device=self.student_RV.device)
+        arguments = self.arguments(divergence)
+        for unused in ("LOG_ODDS", "LOG_REST"):
+            del arguments[unused]
+        _launch("pair_sums", skipped=skipped_V, sums=sums_FR, MODES=with_modes, **arguments)
+        inverse = 1.0 / divergence.temperature
+        s1_R, s2_R, s3_R, s4_R, t1_R, t2_R, t3_R, t4_R, cross_R, *paths = sums_FR
+        student = _ModelSums(self.student_shape, inverse, s1_R, s2_R, s3_R, s4_R, ())
+        teacher = _ModelSums(self.teacher_shape, inverse, t1_R, t2_R, t3_R, t4_R, tuple(paths))
+        return PairSums(student, teacher, cross_R)
+
+    def statistics(
+        self, sums: PairSums, wanted: WantedStatistics, rows: slice, token_ids_R: Tensor | None
+    ) -> TokenStatistics:
+        """Compute the statistics of these rows from sums at temperature 1."""
+        student, teacher = sums.student, sums.teacher
         ids_R1 = None if token_ids_R is None else token_ids_R.unsqueeze(-1)
         watched_R1 = None if wanted.watched_ids_N is None else wanted.watched_ids_N[rows].unsqueeze(-1)
         epistemic_RE = self.teacher_RV.index_select(-1, wanted.epistemic_ids_E)
@@ -98,27 +121,28 @@ class LogitRows:
             teacher_watched_mass_N=None if watched_R1 is None else teacher.log_prob(self.teacher_RV, watched_R1).exp(),
         )
 
-    def divergence(self, divergence: Divergence, token_ids_R: Tensor | None) -> RowDivergence:
-        """Compute the divergence of each row before the clip."""
-        inverse = 1.0 / divergence.temperature
-        student = _model_sums(self.student_RV, self.student_shape, inverse, self.dtype)
-        teacher = _model_sums(self.teacher_RV, self.teacher_shape, inverse, self.dtype)
+    def divergence(self, sums: PairSums, divergence: Divergence, token_ids_R: Tensor | None) -> RowDivergence:
+        """Compute the divergence of each row before the clip, from its sums."""
+        student, teacher = sums.student, sums.teacher
         numbers_4R = torch.stack((student.largest_R, student.log_sum, teacher.largest_R, teacher.log_sum))
-        zero_R = torch.zeros_like(student.largest_R)
+        one_R = torch.ones_like(student.largest_R)
         if divergence.support == "sampled":
             assert token_ids_R is not None
             ids_R1 = token_ids_R.unsqueeze(-1)
             log_ratio_R = teacher.log_prob(self.teacher_RV, ids_R1) - student.log_prob(self.student_RV, ids_R1)
             divergence_R, slope_R = sampled_divergence(log_ratio_R, divergence.kind)
-            return RowDivergence(self, divergence, numbers_4R, divergence_R, slope_R, zero_R)
-        sums_2R = torch.empty_like(numbers_4R[:2])
-        _launch("divergence_sums", numbers=numbers_4R, sums=sums_2R, **self.arguments(divergence))
-        first_R, second_R = sums_2R
+            return RowDivergence(self, divergence, numbers_4R, divergence_R, slope_R, one_R)
         if divergence.effective_kind == "jsd":
-            beta = divergence.beta
+            sums_2R, beta = torch.empty_like(numbers_4R[:2]), divergence.beta
+            arguments = self.arguments(divergence)
+            del arguments["KIND"]
+            _launch("jsd_sums", numbers=numbers_4R, sums=sums_2R, **arguments)
+            first_R, second_R = sums_2R
             mixed_R = beta * first_R + (1 - beta) * second_R
-            return RowDivergence(self, divergence, numbers_4R, mixed_R, torch.full_like(zero_R, 1 - beta), second_R)
-        return RowDivergence(self, divergence, numbers_4R, first_R, torch.ones_like(zero_R), first_R)
+            return RowDivergence(self, divergence, numbers_4R, mixed_R, (1 - beta) * one_R, second_R)
+        weigher, other = (teacher, student) if divergence.effective_kind == "forward_kl" else (student, teacher)
+        divergence_R = sums.cross_R / weigher.sum_R + (other.log_sum - weigher.log_sum)
+        return RowDivergence(self, divergence, numbers_4R, divergence_R, one_R, divergence_R)
 
     def arguments(self, divergence: Divergence) -> dict[str, Any]:
         """Arguments that the kernels over both models share."""
@@ -173,6 +197,16 @@ class RowDivergence:
 
 
 @dataclass(frozen=True)
+class PairSums:
+    """Sums over the vocabulary of both models' rows."""
+
+    student: _ModelSums
+    teacher: _ModelSums
+    cross_R: Tensor
+    """Σ e^y (y − x) for the forward KL, Σ e^x (x − y) for the reverse KL, with x and y as in `_ModelSums`."""
+
+
+@dataclass(frozen=True)
 class _ModelSums:
     """Sums over the vocabulary of one model's rows, with x = (logit − largest) / temperature."""
 
@@ -186,8 +220,8 @@ class _ModelSums:
     """Σ x e^x."""
     token_R: Tensor
     """The most likely token, as a floating-point number."""
-    paths_2R: Tensor
-    """The two largest logits of tokens that are not epistemic; empty if they were not wanted."""
+    path_logits: tuple[Tensor, ...]
+    """The two largest logits of tokens that are not epistemic, [R] each; empty if they were not wanted."""
 
     @property
     def log_sum(self) -> Tensor:
@@ -206,34 +240,7 @@ class _ModelSums:
         return self.log_probs(raw_RV.gather(-1, ids_R1)).squeeze(-1)
 
     def path_mass(self, place: int) -> Tensor:
-        return ((self.paths_2R[place] - self.largest_R) * self.inverse - self.log_sum).exp()
-
-
-def _model_sums(
-    raw_RV: Tensor, shape: LogitShape, inverse: float, dtype: torch.dtype, wanted: WantedStatistics | None = None
-) -> _ModelSums:
-    num_rows, num_shared = raw_RV.shape
-    with_modes = wanted is not None and wanted.modes
-    skipped_V = raw_RV
-    if wanted is not None and wanted.modes:
-        skipped_V = torch.zeros(num_shared, dtype=torch.int8, device=raw_RV.device)
-        skipped_V.index_fill_(0, wanted.epistemic_ids_E, 1)
-    sums_FR = torch.empty(6 if with_modes else 4, num_rows, dtype=dtype, device=raw_RV.device)
-    _launch(
-        "model_sums",
-        raw=raw_RV,
-        skipped=skipped_V,
-        sums=sums_FR,
-        stride=raw_RV.stride(0),
-        num_shared=num_shared,
-        num_rows=num_rows,
-        SCALE=float(shape.scale),
-        SOFT_CAP=float(shape.soft_cap or 0.0),
-        INVERSE=inverse,
-        MODES=with_modes,
-        ACC=_triton_dtype(dtype),
-    )
-    return _ModelSums(shape, inverse, sums_FR[0], sums_FR[1], sums_FR[2], sums_FR[3], paths_2R=sums_FR[4:])
+        return ((self.path_logits[place] - self.largest_R) * self.inverse - self.log_sum).exp()
 
 
 def _launch(kernel: str, *, num_blocks: int = 1, **arguments: Any) -> None:

@@ -28,9 +28,10 @@ from trd_engine.distillation.losses.row_kernels import BLOCK, ROWS
 COMMON = {"INVERSE": 1.25, "LOG_ODDS": 0.0, "LOG_REST": -0.7, "ACC": tl.float32, "ROWS": ROWS, "BLOCK": BLOCK}
 CAPS = {"STUDENT_SCALE": 1.0, "STUDENT_CAP": 30.0, "TEACHER_SCALE": 1.0, "TEACHER_CAP": 0.0}
 POINTERS = {"skipped": "*i8", "token_ids": "*i64", "weights": "*fp32", "numbers": "*fp32", "sums": "*fp32"}
-VARIANTS = [("model_sums", COMMON | {"SCALE": 1.0, "SOFT_CAP": 0.0, "MODES": modes}) for modes in (False, True)]
-VARIANTS += [("divergence_sums", COMMON | CAPS | {"KIND": kind}) for kind in (1, 2, 3)]
-VARIANTS += [("write_gradient", COMMON | CAPS | {"KIND": kind}) for kind in (1, 2, 3, 4)]
+KINDS, MODES = (1, 2, 3, 4), (False, True)
+VARIANTS = [("pair_sums", COMMON | CAPS | {"KIND": kind, "MODES": modes}) for kind in KINDS for modes in MODES]
+VARIANTS += [("jsd_sums", COMMON | CAPS)]
+VARIANTS += [("write_gradient", COMMON | CAPS | {"KIND": kind}) for kind in KINDS]
 for name, constants in VARIANTS:
     kernel = getattr(triton_kernels, name)
     pointers = POINTERS | {"raw": "*bf16", "student": "*bf16", "teacher": "*bf16"}
@@ -78,7 +79,7 @@ def test_interpreted_kernels_pass_the_tests_of_the_loss() -> None:
 @pytest.mark.extended
 def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     output = run("-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path), TRITON_DEFAULT_FP_FUSION="1")
-    assert len(output.splitlines()) == 9
+    assert len(output.splitlines()) == 13
 
 
 def test_kernels_run_on_a_gpu_and_nowhere_else_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
