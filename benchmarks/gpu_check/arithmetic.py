@@ -158,12 +158,12 @@ def _plainly(inputs: Inputs, *, frozen: bool) -> Tensor:
 @contextmanager
 def _forced(implementation: str) -> Iterator[None]:
     """Compute the loss by one implementation."""
-    before = os.environ.get("LOSS_KERNEL", "auto")
-    os.environ["LOSS_KERNEL"] = implementation
+    before = os.environ.get("TRD_LOSS_KERNEL", "auto")
+    os.environ["TRD_LOSS_KERNEL"] = implementation
     try:
         yield
     finally:
-        os.environ["LOSS_KERNEL"] = before
+        os.environ["TRD_LOSS_KERNEL"] = before
 
 
 @contextmanager

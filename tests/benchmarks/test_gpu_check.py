@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from benchmarks.gpu_check import __main__ as gpu_check
+from benchmarks.gpu_check import arithmetic
 from benchmarks.gpu_check.figures import Case, Figure
+from trd_engine.distillation.losses import row_kernels
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +54,15 @@ def test_a_stage_that_fails_or_hangs_ends_alone(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(gpu_check, "BUDGET_SECONDS", 1)
     (late,) = gpu_check.run_all(["machine"], [])
     assert late.status == "NOT TRIED"
+
+
+def test_plain_operations_are_timed_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setenv("TRD_LOSS_KERNEL", "auto")
+    monkeypatch.setattr(row_kernels, "_fault", lambda _: "")
+    with arithmetic._forced("torch"):
+        assert not row_kernels.uses_kernels(gpu)
+    assert row_kernels.uses_kernels(gpu)
 
 
 def test_the_summary_compares_with_predictions() -> None:
