@@ -91,9 +91,8 @@ def open_session(
     collector = Collector(samplers, prompts, Verifier(task), reporter, teacher_prompts, config.refines, served)
     teacher = models.teacher.model if models.teacher is not None else None
     free_bytes = bytes_for_a_pass(models, samplers)
-    wanted = config.optim.micro_batch_tokens
-    max_tokens = pass_tokens(wanted, models.student, teacher, models.compute_dtype, free_bytes)
-    max_tokens = max_tokens.at_most(config.max_pass_tokens)
+    most = pass_tokens(config.optim.micro_batch_tokens, models.student, teacher, models.compute_dtype, free_bytes)
+    max_tokens = most.at_most(config.max_pass_tokens)
     context = None if served is not None else config.loss.teacher_context
     batcher = Batcher(teacher_prompts, context, max_tokens, models.device, reporter.world)
     optimizer = make_optimizer(models.student, config.optim)

@@ -38,8 +38,7 @@ def optimizer_step(
     Raises before the update, with the weights as they were: `NonFiniteError` if loss or gradient is not finite, and
     `PassTooLargeError` if the memory runs out in a pass.
     """
-    started_at = time.monotonic()
-    world = models.world
+    started_at, world = time.monotonic(), models.world
     num_trained_tokens = int(world.sum(sum(batch.num_trained_tokens for batch in micro_batches)))
     # Asked before the first pass: the processes meet in every one.
     num_passes = int(world.max(len(micro_batches)))
