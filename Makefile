@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi environment-docs data-docs models clean
+.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -65,6 +65,10 @@ check: $(STAMP) ## Lint, format, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.check
+
+docs: $(STAMP) ## Build the documents as a site, in build/docs/site
+	$(BIN)/python -m docs.build
 
 format: $(STAMP) ## Repair what the linter can
 	$(BIN)/ruff check --fix .
