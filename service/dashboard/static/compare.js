@@ -1,6 +1,6 @@
 // Draws the curves of several jobs over each other.
 
-import { call } from "./api.js";
+import { announce, call } from "./api.js";
 import { Plot } from "./plot.js";
 
 const NAMES = ["loss", "divergence_per_token", "heldout_forward_kl", "clip_share", "grad_norm", "learning_rate", "student_entropy", "tokens_per_second"];
@@ -8,7 +8,8 @@ const box = document.getElementById("compared");
 
 if (box) {
   const jobs = [...box.querySelectorAll("[data-job]")].map((one) => one.dataset);
-  const found = await Promise.all(jobs.map(({ job }) => call(`/jobs/${job}/metrics?names=${NAMES.join(",")}&resolution=800`)));
+  const found = await Promise.all(jobs.map(({ job }) => call(`/jobs/${job}/metrics?names=${NAMES.join(",")}&resolution=800`)))
+    .catch((fault) => { announce(fault.message, true); return []; });
   for (const name of NAMES) {
     const series = [];
     found.forEach(({ data }, i) => {

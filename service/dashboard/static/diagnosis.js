@@ -1,13 +1,11 @@
 // Draws a round's diagnosis: figures by position, and around the places where a rollout goes wrong.
 
-import { call } from "./api.js";
+import { announce, call } from "./api.js";
 import { Plot } from "./plot.js";
 
 const box = document.getElementById("diagnosis");
 
-if (box) {
-  const after = box.dataset.round > 0 ? `&after=${box.dataset.round - 1}` : "";
-  const { report } = (await call(`/jobs/${box.dataset.job}/diagnosis?limit=1${after}`)).data[0];
+function draw(report) {
   const contexts = [["y_o", report.rollout], ["y_r", report.refined], ["y_r, teacher without y_o", report.refined_vanilla]].filter(([, part]) => part);
   const byPlace = (bins, name) => contexts.map(([label, part]) => ({
     label,
@@ -31,4 +29,11 @@ if (box) {
     const filled = series.filter((one) => one.x.length);
     if (filled.length) new Plot(box, { title, ...options }).show(filled);
   }
+}
+
+if (box) {
+  const after = box.dataset.round > 0 ? `&after=${box.dataset.round - 1}` : "";
+  await call(`/jobs/${box.dataset.job}/diagnosis?limit=1${after}`)
+    .then(({ data }) => draw(data[0].report))
+    .catch((fault) => announce(fault.message, true));
 }

@@ -1,17 +1,10 @@
 // The buttons at the top of a job's pages.
 
 import { announce, call } from "./api.js";
+import { confirmed } from "./page.js";
 
 const head = document.getElementById("job-head");
 const job = head.dataset.job;
-
-function confirmed(text) {
-  const dialog = document.getElementById("confirm");
-  document.getElementById("confirm-text").textContent = text;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
-}
 
 head.addEventListener("click", async (event) => {
   const action = event.target.closest("[data-act]")?.dataset.act;

@@ -1,7 +1,7 @@
 // The list of jobs: brings changed rows up to date, and acts on several.
 
 import { announce, call, parsed, repeat } from "./api.js";
-import { showTimes } from "./page.js";
+import { confirmed, showTimes } from "./page.js";
 
 const body = document.querySelector("#jobs tbody");
 const bulk = document.getElementById("bulk");
@@ -16,9 +16,13 @@ function showPicked() {
   all.checked = count > 0 && count === body.rows.length;
 }
 
+let newest = 0;
+
 async function refresh() {
+  const asked = ++newest;
   const seen = Object.fromEntries([...body.rows].map((row) => [row.id, row.dataset.version]));
   const news = await call(`/ui/jobs/changes${location.search}`, { method: "POST", body: seen });
+  if (asked !== newest) return; // a later call has been sent: its answer is the newer one
   const chosen = new Set(picked());
   const focused = document.activeElement?.closest("tr")?.id;
   for (const [id, html] of Object.entries(news.rows)) {
@@ -34,15 +38,8 @@ async function refresh() {
   if (news.order.some((id, place) => body.rows[place]?.id !== id)) {
     body.append(...news.order.map((id) => document.getElementById(id)));
   }
+  document.getElementById("no-match").hidden = news.order.length > 0;
   showPicked();
-}
-
-function confirmed(text) {
-  const dialog = document.getElementById("confirm");
-  document.getElementById("confirm-text").textContent = text;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
 async function act(action) {
@@ -68,7 +65,12 @@ if (body) {
   bulk.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.dataset.action) act(button.dataset.action);
-    if (button && "compare" in button.dataset) location.assign(`/ui/compare?${picked().slice(0, 6).map((id) => `job=${id}`).join("&")}`);
+    if (button && "compare" in button.dataset) location.assign(`/ui/compare?${picked().slice(0, 20).map((id) => `job=${id}`).join("&")}`);
   });
   repeat(refresh, 3000);
+} else { // the page of somebody without a job
+  repeat(async () => {
+    const { order } = await call("/ui/jobs/changes", { method: "POST", body: {} });
+    if (order.length) location.reload();
+  }, 3000);
 }

@@ -29,7 +29,7 @@ function merged(spec, more) {
   return spec;
 }
 
-// The spec as the form has it; throws if the JSON part is not JSON.
+// The spec as the form has it; throws an Error like those of the service if the JSON part is not JSON.
 function spec() {
   const made = { mode: form.elements.mode.value, student: byId("student").value, task: byId("task").value };
   if (byId("dataset").value) made.dataset = byId("dataset").value;
@@ -47,7 +47,12 @@ function spec() {
     put(made, path, value);
   }
   const rest = byId("rest").value.trim();
-  return rest ? merged(made, JSON.parse(rest)) : made;
+  if (!rest) return made;
+  try {
+    return merged(made, JSON.parse(rest));
+  } catch (fault) {
+    throw Object.assign(new Error(`The part “as JSON” is not JSON: ${fault.message}`), { details: { param: "rest" } });
+  }
 }
 
 function clearFaults() {

@@ -15,6 +15,18 @@ export function showTimes(root = document) {
   }
 }
 
+// Ask before something that cannot be undone; true if the user agrees.
+export function confirmed(text) {
+  const dialog = document.getElementById("confirm");
+  document.getElementById("confirm-text").textContent = text;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+// Whatever fails without a handler of its own is said, not swallowed.
+addEventListener("unhandledrejection", (event) => announce(event.reason?.message ?? String(event.reason), true));
+
 showTimes();
 setInterval(showTimes, 10000);
 
@@ -22,8 +34,13 @@ document.addEventListener("click", async (event) => {
   const copying = event.target.closest("[data-copy]");
   if (copying) {
     const source = document.getElementById(copying.dataset.copy);
-    await navigator.clipboard.writeText(source.textContent.trim());
-    announce("Copied.");
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(source.textContent.trim());
+      announce("Copied.");
+    } else { // browsers have none on pages of another machine without TLS
+      getSelection().selectAllChildren(source);
+      announce("Selected: copy it with the keyboard.");
+    }
   }
   if (event.target.closest("[data-sign-out]")) {
     await call("/ui/sign-out", { method: "POST" });

@@ -11,8 +11,9 @@ async function show() {
   const asked = ++newest;
   const address = `${location.pathname}?step=${step}`;
   const response = await fetch(address, { headers: { accept: "text/html" }, credentials: "same-origin" });
+  if (!response.ok) throw new Error(`the samples of step ${step} cannot be loaded: the service answered ${response.status}`);
   const loaded = new DOMParser().parseFromString(await response.text(), "text/html");
-  if (asked !== newest || !response.ok) return;
+  if (asked !== newest) return;
   document.getElementById("samples").replaceWith(loaded.getElementById("samples"));
   document.querySelector(".steps").replaceWith(loaded.querySelector(".steps"));
   history.replaceState(null, "", address);

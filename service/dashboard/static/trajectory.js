@@ -78,7 +78,8 @@ function jump(where) {
   if (where === "wrong" && tokens.first_wrong_step) select("rollout", tokens.first_wrong_step[0], { scroll: true });
   if (where === "largest") {
     const kl = tokens.rollout.kl;
-    select("rollout", kl.indexOf(Math.max(...kl.map((one) => one ?? 0))), { scroll: true });
+    const largest = kl.reduce((best, one, i) => ((one ?? 0) > (kl[best] ?? 0) ? i : best), 0);
+    select("rollout", largest, { scroll: true });
   }
 }
 
