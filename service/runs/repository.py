@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, literal_column, or_, select, true, tuple_
 from sqlalchemy.orm import Session, undefer
 
 from contract.tables import Attempt, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
@@ -250,7 +250,8 @@ def num_by_outcome(session: Session, job_id: str) -> Sequence[tuple[int, str, in
 
 def lengths(session: Session, job_id: str) -> Sequence[Row[Any, Any, Any, Any, Any, Any, Any]]:
     """Return (round, outcome, number, mean and maximum tokens of y_o, the same of y_r) of a job's trajectories."""
-    parts = (Trajectory.round, Trajectory.outcome)
+    # "+ 0" keeps SQLite from grouping in the order of another index, which lacks the lengths: it would read every text.
+    parts = ((Trajectory.round + literal_column("0")).label("round"), Trajectory.outcome)
     figures = [f(c) for c in (Trajectory.rollout_tokens, Trajectory.refined_tokens) for f in (func.avg, func.max)]
     query = select(*parts, func.count(), *figures).where(Trajectory.job_id == job_id).group_by(*parts).order_by(*parts)
     return session.execute(query).all()

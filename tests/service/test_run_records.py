@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from contract.tables import Trajectory
 from service.runs import repository, token_views
@@ -199,6 +199,16 @@ def test_pages_are_chosen_from_an_index_alone(client: TestClient, filters: dict[
         plan = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
     assert len(plan) == 1, "no sort"
     assert "COVERING INDEX" in plan[0]
+
+
+def test_lengths_are_read_from_the_index_that_holds_them(client: TestClient) -> None:
+    with database_of(client).read() as session:
+        seen: list[tuple[str, Any]] = []
+        event.listen(session.connection(), "before_cursor_execute", lambda *given: seen.append(given[2:4]))
+        repository.lengths(session, "job_1")
+        statement, values = seen[0]
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert "COVERING INDEX ix_trajectories_filters" in plan[0].detail
 
 
 def words(rng: random.Random) -> list[str]:
