@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from contract.job_state import JobStatus
 from tests.browser.conftest import Site
-from tests.browser.scenario import HOSTILE, add_curves
+from tests.browser.scenario import HOSTILE, MODELS, add_curves
 from tests.service.conftest import ADMIN_KEY
-from tests.service.records import ROWS, set_job
+from tests.service.records import ROWS, set_job, submit
 from tests.service.test_access import new_key
 
 pytestmark = pytest.mark.extended
@@ -91,6 +92,9 @@ def test_another_owners_job_is_not_there(visitor: Page, site: Site) -> None:
     visitor.get_by_label("API key").fill(key)
     visitor.keyboard.press("Enter")
     expect(visitor.get_by_text("No jobs yet")).to_be_visible()
+    with httpx.Client(base_url=site.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as own:
+        submit(own, **MODELS, name="The first of all")
+    expect(visitor.get_by_text("The first of all")).to_be_visible()
     for path in ("", "/changes", "/diagnosis", "/checkpoints", "/events", "/spec"):
         response = visitor.goto(f"{site.url}/ui/jobs/{site.jobs.finished}{path}")
         assert response is not None
@@ -107,6 +111,19 @@ def test_hostile_text_stays_text(tab: Page, site: Site, path: str) -> None:
     assert tab.evaluate("document.querySelectorAll('img[src=x], main script').length") == 0
     assert "owned" not in tab.evaluate("document.title.replace(/<script>.*/, '')")
     assert "{{ 7 * 7 }}" in tab.locator("main").inner_text()
+
+
+def test_the_list_is_filtered_by_name_and_day(tab: Page, site: Site) -> None:
+    tab.goto(site.url)
+    tab.get_by_label("Name").fill("THREE rounds")
+    tab.get_by_label("From").fill("2026-01-01")
+    tab.get_by_role("button", name="Filter").click()
+    expect(tab).to_have_url(re.compile("name=THREE"))
+    expect(tab.locator("#jobs tbody tr")).to_have_count(1)
+    expect(tab.locator(f"#{site.jobs.running}")).to_be_visible()
+    tab.get_by_label("to", exact=True).fill("2026-01-02")
+    tab.get_by_role("button", name="Filter").click()
+    expect(tab.get_by_text("No job matches")).to_be_visible()
 
 
 def test_the_list_follows_the_jobs_without_a_reload(tab: Page, site: Site) -> None:
@@ -140,6 +157,12 @@ def test_a_tick_fetches_only_what_is_new(tab: Page, site: Site) -> None:
     assert metrics
     first_steps = [int(re.findall(r"from_step=(\d+)", url)[0]) for url in metrics]
     assert min(first_steps) > step - 2, "a tick asked for points that the page has"
+    asked.clear()
+    with tab.expect_request(lambda request: f"from_step={step - 20}&" in f"{request.url}&"):
+        set_job(site.database, site.jobs.running, step=step - 20)  # a resumed run repeats its last steps
+    expect(tab.locator("#summary")).to_contain_text(f"{step - 20} of")
+    assert all("from_step=" in url for url in asked if "/metrics" in url), "all curves were fetched again"
+    set_job(site.database, site.jobs.running, step=step + 2)
 
 
 def test_several_jobs_are_cancelled_and_deleted_from_the_keyboard(tab: Page, site: Site) -> None:
