@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from sqlalchemy import update
 
 from benchmarks.machine import status_kib
@@ -103,7 +104,8 @@ def throughput(site: Site) -> Section:
     with site.ours() as ours:
         floor = site.floor()
         posts, body = _post_turns(ours, floor)
-        floor_id, waiting_id, running_id = _one_job(floor[0], body), ours.submit(), ours.submit()
+        floor_id = str(httpx.post(f"{floor[0].url}/jobs", json=body).raise_for_status().json()["id"])
+        waiting_id, running_id = ours.submit(), ours.submit()
         with ours.database.write() as session:
             session.execute(update(Job).where(Job.id == running_id).values(status=JobStatus.RUNNING, attempt=1))
         running = _get_turns(ours, running_id, floor, floor_id)
@@ -132,16 +134,6 @@ def _post_turns(ours: Ours, floor: tuple[Target, int]) -> tuple[_Turns, dict[str
             requests = [contender.target.render("POST", "/jobs", body)] * POSTS_A_ROUND
             contender.take_turn(requests, 201, is_counted=number > 0)
     return (theirs, own), body
-
-
-def _one_job(target: Target, body: object) -> str:
-    async def submit() -> str:
-        connection = await target.connect()
-        _, answer = await connection.ask(target.render("POST", "/jobs", body))
-        connection.close()
-        return str(json.loads(answer)["id"])
-
-    return asyncio.run(submit())
 
 
 def _get_turns(ours: Ours, ours_id: str, floor: tuple[Target, int], floor_id: str) -> _Turns:

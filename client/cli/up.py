@@ -94,7 +94,19 @@ def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_di
         print_json({"object": "local_service", **service.model_dump(), "data_dir": str(data_dir)}, is_line=True)
         answers().file.flush()
     else:
-        _greet(service, data_dir)
+        with Client(service.url, service.api_key) as trd:
+            link = trd.keys.sign_in_link()
+        text = Text.assemble(
+            ("URL   ", "dim"), (service.url, "bold"), "\n",
+            ("key   ", "dim"), (service.api_key, "bold"), "\n",
+            ("data  ", "dim"), f"{data_dir}  (logs: api.log, worker.log)", "\n\n",
+            ("In this folder, in another terminal: ", "dim"), "trd models", ", ", "trd submit SPEC --watch …", "\n",
+            ("Elsewhere: ", "dim"), f"export TRD_URL={service.url} TRD_API_KEY=…", "\n",
+            ("Ctrl-C stops both.", "dim"),
+        )  # fmt: skip
+        answers().print(Panel(text, title="TRD service", expand=False))
+        link_text = Text.assemble("Dashboard, the link signs in once: ", (f"{service.url}{link.path}", "bold"))
+        answers().print(link_text, soft_wrap=True)  # a link that is cut into lines cannot be clicked
     while True:
         for process in (api, worker):
             process.require_running()
@@ -138,19 +150,3 @@ def _is_ready(trd: Client) -> bool:
         return trd.readiness().is_ready
     except TrdError:
         return False
-
-
-def _greet(service: LocalService, data_dir: Path) -> None:
-    with Client(service.url, service.api_key) as trd:
-        link = trd.keys.sign_in_link()
-    text = Text.assemble(
-        ("URL   ", "dim"), (service.url, "bold"), "\n",
-        ("key   ", "dim"), (service.api_key, "bold"), "\n",
-        ("data  ", "dim"), f"{data_dir}  (logs: api.log, worker.log)", "\n\n",
-        ("In this folder, in another terminal: ", "dim"), "trd models", ", ", "trd submit SPEC --watch …", "\n",
-        ("Elsewhere: ", "dim"), f"export TRD_URL={service.url} TRD_API_KEY=…", "\n",
-        ("Ctrl-C stops both.", "dim"),
-    )  # fmt: skip
-    answers().print(Panel(text, title="TRD service", expand=False))
-    link_text = Text.assemble("Dashboard, the link signs in once: ", (f"{service.url}{link.path}", "bold"))
-    answers().print(link_text, soft_wrap=True)  # a link that is cut into lines cannot be clicked

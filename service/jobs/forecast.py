@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from sqlalchemy.orm import Session
@@ -13,7 +14,6 @@ from sqlalchemy.orm import Session
 from contract.job_spec import JobSpec
 from contract.model_catalog import ModelRefusedError, read_json_object
 from service.jobs import history, repository
-from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
 from service.models.service import ModelShelf
 from trd_estimate.counts import Counts, count
 from trd_estimate.hardware import CPU, Hardware, hardware_of_kind
@@ -23,6 +23,8 @@ from trd_estimate.shape import ModelShape, shape_of
 
 NUM_LOOKED_AT = 200
 """Number of the owner's jobs that are searched for similar ones, the newest ones."""
+NUM_LIKE = 5
+"""Number of similar jobs that are used, the newest ones."""
 TimeSource = Literal["history", "peak_figures", "calibration"]
 
 
@@ -36,6 +38,18 @@ class Forecast:
     """None: no times are known."""
     num_like_jobs: int
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What a like job that succeeded in one attempt did."""
+
+    num_trajectories: int
+    num_trained: int
+    """Trajectories that went through optimizer steps, each as often as it did."""
+    num_evaluated: int
+    """Samples of all evaluations."""
+    seconds_by_phase: dict[str, float]
 
 
 def counts_of(spec: JobSpec, num_problems: int | None, num_evaluation_problems: int | None) -> Counts | None:
@@ -141,3 +155,25 @@ def seconds_by_phase(data: Mapping[str, Any]) -> dict[str, float]:
     """Return the times in the last event of a finished run; empty if it has none."""
     seconds = (data.get("summary") or {}).get("seconds_by_phase") or {}
     return {str(phase): float(spent) for phase, spent in seconds.items() if isinstance(spent, int | float)}
+
+
+def seconds_like(expected: Counts, past: Sequence[PastRun]) -> dict[str, float]:
+    """Return each phase's time: medians over similar jobs of the seconds of its unit; empty without a similar job."""
+    ours = _units(expected.num_trajectories, expected.num_trained_trajectories, expected.num_evaluation_samples)
+    rates: dict[str, list[float]] = {}
+    for run in past:
+        theirs = _units(run.num_trajectories, run.num_trained, run.num_evaluated)
+        for phase, seconds in run.seconds_by_phase.items():
+            if (num := theirs.get(phase, 1)) > 0:
+                rates.setdefault(phase, []).append(seconds / num)
+    return {phase: round(median(found) * ours.get(phase, 1), 3) for phase, found in rates.items()}
+
+
+def _units(num_trajectories: int, num_trained: int, num_evaluated: int) -> dict[str, int]:
+    """What a phase's time grows with; the others take their time once a run."""
+    return {
+        "rollout": num_trajectories,
+        "refining": num_trajectories,
+        "training": num_trained,
+        "evaluating": num_evaluated,
+    }

@@ -13,27 +13,20 @@ from trd_estimate.phases import evaluation_share
 
 def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNKNOWN) -> JobView:
     """Return the view of a job."""
+    error = None
+    if job.error_code is not None:
+        retryable = bool(job.error_retryable)
+        error = JobError(code=job.error_code, message=job.error_message, retryable=retryable, hint=job.error_hint)
     return JobView.of(
         job,
         queue_position=queue_position,
         expected_start_at=expected.start_at,
         expected_finish_at=expected.finish_at,
         expected_note=expected.note,
-        error=_error(job),
+        error=error,
         notices=job.notices or [],
         tags=job.spec.get("tags", []),
         metadata=job.spec.get("metadata", {}),
-    )
-
-
-def _error(job: Job) -> JobError | None:
-    if job.error_code is None:
-        return None
-    return JobError(
-        code=job.error_code,
-        message=job.error_message,
-        retryable=bool(job.error_retryable),
-        hint=job.error_hint,
     )
 
 

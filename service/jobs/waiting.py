@@ -21,8 +21,7 @@ from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.tables import Job
 from service.jobs import history
-from service.jobs.duration import NUM_LIKE, PastRun, seconds_like
-from service.jobs.forecast import counts_of, kind_of, seconds_by_phase
+from service.jobs.forecast import NUM_LIKE, PastRun, counts_of, kind_of, seconds_by_phase, seconds_like
 from service.jobs.history import PastJob, SizedJob
 from trd_estimate.counts import Counts
 

@@ -85,7 +85,20 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
     if broken is not None:
         raise _too_long(broken, budgets, given)
     lowered = {field: tokens for field, tokens in budgets.items() if tokens < defaults[field] and field not in given}
-    notices = [_lowered_notice(lowered, defaults, min(needed, key=lambda c: c.tokens))] if lowered else []
+    notices = []
+    if lowered:
+        smallest = min(needed, key=lambda c: c.tokens)
+        shown = [f"{field} = {tokens}, not the default of {defaults[field]}" for field, tokens in lowered.items()]
+        notices = [
+            NoticeView(
+                code="budget_lowered",
+                message=f"{len(lowered)} token budgets are lower than the defaults: the context of the "
+                f"{smallest.model} is {smallest.tokens} tokens ({'; '.join(shown)})",
+                remedy="check that problems and answers fit these budgets, and set the fields to the values you want",
+                count=len(lowered),
+                example=shown[0],
+            )
+        ]
     sampling = {"max_prompt_tokens": budgets[SOLVE_PROMPT], "max_new_tokens": budgets[SOLVE_NEW]}
     refine = {"max_prompt_tokens": budgets[REFINE_PROMPT], "max_new_tokens": budgets[REFINE_NEW]}
     return spec.model_copy(
@@ -94,18 +107,6 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
             "refine": spec.refine.model_copy(update=refine),
         }
     ), notices
-
-
-def _lowered_notice(lowered: Mapping[str, int], defaults: Mapping[str, int], smallest: Context) -> NoticeView:
-    values = [f"{field} = {tokens}, not the default of {defaults[field]}" for field, tokens in lowered.items()]
-    return NoticeView(
-        code="budget_lowered",
-        message=f"{len(lowered)} token budgets are lower than the defaults: the context of the {smallest.model} is "
-        f"{smallest.tokens} tokens ({'; '.join(values)})",
-        remedy="check that problems and answers fit these budgets, and set the fields to the values you want",
-        count=len(lowered),
-        example=values[0],
-    )
 
 
 def _lowered(

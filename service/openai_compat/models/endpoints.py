@@ -31,13 +31,13 @@ def show_openai_model(context: Context, caller: Reader, name: str) -> ModelObjec
     model = context.models.find(name)
     if model is not None:
         return shelved_model_object(model)
-    reference = parse_model_name(name)
-    if reference is not None:
+    if (reference := parse_model_name(name)) is not None:
+        job_id, step = reference
         with suppress(NotFoundError):  # of the job or its checkpoint; the answer below is the same for all names
-            job = context.jobs.find(caller.owner, reference.job_id)
-            if name == model_name(job, reference.step):
-                step = LATEST if reference.step is None else str(reference.step)
-                return trained_model_object(name, job, *context.checkpoints.with_files(caller.owner, job.id, step))
+            job = context.jobs.find(caller.owner, job_id)
+            if name == model_name(job, step):
+                found = context.checkpoints.with_files(caller.owner, job_id, LATEST if step is None else str(step))
+                return trained_model_object(name, job, *found)
     there = ", ".join(context.models.names())
     raise NotFoundError(
         f"there is no model {name!r}; there are: {there}; and what your jobs have made, by fine_tuned_model",

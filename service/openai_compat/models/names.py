@@ -7,21 +7,11 @@ that it is found again without a table of names.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from contract.tables import Job
 
 _MAX_SUFFIX = 64
 _NAME = re.compile(r"ft:.*:(?P<job_id>job_[0-9a-z]{26})(?::ckpt-step-(?P<step>\d{1,9}))?", re.DOTALL | re.ASCII)
-
-
-@dataclass(frozen=True)
-class ModelReference:
-    """What a name refers to."""
-
-    job_id: str
-    step: int | None
-    """None: the newest checkpoint."""
 
 
 def model_name(job: Job, step: int | None = None) -> str:
@@ -31,9 +21,7 @@ def model_name(job: Job, step: int | None = None) -> str:
     return f"ft:{job.spec['student']}:{job.owner}:{suffix}:{job.id}{checkpoint}"
 
 
-def parse_model_name(name: str) -> ModelReference | None:
-    """Return what the name refers to; None if it is not the name of a trained model."""
+def parse_model_name(name: str) -> tuple[str, int | None] | None:
+    """Return the job's id and the checkpoint's step, None for the newest; None if no trained model has such a name."""
     match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    return ModelReference(match["job_id"], int(match["step"]) if match["step"] is not None else None)
+    return None if match is None else (match["job_id"], int(match["step"]) if match["step"] is not None else None)
