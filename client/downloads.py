@@ -107,7 +107,9 @@ class PartialFile:
         if not self._part.exists():
             if self.path.is_file() and self.path.stat().st_size == self.size:
                 return self._digest(self.path) == self._sha256  # if not, it is another file and will be replaced
-            return self.size == 0 and self._create_empty()
+            if self.size == 0:
+                self.path.write_bytes(b"")
+            return self.size == 0
         if self._part.stat().st_size < self.size:
             return False
         if self._part.stat().st_size == self.size and self._digest(self._part) == self._sha256:
@@ -140,10 +142,6 @@ class PartialFile:
             finally:
                 file.flush()
                 os.fsync(file.fileno())
-
-    def _create_empty(self) -> bool:
-        self.path.write_bytes(b"")
-        return True
 
     def _digest(self, path: Path) -> str:
         with path.open("rb") as file:

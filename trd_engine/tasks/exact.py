@@ -1,9 +1,10 @@
-r"""Task `exact`: the answer must be the reference answer, character by character."""
+r"""Tasks `exact` and `choice`: the answer must be the reference answer, character by character, or the letter of an
+option."""
 
 from __future__ import annotations
 
-from trd_data.answers import last_boxed
-from trd_data.templates import EXACT, PromptTemplates
+from trd_data.answers import chosen_letter, last_boxed, reference_letter
+from trd_data.templates import CHOICE, EXACT, PromptTemplates
 from trd_engine.tasks.protocol import Task
 from trd_engine.types import Problem, Verdict
 
@@ -24,3 +25,21 @@ class ExactTask(Task):
         if not answer:
             return Verdict(False, "no answer")
         return Verdict(answer == problem.answer.strip(), answer)
+
+
+class ChoiceTask(Task):
+    r"""Takes the letter in the last box, else the last called the answer, then option, else a lone last line."""
+
+    name = "choice"
+
+    @property
+    def prompts(self) -> PromptTemplates:
+        """Ask for a boxed letter."""
+        return CHOICE
+
+    def verify(self, problem: Problem, completion_text: str) -> Verdict:
+        """Correct if the letters are the same."""
+        letter = chosen_letter(completion_text)
+        if letter is None:
+            return Verdict(False, "no answer")
+        return Verdict(letter == reference_letter(problem.answer), letter)

@@ -20,14 +20,10 @@ def load_task(name: str) -> Task:
         from trd_engine.tasks.math.task import MathTask
 
         return MathTask()
-    if name == "exact":
-        from trd_engine.tasks.exact import ExactTask
+    if name in ("exact", "choice"):
+        from trd_engine.tasks.exact import ChoiceTask, ExactTask
 
-        return ExactTask()
-    if name == "choice":
-        from trd_engine.tasks.choice import ChoiceTask
-
-        return ChoiceTask()
+        return ExactTask() if name == "exact" else ChoiceTask()
     if name == "code":
         from trd_engine.tasks.code.task import load_code_task
 

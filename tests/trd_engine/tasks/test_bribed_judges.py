@@ -13,8 +13,8 @@ import pytest
 
 from trd_data.plain_json import plain_json
 from trd_engine.runtime.errors import SpecError
-from trd_engine.tasks.choice import ChoiceTask
 from trd_engine.tasks.code.task import CodeTask
+from trd_engine.tasks.exact import ChoiceTask
 from trd_engine.tasks.math.task import MathTask
 from trd_engine.tasks.reasoning_gym import ReasoningGymTask, gym_request
 from trd_engine.tasks.registry import load_task
