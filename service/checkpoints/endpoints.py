@@ -16,7 +16,7 @@ from contract.views import Page
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 from service.auth import Reader, Submitter
 from service.checkpoints.archive import Archive
-from service.checkpoints.ranges import requested_range
+from service.checkpoints.ranges import ByteRange, requested_range
 from service.checkpoints.service import manifest_view
 from service.context import Context, ServiceContext
 from service.errors import ConflictError, NotFoundError, RangeError, raises
@@ -92,7 +92,7 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
         url = context.presigned_url(file.storage_key)
         if url is not None:
             return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
-    wanted = part or range(file.num_bytes)
+    wanted = part or ByteRange(0, file.num_bytes)
     headers["content-length"] = str(wanted.stop - wanted.start)
     if part is not None:
         headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.num_bytes}"

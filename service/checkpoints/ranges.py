@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from service.errors import RangeError
 
 _SINGLE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$", re.ASCII)
 
 
-def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> range | None:
+@dataclass(frozen=True)
+class ByteRange:
+    """From `start` to before `stop`."""
+
+    start: int
+    stop: int
+
+
+def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> ByteRange | None:
     """Return the requested part of the file; None for all of it.
 
     Several ranges at once, and units other than bytes, are not served: the whole file is, as the RFC
@@ -35,4 +44,4 @@ def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> ra
             param="Range",
             headers={"content-range": f"bytes */{num_bytes}"},
         )
-    return range(start, stop)
+    return ByteRange(start, stop)
