@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _NUM_CHARACTERS = 26
@@ -30,6 +30,14 @@ def new_id(prefix: str, *, now_seconds: float | None = None) -> str:
 def first_id(prefix: str, at: datetime) -> str:
     """The smallest id of the kind that could have been made at that time: ids of later objects are not smaller."""
     return _encoded(prefix, max(0.0, at.timestamp()), 0)
+
+
+def made_at(id_: str) -> datetime:
+    """Return when the object with this id was made, to the millisecond."""
+    number = 0
+    for character in id_[-_NUM_CHARACTERS:]:
+        number = number << 5 | _ALPHABET.index(character)
+    return datetime.fromtimestamp((number >> 80) / 1000, UTC)
 
 
 def _encoded(prefix: str, seconds: float, random_bits: int) -> str:

@@ -39,6 +39,7 @@ from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing
 from service.keys.sessions import Sessions
 from service.leftovers import collect_deleted
+from service.metrics import RequestMetrics
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
 from service.rate_limit import RateLimiter
@@ -54,13 +55,15 @@ logger = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """The application. Nothing is opened or written before it starts."""
 
+    metrics = RequestMetrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if "uvicorn.protocols.http.httptools_impl" in sys.modules:
             from service.header_limits import limit_headers
 
             limit_headers(2 * settings.max_header_bytes, settings.header_seconds)
-        context = await run_in_threadpool(_start, settings)
+        context = await run_in_threadpool(_start, settings, metrics)
         app.state.context = context
         async with context.feed.running():
             with _streams_end_on_signal(context.feed.close):
@@ -83,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(RateLimiter, per_minute=settings.max_requests_per_minute)
     app.add_middleware(KeyGate, keys=lambda: app.state.context.keys, sessions=lambda: app.state.context.sessions)
-    app.add_middleware(RequestEnvelope, settings=settings)
+    app.add_middleware(RequestEnvelope, settings=settings, metrics=metrics)
     return app
 
 
@@ -93,7 +96,7 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
     return app.openapi_schema
 
 
-def _start(settings: Settings) -> ServiceContext:
+def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
     # As JSON on stderr, never headers or bodies. The rest of the process's logging stays as it is.
     package = logging.getLogger("service")
     if not package.handlers:
@@ -134,6 +137,7 @@ def _start(settings: Settings) -> ServiceContext:
         runs=RunService(database),
         checkpoints=CheckpointService(database),
         webhooks=WebhookService(database, settings.webhook_network),
+        metrics=metrics,
     )
 
 

@@ -20,6 +20,7 @@ from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
 from service.keys.service import KeyRing
 from service.keys.sessions import Sessions
+from service.metrics import RequestMetrics
 from service.models.service import ModelShelf
 from service.readiness import Readiness
 from service.runs.service import RunService
@@ -47,6 +48,7 @@ class ServiceContext:
     runs: RunService
     checkpoints: CheckpointService
     webhooks: WebhookService
+    metrics: RequestMetrics
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

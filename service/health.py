@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Response
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from contract.views.health import Health, Readiness
 from service.auth import Reader
@@ -36,6 +37,7 @@ def readyz(context: Context, response: Response) -> Readiness:
         storage=parts["storage"],
         broker=context.readiness.broker(),
         workers=context.readiness.workers,
+        slow=context.readiness.slow,
     )
 
 
@@ -44,17 +46,6 @@ _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"sche
 
 @router.get("/metrics", response_class=Response, responses=_TEXT, summary="Figures for Prometheus")
 def prometheus(context: Context, caller: Reader) -> Response:
-    """Jobs by status and how long the oldest waits, over all owners."""
-    counts, waiting = context.fleet.totals()
-    lines = [
-        "# HELP trd_jobs Jobs by status.",
-        "# TYPE trd_jobs gauge",
-        *(f'trd_jobs{{status="{status}"}} {num_jobs}' for status, num_jobs in counts.items()),
-        "# HELP trd_oldest_queued_seconds Age of the job that waits longest.",
-        "# TYPE trd_oldest_queued_seconds gauge",
-        f"trd_oldest_queued_seconds {waiting:.3f}",
-        "# HELP trd_streams Open event streams of this process.",
-        "# TYPE trd_streams gauge",
-        f"trd_streams {context.feed.num_streams}",
-    ]
-    return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+    """Over all owners: jobs by status, queues and their oldest jobs, live workers; and this process's requests and
+    streams. Workers have an endpoint of their own (``TRD_METRICS_PORT``)."""
+    return Response(context.metrics.text(context.fleet, context.feed.num_streams), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -18,6 +18,7 @@ from service.enqueue import Doorbell
 from service.jobs.repository import live_workers
 
 LOOK_SECONDS = 1.0
+SLOW_SECONDS = 0.5
 HANGING_SECONDS = 10.0
 """A check that takes longer counts as failed."""
 
@@ -35,6 +36,8 @@ class Readiness:
         self._parts = dict.fromkeys(_PARTS, "is being checked")
         self.workers: list[WorkerHealth] = []
         """Those that were alive at the last look; empty if the database could not be read."""
+        self.slow: list[str] = []
+        """The checks of the last look that took longer than `SLOW_SECONDS`, with their times."""
         self._look_at = 0.0
         self._began_at = 0.0
 
@@ -49,7 +52,10 @@ class Readiness:
             self._began_at = time.monotonic()
             database, schema = self._database_state()
             self.workers = self._live_workers() if database == schema == "ok" else []
+            read_at = time.monotonic()
             self._parts = {"database": database, "schema": schema, "storage": self._storage_state()}
+            seconds = {"database": read_at - self._began_at, "storage": time.monotonic() - read_at}
+            self.slow = [f"{part}: {took:.1f} s" for part, took in seconds.items() if took > SLOW_SECONDS]
             self._look_at = time.monotonic() + LOOK_SECONDS
         finally:
             self._looking.release()

@@ -24,6 +24,7 @@ from service.errors import (
     error_content,
     error_response,
 )
+from service.metrics import RequestMetrics
 from service.outages import outage
 from service.settings import Settings
 
@@ -42,9 +43,10 @@ _UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/v1/files")})
 class RequestEnvelope:
     """The outermost of our middlewares."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: RequestMetrics) -> None:
         self._app = app
         self._settings = settings
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,7 +69,8 @@ class RequestEnvelope:
             response = error_response(refusal) if refusal is not None else _defect(answer.request_id)
             await answer.give(response, scope, receive)
         finally:
-            seconds = time.perf_counter() - began
+            ended = time.perf_counter()
+            self._metrics.answered(scope, answer.status, (answer.began_at or ended) - began)
             caller = scope["state"].get("caller")
             logger.info(
                 "%s %s %s",
@@ -79,7 +82,7 @@ class RequestEnvelope:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": answer.status,
-                    "milliseconds": round(seconds * 1000, 1),
+                    "milliseconds": round((ended - began) * 1000, 1),
                     "key_id": caller.key_id if caller is not None else None,
                 },
             )
@@ -134,9 +137,11 @@ class _Answer:
         self._send = send
         self.request_id = request_id
         self.status: int | None = None
+        self.began_at: float | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.began_at = time.perf_counter()
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID] = self.request_id

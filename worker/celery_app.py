@@ -16,6 +16,7 @@ from contract.json_logs import JsonFormatter
 from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
 from contract.settings import make_private_folder
+from worker import metrics
 from worker.attempt import Slot
 from worker.doorbells import check_messages
 from worker.machine_check import start_machine_check
@@ -101,6 +102,7 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
             logger.warning(warning)
         if slot.settings.check_machine:
             start_machine_check(slot)
+        metrics.serve(slot.settings)
         for thread in self._threads:
             thread.start()
 

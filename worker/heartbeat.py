@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from contract.database import Database
 from contract.job_state import JobStatus
 from worker.lease import Lease, LeaseLostError, renew
+from worker.metrics import LEASE_RENEWALS
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,11 @@ class Heartbeat:
                 status = renew(session, self._lease, self._lease_seconds)
         except LeaseLostError:
             self._is_superseded = True
+            LEASE_RENEWALS.labels("lost").inc()
         except SQLAlchemyError as error:
+            LEASE_RENEWALS.labels("failed").inc()
             logger.warning("the lease of %s was not renewed: %s", self._lease.job_id, error)
         else:
             self._status = status
             self._expires_at = asked_at + self._lease_seconds
+            LEASE_RENEWALS.labels("renewed").inc()

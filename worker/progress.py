@@ -38,6 +38,7 @@ from worker.engine_events import (
     short_problem_id,
 )
 from worker.lease import LeaseLostError
+from worker.metrics import observe_step
 from worker.repository import ProgressBatch
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class EventFold:
 
     def _metrics(self, event: MetricsEvent) -> None:
         self._latest_metrics |= event.values
+        observe_step(event.values)
         self.batch.job_columns |= {"step": event.step, "latest_metrics": dict(self._latest_metrics)}
         for name, value in event.values.items():
             row = {"job_id": self._job_id, "name": name, "step": event.step, "value": value, "at": event.happened_at}

@@ -22,6 +22,7 @@ from worker.attempt import Slot
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import DatabaseNow, end_attempt, lock_expired
 from worker.machine_check import DEVICE_CHECK
+from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.repository import schema_is_ready
 
@@ -86,6 +87,7 @@ def _reap_one(database: Database, job_id: str, *, max_attempts: int) -> bool:
     except Exception:
         logger.exception("the lost attempt of %s cannot be ended", job_id)
         return False
+    ATTEMPTS.labels(EndKind.LOST, "worker_lost").inc()
     logger.warning("attempt %d of %s is lost; the job is %s", job.attempt, job_id, status)
     return True
 

@@ -42,6 +42,11 @@ class WorkerSettings(DeploymentSettings):
     check_machine: bool = True
     """Whether the worker makes the short checks of ``trd doctor`` when it starts. GET /readyz and ``trd status`` show
     what failed, and dry runs take the kind of device from there."""
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port of this worker's figures for Prometheus, another one for each worker of a machine. If unset, none is
+    opened."""
+    metrics_host: str = "127.0.0.1"
+    """Address on which the figures are served, without a key."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """A job fails after this many attempts in a row without a step of progress."""
 

@@ -28,6 +28,7 @@ from worker.failures import (
     public_text,
 )
 from worker.lease import LeaseLostError, claim, finish
+from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
 from worker.repository import schema_is_ready
@@ -83,7 +84,9 @@ def run_attempt(attempt: Attempt) -> None:
             end = _stage_and_run(attempt)
             status = _finish(attempt, end)
         logger.info("%s: %s; the job is %s", attempt, end.kind, status)
+        ATTEMPTS.labels(end.kind, end.failure.code if end.failure else "").inc()
     except LeaseLostError as error:
+        ATTEMPTS.labels("superseded", "").inc()
         logger.warning("%s was given up: %s", attempt, error)
     finally:
         # Also after a lost lease: the end may have been recorded, and only the answer to its commit lost.

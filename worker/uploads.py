@@ -17,6 +17,7 @@ from worker.attempt import Attempt
 from worker.engine_events import CheckpointEvent
 from worker.failures import JobFailedError, file_failure_code, public_text
 from worker.manifest import CheckpointCorruptError, store_checkpoint
+from worker.metrics import CHECKPOINT_BYTES, CHECKPOINT_SECONDS
 from worker.progress import PASSING_DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class CheckpointUploads:
         return self._store_once(event)
 
     def _store_once(self, event: CheckpointEvent) -> None:
+        began_at = time.monotonic()
         prefix = checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)
         folder = self._attempt.run_dir / event.path
         manifest, sha256 = store_checkpoint(
@@ -91,6 +93,8 @@ class CheckpointUploads:
         )
         with self._attempt.write() as session:
             replaced = repository.add_checkpoint(session, self._attempt.lease, prefix, manifest, sha256)
+        CHECKPOINT_SECONDS.observe(time.monotonic() - began_at)
+        CHECKPOINT_BYTES.inc(manifest.num_bytes)
         self._remove_files(replaced)
         self._remove_old(protected_step=self._resumed_step)
         if self._local_copy not in (None, folder):

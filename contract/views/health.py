@@ -49,6 +49,9 @@ class Readiness(View):
     workers: list[WorkerHealth] = []  # noqa: RUF012 - pydantic copies it
     """Does not make the service unready: jobs wait for a worker."""
 
+    slow: list[str] = []  # noqa: RUF012 - pydantic copies it
+    """The parts whose check took more than half a second, with its time, as in ``storage: 1.9 s``."""
+
     @property
     def is_ready(self) -> bool:
         """Whether requests can be served."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from contract.database import Database
+from contract.ids import made_at
 from contract.job_state import LEASED_STATUSES, JobStatus
 from service.jobs import repository
 
@@ -41,14 +43,6 @@ class Fleet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def totals(self) -> tuple[dict[JobStatus, int], float]:
-        """Return the number of jobs in each status, and the seconds that the oldest has waited, 0 if none waits."""
-        with self._database.read() as session:
-            counts = repository.num_by_status(session)
-            oldest = repository.oldest_waiting(session)
-        waiting = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
-        return {status: counts.get(status, 0) for status in JobStatus}, waiting
-
     def queues(self) -> list[QueueState]:
         """Return the queues in which something waits or runs."""
         with self._database.read() as session:
@@ -59,10 +53,20 @@ class Fleet:
                 name,
                 waiting[name].num_jobs if name in waiting else 0,
                 sum(row.num_jobs for row in rows if row.queue == name and row.status in LEASED_STATUSES),
-                waiting[name].oldest_at if name in waiting else None,
+                made_at(waiting[name].first_id) if name in waiting else None,
             )
             for name in sorted({row.queue for row in rows})
         ]
+
+    def num_by_status(self) -> dict[str, int]:
+        """Return the number of jobs by status; a status without a job may be missing."""
+        with self._database.read() as session:
+            return repository.num_by_status(session)
+
+    def num_workers_by_queue(self) -> Counter[str]:
+        """Return how many live workers serve each queue."""
+        with self._database.read() as session:
+            return Counter(queue for worker in repository.live_workers(session) for queue in worker.queues)
 
     def leases(self, owner: str | None) -> list[Lease]:
         """Return the jobs in the hands of workers, of one owner or, with None, of all."""

@@ -101,21 +101,6 @@ def test_figures_are_read_from_an_index_that_holds_no_spec(client: TestClient) -
             str(session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all())
             for statement, parameters in statements
         ]
-    counting, waiting = plans
+    counting, by_queue, _workers = plans
     assert "USING COVERING INDEX ix_jobs_status_deleted_at_id" in counting
-    assert "USING INDEX ix_jobs_status_deleted_at_id" in waiting
-    assert "TEMP B-TREE" not in waiting
-
-
-def test_figures_for_prometheus(client: TestClient) -> None:
-    body = job_body(client)
-    ids = [client.post("/jobs", json=body).json()["id"] for _ in range(3)]
-    client.post(f"/jobs/{ids[0]}/cancel")
-    response = client.get("/metrics")
-    assert response.headers["content-type"].startswith("text/plain")
-    lines = response.text.splitlines()
-    assert 'trd_jobs{status="queued"} 2' in lines
-    assert 'trd_jobs{status="cancelled"} 1' in lines
-    assert 'trd_jobs{status="running"} 0' in lines
-    (age,) = [float(line.split()[1]) for line in lines if line.startswith("trd_oldest_queued_seconds")]
-    assert 0 < age < 60
+    assert "USING COVERING INDEX ix_jobs_status_queue_priority_id" in by_queue

@@ -1,0 +1,86 @@
+"""Figures for Prometheus: of this process's requests, and of the database, which every API process reports alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.types import Scope
+
+from contract.job_state import JobStatus
+from service.jobs.fleet import Fleet
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+"""Upper bounds in seconds: a small read takes some milliseconds, the check of a large upload minutes."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNMATCHED = "unmatched"
+"""The route of a request that no route answers, so that paths of strangers make no series."""
+
+
+class RequestMetrics:
+    """The requests of one API process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route")
+        self._num_answers = Counter(
+            "trd_requests", "Requests that were answered.", (*labels, "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "trd_request_seconds",
+            "Time from a request to the first byte of its answer.",
+            labels,
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+
+    def answered(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """Count one request. Its route is the template, ``/jobs/{job_id}``."""
+        route = getattr(scope.get("route"), "path", UNMATCHED)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._num_answers.labels(method, route, str(status or 499)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self, fleet: Fleet, num_streams: int) -> bytes:
+        """Return all figures in Prometheus's text format."""
+        current = CollectorRegistry()
+        current.register(_Current(fleet, num_streams))
+        return generate_latest(self.registry) + generate_latest(current)
+
+
+class _Current(Collector):
+    """What is so at the time of the call."""
+
+    def __init__(self, fleet: Fleet, num_streams: int) -> None:
+        self._fleet = fleet
+        self._num_streams = num_streams
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: otherwise registering would collect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the database."""
+        counts = self._fleet.num_by_status()
+        jobs = GaugeMetricFamily("trd_jobs", "Jobs by status.", labels=["status"])
+        for status in JobStatus:
+            jobs.add_metric([status], counts.get(status, 0))
+        yield jobs
+        waiting = GaugeMetricFamily("trd_queue_waiting", "Jobs that wait.", labels=["queue"])
+        running = GaugeMetricFamily("trd_queue_running", "Jobs that workers hold.", labels=["queue"])
+        oldest = GaugeMetricFamily("trd_queue_oldest_seconds", "Age of the job that waits longest.", labels=["queue"])
+        for queue in self._fleet.queues():
+            waiting.add_metric([queue.name], queue.num_waiting)
+            running.add_metric([queue.name], queue.num_running)
+            age = (datetime.now(UTC) - queue.oldest_at).total_seconds() if queue.oldest_at is not None else 0.0
+            oldest.add_metric([queue.name], max(age, 0.0))
+        yield from (waiting, running, oldest)
+        workers = GaugeMetricFamily("trd_workers", "Live workers that serve a queue.", labels=["queue"])
+        for name, number in self._fleet.num_workers_by_queue().items():
+            workers.add_metric([name], number)
+        yield workers
+        yield GaugeMetricFamily("trd_streams", "Open event streams of this process.", value=self._num_streams)
