@@ -20,6 +20,7 @@ CHECKPOINT_PREFIX = "ckpt_"
 KEY_PREFIX = "key_"
 WEBHOOK_PREFIX = "wh_"
 DELIVERY_PREFIX = "msg_"
+AUDIT_PREFIX = "aud_"
 
 
 def new_id(prefix: str, *, now_seconds: float | None = None) -> str:

@@ -71,6 +71,24 @@ class ApiKey(Base):
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+
+
+class AuditEntry(Base):
+    """Something that somebody did. Entries are only added."""
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[datetime]
+    owner: Mapped[str] = mapped_column(String(100))  # of the key
+    key_id: Mapped[str] = mapped_column(String(200))
+    action: Mapped[str] = mapped_column(String(40))  # contract.views.audit.AuditAction
+    target: Mapped[str] = mapped_column(String(500))
+    request_id: Mapped[str] = mapped_column(String(128))
+    detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+    __table_args__ = (Index(None, "owner", "id"), Index(None, "action", "id"), Index(None, "target", "id"))
 
 
 class BrowserSession(Base):

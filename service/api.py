@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from contract.views import Error
 from service import health
+from service.audit import endpoints as audit
 from service.auth import STATIC_PREFIX
 from service.checkpoints import endpoints as checkpoints
 from service.dashboard import endpoints as dashboard
@@ -34,6 +35,7 @@ _PARTS = (
     openai_files,
     openai_fine_tuning,
     openai_models,
+    audit,
     health,
 )
 

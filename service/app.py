@@ -22,6 +22,7 @@ from contract.settings import make_private_folder
 from contract.storage import Storage
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
+from service.audit.log import AuditLog
 from service.auth import KeyGate, wants_page
 from service.bodies import invalid_request
 from service.checkpoints.service import CheckpointService
@@ -138,6 +139,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         checkpoints=CheckpointService(database),
         webhooks=WebhookService(database, settings.webhook_network),
         metrics=metrics,
+        audit=AuditLog(database),
     )
 
 

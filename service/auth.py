@@ -23,6 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contract.views.keys import KeyScope
+from service.audit.log import acting_as
 from service.errors import ApiError, AuthenticationError, PermissionDeniedError, error_response
 
 SIGN_IN_PATH = "/ui/sign-in"
@@ -120,6 +121,8 @@ class KeyGate:
             answer = _to_sign_in(scope) if is_lost else error_response(error)
             await answer(scope, receive, send)
             return
+        caller: Caller = state["caller"]
+        acting_as(caller.owner, caller.key_id, state.get("request_id", ""))
         await self._app(scope, receive, send)
 
     async def _resume(self, token: str) -> SignedIn:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from contract.database import Database
 from contract.storage import Storage
+from service.audit.log import AuditLog
 from service.checkpoints.service import CheckpointService
 from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
@@ -49,6 +50,7 @@ class ServiceContext:
     checkpoints: CheckpointService
     webhooks: WebhookService
     metrics: RequestMetrics
+    audit: AuditLog
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

@@ -27,6 +27,8 @@ class KeyView(View):
     scopes: list[OpenEnum[KeyScope]]
     created_at: datetime
     revoked_at: datetime | None
+    expires_at: datetime | None = None
+    """Null: never."""
 
 
 class CreatedKey(KeyView):

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 from contract.storage import StoredFileMissingError
 from contract.tables import CheckpointFile
 from contract.views import Page
+from contract.views.audit import AuditAction
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 from service.auth import Reader, Submitter
 from service.checkpoints.archive import Archive
@@ -88,6 +89,8 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
         return Response(status_code=304, headers=headers)
     part = requested_range(request.headers, file.num_bytes, headers["etag"])
     _require_stored(context, file)
+    if request.method == "GET" and (part is None or part.start == 0):  # a download that is resumed was recorded
+        context.audit.record(AuditAction.CHECKPOINT_DOWNLOAD, f"{job_id}/{checkpoint.step}/{name}")
     if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
         url = context.presigned_url(file.storage_key)
         if url is not None:
@@ -121,6 +124,7 @@ def download_archive(
         raise NotFoundError(f"checkpoint {checkpoint.step} has no folder {folder}", code="file_not_found")
     for file in files:
         _require_stored(context, file)
+    context.audit.record(AuditAction.CHECKPOINT_DOWNLOAD, f"{job_id}/{checkpoint.step}", folder=folder)
     name = f"{job_id}-step-{checkpoint.step}"
     archive = Archive(name, files, int(checkpoint.created_at.timestamp()))
     headers = {

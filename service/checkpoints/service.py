@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 from contract.database import Database
 from contract.job_state import JobStatus, Phase
 from contract.tables import Checkpoint, CheckpointFile, Job
+from contract.views.audit import AuditAction
 from contract.views.checkpoints import CheckpointFileView, ManifestView
+from service.audit.log import record
 from service.checkpoints import repository
 from service.errors import ConflictError, NotFoundError
 from service.jobs.service import get_job
@@ -82,6 +84,7 @@ class CheckpointService:
                     code="checkpoint_in_use",
                 )
             session.delete(row)
+            record(session, AuditAction.CHECKPOINT_DELETE, f"{job_id}/{row.step}")
         return row
 
 

@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,9 @@ from starlette.types import Receive
 from contract.database import Database, lock_identical_requests
 from contract.storage import Storage
 from contract.tables import Dataset
+from contract.views.audit import AuditAction
 from contract.views.datasets import PreviewRow
+from service.audit.log import RequestThreads, record
 from service.datasets import repository
 from service.datasets.child import ChildPool, unless_disconnected
 from service.datasets.multipart import UploadBody
@@ -62,7 +63,7 @@ class DatasetService:
         self._arriving = ArrivingBytes(settings)
         self._children = ChildPool(settings)
         # Of its own, so that uploads that wait for a disk or the store leave the framework's threads to other requests.
-        self.threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="datasets")
+        self.threads = RequestThreads(NUM_THREADS, thread_name_prefix="datasets")
 
     async def receive(
         self,
@@ -175,6 +176,7 @@ class DatasetService:
                 session.delete(row)
                 return earlier
             row.deleted_at = None
+            record(session, AuditAction.DATASET_CREATE, row.id)
         return row
 
     def usage(self, owner: str) -> tuple[int, int]:
@@ -224,6 +226,7 @@ class DatasetService:
                     code="dataset_in_use",
                 )
             row.deleted_at = datetime.now(UTC)
+            record(session, AuditAction.DATASET_DELETE, dataset_id)
         return row.storage_key
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +28,8 @@ from contract.job_state import (
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from contract.views import NoticeView
+from contract.views.audit import AuditAction
+from service.audit.log import RequestThreads, record
 from service.bodies import document_sha256, validated
 from service.datasets import repository as datasets
 from service.enqueue import Doorbell
@@ -112,7 +113,7 @@ class JobService:
         # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
         # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
         num_threads = NUM_SQLITE_THREADS if database.is_sqlite else POOL_SIZE
-        self.threads = ThreadPoolExecutor(num_threads, thread_name_prefix="jobs")
+        self.threads = RequestThreads(num_threads, thread_name_prefix="jobs")
 
     def submit(self, submission: Submission) -> Created:
         """Create the job and notify the workers; the same request again returns the job that it created.
@@ -159,6 +160,7 @@ class JobService:
                 details = {"code", "remedy", "count", "example"}
                 found = [NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices]
                 repository.add(connection, values, fitted.spec.tags, [queued, *found])
+                record(connection, AuditAction.JOB_CREATE, job.id)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
         return Created(job, around.position, is_new=True)
@@ -260,6 +262,7 @@ class JobService:
             job.finished_at = datetime.now(UTC)
             job.phase = job.eta_seconds = None
         append_events(session, job.id, NewEvent("status", _MESSAGES[result], {"status": result}))
+        record(session, AuditAction(f"job.{action}"), job.id)
 
     def delete(self, owner: str, job_id: str) -> str:
         """Delete a job that is over; return the storage prefix whose files the caller has to remove."""
@@ -270,6 +273,7 @@ class JobService:
             job.deleted_at = datetime.now(UTC)
             job.idempotency_key = None
             repository.remove_records(session, job)
+            record(session, AuditAction.JOB_DELETE, job_id)
         return job_prefix(job_id)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from contract.strict_model import WITHOUT_CONTROLS
 from contract.views import Page
@@ -19,6 +20,12 @@ from service.query import Limit
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 
 
+def _in_the_future(value: datetime) -> datetime:
+    if value <= datetime.now(UTC):
+        raise ValueError("is in the past")
+    return value
+
+
 class NewKey(BaseModel):
     """What to make."""
 
@@ -30,12 +37,23 @@ class NewKey(BaseModel):
     """Who sees what is made with the key; null takes the caller's own."""
     scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]
     """read: look; submit: also make and change; admin: also manage keys."""
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_the_future)] | None = None
+    """When the key stops to work; null: never."""
+
+
+class Rotation(BaseModel):
+    """How a key is replaced."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    grace_seconds: Annotated[int, Field(ge=0, le=90 * 86_400)] = 86_400
+    """How long the old key still works, so that programs can change to the new one."""
 
 
 @router.post("", status_code=201, summary="Make a key, shown this once")
 def create(context: Context, caller: Admin, wanted: NewKey) -> CreatedKey:
     """Only this answer contains the key: the service stores its digest."""
-    row, key = context.keys.create(wanted.owner or caller.owner, wanted.name, wanted.scopes)
+    row, key = context.keys.create(wanted.owner or caller.owner, wanted.name, wanted.scopes, wanted.expires_at)
     return CreatedKey.of(row, key=key)
 
 
@@ -44,6 +62,15 @@ def list_keys(context: Context, caller: Admin, after: str | None = None, limit: 
     """Keys of all owners, the revoked ones too."""
     rows, has_more = context.keys.page(after, limit)
     return Page(data=[KeyView.of(row) for row in rows], has_more=has_more)
+
+
+@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key, which stays valid for a while")
+@raises(NotFoundError)
+def rotate(context: Context, caller: Admin, key_id: str, wanted: Rotation) -> CreatedKey:
+    """The new key has the old one's owner, name and scopes, and is shown once. Sessions of the dashboard end with the
+    old key."""
+    row, key = context.keys.rotate(key_id, timedelta(seconds=wanted.grace_seconds))
+    return CreatedKey.of(row, key=key)
 
 
 @router.delete("/{key_id}", summary="Revoke a key")

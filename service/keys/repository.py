@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from contract.tables import ApiKey, BrowserSession
 
 
 def by_digest(session: Session, digest: str) -> ApiKey | None:
-    """Return the key unless it is revoked."""
-    return session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+    """Return the key unless it is revoked or has expired."""
+    return session.scalar(select(ApiKey).where(ApiKey.digest == digest, _is_valid()))
+
+
+def valid(session: Session, key_id: str) -> ApiKey | None:
+    """Return the key, locked, unless it is revoked or has expired."""
+    return session.scalar(select(ApiKey).where(ApiKey.id == key_id, _is_valid()).with_for_update())
 
 
 def is_good(session: Session, key_id: str) -> bool:
-    """Return True if the key exists and is not revoked."""
-    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
+    """Return True if the key exists, is not revoked and has not expired."""
+    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, _is_valid())) is not None
+
+
+def _is_valid() -> ColumnElement[bool]:
+    has_time = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
+    return and_(ApiKey.revoked_at.is_(None), has_time)
 
 
 def any_key(session: Session) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from contract.database import Database
 from contract.ids import KEY_PREFIX, new_id
 from contract.tables import ApiKey
+from contract.views.audit import AuditAction
 from contract.views.keys import KeyScope
+from service.audit.log import record
 from service.auth import Caller
 from service.errors import NotFoundError
 from service.keys import repository
@@ -81,19 +83,44 @@ class KeyRing:
             self._good_until[key_id] = asked_at + CACHE_SECONDS
         return is_good
 
-    def create(self, owner: str, name: str, scopes: list[KeyScope]) -> tuple[ApiKey, str]:
+    def create(
+        self, owner: str, name: str, scopes: list[KeyScope], expires_at: datetime | None = None
+    ) -> tuple[ApiKey, str]:
         """Store a new key; return its row, and the key itself, which is not stored."""
+        row, key = self._new(owner, name, list(map(str, scopes)), expires_at)
+        with self._database.write() as session:
+            session.add(row)
+            record(session, AuditAction.KEY_CREATE, row.id, owner=owner, name=name, scopes=row.scopes)
+        return row, key
+
+    def rotate(self, key_id: str, grace: timedelta) -> tuple[ApiKey, str]:
+        """Replace a key by a new one with the same rights; the old one expires after `grace`.
+
+        Returns the new row and the new key; raises `NotFoundError` if there is no valid key with this id.
+        """
+        with self._database.write() as session:
+            old = repository.valid(session, key_id)
+            if old is None:
+                raise NotFoundError(f"there is no valid key {key_id}")
+            row, key = self._new(old.owner, old.name, old.scopes, None)
+            session.add(row)
+            ends_at = datetime.now(UTC) + grace
+            old.expires_at = min(old.expires_at or ends_at, ends_at)
+            record(session, AuditAction.KEY_ROTATE, old.id, new_key_id=row.id, expires_at=old.expires_at.isoformat())
+        self._forget()
+        return row, key
+
+    def _new(self, owner: str, name: str, scopes: list[str], expires_at: datetime | None) -> tuple[ApiKey, str]:
         key = new_key()
         row = ApiKey(
             id=new_id(KEY_PREFIX),
             owner=owner,
             name=name,
             digest=self.digest(key),
-            scopes=[str(scope) for scope in scopes],
+            scopes=scopes,
             created_at=datetime.now(UTC),
+            expires_at=expires_at,
         )
-        with self._database.write() as session:
-            session.add(row)
         return row, key
 
     def page(self, after: str | None, limit: int) -> tuple[Sequence[ApiKey], bool]:
@@ -113,6 +140,10 @@ class KeyRing:
             if row is None:
                 raise NotFoundError(f"there is no key {key_id}")
             row.revoked_at = row.revoked_at or datetime.now(UTC)
+            record(session, AuditAction.KEY_REVOKE, key_id)
+        self._forget()
+        return row
+
+    def _forget(self) -> None:
         self._cached.clear()
         self._good_until.clear()
-        return row

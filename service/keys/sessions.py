@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from contract.database import Database
 from contract.tables import BrowserSession
+from contract.views.audit import AuditAction
+from service.audit.log import acting_as, record
 from service.auth import Caller
 from service.keys import repository
 from service.keys.service import MAX_CACHED, KeyRing
@@ -41,18 +43,17 @@ class Sessions:
 
     def open(self, key: str) -> str | None:
         """Return the token of a new session; None if the key is unknown or revoked."""
-        return self._add(self._keys.digest(key), LIFETIME) if self._keys.find(key) is not None else None
+        return self._open(self._keys.digest(key)) if self._keys.find(key) is not None else None
 
     def open_by_link(self, link_token: str) -> str | None:
         """Use up a link and return the token of a new session; None if the link is used, expired or unknown."""
         with self._database.write() as session:
             key_digest = repository.take_link(session, self._keys.digest(link_token), datetime.now(UTC))
-        is_good = key_digest is not None and self._keys.find_by_digest(key_digest) is not None
-        return self._add(key_digest, LIFETIME) if key_digest is not None and is_good else None
+        return self._open(key_digest) if key_digest is not None else None
 
     def make_link(self, key: str) -> str:
         """Return the token of a link that signs in once with the key, which must be valid."""
-        return self._add(self._keys.digest(key), LINK_LIFETIME, is_link=True)
+        return self._add(self._keys.digest(key), LINK_LIFETIME, AuditAction.SESSION_LINK)
 
     def find(self, token: str) -> SignedIn | None:
         """Return the open session with this token, else None."""
@@ -78,14 +79,26 @@ class Sessions:
         digest = self._keys.digest(token)
         with self._database.write() as session:
             repository.end_browser_session(session, digest)
+            record(session, AuditAction.SESSION_END, "")
         self._cached.pop(digest, None)
 
-    def _add(self, key_digest: str, lifetime: timedelta, *, is_link: bool = False) -> str:
+    def _open(self, key_digest: str) -> str | None:
+        caller = self._keys.find_by_digest(key_digest)
+        if caller is None:
+            return None
+        acting_as(caller.owner, caller.key_id, "")
+        return self._add(key_digest, LIFETIME, AuditAction.SESSION_OPEN)
+
+    def _add(self, key_digest: str, lifetime: timedelta, action: AuditAction) -> str:
         token, now = secrets.token_urlsafe(32), datetime.now(UTC)
         row = BrowserSession(
-            digest=self._keys.digest(token), key_digest=key_digest, is_link=is_link, expires_at=now + lifetime
+            digest=self._keys.digest(token),
+            key_digest=key_digest,
+            is_link=action is AuditAction.SESSION_LINK,
+            expires_at=now + lifetime,
         )
         with self._database.write() as session:
             repository.delete_expired_sessions(session, now)
             session.add(row)
+            record(session, action, "")
         return token

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 from contract.database import Database, lock_identical_requests
 from contract.ids import WEBHOOK_PREFIX, new_id
 from contract.tables import Webhook, WebhookDelivery
+from contract.views.audit import AuditAction
 from contract.views.webhooks import DeliveryStatus
+from service.audit.log import record
 from service.errors import InvalidRequestError, NotFoundError, QuotaError
 from service.query import cut
 from service.webhooks import repository
@@ -49,6 +51,7 @@ class WebhookService:
             if repository.count(session, owner) >= MAX_WEBHOOKS:
                 raise QuotaError(f"you have {MAX_WEBHOOKS} webhooks, the most that are allowed; delete one first")
             session.add(row)
+            record(session, AuditAction.WEBHOOK_CREATE, row.id, url=row.url)
         return row
 
     def page(self, owner: str, after: str | None, limit: int) -> tuple[Sequence[Webhook], bool]:
@@ -69,12 +72,14 @@ class WebhookService:
             row = _get(session, owner, webhook_id)
             for name, value in wanted.model_dump(mode="json", exclude_none=True).items():
                 setattr(row, name, value)
+            record(session, AuditAction.WEBHOOK_CHANGE, row.id, url=row.url)
         return row
 
     def delete(self, owner: str, webhook_id: str) -> None:
         """Delete the webhook with its deliveries; raise `NotFoundError`."""
         with self._database.write() as session:
             session.delete(_get(session, owner, webhook_id))
+            record(session, AuditAction.WEBHOOK_DELETE, webhook_id)
 
     def deliveries(
         self, owner: str, webhook_id: str, after: str | None, limit: int
@@ -92,6 +97,7 @@ class WebhookService:
             if row is None:
                 raise NotFoundError(f"{webhook_id} has no delivery {delivery_id}", param="delivery_id")
             row.status, row.num_tries, row.due_at = DeliveryStatus.PENDING, 0, datetime.now(UTC)
+            record(session, AuditAction.WEBHOOK_REPLAY, webhook_id, delivery=delivery_id)
         return row
 
     def _require_allowed(self, url: str) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from contract.storage import StoredFileMissingError
 from contract.views import Page
+from contract.views.audit import AuditAction
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import Form, UploadBody
@@ -110,6 +111,7 @@ def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Resp
         context.storage.size(row.storage_key)  # once the answer has begun, it can only be cut off
     except StoredFileMissingError as error:
         raise NotFoundError(f"{row.id} is no longer in the storage", code="file_not_found") from error
+    context.audit.record(AuditAction.DATASET_DOWNLOAD, dataset_id)
     if (url := context.presigned_url(row.storage_key)) is not None:
         del headers["content-length"]
         return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})

@@ -1,0 +1,52 @@
+"""The audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from contract.views import OpenEnum, View
+
+
+class AuditAction(StrEnum):
+    """What was done."""
+
+    KEY_CREATE = "key.create"
+    KEY_ROTATE = "key.rotate"
+    KEY_REVOKE = "key.revoke"
+    SESSION_LINK = "session.link"  # a link was made that signs in once
+    SESSION_OPEN = "session.open"
+    SESSION_END = "session.end"
+    JOB_CREATE = "job.create"
+    JOB_PAUSE = "job.pause"
+    JOB_RESUME = "job.resume"
+    JOB_CANCEL = "job.cancel"
+    JOB_DELETE = "job.delete"
+    DATASET_CREATE = "dataset.create"
+    DATASET_DOWNLOAD = "dataset.download"
+    DATASET_DELETE = "dataset.delete"
+    CHECKPOINT_DOWNLOAD = "checkpoint.download"
+    CHECKPOINT_DELETE = "checkpoint.delete"
+    WEBHOOK_CREATE = "webhook.create"
+    WEBHOOK_CHANGE = "webhook.change"
+    WEBHOOK_DELETE = "webhook.delete"
+    WEBHOOK_REPLAY = "webhook.replay"
+
+
+class AuditView(View):
+    """One thing that somebody did."""
+
+    object: Literal["audit_entry"] = "audit_entry"
+    id: str
+    at: datetime
+    owner: str
+    """Of the key; ``service`` for the service itself."""
+    key_id: str
+    """Empty for the service itself."""
+    action: OpenEnum[AuditAction]
+    target: str
+    """The id of the object; of a download ``job_…/STEP/FILE``."""
+    request_id: str
+    """The answer's ``x-request-id``, which is in the logs too."""
+    detail: dict[str, Any] | None

@@ -1,0 +1,105 @@
+"""Writes and reads the audit log.
+
+`acting_as` says once a request who acts, and `record` adds an entry to the transaction of a use case: either both are
+stored or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.orm import Session
+
+from contract.database import Database
+from contract.ids import AUDIT_PREFIX, first_id, new_id
+from contract.tables import AuditEntry
+from contract.views.audit import AuditAction
+from service.query import cut
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: the owner, with which key, in which request."""
+
+    owner: str
+    key_id: str
+    request_id: str
+
+
+SERVICE = Actor("service", "", "")
+"""The service itself, outside any request: the key of the first start."""
+
+_actor: ContextVar[Actor] = ContextVar("actor", default=SERVICE)
+
+
+def acting_as(owner: str, key_id: str, request_id: str) -> None:
+    """Set who acts, for what this task does from now on, and for the threads of `RequestThreads` that it uses."""
+    _actor.set(Actor(owner, key_id, request_id))
+
+
+def record(session: Session | Connection, action: AuditAction, target: str, **detail: Any) -> None:
+    """Add an entry to the transaction. `target` is the id of the object, or a path that begins with one."""
+    actor = _actor.get()
+    session.execute(
+        insert(AuditEntry).values(
+            id=new_id(AUDIT_PREFIX),
+            at=datetime.now(UTC),
+            owner=actor.owner,
+            key_id=actor.key_id,
+            request_id=actor.request_id,
+            action=action,
+            target=target,
+            detail=detail or None,
+        )
+    )
+
+
+class RequestThreads(ThreadPoolExecutor):
+    """Threads that know who acts: the standard pool does not hand the task's context on."""
+
+    def submit(self, call: Callable[..., Result], /, *arguments: Any, **named: Any) -> Future[Result]:
+        """Schedule the call in a copy of the caller's context."""
+        return super().submit(copy_context().run, call, *arguments, **named)
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which entries to list; None selects all."""
+
+    owner: str | None = None
+    action: AuditAction | None = None
+    target: str | None = None
+    since: datetime | None = None
+
+
+class AuditLog:
+    """Reads the entries, and writes those that belong to no other transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, action: AuditAction, target: str, **detail: Any) -> None:
+        """Store an entry in a transaction of its own."""
+        with self._database.write() as session:
+            record(session, action, target, **detail)
+
+    def page(self, wanted: AuditFilter, after: str | None, limit: int) -> tuple[Sequence[AuditEntry], bool]:
+        """Return a page of entries of all owners, newest first, and whether more follow."""
+        query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
+        for column in ("owner", "action", "target"):
+            if (value := getattr(wanted, column)) is not None:
+                query = query.where(getattr(AuditEntry, column) == value)
+        if wanted.since is not None:
+            query = query.where(AuditEntry.id >= first_id(AUDIT_PREFIX, wanted.since))
+        if after is not None:
+            query = query.where(AuditEntry.id < after)
+        with self._database.read() as session:
+            return cut(session.scalars(query).all(), limit)
