@@ -11,16 +11,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.ids import AUDIT_PREFIX, first_id, new_id
 from contract.tables import AuditEntry
+from contract.views import MAX_PAGE
 from contract.views.audit import AuditAction
-from service.query import cut
+from service.query import DECIMAL, cut
 
 Result = TypeVar("Result")
 
@@ -70,14 +72,23 @@ class RequestThreads(ThreadPoolExecutor):
         return super().submit(copy_context().run, call, *arguments, **named)
 
 
-@dataclass(frozen=True)
-class AuditFilter:
-    """Which entries to list; None selects all."""
+class AuditQuery(BaseModel):
+    """Which entries to list: those that match everything given."""
 
-    owner: str | None = None
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    owner: Annotated[str, Field(max_length=100)] | None = None
+    """Only what this owner did."""
     action: AuditAction | None = None
-    target: str | None = None
-    since: datetime | None = None
+    """Only this action."""
+    target: Annotated[str, Field(max_length=500)] | None = None
+    """Only what was done to this object."""
+    since: AwareDatetime | None = None
+    """Only from this time on, with a time zone."""
+    after: str | None = None
+    """The last entry of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), DECIMAL] = 20
+    """Most objects in the page."""
 
 
 class AuditLog:
@@ -91,15 +102,15 @@ class AuditLog:
         with self._database.write() as session:
             record(session, action, target, **detail)
 
-    def page(self, wanted: AuditFilter, after: str | None, limit: int) -> tuple[Sequence[AuditEntry], bool]:
+    def page(self, wanted: AuditQuery) -> tuple[Sequence[AuditEntry], bool]:
         """Return a page of entries of all owners, newest first, and whether more follow."""
-        query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
+        query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(wanted.limit + 1)
         for column in ("owner", "action", "target"):
             if (value := getattr(wanted, column)) is not None:
                 query = query.where(getattr(AuditEntry, column) == value)
         if wanted.since is not None:
             query = query.where(AuditEntry.id >= first_id(AUDIT_PREFIX, wanted.since))
-        if after is not None:
-            query = query.where(AuditEntry.id < after)
+        if wanted.after is not None:
+            query = query.where(AuditEntry.id < wanted.after)
         with self._database.read() as session:
-            return cut(session.scalars(query).all(), limit)
+            return cut(session.scalars(query).all(), wanted.limit)

@@ -1,105 +1,22 @@
-"""The database tables that the service and the workers share.
-
-Owns tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are UTC with a time
-zone. JSON columns hold documents that no query filters by. `migrations/` creates the schema; a test compares it with
-these models, on SQLite and on PostgreSQL.
-"""
+"""Tables of datasets, jobs and their runs, webhooks and workers."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
-    MetaData,
     String,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, kept in UTC. SQLite has no time zones: what it returns is marked as UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"a time without a time zone cannot be stored: {value!r}")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Base(DeclarativeBase):
-    """Root of the mapped classes."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map: ClassVar = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[str]: JSON()}
-
-
-class ApiKey(Base):
-    """A bearer key. The key itself is never stored, only its HMAC."""
-
-    __tablename__ = "api_keys"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(100), index=True)
-    name: Mapped[str] = mapped_column(String(200))
-    digest: Mapped[str] = mapped_column(String(64), unique=True)
-    scopes: Mapped[list[str]]
-    created_at: Mapped[datetime]
-    revoked_at: Mapped[datetime | None]
-    expires_at: Mapped[datetime | None]
-
-
-class AuditEntry(Base):
-    """Something that somebody did. Entries are only added."""
-
-    __tablename__ = "audit_log"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    at: Mapped[datetime]
-    owner: Mapped[str] = mapped_column(String(100))  # of the key
-    key_id: Mapped[str] = mapped_column(String(200))
-    action: Mapped[str] = mapped_column(String(40))  # contract.views.audit.AuditAction
-    target: Mapped[str] = mapped_column(String(500))
-    request_id: Mapped[str] = mapped_column(String(128))
-    detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-
-    __table_args__ = (Index(None, "owner", "id"), Index(None, "action", "id"), Index(None, "target", "id"))
-
-
-class BrowserSession(Base):
-    """A sign-in to the dashboard, or a link that signs in once. The token itself is never stored, only its HMAC."""
-
-    __tablename__ = "browser_sessions"
-
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    key_digest: Mapped[str] = mapped_column(String(64))  # of the API key: the session ends when the key is revoked
-    is_link: Mapped[bool]
-    expires_at: Mapped[datetime] = mapped_column(index=True)
+from contract.tables.base import Base
 
 
 class Dataset(Base):

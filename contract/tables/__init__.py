@@ -1,0 +1,51 @@
+"""The database tables that the service and the workers share.
+
+Owns tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are UTC with a time
+zone. JSON columns hold documents that no query filters by. `migrations/` creates the schema; a test compares it with
+these models, on SQLite and on PostgreSQL.
+"""
+
+from contract.tables.access import ApiKey, AuditEntry, BrowserSession
+from contract.tables.base import Base, UtcDateTime
+from contract.tables.jobs import (
+    Attempt,
+    Checkpoint,
+    CheckpointFile,
+    Dataset,
+    Diagnosis,
+    Evaluation,
+    Job,
+    JobEvent,
+    JobTag,
+    LeaderLease,
+    MetricPoint,
+    ProbeSample,
+    Trajectory,
+    Webhook,
+    WebhookDelivery,
+    Worker,
+)
+
+__all__ = [
+    "ApiKey",
+    "Attempt",
+    "AuditEntry",
+    "Base",
+    "BrowserSession",
+    "Checkpoint",
+    "CheckpointFile",
+    "Dataset",
+    "Diagnosis",
+    "Evaluation",
+    "Job",
+    "JobEvent",
+    "JobTag",
+    "LeaderLease",
+    "MetricPoint",
+    "ProbeSample",
+    "Trajectory",
+    "UtcDateTime",
+    "Webhook",
+    "WebhookDelivery",
+    "Worker",
+]
