@@ -123,7 +123,10 @@ def _record_data(recorder: Recorder, client: TestClient) -> None:
     key = recorder.call("POST /keys", json={"name": "laptop", "owner": "ann", "scopes": ["submit"]})
     recorder.examples["POST /keys"]["responses"]["201"]["application/json"]["key"] = "trd_(shown once)"
     recorder.call("GET /keys", "/keys?limit=1")
+    recorder.call("POST /keys/{key_id}/rotate", f"/keys/{key['id']}/rotate", json={"grace_seconds": 3600})
+    recorder.examples["POST /keys/{key_id}/rotate"]["responses"]["201"]["application/json"]["key"] = "trd_(shown once)"
     recorder.call("DELETE /keys/{key_id}", f"/keys/{key['id']}")
+    recorder.call("GET /audit", "/audit?limit=2")
 
 
 def _record_webhooks(recorder: Recorder, client: TestClient, done: str) -> None:
