@@ -42,6 +42,15 @@ def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
 
 
+def metric_names(session: Session, job_id: str) -> Sequence[str]:
+    """Return the names of a job's metrics, each by one search of the index: a job has few names and many points."""
+    of_job = select(func.min(MetricPoint.name).label("name")).where(MetricPoint.job_id == job_id)
+    names = of_job.cte("names", recursive=True)
+    following = of_job.where(MetricPoint.name > names.c.name).correlate(names).scalar_subquery()
+    names = names.union_all(select(following).where(names.c.name.is_not(None)))
+    return session.scalars(select(names.c.name).where(names.c.name.is_not(None))).all()
+
+
 def metric_extents(session: Session, wanted: MetricRange) -> Sequence[Row[Any, Any, Any, Any]]:
     """Return (name, num_points, first_step, last_step) of each metric."""
     columns = (

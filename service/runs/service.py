@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -53,6 +54,8 @@ class RunService:
         A longer series keeps the lowest and the highest point of each stretch of steps, so that peaks stay visible.
         """
         with self._reading(owner, wanted.job_id) as session:
+            if wanted.from_step is not None and not wanted.names:  # the index has the names before the steps
+                wanted = replace(wanted, names=repository.metric_names(session, wanted.job_id))
             extents = repository.metric_extents(session, wanted)
             num_points = {row.name: row.num_points for row in extents}
             if max(num_points.values(), default=0) <= resolution:

@@ -211,6 +211,22 @@ def test_lengths_are_read_from_the_index_that_holds_them(client: TestClient) -> 
     assert "COVERING INDEX ix_trajectories_filters" in plan[0].detail
 
 
+def test_new_points_are_found_without_reading_the_others(client: TestClient) -> None:
+    job_id = submit(client)
+    for name in ("loss", "a", "grad_norm"):
+        add_metrics(client, job_id, name, dict.fromkeys(range(1, 5), 0.5))
+    with database_of(client).read() as session:
+        names = repository.metric_names(session, job_id)
+        seen: list[tuple[str, Any]] = []
+        event.listen(session.connection(), "before_cursor_execute", lambda *given: seen.append(given[2:4]))
+        repository.metric_points(session, repository.MetricRange(job_id, names, from_step=4))
+        statement, values = seen[0]
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert names == ["a", "grad_norm", "loss"]
+    assert "(job_id=? AND name=? AND step>?)" in plan[0].detail
+    assert [one["steps"] for one in series(client, job_id, from_step=4).values()] == [[4], [4], [4]]
+
+
 def words(rng: random.Random) -> list[str]:
     return rng.choices(["wait", " ,", " the", " 12", "\n", " <b>", ""], k=rng.randrange(12))
 
