@@ -131,6 +131,12 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         is_outage=True,
     ),
     ErrorCode("worker_lost", True, "The worker stopped responding; the job continues from its last checkpoint."),
+    ErrorCode(
+        "cluster_unavailable",
+        True,
+        "The Ray cluster did not answer, or had no room for the job; resume when it does.",
+        is_outage=True,
+    ),
     ErrorCode("crash_loop", False, "Several attempts ended without completing a step; see the job's events."),
     ErrorCode(
         "engine_crashed", True, "The engine ended without an error message; see the end of its log in the events."

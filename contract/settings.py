@@ -127,6 +127,9 @@ class DeploymentSettings(DatabaseSettings):
     models: str = f"{PACKAGES_DIR}/testbed/models/*"
     """The models that jobs may name: comma-separated ``name=folder``, ``folder``, ``folder/*`` or
     ``owner/name@revision`` on the hub. Default: the tiny models of this repository."""
+    devices_per_node: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Devices of one machine. With TRD_LAUNCHER=ray a job that needs more runs on several; without a number, every job
+    runs on one."""
     queues: Annotated[tuple[str, ...], *CommaSeparated, Field(min_length=1)] = (DEFAULT_QUEUE,)
     """Comma-separated names of queues: those that this worker serves, and on the API those that jobs may name, beside
     the default queues. Name those of all workers there."""

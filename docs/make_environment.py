@@ -62,8 +62,10 @@ OTHER = {
         "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",
         "OMP_NUM_THREADS": "Threads of the CPU kernels in each process. torchrun sets 1 if it is unset.",
         "VLLM_CPU_KVCACHE_SPACE, VLLM_LOGGING_LEVEL": "vLLM's own variables; a value given here is kept.",
-        "RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, TORCHELASTIC_RUN_ID": "Set by torchrun in each "
-        "process. Do not set them yourself.",
+        "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH": "Ray's own: the token of the cluster that RAY_ADDRESS names, or "
+        "its file. Set one for the workers and on every node; the engine does not get it.",
+        "RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, GROUP_WORLD_SIZE, TORCHELASTIC_RUN_ID": "Set by torchrun "
+        "in each process. Do not set them yourself.",
     },
     "Docker Compose": {
         "POSTGRES_PASSWORD, REDIS_PASSWORD": "Passwords of the servers. They stand in URLs: letters and digits only.",

@@ -10,11 +10,10 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,23 +22,21 @@ from contract.database import Database
 from contract.events import NewEvent, append_events
 from contract.model_catalog import CatalogEntry, parse_catalog
 from contract.storage import Storage
-from worker.engine_process import engine_command
 from worker.heartbeat import Heartbeat, Order
+from worker.launchers import CommandBuilder, launcher_of
 from worker.lease import Lease, fenced
 from worker.settings import WorkerSettings
-
-CommandBuilder = Callable[[Path, int], list[str]]
-"""Returns the child's command line for an attempt's folder and a number of devices."""
 
 
 class Slot:
     """A worker's place for one job at a time, and what its jobs run with. Opens nothing before it is used."""
 
-    def __init__(self, settings: WorkerSettings, *, command_for: CommandBuilder = engine_command) -> None:
+    def __init__(self, settings: WorkerSettings, *, command_for: CommandBuilder | None = None) -> None:
+        """`command_for` replaces the launcher of the settings."""
         self.settings = settings
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         """Owner of leases; unique to the process."""
-        self.command_for = command_for
+        self.command_for = command_for or launcher_of(settings)
         self.stopping = threading.Event()
         """Set when the worker shuts down: it then claims no job, and stops the running one at a step boundary."""
         self.started_at = datetime.now(UTC)

@@ -118,8 +118,8 @@ class EngineProcess:
             return  # no process is left
 
     def _exit_code(self, process_code: int) -> int:
-        """Return rank 0's exit code, which it wrote to a file: torchrun turns every code into 0 or 1."""
+        """Return rank 0's exit code, which a launcher leaves in a file: torchrun turns every code into 0 or 1."""
         path = self._folder / EXIT_CODE_FILE
-        if self._is_launcher and path.exists():
+        if path.exists():
             return int(path.read_text(encoding="ascii"))
         return process_code

@@ -159,6 +159,8 @@ def classify_exit(child: ChildExit) -> AttemptEnd:
         return AttemptEnd(EndKind.STOPPED, child.code)
     if child.code == FINISHED_EXIT_CODE and child.has_finished:
         return AttemptEnd(EndKind.FINISHED, child.code)
+    if child.reported is not None and child.reported.code == "worker_lost":  # a machine of several
+        return AttemptEnd(EndKind.LOST, child.code, child.reported)
     return AttemptEnd(EndKind.FAILED, child.code, child.reported or _silent_failure(child.code, child.was_oom_killed))
 
 

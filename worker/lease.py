@@ -269,7 +269,7 @@ _ENDINGS = {
     EndKind.FINISHED: "finished",
     EndKind.STOPPED: "stopped on request",
     EndKind.FAILED: "failed",
-    EndKind.LOST: "was lost: its worker stopped renewing the lease",
+    EndKind.LOST: "was lost with a machine that stopped responding",
 }
 
 _CONSEQUENCES = {

@@ -50,6 +50,25 @@ class WorkerSettings(DeploymentSettings):
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """A job fails after this many attempts in a row without a step of progress."""
 
+    launcher: Literal["local", "ray"] = "local"
+    """Where runs are started: on this machine (by torchrun if there are several devices), or on the nodes of the Ray
+    cluster that RAY_ADDRESS names (docs/scaling.md)."""
+    ray_address: str | None = Field(default=None, validation_alias="ray_address")
+    """The head of a Ray cluster, as ``host:6379`` or ``ray://host:10001``."""
+    ray_auth_mode: str | None = Field(default=None, validation_alias="ray_auth_mode")
+    """Ray's own variable. The launcher ray demands ``token``; the token is in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
+
+    @model_validator(mode="after")
+    def _ray_is_reachable_and_closed(self) -> Self:
+        if self.launcher == "ray" and self.ray_address is None:
+            raise ValueError("TRD_LAUNCHER = ray needs the cluster's address; set RAY_ADDRESS to host:6379")
+        if self.launcher == "ray" and self.ray_auth_mode != "token":
+            raise ValueError(
+                f"RAY_AUTH_MODE = {self.ray_auth_mode}: anybody who reaches a Ray cluster without tokens can run code "
+                "on it; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, here and on every node"
+            )
+        return self
+
     @model_validator(mode="after")
     def _heartbeat_fits_lease(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:

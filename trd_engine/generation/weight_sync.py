@@ -15,6 +15,7 @@ from trd_engine.models.fsdp import gather_full_model, save_adapter
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.runtime.distributed import ALONE, World
+from trd_engine.runtime.machine_files import share_folder
 
 
 def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
@@ -83,7 +84,7 @@ class _Role:
                 save_adapter(self.model, self.folder, self.adapter, self.world)
             elif (whole := gather_full_model(self.model, self.world, self.dtype)) is not None:
                 whole.save_pretrained(str(self.folder))
-            self.world.wait()
+            share_folder(self.folder, self.world)
             self.written = self.version
         return sampler_weights_folder(self.folder, self.model, self.adapter)
 
@@ -108,7 +109,7 @@ class ServedWeights:
         """`model` is the student, `teacher` the module that teaches if it differs from the student. `dtype` is that of
         the generator's weights: more is not written.
 
-        Each process has a separate generator, and all of them see `sync_folder`.
+        Each process has a separate generator, which loads from `sync_folder` on its machine's disk.
         """
         self._generator = generator
         self._step0_folder = step0_folder

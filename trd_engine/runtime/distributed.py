@@ -1,8 +1,8 @@
 """The processes of one run: the rank of each, and the values that they exchange.
 
 Owns the process group, which exists only if ``torchrun`` started more than one process; a single process gets every
-answer at once. Every method except `share` and `part_of` is collective: all processes must call it at the same place,
-or all of them wait.
+answer at once. Every method except `share`, `part_of`, `send` and `receive` is collective: all processes must call it
+at the same place, or all of them wait.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    num_machines: int = 1
     _waiting: dist.ProcessGroup | None = field(default=None, repr=False)
     """The group for the exchanges that may take long; None for a single process."""
 
@@ -87,6 +88,20 @@ class World:
         """Return True in all processes if `flag` is true in at least one."""
         return flag if self.size == 1 else self.max(float(flag)) > 0
 
+    def send(self, content: bytes, target: int) -> None:
+        """Send bytes, at least one, to the process `target`, which calls `receive`."""
+        size = torch.tensor([len(content)], dtype=torch.int64)
+        dist.send(size, target, group=self._waiting)
+        dist.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target, group=self._waiting)
+
+    def receive(self, source: int) -> bytes:
+        """Return the bytes that the process `source` sends."""
+        size = torch.zeros(1, dtype=torch.int64)
+        dist.recv(size, source, group=self._waiting)
+        content = torch.empty(int(size), dtype=torch.uint8)
+        dist.recv(content, source, group=self._waiting)
+        return content.numpy().tobytes()
+
     def wait(self) -> None:
         """Block until all processes have called this."""
         self.any(False)
@@ -120,7 +135,8 @@ def open_world(num_devices: int) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_PASS_TIMEOUT)
     try:
-        yield World(dist.get_rank(), size, dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT))
+        waiting = dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
+        yield World(dist.get_rank(), size, int(os.environ.get("GROUP_WORLD_SIZE", "1")), waiting)
     except StopRequested:  # in all processes at once
         dist.destroy_process_group()
         raise

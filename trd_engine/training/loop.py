@@ -48,7 +48,8 @@ def distil(
 
     Args:
         config: The spec. Under ``torchrun`` every process passes the same.
-        out_dir: Folder for events, trajectories and checkpoints, which all processes see.
+        out_dir: Folder for events, trajectories and checkpoints. Processes on several machines need none that all of
+            them see: what is complete is on the main process's disk.
         problems: Rows or `Problem` objects to train on, instead of `config.dataset`.
         task: Prompts and verifier, instead of the built-in task that `config.task` names.
         on_event: Called with each event, in the main process, after it is written to ``events.jsonl``.

@@ -16,6 +16,7 @@ from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models.loading import export_dtype
 from trd_engine.rollouts.files import HELDOUT, ROUND, round_folder
 from trd_engine.runtime.events import Reporter
+from trd_engine.runtime.machine_files import collect_files, disk_owners
 from trd_engine.training.checkpoints.checkpoint import (
     STATE_FOLDER,
     ExportExtras,
@@ -89,12 +90,14 @@ class CheckpointSaver:
         state, world = progress.state, self.reporter.world
         self.reporter.enter("saving")
         draft = checkpoint_draft(self.reporter.out_dir, state.step)
-        if world.is_main:
+        owners = disk_owners(draft.parent, world)
+        if world.rank in owners:
             begin_checkpoint(draft)
         world.wait()
         try:
             formats = self._write(draft, progress, merged=merged)
             world.wait()
+            collect_files(draft, owners, world)
             free_devices()
             if world.is_main:
                 score = next((row for row in state.scores if row.step == state.step), None)
@@ -111,7 +114,7 @@ class CheckpointSaver:
                 if self.prune:
                     prune_checkpoints(self.reporter.out_dir, self.config.checkpoints.keep)
         finally:  # a committed one has another name; half of one would keep a full disk full
-            if world.is_main:
+            if world.rank in owners:
                 shutil.rmtree(draft, ignore_errors=True)
         world.wait()  # if a process left now, on a stop, torchrun would end the others
         self.saved_at = state.position

@@ -59,7 +59,8 @@ class TrainingState:
 def write_state(
     folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
 ) -> None:
-    """Write ``state.json``, ``random.safetensors`` and the optimizer's moments to `folder`, which all processes see.
+    """Write ``state.json``, ``random.safetensors`` and the optimizer's moments to `folder`: each machine's processes
+    to their disk.
 
     The generators are the main process's: nothing random hangs on the others', see `Session.train_step`.
     """
