@@ -68,6 +68,19 @@ def device_kind_of(session: Session, spec: JobSpec) -> str | None:
     return None
 
 
+def placement_notes(session: Session, spec: JobSpec, devices_per_node: int | None) -> list[str]:
+    """Return on how many machines a job runs that needs several, and for what it would wait."""
+    notes = []
+    if devices_per_node is not None and spec.num_devices > devices_per_node:
+        processes_per_node = max(1, devices_per_node // (spec.num_devices // spec.devices))
+        num_nodes = -(-spec.devices // processes_per_node)
+        notes.append(f"nodes: {num_nodes}, each with up to {devices_per_node} devices (TRD_DEVICES_PER_NODE)")
+    workers = repository.live_workers(session)
+    if workers and not any(spec.queue in worker.queues for worker in workers):
+        notes.append(f"queue: no live worker serves {spec.queue}; the job would wait until one does")
+    return notes
+
+
 def forecast(
     session: Session, owner: str, spec: JobSpec, counts: Counts | None, shelf: ModelShelf, device_kind: str | None
 ) -> Forecast:

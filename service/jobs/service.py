@@ -36,7 +36,7 @@ from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
-from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast
+from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, placement_notes
 from service.jobs.repository import JobFilter as JobFilter  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
@@ -109,6 +109,7 @@ class JobService:
         self._admissions = Admissions(settings, models)
         self._max_open = settings.max_queued_jobs
         self._device_kind = settings.device_kind
+        self._devices_per_node = settings.devices_per_node
         self.in_flight = RequestsInFlight()
         # Of its own, so that submissions that wait for the database leave the framework's threads to other requests.
         # Fewer threads wait for each other less; on PostgreSQL each uses a connection.
@@ -179,6 +180,7 @@ class JobService:
         with self._database.read() as session:
             kind = self._device_kind or device_kind_of(session, fitted.spec)
             expected = forecast(session, owner, fitted.spec, counts, self._models, kind)
+            expected.notes.extend(placement_notes(session, fitted.spec, self._devices_per_node))
         return DryRun(fitted.spec, notices, counts, expected)
 
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:

@@ -59,3 +59,22 @@ def test_a_dry_run_takes_the_device_that_a_worker_of_its_queue_reported(
     add_worker(client, "new", device_kind="a kind that is not known here")
     add_worker(client, "ours", device_kind="l40s")
     assert client.post("/jobs?dry_run=true", json=body).json()["memory"]["device"] == "l40s"
+
+
+def test_a_job_that_no_live_worker_serves_says_so_before_and_after_it_is_submitted(
+    make_client: MakeClient, sqlite_url: str
+) -> None:
+    client = make_client(sqlite_url, models=f"{COMMITTED}/*", max_devices=16, devices_per_node=8)
+    body = job_body(client, student="tiny-student", teacher="tiny-teacher", devices=16)
+    add_worker(client, "small")
+    notes = client.post("/jobs?dry_run=true", json=body).json()["estimate_notes"]
+    assert "nodes: 2, each with up to 8 devices (TRD_DEVICES_PER_NODE)" in notes
+    wait = "queue: no live worker serves trd-default-16; the job would wait until one does"
+    assert wait in notes
+    job_id = client.post("/jobs", json=body).json()["id"]
+    assert "no live worker serves it" in client.get(f"/jobs/{job_id}").json()["expected_note"]
+    add_worker(client, "large", queues=["trd-default-16"])
+    assert wait not in client.post("/jobs?dry_run=true", json=body).json()["estimate_notes"]
+    assert "a free worker takes a job within seconds" in client.get(f"/jobs/{job_id}").json()["expected_note"]
+    small = client.post("/jobs?dry_run=true", json={**body, "devices": 4}).json()["estimate_notes"]
+    assert not any(note.startswith("nodes:") for note in small)
