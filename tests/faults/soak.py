@@ -16,12 +16,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.__main__ import write_soak
 from tests.faults.harness.deployment import Deployment, Worker
 from tests.faults.harness.record import differences
 from tests.faults.harness.scene import ENDED, Scene, Theatre
 from tests.worker.workbench import eventually
 
-ENGINES = {"quick": "tests.faults.harness.quick_worker", "real": "worker.celery_app"}
+ENGINES = {"small": "tests.faults.harness.quick_worker", "real": "worker.celery_app"}
+
+SLOW = {"QUICK_PHASE_SECONDS": "0.5"}
+"""Of the small engine, so that 200 jobs last for as long as the kills."""
 
 
 def kill_worker(worker: Worker) -> None:
@@ -98,11 +102,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=900.0, help="of the kills; all jobs are run to their end")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--engine", choices=list(ENGINES), default="quick")
+    parser.add_argument("--engine", choices=list(ENGINES), default="small")
     given = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="trd-soak-", dir="/tmp"))
     # A job whose workers are killed again and again before its first new step is no crash loop.
-    with Deployment(folder, application=ENGINES[given.engine], TRD_MAX_ATTEMPTS="1000") as deployment:
+    with Deployment(folder, application=ENGINES[given.engine], TRD_MAX_ATTEMPTS="1000", **SLOW) as deployment:
         theatre = Theatre(deployment)
         theatre.dismiss_workers()
         began = time.monotonic()
@@ -114,10 +118,13 @@ def main(arguments: list[str]) -> int:
         ((num_attempts, num_lost),) = deployment.sql(
             "SELECT count(*), count(*) FILTER (WHERE status <> 'succeeded') FROM attempts"
         )
-    harm = ", ".join(f"{name} {count}" for name, count in sorted(soak.harm.items()))
-    report = f"{given.jobs} jobs, {given.workers} workers, engine {given.engine}, {took:.0f} s; harm: {harm}; "
-    report += f"{num_attempts} attempts, {num_lost} of them ended early; {len(problems)} losses\n"
-    sys.stdout.write(report + "".join(f"{problem}\n" for problem in problems[:20]))
+    harm = ", ".join(f"{name.replace('_', ' ')} {count} times" for name, count in sorted(soak.harm.items()))
+    report = (
+        f"{given.jobs} jobs on {given.workers} workers, {given.engine} engine, {took:.0f} s: {harm}; "
+        f"{num_attempts} attempts, of which {num_lost} did not complete their job; {len(problems)} losses."
+    )
+    write_soak(report)
+    sys.stdout.write(report + "\n" + "".join(f"{problem}\n" for problem in problems[:20]))
     return 1 if problems else 0
 
 

@@ -156,6 +156,8 @@ class Deployment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._connection is not None:
+            self._connection.close()
         for process in (*self.workers.values(), self.api):
             with suppress(ProcessLookupError):
                 process.kill()

@@ -136,7 +136,8 @@ def main(folder: Path) -> int:
     try:
         run.train()
     except StopRequestedError:
-        if run.step not in (0, run.saved_step):
+        # The last step is taken again: its scores are still missing.
+        if run.step not in (0, run.saved_step, NUM_ROUNDS * STEPS_A_ROUND):
             run.save()
         return STOPPED_EXIT_CODE
     return 0

@@ -127,7 +127,10 @@ class Scene:
     def until_attempt(self, number: int) -> None:
         """Wait until that attempt has begun."""
         query = "SELECT 1 FROM attempts WHERE job_id = %s AND number >= %s"
-        eventually(lambda: self.deployment.sql(query, self.job_id, number), seconds=JOB_SECONDS)
+        begun = eventually(
+            lambda: self.deployment.sql(query, self.job_id, number) or self.status() in ENDED, seconds=JOB_SECONDS
+        )
+        assert begun is not True, f"the job ended before attempt {number}"
 
     def until_attempt_ended(self, number: int) -> None:
         """Wait until that attempt has ended."""
