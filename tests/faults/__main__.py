@@ -37,9 +37,9 @@ the import of its libraries. After a full disk, a store that fails for long, or 
 waits a minute on purpose, unless the attempt had taken steps that none had taken before.
 
 `make faults` takes about half an hour and two cores, and mounting small disks takes root. `.ci/run` plays the cases in
-bold (`tests/faults/test_table.py`); the whole table and `make soak` are commands of their own, and not a tier of the
-tests. Rows of the small engine are of `python -m tests.faults --quick`, which tries the same faults around an engine
-that trains a vector (`tests/faults/harness/quick_engine.py`) in a tenth of the time.
+bold with the small engine (`tests/faults/test_table.py`); the whole table and `make soak` are commands of their own,
+and not a tier of the tests. Rows of the small engine are of `python -m tests.faults --quick`, which tries the same
+faults around an engine that trains a vector (`tests/faults/harness/quick_engine.py`) in a tenth of the time.
 
 {soak}
 

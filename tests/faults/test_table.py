@@ -1,4 +1,4 @@
-"""Cases of the table of faults with the real engine, one after the other in one deployment; `make faults` plays all."""
+"""Cases of the table of faults with the small engine, in one deployment; `make faults` plays all with the real one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.extended
 @pytest.fixture(scope="module")
 def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     """The deployment, its workers, and an undisturbed run."""
-    with Deployment(tmp_path_factory.mktemp("faults")) as deployment:
+    folder = tmp_path_factory.mktemp("faults")
+    with Deployment(folder, application="tests.faults.harness.quick_worker") as deployment:
         yield Theatre(deployment)
 
 

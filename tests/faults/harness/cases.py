@@ -370,7 +370,7 @@ def disk_full(phase: str) -> Callable[[Scene], None]:
         with small_disk(scene.deployment.folder / "small", megabytes=96) as disk:
             worker = only_worker(scene, disk)
             if phase == "staging":
-                scene.until_stored(1)
+                scene.until_step(1)
                 number = 2
                 worker.send(signal.SIGSTOP)
                 scene.kill_child()
@@ -428,10 +428,13 @@ def host_out_of_memory(scene: Scene) -> None:
         codes = scene.deployment.sql("SELECT error_code FROM attempts WHERE job_id = %s AND number = 1", scene.job_id)
         assert codes == [("host_out_of_memory",)], codes
         eventually(lambda: scene.status() in ENDED, seconds=240)
-        worker.kill()
     finally:
+        # Whoever is in the group is the worker, its engine or the hog.
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(1)
         with suppress(OSError):
-            eventually(lambda: not (group / "cgroup.procs").read_text(), seconds=10)
             group.rmdir()
 
 
@@ -454,27 +457,27 @@ CASES = [
     Case("the worker is frozen beyond its lease, and goes on beside the next attempt", freeze_supervisor, in_ci=True),
     Case("the worker and its engine are frozen beyond the lease, and go on", freeze_group),
     Case("Redis is killed before the job is submitted", lambda _: None, before=redis_killed),
-    Case("Redis is killed, and comes back empty", redis_empty),
+    Case("Redis is killed, and comes back empty", redis_empty, in_ci=True),
     Case("Redis is paused before the job is submitted", lambda _: None, before=redis_paused),
     Case("PostgreSQL is restarted while a checkpoint is committed", postgres_restarted_at_commit, in_ci=True),
     Case("PostgreSQL's answers to commits are lost", postgres_answers_lost, in_ci=True),
-    Case("PostgreSQL's answer to the claim is lost", postgres_claim_lost, before=_lose_claim),
-    Case("PostgreSQL's connections are cut one by one for 8 s", postgres_connections_cut),
+    Case("PostgreSQL's answer to the claim is lost", postgres_claim_lost, before=_lose_claim, in_ci=True),
+    Case("PostgreSQL's connections are cut one by one for 8 s", postgres_connections_cut, in_ci=True),
     Case("PostgreSQL is away for longer than the lease", postgres_away),
     Case("the store answers 500 to twelve requests of uploads", store_fails_uploads("500", 12)),
-    Case("the store answers 503 SlowDown to twelve requests of uploads", store_fails_uploads("503", 12), in_ci=True),
+    Case("the store answers 503 SlowDown to twelve requests of uploads", store_fails_uploads("503", 12)),
     Case("the store does not answer two requests of uploads", store_fails_uploads("hang", 2)),
     Case("the store answers 500 to reads of the next attempt", store_fails_staging("500", 4)),
     Case("the store cuts three bodies short", store_fails_staging("cut", 3)),
-    Case("the store sends half of a body as if it were all", store_fails_staging("short", 1)),
-    Case("the store sends a wrong byte once", store_fails_staging("flip", 1)),
+    Case("the store sends half of a body as if it were all", store_fails_staging("short", 1), in_ci=True),
+    Case("the store sends a wrong byte once", store_fails_staging("flip", 1), in_ci=True),
     Case("the newest checkpoint is truncated", damage("truncated")),
-    Case("a byte of the newest checkpoint is flipped", damage("flipped")),
+    Case("a byte of the newest checkpoint is flipped", damage("flipped"), in_ci=True),
     Case("the newest checkpoint's manifest is missing", damage("manifest")),
     Case("the disk is full while the run saves", disk_full("saving"), before=_nobody),
     Case("the disk is full while an attempt is staged", disk_full("staging"), before=_nobody),
     Case("the disk is full while the run trains", disk_full("training"), before=_nobody),
-    Case("messages are doubled, reordered and forged", strange_messages),
+    Case("messages are doubled, reordered and forged", strange_messages, in_ci=True),
     Case("two reapers lead at once", two_reapers),
     Case("a worker's clock is an hour ahead, the next one's an hour behind", clock_ahead_then_behind, before=_ahead),
     Case("a worker is older than the schema and the job's spec", old_worker, before=_newer_schema),
