@@ -43,7 +43,7 @@ faults around an engine that trains a vector (`tests/faults/harness/quick_engine
 
 {soak}
 
-Faults that the table found, and that are fixed:
+Faults that were found, and are fixed:
 
 - If the connection was lost while a transaction was committed, its events or its checkpoint were recorded twice,
   because the worker repeated what may have been committed. Each write of an attempt has a number now, and none is

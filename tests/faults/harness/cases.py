@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,9 @@ from service.enqueue import Doorbell
 from tests.faults.harness.deployment import Worker
 from tests.faults.harness.scene import ENDED, Case, Scene
 from tests.worker.test_malformed_messages import OTHERS, message
-from tests.worker.workbench import eventually, process_exists
+from tests.worker.workbench import eventually
 
 QUEUE = "trd-default"
-MEMORY_GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 
 
 def kill_child(scene: Scene) -> None:
@@ -407,47 +405,6 @@ def _ahead(scene: Scene) -> None:
     only_worker(scene, **_clock(scene, 1))
 
 
-def host_out_of_memory(scene: Scene) -> None:
-    """Let another program of the worker's memory group take all, so that the kernel kills the biggest process."""
-    group = next(path for path in MEMORY_GROUPS if (path / "cgroup.procs").exists()) / f"trd-faults-{os.getpid()}"
-    group.mkdir()
-    try:
-        scene.until_step(1)
-        worker = scene.holder()
-        (child,) = worker.children()
-        limit = group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")
-        limit.write_text(str(3 * 2**30))
-        for pid in (worker.pid, child):
-            (group / "cgroup.procs").write_text(str(pid))
-        scene.mark()
-        hog = subprocess.Popen([sys.executable, "-c", HOG, str(group / "cgroup.procs")])
-        eventually(lambda: not process_exists(child), seconds=120)
-        hog.kill()
-        hog.wait()
-        scene.until_attempt_ended(1)
-        codes = scene.deployment.sql("SELECT error_code FROM attempts WHERE job_id = %s AND number = 1", scene.job_id)
-        assert codes == [("host_out_of_memory",)], codes
-        eventually(lambda: scene.status() in ENDED, seconds=240)
-    finally:
-        # Whoever is in the group is the worker, its engine or the hog.
-        for pid in (group / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        time.sleep(1)
-        with suppress(OSError):
-            group.rmdir()
-
-
-HOG = """
-import os, sys, time
-open("/proc/self/oom_score_adj", "w").write("-1000")
-open(sys.argv[1], "w").write(str(os.getpid()))
-taken = []
-while True:
-    taken.append(bytearray(b"x" * 2**25))
-    time.sleep(0.005)
-"""
-
 CASES = [
     Case("the engine's process is killed with signal 9", kill_child),
     Case("the worker is killed with signal 9", kill_supervisor),
@@ -482,5 +439,4 @@ CASES = [
     Case("a worker's clock is an hour ahead, the next one's an hour behind", clock_ahead_then_behind, before=_ahead),
     Case("a worker is older than the schema and the job's spec", old_worker, before=_newer_schema),
     Case("the worker is deployed anew in every phase", deploy_in_every_phase, before=_one_worker),
-    Case("the machine runs out of memory", host_out_of_memory),
 ]
