@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.worker.test_malformed_messages import OTHERS, message
 from tests.worker.workbench import eventually
 
 QUEUE = "trd-default"
+MEMORY_GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 
 
 def kill_child(scene: Scene) -> None:
@@ -405,6 +407,56 @@ def _ahead(scene: Scene) -> None:
     only_worker(scene, **_clock(scene, 1))
 
 
+@contextmanager
+def memory_group(*pids: int) -> Iterator[Path]:
+    """A memory group with these processes, which only root can make; the processes left in it are killed at the end."""
+    group = next(path for path in MEMORY_GROUPS if (path / "cgroup.procs").exists()) / f"trd-faults-{os.getpid()}"
+    group.mkdir()
+    try:
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
+        yield group
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def host_out_of_memory(scene: Scene) -> None:
+    """Let another program take all memory of the worker's group, so that the kernel kills the engine."""
+    d = scene.deployment
+    with memory_group(d.workers["a"].pid) as group:
+        scene.submit()
+        scene.until_step(1)
+        (child,) = scene.holder().children()
+        Path(f"/proc/{child}/oom_score_adj").write_text("1000")  # the small engine is not the biggest process
+        is_v2 = (group / "memory.max").exists()
+        used = int((group / ("memory.current" if is_v2 else "memory.usage_in_bytes")).read_text())
+        (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(used + 2**27))
+        scene.mark()
+        subprocess.run([sys.executable, "-c", HOG, str(group / "cgroup.procs"), str(child)], timeout=120, check=True)
+        scene.until_attempt_ended(1)
+        codes = d.sql("SELECT error_code FROM attempts WHERE job_id = %s AND number = 1", scene.job_id)
+        assert codes == [("host_out_of_memory",)], codes
+        eventually(lambda: scene.status() in ENDED, seconds=240)
+
+
+def _job_for_later(scene: Scene) -> None:
+    _one_worker(scene)
+    scene.job_id = "submitted by the case"
+
+
+HOG = """
+import os, sys
+open("/proc/self/oom_score_adj", "w").write("-1000")
+open(sys.argv[1], "w").write(str(os.getpid()))
+taken = []
+while os.path.exists(f"/proc/{sys.argv[2]}/exe"):
+    taken.append(bytearray(b"x" * 2**20))
+"""
+
 CASES = [
     Case("the engine's process is killed with signal 9", kill_child),
     Case("the worker is killed with signal 9", kill_supervisor),
@@ -439,4 +491,5 @@ CASES = [
     Case("a worker's clock is an hour ahead, the next one's an hour behind", clock_ahead_then_behind, before=_ahead),
     Case("a worker is older than the schema and the job's spec", old_worker, before=_newer_schema),
     Case("the worker is deployed anew in every phase", deploy_in_every_phase, before=_one_worker),
+    Case("the machine runs out of memory", host_out_of_memory, before=_job_for_later),
 ]
