@@ -29,12 +29,12 @@ def _split(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """Return the object in a JSON text."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        raise ValueError("is not JSON; write an object from name to endpoint") from None
+        raise ValueError("is not a JSON object") from None
 
 
 CommaSeparated = (NoDecode, BeforeValidator(_split))
@@ -141,7 +141,7 @@ class DeploymentSettings(DatabaseSettings):
     webhook_network: Literal["public", "private", "loopback"] = "public"
     """Which addresses webhooks may have: public ones, also private networks, or this machine only (for tests). Only
     ``loopback`` allows http; the others require https."""
-    teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(_from_json)] = Field(
+    teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(from_json)] = Field(
         default={}, repr=False
     )
     """The served teachers that jobs may name: a JSON object from name to endpoint, with the fields ``url``, ``model``,

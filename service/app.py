@@ -36,6 +36,7 @@ from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
 from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
+from service.keys.identity import Bearers, IdentityTokens
 from service.keys.secret import load_pepper
 from service.keys.service import BOOTSTRAP_OWNER, KeyRing
 from service.keys.sessions import Sessions
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
     # The last one added is the outermost.
     app.add_middleware(RateLimiter, per_minute=settings.max_requests_per_minute)
-    app.add_middleware(KeyGate, keys=lambda: app.state.context.keys, sessions=lambda: app.state.context.sessions)
+    app.add_middleware(KeyGate, keys=lambda: app.state.context.bearers, sessions=lambda: app.state.context.sessions)
     app.add_middleware(RequestEnvelope, settings=settings, metrics=metrics)
     return app
 
@@ -128,6 +129,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         doorbell=doorbell,
         readiness=Readiness(database, storage, doorbell),
         keys=keys,
+        bearers=Bearers(keys, IdentityTokens(settings) if settings.oidc_issuer is not None else None),
         sessions=Sessions(database, keys),
         models=models,
         feed=EventFeed(database),

@@ -19,6 +19,7 @@ from service.events.feed import EventFeed
 from service.events.streams import OpenStreams
 from service.jobs.fleet import Fleet
 from service.jobs.service import JobService
+from service.keys.identity import Bearers
 from service.keys.service import KeyRing
 from service.keys.sessions import Sessions
 from service.metrics import RequestMetrics
@@ -38,6 +39,7 @@ class ServiceContext:
     storage: Storage
     doorbell: Doorbell
     keys: KeyRing
+    bearers: Bearers
     sessions: Sessions
     models: ModelShelf
     feed: EventFeed

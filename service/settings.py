@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
-from contract.settings import CommaSeparated, DeploymentSettings, Seconds
+from contract.settings import CommaSeparated, DeploymentSettings, Seconds, from_json
+from contract.views.keys import KeyScope
 from trd_data.readers import MAX_DEPTH
 from trd_estimate.hardware import hardware_of_kind
 
 Limit = Annotated[int, Field(ge=1)]
 DeviceKind = Annotated[str, AfterValidator(lambda kind: hardware_of_kind(kind).kind)]
 """A name that `trd_estimate.hardware` knows."""
+
+
+def _https_or_loopback(url: str) -> str:
+    parts = urlsplit(url)
+    is_local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if not is_local and not (parts.scheme == "https" and parts.hostname):
+        raise ValueError("must be an https address, or http on this machine")
+    return url
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,19 @@ class Settings(DeploymentSettings):
     key_pepper: Annotated[str, Field(min_length=16)] | None = Field(default=None, repr=False)
     """Secret of the stored digests of API keys; all API processes must share it. If unset, one is kept in the data
     folder."""
+    oidc_issuer: Annotated[str, AfterValidator(_https_or_loopback)] | None = None
+    """Issuer of an OpenID Connect provider, whose tokens are accepted as bearer keys: https, or http on this
+    machine."""
+    oidc_audience: str | None = None
+    """The audience that a token must have; required with TRD_OIDC_ISSUER."""
+    oidc_owner_claim: str = "sub"
+    """The claim that names the owner. Take one that people cannot change themselves, since it decides whose jobs they
+    see."""
+    oidc_groups_claim: str = "groups"
+    """The claim that lists a person's groups."""
+    oidc_roles: Annotated[dict[str, KeyScope], NoDecode, BeforeValidator(from_json)] = Field(default={})
+    """Who may do what with a token: a JSON object from ``owner:NAME``, ``group:NAME`` or ``*`` to read, submit or
+    admin. Somebody with several has them all; somebody without one may do nothing."""
     hub_datasets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
     """Comma-separated dataset ids that ``{"hub": …}`` of a job may name."""
     presigned_downloads: bool = False
@@ -98,6 +123,17 @@ class Settings(DeploymentSettings):
     """Most rows of an uploaded file, blank lines not counted."""
     max_json_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = 16
     """Deepest nesting of objects and lists in a row."""
+
+    @model_validator(mode="after")
+    def _issuer_has_an_audience(self) -> Self:
+        if self.oidc_issuer is not None and not self.oidc_audience:
+            raise ValueError(
+                "TRD_OIDC_AUDIENCE must be set with TRD_OIDC_ISSUER: tokens for other services would be taken"
+            )
+        bad = [name for name in self.oidc_roles if name != "*" and not re.match(r"(owner|group):.", name)]
+        if bad:
+            raise ValueError(f"TRD_OIDC_ROLES has {bad[0]!r}; write owner:NAME, group:NAME or *")
+        return self
 
     @property
     def is_embedded(self) -> bool:

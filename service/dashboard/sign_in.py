@@ -13,6 +13,7 @@ from service.auth import SESSION_COOKIE, SIGN_IN_PATH, Reader, is_same_origin
 from service.context import Context
 from service.dashboard.pages import page
 from service.errors import PermissionDeniedError
+from service.keys.identity import looks_like_token
 from service.keys.sessions import LIFETIME, LINK_LIFETIME
 from service.rate_limit import RateLimits
 
@@ -69,8 +70,8 @@ def sign_out(request: Request, context: Context, caller: Reader) -> Response:
 def make_link(request: Request, context: Context, caller: Reader) -> SignInLink:
     """Make a link for the holder of a key, as ``trd up`` prints it. A session makes none: it would outlive itself."""
     _, _, key = request.headers.get("authorization", "").partition(" ")
-    if not key:
-        raise PermissionDeniedError("send the key itself as 'authorization: Bearer <key>'")
+    if not key or looks_like_token(key.strip()):
+        raise PermissionDeniedError("send an API key itself as 'authorization: Bearer <key>'")
     path = f"{SIGN_IN_PATH}?token={context.sessions.make_link(key.strip())}"
     return SignInLink(path=path, expires_in_seconds=LINK_LIFETIME.total_seconds())
 

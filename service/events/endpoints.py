@@ -45,7 +45,7 @@ def list_events(
     if last_event_id is not None and JobStatus(job.status).is_final and after >= job.num_events:
         return Response(status_code=204)
     key_id = caller.key_id
-    frames = context.feed.stream(job_id, after, is_welcome=lambda: context.keys.is_good(key_id))
+    frames = context.feed.stream(job_id, after, is_welcome=lambda: context.bearers.is_good(key_id))
     return CountedStream(frames, context.streams, key_id)
 
 
