@@ -164,15 +164,11 @@ def _trainer(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str, int
         own = student.num_parameters * width + num_adapter(spec, student) * FP32_BYTES
     else:
         own = student.num_parameters * (FP32_BYTES + (width if width < FP32_BYTES and spec.devices == 1 else 0))
-    teacher, teacher_width = _teacher(spec, models, width)
     found = {
         "student_weights": own // spec.devices,
-        "teacher_weights": teacher // spec.devices,
+        "teacher_weights": _teacher(spec, models, width)[0] // spec.devices,
         "moments": 2 * num_trained(spec, student) * FP32_BYTES // spec.devices,
     }
-    if spec.devices > 1 and models.teacher is not None:
-        # FSDP leaves the teacher's head complete after a pass, see `trd_engine.models.fsdp`.
-        found["complete_weights"] = models.teacher.num_root_parameters * teacher_width
     return found | ({"context": CONTEXT_BYTES + RESERVE_BYTES} if hardware.is_gpu else {})
 
 
@@ -199,10 +195,14 @@ def _pass(spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, 
     student_token = student_token_bytes(student, width, is_checkpointed=checkpoints_activations(spec, hardware))
     shape = None if is_served(spec) else models.teacher or student
     teacher_token = teacher_token_bytes(shape, width) if shape is not None else 0
+    teacher_head = 0
+    if spec.devices > 1 and models.teacher is not None:
+        # FSDP keeps the teacher's head complete until the loss is computed, see `trd_engine.models.fsdp`.
+        teacher_head = models.teacher.num_root_parameters * _teacher(spec, models, width)[1]
     free = 0
     if hardware.memory_bytes is not None:
         engines = SLEEPING_BYTES * num_engines(spec) if takes_turns(spec, hardware) else 0
-        free = hardware.memory_bytes - sum(trainer.values()) - gradients - engines - LOSS_CHUNK_BYTES
+        free = hardware.memory_bytes - sum(trainer.values()) - gradients - engines - LOSS_CHUNK_BYTES - teacher_head
     student_tokens, teacher_tokens = _pass_tokens(spec, free, student_token, teacher_token, hardware)
     found = {
         "gradients": gradients,
@@ -214,7 +214,7 @@ def _pass(spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, 
         complete = 2 * student.num_layer_parameters + student.num_root_parameters
         if spec.lora is None:
             complete += student.num_layer_parameters + student.num_root_parameters
-        found["complete_weights"] = trainer.get("complete_weights", 0) + complete * width
+        found["complete_weights"] = teacher_head + complete * width
     return found
 
 

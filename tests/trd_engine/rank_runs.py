@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.trd_engine.tiny_runs import metric
 from trd_engine.config import load_config, parse_config
@@ -20,7 +21,7 @@ from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.runtime.distributed import open_world
 from trd_engine.runtime.errors import NonFiniteError, StopRequested
 from trd_engine.training import loop as train
-from trd_engine.training import step
+from trd_engine.training import session, step
 from trd_engine.training.checkpoints import checkpoint
 from trd_engine.training.loop import distil
 
@@ -31,6 +32,16 @@ def plan(folder: Path) -> None:
     Processes take long to start, and a launcher's store has room for one process group. A run that fails ends the plan.
     """
     planned = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    optimizer_step = session.optimizer_step
+
+    def checked(models: ModelPair, *arguments: Any, **options: Any) -> dict[str, float]:
+        metrics = optimizer_step(models, *arguments, **options)
+        if models.teacher is not None:
+            whole = [name for name, p in models.teacher.model.named_parameters() if not isinstance(p, DTensor)]
+            assert not whole, f"the teacher has whole weights after a step: {whole}"
+        return metrics
+
+    session.optimizer_step = checked
     with open_world(2) as world:
         train.open_world = lambda _: nullcontext(world)  # type: ignore[assignment]
         for document, out, checkpoint_of_before in planned:

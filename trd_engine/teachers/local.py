@@ -6,6 +6,7 @@ so that [tokens × vocabulary] is never held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -28,17 +29,20 @@ class Teacher:
         shares_student: bool = False,
         adapter: str | None = None,
         run_unsharded: RunUnsharded = run_directly,
+        free_full_weights: Callable[[], None] = lambda: None,
     ) -> None:
         """Take another model or, with `shares_student`, the student's PEFT model, which then uses `adapter`, or no
-        adapter if that is None. `run_unsharded` runs a pass over a sharded model, see `models.fsdp`."""
+        adapter if that is None. `run_unsharded` runs a pass over a sharded model, and `free_full_weights` frees the
+        head that it leaves whole, see `models.fsdp`."""
         self.model = model
         """The module, which also samples the refinements."""
         self.shares_student = shares_student
         self.adapter = adapter
         self._run_unsharded = run_unsharded
+        self.free_full_weights = free_full_weights
 
     def head(self) -> OutputHead:
-        """Return the output head. A sharded model's head is whole after a call of `hidden`."""
+        """Return the output head. A sharded model's is whole from a call of `hidden` to one of `free_full_weights`."""
         return head_of(self.model)
 
     @torch.no_grad()

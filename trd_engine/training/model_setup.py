@@ -167,7 +167,7 @@ def _divide(
     if world.size > 1:
         # Its passes take its weights as they are: it may be kept in another precision than the student's passes.
         root = shard(teacher.model, world, torch.float32, keeps_head_full=True)
-        teacher = Teacher(teacher.model, run_unsharded=root.run_unsharded)
+        teacher = Teacher(teacher.model, run_unsharded=root.run_unsharded, free_full_weights=root.free_full_weights)
         _require_readable("teacher", teacher.model, root.run_unsharded, dtype, world)
         root.free_full_weights()
     else:
