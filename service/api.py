@@ -20,6 +20,7 @@ from service.models import endpoints as models
 from service.openai_compat.files import endpoints as openai_files
 from service.openai_compat.fine_tuning import endpoints as openai_fine_tuning
 from service.openai_compat.models import endpoints as openai_models
+from service.places import endpoints as places
 from service.runs import endpoints as runs
 from service.webhooks import endpoints as webhooks
 
@@ -36,6 +37,7 @@ _PARTS = (
     openai_fine_tuning,
     openai_models,
     audit,
+    places,
     health,
 )
 

@@ -44,6 +44,7 @@ from service.leftovers import collect_deleted
 from service.metrics import RequestMetrics
 from service.models.service import ModelShelf
 from service.openapi import openapi_document
+from service.places.service import PlaceService
 from service.rate_limit import RateLimiter
 from service.readiness import Readiness
 from service.request_envelope import RequestEnvelope
@@ -122,6 +123,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
     models = ModelShelf(settings.models)
     jobs = JobService(settings, database, models, doorbell)
     jobs.threads.submit(collect_deleted, database, storage)
+    runs = RunService(database)
     return ServiceContext(
         settings=settings,
         database=database,
@@ -137,11 +139,12 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         datasets=DatasetService(settings, database, storage, models),
         jobs=jobs,
         fleet=Fleet(database),
-        runs=RunService(database),
+        runs=runs,
         checkpoints=CheckpointService(database),
         webhooks=WebhookService(database, settings.webhook_network),
         metrics=metrics,
         audit=AuditLog(database),
+        places=PlaceService(database, runs),
     )
 
 

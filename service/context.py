@@ -24,6 +24,7 @@ from service.keys.service import KeyRing
 from service.keys.sessions import Sessions
 from service.metrics import RequestMetrics
 from service.models.service import ModelShelf
+from service.places.service import PlaceService
 from service.readiness import Readiness
 from service.runs.service import RunService
 from service.settings import Settings
@@ -53,6 +54,7 @@ class ServiceContext:
     webhooks: WebhookService
     metrics: RequestMetrics
     audit: AuditLog
+    places: PlaceService
 
     def presigned_url(self, key: str) -> str | None:
         """Where a client downloads a stored file without this service; None if the service sends it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from client._async.checkpoints import AsyncCheckpoints
 from client._async.datasets import AsyncDatasets
@@ -22,6 +22,20 @@ from client._async.webhooks import AsyncWebhooks
 from client.call import Call
 from client.settings import ClientSettings
 from contract.views.health import Health, Readiness
+from contract.views.places import PlaceView
+
+
+class Spot(TypedDict, total=False):
+    """What to look at on a page."""
+
+    page: str
+    """overview, diagnosis, trajectories, samples, checkpoints, events or spec."""
+    side: str
+    """Which text has the token: rollout or refined."""
+    token: int
+    """From 0."""
+    text: str
+    """Text to highlight."""
 
 
 class AsyncClient:
@@ -63,6 +77,13 @@ class AsyncClient:
     async def readiness(self) -> Readiness:
         """Return whether requests can be served, and the state of each part. Needs no key."""
         return await self._transport.send(Call("GET", "/readyz", Readiness, accepted_statuses=frozenset({503})))
+
+    async def view(
+        self, job_id: str, trajectory_id: str | None = None, *, wait_seconds: float = 8.0, **spot: Unpack[Spot]
+    ) -> PlaceView:
+        """Open a page of a job, or a trajectory, in an open tab of your dashboard; the response has the link too."""
+        place = {"job_id": job_id, "trajectory_id": trajectory_id, "wait_seconds": wait_seconds, **spot}
+        return await self._transport.send(Call("POST", "/view", PlaceView, json=place, is_repeatable=False))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from client._sync.checkpoints import Checkpoints
 from client._sync.datasets import Datasets
@@ -24,6 +24,20 @@ from client._sync.webhooks import Webhooks
 from client.call import Call
 from client.settings import ClientSettings
 from contract.views.health import Health, Readiness
+from contract.views.places import PlaceView
+
+
+class Spot(TypedDict, total=False):
+    """What to look at on a page."""
+
+    page: str
+    """overview, diagnosis, trajectories, samples, checkpoints, events or spec."""
+    side: str
+    """Which text has the token: rollout or refined."""
+    token: int
+    """From 0."""
+    text: str
+    """Text to highlight."""
 
 
 class Client:
@@ -65,6 +79,13 @@ class Client:
     def readiness(self) -> Readiness:
         """Return whether requests can be served, and the state of each part. Needs no key."""
         return self._transport.send(Call("GET", "/readyz", Readiness, accepted_statuses=frozenset({503})))
+
+    def view(
+        self, job_id: str, trajectory_id: str | None = None, *, wait_seconds: float = 8.0, **spot: Unpack[Spot]
+    ) -> PlaceView:
+        """Open a page of a job, or a trajectory, in an open tab of your dashboard; the response has the link too."""
+        place = {"job_id": job_id, "trajectory_id": trajectory_id, "wait_seconds": wait_seconds, **spot}
+        return self._transport.send(Call("POST", "/view", PlaceView, json=place, is_repeatable=False))
 
     def close(self) -> None:
         """Close the connections."""

@@ -24,6 +24,7 @@ from client.cli import (
     submit,
     trajectories,
     up,
+    view,
     watch,
     webhooks,
 )
@@ -67,6 +68,7 @@ app.command("show", rich_help_panel=_LOOK)(jobs.show)
 app.command("logs", rich_help_panel=_LOOK)(logs.logs)
 app.command("metrics", rich_help_panel=_LOOK)(metrics.metrics)
 app.command("trajectories", rich_help_panel=_LOOK)(trajectories.trajectories)
+app.command("view", rich_help_panel=_LOOK)(view.view)
 app.command("samples", rich_help_panel=_LOOK)(samples.samples)
 app.command("diagnosis", rich_help_panel=_LOOK)(diagnosis.diagnosis)
 app.command("compare", rich_help_panel=_LOOK)(compare.compare)

@@ -19,6 +19,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 from contract.tables.base import Base
 
 
+class OfferedPlace(Base):
+    """A page of the dashboard that one of the owner's open tabs is to open. The tab that takes it deletes the row."""
+
+    __tablename__ = "offered_places"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    path: Mapped[str] = mapped_column(Text)  # built by the service
+    expires_at: Mapped[datetime]
+
+
 class Dataset(Base):
     """An uploaded, validated file of problems."""
 

@@ -58,6 +58,7 @@ USES: list[Callable[[Client], Any]] = [
     lambda trd: trd.webhooks.delete("x"),
     lambda trd: next(trd.webhooks.deliveries("x")),
     lambda trd: trd.webhooks.replay("x", "x"),
+    lambda trd: trd.view("x"),
 ]
 """Every call of the client that sends a request."""
 

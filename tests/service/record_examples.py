@@ -68,6 +68,8 @@ def record(client: TestClient, storage_dir: Path) -> dict[str, Any]:
     _record_run(recorder, done)
     _record_data(recorder, client)
     _record_webhooks(recorder, client, done)
+    place = {"job_id": done, "trajectory_id": "0:0", "side": "refined", "token": 1, "text": "1 is", "wait_seconds": 0}
+    recorder.call("POST /view", json=place)
     _record_openai(recorder, upload(client), done)
     for path in ("/healthz", "/readyz"):
         recorder.call(f"GET {path}")

@@ -35,10 +35,10 @@ export function announce(text, isFault = false) {
 
 // Call `tick` every so many milliseconds while the page is visible, one call at a time, and less often after failures.
 // `tick` returns false to stop.
-export function repeat(tick, milliseconds) {
+export function repeat(tick, milliseconds, { alsoHidden = false } = {}) {
   let failures = 0;
   async function turn() {
-    if (document.visibilityState === "visible") {
+    if (alsoHidden || document.visibilityState === "visible") {
       try {
         if ((await tick()) === false) return;
         failures = 0;

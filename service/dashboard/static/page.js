@@ -1,6 +1,7 @@
-// What every page does: relative times, copying, signing out.
+// What every page does: relative times, copying, signing out, and going where the owner's scripts point.
 
-import { announce, call } from "./api.js";
+import { announce, call, repeat } from "./api.js";
+import { highlightAsked } from "./highlight.js";
 
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
@@ -47,3 +48,28 @@ document.addEventListener("click", async (event) => {
     location.assign("/ui/sign-in");
   }
 });
+
+// Open the place that waits for a tab, if there is one. Hidden tabs ask less often, so that the visible one gets it.
+let turn = 0;
+async function openPlace() {
+  turn += 1;
+  if ((document.hidden && turn % 3 !== 0) || !(await call("/ui/view")).is_waiting) return;
+  const { path } = await call("/ui/view/take", { method: "POST" });
+  if (!path?.startsWith("/ui/jobs/")) return;
+  const isHere = location.href === new URL(path, location.href).href;
+  location.assign(path);
+  if (isHere) dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+const main = document.getElementById("main");
+if (main.dataset.follows === "yes") repeat(openPlace, 2000, { alsoHidden: true });
+
+if (!document.getElementById("pair")) { // a trajectory's own script highlights there
+  const showAsked = () => {
+    const found = highlightAsked([main]);
+    if (found === false) announce("The text is not on this page.", true);
+    found?.scrollIntoView?.({ block: "center" });
+  };
+  showAsked();
+  addEventListener("hashchange", showAsked);
+}

@@ -1,6 +1,7 @@
 // One pair: tokens shaded by KL as they come into view, what is known of a token, and the keyboard.
 
 import { announce, call, element } from "./api.js";
+import { highlightAsked } from "./highlight.js";
 
 const BOUNDS = [0.01, 0.03, 0.1, 0.3, 1, 3];
 const pair = document.getElementById("pair");
@@ -88,33 +89,9 @@ function follow() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const [, side, number] = /^(?:(rollout|refined):)?(\d{1,7})$/.exec(asked.get("token") ?? "") ?? [];
   if (number !== undefined && !select(side ?? "rollout", Number(number), { scroll: true })) announce("This token is not recorded.", true);
-  CSS.highlights?.delete("asked");
-  const text = asked.get("text");
-  if (!text) return;
-  for (const cells of [".rollout", ".refined"]) {
-    const nodes = [];
-    let whole = "";
-    for (const cell of sides.querySelectorAll(`.cell${cells}`)) {
-      const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
-      while (walker.nextNode()) {
-        nodes.push([whole.length, walker.currentNode]);
-        whole += walker.currentNode.data;
-      }
-    }
-    const start = whole.indexOf(text);
-    if (start < 0) continue;
-    const place = (offset) => {
-      const [before, node] = nodes.findLast(([begins]) => begins <= offset);
-      return [node, offset - before];
-    };
-    const range = new Range();
-    range.setStart(...place(start));
-    range.setEnd(...place(start + text.length));
-    CSS.highlights?.set("asked", new Highlight(range));
-    if (number === undefined) range.startContainer.parentElement.scrollIntoView({ block: "center" });
-    return;
-  }
-  announce("The text is not in this trajectory.", true);
+  const found = highlightAsked(...[".rollout", ".refined"].map((side) => sides.querySelectorAll(`.cell${side}`)));
+  if (found === false) announce("The text is not in this trajectory.", true);
+  else if (number === undefined) found?.scrollIntoView({ block: "center" });
 }
 
 function move(step) {

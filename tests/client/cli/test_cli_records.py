@@ -124,3 +124,13 @@ def test_two_jobs_are_compared(run: Run, trd: Client, service: RunningService, j
     assert result["spec_differences"] == {"optim.learning_rate": [5e-06, 0.5]}
     assert [row["job"]["id"] for row in result["jobs"]] == [job_id, other]
     assert "the specs are the same" in run("compare", job_id, job_id).out
+
+
+def test_a_link_to_a_place_is_printed_even_if_no_tab_opens_it(run: Run, service: RunningService, job_id: str) -> None:
+    add_trajectory(service.database, job_id, 0)
+    done = run("view", job_id, "0:0", "--token", "2", "--text", "is 3", "--wait", "0.3")
+    assert (done.code, "No tab of" in done.err) == (4, True)
+    assert done.out.strip() == f"{service.url}/ui/jobs/{job_id}/trajectories/0:0#token=rollout:2&text=is+3"
+    page = run("view", job_id, "--page", "events", "--wait", "0", "--json")
+    assert (page.code, page.json["url"]) == (0, f"{service.url}/ui/jobs/{job_id}/events")
+    assert run("view", job_id, "0:9").code == 4
