@@ -84,12 +84,15 @@ function jump(where) {
   }
 }
 
+// Dividing an element replaces the text in which a mark would be, so this is called again after it.
+const markAsked = () => highlightAsked(...[".rollout", ".refined"].map((side) => sides.querySelectorAll(`.cell${side}`)));
+
 // #token=12, #token=refined:12 and #text=words lead to a place.
 function follow() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const [, side, number] = /^(?:(rollout|refined):)?(\d{1,7})$/.exec(asked.get("token") ?? "") ?? [];
   if (number !== undefined && !select(side ?? "rollout", Number(number), { scroll: true })) announce("This token is not recorded.", true);
-  const found = highlightAsked(...[".rollout", ".refined"].map((side) => sides.querySelectorAll(`.cell${side}`)));
+  const found = markAsked();
   if (found === false) announce("The text is not in this trajectory.", true);
   else if (number === undefined) found?.scrollIntoView({ block: "center" });
 }
@@ -129,6 +132,7 @@ if (document.getElementById("shade")) {
           seen.unobserve(entry.target);
         }
       }
+      markAsked();
     }, { rootMargin: "600px" });
     for (const run of sides.querySelectorAll(".run")) seen.observe(run);
   } catch (fault) {
