@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from client.call import Call, is_worth_repeating, path_part, pause_seconds
 from client.errors import TrdError, UnexpectedAnswerError
 from contract.views import View
+from contract.views.chats import AnswerEnd, AnswerPiece, AnswerWaits
 from contract.views.events import EventView, StreamEnd
 from contract.views.jobs import JobProgress
 
@@ -24,8 +25,7 @@ PATIENCE_SECONDS = 300.0
 """How long a broken stream is requested again before its failure is raised."""
 
 
-_Kind = type[EventView] | type[JobProgress] | type[StreamEnd]
-_KINDS: dict[str, _Kind] = {"progress": JobProgress, "end": StreamEnd}
+_KINDS: dict[str, type[StreamItem]] = {"progress": JobProgress, "end": StreamEnd}
 
 
 class Follower:
@@ -61,11 +61,7 @@ class Follower:
         self._num_failures = 0
         if not frame.data:
             return None  # the decoder makes an empty frame of a keep-alive comment
-        kind = _KINDS.get(frame.event, EventView)
-        try:
-            item: StreamItem = kind.model_validate_json(frame.data)
-        except ValidationError as error:
-            raise UnexpectedAnswerError(f"event stream: {frame.event}: {error.errors()[0]['msg']}") from None
+        item: StreamItem = _content(frame, _KINDS.get(frame.event, EventView))
         if isinstance(item, EventView):
             if item.sequence <= self._after:
                 return None
@@ -82,3 +78,23 @@ class Follower:
         if error is not None and (is_hopeless or not is_worth_repeating(error, is_repeatable=True)):
             raise error
         return pause_seconds(self._num_failures, error)
+
+
+ChatPart = AnswerWaits | AnswerPiece | AnswerEnd
+"""What the stream of a chat yields; the end is the last."""
+
+_CHAT_KINDS: dict[str, type[ChatPart]] = {"waiting": AnswerWaits, "piece": AnswerPiece}
+
+Item = TypeVar("Item", bound=View)
+
+
+def chat_part(frame: ServerSentEvent) -> ChatPart:
+    """Return the content of a frame of a chat."""
+    return _content(frame, _CHAT_KINDS.get(frame.event, AnswerEnd))
+
+
+def _content(frame: ServerSentEvent, kind: type[Item]) -> Item:
+    try:
+        return kind.model_validate_json(frame.data)
+    except ValidationError as error:
+        raise UnexpectedAnswerError(f"event stream: {frame.event}: {error.errors()[0]['msg']}") from None

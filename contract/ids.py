@@ -21,6 +21,7 @@ KEY_PREFIX = "key_"
 WEBHOOK_PREFIX = "wh_"
 DELIVERY_PREFIX = "msg_"
 AUDIT_PREFIX = "aud_"
+ANSWER_PREFIX = "ans_"
 
 
 def new_id(prefix: str, *, now_seconds: float | None = None) -> str:

@@ -10,6 +10,7 @@ from contract.views import Error
 from service import health
 from service.audit import endpoints as audit
 from service.auth import STATIC_PREFIX
+from service.chats import endpoints as chats
 from service.checkpoints import endpoints as checkpoints
 from service.dashboard import endpoints as dashboard
 from service.datasets import endpoints as datasets
@@ -29,6 +30,7 @@ _PARTS = (
     events,
     runs,
     checkpoints,
+    chats,
     datasets,
     models,
     keys,

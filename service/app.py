@@ -25,6 +25,7 @@ from service.api import add_routes, allowed_methods
 from service.audit.log import AuditLog
 from service.auth import KeyGate, wants_page
 from service.bodies import invalid_request
+from service.chats.service import ChatService
 from service.checkpoints.service import CheckpointService
 from service.context import ServiceContext
 from service.dashboard.pages import error_page
@@ -124,6 +125,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
     jobs = JobService(settings, database, models, doorbell)
     jobs.threads.submit(collect_deleted, database, storage)
     runs = RunService(database)
+    checkpoints = CheckpointService(database)
     return ServiceContext(
         settings=settings,
         database=database,
@@ -140,7 +142,8 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         jobs=jobs,
         fleet=Fleet(database),
         runs=runs,
-        checkpoints=CheckpointService(database),
+        checkpoints=checkpoints,
+        chats=ChatService(database, checkpoints),
         webhooks=WebhookService(database, settings.webhook_network),
         metrics=metrics,
         audit=AuditLog(database),

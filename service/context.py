@@ -12,6 +12,7 @@ from starlette.requests import Request
 from contract.database import Database
 from contract.storage import Storage
 from service.audit.log import AuditLog
+from service.chats.service import ChatService
 from service.checkpoints.service import CheckpointService
 from service.datasets.service import DatasetService
 from service.enqueue import Doorbell
@@ -51,6 +52,7 @@ class ServiceContext:
     fleet: Fleet
     runs: RunService
     checkpoints: CheckpointService
+    chats: ChatService
     webhooks: WebhookService
     metrics: RequestMetrics
     audit: AuditLog

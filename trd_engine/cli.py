@@ -36,8 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "chat":
         from trd_engine.generation import chat  # torch takes seconds to load
+        from trd_engine.teachers.endpoint.chat import ServedChat
 
-        return chat.main(options.folder)
+        model = options.model
+        return chat.main(lambda: ServedChat(model) if model.startswith("{") else chat.ChatModel(model))
     if options.command == "doctor":
         from trd_engine.doctor import report  # torch takes seconds to load
 
@@ -154,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--k", type=_positive, help="samples of each problem, instead of the spec's evaluation.k")
     commands.add_parser("prompts", help="print the tasks' built-in templates")
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
-    chat.add_argument("folder", type=Path, help="a checkpoint's model or adapter folder, or any model's")
+    what = "a checkpoint's model or adapter folder, any model's, a hub id, or a served teacher as in a spec, as JSON"
+    chat.add_argument("model", help=what)
     estimate = commands.add_parser("estimate", help="print what a spec takes: tokens, memory, disk and time by phase")
     estimate.add_argument("spec", type=Path)
     estimate.add_argument(

@@ -54,7 +54,7 @@ def engine_document(
         **{name: document[name] for name in _SAME_IN_BOTH},
         "student": _model_source(spec.student, catalog),
         "student_name": spec.student,
-        "teacher": _teacher_source(spec, catalog, endpoints),
+        "teacher": engine_source(spec.teacher, catalog, endpoints),
         "teacher_name": spec.teacher if isinstance(spec.teacher, str) else None,
         "dataset": _data_source(spec.dataset, datasets),
         "evaluation": evaluation,
@@ -72,12 +72,13 @@ def server_paths(spec: JobSpec) -> list[str]:
     return list(dict.fromkeys(ref.path for ref in named if isinstance(ref, PathDataset)))
 
 
-def _teacher_source(
-    spec: JobSpec, catalog: Mapping[str, CatalogEntry], endpoints: Mapping[str, TeacherEndpoint]
+def engine_source(
+    name: str | ServedTeacher | None, catalog: Mapping[str, CatalogEntry], endpoints: Mapping[str, TeacherEndpoint]
 ) -> str | dict[str, Any] | None:
-    if isinstance(spec.teacher, ServedTeacher):
-        return _served_source(spec.teacher.endpoint, endpoints)
-    return None if spec.teacher is None else _model_source(spec.teacher, catalog)
+    """Return what the engine loads for a model of the spec; raises `JobFailedError`."""
+    if isinstance(name, ServedTeacher):
+        return _served_source(name.endpoint, endpoints)
+    return None if name is None else _model_source(name, catalog)
 
 
 def _served_source(name: str, endpoints: Mapping[str, TeacherEndpoint]) -> dict[str, Any]:

@@ -104,6 +104,12 @@ def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds
     return lease
 
 
+def has_waiting(session: Session, queues: Sequence[str]) -> bool:
+    """Return whether `claim` would find a job; takes no lock."""
+    waiting = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None))
+    return session.scalar(waiting.where(~_is_delayed()).limit(1)) is not None
+
+
 def _is_delayed() -> ColumnElement[bool]:
     first, further = (Attempt.finished_at > DatabaseNow(-seconds) for seconds in OUTAGE_WAITS_SECONDS)
     newest = select(Attempt.number).where(Attempt.job_id == Job.id, Attempt.number == Job.attempt)

@@ -37,6 +37,11 @@ class WorkerSettings(DeploymentSettings):
     machine only (for tests). Only ``loopback`` allows http; the others require https."""
     webhook_seconds: Seconds = 1.0
     """Interval at which the worker looks for webhook deliveries to send."""
+    chat_seconds: Seconds = 120.0
+    """How long one answer in a chat with a checkpoint may take."""
+    chat_idle_seconds: Seconds = 60.0
+    """How long an idle worker keeps the models of a chat loaded after the last answer; a job that comes gets the
+    worker at once."""
     ring_seconds: Seconds = 60.0
     """How long a job may wait before its doorbell is sent again, and the interval of further ones."""
     check_machine: bool = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from contract.events import NewEvent, notice
 from worker import leftovers, staging
 from worker.attempt import Attempt, Slot
+from worker.chats.serve import serve_chats
 from worker.engine_process import EngineProcess
 from worker.failures import (
     AttemptEnd,
@@ -63,7 +64,8 @@ def make_poller(slot: Slot) -> Periodic:
 
 
 def run_next(slot: Slot) -> bool:
-    """Claim the first waiting job and run one attempt at it; return False if none waits or the slot is taken."""
+    """Claim the first waiting job and run one attempt at it, or answer chats if none waits; return False if there is
+    nothing to do, or the slot is taken."""
     with slot.taken() as is_mine:
         if not is_mine or slot.stopping.is_set():
             return False
@@ -71,7 +73,7 @@ def run_next(slot: Slot) -> bool:
         with slot.database.write() as session:
             lease = claim(session, queues=settings.queues, worker=slot.name, lease_seconds=settings.lease_seconds)
         if lease is None:
-            return False
+            return serve_chats(slot)
         run_attempt(Attempt(slot, lease))
         return True
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from client._async.transport import AsyncResource
 from client.call import Call, path_part
-from client.concurrency import AsyncGroup, async_run_blocking
+from client.concurrency import AsyncGroup, async_run_blocking, async_sse_frames
 from client.datasets import OnBytes
 from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
 from client.errors import TrdError
-from contract.views import Page
+from client.events import SILENCE_SECONDS, ChatPart, chat_part
+from contract.views import Page, View
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 
 
@@ -32,6 +34,27 @@ class AsyncCheckpoints(AsyncResource):
         """Delete one; refused for the checkpoint from which the job would continue."""
         path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}"
         return await self._transport.send(Call("DELETE", path, DeletedCheckpoint, is_repeatable=False))
+
+    async def chat(
+        self,
+        job_id: str,
+        step: int | str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str = "checkpoint",
+        temperature: float = 0.0,
+        max_new_tokens: int = 512,
+    ) -> AsyncGenerator[ChatPart, None]:
+        """Yield the parts of the answer of a checkpoint, of its base model (base) or of its teacher (teacher) as a free
+        worker generates them. If you stop early, close the generator: the worker then stops, too."""
+        path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}/chat"
+        sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        question = {"model": model, "messages": [dict(message) for message in messages], **sampling}
+        call = Call("POST", path, View, json=question, read_seconds=SILENCE_SECONDS, is_repeatable=False)
+        async with self._transport.stream(call) as response, aclosing(async_sse_frames(response)) as frames:
+            async for frame in frames:
+                if frame.data:
+                    yield chat_part(frame)
 
     async def download(
         self,

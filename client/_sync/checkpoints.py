@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from client._sync.transport import Resource
 from client.call import Call, path_part
-from client.concurrency import Group, run_blocking
+from client.concurrency import Group, run_blocking, sse_frames
 from client.datasets import OnBytes
 from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
 from client.errors import TrdError
-from contract.views import Page
+from client.events import SILENCE_SECONDS, ChatPart, chat_part
+from contract.views import Page, View
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 
 
@@ -34,6 +36,27 @@ class Checkpoints(Resource):
         """Delete one; refused for the checkpoint from which the job would continue."""
         path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}"
         return self._transport.send(Call("DELETE", path, DeletedCheckpoint, is_repeatable=False))
+
+    def chat(
+        self,
+        job_id: str,
+        step: int | str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str = "checkpoint",
+        temperature: float = 0.0,
+        max_new_tokens: int = 512,
+    ) -> Generator[ChatPart, None]:
+        """Yield the parts of the answer of a checkpoint, of its base model (base) or of its teacher (teacher) as a free
+        worker generates them. If you stop early, close the generator: the worker then stops, too."""
+        path = f"/jobs/{path_part(job_id)}/checkpoints/{path_part(str(step))}/chat"
+        sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        question = {"model": model, "messages": [dict(message) for message in messages], **sampling}
+        call = Call("POST", path, View, json=question, read_seconds=SILENCE_SECONDS, is_repeatable=False)
+        with self._transport.stream(call) as response, closing(sse_frames(response)) as frames:
+            for frame in frames:
+                if frame.data:
+                    yield chat_part(frame)
 
     def download(
         self,

@@ -5,10 +5,11 @@ zone. JSON columns hold documents that no query filters by. `migrations/` create
 these models, on SQLite and on PostgreSQL.
 """
 
-from contract.tables.access import ApiKey, AuditEntry, BrowserSession
+from contract.tables.access import ApiKey, AuditEntry, BrowserSession, OfferedPlace
 from contract.tables.base import Base, UtcDateTime
 from contract.tables.jobs import (
     Attempt,
+    ChatAnswer,
     Checkpoint,
     CheckpointFile,
     Dataset,
@@ -32,6 +33,7 @@ __all__ = [
     "AuditEntry",
     "Base",
     "BrowserSession",
+    "ChatAnswer",
     "Checkpoint",
     "CheckpointFile",
     "Dataset",
@@ -42,6 +44,7 @@ __all__ = [
     "JobTag",
     "LeaderLease",
     "MetricPoint",
+    "OfferedPlace",
     "ProbeSample",
     "Trajectory",
     "UtcDateTime",

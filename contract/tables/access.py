@@ -9,6 +9,7 @@ from sqlalchemy import (
     JSON,
     Index,
     String,
+    Text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -56,3 +57,14 @@ class BrowserSession(Base):
     key_digest: Mapped[str] = mapped_column(String(64))  # of the API key: the session ends when the key is revoked
     is_link: Mapped[bool]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class OfferedPlace(Base):
+    """A page of the dashboard that one of the owner's open tabs is to open. The tab that takes it deletes the row."""
+
+    __tablename__ = "offered_places"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    path: Mapped[str] = mapped_column(Text)  # built by the service
+    expires_at: Mapped[datetime]

@@ -19,17 +19,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 from contract.tables.base import Base
 
 
-class OfferedPlace(Base):
-    """A page of the dashboard that one of the owner's open tabs is to open. The tab that takes it deletes the row."""
-
-    __tablename__ = "offered_places"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    owner: Mapped[str] = mapped_column(String(100), index=True)
-    path: Mapped[str] = mapped_column(Text)  # built by the service
-    expires_at: Mapped[datetime]
-
-
 class Dataset(Base):
     """An uploaded, validated file of problems."""
 
@@ -271,6 +260,28 @@ class Checkpoint(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+
+class ChatAnswer(Base):
+    """One answer of a chat with a checkpoint, its base model or its teacher. It lives as long as somebody reads it."""
+
+    __tablename__ = "chat_answers"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    model: Mapped[str] = mapped_column(String(20))  # contract.views.chats.ChatModel
+    queue: Mapped[str] = mapped_column(String(100))
+    question: Mapped[dict[str, Any]]  # messages, temperature, max_new_tokens
+    wanted_until: Mapped[datetime]  # renewed by the process that streams it
+    worker: Mapped[str | None] = mapped_column(String(200))  # NULL: waits
+    leased_until: Mapped[datetime | None]  # renewed by the worker
+    is_loaded: Mapped[bool] = mapped_column(default=False)
+    text: Mapped[str] = mapped_column(Text, default="")  # so far
+    end: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # contract.views.chats.AnswerEnd
+
+    __table_args__ = (Index(None, "queue", "id"),)
 
 
 class CheckpointFile(Base):

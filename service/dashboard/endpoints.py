@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from service.dashboard import compare, job, jobs, new_job, places, sign_in, system, trajectories
+from service.dashboard import chat, compare, job, jobs, new_job, places, sign_in, system, trajectories
 
 
 class _Static(StaticFiles):
@@ -19,5 +19,5 @@ class _Static(StaticFiles):
 STATIC_FILES = _Static(packages=[("service.dashboard", "static")])
 
 router = APIRouter()
-for part in (sign_in, places, jobs, job, system, compare, new_job, trajectories):
+for part in (sign_in, places, jobs, job, system, compare, new_job, trajectories, chat):
     router.include_router(part.router)

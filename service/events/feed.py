@@ -98,6 +98,11 @@ class EventFeed:
         """Open streams of this process."""
         return sum(channel.num_streams for channel in self._channels.values())
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the process stops: streams end."""
+        return self._is_closing
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look at the database as long as the block lasts."""

@@ -39,6 +39,7 @@ PAGES: dict[str, Callable[[Site], str]] = {
     "no samples": lambda site: f"/ui/jobs/{site.jobs.queued}/samples",
     "checkpoints": lambda site: f"/ui/jobs/{site.jobs.finished}/checkpoints",
     "no checkpoints": lambda site: f"/ui/jobs/{site.jobs.queued}/checkpoints",
+    "try": lambda site: f"/ui/jobs/{site.jobs.finished}/checkpoints/latest/try",
     "events": lambda site: f"/ui/jobs/{site.jobs.finished}/events",
     "spec": lambda site: f"/ui/jobs/{site.jobs.finished}/spec",
     "compare": lambda site: f"/ui/compare?job={site.jobs.finished}&job={site.jobs.failed}",
@@ -95,7 +96,7 @@ def test_another_owners_job_is_not_there(visitor: Page, site: Site) -> None:
     with httpx.Client(base_url=site.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as own:
         submit(own, **MODELS, name="The first of all")
     expect(visitor.get_by_text("The first of all")).to_be_visible()
-    for path in ("", "/changes", "/diagnosis", "/checkpoints", "/events", "/spec"):
+    for path in ("", "/changes", "/diagnosis", "/checkpoints", "/checkpoints/latest/try", "/events", "/spec"):
         response = visitor.goto(f"{site.url}/ui/jobs/{site.jobs.finished}{path}")
         assert response is not None
         assert response.status == 404

@@ -59,6 +59,7 @@ USES: list[Callable[[Client], Any]] = [
     lambda trd: next(trd.webhooks.deliveries("x")),
     lambda trd: trd.webhooks.replay("x", "x"),
     lambda trd: trd.view("x"),
+    lambda trd: next(trd.checkpoints.chat("x", 1, [])),
 ]
 """Every call of the client that sends a request."""
 

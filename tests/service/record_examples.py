@@ -20,6 +20,7 @@ from tests.environment import settings_from
 from tests.service.conftest import ADMIN_KEY, AUTHORIZED
 from tests.service.finished_job import MODELS, add_finished_job
 from tests.service.records import context_of, upload
+from tests.service.test_chats import scripted_worker
 
 ROWS = (
     '{"problem": "12+3*2", "answer": "18", "solution": "12+6;18"}\n'
@@ -70,6 +71,7 @@ def record(client: TestClient, storage_dir: Path) -> dict[str, Any]:
     _record_webhooks(recorder, client, done)
     place = {"job_id": done, "trajectory_id": "0:0", "side": "refined", "token": 1, "text": "1 is", "wait_seconds": 0}
     recorder.call("POST /view", json=place)
+    _record_chat(recorder, client, done)
     _record_openai(recorder, upload(client), done)
     for path in ("/healthz", "/readyz"):
         recorder.call(f"GET {path}")
@@ -144,6 +146,14 @@ def _record_webhooks(recorder: Recorder, client: TestClient, done: str) -> None:
     delivery = recorder.call(f"GET {template}/deliveries", f"{base}/deliveries?limit=1")["data"][0]["id"]
     recorder.call(f"POST {template}/deliveries/{{delivery_id}}/replay", f"{base}/deliveries/{delivery}/replay")
     recorder.call(f"DELETE {template}", base)
+
+
+def _record_chat(recorder: Recorder, client: TestClient, done: str) -> None:
+    name, question = "POST /jobs/{job_id}/checkpoints/{step}/chat", {"messages": [{"role": "user", "content": "1+1"}]}
+    worker = scripted_worker(client, "1+1 is ", "2", end={"num_tokens": 4, "is_truncated": False})
+    recorder.text(name, f"/jobs/{done}/checkpoints/2/chat", "text/event-stream", json=question)
+    worker.join()
+    recorder.examples[name]["request"] = {"application/json": {"model": "checkpoint", **question}}
 
 
 def _record_openai(recorder: Recorder, dataset: str, done: str) -> None:

@@ -1,4 +1,4 @@
-"""``python -m trd_engine chat FOLDER``: chat with a model over lines of JSON.
+"""``python -m trd_engine chat MODEL``: chat with a model over lines of JSON.
 
 Questions, one per line: ``{"messages": […]}``, put into the chat template, or ``{"prompt": "…"}``, used as it is; both
 with ``temperature`` (0 is greedy) and ``max_new_tokens``. Answers, one per line: ``{"is_ready": true}`` once; then for
@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jinja2 import TemplateError
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging
 
-from trd_engine.models.folders import find_model
+from trd_engine.models.folders import find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer
 from trd_engine.runtime.errors import EngineError
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
@@ -42,14 +42,23 @@ class _Pieces(TextStreamer):
             self._say({"piece": text})
 
 
+class Answerer(Protocol):
+    """Answers questions."""
+
+    def answer(self, question: dict[str, Any], say: Say) -> None:
+        """Answer one question; raise `EngineError` if it cannot be answered."""
+        ...
+
+
 class ChatModel:
     """A loaded model that answers questions."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the model; raise `EngineError` if that fails. An adapter needs the base model that it names."""
+    def __init__(self, model_source: str | Path) -> None:
+        """Load the model of a folder or of the hub, ``owner/name@revision``; raise `EngineError` if that fails. An
+        adapter needs the base model that it names."""
         device = choose_device("auto")
-        found = find_model(folder)
-        source = found.source
+        found = find_model(Path(local_folder(str(model_source))))
+        source = local_folder(found.source)
         model = load_model(source, dtype=choose_compute_dtype("auto", device), device=device)
         self._tokenizer = load_tokenizer(source)
         self._stop_token_ids = end_of_turn_ids(source, self._tokenizer)
@@ -60,7 +69,11 @@ class ChatModel:
     def answer(self, question: dict[str, Any], say: Say) -> None:
         """Answer one question; raise `EngineError` if it has another form."""
         prompt_1T = self._prompt(question)
-        max_new_tokens = int(question.get("max_new_tokens", 256))
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        num_left = sys.maxsize if context is None else context - prompt_1T.shape[1]
+        if num_left < 1:
+            raise EngineError(f"it has {prompt_1T.shape[1]} tokens, and the model's context {context}; shorten it")
+        max_new_tokens = min(int(question.get("max_new_tokens", 256)), num_left)
         temperature = float(question.get("temperature", 0.0))
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY
         with torch.no_grad():
@@ -96,11 +109,11 @@ _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None
 """Without these, the model's sampling settings cause warnings."""
 
 
-def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
+def serve(load: Callable[[], Answerer], questions: Iterable[str], say: Say) -> None:
     """Load the model and answer every question. Raises `EngineError` if the model cannot be loaded."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    model = ChatModel(folder)
+    model = load()
     say({"is_ready": True})
     for line in questions:
         try:
@@ -109,7 +122,7 @@ def serve(folder: Path, questions: Iterable[str], say: Say) -> None:
             say({"error": f"the question cannot be answered: {error}"})
 
 
-def main(folder: Path) -> int:
+def main(load: Callable[[], Answerer]) -> int:
     """Answer the questions on standard input; return the exit code."""
     out, sys.stdout = sys.stdout, sys.stderr
 
@@ -118,7 +131,7 @@ def main(folder: Path) -> int:
         out.flush()
 
     try:
-        serve(folder, sys.stdin, say)
+        serve(load, sys.stdin, say)
     except EngineError as error:
         say({"error": str(error)})
         return 1

@@ -24,6 +24,23 @@ export async function call(path, { method = "GET", body, headers = {}, signal } 
   return answer;
 }
 
+// Yield the parsed data of an answer's server-sent events; throw an Error with the service's own message.
+export async function* stream(path, { body, signal }) {
+  const headers = { accept: "text/event-stream", "content-type": "application/json", "x-csrf-token": token };
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal, credentials: "same-origin" });
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error?.message ?? `the service answered ${response.status}`);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const frames = (held + read.value).split("\n\n");
+    held = frames.pop();
+    for (const frame of frames) {
+      const data = frame.split("\n").find((line) => line.startsWith("data: "));
+      if (data) yield JSON.parse(data.slice(6));
+    }
+  }
+}
+
 // Tell sighted and unsighted users what happened.
 export function announce(text, isFault = false) {
   const box = document.getElementById("announcer");

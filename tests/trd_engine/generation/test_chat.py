@@ -10,16 +10,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.trd_engine.generation.scripted_server import Reply, chat_answer, serving
 from trd_engine.generation.chat import ChatModel, serve
 from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.runtime.errors import EngineError, ModelNotFoundError
+from trd_engine.teachers.endpoint.chat import ServedChat
 
 TEACHER = Path(__file__).parents[3] / "testbed" / "models" / "tiny-teacher"
 
 
 def asked(folder: Path, *questions: dict[str, Any]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
-    serve(folder, [json.dumps(question) for question in questions], said.append)
+    serve(lambda: ChatModel(folder), [json.dumps(question) for question in questions], said.append)
     return said
 
 
@@ -83,3 +85,24 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         ChatModel(tmp_path)
     with pytest.raises(EngineError):
         asked(tmp_path / "absent")
+
+
+def test_a_served_teacher_answers_under_its_rules() -> None:
+    with serving(lambda _, number: chat_answer("<b>6</b>", "length") if number == 0 else Reply(status=400)) as server:
+        served = {"endpoint": "large", "base_url": server.url, "model": "m", "network": "loopback", "max_tries": 1}
+        question = {"messages": [{"role": "user", "content": "2*3"}], "max_new_tokens": 7}
+        said: list[dict[str, Any]] = []
+        serve(lambda: ServedChat(json.dumps(served)), [json.dumps(question)] * 2, said.append)
+        assert server.received[0].body == {
+            "model": "m", "messages": question["messages"], "temperature": 0.0, "max_tokens": 7,
+        }  # fmt: skip
+        assert text_of(said) == "<b>6</b>"
+        assert said[2]["is_truncated"] is True
+        assert "teacher endpoint large refused" in said[3]["error"]
+        with pytest.raises(EngineError, match="outside its network"):
+            ServedChat(json.dumps({**served, "network": "public", "base_url": "https://127.0.0.1/v1"}))
+
+
+def test_an_answer_keeps_within_the_models_context() -> None:
+    said = asked(TEACHER, {"prompt": "1+" * 30_000})
+    assert "the model's context" in said[-1]["error"]

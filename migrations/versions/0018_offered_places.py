@@ -1,6 +1,6 @@
 """Places of the dashboard that are offered to open tabs.
 
-Revision 0015, after 0014.
+Revision 0018, after 0017.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0015"
-down_revision: str | None = "0014"
+revision: str = "0018"
+down_revision: str | None = "0017"
 branch_labels: str | None = None
 depends_on: str | None = None
 

@@ -1,0 +1,1 @@
+"""Chats with checkpoints: an idle worker claims answers and generates them in child processes."""
