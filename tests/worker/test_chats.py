@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from contract.ids import ANSWER_PREFIX, new_id
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
@@ -17,6 +19,8 @@ from tests.service.records import add_checkpoint
 from tests.worker.workbench import Workbench, eventually
 from worker.attempt import Slot
 from worker.supervisor import run_next
+
+pytestmark = pytest.mark.slow
 
 MODELS = Path(__file__).parents[2] / "testbed" / "models"
 
@@ -122,3 +126,13 @@ def test_a_reader_who_goes_away_stops_the_model(sqlite_bench: Workbench) -> None
         follower = ended(sqlite_bench, ask(sqlite_bench, job_id, "base"))
         assert follower.end is not None
         assert follower.worker == slot.name
+
+
+def test_a_job_need_not_wait_until_a_model_is_loaded(sqlite_bench: Workbench) -> None:
+    job_id = finished_job(sqlite_bench)
+    with idle_worker(sqlite_bench):
+        answer = ask(sqlite_bench, job_id, "base")
+        eventually(lambda: answer_of(sqlite_bench, answer).worker is not None)
+        job = sqlite_bench.add_job()
+        assert "A job took the worker" in (ended(sqlite_bench, answer).end or {})["error"]
+        eventually(lambda: sqlite_bench.job(job).status != "queued", seconds=60)

@@ -37,8 +37,8 @@ LEASE_SECONDS = 15.0
 """An answer whose worker has not reported for this long is lost."""
 FLUSH_SECONDS = 0.3
 """Interval at which new text is written to the database."""
-RENEW_SECONDS = 3.0
-"""Interval at which a worker without new text renews its lease, and learns whether somebody still waits."""
+LOOK_SECONDS = 0.5
+"""Interval at which a worker that loads a model renews its lease, and learns whether it is still wanted for this."""
 LOAD_SECONDS = 1800.0
 """Time limit for fetching and loading a model."""
 OLD_SECONDS = 86_400.0
@@ -121,9 +121,9 @@ class _Models:
                     text += part.get("piece", "").replace("\x00", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL takes none
                     end = part if "piece" not in part else None
                 if end is None and (self._slot.stopping.is_set() or time.monotonic() > deadline):
-                    reason = "the worker stops" if self._slot.stopping.is_set() else "the time limit of an answer"
+                    reason = "The worker stops" if self._slot.stopping.is_set() else "It reached the time limit"
                     self._drop(answer.model)
-                    end = {"is_truncated": True, "error": f"The answer was cut off by {reason}."}
+                    end = {"is_truncated": True, "error": f"{reason}: the answer is cut off."}
                 self._record(answer, text=text, end=end)
                 time.sleep(max(0.0, FLUSH_SECONDS - (time.monotonic() - recorded_at)) if end is None else 0.0)
                 recorded_at = time.monotonic()
@@ -146,8 +146,8 @@ class _Models:
             source = self._source(answer)
             self._loaded[answer.model] = ModelProcess(source, self._folder / f"{answer.model}.log")
             deadline = time.monotonic() + LOAD_SECONDS
-            while not (parts := self._loaded[answer.model].next_parts(RENEW_SECONDS)):
-                self._record(answer)
+            while not (parts := self._loaded[answer.model].next_parts(LOOK_SECONDS)):
+                self._keep_waiting(answer)
                 if time.monotonic() > deadline or self._slot.stopping.is_set():
                     raise _RefusedError("The model was not loaded in time.")
             if "error" in parts[0]:
@@ -184,12 +184,19 @@ class _Models:
         try:
             with ThreadPoolExecutor(max_workers=1) as thread:
                 fetching = thread.submit(fetch)
-                while not wait([fetching], RENEW_SECONDS).done:
-                    self._record(answer)
+                while not wait([fetching], LOOK_SECONDS).done:
+                    self._keep_waiting(answer)
                 fetching.result()
         except (OSError, ContentChangedError) as error:
             raise _RefusedError(f"The checkpoint's files could not be fetched: {public_text(error)}") from error
         return str(folder)
+
+    def _keep_waiting(self, answer: Claimed) -> None:
+        """Renew the lease while the model is loaded, which may take minutes; a job need not wait for it."""
+        self._record(answer)
+        with self._slot.database.read() as session:
+            if has_waiting(session, self._slot.settings.queues):
+                raise _RefusedError("A job took the worker before the model was loaded. Ask again.")
 
     def _record(self, answer: Claimed, **columns: Any) -> None:
         with self._slot.database.write() as session:
