@@ -262,6 +262,7 @@ SMALL_SIZES = {"heldout": 4, "validation": 4, "search": 4, "warm_up": 8, "train"
 @pytest.mark.slow
 def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)
+    monkeypatch.setattr(grid, "K", {"heldout": 2, "validation": 1, "search": 1})
     places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
     tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
     warm_up = runner.run_cell(grid.student_cell(TASK), places, "here")
@@ -273,7 +274,7 @@ def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, m
     assert warm_up["rounds"][0]["refined_accuracy"] == 1.0
     row = runner.run_cell(grid.real_cell("real", TASK, "trd", 1e-3, 0, batch_size=4), places, "here")
     assert row["num_steps"] == 1
-    assert row["after"]["k"] == 4
+    assert row["after"]["k"] == 2
     assert row["sampled_tokens"]["refined"][0] > 0
     assert list((tmp_path / "runs").iterdir()) == []
     assert read_rows(places.rows) == []

@@ -376,7 +376,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_itself: bool) -> None:
     mode = "trd" if variant == "trd" else "opsd" if teaches_itself else "opd"
     changes: dict[str, Any] = {"mode": mode, "loss": VARIANTS[variant], "evaluation": {"holdout": 0.0}}
-    changes["optim"] = {"learning_rate": 1e-3, "batch_size": 16, "max_steps": 2}
+    changes["optim"] = {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 2}
     changes["lora"] = {"rank": 4, "alpha": 8} if teaches_itself else None
     if teaches_itself:
         changes["teacher"] = None
