@@ -15,7 +15,7 @@ from benchmarks.paper.rows import Row
 from benchmarks.paper.runner import Places, run_cell
 from tests.trd_engine.tiny_runs import MODELS
 
-CELL = Cell("main", "opd", "gap", "trd", 1e-2, 0, num_train=32)
+CELL = Cell("main", "opd", "gap", "trd", 1e-2, 0, num_train=16)
 OTHERS = {
     "the same rollout": replace(CELL, variant="reverse_kl"),
     "the same rollout, another teacher": replace(CELL, teaching="opsd"),
@@ -76,10 +76,10 @@ def test_a_run_beside_others_is_the_run_alone(
 def test_only_untrained_models_answers_are_kept_and_found_again(beside: dict[str, tuple[Row, list[int]]]) -> None:
     # The probe of the sampler, then rollouts and refinements: of the held-out yardstick, and those that are trained on.
     # The score at the end is not.
-    assert beside["first"][1] == [4, 8, 8, 32, 32]
+    assert beside["first"][1] == [4, 8, 8, 16, 16]
     assert beside["the same rollout"][1] == []
-    assert beside["the same rollout, another teacher"][1] == [8, 32]
-    assert beside["another seed"][1] == [4, 8, 8, 32, 32]
+    assert beside["the same rollout, another teacher"][1] == [8, 16]
+    assert beside["another seed"][1] == [4, 8, 8, 16, 16]
 
 
 def test_a_run_whose_seconds_count_draws_all_itself(places: Places) -> None:

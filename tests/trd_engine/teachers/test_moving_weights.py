@@ -39,6 +39,7 @@ def own_teacher(data: Path, **changes: Any) -> RunConfig:
         "teacher": None,
         "rounds": 2,
         "evaluation": {"holdout": 0.0},
+        "diagnosis": {"num_trajectories": 0},
         "checkpoints": {"every_steps": 1, "keep": 9},
         "optim": {"learning_rate": 3e-3, "batch_size": 6},
     }

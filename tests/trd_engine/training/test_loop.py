@@ -377,6 +377,7 @@ def test_every_variant_trains(data: Path, tmp_path: Path, variant: str, teaches_
     mode = "trd" if variant == "trd" else "opsd" if teaches_itself else "opd"
     changes: dict[str, Any] = {"mode": mode, "loss": VARIANTS[variant], "evaluation": {"holdout": 0.0}}
     changes["optim"] = {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 2}
+    changes["diagnosis"] = {"num_trajectories": 0}
     changes["lora"] = {"rank": 4, "alpha": 8} if teaches_itself else None
     if teaches_itself:
         changes["teacher"] = None
