@@ -186,7 +186,8 @@ class Progress:
         self._fold = EventFold(attempt.job_id)
         self._unwritten: ProgressBatch | None = None
         """A batch whose commit may have succeeded or not; nothing is added to it before it is written."""
-        self._num_writes = 0
+        self._num_writes: int | None = None
+        """Of the attempt so far; None until it is read."""
         self._child_exited = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._follow, name=f"progress-{attempt.job_id}", daemon=True)
@@ -258,7 +259,11 @@ class Progress:
         while self._unwritten is not None or not self._fold.batch.is_empty:
             if self._unwritten is None:
                 self._unwritten, self._fold.batch = self._fold.batch, ProgressBatch()
-            lease, number = self._attempt.lease, self._num_writes + 1
+            lease = self._attempt.lease
+            if self._num_writes is None:
+                with self._attempt.database.read() as session:
+                    self._num_writes = repository.count_writes(session, lease)
+            number = self._num_writes + 1
             with self._attempt.write() as session:
                 if repository.is_new_write(session, lease, number):
                     repository.write_progress(session, lease, self._unwritten)

@@ -70,6 +70,12 @@ class ProgressBatch:
         return not (self.job_columns or self.events or any(rows))
 
 
+def count_writes(session: Session, lease: Lease) -> int:
+    """Return how many writes of the attempt's progress are committed."""
+    mine = select(Attempt.num_writes).where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+    return session.execute(mine).scalar_one()
+
+
 def is_new_write(session: Session, lease: Lease, number: int) -> bool:
     """Count a write of the attempt's progress in its transaction; return False if it was committed before.
 
