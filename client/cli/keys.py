@@ -66,3 +66,46 @@ def revoke(
     with Client() as trd:
         done = trd.keys.revoke(key)
     print_result(done, f"{done.id} ({done.name}) is revoked", as_json)
+
+
+@app.command()
+def rotate(
+    key: Annotated[
+        str, typer.Argument(metavar="KEY_ID", help="The id of the key, key_…, not the key itself.", show_default=False)
+    ],
+    grace: Annotated[
+        int, typer.Option("--grace", min=0, max=90 * 86_400, help="Seconds for which the old key still works.")
+    ] = 86_400,
+    as_json: JsonFlag = False,
+) -> None:
+    """Replace a key by a new one with the same rights, which is shown only once."""
+    with Client() as trd:
+        made = trd.keys.rotate(key, grace_seconds=grace)
+    if as_json:
+        print_json(made)
+        return
+    say(made.key)
+    remark(f"{made.id}, owner {made.owner}; it is not shown again. {key} works for {grace} seconds more")
+
+
+@app.command()
+def audit(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
+    owner: Annotated[str | None, typer.Option(help="Only what this owner did.", show_default=False)] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, as job.create.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option(help="Only what was done to this.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List who did what, newest first."""
+    with Client() as trd:
+        found = list(trd.keys.audit(num_wanted=limit, owner=owner, action=action, target=target))
+    print_list(
+        found,
+        ("when", "owner", "key", "action", "target", "request"),
+        lambda entry: (
+            *(moment(entry.at), Text(entry.owner), Text(entry.key_id), entry.action, Text(entry.target)),
+            entry.request_id,
+        ),
+        as_json=as_json,
+        if_empty="nothing was recorded that matches",
+    )

@@ -51,6 +51,8 @@ USES: list[Callable[[Client], Any]] = [
     lambda trd: trd.keys.create("x"),
     lambda trd: next(trd.keys.list()),
     lambda trd: trd.keys.revoke("x"),
+    lambda trd: trd.keys.rotate("x"),
+    lambda trd: next(trd.keys.audit(owner="ann", action="job.create", target="job_1", since="2026-01-01T00:00:00Z")),
     lambda trd: trd.webhooks.create("x"),
     lambda trd: next(trd.webhooks.list()),
     lambda trd: trd.webhooks.get("x"),

@@ -92,6 +92,10 @@ def test_keys_are_made_listed_and_revoked(run: Run, service: RunningService) -> 
         assert list(reader.jobs.list()) == []
     assert run("keys", "create", "plain").out.startswith("trd_")
     assert made["id"] in run("keys", "list").out
+    replaced = run("keys", "rotate", made["id"], "--grace", "0", "--json").json
+    assert (replaced["owner"], replaced["scopes"]) == ("someone", ["read"])
+    assert "key.rotate" in run("keys", "audit", "--target", made["id"]).out
+    assert run("keys", "rotate", made["id"]).code == 4
     assert "is revoked" in run("keys", "revoke", made["id"]).out
     revoked = {row["id"]: row["revoked_at"] for row in run("keys", "list", "--json").json["data"]}
     assert revoked[made["id"]] is not None
