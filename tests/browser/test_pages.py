@@ -116,8 +116,8 @@ def test_hostile_text_stays_text(tab: Page, site: Site, path: str) -> None:
 
 def test_the_list_is_filtered_by_name_and_day(tab: Page, site: Site) -> None:
     tab.goto(site.url)
-    tab.get_by_label("Name").fill("THREE rounds")
-    tab.get_by_label("From").fill("2026-01-01")
+    tab.get_by_label("Name", exact=True).fill("THREE rounds")
+    tab.get_by_label("From", exact=True).fill("2026-01-01")
     tab.get_by_role("button", name="Filter").click()
     expect(tab).to_have_url(re.compile("name=THREE"))
     expect(tab.locator("#jobs tbody tr")).to_have_count(1)
@@ -132,9 +132,11 @@ def test_the_list_follows_the_jobs_without_a_reload(tab: Page, site: Site) -> No
     tab.evaluate("window.isSameDocument = true")
     row = tab.locator(f"#{site.jobs.running}")
     before = row.get_attribute("data-version")
+    row.get_by_role("checkbox").focus()
     set_job(site.database, site.jobs.running, step=81, phase_done=81)
     expect(row).to_contain_text("81 of 240")
     assert row.get_attribute("data-version") != before
+    expect(row.get_by_role("checkbox")).to_be_focused()
     added = site.client.post(f"/jobs/{site.jobs.queued}/clone", json={"name": "Came later"}).json()["id"]
     expect(tab.locator("#jobs tbody tr").first).to_have_attribute("id", added)
     site.client.post(f"/jobs/{added}/cancel")

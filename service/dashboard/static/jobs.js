@@ -24,14 +24,15 @@ async function refresh() {
   const news = await call(`/ui/jobs/changes${location.search}`, { method: "POST", body: seen });
   if (asked !== newest) return; // a later call has been sent: its answer is the newer one
   const chosen = new Set(picked());
-  const focused = document.activeElement?.closest("tr")?.id;
+  const { id: focused } = document.activeElement.closest("tr") ?? {};
+  const part = document.activeElement.name === "pick" ? "input[name=pick]" : "a";
   for (const [id, html] of Object.entries(news.rows)) {
     const row = parsed(html);
     row.querySelector("input[name=pick]").checked = chosen.has(id);
     showTimes(row);
     document.getElementById(id)?.replaceWith(row);
     if (!row.isConnected) body.append(row);
-    if (id === focused) row.querySelector("a").focus();
+    if (id === focused) row.querySelector(part).focus();
   }
   const known = [...body.rows].map((row) => row.id);
   for (const id of known) if (!news.order.includes(id)) document.getElementById(id).remove();
