@@ -66,7 +66,7 @@ def server_times(client: httpx.Client, job_id: str) -> dict[str, tuple[float, in
         "the loss curve, 10,000 points thinned to 1,500": (
             f"/jobs/{job_id}/metrics?resolution=1500&names=loss", "application/json"),
         f"all {NUM_SERIES} curves": (f"/jobs/{job_id}/metrics?resolution=1500", "application/json"),
-        "a tick without news": (f"/ui/jobs/{job_id}/changes?after={NUM_EVENTS}&version=x", "application/json"),
+        "a tick with a new summary": (f"/ui/jobs/{job_id}/changes?after={NUM_EVENTS}&version=x", "application/json"),
         "a tick's points": (f"/jobs/{job_id}/metrics?resolution=1500&from_step={NUM_STEPS - 1}", "application/json"),
     }  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in requests}
