@@ -21,8 +21,8 @@ HEAD = """# Reliability
 
 A job that was accepted is done once in effect, whatever dies. `make faults` shows it: it starts PostgreSQL, Redis, an
 S3 server, an API and two Celery workers with disjoint disks as processes of one machine, runs a job undisturbed, and
-then does one fault after the other to jobs of the same spec, with the real engine and the committed tiny models. After
-each,
+then does one fault after the other to jobs of the same spec. In rows marked `real` the engine trains the committed tiny
+models; in rows marked `small` it trains a vector, and all around it is the same. After each,
 
 - the job has ended `succeeded`;
 - the figures of each step are of exactly one attempt, and no worker wrote while it did not hold the job's lease (a
@@ -38,8 +38,8 @@ waits a minute on purpose, unless the attempt had taken steps that none had take
 
 `make faults` takes about half an hour and two cores, and mounting small disks takes root. `.ci/run` plays the cases in
 bold with the small engine (`tests/faults/test_table.py`); the whole table and `make soak` are commands of their own,
-and not a tier of the tests. Rows of the small engine are of `python -m tests.faults --quick`, which tries the same
-faults around an engine that trains a vector (`tests/faults/harness/quick_engine.py`) in a tenth of the time.
+and not a tier of the tests. `python -m tests.faults --quick` makes the rows of the small engine
+(`tests/faults/harness/quick_engine.py`) in a tenth of the time; words behind it choose cases.
 
 {soak}
 

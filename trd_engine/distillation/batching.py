@@ -6,7 +6,7 @@ micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +39,11 @@ class PassTokens:
     def at_most(self, others: tuple[int, int] | None) -> PassTokens:
         """Return the smaller bound of each model."""
         return self if others is None else PassTokens(min(self.student, others[0]), min(self.teacher, others[1]))
+
+    def grown_to(self, batches: Iterable[MicroBatch]) -> PassTokens:
+        """Return bounds that the given passes keep too."""
+        read = [(self.student, self.teacher), *((b.num_student_tokens, b.num_teacher_tokens) for b in batches)]
+        return PassTokens(*map(max, zip(*read, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,26 @@ class Batcher:
             return self._split(sequences), None
         return self._split(share_of(sequences, self.world)), self._split(sequences[:1])[0]
 
-    def with_smaller_passes(self, micro_batches: Sequence[MicroBatch], error: PassTooLargeError) -> Batcher:
+    def with_smaller_passes(
+        self, micro_batches: Sequence[MicroBatch], error: PassTooLargeError, fitted: PassTokens
+    ) -> Batcher:
         """Return a batcher for passes of half the size, which compute the same loss.
 
-        Raises `PassTooLargeError` with what to do if each pass has one sequence already, and `PassesTooLargeError` for
-        several processes: the others wait for this one in the pass that failed.
+        `fitted` are the largest passes that this attempt has had room for. Raises `PassTooLargeError` with what to do
+        if each pass has one sequence already, and `PassesTooLargeError` for several processes: the others wait for
+        this one in the pass that failed.
         """
         packed = [batch for batch in micro_batches if len(batch.positions) > 1]
         if not packed:
+            room = "one of fewer tokens may fit"
+            if fitted.student > 0:
+                room = (
+                    f"sequences of up to {fitted.student} tokens for the student and {fitted.teacher} for the teacher, "
+                    "prompts included, have fitted"
+                )
             raise PassTooLargeError(
-                f"{error}; passes have one sequence each, and one of fewer tokens may fit: lower refine.max_new_tokens "
-                "and sampling.max_new_tokens, set optim.gradient_checkpointing, or use LoRA or more devices"
+                f"{error}; passes have one sequence each, and {room}: lower refine.max_new_tokens and "
+                "sampling.max_new_tokens, set optim.gradient_checkpointing, or use LoRA or more devices"
             ) from error
         student = max(batch.num_student_tokens for batch in packed) // 2
         teacher = max(batch.num_teacher_tokens for batch in packed) // 2

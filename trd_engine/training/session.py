@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from trd_engine.config import RunConfig
+from trd_engine.distillation.batching import PassTokens
 from trd_engine.distillation.losses.divergence import Divergence, divergence_at
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.sequences import Batcher
@@ -54,6 +55,8 @@ class Session:
     saver: CheckpointSaver
     trajectories: list[Trajectory] | None = None
     """Of the round in progress; None while they are still to be collected."""
+    fitted: PassTokens = PassTokens(0, 0)  # noqa: RUF009 - immutable
+    """The largest passes that this attempt has had room for."""
     is_closed: bool = False
     """Nothing can be sampled or trained any more."""
 
@@ -191,7 +194,7 @@ class Session:
             except NonFiniteError as error:
                 raise self._with_evidence(error, trajectories, learning_rate) from error
             except PassTooLargeError as error:
-                self.batcher = self.batcher.with_smaller_passes(micro_batches, error)
+                self.batcher = self.batcher.with_smaller_passes(micro_batches, error, self.fitted)
                 restore_torch_random(random_state)
                 most = self.batcher.max_tokens
                 message = (
@@ -199,6 +202,7 @@ class Session:
                     "teacher now, with the same loss"
                 )
                 self.reporter.notice("warn", "passes_halved", message, pass_tokens=[most.student, most.teacher])
+        self.fitted = self.fitted.grown_to(micro_batches)
         self.optimizer.zero_grad(set_to_none=True)  # the next stage may need the memory
         self.collector.samplers.student_changed()
         state.step += 1

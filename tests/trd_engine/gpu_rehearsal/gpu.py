@@ -70,6 +70,10 @@ class RehearsedTensor(Tensor):
         """As of any tensor; PyTorch refuses it for subclasses."""
         return _held(self.detach()).tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return the memory of the tensor that it holds, which the end of a run frees."""
+        return _held(self.detach()).untyped_storage()
+
     # nn.Module.to exchanges its parameters, which keeps tied ones tied, for tensors that have these two.
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["held"], None

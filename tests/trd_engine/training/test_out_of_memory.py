@@ -79,6 +79,22 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_with_what_to_lower(
     assert found.value.code == "out_of_memory"
 
 
+def test_the_error_says_what_has_fitted_before(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enough, largest = step.score, [0, 0]
+
+    def score(models: Any, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:
+        if not any(largest):
+            largest[:] = [batch.num_student_tokens, batch.num_teacher_tokens]
+            return enough(models, batch, *arguments, **options)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "score", score)
+    with pytest.raises(PassTooLargeError) as found:
+        run(data, tmp_path)
+    text = "sequences of up to {} tokens for the student and {} for the teacher, prompts included, have fitted: lower"
+    assert text.format(*largest) in str(found.value)
+
+
 def test_other_errors_are_not_taken_for_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, 20, RuntimeError, "shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -93,9 +109,9 @@ def test_several_processes_end_with_the_numbers_for_the_next_attempt() -> None:
 
     batcher = sequences.Batcher(None, None, PassTokens.of_both(128), torch.device("cpu"), World(0, 2))  # type: ignore[arg-type]
     with pytest.raises(PassesTooLargeError, match=r"out; max_pass_tokens = \[45, 60\]") as found:
-        batcher.with_smaller_passes([batch(0, 1), batch(2)], PassTooLargeError("out"))
+        batcher.with_smaller_passes([batch(0, 1), batch(2)], PassTooLargeError("out"), PassTokens(0, 0))
     assert (found.value.code, found.value.pass_tokens) == ("passes_too_large", (45, 60))
     assert PassTokens(16, 80).at_most(found.value.pass_tokens) == PassTokens(16, 60)
     with pytest.raises(PassTooLargeError, match="one of fewer tokens may fit: lower") as alone:
-        batcher.with_smaller_passes([batch(0), batch(1)], PassTooLargeError("out"))
+        batcher.with_smaller_passes([batch(0), batch(1)], PassTooLargeError("out"), PassTokens(0, 0))
     assert alone.value.code == "out_of_memory"
