@@ -18,6 +18,7 @@ import redis
 from service.enqueue import Doorbell
 from tests.faults.harness.deployment import Worker
 from tests.faults.harness.scene import ENDED, Case, Scene
+from tests.servers import find_postgres_programs
 from tests.worker.test_malformed_messages import OTHERS, message
 from tests.worker.workbench import eventually
 
@@ -457,6 +458,32 @@ while os.path.exists(f"/proc/{sys.argv[2]}/exe"):
     taken.append(bytearray(b"x" * 2**20))
 """
 
+
+def restore_backup(scene: Scene) -> None:
+    """Back up as docs/operations.md says, go on for a while, lose everything, and restore into empty places."""
+    d = scene.deployment
+    programs, url = find_postgres_programs(), d.database_url.replace("+psycopg", "")
+    dump = d.folder / f"{scene.job_id}.dump"
+    scene.until_stored(2)
+    subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", url], check=True)
+    files = {meta["path"]: bytes(d.stored.get(meta["path"]).bytes()) for page in d.stored.list() for meta in page}
+    scene.until_step(4)
+    scene.mark()
+    for worker in d.workers.values():
+        children = worker.children()
+        worker.kill()
+        d.wait_until_all_ended(children)
+    d.api.kill()
+    for page in d.stored.list():
+        d.stored.delete([meta["path"] for meta in page])
+    subprocess.run([programs / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", dump], check=True)
+    for name, content in files.items():
+        d.stored.put(name, content)
+    d.start_api()
+    for name in ("a", "b"):
+        d.start_worker(name)
+
+
 CASES = [
     Case("the engine's process is killed with signal 9", kill_child),
     Case("the worker is killed with signal 9", kill_supervisor),
@@ -492,4 +519,5 @@ CASES = [
     Case("a worker is older than the schema and the job's spec", old_worker, before=_newer_schema),
     Case("the worker is deployed anew in every phase", deploy_in_every_phase, before=_one_worker),
     Case("the machine runs out of memory", host_out_of_memory, before=_job_for_later),
+    Case("everything is lost, and restored from a backup", restore_backup, in_ci=True),
 ]
