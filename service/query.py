@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Query
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from pydantic_core import PydanticKnownError
 
 from contract.views import MAX_PAGE
 
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+_NUMBER = re.compile(r"[-+]?[\d.]+")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 Item = TypeVar("Item")
@@ -31,6 +34,24 @@ DECIMAL = BeforeValidator(_refuse_other_spellings)
 """Last in an integer's annotation, after its bounds: an integer is written in decimal digits."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most objects in the page."), DECIMAL]
+
+
+def _no_number(value: object) -> object:
+    """Refuse a number, which pydantic would take for seconds since the epoch; the document does not say that."""
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
+        raise ValueError("must be a time, for example 2026-01-31T12:00:00Z")
+    return value
+
+
+def _within_reach(value: datetime) -> datetime:
+    """Nothing was made before or after, and at the calendar's ends another time zone or a millisecond more fails."""
+    if _EARLIEST.year < value.year < _LATEST.year:
+        return value
+    return _EARLIEST if value.year <= _EARLIEST.year else _LATEST
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_within_reach)]
+"""A time with a time zone."""
 
 
 def cut(rows: Sequence[Item], limit: int) -> tuple[Sequence[Item], bool]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from contract.ids import AUDIT_PREFIX, first_id, new_id
 from contract.tables import AuditEntry
 from contract.views import MAX_PAGE
 from contract.views.audit import AuditAction
-from service.query import DECIMAL, cut
+from service.query import DECIMAL, Moment, cut
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ class AuditQuery(BaseModel):
     """Only this action."""
     target: Annotated[str, Field(max_length=500)] | None = None
     """Only what was done to this object."""
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     """Only from this time on, with a time zone."""
     after: str | None = None
     """The last entry of the page before."""

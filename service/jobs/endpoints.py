@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from contract.job_spec import JobSpec, Mode
 from contract.job_state import Action, JobStatus
@@ -21,30 +19,10 @@ from service.context import Context
 from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
 from service.jobs.schemas import dry_run_view, job_view
 from service.jobs.service import Created, JobFilter, Submission
-from service.query import Limit
+from service.query import Limit, Moment
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
-
-
-def _no_number(value: object) -> object:
-    """The framework would take a number for seconds since the epoch, which the document does not say."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+", value.strip()):
-        raise ValueError("must be a time, for example 2026-01-31T12:00:00Z")
-    return value
-
-
-_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-
-
-def _within_reach(value: datetime | None) -> datetime | None:
-    """Nothing was made before or after, and at the calendar's ends another time zone or a millisecond more fails."""
-    if value is None or _EARLIEST.year < value.year < _LATEST.year:
-        return value
-    return _EARLIEST if value.year <= _EARLIEST.year else _LATEST
-
-
-Moment = Annotated[AwareDatetime | None, BeforeValidator(_no_number), AfterValidator(_within_reach)]
 
 
 class Overrides(BaseModel):
@@ -122,8 +100,8 @@ def list_jobs(
     name: Annotated[
         str | None, Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case.")
     ] = None,
-    created_after: Moment = None,
-    created_before: Moment = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
     limit: Limit = 20,
 ) -> Response:

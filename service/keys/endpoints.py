@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from contract.strict_model import WITHOUT_CONTROLS
 from contract.views import Page
@@ -15,7 +15,7 @@ from service.auth import Admin
 from service.bodies import JsonRoute
 from service.context import Context
 from service.errors import NotFoundError, raises
-from service.query import Limit
+from service.query import Limit, Moment
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 
@@ -37,7 +37,7 @@ class NewKey(BaseModel):
     """Who sees what is made with the key; null takes the caller's own."""
     scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]
     """read: look; submit: also make and change; admin: also manage keys."""
-    expires_at: Annotated[AwareDatetime, AfterValidator(_in_the_future)] | None = None
+    expires_at: Annotated[Moment, AfterValidator(_in_the_future)] | None = None
     """When the key stops to work; null: never."""
 
 
@@ -46,7 +46,7 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    grace_seconds: Annotated[int, Field(ge=0, le=90 * 86_400)] = 86_400
+    grace_seconds: Annotated[StrictInt, Field(ge=0, le=90 * 86_400)] = 86_400
     """How long the old key still works, so that programs can change to the new one."""
 
 

@@ -71,6 +71,9 @@ def test_a_key_ends_when_it_was_made_to(client: TestClient) -> None:
         {"name": "k", "expires_at": "2020-01-01T00:00:00Z"},
         {"name": "k", "expires_at": "2099-01-01T00:00:00"},
         {"name": "k", "expires_at": "soon"},
+        {"name": "k", "expires_at": 4_000_000_000},
+        {"name": "k", "expires_at": "4000000000"},
+        {"name": "k", "expires_at": True},
     ],
 )
 def test_a_key_cannot_expire_before_it_is_made(client: TestClient, body: dict[str, str]) -> None:
@@ -79,7 +82,7 @@ def test_a_key_cannot_expire_before_it_is_made(client: TestClient, body: dict[st
     assert "expires_at" in answer.text
 
 
-@pytest.mark.parametrize("grace", [-1, 8_000_000, "1h", 1.5, None])
+@pytest.mark.parametrize("grace", [-1, 8_000_000, "1h", "60", 1.5, False, None])
 def test_a_wrong_grace_changes_nothing(client: TestClient, grace: object) -> None:
     old = client.post("/keys", json={"name": "k"}).json()
     assert client.post(f"/keys/{old['id']}/rotate", json={"grace_seconds": grace}).status_code == 422
