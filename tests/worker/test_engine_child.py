@@ -158,10 +158,15 @@ sys.path.insert(0, sys.argv[2])
 from worker import engine_child
 
 def scripted(folder, stop):
-    (folder / f"rank{os.environ['RANK']}").touch()
     if sys.argv[3] == "fails":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or torchrun waits 30 seconds before it kills rank 0
-        return 1 if os.environ["RANK"] == "1" else time.sleep(60) or 0
+    (folder / f"rank{os.environ['RANK']}").touch()
+    if sys.argv[3] == "fails" and os.environ["RANK"] == "0":
+        time.sleep(60)
+    while not (folder / "rank0").exists():
+        time.sleep(0.05)
+    if sys.argv[3] == "fails":
+        return 1
     while not stop():
         time.sleep(0.05)
     return 75
