@@ -17,7 +17,10 @@ from service.events.streams import CountedStream
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], route_class=JsonRoute)
 
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+# No type: the document's form has one for a stream's text or for its events, and readers of it differ.
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"description": "The events waiting, piece and end."}}}}
+}
 
 
 @router.post("/{step}/chat", response_class=Response, responses=_STREAM, summary="Chat with a checkpoint")

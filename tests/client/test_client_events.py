@@ -136,7 +136,7 @@ def test_a_stream_that_is_left_early_lets_its_connection_go(service: RunningServ
 
 def num_streams(service: RunningService) -> int:
     figures = httpx.get(f"{service.url}/metrics", headers=AUTHORIZED).text
-    return int(figures.rpartition("trd_streams ")[2])
+    return int(float(figures.rpartition("trd_streams ")[2]))
 
 
 def test_no_job_no_stream(trd: Client) -> None:

@@ -36,10 +36,10 @@ def test_a_schema_of_the_version_before_is_waited_out(empty_database_url: str) -
     assert not schema_is_ready(database)
     upgrade(empty_database_url)
     with database.write() as session:
-        session.execute(text("ALTER TABLE jobs DROP COLUMN name"))
+        session.execute(text("ALTER TABLE jobs DROP COLUMN error_hint"))
     assert not schema_is_ready(database)
     with database.write() as session:
-        session.execute(text("ALTER TABLE jobs ADD COLUMN name VARCHAR(200)"))
+        session.execute(text("ALTER TABLE jobs ADD COLUMN error_hint TEXT"))
     assert schema_is_ready(database)
     with database.write() as session:
         session.execute(text("ALTER TABLE jobs ADD COLUMN of_the_next_version INTEGER"))
