@@ -14,7 +14,8 @@ from starlette.types import Scope
 from contract.job_state import JobStatus
 from service.jobs.fleet import Fleet
 
-disable_created_metrics()  # a second series for each one, which nothing here asks for
+# A second series for each one, which nothing here asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 """Upper bounds in seconds: a small read takes some milliseconds, the check of a large upload minutes."""
