@@ -6,6 +6,7 @@ token is remembered for at most a minute, so that removing a person at the provi
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from service.keys.secret import key_digest
 from service.keys.service import KeyRing
 from service.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures with a public key only: with a shared secret, whoever can check a token can also make one."""
 LEEWAY_SECONDS = 30.0
@@ -29,8 +32,10 @@ REMEMBER_SECONDS = 60.0
 KEYS_SECONDS = 600.0
 """How long the provider's keys are used before they are read again."""
 REFRESH_SECONDS = 10.0
-"""Least time between two readings: a token that names an unknown key must not make the service ask every time."""
+"""Least time between two readings, also failed ones: strangers' tokens must not make the service ask every time."""
 REQUEST_SECONDS = 5.0
+WAIT_SECONDS = 1.0
+"""Longest wait for another thread's reading: strangers' tokens must not occupy all threads if the provider hangs."""
 MAX_REMEMBERED = 10_000
 MAX_TOKEN_CHARACTERS = 16_384
 KEY_PREFIX = "oidc:"
@@ -55,7 +60,9 @@ class IdentityTokens:
         self._known: dict[str, _Known] = {}
         self._ends: dict[str, float] = {}
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._read_at = float("-inf")
+        self._read_at = self._tried_at = float("-inf")
+        self._failure: str | None = None
+        """Why the last reading failed."""
         self._reading = threading.Lock()
 
     def find(self, token: str) -> Caller:
@@ -107,31 +114,40 @@ class IdentityTokens:
         return Caller(f"{KEY_PREFIX}{claims['sub']}"[:200], owner, scopes)
 
     def _key(self, kid: str) -> jwt.PyJWK:
-        with self._reading:
-            age = time.monotonic() - self._read_at
-            if age > KEYS_SECONDS or (kid not in self._keys and age > REFRESH_SECONDS):
-                self._keys = self._read_keys()
-                self._read_at = time.monotonic()
-        if kid not in self._keys:
-            raise jwt.InvalidKeyError(f"the issuer has no key {kid!r}")
-        return self._keys[kid]
+        """Return the provider's key; older keys do while it is away. One thread reads, and none waits for it long."""
+        if self._reading.acquire(timeout=WAIT_SECONDS):
+            try:
+                now = time.monotonic()
+                is_old = kid not in self._keys or now - self._read_at > KEYS_SECONDS
+                if is_old and now - self._tried_at > REFRESH_SECONDS:
+                    self._tried_at = now
+                    self._refresh(now)
+            finally:
+                self._reading.release()
+        if kid in self._keys:
+            return self._keys[kid]
+        if self._failure is not None:
+            raise UnavailableError(self._failure, code="identity_provider_unavailable")
+        raise jwt.InvalidKeyError(f"the issuer has no key {kid!r}")
+
+    def _refresh(self, now: float) -> None:
+        try:
+            self._keys, self._read_at, self._failure = self._read_keys(), now, None
+        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
+            logger.warning("the keys of %s cannot be read: %s", self._issuer, error)
+            reason = type(error).__name__
+            self._failure = f"the identity provider's keys cannot be read ({reason}): try again, or use an API key"
 
     def _read_keys(self) -> dict[str, jwt.PyJWK]:
-        try:
-            with httpx.Client(timeout=REQUEST_SECONDS) as http:
-                document = _json(http, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-                if document.get("issuer") != self._issuer:
-                    raise ValueError(f"the document names the issuer {document.get('issuer')!r}")
-                address = str(document.get("jwks_uri", ""))
-                if urlsplit(address).scheme != urlsplit(self._issuer).scheme:
-                    raise ValueError("its keys have an address of another scheme")
-                found = _json(http, address)
-            return {key.key_id: key for key in jwt.PyJWKSet.from_dict(found).keys if key.key_id}
-        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
-            raise UnavailableError(
-                f"the identity provider's keys cannot be read ({type(error).__name__}): try again, or use an API key",
-                code="identity_provider_unavailable",
-            ) from error
+        with httpx.Client(timeout=REQUEST_SECONDS) as http:
+            document = _json(http, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+            if document.get("issuer") != self._issuer:
+                raise ValueError(f"the document names the issuer {document.get('issuer')!r}")
+            address = str(document.get("jwks_uri", ""))
+            if urlsplit(address).scheme != urlsplit(self._issuer).scheme:
+                raise ValueError("its keys have an address of another scheme")
+            found = _json(http, address)
+        return {key.key_id: key for key in jwt.PyJWKSet.from_dict(found).keys if key.key_id}
 
 
 def _json(http: httpx.Client, url: str) -> dict[str, Any]:

@@ -183,13 +183,23 @@ def test_a_wrong_token_is_refused_with_the_reason(client: TestClient, issuer: Is
         assert "token" in answer.json()["error"]["message"]
 
 
-def test_an_outage_of_the_provider_is_a_503_and_keys_still_work(client: TestClient, issuer: Issuer) -> None:
+def test_an_outage_of_the_provider_is_a_503_and_keys_still_work(
+    client: TestClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issuer.status = 500
     answer = call(client, issuer.token(email="a@x", groups=["ops"]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "identity_provider_unavailable")
     assert client.get("/jobs").status_code == 200
+    asked = issuer.num_asked
+    for number in range(10):
+        assert call(client, issuer.token(email=f"{number}@x", groups=["ops"])).status_code == 503
+    assert issuer.num_asked == asked, "a failed reading is not repeated at once"
     issuer.status = 200
+    monkeypatch.setattr(identity, "REFRESH_SECONDS", 0.0)
     assert call(client, issuer.token(email="a@x", groups=["ops"])).status_code == 200
+    issuer.status = 500
+    monkeypatch.setattr(identity, "KEYS_SECONDS", 0.0)
+    assert call(client, issuer.token(email="b@x", groups=["ops"])).status_code == 200, "known keys still do"
 
 
 def test_unknown_keys_do_not_make_the_service_ask_every_time(
