@@ -27,8 +27,10 @@ from service.audit.log import acting_as
 from service.errors import ApiError, AuthenticationError, PermissionDeniedError, error_response
 
 SIGN_IN_PATH = "/ui/sign-in"
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", SIGN_IN_PATH})
-"""Answered without a key: two probes that reveal nothing, a document that is the same for everybody, and the form."""
+SIGN_OUT_PATH = "/ui/sign-out"
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", SIGN_IN_PATH, SIGN_OUT_PATH})
+"""Answered without a key: two probes that reveal nothing, a document that is the same for everybody, and the forms,
+which look at the origin and the session themselves."""
 STATIC_PREFIX = "/ui/static/"
 """Style and scripts of the dashboard, the same for everybody."""
 SESSION_COOKIE = "trd_session"

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from starlette.responses import RedirectResponse
 
 from contract.views.keys import SignInLink
-from service.auth import SESSION_COOKIE, SIGN_IN_PATH, Reader, is_same_origin
+from service.auth import SESSION_COOKIE, SIGN_IN_PATH, SIGN_OUT_PATH, Reader, is_same_origin
 from service.context import Context
 from service.dashboard.pages import page
 from service.errors import PermissionDeniedError
@@ -57,11 +57,13 @@ def sign_in(
     return _form(request, next, _WRONG_KEY, 401) if session_token is None else _enter(request, session_token, next)
 
 
-@router.post("/ui/sign-out", status_code=204)
-def sign_out(request: Request, context: Context, caller: Reader) -> Response:
-    """End the session."""
+@router.post(SIGN_OUT_PATH)
+def sign_out(request: Request, context: Context) -> Response:
+    """End the session. The button is a form, which works before the page's scripts are there."""
+    if not is_same_origin(request.headers):
+        raise PermissionDeniedError("sign out from a page of this server", code="csrf_failed")
     context.sessions.end(request.cookies.get(SESSION_COOKIE, ""))
-    response = Response(status_code=204)
+    response = RedirectResponse(SIGN_IN_PATH, status_code=303)
     response.delete_cookie(SESSION_COOKIE)
     return response
 

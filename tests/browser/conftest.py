@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from contract.database import Database
 from tests.browser.scenario import Scenario, make_scenario
@@ -18,6 +18,8 @@ from tests.service.live_server import live_server
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 """Without the sandbox, which a container's root has no rights for: the pages are ours."""
+
+expect.set_options(timeout=20_000)  # pages ask every two seconds, and other tests run beside these
 
 
 @dataclass(frozen=True)

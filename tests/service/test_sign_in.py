@@ -126,8 +126,12 @@ def test_a_session_ends_with_its_key_at_once(client: TestClient) -> None:
 def test_a_session_ends_when_its_user_signs_out(client: TestClient) -> None:
     visitor = signed_in(client)
     cookie = visitor.cookies[SESSION_COOKIE]
-    assert visitor.post("/ui/sign-out", headers={**csrf_token(visitor), **ORIGIN}).status_code == 204
+    for headers in ({}, csrf_token(visitor), {"origin": "http://evil.test"}, {"origin": "null"}):
+        assert visitor.post("/ui/sign-out", headers=headers).status_code == 403, headers
+    assert visitor.get("/").status_code == 200
+    assert visitor.post("/ui/sign-out", headers=ORIGIN).headers["location"] == "/ui/sign-in"
     assert visitor.get("/").status_code == 303
+    assert visitor.post("/ui/sign-out", headers=ORIGIN).status_code == 303, "a second tab of the same session"
     assert visitor.get("/", headers={"cookie": f"{SESSION_COOKIE}={cookie}"}).status_code == 303
 
 

@@ -1,4 +1,4 @@
-// What every page does: relative times, copying, signing out, and going where the owner's scripts point.
+// What every page does: relative times, copying, and going where the owner's scripts point.
 
 import { announce, call, repeat } from "./api.js";
 import { highlightAsked } from "./highlight.js";
@@ -42,10 +42,6 @@ document.addEventListener("click", async (event) => {
       getSelection().selectAllChildren(source);
       announce("Selected: copy it with the keyboard.");
     }
-  }
-  if (event.target.closest("[data-sign-out]")) {
-    await call("/ui/sign-out", { method: "POST" });
-    location.assign("/ui/sign-in");
   }
 });
 
