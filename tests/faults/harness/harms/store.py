@@ -1,0 +1,80 @@
+"""Harm to the object store, to what it holds, and a restore of everything from a backup."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+from tests.faults.harness.scene import Scene
+from tests.servers import find_postgres_programs
+from tests.worker.workbench import eventually
+
+
+def fails_uploads(kind: str, count: int) -> Callable[[Scene], None]:
+    """Return a case in which requests that write checkpoints fail for a while."""
+
+    def inject(scene: Scene) -> None:
+        scene.until_phase("rollout")
+        fault = scene.deployment.store_proxy.fail(kind, path="/attempt-", count=count)
+        eventually(lambda: fault.num_hit > 0, seconds=120)
+        scene.mark()
+
+    return inject
+
+
+def fails_staging(kind: str, count: int) -> Callable[[Scene], None]:
+    """Return a case in which the next attempt's reads of its checkpoint and its data fail for a while."""
+
+    def inject(scene: Scene) -> None:
+        scene.until_stored(2)
+        fault = scene.deployment.store_proxy.fail(kind, method="GET", path="/trd/", count=count)
+        scene.mark()
+        scene.kill_child()
+        eventually(lambda: fault.num_hit > 0, seconds=120)
+
+    return inject
+
+
+def damage(what: str) -> Callable[[Scene], None]:
+    """Return a case in which the newest checkpoint is damaged before the next attempt reads it."""
+
+    def inject(scene: Scene) -> None:
+        d = scene.deployment
+        scene.until_stored(2)
+        scene.mark()
+        scene.holder().kill()
+        prefix = scene.newest_checkpoint()
+        if what == "manifest":
+            d.stored.delete(f"{prefix}/manifest.json")
+            return
+        name = next(f["path"] for batch in d.stored.list(f"{prefix}/state") for f in batch if f["size"] > 1000)
+        content = bytes(d.stored.get(name).bytes())
+        flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
+        d.stored.put(name, content[: len(content) // 2] if what == "truncated" else flipped)
+
+    return inject
+
+
+def restore_backup(scene: Scene) -> None:
+    """Back up as docs/operations.md says, go on for a while, lose everything, and restore into empty places."""
+    d = scene.deployment
+    programs, url = find_postgres_programs(), d.database_url.replace("+psycopg", "")
+    dump = d.folder / f"{scene.job_id}.dump"
+    scene.until_stored(2)
+    subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", url], check=True)
+    files = {meta["path"]: bytes(d.stored.get(meta["path"]).bytes()) for page in d.stored.list() for meta in page}
+    scene.until_step(4)
+    scene.mark()
+    for worker in d.workers.values():
+        children = worker.children()
+        worker.kill()
+        d.wait_until_all_ended(children)
+    d.api.kill()
+    for page in d.stored.list():
+        d.stored.delete([meta["path"] for meta in page])
+    subprocess.run([programs / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", dump], check=True)
+    for name, content in files.items():
+        d.stored.put(name, content)
+    d.start_api()
+    for name in ("a", "b"):
+        d.start_worker(name)
