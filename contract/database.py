@@ -9,13 +9,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Float, create_engine, event, func, literal, select
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
 
 from contract.settings import make_private_folder, with_driver
+from contract.tables import UtcDateTime
 
 POOL_SIZE = 20
 """Connections that stay open; up to as many again are opened while they are needed."""
@@ -89,6 +93,28 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+class DatabaseNow(FunctionElement[datetime]):
+    """The database's current time plus `offset_seconds`: leases and ages are compared by one clock."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, offset_seconds: float = 0.0) -> None:
+        super().__init__(literal(offset_seconds, Float))
+
+
+@compiles(DatabaseNow, "postgresql")
+def _postgresql(element: DatabaseNow, compiler: Any, **options: Any) -> str:
+    # Not now(): it is the start of the transaction, which may have waited for a lock.
+    return f"(clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
+
+
+@compiles(DatabaseNow, "sqlite")
+def _sqlite(element: DatabaseNow, compiler: Any, **options: Any) -> str:
+    # In the text form in which SQLAlchemy stores times: SQLite compares them as strings.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
 
 
 def lock_identical_requests(session: Session, identity: str) -> None:

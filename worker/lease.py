@@ -9,47 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, and_, case, func, insert, literal, select, update
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.functions import FunctionElement
 
-from contract.database import Database
+from contract.database import Database, DatabaseNow
 from contract.error_codes import ERROR_CODES
 from contract.events import Level, NewEvent, append_events
 from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
-from contract.tables import Attempt, Job, UtcDateTime
+from contract.tables import Attempt, Job
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
 
 OUTAGE_WAITS_SECONDS = (60.0, 300.0)
 """Delay of the next attempt after the first and after each further attempt in a row that an outage ended. Without it, a
 job would use up its attempts within one outage."""
 _OUTAGES = [entry.code for entry in ERROR_CODES.values() if entry.is_outage]
-
-
-class DatabaseNow(FunctionElement[datetime]):
-    """The database's current time plus `offset_seconds`: all leases are compared by one clock."""
-
-    type = UtcDateTime()
-    inherit_cache = True
-
-    def __init__(self, offset_seconds: float = 0.0) -> None:
-        super().__init__(literal(offset_seconds, Float))
-
-
-@compiles(DatabaseNow, "postgresql")
-def _postgresql(element: DatabaseNow, compiler: Any, **options: Any) -> str:
-    # Not now(): it is the start of the transaction, which may have waited for a lock.
-    return f"(clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
-
-
-@compiles(DatabaseNow, "sqlite")
-def _sqlite(element: DatabaseNow, compiler: Any, **options: Any) -> str:
-    # In the text form in which SQLAlchemy stores times: SQLite compares them as strings.
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
 
 
 class LeaseLostError(Exception):

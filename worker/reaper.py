@@ -14,13 +14,13 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from contract.database import Database
+from contract.database import Database, DatabaseNow
 from contract.job_state import LEASED_STATUSES, JobStatus
 from contract.tables import Job, LeaderLease, Worker
 from worker import leftovers
 from worker.attempt import Slot
 from worker.failures import AttemptEnd, EndKind, Failure
-from worker.lease import DatabaseNow, end_attempt, lock_expired
+from worker.lease import end_attempt, lock_expired
 from worker.machine_check import DEVICE_CHECK
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic

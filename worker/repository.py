@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, inspect, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from contract.database import Database
+from contract.database import Database, DatabaseNow
 from contract.events import NewEvent, append_events
 from contract.ids import CHECKPOINT_PREFIX, new_id
 from contract.job_state import AttemptStatus
@@ -29,7 +29,7 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from worker.lease import DatabaseNow, Lease
+from worker.lease import Lease
 from worker.manifest import Manifest
 
 MAX_NOTICES = 50

@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from contract.database import Database
+from contract.database import Database, DatabaseNow
 from contract.events import NewEvent, append_events
 from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
 from contract.messages import DEFAULT_QUEUE
 from contract.tables import Attempt, Job
 from tests.worker.workbench import Workbench
 from worker.failures import AttemptEnd, EndKind, Failure
-from worker.lease import DatabaseNow, LeaseLostError, claim, fenced, finish, lock_expired, renew
+from worker.lease import LeaseLostError, claim, fenced, finish, lock_expired, renew
 from worker.repository import ProgressBatch, write_progress
 
 FAILED = AttemptEnd(EndKind.FAILED, 1, Failure("engine_crashed", "it fell over"))

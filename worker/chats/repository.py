@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from contract.database import DatabaseNow
 from contract.tables import ChatAnswer, Checkpoint, CheckpointFile, Job
-from worker.lease import DatabaseNow
 
 
 @dataclass(frozen=True)

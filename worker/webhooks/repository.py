@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from contract.database import DatabaseNow
 from contract.tables import Webhook, WebhookDelivery
 from contract.views.webhooks import DeliveryStatus
-from worker.lease import DatabaseNow
 
 
 @dataclass(frozen=True)
