@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Query
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
 from contract.views import MAX_PAGE
@@ -52,6 +52,17 @@ def _within_reach(value: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_within_reach)]
 """A time with a time zone."""
+
+
+class PageQuery(BaseModel):
+    """Query string of a list: filters of a subclass, which combine, and the page."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    after: Annotated[str, Field(max_length=60)] | None = None
+    """Id of the last object of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), DECIMAL] = 20
+    """Most objects in the page."""
 
 
 def cut(rows: Sequence[Item], limit: int) -> tuple[Sequence[Item], bool]:

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
 
 from contract.database import Database
 from contract.ids import AUDIT_PREFIX, first_id, new_id
 from contract.tables import AuditEntry
-from contract.views import MAX_PAGE
 from contract.views.audit import AuditAction
-from service.query import DECIMAL, Moment, cut
+from service.query import Moment, PageQuery, cut
 
 Result = TypeVar("Result")
 
@@ -72,10 +71,8 @@ class RequestThreads(ThreadPoolExecutor):
         return super().submit(copy_context().run, call, *arguments, **named)
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(PageQuery):
     """Which entries to list: those that match everything given."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     owner: Annotated[str, Field(max_length=100)] | None = None
     """Only what this owner did."""
@@ -85,10 +82,6 @@ class AuditQuery(BaseModel):
     """Only what was done to this object."""
     since: Moment | None = None
     """Only from this time on, with a time zone."""
-    after: str | None = None
-    """The last entry of the page before."""
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), DECIMAL] = 20
-    """Most objects in the page."""
 
 
 class AuditLog:

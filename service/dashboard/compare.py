@@ -14,7 +14,7 @@ from service.dashboard.job import find_job
 from service.dashboard.pages import page
 from service.dashboard.specs import differences
 from service.jobs.schemas import job_view
-from service.jobs.service import JobFilter
+from service.jobs.service import JobQuery
 
 router = APIRouter()
 
@@ -32,7 +32,7 @@ def compare(
     """The first job named is what the others are compared with; without a job, offer some."""
     ids = list(dict.fromkeys(job))[:MAX_COMPARED]
     jobs = [find_job(context, caller, id) for id in ids]
-    offered, _ = context.jobs.page(caller.owner, JobFilter(), None, NUM_OFFERED)
+    offered, _ = context.jobs.page(caller.owner, JobQuery(limit=NUM_OFFERED))
     scores = [
         _last_scores([EvaluationView.of(row) for row in context.runs.evaluations(caller.owner, id)]) for id in ids
     ]

@@ -18,7 +18,7 @@ from service.context import Context, ServiceContext
 from service.dashboard.pages import fragment, page
 from service.errors import NotFoundError
 from service.jobs.schemas import job_view
-from service.jobs.service import JobFilter
+from service.jobs.service import JobQuery
 
 router = APIRouter()
 
@@ -48,12 +48,21 @@ class Wanted(BaseModel):
         return [("status", str(status)) for status in self.status] + [(n, str(value)) for n, value in named if value]
 
     @property
-    def filter(self) -> JobFilter:
+    def query(self) -> JobQuery:
         """What the use cases take."""
         begin, end = (None if day is None else datetime.combine(day, time(), UTC) for day in (self.since, self.until))
         if end is not None:
             end = end + timedelta(days=1) if end.year < datetime.max.year else None
-        return JobFilter(self.status, self.mode, self.tag or None, self.name or None, begin, end)
+        return JobQuery(
+            status=self.status,
+            mode=self.mode,
+            tag=self.tag or None,
+            name=self.name or None,
+            created_after=begin,
+            created_before=end,
+            after=self.after or None,
+            limit=NUM_ROWS,
+        )
 
 
 class Changes(BaseModel):
@@ -93,7 +102,7 @@ def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()]
 
 
 def _jobs(context: ServiceContext, caller: Caller, wanted: Wanted) -> tuple[list[JobView], bool]:
-    placed, has_more = context.jobs.page(caller.owner, wanted.filter, wanted.after or None, NUM_ROWS)
+    placed, has_more = context.jobs.page(caller.owner, wanted.query)
     return [job_view(job, position) for job, position in placed], has_more
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from contract.job_spec import JobSpec, Mode
-from contract.job_state import Action, JobStatus
+from contract.job_spec import JobSpec
+from contract.job_state import Action
 from contract.views import Page
 from contract.views.jobs import DeletedView, DryRunView, JobView
 from service.auth import Reader, Submitter
@@ -18,8 +18,7 @@ from service.bodies import JsonRoute, document_sha256
 from service.context import Context
 from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
 from service.jobs.schemas import dry_run_view, job_view
-from service.jobs.service import Created, JobFilter, Submission
-from service.query import Limit, Moment
+from service.jobs.service import Created, JobQuery, Submission
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
@@ -90,24 +89,9 @@ def _created(created: Created) -> Response:
 
 
 @router.get("", response_model=Page[JobView], summary="List jobs, newest first")
-def list_jobs(
-    context: Context,
-    caller: Reader,
-    *,
-    status: Annotated[list[JobStatus], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    mode: Mode | None = None,
-    tag: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
-    name: Annotated[
-        str | None, Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case.")
-    ] = None,
-    created_after: Moment | None = None,
-    created_before: Moment | None = None,
-    after: Annotated[str | None, Query(max_length=40, description="Id of the last job seen.")] = None,
-    limit: Limit = 20,
-) -> Response:
+def list_jobs(context: Context, caller: Reader, wanted: Annotated[JobQuery, Query()]) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
-    wanted = JobFilter(status, mode, tag, name, created_after, created_before)
-    placed, has_more = context.jobs.page(caller.owner, wanted, after, limit)
+    placed, has_more = context.jobs.page(caller.owner, wanted)
     return _json(Page(data=[job_view(job, position) for job, position in placed], has_more=has_more))
 
 

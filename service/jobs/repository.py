@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import starmap
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
+from pydantic import Field
 from sqlalchemy import (
     JSON,
     ColumnElement,
@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session, aliased
 
 from contract.events import INSERT_EVENTS, NewEvent, event_rows
 from contract.ids import JOB_PREFIX, first_id
+from contract.job_spec import Mode
 from contract.job_state import FINAL_STATUSES, LEASED_STATUSES, JobStatus
 from contract.tables import (
     Attempt,
@@ -49,22 +50,22 @@ from contract.tables import (
     Worker,
 )
 from service.datasets.repository import SIZES_AND_KEEP, Size, sizes_of
+from service.query import Moment, PageQuery
 
 
-@dataclass(frozen=True)
-class JobFilter:
-    """Which jobs of an owner to list; None or empty does not filter."""
+class JobQuery(PageQuery):
+    """Which jobs of an owner to list."""
 
-    statuses: Collection[JobStatus] = ()
-    mode: str | None = None
-    tag: str | None = None
-    name: str | None = None
-    """A part of the job's name; letters of either case are the same."""
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    """Pairs that the job's own metadata hold, all of them. No index helps here. Keys without quotes and
-    backslashes: SQLite writes them into a path."""
+    status: list[JobStatus] = []  # noqa: RUF012 - pydantic copies it
+    """Any of these."""
+    mode: Mode | None = None
+    tag: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """A part of the name, in upper or lower case."""
+    created_after: Moment | None = None
+    """Inclusive."""
+    created_before: Moment | None = None
+    """Exclusive."""
 
 
 _FIND = select(Job).where(Job.id == bindparam("job_id"), Job.owner == bindparam("owner"), Job.deleted_at.is_(None))
@@ -91,18 +92,24 @@ def newest_with_body(
     return session.scalar(recent.where(Job.body_sha256 == body_sha256).order_by(Job.id.desc()).limit(1))
 
 
-def page(session: Session, owner: str, wanted: JobFilter, after: str | None, limit: int) -> Sequence[Job]:
-    """Return jobs of the owner, newest first, one more than `limit`."""
+def page(session: Session, owner: str, wanted: JobQuery, metadata: Mapping[str, str]) -> Sequence[Job]:
+    """Return jobs of the owner, newest first, one more than the limit.
+
+    `metadata`: pairs that the job's own metadata hold, all of them. No index helps here. Keys have no quotes and
+    backslashes: SQLite writes them into a path.
+    """
     query = _filtered(select(Job).where(Job.owner == owner, Job.deleted_at.is_(None)), wanted)
-    if after is not None:
-        query = query.where(Job.id < after)
-    return session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)).all()
+    if wanted.after is not None:
+        query = query.where(Job.id < wanted.after)
+    for key, value in metadata.items():
+        query = query.where(Job.spec["metadata"][key].as_string() == value)
+    return session.scalars(query.order_by(Job.id.desc()).limit(wanted.limit + 1)).all()
 
 
-def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
+def _filtered(query: Select[Job], wanted: JobQuery) -> Select[Job]:
     """Ids begin with the time of creation, so that a range of time is a range of the index on them."""
-    if wanted.statuses:
-        query = query.where(Job.status.in_(wanted.statuses))
+    if wanted.status:
+        query = query.where(Job.status.in_(wanted.status))
     if wanted.mode is not None:
         query = query.where(Job.mode == wanted.mode)
     if wanted.tag is not None:
@@ -115,8 +122,6 @@ def _filtered(query: Select[Job], wanted: JobFilter) -> Select[Job]:
     if wanted.created_before is not None:
         query = query.where(Job.id < first_id(JOB_PREFIX, wanted.created_before + timedelta(milliseconds=1)))
         query = query.where(Job.created_at < wanted.created_before)
-    for key, value in wanted.metadata.items():
-        query = query.where(Job.spec["metadata"][key].as_string() == value)
     return query
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -37,7 +38,7 @@ from service.errors import ConflictError, InvalidRequestError, NotFoundError, Qu
 from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
 from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, placement_notes
-from service.jobs.repository import JobFilter as JobFilter  # pages name it, and have no repository
+from service.jobs.repository import JobQuery as JobQuery  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
 from service.query import cut
@@ -211,11 +212,14 @@ class JobService:
             return *placed, expected_times(session, *placed)
 
     def page(
-        self, owner: str, wanted: JobFilter, after: str | None, limit: int
+        self, owner: str, wanted: JobQuery, metadata: Mapping[str, str] = MappingProxyType({})
     ) -> tuple[list[tuple[Job, int | None]], bool]:
-        """Return one page of jobs with their queue positions, newest first, and whether more follow."""
+        """Return one page of jobs with their queue positions, newest first, and whether more follow.
+
+        `metadata`: pairs that the jobs' metadata hold, with keys without quotes and backslashes.
+        """
         with self._database.read() as session:
-            jobs, has_more = cut(repository.page(session, owner, wanted, after, limit), limit)
+            jobs, has_more = cut(repository.page(session, owner, wanted, metadata), wanted.limit)
             positions = queue_positions(session, jobs)
         return [(job, positions.get(job.id)) for job in jobs], has_more
 

@@ -16,7 +16,7 @@ from service.auth import Reader, Submitter
 from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext
 from service.errors import ConflictError, InFlightError, InvalidRequestError, NotFoundError, QuotaError, raises
-from service.jobs.service import JobFilter, Submission
+from service.jobs.service import JobQuery, Submission
 from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.openai_compat.fine_tuning.schemas import (
     LOSSES,
@@ -70,7 +70,7 @@ def list_fine_tuning_jobs(
     context: Context, caller: Reader, request: Request, after: After = None, limit: Limit = 20
 ) -> Page[FineTuningJob]:
     """All of the caller's, made here or by ``POST /jobs``. ``metadata[key]=value`` filters, several together."""
-    placed, has_more = context.jobs.page(caller.owner, JobFilter(metadata=_metadata_filter(request)), after, limit)
+    placed, has_more = context.jobs.page(caller.owner, JobQuery(after=after, limit=limit), _metadata_filter(request))
     return Page(data=_job_objects(context, placed), has_more=has_more)
 
 
