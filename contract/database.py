@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Float, create_engine, event, func, literal, select
+from sqlalchemy import Connection, Engine, Float, create_engine, event, func, literal, select, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
@@ -39,6 +39,7 @@ _POSTGRES_TIMEOUTS = {
     "keepalives_interval": 5,  # seconds
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
+    "fallback_application_name": "trd",
 }
 
 
@@ -89,6 +90,23 @@ class Database:
         finally:
             if is_ours:
                 self._turn.release()
+
+    def end_frozen_writers(self) -> int:
+        """End connections of this application whose process has stopped in the middle of a batch; return their number.
+
+        The driver sends the rows of a batch without waiting. Between two of them PostgreSQL waits for the client but
+        does not call it idle, so that no time-out of its own ends the transaction, and its locks stay.
+        """
+        if self.is_sqlite:
+            return 0
+        frozen = text(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND usename = current_user AND application_name = current_setting('application_name')"
+            " AND state = 'active' AND wait_event = 'ClientRead' AND pid <> pg_backend_pid()"
+            " AND state_change < clock_timestamp() - :seconds * interval '1 second'"
+        )
+        with self.read() as session:
+            return int(session.execute(frozen, {"seconds": POSTGRES_IDLE_SECONDS}).scalar_one())
 
     def dispose(self) -> None:
         """Close the pooled connections."""

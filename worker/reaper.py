@@ -125,6 +125,8 @@ class Reaper:
             announce(session, self._slot)
             if not lead(session, self._slot.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
                 return
+        if num_ended := self._slot.database.end_frozen_writers():
+            logger.warning("ended %d connections of processes that have stopped within a transaction", num_ended)
         for job_id in reap(self._slot.database, max_attempts=settings.max_attempts):
             leftovers.collect_of_ended(self._slot.database, self._slot.storage, job_id)
         if time.monotonic() - self._rang_at >= settings.ring_seconds:

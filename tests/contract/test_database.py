@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from datetime import UTC, datetime
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -81,6 +85,42 @@ def test_a_frozen_writer_keeps_nobody_waiting_for_long(postgres_url: str, monkey
         assert session.scalar(select(LeaderLease.owner)) == "other"
     frozen.dispose()
     other.dispose()
+
+
+def test_a_writer_that_is_frozen_within_a_batch_is_ended(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL does not call it idle: the batch's end has not come. Who computes, waits, or is another's is left."""
+    monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
+    database = Database(postgres_url)
+    with database.write() as session:
+        session.add(lease("held"))
+    url, locking = database.engine.url.set(drivername="postgresql"), "UPDATE leader_leases SET owner = 'frozen'"
+    with contextlib.ExitStack() as stack:
+
+        def connected(name: str) -> psycopg.Connection[Any]:
+            address = url.update_query_dict({"application_name": name}).render_as_string(hide_password=False)
+            return stack.enter_context(contextlib.closing(psycopg.connect(address)))
+
+        def send(connection: psycopg.Connection[Any], statement: str) -> None:
+            connection.pgconn.enter_pipeline_mode()
+            connection.pgconn.send_query_params(statement.encode(), None)
+            connection.pgconn.send_flush_request()  # and no sync, with which a batch ends
+            connection.pgconn.flush()
+
+        frozen, computing, foreign = connected("trd"), connected("trd"), connected("psql")
+        send(frozen, locking)
+        send(computing, "SELECT pg_sleep(60)")
+        send(foreign, "SELECT 1")
+        time.sleep(0.8)
+        assert database.end_frozen_writers() == 1
+        with database.write() as session:
+            assert session.execute(update(LeaderLease).values(owner="next")).rowcount == 1  # type: ignore[attr-defined]
+        time.sleep(0.2)
+        assert database.end_frozen_writers() == 0
+        with database.read() as session:
+            alive = set(session.scalars(text("SELECT pid FROM pg_stat_activity")))
+        assert {computing.info.backend_pid, foreign.info.backend_pid} <= alive
+        computing.cancel()
+    database.dispose()
 
 
 def test_a_lock_is_not_waited_for_without_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

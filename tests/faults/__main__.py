@@ -56,6 +56,8 @@ Faults that were found, and are fixed:
   the job goes on from its last checkpoint.
 - A job with a field of a newer service failed for good if an older worker claimed it. It is `worker_outdated` now,
   and the job waits for a worker that knows the field.
+- If a worker froze between two rows of a batch that it was writing to PostgreSQL, its job's row stayed locked until
+  the worker went on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
 
 Not shown: a real object store refuses requests of a clock that is 15 minutes off, where moto's does not; a worker
 with such a clock ends its attempts with `storage_unavailable`. The times of events and metrics are of the worker's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -157,6 +159,30 @@ def test_the_reaper_rings_at_its_pace(sqlite_bench: Workbench) -> None:
     reaper.turn()
     reaper.turn()
     assert rung == [(job_id, DEFAULT_QUEUE)]
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # SQLite's locks are of processes of one machine
+def test_a_job_is_given_back_though_its_worker_is_frozen_within_a_batch(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
+    job_id = lose(bench)
+    url = bench.database.engine.url.set(drivername="postgresql").update_query_dict({"application_name": "trd"})
+    with contextlib.closing(psycopg.connect(url.render_as_string(hide_password=False))) as frozen:
+        frozen.pgconn.enter_pipeline_mode()
+        frozen.pgconn.send_query_params(b"UPDATE jobs SET step = 9", None)
+        frozen.pgconn.send_flush_request()  # and no sync, with which a batch ends
+        frozen.pgconn.flush()
+        reaper = Reaper(bench.slot(), lambda *_: None)
+        reaper.turn()
+        assert bench.job(job_id).status == "running", "its row is locked"
+
+        def is_queued() -> bool:
+            reaper.turn()
+            return bench.job(job_id).status == "queued"
+
+        eventually(is_queued)
+    assert bench.job(job_id).step != 9
 
 
 def test_a_lost_job_is_found_and_finished_by_a_workers_own_threads(bench: Workbench) -> None:
