@@ -123,7 +123,7 @@ def test_a_stream_that_is_left_early_lets_its_connection_go(service: RunningServ
             async with contextlib.aclosing(trd.events.follow(job_id)) as items:
                 async for _ in items:
                     break
-            await asyncio.to_thread(eventually, lambda: num_streams(service) == 0, seconds=10)
+            await asyncio.to_thread(eventually, lambda: num_streams(service) == 0)
 
     asyncio.run(look_once())
     with Client(service.url, ADMIN_KEY) as trd:
@@ -131,7 +131,7 @@ def test_a_stream_that_is_left_early_lets_its_connection_go(service: RunningServ
         assert numbers([next(stream)]) == [1]
         assert num_streams(service) == 1
         stream.close()  # type: ignore[attr-defined]
-        eventually(lambda: num_streams(service) == 0, seconds=10)
+        eventually(lambda: num_streams(service) == 0)
 
 
 def num_streams(service: RunningService) -> int:

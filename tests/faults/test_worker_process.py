@@ -136,7 +136,7 @@ def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> N
         eventually(lambda: len(place.bench.checkpoint_steps(job_id)) == 3, seconds=40)
         pid = place.bench.child_pid(job_id)
         first.kill()
-        eventually(lambda: not process_exists(pid), seconds=10)
+        eventually(lambda: not process_exists(pid))
     *_, previous, newest = place.bench.checkpoint_steps(job_id)
     assert place.bench.job(job_id).status == "running", "nobody has noticed yet"
     place.bench.storage.write(f"{checkpoint_prefix(job_id, 1, newest)}/state/count.json", b'{"step": 99}')

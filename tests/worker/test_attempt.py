@@ -237,7 +237,7 @@ def test_what_the_child_leaves_behind_is_killed(sqlite_bench: Workbench) -> None
         assert process_exists(left_behind)
         ended(thread)
     assert sqlite_bench.job(job_id).status == "succeeded"
-    eventually(lambda: not process_exists(left_behind), seconds=5)
+    eventually(lambda: not process_exists(left_behind))
 
 
 def test_a_superseded_attempt_kills_its_child_and_writes_nothing(bench: Workbench) -> None:
@@ -263,7 +263,7 @@ def test_a_child_dies_when_the_database_stays_away_for_longer_than_the_lease(sql
         with sqlite_bench.database.write() as session:
             session.execute(text("SELECT 1"))  # a session begins its transaction with its first statement
             locked_at = time.monotonic()
-            eventually(lambda: not process_exists(pid), seconds=6)
+            eventually(lambda: not process_exists(pid))
             assert time.monotonic() - locked_at < 4
         ended(thread)
     assert sqlite_bench.job(job_id).status == "running", "nobody knows yet: the reaper will find it"

