@@ -37,7 +37,13 @@ Ring = Callable[[str, str], None]
 
 
 def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
-    """Become or remain the leader; return False if another worker is."""
+    """Become or remain the leader; return False if another worker is.
+
+    Looks before it writes: otherwise every turn of every worker would wait for the lock of this one row.
+    """
+    of_another = select(LeaderLease.name).where(LeaderLease.name == LEADER_NAME, LeaderLease.owner != owner)
+    if session.scalar(of_another.where(LeaderLease.expires_at >= DatabaseNow())) is not None:
+        return False
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     mine = {"owner": owner, "expires_at": DatabaseNow(lease_seconds)}
     statement = dialect.insert(LeaderLease).values(name=LEADER_NAME, **mine)
@@ -50,7 +56,7 @@ def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
 
 
 def announce(session: Session, slot: Slot) -> None:
-    """Renew this worker's row, with what it has found out about its machine, and delete those of ended workers."""
+    """Renew this worker's row, with what it has found out about its machine."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     kinds = [finding["message"] for finding in slot.findings or () if finding["check"] == DEVICE_CHECK]
     mine = {
@@ -60,7 +66,6 @@ def announce(session: Session, slot: Slot) -> None:
         "started_at": slot.started_at,
         "expires_at": DatabaseNow(MISSED_TURNS * slot.settings.reaper_seconds),
     }
-    session.execute(delete(Worker).where(Worker.expires_at < DatabaseNow()))
     statement = dialect.insert(Worker).values(name=slot.name, **mine)
     session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=mine))
 
@@ -103,7 +108,7 @@ def first_waiting(session: Session, *, waited_seconds: float) -> Sequence[tuple[
     found = []
     queue = session.scalar(waiting)
     while queue is not None:
-        job_id = session.scalar(for_long.where(Job.queue == queue).order_by(Job.priority, Job.id).limit(1))
+        job_id = session.scalar(for_long.where(Job.queue == queue).order_by(Job.priority.desc(), Job.id).limit(1))
         if job_id is not None:
             found.append((job_id, queue))
         queue = session.scalar(waiting.where(Job.queue > queue))
@@ -125,6 +130,7 @@ class Reaper:
             announce(session, self._slot)
             if not lead(session, self._slot.name, lease_seconds=MISSED_TURNS * settings.reaper_seconds):
                 return
+            session.execute(delete(Worker).where(Worker.expires_at < DatabaseNow()))
         if num_ended := self._slot.database.end_frozen_writers():
             logger.warning("ended %d connections of processes that have stopped within a transaction", num_ended)
         for job_id in reap(self._slot.database, max_attempts=settings.max_attempts):

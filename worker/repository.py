@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ from worker.manifest import Manifest
 
 MAX_NOTICES = 50
 """Of one job."""
+IDS_A_QUERY = 500
+"""SQLite takes 32,766 values in one statement."""
 
 
 def schema_is_ready(database: Database) -> bool:
@@ -171,10 +173,13 @@ def find_standing(session: Session, job_id: str) -> Standing | None:
     return Standing(row.status, row.attempt) if row is not None else None
 
 
-def running_attempts(session: Session) -> set[tuple[str, int]]:
-    """Return job id and number of every attempt that has not ended, on any machine."""
+def running_attempts(session: Session, job_ids: Collection[str]) -> set[tuple[str, int]]:
+    """Return job id and number of every attempt at one of the jobs that has not ended, on any machine."""
     running = select(Attempt.job_id, Attempt.number).where(Attempt.status == AttemptStatus.RUNNING)
-    return {(row.job_id, row.number) for row in session.execute(running)}
+    ids = list(job_ids)
+    parts = [ids[start : start + IDS_A_QUERY] for start in range(0, len(ids), IDS_A_QUERY)]
+    found = [row for part in parts for row in session.execute(running.where(Attempt.job_id.in_(part)))]
+    return {(row.job_id, row.number) for row in found}
 
 
 @dataclass(frozen=True)

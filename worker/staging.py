@@ -146,7 +146,7 @@ def clear_dead_attempts(database: Database, scratch_dir: Path) -> None:
     """
     folders = list(scratch_dir.glob("*/attempt-*"))
     with database.read() as session:
-        alive = repository.running_attempts(session)
+        alive = repository.running_attempts(session, {folder.parent.name for folder in folders})
     oldest = time.time() - KEPT_SECONDS
     for folder in folders:
         if (folder.parent.name, int(folder.name.removeprefix("attempt-"))) in alive:

@@ -66,7 +66,7 @@ class Job(Base):
 
     status: Mapped[str] = mapped_column(String(20))
     queue: Mapped[str] = mapped_column(String(100))
-    priority: Mapped[int]
+    priority: Mapped[int] = mapped_column()
     attempt: Mapped[int] = mapped_column(default=0)  # number of the newest attempt, 0 before the first
     num_lost: Mapped[int] = mapped_column(default=0)  # attempts in a row lost without a step of progress
     lease_owner: Mapped[str | None] = mapped_column(String(200))
@@ -95,7 +95,7 @@ class Job(Base):
         UniqueConstraint("owner", "idempotency_key"),
         Index(None, "owner", "id", "name", "mode", "deleted_at"),  # lists by name without reading specs
         Index(None, "owner", "status", "id"),
-        Index(None, "status", "queue", "priority", "id"),
+        Index("ix_jobs_waiting", "status", "queue", priority.desc(), "id"),  # the order of claims
         Index(None, "status", "lease_expires_at"),
         Index(None, "status", "deleted_at", "id"),  # counts from the index alone: rows hold large specs
     )

@@ -72,7 +72,7 @@ def _sized_queue() -> Select[Job, int, int]:
     priority = bindparam("priority", type_=Integer)
     here = select(_Other.id).where(_Other.queue == queue)
     waiting = here.where(_Other.status == JobStatus.QUEUED).limit(bindparam("max_before"))
-    waiting = waiting.order_by(_Other.priority, _Other.id)  # as in `repository._position`
+    waiting = waiting.order_by(_Other.priority.desc(), _Other.id)  # as in `repository._position`
     more_urgent = waiting.where(_Other.priority > priority)
     older = waiting.where(_Other.priority == priority, _Other.id < job_id)
     leased = here.where(_Other.status.in_(LEASED_STATUSES)).limit(bindparam("max_leased"))

@@ -143,7 +143,7 @@ def _position(
     waiting = select(_Other.id).where(_Other.status == JobStatus.QUEUED, _Other.queue == queue).limit(_MOST)
     # The order is that of the index: without it PostgreSQL, while it has no statistics, takes another one and reads
     # every job that waits.
-    waiting = waiting.correlate(Job).order_by(_Other.priority, _Other.id)
+    waiting = waiting.correlate(Job).order_by(_Other.priority.desc(), _Other.id)
     more_urgent = waiting.where(_Other.priority > priority)
     older = waiting.where(_Other.priority == priority, _Other.id < job_id)
     return 1 + _num_of(more_urgent) + _num_of(older)

@@ -103,4 +103,4 @@ def test_figures_are_read_from_an_index_that_holds_no_spec(client: TestClient) -
         ]
     counting, by_queue, _workers = plans
     assert "USING COVERING INDEX ix_jobs_status_deleted_at_id" in counting
-    assert "USING COVERING INDEX ix_jobs_status_queue_priority_id" in by_queue
+    assert "USING COVERING INDEX ix_jobs_waiting" in by_queue

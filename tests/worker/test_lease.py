@@ -7,9 +7,10 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, text, update
 
 from contract.database import Database, DatabaseNow
 from contract.events import NewEvent, append_events
@@ -52,6 +53,51 @@ def test_claims_go_by_priority_then_age_and_never_leave_the_queues(bench: Workbe
     bench.add_job(deleted_at=datetime.now(UTC))
     leases = [bench.claim() for _ in range(4)]
     assert [lease and lease.job_id for lease in leases] == [urgent, old, young, None]
+
+
+def test_of_several_queues_the_most_urgent_job_is_claimed(bench: Workbench) -> None:
+    jobs = [bench.add_job(queue=queue, priority=priority) for queue, priority in (("a", 0), ("b", 2), ("a", 2))]
+    jobs.append(bench.add_job(queue="c", priority=9))
+    with bench.database.write() as session:
+        claims = [claim(session, queues=["a", "b"], worker="w", lease_seconds=30) for _ in range(4)]
+    assert [lease and lease.job_id for lease in claims] == [jobs[1], jobs[2], jobs[0], None]
+
+
+def test_a_claim_passes_over_what_others_are_claiming(postgres_url: str, tmp_path: Path) -> None:
+    bench = Workbench(postgres_url, tmp_path)
+    first, other = bench.add_job(queue="a", priority=1), bench.add_job(queue="b")
+    with bench.database.write() as session, bench.database.write() as at_the_same_time:
+        taken = claim(session, queues=["a", "b"], worker="1", lease_seconds=30)
+        meanwhile = claim(at_the_same_time, queues=["a", "b"], worker="2", lease_seconds=30)
+    bench.close()
+    assert taken is not None
+    assert meanwhile is not None
+    assert (taken.job_id, meanwhile.job_id) == (first, other)
+
+
+@pytest.mark.parametrize("queues", [["a"], ["a", "b"]])
+def test_a_claim_reads_one_job_of_a_queue_however_many_wait(postgres_url: str, queues: list[str]) -> None:
+    database = Database(postgres_url)
+    row = {"owner": "o", "mode": "opd", "spec": {}, "body_sha256": "", "latest_metrics": {}, "status": JobStatus.QUEUED}
+    row["created_at"] = datetime.now(UTC)
+    rows = [{**row, "id": f"job_{n:05d}", "queue": "ab"[n % 2], "priority": n % 3} for n in range(6_000)]
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(insert(Job), rows)
+        connection.execute(text("VACUUM ANALYZE jobs"))
+    before = _num_read(database)
+    with database.write() as session:
+        assert claim(session, queues=queues, worker="w", lease_seconds=30) is not None
+    assert _num_read(database) - before < 50, "not a thousand of the same priority"
+    database.dispose()
+
+
+def _num_read(database: Database) -> int:
+    """Return how many rows of jobs were read so far, from the table or by an index."""
+    counted = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'jobs'"
+    with database.engine.connect() as connection:
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        connection.commit()
+        return int(connection.execute(text(counted)).scalar_one())
 
 
 def end_by_outage(bench: Workbench) -> str:

@@ -8,15 +8,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
+from contract.tables import LeaderLease, Worker
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import Workbench, eventually
 from worker.lease import fenced
@@ -112,6 +114,31 @@ def test_one_leads_until_it_misses_its_turns(bench: Workbench) -> None:
     assert not leads("a")
 
 
+def test_a_follower_waits_for_no_lock_of_the_leader(postgres_url: str, tmp_path: Path) -> None:
+    bench = Workbench(postgres_url, tmp_path)
+    leader, follower = bench.slot(), bench.slot()
+    Reaper(leader, lambda *_: None).turn()
+    with bench.database.write() as session:
+        assert session.scalars(select(LeaderLease.owner).with_for_update()).all() == [leader.name]
+        Reaper(follower, lambda *_: None).turn()  # would fail after POSTGRES_LOCK_SECONDS
+    bench.close()
+
+
+def test_the_leader_forgets_workers_that_have_ended(bench: Workbench) -> None:
+    def living() -> set[str]:
+        with bench.database.read() as session:
+            return set(session.scalars(select(Worker.name)))
+
+    leader, follower = (bench.slot(reaper_seconds=seconds) for seconds in (60.0, 0.01))
+    reapers = [Reaper(slot, lambda *_: None) for slot in (leader, follower)]
+    for reaper in reapers:
+        reaper.turn()
+    time.sleep(0.1)
+    assert living() == {leader.name, follower.name}
+    reapers[0].turn()
+    assert living() == {leader.name}
+
+
 def test_of_many_candidates_one_becomes_the_leader(bench: Workbench) -> None:
     def leads(n: int) -> bool:
         with bench.database.write() as session:
@@ -123,8 +150,8 @@ def test_of_many_candidates_one_becomes_the_leader(bench: Workbench) -> None:
 
 def test_one_bell_a_queue_is_rung_for_those_who_wait_long(bench: Workbench) -> None:
     long_ago = datetime.now(UTC) - timedelta(minutes=5)
-    long = bench.add_job(created_at=long_ago)
-    bench.add_job(created_at=long_ago, priority=3)
+    bench.add_job(created_at=long_ago)
+    long = bench.add_job(created_at=long_ago, priority=3)
     other = bench.add_job(created_at=long_ago, queue="big")
     bench.add_job(queue="new")
     bench.add_job(created_at=long_ago, queue="paused", status=JobStatus.PAUSED)

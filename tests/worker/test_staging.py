@@ -198,8 +198,8 @@ def test_an_attempt_that_begins_while_the_dead_are_looked_for_is_left_alone(
     begun: list[Path] = []
     running_attempts = repository.running_attempts
 
-    def and_then_another_worker_begins(session: Session) -> set[tuple[str, int]]:
-        alive = running_attempts(session)
+    def and_then_another_worker_begins(session: Session, job_ids: set[str]) -> set[tuple[str, int]]:
+        alive = running_attempts(session, job_ids)
         folder = sqlite_bench.attempt_folder(sqlite_bench.claimed().job_id)
         folder.mkdir(parents=True)
         begun.append(folder / "rows.jsonl")

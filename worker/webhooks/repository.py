@@ -41,6 +41,8 @@ def claim_due(session: Session, *, most: int, lost_seconds: float) -> list[DueDe
         .execution_options(synchronize_session=False)
     )
     ids = list(session.scalars(claimed))
+    if not ids:
+        return []
     columns = (WebhookDelivery.id, Webhook.url, Webhook.secret, WebhookDelivery.body, WebhookDelivery.num_tries)
     rows = session.execute(select(*columns).join(Webhook).where(WebhookDelivery.id.in_(ids)))
     return [DueDelivery(*row) for row in rows]
