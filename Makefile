@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
+.PHONY: help venv packages lock lock-gpu check audit format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -66,6 +66,9 @@ check: $(STAMP) ## Lint, format, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.check
+
+audit: $(STAMP) ## Ask OSV for known vulnerabilities of the pinned packages
+	BIN=$(BIN) .ci/audit
 
 docs: $(STAMP) ## Build the documents as a site, in build/docs/site
 	$(BIN)/python -m docs.build
