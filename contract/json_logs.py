@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, without the secrets that an error message may contain."""
+"""Log lines as JSON objects, with the ids of what they concern, and without the secrets that a message may contain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +18,23 @@ MIN_SECRET_CHARACTERS = 8
 """Shorter values are not redacted: they may be part of any word."""
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PEPPER|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_ids: ContextVar[Mapping[str, str | int]] = ContextVar("log_ids", default={})  # noqa: B039 - never changed in place
+
+
+@contextmanager
+def log_ids(**ids: str | int | None) -> Iterator[None]:
+    """Add the ids that are not None to the records of the block, and of threads that have a copy of its context."""
+    token = _ids.set({**_ids.get(), **{name: value for name, value in ids.items() if value is not None}})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
+
+
+def logged_id(name: str) -> str | int | None:
+    """Return one of the ids that records have now."""
+    return _ids.get().get(name)
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -59,10 +77,15 @@ def _password(value: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time, level, logger, message, fields of ``extra``, and the traceback."""
+    """Formats a record as one JSON object: time, level, logger, message, ids, fields of ``extra``, and the traceback.
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    JSON escapes line ends and control characters, so that no logged text can forge a line or drive a terminal.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ, **fields: str) -> None:
+        """`fields` are added to every line."""
         super().__init__()
+        self._fields = fields
         # A message may be JSON itself, which is escaped again in the log line.
         self._secrets = sorted({_in_json(form) for form in _written(_secrets(environment))}, key=len, reverse=True)
 
@@ -72,6 +95,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._fields,
+            **_ids.get(),
             **{name: value for name, value in vars(record).items() if name not in _PLAIN},
         }
         if record.exc_info:

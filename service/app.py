@@ -101,17 +101,6 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
 
 
 def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
-    # As JSON on stderr, never headers or bodies. The rest of the process's logging stays as it is.
-    package = logging.getLogger("service")
-    if not package.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(JsonFormatter())
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
-        package.propagate = False
-    access = logging.getLogger("uvicorn.access")
-    if not access.filters:
-        access.addFilter(_without_query)
     make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
@@ -149,6 +138,18 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         audit=AuditLog(database),
         places=PlaceService(database, runs),
     )
+
+
+def _log_as_json() -> None:
+    """Log as JSON, never headers or bodies: the server's lines, and what no handler of the operator's takes."""
+    server, access = logging.getLogger("uvicorn"), logging.getLogger("uvicorn.access")
+    for handler in (logging.lastResort, *server.handlers, *access.handlers):
+        if handler is not None:
+            handler.setFormatter(JsonFormatter())
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
+    logging.getLogger("service").setLevel(logging.INFO)
+    access.addFilter(_without_query)
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -212,4 +213,5 @@ def _refuse_invalid(request: Request, error: Exception) -> Response:
     return _refuse(request, invalid_request(error, request.scope["route"]))
 
 
+_log_as_json()
 app = create_app(Settings.from_environment())

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.json_logs import log_ids
 from service.errors import (
     ApiError,
     InvalidRequestError,
@@ -54,6 +55,10 @@ class RequestEnvelope:
             return
         given = Headers(scope=scope).get(REQUEST_ID, "")
         answer = _Answer(send, given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}")
+        with log_ids(request_id=answer.request_id):
+            await self._answered(scope, receive, answer)
+
+    async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         scope.setdefault("state", {}).update(request_id=answer.request_id, received_at=datetime.now(UTC))
         began = time.perf_counter()
         try:

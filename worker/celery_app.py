@@ -127,8 +127,16 @@ signals.worker_shutting_down.connect(_stop_at_once)
 
 def _log_json(logger: logging.Logger, **_: Any) -> None:
     for handler in logger.handlers:
-        handler.setFormatter(JsonFormatter())
+        handler.setFormatter(JsonFormatter(worker=slot.name))
 
 
 signals.after_setup_logger.connect(_log_json)
 signals.after_setup_task_logger.connect(_log_json)
+
+
+def _print_no_banner(instance: Any, **_: Any) -> None:
+    """Leave out Celery's banner, which is no log line."""
+    instance.quiet = True
+
+
+signals.celeryd_init.connect(_print_no_banner)

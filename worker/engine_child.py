@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import errno
+import logging
 import os
 import re
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from types import FrameType
 from worker.bound_exec import die_with_parent
 from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
 from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE, last_phase
+
+logger = logging.getLogger("engine")
 
 FAILED_EXIT_CODE = 1
 
@@ -78,8 +82,8 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         distil(config, out_dir, resume_from=resume_from if resume_from.is_dir() else None, stop=stop)
     except StopRequested:
         return STOPPED_EXIT_CODE
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: every failure is reported
-        traceback.print_exc()
+    except Exception as error:  # the boundary of the process: every failure is reported
+        logger.exception("the run failed")
         report_failure(out_dir, error)
         return FAILED_EXIT_CODE
     return FINISHED_EXIT_CODE
@@ -176,6 +180,14 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+class _LogFormatter(logging.Formatter):
+    """Begins each line with the rank, as torch does, so that the worker's log can tell the ranks apart."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return textwrap.indent(text, f"[rank{_rank()}]: ", lambda _: True) if _is_under_torchrun() else text
+
+
 def main(arguments: list[str]) -> int:
     """Run the process and return its exit code."""
     folder = Path(arguments[0])
@@ -206,4 +218,8 @@ class Exit:
 if __name__ == "__main__":
     die_with_parent(os.getppid())
     process_exit = Exit()
+    log_handler = logging.StreamHandler()
+    log_handler.setFormatter(_LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[log_handler])
+    logging.captureWarnings(True)
     process_exit.code = main(sys.argv[1:])

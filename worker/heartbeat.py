@@ -19,6 +19,7 @@ from contract.database import Database
 from contract.job_state import JobStatus
 from worker.lease import Lease, LeaseLostError, renew
 from worker.metrics import LEASE_RENEWALS
+from worker.periodic import ContextThread
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Heartbeat:
         self._is_superseded = False
         self._status = JobStatus.RUNNING
         self._expires_at = time.monotonic() + lease_seconds
-        self._thread = threading.Thread(target=self._beat_until_ended, name=f"heartbeat-{lease.job_id}", daemon=True)
+        self._thread = ContextThread(self._beat_until_ended, f"heartbeat-{lease.job_id}")
 
     @property
     def order(self) -> Order:

@@ -40,6 +40,8 @@ class Lease:
     attempt: int
     spec: dict[str, Any]
     """The resolved job spec."""
+    origin: dict[str, Any] | None = None
+    """Of the request that submitted the job; None for a job of an older version."""
 
 
 def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds: float) -> Lease | None:
@@ -86,12 +88,12 @@ def _claim_from(session: Session, queue: str, worker: str, lease_seconds: float)
             error_retryable=None,
             error_hint=None,
         )
-        .returning(Job.id, Job.lease_token, Job.attempt, Job.spec)
+        .returning(Job.id, Job.lease_token, Job.attempt, Job.spec, Job.origin)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
         return None
-    lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec)
+    lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec, taken.origin)
     _record_start(session, lease, worker)
     return lease
 

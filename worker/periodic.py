@@ -1,15 +1,23 @@
-"""A thread that repeats one action until the worker ends."""
+"""The worker's threads: those that repeat one action until it ends, and those that work for an attempt."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 1.0
 """Interval of the checks whether a worker can begin."""
+
+
+class ContextThread(threading.Thread):
+    """A thread that goes on in a copy of its maker's context: what it logs has the same ids."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        super().__init__(target=copy_context().run, args=(target,), name=name, daemon=True)
 
 
 class Periodic:

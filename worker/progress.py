@@ -39,6 +39,7 @@ from worker.engine_events import (
 )
 from worker.lease import LeaseLostError
 from worker.metrics import observe_step
+from worker.periodic import ContextThread
 from worker.repository import ProgressBatch
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class Progress:
         """Of the attempt so far; None until it is read."""
         self._child_exited = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._follow, name=f"progress-{attempt.job_id}", daemon=True)
+        self._thread = ContextThread(self._follow, f"progress-{attempt.job_id}")
 
     @property
     def is_broken(self) -> bool:

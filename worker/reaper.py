@@ -90,10 +90,11 @@ def _reap_one(database: Database, job_id: str, *, max_attempts: int) -> bool:
                 return False
             status = end_attempt(session, job, lost, max_attempts=max_attempts)
     except Exception:
-        logger.exception("the lost attempt of %s cannot be ended", job_id)
+        logger.exception("the lost attempt of %s cannot be ended", job_id, extra={"job_id": job_id})
         return False
     ATTEMPTS.labels(EndKind.LOST, "worker_lost").inc()
-    logger.warning("attempt %d of %s is lost; the job is %s", job.attempt, job_id, status)
+    ids = {"job_id": job_id, "attempt": job.attempt}
+    logger.warning("attempt %d of %s is lost; the job is %s", job.attempt, job_id, status, extra=ids)
     return True
 
 

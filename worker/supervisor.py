@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from contract.events import NewEvent, notice
+from contract.json_logs import log_ids
 from worker import leftovers, staging
 from worker.attempt import Attempt, Slot
 from worker.chats.serve import serve_chats
+from worker.engine_log import LogRelay
 from worker.engine_process import EngineProcess
 from worker.failures import (
     AttemptEnd,
@@ -74,7 +77,9 @@ def run_next(slot: Slot) -> bool:
             lease = claim(session, queues=settings.queues, worker=slot.name, lease_seconds=settings.lease_seconds)
         if lease is None:
             return serve_chats(slot)
-        run_attempt(Attempt(slot, lease))
+        request_id = (lease.origin or {}).get("request_id")
+        with log_ids(request_id=request_id, job_id=lease.job_id, attempt=lease.attempt):
+            run_attempt(Attempt(slot, lease))
         return True
 
 
@@ -128,7 +133,7 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
     process = EngineProcess.start(command, attempt.folder, devices=spec.devices)
     # Left in reverse order: the child has ended, then its events are written, then its checkpoints stored, and last the
     # trackers get the rest.
-    with Trackers(attempt, spec), uploads, progress, process:
+    with Trackers(attempt, spec), uploads, progress, closing(LogRelay(attempt.folder / "engine.log")), process:
         watched = _watch(attempt, process, progress)
     end = classify_exit(
         ChildExit(

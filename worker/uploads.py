@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,7 +48,7 @@ class CheckpointUploads:
 
     def submit(self, event: CheckpointEvent) -> None:
         """Queue the checkpoint for storing."""
-        self._newest = self._thread.submit(self._store, event)
+        self._newest = self._thread.submit(copy_context().run, self._store, event)
 
     def __enter__(self) -> Self:
         return self

@@ -176,7 +176,7 @@ _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
 _INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
 _NEW_JOB = [
     *("id", "owner", "name", "mode", "spec", "requested", "spec_bytes", "idempotency_key", "body_sha256"),
-    *("cloned_from", "made_by_retry", "created_at", "status", "queue", "priority", "attempt", "num_lost"),
+    *("cloned_from", "made_by_retry", "origin", "created_at", "status", "queue", "priority", "attempt", "num_lost"),
     *("lease_token", "step", "latest_metrics", "notices", "num_events"),
 ]
 """Columns that a new job fills; the others are NULL."""

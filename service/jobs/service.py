@@ -26,6 +26,7 @@ from contract.job_state import (
     legal_actions,
     legal_statuses,
 )
+from contract.json_logs import logged_id
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from contract.views import NoticeView
@@ -327,6 +328,7 @@ def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
         "body_sha256": submission.body_sha256,
         "cloned_from": submission.cloned_from,
         "made_by_retry": submission.is_client_retry or None,
+        "origin": {"request_id": logged_id("request_id")},
         "created_at": now,
         "status": JobStatus.QUEUED,
         "queue": spec.queue,

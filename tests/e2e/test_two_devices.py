@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -83,6 +84,11 @@ def test_a_failure_of_both_processes_is_reported_once(service: LocalService, bod
         client.jobs.wait(job.id, max_seconds=120)
     assert caught.value.code == "no_training_data"
     assert sum("no problem is left to train on" in message for message in _messages(service, job.id)) == 1
+    worker_log = (service.data_dir / "worker.log").read_text(encoding="utf-8")
+    logged = [json.loads(line) for line in worker_log.splitlines() if job.id in line]
+    failures = [line for line in logged if line["message"] == "ERROR engine: the run failed"]
+    assert sorted(line["rank"] for line in failures) == [0, 1]
+    assert len({line["request_id"] for line in failures}) == 1
 
 
 def _wait_for_step(service: LocalService, job_id: str, step: int) -> None:

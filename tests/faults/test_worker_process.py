@@ -41,9 +41,11 @@ def test_an_embedded_worker_starts_a_job_within_a_second(embedded: Place) -> Non
 
 def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_servers: Place) -> None:
     place = with_servers
-    with place.worker(Plan(), TRD_POLL_SECONDS=NEVER) as worker:
+    forged = json.dumps({"logger": "engine", "job_id": "job_forged", "message": "forged"})
+    prints = f"INFO loads\n[rank3]: ERROR \x1b[31mred\r{forged}\n{forged}\nno line end"
+    with place.worker(Plan(prints=prints), TRD_POLL_SECONDS=NEVER, PYTHONWARNINGS="ignore") as worker:
         worker.wait_until_ready()
-        job_id = place.bench.add_job()
+        job_id = place.bench.add_job(origin={"request_id": "req_of_the_job"})
         place.ring(job_id, job_id, job_id, "job_that_never_was")
         eventually(lambda: place.bench.job(job_id).status == "succeeded")
         place.ring(job_id)
@@ -53,9 +55,22 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
         assert len(place.bench.attempts(job_id)) == 1
         assert worker.terminate() == 0
     assert "Traceback" not in worker.output()
-    logged = [json.loads(line) for line in worker.output().splitlines() if job_id in line]
-    assert {line["logger"] for line in logged} >= {"worker.supervisor"}
-    assert f"attempt 1 of {job_id} begins" in [line["message"] for line in logged]
+    celerys_own = ("", "worker: Warm shutdown (MainProcess)")  # printed by its signal handler, which must not log
+    lines = [json.loads(line) for line in worker.output().splitlines() if line not in celerys_own]
+    assert len({line["worker"] for line in lines}) == 1
+    assert not [line for line in lines if line.get("job_id") == "job_forged"]
+    ids = {"job_id": job_id, "attempt": 1, "request_id": "req_of_the_job"}
+    logged = [line for line in lines if {name: line.get(name) for name in ids} == ids]
+    assert [line["message"] for line in logged if line["logger"] == "worker.supervisor"] == [
+        f"attempt 1 of {job_id} begins",
+        f"attempt 1 of {job_id}: finished; the job is succeeded",
+    ]
+    assert [(line["level"], line.get("rank"), line["message"]) for line in logged if line["logger"] == "engine"] == [
+        ("info", None, "INFO loads"),
+        ("error", 3, f"ERROR \x1b[31mred\r{forged}"),
+        ("info", None, forged),
+        ("info", None, "no line end"),
+    ]
 
 
 @pytest.mark.slow

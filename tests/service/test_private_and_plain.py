@@ -33,13 +33,18 @@ def test_the_access_log_keeps_no_query() -> None:
     assert record.getMessage() == '127.0.0.1:5 - "GET /jobs HTTP/1.1" 200'
 
 
-def test_a_servers_own_log_keeps_no_query(tmp_path: Path) -> None:
+def test_a_servers_whole_log_is_json_with_the_requests_id_and_without_queries(tmp_path: Path) -> None:
     with live_server(tmp_path / "data", log_level="info", TRD_API_KEY=ADMIN_KEY) as server:
         for query in ("key=s3cret", "a?b=s3cret", "%73=s3cret"):
-            httpx.get(f"{server.url}/jobs?{query}")
-        log = server.log.read_text()
-    assert log.count("GET /jobs") >= 3
+            httpx.get(f"{server.url}/jobs?{query}", headers={"x-request-id": "mine"})
+        httpx.get(f"{server.url}/no%0a%1b[31m", headers={"x-request-id": "mine"})
+    log = server.log.read_text()
     assert "s3cret" not in log
+    lines = [json.loads(line) for line in log.splitlines()]
+    for logger in ("uvicorn.access", "service.requests"):
+        mine = [line for line in lines if line["logger"] == logger and line.get("request_id") == "mine"]
+        assert len(mine) == 4, log
+    assert {"Waiting for application startup.", "Application shutdown complete."} <= {line["message"] for line in lines}
 
 
 def test_the_database_is_private_in_a_folder_that_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,13 @@ import pytest
 
 from contract.ids import ANSWER_PREFIX, new_id
 from contract.job_state import JobStatus
+from contract.json_logs import JsonFormatter, log_ids
 from contract.messages import DEFAULT_QUEUE
 from contract.tables import ChatAnswer
 from tests.service.records import add_checkpoint
 from tests.worker.workbench import Workbench, eventually
 from worker.attempt import Slot
+from worker.chats.model_process import ModelProcess
 from worker.supervisor import run_next
 
 pytestmark = pytest.mark.slow
@@ -114,6 +118,21 @@ def test_what_cannot_be_answered_has_a_reason(sqlite_bench: Workbench) -> None:
         assert "the model's context" in reasons["too long"]
         assert "'absent' is not in this worker's TRD_MODELS" in reasons["no model"]
         assert "'gone' is not in this worker's TRD_TEACHER_ENDPOINTS" in reasons["no endpoint"]
+
+
+def test_what_a_model_prints_is_logged_with_the_chats_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(caplog.handler, "formatter", JsonFormatter())
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # the interpreter prints at once
+    with log_ids(job_id="job_1", answer="answer_1"):
+        model = ModelProcess("nowhere", tmp_path / "log")
+    eventually(lambda: (tmp_path / "log").stat().st_size)
+    model.close()
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    assert {(line["logger"], line["job_id"], line["answer"]) for line in lines} == {("engine", "job_1", "answer_1")}
+    assert any("import time" in line["message"] for line in lines)
 
 
 def test_a_reader_who_goes_away_stops_the_model(sqlite_bench: Workbench) -> None:

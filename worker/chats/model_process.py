@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from worker.engine_log import LogRelay
 from worker.engine_process import child_environment
 from worker.failures import log_tail, public_text
 
@@ -40,6 +41,7 @@ class ModelProcess:
                 text=True,
                 encoding="utf-8",
             )
+        self._relay = LogRelay(log)
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name="chat-reader", daemon=True)
         self._reader.start()
@@ -73,6 +75,7 @@ class ModelProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join()
+        self._relay.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):

@@ -22,6 +22,7 @@ class Claimed:
     step: int
     model: str
     question: dict[str, Any]
+    origin: dict[str, Any] | None
     worker: str
 
 
@@ -35,16 +36,16 @@ def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    taken = session.execute(
+    taken = session.scalars(
         update(ChatAnswer)
         .where(ChatAnswer.id == waiting)
         .values(worker=worker, leased_until=DatabaseNow(lease_seconds))
-        .returning(ChatAnswer.id, ChatAnswer.job_id, ChatAnswer.step, ChatAnswer.model, ChatAnswer.question)
+        .returning(ChatAnswer)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
         return None
-    return Claimed(taken.id, taken.job_id, taken.step, taken.model, taken.question, worker)
+    return Claimed(taken.id, taken.job_id, taken.step, taken.model, taken.question, taken.origin, worker)
 
 
 def is_waiting(session: Session, queues: Sequence[str]) -> bool:

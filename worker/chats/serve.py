@@ -20,6 +20,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from contract.job_spec import JobSpec
+from contract.json_logs import log_ids
 from contract.settings import make_private_folder
 from contract.storage import ContentChangedError
 from contract.views.chats import ChatModel
@@ -54,7 +55,9 @@ def serve_chats(slot: Slot) -> bool:
         idle_since = time.monotonic()
         while not slot.stopping.is_set():
             if answer is not None:
-                models.answer(answer)
+                request_id = (answer.origin or {}).get("request_id")
+                with log_ids(request_id=request_id, job_id=answer.job_id, answer=answer.id):
+                    models.answer(answer)
                 idle_since = time.monotonic()
             with slot.database.read() as session:
                 is_wanted = has_waiting(session, slot.settings.queues)

@@ -20,6 +20,7 @@ from contract.job_spec import JobSpec
 from worker.attempt import Attempt
 from worker.engine_process import child_environment
 from worker.lease import LeaseLostError
+from worker.periodic import ContextThread
 from worker.progress import PASSING_DATABASE_ERRORS
 from worker.trackers.follow import CONFIG_FILE, END_FILE, status_file
 
@@ -39,7 +40,7 @@ class Trackers:
         self._processes: list[subprocess.Popen[bytes] | None] = []
         self._states = [""] * len(spec.integrations)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name=f"trackers-{attempt.job_id}", daemon=True)
+        self._thread = ContextThread(self._watch, f"trackers-{attempt.job_id}")
 
     def __enter__(self) -> Self:
         if self._spec.integrations:
