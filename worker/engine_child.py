@@ -1,7 +1,8 @@
 """``python -m worker.engine_child ATTEMPT_DIR``: the engine's process, the only module that imports `trd_engine`.
 
 Reads ``spec.json`` and trains into ``run/``, resuming from ``resume/`` if that exists. Exit codes: 0 finished, 75
-stopped on request, 1 failed, after a ``failed`` event. Under torchrun every rank is such a process.
+stopped on request, 1 failed, after a ``failed`` event, 74 failed, and the disk had no room for that event. Under
+torchrun every rank is such a process.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from worker.bound_exec import die_with_parent
 from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
-from worker.failures import FINISHED_EXIT_CODE, STOPPED_EXIT_CODE, last_phase
+from worker.failures import DISK_FULL_EXIT_CODE, FINISHED_EXIT_CODE, STOPPED_EXIT_CODE, last_phase
 
 logger = logging.getLogger("engine")
 
@@ -84,7 +86,12 @@ def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:
         return STOPPED_EXIT_CODE
     except Exception as error:  # the boundary of the process: every failure is reported
         logger.exception("the run failed")
-        report_failure(out_dir, error)
+        try:
+            report_failure(out_dir, error)
+        except OSError as unwritten:
+            if _exhausted_resource(unwritten) is None:
+                raise
+            return DISK_FULL_EXIT_CODE
         return FAILED_EXIT_CODE
     return FINISHED_EXIT_CODE
 
@@ -210,8 +217,9 @@ class Exit:
         atexit.register(self._leave)  # hooks run in reverse order: register this one before any import of the engine
 
     def _leave(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # their disk may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(self.code)
 
 

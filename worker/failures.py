@@ -27,11 +27,13 @@ from contract.json_logs import redacted
 
 FINISHED_EXIT_CODE = 0
 STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+DISK_FULL_EXIT_CODE = 74  # EX_IOERR: there was no room for the reason
 
 MAX_MESSAGE_CHARACTERS = 2_000
 LOG_TAIL_BYTES = 4_096
 FULL_DISK_BYTES = 2**20
 """A disk with less room is full: an event and the end of a log may still fit."""
+_DISK_FULL = "The engine ended, and the disk of the worker's data folder is full."
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def _silent_failure(exit_code: int, was_oom_killed: bool) -> Failure:
         return Failure(
             "host_out_of_memory", "The kernel killed the engine: the machine's or the container's memory ran out."
         )
+    if exit_code == DISK_FULL_EXIT_CODE:
+        return Failure("disk_full", _DISK_FULL)
     if exit_code < 0:
         return Failure("engine_crashed", f"The engine was ended by {signal.Signals(-exit_code).name}.")
     if exit_code == STOPPED_EXIT_CODE:
@@ -199,7 +203,7 @@ def full_disk(folder: Path) -> Failure | None:
     """Return the failure of an engine that could not write why it ended, because nothing can be written; or None."""
     if shutil.disk_usage(folder).free > FULL_DISK_BYTES:
         return None
-    return Failure("disk_full", "The engine ended, and the disk of the worker's data folder is full.")
+    return Failure("disk_full", _DISK_FULL)
 
 
 def last_phase(out_dir: Path) -> str:

@@ -135,6 +135,7 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
     # trackers get the rest.
     with Trackers(attempt, spec), uploads, progress, closing(LogRelay(attempt.folder / "engine.log")), process:
         watched = _watch(attempt, process, progress)
+        disk_failure = full_disk(attempt.folder)  # now: checkpoints that are stored make room
     end = classify_exit(
         ChildExit(
             code=watched.exit_code,
@@ -145,7 +146,7 @@ def _run_child(attempt: Attempt, staged: Staged) -> AttemptEnd:
         )
     )
     if end.failure is not None and end.failure.code == "engine_crashed":
-        end = replace(end, failure=hang_in_log(attempt.folder) or full_disk(attempt.folder) or end.failure)
+        end = replace(end, failure=hang_in_log(attempt.folder) or disk_failure or end.failure)
     summary = progress.finished.summary if progress.finished else None
     return replace(end, summary=summary, circumstances=_circumstances(attempt, end, watched))
 

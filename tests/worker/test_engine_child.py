@@ -15,6 +15,7 @@ import pytest
 from tests.worker.workbench import eventually
 from trd_engine.runtime.errors import ContextTooLongError
 from worker.engine_child import StopRequest, failure_code, report_failure
+from worker.failures import DISK_FULL_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,6 +151,14 @@ def test_a_refused_spec_is_a_failed_event_and_exit_code_1(tmp_path: Path) -> Non
     last = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])
     assert (last["type"], last["code"]) == ("failed", "invalid_spec")
     assert "dataset" in last["message"]
+    (tmp_path / "failed").unlink()
+    (tmp_path / "run" / "events.jsonl").unlink()
+    (tmp_path / "run" / "events.jsonl").symlink_to("/dev/full")
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "worker.engine_child", str(tmp_path)], cwd=ROOT, stderr=full, timeout=120
+        )
+    assert result.returncode == DISK_FULL_EXIT_CODE
 
 
 RANK = """

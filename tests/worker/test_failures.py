@@ -42,6 +42,7 @@ def child_exit(
         (child_exit(75), EndKind.FAILED, "engine_crashed"),
         (child_exit(75, was_asked_to_stop=True), EndKind.STOPPED, None),
         (child_exit(1), EndKind.FAILED, "engine_crashed"),
+        (child_exit(74), EndKind.FAILED, "disk_full"),
         (child_exit(1, reported=Failure("non_finite_loss", "step 3")), EndKind.FAILED, "non_finite_loss"),
         (child_exit(SIGKILL), EndKind.FAILED, "engine_crashed"),
         (child_exit(SIGKILL, was_oom_killed=True), EndKind.FAILED, "host_out_of_memory"),
