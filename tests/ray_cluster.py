@@ -18,7 +18,7 @@ from tests.worker.workbench import eventually
 
 CHECKOUT = Path(__file__).parents[1]
 START_SECONDS = 240
-_RAY = Path(sys.executable).with_name("ray")
+_START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
 _FIRST_WORKER_PORT, _PORTS_PER_NODE = 33_000, 400
 
 
@@ -28,7 +28,7 @@ class RayNode:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [str(_RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *arguments],
+                [*_START, "--disable-usage-stats", *arguments],
                 cwd=CHECKOUT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
