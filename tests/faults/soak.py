@@ -16,9 +16,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.__main__ import write_soak
 from tests.faults.harness.deployment import Deployment, Worker
 from tests.faults.harness.record import differences
+from tests.faults.harness.report import say, write_report
 from tests.faults.harness.scene import ENDED, Scene, Theatre
 from tests.worker.workbench import eventually
 
@@ -123,8 +123,8 @@ def main(arguments: list[str]) -> int:
         f"{given.jobs} jobs on {given.workers} workers, {given.engine} engine, {took:.0f} s: {harm}; "
         f"{num_attempts} attempts, of which {num_lost} did not complete their job; {len(problems)} losses."
     )
-    write_soak(report)
-    sys.stdout.write(report + "\n" + "".join(f"{problem}\n" for problem in problems[:20]))
+    write_report(soak=report)
+    say("\n".join([report, *problems[:20]]))
     return 1 if problems else 0
 
 

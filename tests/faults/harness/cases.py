@@ -44,6 +44,7 @@ CASES = [
     Case("the disk is full while the run saves", machines.disk_full("saving"), before=machines.no_worker),
     Case("the disk is full while an attempt is staged", machines.disk_full("staging"), before=machines.no_worker),
     Case("the disk is full while the run trains", machines.disk_full("training"), before=machines.no_worker),
+    Case("the store's disk is full for 30 s while checkpoints are uploaded", store.disk_full),
     Case("messages are doubled, reordered and forged", servers.strange_messages, in_ci=True),
     Case("two reapers lead at once", processes.two_reapers),
     Case(

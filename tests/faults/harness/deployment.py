@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +17,7 @@ import httpx
 import psycopg
 from obstore.store import S3Store
 
-from tests.faults.harness.proxies import PostgresProxy, StoreProxy
+from tests.faults.harness.proxies import PostgresProxy, StoreProxy, TcpProxy
 from tests.migrations.schema import upgrade
 from tests.servers import PostgresServer, RedisServer, S3Server, die_with_parent, free_port
 from tests.worker.workbench import eventually, process_exists
@@ -108,47 +108,58 @@ class Worker(Process):
 
 def _is_engine(pid: int) -> bool:
     try:
-        return b"engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"engine" in command or b"ray_driver" in command
 
 
 class Deployment:
-    """PostgreSQL, Redis, an S3 server, proxies, one API and the workers that a case starts."""
+    """PostgreSQL, Redis, an S3 server, proxies, APIs, and the workers that a case starts; all listen on 127.0.0.1."""
 
-    def __init__(self, folder: Path, *, application: str = "worker.celery_app", **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *, application: str = "worker.celery_app", num_apis: int = 1, **environment: str
+    ) -> None:
         self.folder = folder
         self._application = application
         self._environment = environment
         self.workers: dict[str, Worker] = {}
         self.pids: dict[str, int] = {}
         """Process of each worker that was ever started, by the name of its connections."""
+        self.apis: list[Process] = []
+        self._api_ports = [free_port() for _ in range(num_apis)]
         self._connection: psycopg.Connection[Any] | None = None
-        self._stack = ExitStack()
+        with ExitStack() as stack:  # what has started ends if the rest does not start, or at Ctrl-C
+            self._start(stack)
+            self._stack = stack.pop_all()
+
+    def _start(self, stack: ExitStack) -> None:
         self.postgres = PostgresServer(synchronous_commit="on")
-        self._stack.callback(self.postgres.stop)
+        stack.callback(self.postgres.stop)
         self.redis = RedisServer()
-        self._stack.callback(self.redis.stop)
+        stack.callback(self.redis.stop)
         self.store = S3Server()
-        self._stack.callback(self.store.stop)
+        stack.callback(self.store.stop)
         self.store_proxy = StoreProxy(self.store.port)
-        self._stack.callback(self.store_proxy.stop)
+        stack.callback(self.store_proxy.stop)
         self.database_proxy = PostgresProxy(lambda: self.postgres.port)
-        self._stack.callback(self.database_proxy.stop)
+        stack.callback(self.database_proxy.stop)
         self.database_url = self.postgres.create_database()
         upgrade(self.database_url)
         self.sql(AUDIT)
         self.bucket = self.store.create_bucket()
-        self.api_port = free_port()
-        self.api: Process
-        self.start_api()
+        stack.callback(self._end_processes)
+        self.start_apis()
+        self.until_apis_answer()
+        self.api_proxy = TcpProxy(lambda: self._api_ports)
+        stack.callback(self.api_proxy.stop)
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.api_port}",
+            base_url=self.url,
             headers={"authorization": f"Bearer {API_KEY}"},
             timeout=60,
             trust_env=False,
         )
-        self._stack.callback(self.client.close)
+        stack.callback(self.client.close)
 
     def __enter__(self) -> Self:
         return self
@@ -156,12 +167,20 @@ class Deployment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stack.close()
+
+    def _end_processes(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        for process in (*self.workers.values(), self.api):
-            with suppress(ProcessLookupError):
-                process.kill()
-        self._stack.close()
+        children = [pid for worker in self.workers.values() for pid in worker.children()]
+        for process in (*self.workers.values(), *self.apis):
+            process.kill()
+        self.wait_until_all_ended(children)
+
+    @property
+    def url(self) -> str:
+        """Address of the proxy in front of the APIs."""
+        return f"http://127.0.0.1:{self.api_proxy.port}"
 
     def environment(self, name: str) -> dict[str, str]:
         """The variables of a process, whose connections to the database have this name."""
@@ -174,21 +193,32 @@ class Deployment:
             "DATABASE_URL": f"{database}?application_name={name}",
             "BROKER_URL": self.redis.url,
             "TRD_API_KEY": API_KEY,
+            "TRD_KEY_PEPPER": "a-pepper-of-all-APIs",
             **QUICK,
             **self._environment,
         }
 
-    def start_api(self) -> None:
-        """Start the API on its port, and wait until it answers."""
-        command = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(self.api_port)]
-        environment = {**self.environment("api"), "TRD_DATA_DIR": str(self.folder / "api")}
-        self.api = Process([*command, "--log-level", "warning"], environment, self.folder / "api.log")
-        eventually(self._api_answers, seconds=90)
+    def start_apis(self) -> None:
+        """Start the APIs that do not run, each on its port."""
+        for number, port in enumerate(self._api_ports):
+            if number < len(self.apis) and self.apis[number].is_alive:
+                continue
+            folder = self.folder / f"api-{number}"
+            server = ["uvicorn", "service.app:app", "--port", str(port), "--log-level", "warning"]
+            environment = {**self.environment(folder.name), "TRD_DATA_DIR": str(folder)}
+            self.apis[number : number + 1] = [
+                Process([sys.executable, "-m", *server], environment, folder.with_suffix(".log"))
+            ]
 
-    def _api_answers(self) -> bool:
-        assert self.api.is_alive, self.api.log.read_text()[-3000:]
+    def until_apis_answer(self) -> None:
+        """Wait until all APIs answer."""
+        for api, port in zip(self.apis, self._api_ports, strict=True):
+            eventually(partial(self._answers, api, port), seconds=90)
+
+    def _answers(self, api: Process, port: int) -> bool:
+        assert api.is_alive, api.log.read_text()[-3000:]
         with suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.api_port}/healthz", timeout=5, trust_env=False).is_success
+            return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5, trust_env=False).is_success
         return False
 
     def start_worker(self, name: str, *, folder: Path | None = None, **environment: str) -> Worker:

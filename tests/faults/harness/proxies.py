@@ -1,12 +1,13 @@
-"""Proxies in front of the object store and of PostgreSQL, which fail on request."""
+"""Proxies in front of the APIs, and of the object store and PostgreSQL, which fail on request."""
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +15,11 @@ from typing import Any
 
 from tests.servers import free_port
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-INTERNAL = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Try again.</Message></Error>"
+REFUSALS = {
+    "500": ("InternalError", "Try again."),
+    "503": ("SlowDown", "Reduce your request rate."),
+    "507": ("XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),  # MinIO's
+}
 
 
 @dataclass
@@ -23,8 +27,8 @@ class StoreFault:
     """What the store does to requests of a method below a path, so many times."""
 
     kind: str
-    """500, 503, hang (no answer), reset, cut (the body ends before its length), short (fewer bytes than asked for) or
-    flip (one byte of the body is another)."""
+    """500, 503, 507 (its disk is full), hang (no answer), reset, cut (the body ends before its length), short (fewer
+    bytes than asked for) or flip (one byte of the body is another)."""
     method: str = ""
     """Empty: every method."""
     path: str = ""
@@ -100,8 +104,10 @@ class StoreProxy:
                 self._released.wait(600)
             request.close_connection = True
             return
-        if kind in ("500", "503"):
-            self._answer(request, int(kind), [], SLOW_DOWN if kind == "503" else INTERNAL)
+        if kind in REFUSALS:
+            code, message = REFUSALS[kind]
+            error = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            self._answer(request, int(kind), [], error.encode())
             return
         upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
         upstream.request(method, path, body, dict(request.headers.items()))
@@ -143,27 +149,15 @@ COMMIT = b"COMMIT\0"
 """End of the message by which psycopg commits."""
 
 
-class PostgresProxy:
-    """Forwards connections to PostgreSQL, and can lose the answer to a commit.
+class TcpProxy:
+    """Forwards connections to servers in turn. If one does not listen, its connections go to the next."""
 
-    A client then cannot know whether its transaction was committed.
-    """
-
-    def __init__(self, upstream_port: Callable[[], int]) -> None:
-        self._upstream_port = upstream_port
+    def __init__(self, upstream_ports: Callable[[], Sequence[int]]) -> None:
+        self._upstream_ports = upstream_ports
+        self._turns = itertools.count()
         self._listener = socket.create_server(("127.0.0.1", free_port()), backlog=64)
         self.port: int = self._listener.getsockname()[1]
-        self._lock = threading.Lock()
-        self._lost_commits: list[bytes] = []
-        self.before_commit: tuple[bytes, Callable[[], None]] | None = None
-        """Called instead of the next commit of a transaction with this text, and before it is sent on."""
-        self.num_lost = 0
-        threading.Thread(target=self._accept, name="postgres-proxy", daemon=True).start()
-
-    def lose_answers_of_commits(self, *texts: str) -> None:
-        """Cut the connection after the next commit of a transaction that contains each text, before its answer."""
-        with self._lock:
-            self._lost_commits += [text.encode() for text in texts]
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def stop(self) -> None:
         """Close the port."""
@@ -178,19 +172,50 @@ class PostgresProxy:
             threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        try:
-            server = socket.create_connection(("127.0.0.1", self._upstream_port()), timeout=10)
-        except OSError:
+        server = self._connected()
+        if server is None:
             client.close()
             return
-        server.settimeout(None)
         pair = _Pair(client, server)
         threading.Thread(target=pair.pump_answers, daemon=True).start()
         with suppress(OSError):
-            self._pump_statements(pair)
+            self._pump_requests(pair)
         pair.close()
 
-    def _pump_statements(self, pair: _Pair) -> None:
+    def _connected(self) -> socket.socket | None:
+        ports, turn = self._upstream_ports(), next(self._turns)
+        for number in range(len(ports)):
+            with suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", ports[(turn + number) % len(ports)]), timeout=10)
+                server.settimeout(None)
+                return server
+        return None
+
+    def _pump_requests(self, pair: _Pair) -> None:
+        while data := pair.client.recv(2**16):
+            pair.server.sendall(data)
+
+
+class PostgresProxy(TcpProxy):
+    """Forwards connections to PostgreSQL, and can lose the answer to a commit.
+
+    A client then cannot know whether its transaction was committed.
+    """
+
+    def __init__(self, upstream_port: Callable[[], int]) -> None:
+        self._lock = threading.Lock()
+        self._lost_commits: list[bytes] = []
+        self.before_commit: tuple[bytes, Callable[[], None]] | None = None
+        """Called instead of the next commit of a transaction with this text, and before it is sent on."""
+        self.num_lost = 0
+        super().__init__(lambda: [upstream_port()])
+
+    def lose_answers_of_commits(self, *texts: str) -> None:
+        """Cut the connection after the next commit of a transaction that contains each text, before its answer."""
+        with self._lock:
+            self._lost_commits += [text.encode() for text in texts]
+
+    def _pump_requests(self, pair: _Pair) -> None:
         transaction = b""
         while data := pair.client.recv(2**16):
             transaction += data
@@ -223,10 +248,10 @@ class _Pair:
         self.client = client
         self.server = server
         self.is_deaf = False
-        """Whether PostgreSQL's answers are dropped."""
+        """Whether the server's answers are dropped."""
 
     def pump_answers(self) -> None:
-        """Send PostgreSQL's answers on until it closes the connection."""
+        """Send the server's answers on until it closes the connection."""
         with suppress(OSError):
             while data := self.server.recv(2**16):
                 if not self.is_deaf:

@@ -68,16 +68,16 @@ class Outcome:
 class Scene:
     """A job in a deployment, and the ways to disturb it."""
 
-    def __init__(self, deployment: Deployment, dataset_id: str) -> None:
+    def __init__(self, deployment: Deployment, body: dict[str, Any]) -> None:
         self.deployment = deployment
         self.job_id = ""
-        self.dataset_id = dataset_id
+        self.body = body
+        """Of the request that creates the job."""
         self._fault_at: float | None = None
 
     def submit(self, **headers: str) -> None:
         """Create the job by the API."""
-        body = {**SPEC, "dataset": self.dataset_id}
-        answer = self.deployment.client.post("/jobs", json=body, headers=headers)
+        answer = self.deployment.client.post("/jobs", json=self.body, headers=headers)
         assert answer.status_code == 201, answer.text
         self.job_id = answer.json()["id"]
 
@@ -173,15 +173,19 @@ class Theatre:
         assert answer.status_code == 201, answer.text
         self._dataset_id = answer.json()["id"]
         self._start_workers()
-        scene = self.scene()
+        self.reference = self.undisturbed()
+
+    def scene(self, **changes: Any) -> Scene:
+        """Return a scene without a job; `changes` are of its spec."""
+        return Scene(self.deployment, {**SPEC, "dataset": self._dataset_id, **changes})
+
+    def undisturbed(self, **changes: Any) -> Record:
+        """Return what a job leaves if nothing happens to it; `changes` are of its spec."""
+        scene = self.scene(**changes)
         scene.submit()
         eventually(lambda: scene.status() in ENDED, seconds=JOB_SECONDS)
         assert scene.status() == "succeeded", scene.status()
-        self.reference: Record = read_record(deployment, scene.job_id)
-
-    def scene(self) -> Scene:
-        """Return a scene without a job."""
-        return Scene(self.deployment, self._dataset_id)
+        return read_record(self.deployment, scene.job_id)
 
     def _start_workers(self) -> None:
         for name in ("a", "b"):
@@ -221,8 +225,8 @@ class Theatre:
             d.store_proxy.heal()
             d.redis.revive()
             d.postgres.revive()
-            if not d.api.is_alive:
-                d.start_api()
+            d.start_apis()
+            d.until_apis_answer()
             for name in list(d.workers):
                 worker = d.workers[name]
                 if worker.is_alive:

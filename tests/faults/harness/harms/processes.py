@@ -47,9 +47,10 @@ def kill_api_and_redo(scene: Scene) -> None:
     request.start()
     time.sleep(0.02)
     scene.mark()
-    scene.deployment.api.kill()
+    scene.deployment.apis[0].kill()
     request.join()
-    scene.deployment.start_api()
+    scene.deployment.start_apis()
+    scene.deployment.until_apis_answer()
     scene.submit(**headers)
     ((count,),) = scene.deployment.sql(
         "SELECT count(*) FROM jobs WHERE idempotency_key = %s", headers["idempotency-key"]
@@ -59,15 +60,16 @@ def kill_api_and_redo(scene: Scene) -> None:
 
 def _submit_to_a_dying_api(scene: Scene, headers: dict[str, str]) -> None:
     with suppress(httpx.TransportError):
-        Scene(scene.deployment, scene.dataset_id).submit(**headers)
+        Scene(scene.deployment, scene.body).submit(**headers)
 
 
 def kill_api(scene: Scene) -> None:
     scene.until_step(2)
     scene.mark()
-    scene.deployment.api.kill()
+    scene.deployment.apis[0].kill()
     eventually(lambda: scene.status() in ENDED, seconds=120)
-    scene.deployment.start_api()
+    scene.deployment.start_apis()
+    scene.deployment.until_apis_answer()
     answer = scene.deployment.client.get(f"/jobs/{scene.job_id}/events", headers={"accept": "text/event-stream"})
     assert "has succeeded" in answer.text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 
 from tests.faults.harness.scene import Scene
@@ -20,6 +21,16 @@ def fails_uploads(kind: str, count: int) -> Callable[[Scene], None]:
         scene.mark()
 
     return inject
+
+
+def disk_full(scene: Scene) -> None:
+    """Let the store have no room for checkpoints until somebody frees some, half a minute later."""
+    scene.until_phase("rollout")
+    fault = scene.deployment.store_proxy.fail("507", method="PUT", path="/attempt-")
+    eventually(lambda: fault.num_hit > 0, seconds=120)
+    scene.mark()
+    time.sleep(30)
+    scene.deployment.store_proxy.heal()
 
 
 def fails_staging(kind: str, count: int) -> Callable[[Scene], None]:
@@ -69,12 +80,14 @@ def restore_backup(scene: Scene) -> None:
         children = worker.children()
         worker.kill()
         d.wait_until_all_ended(children)
-    d.api.kill()
+    for api in d.apis:
+        api.kill()
     for page in d.stored.list():
         d.stored.delete([meta["path"] for meta in page])
     subprocess.run([programs / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", dump], check=True)
     for name, content in files.items():
         d.stored.put(name, content)
-    d.start_api()
+    d.start_apis()
+    d.until_apis_answer()
     for name in ("a", "b"):
         d.start_worker(name)
