@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
-.PHONY: help venv packages lock lock-gpu check audit format test test-slow test-extended test-all fuzz faults soak demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
+.PHONY: help venv packages lock lock-gpu check audit format test test-slow test-extended test-all fuzz faults soak fleet demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -98,6 +98,9 @@ faults: packages $(STAMP) ## Faults of processes, servers and disks: half an hou
 
 soak: packages $(STAMP) ## 200 jobs, four workers, and random kills for a quarter of an hour
 	$(BIN)/python -m tests.faults.soak
+
+fleet: packages $(STAMP) ## Ten jobs on two APIs, four workers and a Ray cluster, parts of which are killed
+	$(BIN)/python -m tests.faults.fleet
 
 demo: $(DEMO_STAMP) ## Submit a job, watch it, use what it made; VARIANT=trd, reverse_kl_topk…
 	$(BIN)/python -m examples.demo --variant $(VARIANT)
