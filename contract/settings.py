@@ -22,6 +22,7 @@ PACKAGES_DIR = Path(__file__).resolve().parent.parent
 """The folder that holds this package and its siblings."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
 def _split(value: Any) -> Any:
@@ -138,6 +139,15 @@ class DeploymentSettings(DatabaseSettings):
     file below it."""
     integration_secrets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
     """Comma-separated names of the workers' environment variables that a job may name as the key of a tracker."""
+    retain_events_days: Days | None = None
+    """Days after a job's end at which a worker removes its events, all but the last. If unset, they are kept for ever,
+    as is the rest below; `trd retention --events-days 30` shows what would go. Give API and workers the same."""
+    retain_metrics_days: Days | None = None
+    """Days after a job's end at which its metrics by step are removed."""
+    retain_trajectories_days: Days | None = None
+    """Days after a job's end at which its trajectories and its answers to the probe problems are removed."""
+    retain_checkpoints_days: Days | None = None
+    """Days after a job's end at which its checkpoints are removed, all but the last."""
     webhook_network: Literal["public", "private", "loopback"] = "public"
     """Which addresses webhooks may have: public ones, also private networks, or this machine only (for tests). Only
     ``loopback`` allows http; the others require https."""

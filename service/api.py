@@ -22,6 +22,7 @@ from service.openai_compat.files import endpoints as openai_files
 from service.openai_compat.fine_tuning import endpoints as openai_fine_tuning
 from service.openai_compat.models import endpoints as openai_models
 from service.places import endpoints as places
+from service.retention import endpoints as retention
 from service.runs import endpoints as runs
 from service.webhooks import endpoints as webhooks
 
@@ -40,6 +41,7 @@ _PARTS = (
     openai_models,
     audit,
     places,
+    retention,
     health,
 )
 

@@ -21,12 +21,17 @@ logger = logging.getLogger(__name__)
 def collect(database: Database, storage: Storage, job_id: str, *, before_attempt: int) -> list[str]:
     """Remove the leftovers of attempts before that number and return their prefixes. Failures are only logged."""
     try:
-        found = _unnamed(database, storage, job_id, before_attempt)
-        for prefix in found:
-            storage.remove_tree(prefix)
+        return remove_unnamed(database, storage, job_id, before_attempt=before_attempt)
     except (OSError, *PASSING_DATABASE_ERRORS) as error:
         logger.warning("leftovers of %s remain in the storage: %s", job_id, error)
         return []
+
+
+def remove_unnamed(database: Database, storage: Storage, job_id: str, *, before_attempt: int) -> list[str]:
+    """Do the same, and raise OSError or a database's error if it fails."""
+    found = _unnamed(database, storage, job_id, before_attempt)
+    for prefix in found:
+        storage.remove_tree(prefix)
     if found:
         logger.info("removed leftovers of %s: %s", job_id, ", ".join(found))
     return found

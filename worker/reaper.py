@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from contract.database import Database, DatabaseNow
 from contract.job_state import LEASED_STATUSES, JobStatus
+from contract.retention import policy_of
 from contract.tables import Job, LeaderLease, Worker
 from worker import leftovers
 from worker.attempt import Slot
@@ -25,6 +26,7 @@ from worker.machine_check import DEVICE_CHECK
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.repository import schema_is_ready
+from worker.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +125,10 @@ class Reaper:
         self._slot = slot
         self._ring = ring
         self._rang_at = time.monotonic()
+        self._retention = Retention(slot.database, slot.storage, policy_of(slot.settings))
 
     def turn(self) -> None:
-        """Reap and send doorbells if this worker is the leader."""
+        """Reap, send doorbells and apply the retention policy if this worker is the leader."""
         settings = self._slot.settings
         with self._slot.database.write() as session:
             announce(session, self._slot)
@@ -139,6 +142,7 @@ class Reaper:
         if time.monotonic() - self._rang_at >= settings.ring_seconds:
             self._rang_at = time.monotonic()
             self._ring_again(settings.ring_seconds)
+        self._retention.turn()
 
     def _ring_again(self, waited_seconds: float) -> None:
         with self._slot.database.read() as session:

@@ -25,6 +25,7 @@ from client.call import Call
 from client.settings import ClientSettings
 from contract.views.health import Health, Readiness
 from contract.views.places import PlaceView
+from contract.views.retention import RetentionView
 
 
 class Spot(TypedDict, total=False):
@@ -38,6 +39,15 @@ class Spot(TypedDict, total=False):
     """From 0."""
     text: str
     """Text to highlight."""
+
+
+class RetentionDays(TypedDict, total=False):
+    """Limits to try, in days from the end of a job; what is left out is as the service is configured."""
+
+    events_days: int
+    metrics_days: int
+    trajectories_days: int
+    checkpoints_days: int
 
 
 class Client:
@@ -86,6 +96,10 @@ class Client:
         """Open a page of a job, or a trajectory, in an open tab of your dashboard; the response has the link too."""
         place = {"job_id": job_id, "trajectory_id": trajectory_id, "wait_seconds": wait_seconds, **spot}
         return self._transport.send(Call("POST", "/view", PlaceView, json=place, is_repeatable=False))
+
+    def retention(self, **days: Unpack[RetentionDays]) -> RetentionView:
+        """Return what the retention policy would remove now, of all owners' jobs; for admins. Removes nothing."""
+        return self._transport.send(Call("GET", "/retention", RetentionView, params=dict(days)))
 
     def close(self) -> None:
         """Close the connections."""

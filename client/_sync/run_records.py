@@ -12,7 +12,7 @@ from client._sync.transport import Resource
 from client.call import Call, path_part
 from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
-from contract.views.runs import EvaluationView, MetricSeries, ProbeSampleView
+from contract.views.runs import EvaluationView, MetricPage, MetricSeries, ProbeSampleView
 from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage, TrajectoryView
 
 
@@ -32,7 +32,7 @@ class Metrics(Resource):
         range = {"from_step": from_step, "to_step": to_step, "resolution": resolution}
         params = {"names": ",".join(names) or None, **range}
         path = f"/jobs/{path_part(job_id)}/metrics"
-        return (self._transport.send(Call("GET", path, Page[MetricSeries], params=params))).data
+        return (self._transport.send(Call("GET", path, MetricPage, params=params))).data
 
 
 class TrajectoryFilters(TypedDict, total=False):

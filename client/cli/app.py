@@ -20,6 +20,7 @@ from client.cli import (
     metrics,
     models,
     report,
+    retention,
     samples,
     submit,
     trajectories,
@@ -85,4 +86,5 @@ app.add_typer(keys.app, name="keys", rich_help_panel=_OTHER)
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_OTHER)
 app.command("models", rich_help_panel=_OTHER)(models.models)
 app.command("status", rich_help_panel=_OTHER)(models.status)
+app.command("retention", rich_help_panel=_OTHER)(retention.retention)
 app.command("doctor", rich_help_panel=_OTHER)(doctor.doctor)

@@ -13,7 +13,7 @@ from client import Client
 from client.cli.exit_codes import INTERRUPTED
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.live_view import event_text
-from client.cli.output import JsonFlag, answers, print_json
+from client.cli.output import JsonFlag, answers, print_json, remark
 from contract.views.events import EventView
 
 
@@ -36,10 +36,13 @@ def logs(
     levels = list(Level)[list(Level).index(level) :]
     with Client() as trd:
         job_id = job_id_of(trd, job)
-        past = deque((event for event in trd.events.list(job_id) if event.level in levels), maxlen=tail)
+        stored = list(trd.events.list(job_id))
+        past = deque((event for event in stored if event.level in levels), maxlen=tail)
         if as_json and not follow:
             print_json(list(past))
             return
+        if stored and stored[0].sequence > 1:  # they are numbered without a gap
+            remark(f"the events before number {stored[0].sequence} were removed by the service's retention policy")
         for event in past:
             _print(event, as_json)
         if follow:

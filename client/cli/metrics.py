@@ -10,7 +10,7 @@ import typer
 from client import Client
 from client.cli.chart import HEIGHT, Curve, draw, sparkline
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, number, print_json, say, table
+from client.cli.output import JsonFlag, answers, moment, number, print_json, say, table
 from client.errors import NotFoundError, Refusal
 from contract.views.runs import MetricSeries
 
@@ -36,14 +36,19 @@ def metrics(
     with Client() as trd:
         job_id = job_id_of(trd, job)
         series = trd.metrics.list(job_id, wanted, from_step=from_step, to_step=to_step, resolution=resolution)
+        removed = None if series else trd.jobs.get(job_id).removed_before.get("metrics")
         known = {one.name for one in series}
-        missing = [name for name in wanted if name not in known]
+        missing = [name for name in wanted if name not in known and removed is None]
         if missing:
             there = ", ".join(one.name for one in trd.metrics.list(job_id, resolution=2)) or "none yet"
             refusal = Refusal(404, f"{job_id} has no metric {', '.join(missing)}; there are: {there}")
             raise NotFoundError(refusal)
     if as_json:
         print_json(series)
+    elif removed is not None:
+        say(f"no metrics: those from before {moment(removed)} were removed by the service's retention policy")
+    elif not series:
+        say("no metrics yet: the first arrive with the first step")
     elif wanted:
         for one in sorted(series, key=lambda one: wanted.index(one.name)):
             draw(one.name, [Curve(None, one)], height=height)
@@ -52,9 +57,6 @@ def metrics(
 
 
 def _list(series: Sequence[MetricSeries]) -> None:
-    if not series:
-        say("no metrics yet: the first arrive with the first step")
-        return
     rows = table("metric", "#points", "#first", "#last", "#lowest", "#highest", "course")
     for one in series:
         finite = [value for value in one.values if value is not None]

@@ -16,7 +16,7 @@ from rich.text import Text
 from client import Client
 from client._sync.run_records import TrajectoryFilters
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, plain, print_json, say
+from client.cli.output import JsonFlag, answers, moment, plain, print_json, say
 from contract.trajectory_outcome import Outcome
 from contract.views.trajectories import TrajectoryView
 
@@ -53,12 +53,13 @@ def trajectories(
                 filters["text"] = text
             found = list(trd.trajectories.list(job_id, outcome or (), num_wanted=limit, **filters))
         counts = trd.trajectories.outcomes(job_id)
+        lacking = "no such trajectories" if counts else _why_none(trd, job_id)
     if as_json:
         lists = {"object": "list", "data": [plain(row) for row in found], "outcomes": [plain(row) for row in counts]}
         print_json(lists)
         return
     if not found:
-        say("no such trajectories" if counts else "no trajectories yet: the first arrive at the end of the first round")
+        say(lacking)
     console = answers()
     for one in found:
         _show(console, one)
@@ -70,6 +71,13 @@ def trajectories(
             f"{by_outcome.total()} in all: "
             + ", ".join(f"{number} {name}" for name, number in by_outcome.most_common())
         )
+
+
+def _why_none(trd: Client, job_id: str) -> str:
+    removed = trd.jobs.get(job_id).removed_before.get("trajectories")
+    if removed is None:
+        return "no trajectories yet: the first arrive at the end of the first round"
+    return f"no trajectories: those from before {moment(removed)} were removed by the service's retention policy"
 
 
 def _show(console: Console, one: TrajectoryView) -> None:

@@ -13,10 +13,14 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from contract.tables.base import Base
+
+KINDS_OF_RECORDS = ("events", "metrics", "trajectories", "checkpoints")
+"""What the retention policy removes, see `contract.retention`."""
 
 
 class Dataset(Base):
@@ -41,6 +45,13 @@ class Dataset(Base):
     deleted_at: Mapped[datetime | None]  # in the future: being uploaded, and deleted then unless it completes
 
     __table_args__ = (Index(None, "owner", "id"),)
+
+
+def _index_of_due(kind: str) -> Index:
+    """Ended jobs of which some records are left, by their end: few, however many jobs the table holds."""
+    is_left = f"{kind}_removed_before IS NULL OR {kind}_removed_before <= finished_at"
+    where = text(f"finished_at IS NOT NULL AND deleted_at IS NULL AND ({is_left})")
+    return Index(f"ix_jobs_with_{kind}", "finished_at", "id", postgresql_where=where, sqlite_where=where)
 
 
 class Job(Base):
@@ -92,6 +103,19 @@ class Job(Base):
     error_retryable: Mapped[bool | None]
     error_hint: Mapped[str | None] = mapped_column(Text)
 
+    # The retention policy has removed records from before this time. Not later than finished_at: it has not removed
+    # all that is due, since it is at work, or because the job ran again.
+    events_removed_before: Mapped[datetime | None]
+    metrics_removed_before: Mapped[datetime | None]
+    trajectories_removed_before: Mapped[datetime | None]
+    checkpoints_removed_before: Mapped[datetime | None]
+
+    @property
+    def removed_before(self) -> dict[str, datetime]:
+        """The times of those kinds of records of which some were removed."""
+        times = {kind: getattr(self, f"{kind}_removed_before") for kind in KINDS_OF_RECORDS}
+        return {kind: time for kind, time in times.items() if time is not None}
+
     __table_args__ = (
         UniqueConstraint("owner", "idempotency_key"),
         Index(None, "owner", "id", "name", "mode", "deleted_at"),  # lists by name without reading specs
@@ -99,6 +123,7 @@ class Job(Base):
         Index("ix_jobs_waiting", "status", "queue", priority.desc(), "id"),  # the order of claims
         Index(None, "status", "lease_expires_at"),
         Index(None, "status", "deleted_at", "id"),  # counts from the index alone: rows hold large specs
+        *(_index_of_due(kind) for kind in KINDS_OF_RECORDS),
     )
 
 

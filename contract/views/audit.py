@@ -32,6 +32,7 @@ class AuditAction(StrEnum):
     WEBHOOK_CHANGE = "webhook.change"
     WEBHOOK_DELETE = "webhook.delete"
     WEBHOOK_REPLAY = "webhook.replay"
+    RETENTION_REMOVE = "retention.remove"  # records of a job, by the retention policy
 
 
 class AuditView(View):
@@ -41,9 +42,9 @@ class AuditView(View):
     id: str
     at: datetime
     owner: str
-    """Of the key; ``service`` for the service itself."""
+    """Of the key; ``service`` for the service itself, ``retention`` for the retention policy."""
     key_id: str
-    """Empty for the service itself."""
+    """Empty for the service itself and for the retention policy."""
     action: OpenEnum[AuditAction]
     target: str
     """The id of the object; of a download ``job_…/STEP/FILE``."""

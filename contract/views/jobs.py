@@ -80,6 +80,9 @@ class JobView(JobProgress):
     cloned_from: str | None
     tags: list[str]
     metadata: dict[str, str]
+    removed_before: dict[str, datetime] = {}  # noqa: RUF012 - pydantic copies it
+    """The retention policy has removed records from before these times, by kind: events, metrics, trajectories (with
+    the answers to the probe problems) and checkpoints. Empty if it removed nothing."""
     spec: dict[str, Any]
     """With every default resolved."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from contract.views import View
+from pydantic import ConfigDict
+
+from contract.views import Page, View
 
 
 class MetricSeries(View):
@@ -22,6 +24,15 @@ class MetricSeries(View):
     """Null if the value was not finite."""
     at: list[float]
     """Seconds since the epoch."""
+
+
+class MetricPage(Page[MetricSeries]):
+    """The metrics of a job."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    removed_before: datetime | None = None
+    """The retention policy has removed points from before this time; null if it removed none."""
 
 
 class EvaluationView(View):

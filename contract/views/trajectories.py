@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -127,6 +128,8 @@ class TrajectoryPage(Page[TrajectoryView]):
     searched_to: str | None = None
     """With ``text``: the id of the last trajectory that was searched, if the page ends before the search does. Continue
     after it; a request searches a bounded number of texts, so that the page may even be empty."""
+    removed_before: datetime | None = None
+    """The retention policy has removed trajectories from before this time; null if it removed none."""
 
 
 class OutcomeCount(View):

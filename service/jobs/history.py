@@ -26,11 +26,12 @@ def _succeeded_at_once(job: type[Job] | AliasedClass[Job]) -> tuple[ColumnElemen
 
 
 def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt."""
+    """(id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt, and whose
+    trajectories can still be counted."""
     query = (
         select(Job.id, Job.spec, JobEvent.data)
         .join(JobEvent, (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events))
-        .where(Job.owner == owner, *_succeeded_at_once(Job))
+        .where(Job.owner == owner, *_succeeded_at_once(Job), Job.trajectories_removed_before.is_(None))
     )
     rows = session.execute(query.order_by(Job.status.desc(), Job.id.desc()).limit(limit))
     return [(row.id, row.spec, row.data) for row in rows]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from contract.trajectory_outcome import Outcome
 from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
-from contract.views.runs import EvaluationView, MetricSeries, ProbeSampleView
+from contract.views.runs import EvaluationView, MetricPage, ProbeSampleView
 from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage
 from service.auth import Reader
 from service.context import Context
@@ -62,11 +62,12 @@ def list_metrics(
     resolution: Annotated[
         int, Query(ge=2, le=10_000, description="About the most points of a metric."), DECIMAL
     ] = 1000,
-) -> Page[MetricSeries]:
+) -> MetricPage:
     """Each metric's points in the range. If there are more than ``resolution``, the lowest and the highest of each
     stretch of steps are kept, so that peaks stay."""
     wanted = MetricRange(job_id, [name for name in names.split(",") if name], from_step, to_step)
-    return Page(data=context.runs.metric_series(caller.owner, wanted, resolution), has_more=False)
+    series, removed_before = context.runs.metric_series(caller.owner, wanted, resolution)
+    return MetricPage(data=series, has_more=False, removed_before=removed_before)
 
 
 @router.get("/trajectories", summary="What the student wrote, and what refining made of it")
@@ -82,13 +83,14 @@ def list_trajectories(
     limit: Limit = 20,
 ) -> TrajectoryPage:
     """By round and position."""
-    rows, found = context.runs.trajectories(
+    rows, found, removed_before = context.runs.trajectories(
         caller.owner, wanted, trajectory_key(after), limit, with_token_kl=per_token_kl
     )
     return TrajectoryPage(
         data=[trajectory_view(row, with_token_kl=per_token_kl) for row in rows],
         has_more=found.has_more,
         searched_to=None if found.searched_to is None else "{}:{}".format(*found.searched_to),
+        removed_before=removed_before,
     )
 
 

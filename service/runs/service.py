@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -48,12 +49,16 @@ class RunService:
         with self._reading(owner, job_id) as session:
             return [AttemptView.of(row) for row in repository.attempts(session, job_id)]
 
-    def metric_series(self, owner: str, wanted: MetricRange, resolution: int) -> list[MetricSeries]:
-        """Return one series for each metric, of about `resolution` points at most.
+    def metric_series(
+        self, owner: str, wanted: MetricRange, resolution: int
+    ) -> tuple[list[MetricSeries], datetime | None]:
+        """Return one series for each metric, of about `resolution` points at most, and before which time the retention
+        policy has removed points.
 
         A longer series keeps the lowest and the highest point of each stretch of steps, so that peaks stay visible.
         """
-        with self._reading(owner, wanted.job_id) as session:
+        with self._database.read() as session:
+            removed_before = get_job(session, owner, wanted.job_id).metrics_removed_before
             if wanted.from_step is not None and not wanted.names:  # the index has the names before the steps
                 wanted = replace(wanted, names=repository.metric_names(session, wanted.job_id))
             extents = repository.metric_extents(session, wanted)
@@ -77,7 +82,7 @@ class RunService:
                     at=[point.at.timestamp() for point in points],
                 )
             )
-        return series
+        return series, removed_before
 
     def sparklines(self, jobs: Iterable[JobProgress], name: str) -> dict[str, list[float]]:
         """Return a metric of each of the owner's jobs at up to `NUM_SPARKS` of its steps."""
@@ -106,12 +111,14 @@ class RunService:
 
     def trajectories(
         self, owner: str, wanted: TrajectoryFilter, after: Key | None, limit: int, *, with_token_kl: bool
-    ) -> tuple[Sequence[Trajectory], Found]:
-        """Return a page by round and position, and what follows it; `after` is the last key seen."""
-        with self._reading(owner, wanted.job_id) as session:
+    ) -> tuple[Sequence[Trajectory], Found, datetime | None]:
+        """Return a page by round and position, what follows it, and before which time the retention policy has removed
+        trajectories; `after` is the last key seen."""
+        with self._database.read() as session:
+            job = get_job(session, owner, wanted.job_id)
             found = repository.find_trajectories(session, wanted, after, limit)
             rows = repository.trajectories(session, wanted.job_id, found.keys, with_token_kl=with_token_kl)
-            return rows, found
+            return rows, found, job.trajectories_removed_before
 
     def excerpts(
         self, owner: str, wanted: TrajectoryFilter, after: Key | None, limit: int, *, is_backward: bool = False
@@ -134,10 +141,12 @@ class RunService:
 
     def trajectory(self, owner: str, job_id: str, key: Key | None, *, with_tokens: bool = False) -> Trajectory:
         """Return the trajectory at (round, position), with what the diagnosis found of each token if that is wanted."""
-        with self._reading(owner, job_id) as session:
+        with self._database.read() as session:
+            removed_before = get_job(session, owner, job_id).trajectories_removed_before
             row = repository.trajectory(session, job_id, key, with_tokens=with_tokens) if key else None
         if row is None:
-            raise NotFoundError(f"{job_id} has no such trajectory", param="trajectory_id")
+            removed = removed_before and f"; those from before {removed_before:%Y-%m-%d} were removed by policy"
+            raise NotFoundError(f"{job_id} has no such trajectory{removed or ''}", param="trajectory_id")
         return row
 
     def num_by_outcome(self, owner: str, job_id: str) -> Sequence[tuple[int, str, int]]:

@@ -19,6 +19,7 @@ from service.settings import Settings
 USES: list[Callable[[Client], Any]] = [
     lambda trd: trd.health(),
     lambda trd: trd.readiness(),
+    lambda trd: trd.retention(events_days=1, metrics_days=1, trajectories_days=1, checkpoints_days=1),
     lambda trd: trd.jobs.create({}),
     lambda trd: trd.jobs.dry_run({}),
     lambda trd: trd.jobs.page(),

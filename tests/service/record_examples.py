@@ -133,6 +133,7 @@ def _record_data(recorder: Recorder, client: TestClient) -> None:
     recorder.examples["POST /keys/{key_id}/rotate"]["responses"]["201"]["application/json"]["key"] = "trd_(shown once)"
     recorder.call("DELETE /keys/{key_id}", f"/keys/{key['id']}")
     recorder.call("GET /audit", "/audit?limit=2")
+    recorder.call("GET /retention", "/retention?events_days=30")
 
 
 def _record_webhooks(recorder: Recorder, client: TestClient, done: str) -> None:

@@ -92,7 +92,7 @@ def test_every_operation_says_how_it_refuses(shared_client: TestClient) -> None:
         if path in PUBLIC_PATHS:
             continue
         assert {"401", "429"} <= statuses, name
-        assert ("403" in statuses) == (method != "GET" or path.startswith(("/keys", "/audit"))), name
+        assert ("403" in statuses) == (method != "GET" or path.startswith(("/keys", "/audit", "/retention"))), name
         assert ("404" in statuses) == ("{" in path or path == "/view"), name
         assert ("415" in statuses) == ("requestBody" in operation), name
 

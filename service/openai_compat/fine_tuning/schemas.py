@@ -172,7 +172,8 @@ def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: in
             learning_rate_multiplier=optim["learning_rate"] / DEFAULT_LEARNING_RATE,
             n_epochs=optim["epochs"],
         ),
-        trained_tokens=num_trained_tokens if status.is_final else None,
+        # They are the sum of a metric, and unknown once the retention policy has removed it.
+        trained_tokens=num_trained_tokens if status.is_final and job.metrics_removed_before is None else None,
         estimated_finish=_estimated_finish(job),
         error=_error(job),
         integrations=[

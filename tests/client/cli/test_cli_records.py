@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from client import Client
 from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
+from contract.retention import RecordKind, complete, remove_batch
 from contract.tables import Diagnosis, ProbeSample
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService
@@ -31,6 +32,30 @@ def test_events_are_listed_filtered_and_followed(run: Run, service: RunningServi
     followed = run("logs", job_id, "--follow", "--json")
     assert [line["sequence"] for line in followed.lines] == [1, 2, 3, 4, 5, 6]
     assert run("logs", job_id, "-f", "--tail", "1").out.count("\n") == 1
+
+
+def test_records_that_the_retention_policy_removed_are_not_said_to_be_missing(
+    run: Run, service: RunningService, job_id: str
+) -> None:
+    add_events(service.database, job_id, 3)
+    add_metrics(service.database, job_id, "loss", {1: 0.5})
+    add_trajectory(service.database, job_id, 0)
+    finish_job(service.database, job_id)
+    set_job(service.database, job_id, finished_at=datetime.now(UTC) - timedelta(days=9))
+    rows = {line.split()[0]: line.split() for line in run("retention", "--metrics-days", "8").out.splitlines()[1:]}
+    assert rows["metrics"][1:4] == ["8", "1", "1"]
+    assert rows["events"][1:] == ["kept", "for", "ever"]
+    assert run("retention", "--events-days", "8", "--json").json["kinds"][0]["num_rows"] == 4
+    assert run("retention", "--events-days", "0").code == 2
+    for kind in RecordKind:
+        with service.database.write() as session:
+            assert remove_batch(session, kind, 1.0, job_id) is not None
+            complete(session, kind, 1.0, job_id)
+    for command in (("metrics", job_id), ("metrics", job_id, "loss"), ("trajectories", job_id)):
+        assert "were removed by the service's retention policy" in run(*command).out
+    logs = run("logs", job_id)
+    assert "the events before number 5 were removed" in logs.err
+    assert logs.out.count("\n") == 1
 
 
 def test_curves_are_listed_and_drawn(run: Run, service: RunningService, job_id: str) -> None:

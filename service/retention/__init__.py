@@ -1,0 +1,1 @@
+"""What the retention policy would remove. The workers remove it, see ``worker.retention``."""

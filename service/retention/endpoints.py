@@ -1,0 +1,43 @@
+"""``/retention``: for admins."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract.retention import RecordKind, policy_of
+from contract.views.retention import RetentionView
+from service.auth import Admin
+from service.context import Context
+from service.query import DECIMAL
+from service.retention.service import preview
+
+WholeDays = Annotated[int, Field(ge=1, le=36_500), DECIMAL]
+
+router = APIRouter(prefix="/retention", tags=["operations"])
+
+
+class OtherDays(BaseModel):
+    """Limits to try instead of those of the settings."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    events_days: WholeDays | None = None
+    """Instead of TRD_RETAIN_EVENTS_DAYS."""
+    metrics_days: WholeDays | None = None
+    """Instead of TRD_RETAIN_METRICS_DAYS."""
+    trajectories_days: WholeDays | None = None
+    """Instead of TRD_RETAIN_TRAJECTORIES_DAYS."""
+    checkpoints_days: WholeDays | None = None
+    """Instead of TRD_RETAIN_CHECKPOINTS_DAYS."""
+
+
+@router.get("", summary="What the retention policy would remove now")
+def preview_retention(context: Context, caller: Admin, other: Annotated[OtherDays, Query()]) -> RetentionView:
+    """By the settings of this process, or by the limits in the query. Removes nothing: the workers apply their own
+    settings, which should be the same."""
+    others = {kind: getattr(other, f"{kind}_days") for kind in RecordKind}
+    given = {kind: days for kind, days in others.items() if days is not None}
+    return RetentionView(kinds=preview(context.database, {**policy_of(context.settings), **given}))
