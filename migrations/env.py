@@ -74,8 +74,20 @@ def run_online() -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
         context.configure(connection=connection, **options())
+        if engine.dialect.name == "postgresql":
+            _lock_jobs(connection)
         context.run_migrations()
     engine.dispose()
+
+
+def _lock_jobs(connection: sa.Connection) -> None:
+    """Lock the jobs before any other table if there is something to do, as the transactions of the workers do.
+
+    Otherwise a migration of another table could wait for a worker's transaction that waits for the migration.
+    """
+    is_newest = set(context.get_context().get_current_heads()) == set(context.script.get_heads())
+    if not is_newest and sa.inspect(connection).has_table("jobs"):
+        connection.execute(sa.text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
 
 
 def run_offline() -> None:
