@@ -62,8 +62,10 @@ def _removed_before(kind: RecordKind) -> Any:
 def is_due(kind: RecordKind, days: float) -> ColumnElement[bool]:
     """Return the condition that a job ended that long ago by the database's clock, and has records left."""
     removed_before = _removed_before(kind)
+    # As a subquery: PostgreSQL would ask its clock again for every entry of the index.
+    latest = select(DatabaseNow(-days * SECONDS_PER_DAY)).scalar_subquery()
     return (
-        (Job.finished_at < DatabaseNow(-days * SECONDS_PER_DAY))
+        (Job.finished_at < latest)
         & Job.deleted_at.is_(None)
         & or_(removed_before.is_(None), removed_before <= Job.finished_at)  # as in the index
         # The empty text keeps SQLite from an index on the status, which has all ended jobs.

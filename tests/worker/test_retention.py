@@ -239,5 +239,7 @@ def test_due_jobs_are_found_by_an_index_of_what_is_left(bench: Workbench) -> Non
         explain = "EXPLAIN QUERY PLAN" if bench.database.is_sqlite else "EXPLAIN"
         plan = str(session.connection().exec_driver_sql(f"{explain} {sql}", values).all())
     assert "ix_jobs_with_metrics" in plan, plan
+    bounds = "(finished_at<?)" if bench.database.is_sqlite else "Index Cond: (finished_at < "
+    assert bounds in plan, plan
     assert "TEMP B-TREE" not in plan, plan
     assert "Sort" not in plan, plan
