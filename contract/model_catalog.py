@@ -78,6 +78,11 @@ def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
     return entries
 
 
+def is_there(entry: CatalogEntry) -> bool:
+    """Return whether this machine has the model: its folder, or a hub from which it is downloaded."""
+    return not entry.is_local or (Path(entry.source) / "config.json").is_file()
+
+
 def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
     """Return a warning for the operator about hub ids without a revision; None if there are none."""
     names = [entry.source for entry in catalog.values() if not entry.is_local and entry.revision is None]

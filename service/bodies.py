@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
@@ -145,3 +145,22 @@ def document_sha256(document: dict[str, Any]) -> str:
     """Return a digest of a JSON document that does not depend on the order of keys and white space."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_WHOLE = frozenset({"dataset", "teacher"})
+"""Fields whose objects are of one of several kinds: a merge of two kinds would be neither."""
+
+
+def overridden(requested: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of a clone: the original's body with `overrides` merged in.
+
+    Objects merge key by key; everything else, including null and references to data and teachers, is replaced.
+    """
+    merged = dict(requested)
+    for key, value in overrides.items():
+        before = merged.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and key not in _WHOLE:
+            merged[key] = overridden(before, value)
+        else:
+            merged[key] = value
+    return merged

@@ -10,6 +10,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database import Database
+from contract.routing import Offer
 from contract.storage import Storage
 from contract.tables import Worker
 from contract.views.health import WorkerFailure, WorkerHealth
@@ -93,12 +94,14 @@ class Readiness:
 
 def _worker_health(worker: Worker) -> WorkerHealth:
     """Anybody may read this: what passed is only counted, since it names versions."""
-    findings = worker.findings
+    findings, offer = worker.findings, Offer.read(worker.queues, worker.offer)
     failed = [finding for finding in findings or () if finding["status"] == "fail"]
     return WorkerHealth(
         name=worker.name,
         queues=worker.queues,
         device_kind=worker.device_kind,
+        num_devices=offer.num_devices,
+        device_bytes=offer.device_bytes,
         num_passed=None if findings is None else sum(finding["status"] == "pass" for finding in findings),
         failures=[WorkerFailure(**{name: str(one[name]) for name in WorkerFailure.model_fields}) for one in failed],
     )

@@ -118,6 +118,14 @@ def phase_memory(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str,
     return found
 
 
+def least_bytes(spec: RunSpec, models: Models, hardware: Hardware) -> int:
+    """Return what each training device holds at an optimizer step, whatever the lengths of the texts: weights of both
+    models, gradients and moments, without activations and what libraries take."""
+    held = _trainer(spec, models, hardware)
+    gradients = num_trained(spec, models.student) * FP32_BYTES // spec.devices
+    return sum(held.values()) - held.get("context", 0) + gradients
+
+
 def num_engines(spec: RunSpec) -> int:
     """Engines of student and teacher; one where the teacher samples nothing, or is the student."""
     return 2 if spec.refines and isinstance(spec.teacher, str) else 1

@@ -6,18 +6,19 @@ superseded attempt's write matches no row and raises `LeaseLostError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, insert, select, union_all, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, insert, or_, select, union_all, update
 from sqlalchemy.orm import Session
 
 from contract.database import Database, DatabaseNow
 from contract.error_codes import ERROR_CODES
 from contract.events import Level, NewEvent, append_events
 from contract.job_state import LEASED_STATUSES, AttemptStatus, JobStatus, Phase, assert_transition
+from contract.routing import Needs, Offer, would_wait_for
 from contract.tables import Attempt, Job
 from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalStatus, final_status
 
@@ -44,36 +45,58 @@ class Lease:
     """Of the request that submitted the job; None for a job of an older version."""
 
 
-def claim(session: Session, *, queues: Sequence[str], worker: str, lease_seconds: float) -> Lease | None:
-    """Claim the first waiting job of `queues`, by priority, then age; return None if none waits."""
-    for queue in _queues_by_first_job(session, queues):
-        lease = _claim_from(session, queue, worker, lease_seconds)
+def claim(session: Session, offer: Offer, *, worker: str, lease_seconds: float) -> Lease | None:
+    """Claim the first waiting job that the offer can run, by priority, then age; return None if none waits."""
+    queues, others = _queues_by_first_job(session, offer)
+    for queue in queues:
+        lease = _claim_from(session, queue, offer, others, worker, lease_seconds)
         if lease is not None:
             return lease
     return None
 
 
-def _waiting_in(queue: str) -> Select[str]:
-    """Select the first waiting job of one queue: in the order of an index, so that no queue is read to its end."""
-    waiting = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == queue, Job.deleted_at.is_(None))
-    return waiting.where(~_is_delayed()).order_by(Job.priority.desc(), Job.id).limit(1)
+def _waiting_in(queue: str, others: Collection[str]) -> Select[str, str, str | None, int]:
+    """Select (id, queue, needs, priority) of the first waiting job of one queue that needs none of `others`: in the
+    order of an index, so that no queue is read to its end."""
+    waiting = select(Job.id, Job.queue, Job.needs, Job.priority).where(
+        Job.status == JobStatus.QUEUED, Job.queue == queue, Job.deleted_at.is_(None), ~_is_delayed()
+    )
+    if others:
+        waiting = waiting.where(or_(Job.needs.is_(None), Job.needs.not_in(others)))
+    return waiting.order_by(Job.priority.desc(), Job.id).limit(1)
 
 
-def _queues_by_first_job(session: Session, queues: Sequence[str]) -> Sequence[str]:
-    """Return the queues in which a job waits, in the order of their first jobs; takes no lock."""
-    firsts = [_waiting_in(queue).add_columns(Job.priority, Job.queue).subquery() for queue in queues]
-    if not firsts:
-        return []
-    found = union_all(*(select(first) for first in firsts)).subquery()
-    return session.scalars(select(found.c.queue).order_by(found.c.priority.desc(), found.c.id)).all()
+def _can_run(offer: Offer, queue: str, needs: str | None) -> bool:
+    return would_wait_for(queue, Needs.read(needs), [offer]) is None
 
 
-def _claim_from(session: Session, queue: str, worker: str, lease_seconds: float) -> Lease | None:
-    """Claim the first job of the queue that no other worker is claiming."""
-    waiting = _waiting_in(queue).with_for_update(skip_locked=True).scalar_subquery()
+def _queues_by_first_job(session: Session, offer: Offer) -> tuple[list[str], set[str]]:
+    """Return the queues in which a job waits that the offer can run, in the order of their first ones; takes no lock.
+
+    Return also what other jobs need that were passed over. Those that need the same are passed over together.
+    """
+    others: set[str] = set()
+    while offer.queues:
+        firsts = [_waiting_in(queue, others).subquery() for queue in offer.queues]
+        found = union_all(*(select(first) for first in firsts)).subquery()
+        jobs = session.execute(select(found).order_by(found.c.priority.desc(), found.c.id)).all()
+        passed = {job.needs for job in jobs if not _can_run(offer, job.queue, job.needs)}
+        if not passed:
+            return [job.queue for job in jobs], others
+        others |= passed
+    return [], others
+
+
+def _claim_from(
+    session: Session, queue: str, offer: Offer, others: set[str], worker: str, lease_seconds: float
+) -> Lease | None:
+    """Claim the first job of the queue that the offer can run and that no other worker is claiming."""
+    job = session.execute(_waiting_in(queue, others).with_for_update(skip_locked=True)).one_or_none()
+    if job is None or not _can_run(offer, queue, job.needs):  # the latter if the one that was looked at is taken by now
+        return None
     taken = session.execute(
         update(Job)
-        .where(Job.id == waiting)
+        .where(Job.id == job.id)
         .values(
             status=JobStatus.RUNNING,
             lease_owner=worker,
@@ -90,18 +113,15 @@ def _claim_from(session: Session, queue: str, worker: str, lease_seconds: float)
         )
         .returning(Job.id, Job.lease_token, Job.attempt, Job.spec, Job.origin)
         .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if taken is None:
-        return None
+    ).one()
     lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec, taken.origin)
     _record_start(session, lease, worker)
     return lease
 
 
-def has_waiting(session: Session, queues: Sequence[str]) -> bool:
+def has_waiting(session: Session, offer: Offer) -> bool:
     """Return whether `claim` would find a job; takes no lock."""
-    waiting = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), Job.deleted_at.is_(None))
-    return session.scalar(waiting.where(~_is_delayed()).limit(1)) is not None
+    return bool(_queues_by_first_job(session, offer)[0])
 
 
 def _is_delayed() -> ColumnElement[bool]:

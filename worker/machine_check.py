@@ -1,6 +1,7 @@
 """What a worker finds out about its machine when it starts: the short form of ``trd doctor``, in a child process.
 
-The findings are kept with the worker's row in the database, which it renews while it lives (`worker.reaper`).
+The findings are kept with the worker's row in the database, which it renews while it lives (`worker.reaper`), and so is
+what it offers: it claims no other jobs.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from contract.model_catalog import is_there
+from contract.routing import Offer, endpoint_name
 from worker.attempt import Slot
 from worker.engine_process import child_environment
 from worker.failures import public_text
@@ -26,6 +29,7 @@ CHECK_SECONDS = 180.0
 DEVICE_CHECK = "device kind"
 """The finding whose message is the kind of device."""
 _DEVICE_FILES = Path("/dev")
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def start_machine_check(slot: Slot) -> threading.Thread:
@@ -67,6 +71,49 @@ def check_machine(folder: Path) -> list[dict[str, Any]]:
         return [_no_doctor(public_text(error))]
     findings = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return findings or [_no_doctor(done.stderr[-400:])]
+
+
+def device_kind(slot: Slot) -> str | None:
+    """Return the kind of device of this machine; None until it is known."""
+    found = _device_finding(slot)
+    return found["message"][:40] if found is not None else None
+
+
+def offer_of(slot: Slot) -> Offer:
+    """Return what this worker can run, as far as it is known now. Nothing is known of the machines of a Ray cluster but
+    what its operator says."""
+    settings, found, catalog = slot.settings, _device_finding(slot), slot.catalog()
+    endpoints = map(endpoint_name, settings.teacher_endpoints)
+    if settings.launcher == "ray":
+        return Offer(
+            queues=settings.queues,
+            models=frozenset([*catalog, *endpoints]),
+            num_nodes=settings.nodes,
+            num_devices=settings.devices_per_node,
+        )
+    there = [name for name, entry in catalog.items() if is_there(entry)]
+    return Offer(
+        queues=settings.queues,
+        models=frozenset([*there, *endpoints]),
+        num_nodes=1,
+        device_kind=device_kind(slot),
+        host_bytes=host_bytes(),
+        **(found["figures"] if found is not None else {}),
+    )
+
+
+def _device_finding(slot: Slot) -> dict[str, Any] | None:
+    found = (one for one in slot.findings or () if one["check"] == DEVICE_CHECK and one["status"] == "pass")
+    return next(found, None)
+
+
+def host_bytes() -> int:
+    """Return the memory of this machine, or the limit of the container if that is lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # the other version of cgroups, or "max"
+            total = min(total, int(limit.read_text(encoding="ascii")))
+    return total
 
 
 def _no_doctor(reason: str) -> dict[str, Any]:

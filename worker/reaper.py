@@ -22,7 +22,7 @@ from worker import leftovers
 from worker.attempt import Slot
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import end_attempt, lock_expired
-from worker.machine_check import DEVICE_CHECK
+from worker.machine_check import device_kind, offer_of
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.repository import schema_is_ready
@@ -58,12 +58,12 @@ def lead(session: Session, owner: str, *, lease_seconds: float) -> bool:
 
 
 def announce(session: Session, slot: Slot) -> None:
-    """Renew this worker's row, with what it has found out about its machine."""
+    """Renew this worker's row, with what it offers and what its checks found."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    kinds = [finding["message"] for finding in slot.findings or () if finding["check"] == DEVICE_CHECK]
     mine = {
         "queues": list(slot.settings.queues),
-        "device_kind": kinds[0][:40] if kinds else None,
+        "device_kind": device_kind(slot),
+        "offer": offer_of(slot).model_dump(mode="json", exclude={"queues"}),
         "findings": slot.findings,
         "started_at": slot.started_at,
         "expires_at": DatabaseNow(MISSED_TURNS * slot.settings.reaper_seconds),

@@ -63,6 +63,10 @@ class WorkerSettings(DeploymentSettings):
     ray_auth_mode: str | None = Field(default=None, validation_alias="ray_auth_mode")
     """Ray's own variable. The launcher ray demands ``token``; the token is in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
 
+    nodes: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Nodes that the Ray cluster has at its largest, each with TRD_DEVICES_PER_NODE devices. The worker leaves jobs
+    that need more to others, and their users are told. If unset, it claims them all."""
+
     @model_validator(mode="after")
     def _ray_is_reachable_and_closed(self) -> Self:
         if self.launcher == "ray" and self.ray_address is None:

@@ -32,6 +32,7 @@ from worker.failures import (
     public_text,
 )
 from worker.lease import LeaseLostError, claim, finish
+from worker.machine_check import offer_of
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
@@ -67,14 +68,14 @@ def make_poller(slot: Slot) -> Periodic:
 
 
 def run_next(slot: Slot) -> bool:
-    """Claim the first waiting job and run one attempt at it, or answer chats if none waits; return False if there is
-    nothing to do, or the slot is taken."""
+    """Claim the first waiting job that this worker can run and run one attempt at it, or answer chats if none waits;
+    return False if there is nothing to do, or the slot is taken."""
     with slot.taken() as is_mine:
         if not is_mine or slot.stopping.is_set():
             return False
-        settings = slot.settings
+        offer = offer_of(slot)
         with slot.database.write() as session:
-            lease = claim(session, queues=settings.queues, worker=slot.name, lease_seconds=settings.lease_seconds)
+            lease = claim(session, offer, worker=slot.name, lease_seconds=slot.settings.lease_seconds)
         if lease is None:
             return serve_chats(slot)
         request_id = (lease.origin or {}).get("request_id")

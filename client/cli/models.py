@@ -7,7 +7,8 @@ from rich.text import Text
 
 from client import Client
 from client.cli.exit_codes import FAILED
-from client.cli.output import JsonFlag, answers, facts, plain, print_json, print_list
+from client.cli.output import JsonFlag, answers, facts, plain, print_json, print_list, size
+from contract.views.health import WorkerHealth
 
 
 def models(as_json: JsonFlag = False) -> None:
@@ -27,6 +28,12 @@ def models(as_json: JsonFlag = False) -> None:
     )
 
 
+def _devices(worker: WorkerHealth) -> str:
+    count = f"{worker.num_devices} × " if worker.num_devices is not None else ""
+    memory = f" with {size(worker.device_bytes)}" if worker.device_bytes is not None else ""
+    return f"{count}{worker.device_kind or 'device unknown'}{memory}"
+
+
 def status(as_json: JsonFlag = False) -> None:
     """Show whether the service can serve requests, and the state of each part. Exit code 1 if it cannot."""
     with Client() as trd:
@@ -42,7 +49,7 @@ def status(as_json: JsonFlag = False) -> None:
         rows = [("url", url), ("key", key), *parts.items()]
         for worker in ready.workers:
             checks = "its machine is not checked" if worker.num_passed is None else f"{worker.num_passed} checks passed"
-            rows.append(("worker", f"{worker.name}, {worker.device_kind or 'device unknown'}, {checks}"))
+            rows.append(("worker", f"{worker.name}, {_devices(worker)}, {checks}"))
             rows += [("  failed", f"{one.check}: {one.message}; {one.remedy}") for one in worker.failures]
         answers().print(facts(rows))
     if not ready.is_ready:

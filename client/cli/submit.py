@@ -31,7 +31,7 @@ from client.cli.output import (
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
 from client.cli.watch import follow
 from contract.ids import DATASET_PREFIX
-from contract.views.jobs import DryRunView, JobView
+from contract.views.jobs import DryRunView, JobView, WouldWaitFor
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="Set a field; may be repeated.")
@@ -94,6 +94,8 @@ def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
 
 
 def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
+    if job.would_wait_for is not None:
+        remark(_wait(job.would_wait_for))
     if watch:
         follow(trd, job.id, as_json=as_json)
     elif as_json:
@@ -104,6 +106,10 @@ def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
             remarks().print(notice_block(job.notices))
         position = f", number {job.queue_position} in the queue" if job.queue_position is not None else ""
         remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
+
+
+def _wait(missing: WouldWaitFor) -> str:
+    return f"{missing.message}: a job waits until a worker comes that can run it"
 
 
 def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
@@ -126,6 +132,8 @@ def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
     console.print(facts(_forecast(preview)))
     for note in preview.estimate_notes:
         console.print(Text(note, style="dim"))
+    if preview.would_wait_for is not None:
+        console.print(_wait(preview.would_wait_for), style="yellow")
     console.print("this was a dry run: no job was created", style="dim")
 
 

@@ -79,6 +79,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(20))
     queue: Mapped[str] = mapped_column(String(100))
     priority: Mapped[int] = mapped_column()
+    needs: Mapped[str | None] = mapped_column(Text)  # contract.routing.Needs as JSON; NULL: of an earlier version
     attempt: Mapped[int] = mapped_column(default=0)  # number of the newest attempt, 0 before the first
     num_lost: Mapped[int] = mapped_column(default=0)  # attempts in a row lost without a step of progress
     lease_owner: Mapped[str | None] = mapped_column(String(200))
@@ -368,6 +369,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     queues: Mapped[list[str]]
     device_kind: Mapped[str | None] = mapped_column(String(40))  # of trd_estimate.hardware; NULL: not known yet
+    # contract.routing.Offer without the queues; NULL: of an earlier version
+    offer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # Findings of `trd doctor --quick`, as it prints them; NULL: the checks have not ended, or are switched off
     findings: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
     started_at: Mapped[datetime]

@@ -31,6 +31,10 @@ class WorkerHealth(View):
     queues: list[str]
     device_kind: str | None
     """Such as h100 or cpu; null until the checks have ended."""
+    num_devices: int | None = None
+    """GPUs of its machine, or of each node of its Ray cluster; null on a CPU, and if it is not known."""
+    device_bytes: int | None = None
+    """Memory of one GPU; null if it is not known."""
     num_passed: int | None
     """Checks of its machine that passed; null until they have ended, and if TRD_CHECK_MACHINE is off."""
     failures: list[WorkerFailure]

@@ -52,6 +52,23 @@ class JobProgress(View):
         return self.status in FINAL_STATUSES
 
 
+class WouldWaitFor(View):
+    """Why no live worker can run a job, not even after its present one. The job is accepted all the same: it starts if
+    a worker comes that can."""
+
+    reason: OpenEnum[Literal["no_worker", "model", "devices", "memory"]]
+    """no_worker: none serves the job's queue; model: none has these models; devices: none has so many; memory: none
+    has what weights, gradients and moments alone take, by the estimate of docs/estimate.md."""
+    message: str
+    """For people; may change."""
+    needed: int | None = None
+    """Number of devices, or bytes of memory."""
+    largest: int | None = None
+    """The largest number of devices or bytes that a live worker has."""
+    models: list[str] = []  # noqa: RUF012 - pydantic copies it
+    """Names that no worker has, or that none has together; ``endpoint:NAME`` is a served teacher."""
+
+
 class JobView(JobProgress):
     """A job."""
 
@@ -64,6 +81,9 @@ class JobView(JobProgress):
     priority: int
     queue_position: int | None
     """1 is claimed next; counting stops at 1,000; null unless the job is queued."""
+    would_wait_for: WouldWaitFor | None = None
+    """What no live worker has that the job needs, as the workers are now; null if one can run it, and unless the job
+    is queued."""
     expected_start_at: datetime | None
     """Only for a queued job, and only in GET /jobs/{id}: when a worker is expected to be free for it, from the
     remaining times of the jobs that run or wait before it. Null if one of these is unknown, if more than 20 jobs wait,
@@ -191,6 +211,8 @@ class DryRunView(View):
     """What the estimates assume, and why one is missing."""
     notices: list[NoticeView]
     """Findings in the data, the models and the settings, such as budgets that were lowered."""
+    would_wait_for: WouldWaitFor | None = None
+    """What no live worker has that the job needs, as the workers are now; null if one can run it."""
 
 
 class DeletedView(View):

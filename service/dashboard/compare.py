@@ -48,7 +48,7 @@ def compare(
         jobs=jobs,
         scores=rows,
         differences=differences([one.spec for one in jobs]),
-        offered=[job_view(row, position) for row, position in offered],
+        offered=[job_view(row, place) for row, place in offered],
         most=MAX_COMPARED,
         is_cut=len(set(job)) > MAX_COMPARED,
     )

@@ -103,7 +103,7 @@ def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()]
 
 def _jobs(context: ServiceContext, caller: Caller, wanted: Wanted) -> tuple[list[JobView], bool]:
     placed, has_more = context.jobs.page(caller.owner, wanted.query)
-    return [job_view(job, position) for job, position in placed], has_more
+    return [job_view(job, place) for job, place in placed], has_more
 
 
 def _rows(context: ServiceContext, jobs: list[JobView]) -> dict[str, tuple[str, str]]:

@@ -85,14 +85,14 @@ def clone_job(
 
 def _created(created: Created) -> Response:
     headers = {} if created.is_new else {REPLAYED: "true"}
-    return _json(job_view(created.job, created.queue_position), status=201 if created.is_new else 200, headers=headers)
+    return _json(job_view(created.job, created.place), status=201 if created.is_new else 200, headers=headers)
 
 
 @router.get("", response_model=Page[JobView], summary="List jobs, newest first")
 def list_jobs(context: Context, caller: Reader, wanted: Annotated[JobQuery, Query()]) -> Response:
     """Filters combine. ``created_after`` includes its moment, ``created_before`` does not."""
     placed, has_more = context.jobs.page(caller.owner, wanted)
-    return _json(Page(data=[job_view(job, position) for job, position in placed], has_more=has_more))
+    return _json(Page(data=[job_view(job, place) for job, place in placed], has_more=has_more))
 
 
 @router.get("/{job_id}", response_model=JobView, summary="One job")

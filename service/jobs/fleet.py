@@ -1,7 +1,9 @@
-"""What waits and runs, over all owners: numbers for everybody, and single jobs for admins and their owners."""
+"""What waits and runs and what the live workers offer, over all owners: numbers for everybody, and single jobs for
+admins and their owners."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +11,14 @@ from datetime import datetime
 from contract.database import Database
 from contract.ids import made_at
 from contract.job_state import LEASED_STATUSES, JobStatus
+from contract.routing import Needs, Offer, would_wait_for
+from contract.tables import Job
+from contract.views.jobs import WouldWaitFor
 from service.jobs import repository
 
 MAX_LEASES = 200
+LOOK_SECONDS = 1.0
+"""How long a look at the workers is good for: every submission needs one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,38 @@ class Lease:
     attempt: int
     job_id: str
     owner: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands that waits; both None if it does not."""
+
+    position: int | None = None
+    would_wait_for: WouldWaitFor | None = None
+
+
+class LiveOffers:
+    """What the live workers offer, read from the database at most every `LOOK_SECONDS`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._offers: list[Offer] = []
+        self._look_at = 0.0
+
+    def place(self, job: Job, position: int | None) -> Place:
+        """Return the place of a job with this position in its queue."""
+        if position is None:
+            return Place()
+        return Place(position, self.would_wait_for(job.queue, Needs.read(job.needs)))
+
+    def would_wait_for(self, queue: str, needs: Needs) -> WouldWaitFor | None:
+        """Return what no live worker has that a job needs. Call it outside of transactions: it may take one."""
+        if time.monotonic() >= self._look_at:
+            with self._database.read() as session:
+                announced = [Offer.read(one.queues, one.offer) for one in repository.live_workers(session)]
+                silent = [Offer(queues=(queue,)) for queue in repository.queues_of_silent_workers(session)]
+            self._offers, self._look_at = [*announced, *silent], time.monotonic() + LOOK_SECONDS
+        return would_wait_for(queue, needs, self._offers)
 
 
 class Fleet:

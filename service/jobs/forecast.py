@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
 from contract.job_spec import JobSpec
-from contract.model_catalog import ModelRefusedError, read_json_object
+from contract.routing import Needs, endpoint_name
+from contract.teacher_spec import ServedTeacher
 from service.jobs import history, repository
 from service.models.service import ModelShelf
 from trd_estimate.counts import Counts, count
-from trd_estimate.hardware import CPU, Hardware, hardware_of_kind
-from trd_estimate.memory import Models, is_served
+from trd_estimate.hardware import CPU, H100, Hardware, hardware_of_kind
+from trd_estimate.memory import Models, is_served, least_bytes
 from trd_estimate.phases import PhaseEstimate, estimate_phases, shortfalls
-from trd_estimate.shape import ModelShape, shape_of
+from trd_estimate.shape import ModelShape
 
 NUM_LOOKED_AT = 200
 """Number of the owner's jobs that are searched for similar ones, the newest ones."""
@@ -68,17 +68,25 @@ def device_kind_of(session: Session, spec: JobSpec) -> str | None:
     return None
 
 
-def placement_notes(session: Session, spec: JobSpec, devices_per_node: int | None) -> list[str]:
-    """Return on how many machines a job runs that needs several, and for what it would wait."""
-    notes = []
-    if devices_per_node is not None and spec.num_devices > devices_per_node:
-        processes_per_node = max(1, devices_per_node // (spec.num_devices // spec.devices))
-        num_nodes = -(-spec.devices // processes_per_node)
-        notes.append(f"nodes: {num_nodes}, each with up to {devices_per_node} devices (TRD_DEVICES_PER_NODE)")
-    workers = repository.live_workers(session)
-    if workers and not any(spec.queue in worker.queues for worker in workers):
-        notes.append(f"queue: no live worker serves {spec.queue}; the job would wait until one does")
-    return notes
+def nodes_note(needs: Needs, devices_per_node: int | None) -> list[str]:
+    """Return on how many machines a job runs that needs several."""
+    num_nodes = needs.num_nodes(devices_per_node) if devices_per_node is not None else None
+    if num_nodes is None or num_nodes == 1:
+        return []
+    return [f"nodes: {num_nodes}, each with up to {devices_per_node} devices (TRD_DEVICES_PER_NODE)"]
+
+
+def needs_of(spec: JobSpec, shelf: ModelShelf) -> Needs:
+    """Return what a resolved spec needs of a worker."""
+    models = _models(spec, shelf, [])
+    teacher = endpoint_name(spec.teacher.endpoint) if isinstance(spec.teacher, ServedTeacher) else spec.teacher
+    return Needs(
+        num_processes=spec.devices,
+        num_devices=spec.num_devices,
+        models=tuple(dict.fromkeys(name for name in (spec.student, teacher) if name is not None)),
+        gpu_bytes=least_bytes(spec, models, H100) if models is not None else None,  # the same on any GPU
+        cpu_bytes=least_bytes(spec, models, CPU) * spec.devices if models is not None else None,
+    )
 
 
 def forecast(
@@ -123,18 +131,10 @@ def _shape(role: str, name: str, shelf: ModelShelf, notes: list[str]) -> ModelSh
     if found is None or not found.entry.is_local:
         notes.append(f"{role} {name}: it is on a hub, and its sizes are unknown here; no memory estimate")
         return None
-    shape = read_shape(Path(found.entry.source))
+    shape = found.shape
     if shape is None:
         notes.append(f"{role} {name}: its config.json does not contain its sizes; no memory estimate")
     return shape
-
-
-def read_shape(folder: Path) -> ModelShape | None:
-    """Return the shape of the model in `folder`; None if its configuration lacks it."""
-    try:
-        return shape_of(read_json_object(folder / "config.json"))
-    except ModelRefusedError:
-        return None
 
 
 def _assumptions(spec: JobSpec, hardware: Hardware) -> list[str]:

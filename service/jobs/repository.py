@@ -176,8 +176,8 @@ _JOBS, _TAGS = cast(Table, Job.__table__), cast(Table, JobTag.__table__)
 _INSERT_JOB, _INSERT_TAGS = insert(_JOBS), insert(_TAGS)
 _NEW_JOB = [
     *("id", "owner", "name", "mode", "spec", "requested", "spec_bytes", "idempotency_key", "body_sha256"),
-    *("cloned_from", "made_by_retry", "origin", "created_at", "status", "queue", "priority", "attempt", "num_lost"),
-    *("lease_token", "step", "latest_metrics", "notices", "num_events"),
+    *("cloned_from", "made_by_retry", "origin", "created_at", "status", "queue", "priority", "needs", "attempt"),
+    *("num_lost", "lease_token", "step", "latest_metrics", "notices", "num_events"),
 ]
 """Columns that a new job fills; the others are NULL."""
 
@@ -289,6 +289,14 @@ def live_workers(session: Session) -> list[Worker]:
     """Return the workers that have renewed their rows lately, the newest first."""
     living = select(Worker).where(Worker.expires_at > datetime.now(UTC))
     return list(session.scalars(living.order_by(Worker.started_at.desc(), Worker.name)))
+
+
+def queues_of_silent_workers(session: Session) -> Sequence[str]:
+    """Return the queues from which workers hold jobs that have no row of their own: those of early versions."""
+    now = datetime.now(UTC)
+    held = select(Job.queue).where(Job.status.in_(LEASED_STATUSES), Job.lease_expires_at > now)
+    announced = select(Worker.name).where(Worker.name == Job.lease_owner, Worker.expires_at > now)
+    return session.scalars(held.where(~announced.exists()).distinct()).all()
 
 
 def open_by_queue(session: Session) -> Sequence[Row[str, str, int, str]]:

@@ -6,12 +6,13 @@ from dataclasses import asdict
 
 from contract.tables import Job
 from contract.views.jobs import DryRunView, DurationView, EstimateView, JobError, JobView, MemoryView, PhaseView
+from service.jobs.fleet import Place
 from service.jobs.service import DryRun
 from service.jobs.waiting import UNKNOWN, ExpectedTimes
 from trd_estimate.phases import evaluation_share
 
 
-def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNKNOWN) -> JobView:
+def job_view(job: Job, place: Place, expected: ExpectedTimes = UNKNOWN) -> JobView:
     """Return the view of a job."""
     error = None
     if job.error_code is not None:
@@ -19,7 +20,8 @@ def job_view(job: Job, queue_position: int | None, expected: ExpectedTimes = UNK
         error = JobError(code=job.error_code, message=job.error_message, retryable=retryable, hint=job.error_hint)
     return JobView.of(
         job,
-        queue_position=queue_position,
+        queue_position=place.position,
+        would_wait_for=place.would_wait_for,
         expected_start_at=expected.start_at,
         expected_finish_at=expected.finish_at,
         expected_note=expected.note,
@@ -59,4 +61,5 @@ def dry_run_view(dry_run: DryRun) -> DryRunView:
         else None,
         estimate_notes=found.notes,
         notices=dry_run.notices,
+        would_wait_for=dry_run.would_wait_for,
     )

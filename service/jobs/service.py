@@ -27,18 +27,21 @@ from contract.job_state import (
     legal_statuses,
 )
 from contract.json_logs import logged_id
+from contract.routing import Needs
 from contract.storage_keys import job_prefix
 from contract.tables import Job
 from contract.views import NoticeView
 from contract.views.audit import AuditAction
+from contract.views.jobs import WouldWaitFor
 from service.audit.log import RequestThreads, record
-from service.bodies import document_sha256, validated
+from service.bodies import document_sha256, overridden, validated
 from service.datasets import repository as datasets
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
 from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
-from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, placement_notes
+from service.jobs.fleet import LiveOffers, Place
+from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, needs_of, nodes_note
 from service.jobs.repository import JobQuery as JobQuery  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelShelf
@@ -84,7 +87,7 @@ class Created:
     """The job of a submission."""
 
     job: Job
-    queue_position: int | None
+    place: Place
     is_new: bool
     """False if an earlier request created it."""
 
@@ -99,6 +102,7 @@ class DryRun:
     estimate: Counts | None
     """None if only a worker can count the problems."""
     forecast: Forecast
+    would_wait_for: WouldWaitFor | None
 
 
 class JobService:
@@ -107,6 +111,7 @@ class JobService:
     def __init__(self, settings: Settings, database: Database, models: ModelShelf, doorbell: Doorbell) -> None:
         self._database = database
         self._models = models
+        self._offers = LiveOffers(database)
         self._doorbell = doorbell
         self._admissions = Admissions(settings, models)
         self._max_open = settings.max_queued_jobs
@@ -125,12 +130,12 @@ class JobService:
         `InFlightError`.
         """
         with self.in_flight.holding(submission.owner, submission.idempotency_key):
-            created = self._find_or_create(submission)
-        if created.is_new:
-            self._doorbell.ring(created.job.id, created.job.queue)
-        return created
+            job, position, is_new = self._find_or_create(submission)
+        if is_new:
+            self._doorbell.ring(job.id, job.queue)
+        return Created(job, self._offers.place(job, position), is_new)
 
-    def _find_or_create(self, submission: Submission) -> Created:
+    def _find_or_create(self, submission: Submission) -> tuple[Job, int | None, bool]:
         if submission.idempotency_key is not None or submission.is_client_retry:
             # Before admission: the answer stays the same if, for example, a model is gone by now.
             with self._database.read() as session:
@@ -138,7 +143,7 @@ class JobService:
                 if earlier is not None:
                     return _replay(session, earlier)
         fitted = self._admissions.fit(submission.spec)
-        values = _new_job(submission, fitted.spec)
+        values = _new_job(submission, fitted.spec, needs_of(fitted.spec, self._models))
         job = Job(**values)
         try:
             with self._database.write_by_connection() as connection:
@@ -166,7 +171,7 @@ class JobService:
                 record(connection, AuditAction.JOB_CREATE, job.id)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
-        return Created(job, around.position, is_new=True)
+        return job, around.position, True
 
     def dry_run(self, owner: str, spec: JobSpec) -> DryRun:
         """Check, resolve and estimate a job without creating it."""
@@ -182,8 +187,10 @@ class JobService:
         with self._database.read() as session:
             kind = self._device_kind or device_kind_of(session, fitted.spec)
             expected = forecast(session, owner, fitted.spec, counts, self._models, kind)
-            expected.notes.extend(placement_notes(session, fitted.spec, self._devices_per_node))
-        return DryRun(fitted.spec, notices, counts, expected)
+        needs = needs_of(fitted.spec, self._models)
+        expected.notes.extend(nodes_note(needs, self._devices_per_node))
+        wait = self._offers.would_wait_for(str(fitted.spec.queue), needs)
+        return DryRun(fitted.spec, notices, counts, expected, wait)
 
     def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:
         with self._database.read() as session:
@@ -204,28 +211,30 @@ class JobService:
         with self._database.read() as session:
             return get_job(session, owner, job_id)
 
-    def show(self, owner: str, job_id: str) -> tuple[Job, int | None, ExpectedTimes]:
-        """Return the job, its queue position (None unless it waits), and when it will probably run."""
+    def show(self, owner: str, job_id: str) -> tuple[Job, Place, ExpectedTimes]:
+        """Return the job, its place in the queue, and when it will probably run."""
         with self._database.read() as session:
             placed = repository.find_placed(session, owner, job_id, MAX_QUEUE_POSITION)
-            if placed is None:
-                raise _no_such_job(job_id)
-            return *placed, expected_times(session, *placed)
+        if placed is None:
+            raise _no_such_job(job_id)
+        job, place = placed[0], self._offers.place(*placed)
+        with self._database.read() as session:
+            return job, place, expected_times(session, job, place)
 
     def page(
         self, owner: str, wanted: JobQuery, metadata: Mapping[str, str] = MappingProxyType({})
-    ) -> tuple[list[tuple[Job, int | None]], bool]:
-        """Return one page of jobs with their queue positions, newest first, and whether more follow.
+    ) -> tuple[list[tuple[Job, Place]], bool]:
+        """Return one page of jobs with their places in the queues, newest first, and whether more follow.
 
         `metadata`: pairs that the jobs' metadata hold, with keys without quotes and backslashes.
         """
         with self._database.read() as session:
             jobs, has_more = cut(repository.page(session, owner, wanted, metadata), wanted.limit)
             positions = queue_positions(session, jobs)
-        return [(job, positions.get(job.id)) for job in jobs], has_more
+        return [(job, self._offers.place(job, positions.get(job.id))) for job in jobs], has_more
 
-    def apply_action(self, owner: str, job_id: str, action: Action) -> tuple[Job, int | None]:
-        """Pause, resume or cancel a job; return it with its queue position. Repeating an action changes nothing.
+    def apply_action(self, owner: str, job_id: str, action: Action) -> tuple[Job, Place]:
+        """Pause, resume or cancel a job; return it with its place in the queue. Repeating an action changes nothing.
 
         Raises `ConflictError` if the job's status does not allow the action, and `QuotaError` if a job that is over
         would be one too many that waits.
@@ -236,7 +245,7 @@ class JobService:
             position = queue_positions(session, [job]).get(job.id)
         if job.status == JobStatus.QUEUED:
             self._doorbell.ring(job.id, job.queue)
-        return job, position
+        return job, self._offers.place(job, position)
 
     def _apply(self, session: Session, job: Job, action: Action) -> None:
         current = JobStatus(job.status)
@@ -305,15 +314,15 @@ def _created_earlier(session: Session, submission: Submission) -> Job | None:
     return repository.newest_with_body(session, owner, sha256, received_at, is_made_by_retry=True)
 
 
-def _replay(session: Session, job: Job) -> Created:
-    return Created(job, queue_positions(session, [job]).get(job.id), is_new=False)
+def _replay(session: Session, job: Job) -> tuple[Job, int | None, bool]:
+    return job, queue_positions(session, [job]).get(job.id), False
 
 
 def _too_many_open(max_open: int) -> QuotaError:
     return QuotaError(f"{max_open} of your jobs already wait or run; wait for one to end, or cancel one")
 
 
-def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
+def _new_job(submission: Submission, spec: JobSpec, needs: Needs) -> dict[str, Any]:
     """Return the values of the new row without its notices, which the data decide; the other columns are NULL."""
     now, resolved = datetime.now(UTC), spec.model_dump(mode="json")
     return {
@@ -333,6 +342,7 @@ def _new_job(submission: Submission, spec: JobSpec) -> dict[str, Any]:
         "status": JobStatus.QUEUED,
         "queue": spec.queue,
         "priority": spec.priority,
+        "needs": needs.model_dump_json(exclude_none=True),
         "attempt": 0,
         "num_lost": 0,
         "lease_token": 0,
@@ -379,22 +389,3 @@ def illegal_action(job: Job, action: Action) -> ConflictError:
         code="illegal_transition",
         param="status",
     )
-
-
-_WHOLE = frozenset({"dataset", "teacher"})
-"""Fields whose objects are of one of several kinds: a merge of two kinds would be neither."""
-
-
-def overridden(requested: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body of a clone: the original's body with `overrides` merged in.
-
-    Objects merge key by key; everything else, including null and references to data and teachers, is replaced.
-    """
-    merged = dict(requested)
-    for key, value in overrides.items():
-        before = merged.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and key not in _WHOLE:
-            merged[key] = overridden(before, value)
-        else:
-            merged[key] = value
-    return merged

@@ -21,9 +21,9 @@ from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.tables import Job
 from service.jobs import history
+from service.jobs.fleet import Place
 from service.jobs.forecast import NUM_LIKE, PastRun, counts_of, kind_of, seconds_by_phase, seconds_like
 from service.jobs.history import PastJob, SizedJob
-from service.jobs.repository import live_workers
 from trd_estimate.counts import Counts
 
 MAX_BEFORE = 20
@@ -50,17 +50,19 @@ UNKNOWN = ExpectedTimes()
 """Of a job that does not wait."""
 
 
-def expected_times(session: Session, job: Job, position: int | None) -> ExpectedTimes:
+def expected_times(session: Session, job: Job, place: Place) -> ExpectedTimes:
     """Estimate the times of a job. Takes at most two statements: the jobs that run or wait before this one, and the
     durations of similar jobs."""
-    if position is None:
+    if place.position is None:
         return UNKNOWN
-    if position > MAX_BEFORE + 1:
+    if place.would_wait_for is not None:
+        return ExpectedTimes(note=place.would_wait_for.message)
+    if place.position > MAX_BEFORE + 1:
         return ExpectedTimes(note=f"more than {MAX_BEFORE} jobs wait before it")
     now = datetime.now(UTC)
     queue = history.sized_queue(session, job, max_before=MAX_BEFORE, max_leased=MAX_WORKERS + 1)
     running = [row for row in queue if row.job.status != JobStatus.QUEUED]
-    obstacle = _obstacle(session, job.queue, running, now)
+    obstacle = _obstacle(job.queue, running, now)
     if obstacle is not None:
         return ExpectedTimes(note=obstacle)
     durations = _Durations(session, {row.job.owner for row in queue if _needs_history(row.job)})
@@ -77,10 +79,8 @@ def expected_times(session: Session, job: Job, position: int | None) -> Expected
     return ExpectedTimes(_after(now, start), _after(now, start + own))
 
 
-def _obstacle(session: Session, queue: str, running: Sequence[SizedJob], now: datetime) -> str | None:
+def _obstacle(queue: str, running: Sequence[SizedJob], now: datetime) -> str | None:
     """Return why it is unknown when a worker of the queue will be free; None if it is known."""
-    if not running and not any(queue in worker.queues for worker in live_workers(session)):
-        return f"nothing runs in the queue {queue}, and no live worker serves it: the job waits until one does"
     if not running:
         return (
             f"nothing runs in the queue {queue}, and a free worker takes a job within seconds: "

@@ -15,11 +15,13 @@ from contract.model_catalog import (
     ModelRefusedError,
     parse_catalog,
     read_facts,
+    read_json_object,
     unpinned_warning,
 )
 from contract.views.models import ModelView
 from trd_data.errors import PromptError
 from trd_data.stop_ids import StopIds, find_stop_ids
+from trd_estimate.shape import ModelShape, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,19 @@ class ShelvedModel:
             return find_stop_ids(Path(self.entry.source), self.facts.vocabulary, self.facts.special_tokens)
         except PromptError:
             return None
+
+    @cached_property
+    def shape(self) -> ModelShape | None:
+        """The sizes of its layers; None if its configuration does not say, or is not here."""
+        return read_shape(Path(self.entry.source)) if self.entry.is_local else None
+
+
+def read_shape(folder: Path) -> ModelShape | None:
+    """Return the shape of the model in `folder`; None if its configuration lacks it."""
+    try:
+        return shape_of(read_json_object(folder / "config.json"))
+    except ModelRefusedError:
+        return None
 
 
 def model_view(model: ShelvedModel) -> ModelView:

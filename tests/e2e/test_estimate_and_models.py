@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from contract.job_spec import JobSpec
-from service.jobs.forecast import read_shape
+from service.models.service import read_shape
 from trd_estimate.hardware import CPU
 from trd_estimate.memory import Models, phase_memory
 from trd_estimate.shape import ModelShape

@@ -59,6 +59,12 @@ def settings_in(folder: Path, models_dir: Path, database_url: str, **changes: An
     return Settings(**{**given, **changes})
 
 
+@pytest.fixture(autouse=True)
+def _fresh_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that adds a worker sees it at once, not within a second."""
+    monkeypatch.setattr("service.jobs.fleet.LOOK_SECONDS", 0.0)
+
+
 @pytest.fixture
 def make_client(tmp_path: Path, models_dir: Path) -> Iterator[MakeClient]:
     """Starts applications, whose clients send the admin's key."""

@@ -18,6 +18,7 @@ from contract.tables import Attempt, JobEvent
 from contract.views.jobs import AttemptView
 from service.dashboard.specs import differences, spec_rows
 from service.dashboard.timeline import timeline
+from service.jobs.fleet import Place
 from service.jobs.schemas import job_view
 from tests.service.conftest import ADMIN_KEY, MakeClient
 from tests.service.engine_reports import engine_report
@@ -138,7 +139,7 @@ def test_the_list_is_filtered_by_its_address_and_an_empty_field_filters_nothing(
 def test_a_timeline_shows_phases_waits_and_lost_attempts(client: TestClient) -> None:
     job = submit(client)
     set_job(client, job, created_at=START, status=JobStatus.SUCCEEDED, finished_at=START + timedelta(seconds=100))
-    view = job_view(context_of(client).jobs.find("admin", job), None)
+    view = job_view(context_of(client).jobs.find("admin", job), Place())
 
     def at(seconds: float) -> datetime:
         return START + timedelta(seconds=seconds)
@@ -185,7 +186,7 @@ def test_a_long_timeline_has_few_rectangles(client: TestClient) -> None:
     job = submit(client)
     end = START + timedelta(hours=10)
     set_job(client, job, created_at=START, status=JobStatus.SUCCEEDED, finished_at=end)
-    view = job_view(context_of(client).jobs.find("admin", job), None)
+    view = job_view(context_of(client).jobs.find("admin", job), Place())
     only = AttemptView.of(Attempt(number=1, worker="w", status="succeeded", started_at=START, finished_at=end))
     phases = [(START + timedelta(seconds=9 * i), ("rollout", "training")[i % 2]) for i in range(4000)]
     drawn = list(timeline(view, [only], phases).drawn)

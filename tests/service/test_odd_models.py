@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contract.model_catalog import parse_catalog
-from service.jobs.forecast import read_shape
+from service.models.service import read_shape
 from tests.service.conftest import MakeClient, write_model
 from tests.service.records import job_body
 

@@ -14,6 +14,7 @@ from contract.job_state import JobStatus
 from service.jobs.waiting import MAX_BEFORE, MAX_WORKERS, _start_in_seconds
 from tests.service.conftest import AUTHORIZED
 from tests.service.records import context_of, database_of, job_body, set_job, submit
+from tests.service.test_worker_health import add_worker
 
 SECONDS = {"preparing": 10.0, "rollout": 40.0, "training": 50.0}
 CLOCK_SECONDS = 10.0
@@ -135,10 +136,11 @@ def test_times_grow_with_the_data(either_client: TestClient, body: Submitted) ->
     ],
     ids=["pausing", "cancelling", "lost", "over"],
 )
-def test_without_a_live_worker_there_is_no_estimate(
+def test_without_a_worker_that_will_be_free_there_is_no_estimate(
     either_client: TestClient, body: Submitted, lost: dict[str, Any], why: str
 ) -> None:
     client = either_client
+    add_worker(client, "another")
     succeeded(client, body)
     job_id = running(client, body, 300.0)
     waiting = submit(client, **body)
@@ -224,7 +226,7 @@ def test_only_a_job_that_waits_costs_statements(either_client: TestClient, body:
     client.get(f"/jobs/{job_id}")
     assert sum(statement != "BEGIN" for statement in statements) == 1
     client.get(f"/jobs/{waiting}")
-    assert sum(statement != "BEGIN" for statement in statements) == 1 + 3
+    assert sum(statement != "BEGIN" for statement in statements) == 1 + 3 + 2, "two look at the workers"
     (listed,) = client.get("/jobs", params={"status": "queued"}).json()["data"]
     assert (listed["expected_start_at"], listed["expected_finish_at"]) == (None, None)
 

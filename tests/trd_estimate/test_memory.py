@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from contract.job_spec import JobSpec
-from service.jobs.forecast import read_shape
+from service.models.service import read_shape
 from trd_engine.distillation.losses import linear_divergence as fused_loss
 from trd_estimate.hardware import CPU, GIB, H100, Hardware
 from trd_estimate.memory import (
@@ -26,6 +26,7 @@ from trd_estimate.memory import (
     checkpoint_bytes,
     default_pass_tokens,
     host_bytes,
+    least_bytes,
     phase_memory,
 )
 from trd_estimate.shape import ModelShape
@@ -115,6 +116,20 @@ def test_full_fine_tuning_trains_every_weight_and_devices_divide_it() -> None:
     layer = (NUM_PARAMETERS - root) // 2
     # The teacher's head, two layers and the root; and the gradients of a layer and of the root.
     assert divided["complete_weights"] == 2 * (root + 2 * layer + root + layer + root)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora": None}, {"lora": None, "devices": 4}, {"mode": "opsd", "teacher": None}]
+)
+@pytest.mark.parametrize("hardware", [CPU, H100])
+def test_the_least_memory_is_what_no_length_of_texts_changes(changes: dict[str, Any], hardware: Hardware) -> None:
+    models = Models(SHAPE, SHAPE if changes.get("teacher", "T") else None)
+    least = least_bytes(spec(**changes), models, hardware)
+    held = ("student_weights", "teacher_weights", "moments", "gradients")
+    for num in (8, 30):
+        sampling = {"max_prompt_tokens": 10, "max_new_tokens": num, "engine": "transformers"}
+        found = training(spec(**changes, sampling=sampling), models.teacher, hardware)
+        assert least == sum(found[name] for name in held) < sum(found.values())
 
 
 @pytest.mark.parametrize(

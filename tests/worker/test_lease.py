@@ -15,9 +15,9 @@ from sqlalchemy import insert, select, text, update
 from contract.database import Database, DatabaseNow
 from contract.events import NewEvent, append_events
 from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
-from contract.messages import DEFAULT_QUEUE
+from contract.routing import Offer
 from contract.tables import Attempt, Job
-from tests.worker.workbench import Workbench
+from tests.worker.workbench import ANYTHING, Workbench
 from worker.failures import AttemptEnd, EndKind, Failure
 from worker.lease import LeaseLostError, claim, fenced, finish, lock_expired, renew
 from worker.repository import ProgressBatch, write_progress
@@ -59,7 +59,7 @@ def test_of_several_queues_the_most_urgent_job_is_claimed(bench: Workbench) -> N
     jobs = [bench.add_job(queue=queue, priority=priority) for queue, priority in (("a", 0), ("b", 2), ("a", 2))]
     jobs.append(bench.add_job(queue="c", priority=9))
     with bench.database.write() as session:
-        claims = [claim(session, queues=["a", "b"], worker="w", lease_seconds=30) for _ in range(4)]
+        claims = [claim(session, Offer(queues=("a", "b")), worker="w", lease_seconds=30) for _ in range(4)]
     assert [lease and lease.job_id for lease in claims] == [jobs[1], jobs[2], jobs[0], None]
 
 
@@ -67,8 +67,8 @@ def test_a_claim_passes_over_what_others_are_claiming(postgres_url: str, tmp_pat
     bench = Workbench(postgres_url, tmp_path)
     first, other = bench.add_job(queue="a", priority=1), bench.add_job(queue="b")
     with bench.database.write() as session, bench.database.write() as at_the_same_time:
-        taken = claim(session, queues=["a", "b"], worker="1", lease_seconds=30)
-        meanwhile = claim(at_the_same_time, queues=["a", "b"], worker="2", lease_seconds=30)
+        taken = claim(session, Offer(queues=("a", "b")), worker="1", lease_seconds=30)
+        meanwhile = claim(at_the_same_time, Offer(queues=("a", "b")), worker="2", lease_seconds=30)
     bench.close()
     assert taken is not None
     assert meanwhile is not None
@@ -86,7 +86,7 @@ def test_a_claim_reads_one_job_of_a_queue_however_many_wait(postgres_url: str, q
         connection.execute(text("VACUUM ANALYZE jobs"))
     before = _num_read(database)
     with database.write() as session:
-        assert claim(session, queues=queues, worker="w", lease_seconds=30) is not None
+        assert claim(session, Offer(queues=queues), worker="w", lease_seconds=30) is not None
     assert _num_read(database) - before < 50, "not a thousand of the same priority"
     database.dispose()
 
@@ -174,7 +174,7 @@ def _claim_until_empty(database: Database, worker: str) -> list[str]:
     claimed = []
     while True:
         with database.write() as session:
-            lease = claim(session, queues=[DEFAULT_QUEUE], worker=worker, lease_seconds=30)
+            lease = claim(session, ANYTHING, worker=worker, lease_seconds=30)
         if lease is None:
             return claimed
         claimed.append(lease.job_id)

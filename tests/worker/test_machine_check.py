@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from contract.routing import Needs, Offer
 from contract.tables import Worker
+from contract.teacher_endpoints import TeacherEndpoint
 from tests.worker.workbench import Workbench
 from worker import machine_check
-from worker.machine_check import check_machine, start_machine_check
+from worker.machine_check import check_machine, host_bytes, offer_of, start_machine_check
 from worker.reaper import Reaper
+from worker.supervisor import run_next
 
 
 def rows(bench: Workbench) -> dict[str, Worker]:
@@ -36,6 +39,56 @@ def test_a_planted_fault_is_found_and_announced(bench: Workbench, tmp_path: Path
     assert [name for name, finding in found.items() if finding["status"] == "fail"] == ["disk"]
     assert "FileExistsError" in found["disk"]["message"]
     assert found["device"]["status"] == "pass"
+    offer = Offer.read(worker.queues, worker.offer)
+    assert offer == offer_of(slot), "a claim holds to what is announced"
+    assert (offer.device_kind, offer.num_devices, offer.num_nodes) == ("cpu", None, 1)
+    assert offer.models is not None
+    assert offer.models >= {"tiny-student", "tiny-teacher"}
+    assert offer.host_bytes is not None
+    assert offer.host_bytes > 2**30
+
+
+def test_a_worker_offers_the_models_that_its_machine_has(sqlite_bench: Workbench, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "here"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    endpoint = TeacherEndpoint(url="https://teacher.example/v1", model="m")
+    models = f"{tmp_path}/models/*,gone={tmp_path}/gone,Org/Hub-Model@v1"
+    slot = sqlite_bench.slot(models=models, teacher_endpoints={"served": endpoint})
+    assert offer_of(slot).models == {"here", "Org/Hub-Model", "endpoint:served"}
+    (folder / "config.json").unlink()
+    assert offer_of(slot).models == {"Org/Hub-Model", "endpoint:served"}, "found again at every turn"
+
+
+def test_a_worker_of_a_cluster_offers_what_its_operator_says_of_it(sqlite_bench: Workbench) -> None:
+    slot = sqlite_bench.slot(launcher="ray", devices_per_node=8, nodes=4)
+    slot.findings = [{"check": "device kind", "status": "pass", "message": "cpu", "figures": {}}]
+    offer = offer_of(slot)
+    assert (offer.num_nodes, offer.num_devices) == (4, 8)
+    assert (offer.device_kind, offer.device_bytes, offer.host_bytes) == (None, None, None), (
+        "its own machine runs nothing"
+    )
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine_check, "_MEMORY_LIMITS", (tmp_path / "absent", limit))
+    limit.write_text("max\n")
+    whole = host_bytes()
+    limit.write_text("1000000000\n")
+    assert host_bytes() == 1_000_000_000 < whole
+
+
+def test_a_worker_leaves_a_job_that_it_cannot_run(bench: Workbench) -> None:
+    slot = bench.slot(models="Org/Other@v1")
+    needs = Needs(models=("tiny-student", "tiny-teacher")).model_dump_json()
+    foreign, own = bench.add_job(needs=needs), bench.add_job()
+    assert run_next(slot)
+    assert not run_next(slot)
+    assert (bench.job(foreign).status, bench.attempts(foreign)) == ("queued", [])
+    assert bench.job(own).attempt > 0
+    assert run_next(bench.slot())
+    assert bench.job(foreign).status == "succeeded"
 
 
 def test_ended_workers_are_forgotten(bench: Workbench) -> None:

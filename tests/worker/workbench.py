@@ -19,6 +19,7 @@ from contract.ids import DATASET_PREFIX, JOB_PREFIX, new_id
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
 from contract.messages import DEFAULT_QUEUE
+from contract.routing import Offer
 from contract.storage import Storage
 from contract.storage_keys import dataset_key
 from contract.tables import Attempt as AttemptRow
@@ -30,6 +31,8 @@ from worker.settings import WorkerSettings
 from worker.supervisor import run_next
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
+ANYTHING = Offer(queues=(DEFAULT_QUEUE,))
+"""Of a worker of which nothing is known but its queue."""
 ROWS = b'{"problem": "1+1", "answer": "2"}\n'
 
 
@@ -150,10 +153,12 @@ class Workbench:
             session.execute(insert(Job).values(**row))
         return job_id
 
-    def claim(self, worker: str = "someone", *, lease_seconds: float = 30.0) -> Lease | None:
-        """Claim the next job of the default queue."""
+    def claim(
+        self, worker: str = "someone", *, lease_seconds: float = 30.0, offer: Offer | None = None
+    ) -> Lease | None:
+        """Claim the next job of the offer, without one of the default queue."""
         with self.database.write() as session:
-            return claim(session, queues=[DEFAULT_QUEUE], worker=worker, lease_seconds=lease_seconds)
+            return claim(session, offer or ANYTHING, worker=worker, lease_seconds=lease_seconds)
 
     def attempt(self, lease: Lease, **settings: Any) -> Attempt:
         """Return the attempt that holds the lease."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,14 @@ class FailedError(Exception):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The message of a check that passed, with figures for programs."""
+
+    message: str
+    figures: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Finding:
     """The result of one check."""
 
@@ -33,6 +42,7 @@ class Finding:
     remedy: str = ""
     """What to do about a failure."""
     seconds: float = 0.0
+    figures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

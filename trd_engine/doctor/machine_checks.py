@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
+from trd_engine.doctor.findings import FailedError, Machine, Measured, NotTriedError
 from trd_estimate.hardware import CPU, Hardware, hardware_of
 
 GIB = 2**30
@@ -62,9 +62,14 @@ def check_device(machine: Machine) -> str:
     )
 
 
-def check_device_kind(machine: Machine) -> str:
-    """The kind of device that estimates take; the message is its name alone."""
-    return local_hardware(machine.device).kind
+def check_device_kind(machine: Machine) -> Measured:
+    """The kind of device that estimates take; the message is its name alone. The figures are of the GPUs; if they
+    differ, the largest memory counts: a job that fits one of them is not turned away."""
+    kind = local_hardware(machine.device).kind
+    if not machine.is_gpu:
+        return Measured(kind, {})
+    memory = [torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())]
+    return Measured(kind, {"num_devices": len(memory), "device_bytes": max(memory)})
 
 
 def local_hardware(device: torch.device) -> Hardware:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from trd_engine.config import load_config
 from trd_engine.doctor import engine_checks, estimate, machine_checks
-from trd_engine.doctor.findings import FailedError, Finding, Machine, NotTriedError
+from trd_engine.doctor.findings import FailedError, Finding, Machine, Measured, NotTriedError
 from trd_engine.runtime.errors import EngineError
 from trd_engine.runtime.hardware import choose_device
 
-Check = Callable[[Machine], str]
+Check = Callable[[Machine], str | Measured]
 
 QUICK_CHECKS: dict[str, Check] = {
     "device": machine_checks.check_device,
@@ -61,7 +61,9 @@ def examine(folder: Path, spec: Path | None = None, *, quick: bool = False) -> I
 def _findings(name: str, check: Check, machine: Machine) -> Iterator[Finding]:
     started_at = time.monotonic()
     try:
-        yield Finding(name, "pass", check(machine), seconds=_since(started_at))
+        found = check(machine)
+        measured = found if isinstance(found, Measured) else Measured(found, {})
+        yield Finding(name, "pass", measured.message, seconds=_since(started_at), figures=measured.figures)
     except NotTriedError as reason:
         yield Finding(name, "not tried", str(reason), seconds=_since(started_at))
     except FailedError as fault:

@@ -31,6 +31,7 @@ from worker.chats.repository import Claimed
 from worker.engine_spec import engine_source
 from worker.failures import JobFailedError, public_text
 from worker.lease import has_waiting
+from worker.machine_check import offer_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def serve_chats(slot: Slot) -> bool:
                     models.answer(answer)
                 idle_since = time.monotonic()
             with slot.database.read() as session:
-                is_wanted = has_waiting(session, slot.settings.queues)
+                is_wanted = has_waiting(session, offer_of(slot))
             if is_wanted or time.monotonic() - idle_since > slot.settings.chat_idle_seconds:
                 break
             answer = _claim(slot)
@@ -198,7 +199,7 @@ class _Models:
         """Renew the lease while the model is loaded, which may take minutes; a job need not wait for it."""
         self._record(answer)
         with self._slot.database.read() as session:
-            if has_waiting(session, self._slot.settings.queues):
+            if has_waiting(session, offer_of(self._slot)):
                 raise _RefusedError("A job took the worker before the model was loaded. Ask again.")
 
     def _record(self, answer: Claimed, **columns: Any) -> None:

@@ -16,6 +16,7 @@ from service.auth import Reader, Submitter
 from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext
 from service.errors import ConflictError, InFlightError, InvalidRequestError, NotFoundError, QuotaError, raises
+from service.jobs.fleet import Place
 from service.jobs.service import JobQuery, Submission
 from service.openai_compat.fine_tuning.request import FineTuningRequest
 from service.openai_compat.fine_tuning.schemas import (
@@ -62,7 +63,7 @@ def create_fine_tuning_job(
         raise native.with_client_names(error) from error
     if not created.is_new:
         response.headers[REPLAYED] = "true"
-    return _job_object(context, created.job, created.queue_position)
+    return _job_object(context, created.job, created.place)
 
 
 @router.get("", summary="List jobs, newest first")
@@ -89,13 +90,13 @@ def _metadata_filter(request: Request) -> dict[str, str]:
     return wanted
 
 
-def _job_objects(context: ServiceContext, placed: Sequence[tuple[Job, int | None]]) -> list[FineTuningJob]:
+def _job_objects(context: ServiceContext, placed: Sequence[tuple[Job, Place]]) -> list[FineTuningJob]:
     num_tokens = context.runs.num_trained_tokens(job for job, _ in placed)
-    return [fine_tuning_job(job, position, num_tokens.get(job.id, 0)) for job, position in placed]
+    return [fine_tuning_job(job, place, num_tokens.get(job.id, 0)) for job, place in placed]
 
 
-def _job_object(context: ServiceContext, job: Job, position: int | None) -> FineTuningJob:
-    (view,) = _job_objects(context, [(job, position)])
+def _job_object(context: ServiceContext, job: Job, place: Place) -> FineTuningJob:
+    (view,) = _job_objects(context, [(job, place)])
     return view
 
 
@@ -103,8 +104,8 @@ def _job_object(context: ServiceContext, job: Job, position: int | None) -> Fine
 @raises(NotFoundError)
 def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineTuningJob:
     """Where it stands."""
-    job, position, _ = context.jobs.show(caller.owner, job_id)
-    return _job_object(context, job, position)
+    job, place, _ = context.jobs.show(caller.owner, job_id)
+    return _job_object(context, job, place)
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")

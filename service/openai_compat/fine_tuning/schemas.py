@@ -16,6 +16,7 @@ from contract.job_state import JobStatus
 from contract.tables import Checkpoint, Job, JobEvent
 from contract.views.checkpoints import CheckpointView
 from contract.views.jobs import JobView
+from service.jobs.fleet import Place
 from service.jobs.schemas import job_view
 from service.openai_compat.fine_tuning.translation import DEFAULT_LEARNING_RATE
 from service.openai_compat.models.names import model_name
@@ -149,7 +150,7 @@ class FineTuningCheckpoint(_View):
     """As ``GET /jobs/{id}/checkpoints`` shows it."""
 
 
-def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: int) -> FineTuningJob:
+def fine_tuning_job(job: Job, place: Place, num_trained_tokens: int) -> FineTuningJob:
     """A row as the `openai` client reads it."""
     spec = job.spec
     status = JobStatus(job.status)
@@ -182,7 +183,7 @@ def fine_tuning_job(job: Job, queue_position: int | None, num_trained_tokens: in
             if one["type"] == "wandb"
         ],
         metadata=spec["metadata"],
-        native=job_view(job, queue_position),
+        native=job_view(job, place),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from client import Client
 from client.jobs import JobFilter
 from contract.job_state import JobStatus
+from service.jobs.fleet import LOOK_SECONDS
 from tests.client.cli.conftest import Run
 from tests.client.conftest import RunningService, spec_of
 from tests.servers import free_port
@@ -41,6 +43,10 @@ def test_a_spec_is_submitted_with_a_file_of_problems(run: Run, trd: Client, spec
     assert (optim["learning_rate"], optim["batch_size"], optim["epochs"]) == (0.001, 4, 3)
     assert "40 rows" in done.err
     assert f"trd watch {job.id}" in done.err
+    wait = "no live worker serves the queue trd-default: a job waits until a worker comes that can run it"
+    assert wait in " ".join(done.err.split())
+    dry = run("submit", spec_file, "--dataset", str(rows_file), "--dry-run")
+    assert wait in " ".join(dry.out.split())
 
 
 def test_a_spec_may_be_json_or_come_from_a_pipe(run: Run, trd: Client, tmp_path: Path, rows_file: Path) -> None:
@@ -192,9 +198,10 @@ def test_a_waiting_job_shows_when_it_is_expected(run: Run, trd: Client, job_id: 
     busy = trd.jobs.clone(job_id).id
     for waiting in (job_id, busy):
         set_job(service.database, waiting, queue="of-its-own")
-    assert "not known: nothing runs in the queue of-its-own" in run("show", job_id).out
+    assert "not known: no live worker serves the queue of-its-own" in run("show", job_id).out
     lives_until = datetime.now(UTC) + timedelta(minutes=5)
     set_job(service.database, busy, status=JobStatus.RUNNING, eta_seconds=7200.0, lease_expires_at=lives_until)
+    time.sleep(LOOK_SECONDS)
     job = trd.jobs.get(job_id)
     assert job.expected_start_at is not None
     assert abs(job.expected_start_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)

@@ -37,6 +37,15 @@ def test_quick_checks_pass_or_say_why_they_were_not_tried(tmp_path: Path) -> Non
     assert f"torch {torch.__version__}" in findings["device"].message
 
 
+def test_the_gpus_are_counted_with_the_largest_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [SimpleNamespace(name="NVIDIA L4", total_memory=22 * 2**30), SimpleNamespace(name="X", total_memory=2**30)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus[getattr(device, "index", device)])
+    found = machine_checks.check_device_kind(Machine(torch.device("cuda", 0), tmp_path))
+    assert (found.message, found.figures) == ("l4", {"num_devices": 2, "device_bytes": 22 * 2**30})
+    assert not machine_checks.check_device_kind(Machine(CPU, tmp_path)).figures
+
+
 @pytest.mark.parametrize("name", ["loss", "packing", "verifier", "out of memory"])
 def test_the_engine_passes_its_checks(name: str, machine: Machine) -> None:
     assert report.CHECKS[name](machine)
