@@ -60,6 +60,9 @@ def _without(secrets: Iterable[str], text: str) -> str:
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
+        if name.startswith("OTEL_") and name.endswith("_HEADERS"):  # name=value,…: keys of the collector
+            words = (word for pair in value.split(",") for word in unquote(pair.partition("=")[2]).split())
+            yield from (word for word in words if len(word) >= MIN_SECRET_CHARACTERS)
         found = value if _SECRET_NAME.search(name) else _password(value)
         if len(found) >= MIN_SECRET_CHARACTERS:
             yield found

@@ -12,7 +12,7 @@ WORKDIR /app
 
 # Dependencies first: a change of our own code does not install them anew.
 COPY pyproject.toml constraints.txt README.md ./
-RUN pip install --constraint constraints.txt --editable ".[service]"
+RUN pip install --constraint constraints.txt --editable ".[service,otel]"
 
 COPY client client
 COPY contract contract

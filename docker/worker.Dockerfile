@@ -33,7 +33,7 @@ RUN case "$EXTRA" in \
         gpu) constraints=constraints-gpu.txt ;; \
         *) echo "EXTRA must be cpu or gpu, not '$EXTRA'" >&2; exit 1 ;; \
     esac \
-    && pip install --constraint "$constraints" --editable ".[$EXTRA,gym,ray]" \
+    && pip install --constraint "$constraints" --editable ".[$EXTRA,gym,otel,ray]" \
     && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec triton opencv-python-headless; fi \
     && python -c "import vllm"
 

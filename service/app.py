@@ -20,6 +20,7 @@ from contract.database import Database
 from contract.json_logs import JsonFormatter
 from contract.settings import make_private_folder
 from contract.storage import Storage
+from contract.tracing import start_tracing, stop_tracing
 from contract.views.keys import KeyScope
 from service.api import add_routes, allowed_methods
 from service.audit.log import AuditLog
@@ -101,6 +102,7 @@ def _remembered_openapi(app: FastAPI) -> dict[str, object]:
 
 
 def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
+    start_tracing("trd-api")
     make_private_folder(settings.data_dir)
     if settings.is_embedded:
         migrate(settings.database_url)
@@ -176,6 +178,7 @@ def _stop(context: ServiceContext) -> None:
     context.datasets.threads.shutdown(wait=True)
     context.doorbell.close()
     context.database.dispose()
+    stop_tracing()
 
 
 @contextmanager

@@ -24,6 +24,12 @@ UNMATCHED = "unmatched"
 """The route of a request that no route answers, so that paths of strangers make no series."""
 
 
+def method_and_route(scope: Scope) -> tuple[str, str]:
+    """Return a request's method, and its route's template, ``/jobs/{job_id}``: few values, whatever strangers send."""
+    route = getattr(scope.get("route"), "path", UNMATCHED)
+    return scope["method"] if scope["method"] in METHODS else "other", route
+
+
 class RequestMetrics:
     """The requests of one API process."""
 
@@ -42,9 +48,8 @@ class RequestMetrics:
         )
 
     def answered(self, scope: Scope, status: int | None, seconds: float) -> None:
-        """Count one request. Its route is the template, ``/jobs/{job_id}``."""
-        route = getattr(scope.get("route"), "path", UNMATCHED)
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        """Count one request."""
+        method, route = method_and_route(scope)
         self._num_answers.labels(method, route, str(status or 499)).inc()
         self._seconds.labels(method, route).observe(seconds)
 

@@ -11,12 +11,14 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from opentelemetry.trace import SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.json_logs import log_ids
+from contract.tracing import continued, trace_id, tracer
 from service.errors import (
     ApiError,
     InvalidRequestError,
@@ -25,7 +27,7 @@ from service.errors import (
     error_content,
     error_response,
 )
-from service.metrics import RequestMetrics
+from service.metrics import RequestMetrics, method_and_route
 from service.outages import outage
 from service.settings import Settings
 
@@ -53,10 +55,27 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
         answer = _Answer(send, given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}")
-        with log_ids(request_id=answer.request_id):
-            await self._answered(scope, receive, answer)
+        origin = {"request_id": answer.request_id, "traceparent": headers.get("traceparent", "")}
+        with (
+            continued(origin),
+            tracer.start_as_current_span("request", kind=SpanKind.SERVER) as span,
+            log_ids(trace_id=trace_id()),
+        ):
+            try:
+                await self._answered(scope, receive, answer)
+            finally:
+                method, route = method_and_route(scope)
+                span.update_name(f"{method} {route}")
+                status = answer.status or 499
+                span.set_attributes(
+                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                )
+                span.set_attribute("trd.request_id", answer.request_id)
+                if status >= 500:
+                    span.set_status(StatusCode.ERROR)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         scope.setdefault("state", {}).update(request_id=answer.request_id, received_at=datetime.now(UTC))

@@ -16,6 +16,7 @@ from contract.json_logs import JsonFormatter
 from contract.messages import RUN_JOB_TASK, redis_options
 from contract.model_catalog import unpinned_warning
 from contract.settings import make_private_folder
+from contract.tracing import start_tracing, stop_tracing
 from worker import metrics
 from worker.attempt import Slot
 from worker.doorbells import check_messages
@@ -97,6 +98,7 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
         self._threads = [make_poller(slot), reaper, make_sender(slot)]
 
     def start(self, worker: Any) -> None:
+        start_tracing("trd-worker")
         make_private_folder(slot.settings.data_dir)
         if warning := unpinned_warning(slot.catalog()):
             logger.warning(warning)
@@ -112,6 +114,7 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
         for thread in self._threads:
             thread.join(slot.settings.stop_grace_seconds + SHUTDOWN_MARGIN_SECONDS)
         slot.close()
+        stop_tracing()
 
 
 app.steps["worker"].add(Threads)

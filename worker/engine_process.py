@@ -37,7 +37,8 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environment.items()
-        if name not in SUPERVISOR_VARIABLES and not name.startswith("AWS_")  # the store's credentials
+        # Without the store's credentials, and without the collector of traces, to which libraries might send their own.
+        if name not in SUPERVISOR_VARIABLES and not name.startswith(("AWS_", "OTEL_"))
     }
     search_path = [str(PACKAGES_DIR), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUNBUFFERED": "1"}

@@ -41,6 +41,7 @@ from worker.lease import LeaseLostError
 from worker.metrics import observe_step
 from worker.periodic import ContextThread
 from worker.repository import ProgressBatch
+from worker.spans import PhaseSpans
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +186,7 @@ class Progress:
         self._on_checkpoint = on_checkpoint
         self._tail = EventTail(attempt.run_dir / "events.jsonl")
         self._fold = EventFold(attempt.job_id)
+        self._phases = PhaseSpans()
         self._unwritten: ProgressBatch | None = None
         """A batch whose commit may have succeeded or not; nothing is added to it before it is written."""
         self._num_writes: int | None = None
@@ -236,11 +238,15 @@ class Progress:
             if not isinstance(error, LeaseLostError):
                 logger.exception("the progress of %s cannot be recorded", self._attempt.job_id)
             self._error = error
+        finally:
+            self._phases.close()
 
     def _take_new_lines(self) -> None:
         for line in self._tail.new_lines():
             try:
-                self._fold.add(parse_event(line))
+                event = parse_event(line)
+                self._fold.add(event)
+                self._phases.add(event)
             except BadEventError as error:
                 self._fold.add_bad_line(error)
 

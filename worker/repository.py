@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, insert, inspect, select, update
@@ -261,6 +262,12 @@ def _file_rows(checkpoint_id: str, prefix: str, manifest: Manifest) -> list[dict
         }
         for file in manifest.files
     ]
+
+
+def newest_status_changes(session: Session, job_id: str, num: int) -> Sequence[datetime]:
+    """Return the times of the job's last changes of status, newest first."""
+    changes = select(JobEvent.created_at).where(JobEvent.job_id == job_id, JobEvent.type == "status")
+    return session.scalars(changes.order_by(JobEvent.sequence.desc()).limit(num)).all()
 
 
 def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protected_step: int | None) -> list[str]:

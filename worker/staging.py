@@ -18,6 +18,7 @@ from contract.job_spec import JobSpec
 from contract.settings import make_private_folder
 from contract.spec_problems import field_problems
 from contract.storage import ContentChangedError
+from contract.tracing import tracer
 from worker import leftovers, repository
 from worker.attempt import Attempt
 from worker.dataset_folders import stage_path
@@ -36,6 +37,7 @@ class Staged:
     """Step of the checkpoint in ``resume/``; None if the run starts from the beginning."""
 
 
+@tracer.start_as_current_span("stage inputs")
 def stage(attempt: Attempt) -> Staged:
     """Make the attempt's folder and everything that the child reads in it.
 

@@ -10,8 +10,10 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from opentelemetry.trace import StatusCode
+
 from contract.events import NewEvent, notice
-from contract.json_logs import log_ids
+from contract.tracing import continued, tracer
 from worker import leftovers, staging
 from worker.attempt import Attempt, Slot
 from worker.chats.serve import serve_chats
@@ -37,6 +39,7 @@ from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
 from worker.repository import schema_is_ready
+from worker.spans import record_wait
 from worker.staging import Staged
 from worker.trackers.supervise import Trackers
 from worker.uploads import CheckpointUploads
@@ -78,8 +81,7 @@ def run_next(slot: Slot) -> bool:
             lease = claim(session, offer, worker=slot.name, lease_seconds=slot.settings.lease_seconds)
         if lease is None:
             return serve_chats(slot)
-        request_id = (lease.origin or {}).get("request_id")
-        with log_ids(request_id=request_id, job_id=lease.job_id, attempt=lease.attempt):
+        with continued(lease.origin, job_id=lease.job_id, attempt=lease.attempt):
             run_attempt(Attempt(slot, lease))
         return True
 
@@ -87,9 +89,18 @@ def run_next(slot: Slot) -> bool:
 def run_attempt(attempt: Attempt) -> None:
     """Run a claimed job until its child has ended and everything is recorded, or until the lease is lost."""
     logger.info("%s begins", attempt)
+    record_wait(attempt)
+    ids: dict[str, str | int] = {
+        "trd.job_id": attempt.job_id,
+        "trd.attempt": attempt.number,
+        "trd.worker": attempt.slot.name,
+    }
     try:
-        with attempt.heartbeat:
+        with tracer.start_as_current_span("attempt", attributes=ids) as span, attempt.heartbeat:
             end = _stage_and_run(attempt)
+            span.set_attribute("trd.outcome", end.kind)
+            if end.failure is not None:
+                span.set_status(StatusCode.ERROR, end.failure.code)
             status = _finish(attempt, end)
         logger.info("%s: %s; the job is %s", attempt, end.kind, status)
         ATTEMPTS.labels(end.kind, end.failure.code if end.failure else "").inc()

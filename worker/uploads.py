@@ -13,6 +13,7 @@ from typing import Self
 
 from contract.events import notice
 from contract.storage_keys import checkpoint_prefix
+from contract.tracing import tracer
 from worker import repository
 from worker.attempt import Attempt
 from worker.engine_events import CheckpointEvent
@@ -85,6 +86,7 @@ class CheckpointUploads:
             time.sleep(wait_seconds)
         return self._store_once(event)
 
+    @tracer.start_as_current_span("store checkpoint")
     def _store_once(self, event: CheckpointEvent) -> None:
         began_at = time.monotonic()
         prefix = checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)

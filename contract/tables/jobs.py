@@ -70,7 +70,7 @@ class Job(Base):
     body_sha256: Mapped[str] = mapped_column(String(64))
     cloned_from: Mapped[str | None] = mapped_column(String(40))
     made_by_retry: Mapped[bool | None]  # true: created by a retry without a key, whose first request may still arrive
-    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # request_id of the submission
+    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # of contract.tracing
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -301,7 +301,7 @@ class ChatAnswer(Base):
     model: Mapped[str] = mapped_column(String(20))  # contract.views.chats.ChatModel
     queue: Mapped[str] = mapped_column(String(100))
     question: Mapped[dict[str, Any]]  # messages, temperature, max_new_tokens
-    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # request_id of the question
+    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # of contract.tracing
     wanted_until: Mapped[datetime]  # renewed by the process that streams it
     worker: Mapped[str | None] = mapped_column(String(200))  # NULL: waits
     leased_until: Mapped[datetime | None]  # renewed by the worker

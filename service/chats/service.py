@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.database import Database, lock_identical_requests
 from contract.ids import ANSWER_PREFIX, new_id
-from contract.json_logs import logged_id
 from contract.tables import ChatAnswer
+from contract.tracing import origin
 from contract.views.chats import AnswerEnd, AnswerPiece, AnswerWaits, ChatModel
 from service.chats import repository
 from service.chats.schemas import Question
@@ -64,7 +64,7 @@ class ChatService:
                 model=wanted.model,
                 queue=job.queue,
                 question=wanted.model_dump(mode="json", exclude={"model"}),
-                origin={"request_id": logged_id("request_id")},
+                origin=origin(),
                 wanted_until=now + READ_FOR,
             )
             session.add(row)

@@ -18,18 +18,11 @@ from contract.database import POOL_SIZE, Database, lock_identical_requests
 from contract.events import NewEvent, append_events
 from contract.ids import JOB_PREFIX, new_id
 from contract.job_spec import JobSpec
-from contract.job_state import (
-    ACTION_RESULTS,
-    Action,
-    JobStatus,
-    assert_transition,
-    legal_actions,
-    legal_statuses,
-)
-from contract.json_logs import logged_id
+from contract.job_state import ACTION_RESULTS, Action, JobStatus, assert_transition, legal_actions, legal_statuses
 from contract.routing import Needs
 from contract.storage_keys import job_prefix
 from contract.tables import Job
+from contract.tracing import origin, tracer
 from contract.views import NoticeView
 from contract.views.audit import AuditAction
 from contract.views.jobs import WouldWaitFor
@@ -129,8 +122,12 @@ class JobService:
         Raises `InvalidRequestError`, also if the idempotency key came with another body, `QuotaError`, and
         `InFlightError`.
         """
-        with self.in_flight.holding(submission.owner, submission.idempotency_key):
+        with (
+            tracer.start_as_current_span("submit job") as span,
+            self.in_flight.holding(submission.owner, submission.idempotency_key),
+        ):
             job, position, is_new = self._find_or_create(submission)
+            span.set_attribute("trd.job_id", job.id)
         if is_new:
             self._doorbell.ring(job.id, job.queue)
         return Created(job, self._offers.place(job, position), is_new)
@@ -337,7 +334,7 @@ def _new_job(submission: Submission, spec: JobSpec, needs: Needs) -> dict[str, A
         "body_sha256": submission.body_sha256,
         "cloned_from": submission.cloned_from,
         "made_by_retry": submission.is_client_retry or None,
-        "origin": {"request_id": logged_id("request_id")},
+        "origin": origin(),
         "created_at": now,
         "status": JobStatus.QUEUED,
         "queue": spec.queue,

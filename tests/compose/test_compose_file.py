@@ -211,7 +211,7 @@ def test_what_an_image_is_built_from_exists_and_reaches_the_builder(
 
 
 def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
-    assert 'RUN pip install --constraint constraints.txt --editable ".[service]"' in (
+    assert 'RUN pip install --constraint constraints.txt --editable ".[service,otel]"' in (
         (CHECKOUT / "docker" / "service.Dockerfile").read_text().splitlines()
     )
     installed = with_dependencies("trd-service")

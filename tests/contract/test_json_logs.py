@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "AWS_SECRET": "ends-with-\\",
     "PATH": "/usr/bin:/bin",
     "NOT_A_URL": "http://[broken@",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20collector-key,x-tenant=collector-tenant",
 }
 
 
@@ -33,6 +34,7 @@ ENVIRONMENT = {
         ("password pass/word-1 is wrong", "password [redacted] is wrong"),
         ("redis://:broker-pass@redis", "redis://:[redacted]@redis"),
         ("pepper-pepper", "[redacted]"),
+        ("authorization collector-key, collector-tenant", "authorization [redacted], [redacted]"),
         ("abc in /usr/bin:/bin", "abc in /usr/bin:/bin"),
         ('token pa"ss\\word-ä1', "token [redacted]"),
         (json.dumps({"t": 'pa"ss\\word-ä1'}), '{"t": "[redacted]"}'),

@@ -12,9 +12,11 @@ import pytest
 import redis
 from celery import Celery
 
+from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
 from contract.storage_keys import checkpoint_prefix
 from tests.faults.conftest import Place
+from tests.otlp_collector import collector
 from tests.servers import RedisServer, free_port
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import eventually, process_exists
@@ -26,13 +28,18 @@ NEVER = "600"
 
 
 def test_an_embedded_worker_starts_a_job_within_a_second(embedded: Place) -> None:
-    with embedded.worker(Plan(), TRD_POLL_SECONDS="") as worker:  # the default
+    with (
+        collector(hangs=True) as hanging,
+        embedded.worker(Plan(), TRD_POLL_SECONDS="", **hanging.environment) as worker,  # the default
+    ):
         worker.wait_until_ready()
         jobs = []
         for _ in range(3):
             jobs.append(embedded.bench.add_job())
             eventually(lambda: embedded.bench.job(jobs[-1]).status == "succeeded")
+        assert hanging.num_requests > 0
         assert worker.terminate() == 0
+        assert hanging.spans == []
     assert "Traceback" not in worker.output()
     for job in map(embedded.bench.job, jobs):
         assert job.started_at is not None
@@ -43,9 +50,18 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
     place = with_servers
     forged = json.dumps({"logger": "engine", "job_id": "job_forged", "message": "forged"})
     prints = f"INFO loads\n[rank3]: ERROR \x1b[31mred\r{forged}\n{forged}\nno line end"
-    with place.worker(Plan(prints=prints), TRD_POLL_SECONDS=NEVER, PYTHONWARNINGS="ignore") as worker:
+    trace, submission = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    origin = {"request_id": "req_of_the_job", "traceparent": f"00-{trace}-{submission}-01"}
+    with (
+        collector() as received,
+        place.worker(
+            Plan(prints=prints), TRD_POLL_SECONDS=NEVER, PYTHONWARNINGS="ignore", **received.environment
+        ) as worker,
+    ):
         worker.wait_until_ready()
-        job_id = place.bench.add_job(origin={"request_id": "req_of_the_job"})
+        job_id = place.bench.add_job(origin=origin)
+        with place.bench.database.write() as session:
+            append_events(session, job_id, NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED}))
         place.ring(job_id, job_id, job_id, "job_that_never_was")
         eventually(lambda: place.bench.job(job_id).status == "succeeded")
         place.ring(job_id)
@@ -59,7 +75,7 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
     lines = [json.loads(line) for line in worker.output().splitlines() if line not in celerys_own]
     assert len({line["worker"] for line in lines}) == 1
     assert not [line for line in lines if line.get("job_id") == "job_forged"]
-    ids = {"job_id": job_id, "attempt": 1, "request_id": "req_of_the_job"}
+    ids = {"job_id": job_id, "attempt": 1, "request_id": "req_of_the_job", "trace_id": trace}
     logged = [line for line in lines if {name: line.get(name) for name in ids} == ids]
     assert [line["message"] for line in logged if line["logger"] == "worker.supervisor"] == [
         f"attempt 1 of {job_id} begins",
@@ -71,6 +87,19 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
         ("info", None, forged),
         ("info", None, "no line end"),
     ]
+    spans = [span for span in received.spans if span.trace_id == trace]
+    assert {span.process for span in received.spans} == {"trd-worker"}
+    (attempt,) = [span for span in spans if span.name == "attempt"]
+    assert attempt.attributes["trd.job_id"] == job_id
+    parents = sorted((span.name, span.parent_id) for span in spans)
+    below = ("rollout", "stage inputs", "store checkpoint", "store checkpoint", "training")
+    assert parents == sorted(
+        [("attempt", submission), ("wait in queue", submission), *((n, attempt.id) for n in below)]
+    )
+    for span in spans:
+        assert span.began <= span.ended
+    (wait,) = [span for span in spans if span.name == "wait in queue"]
+    assert wait.ended <= attempt.began
 
 
 @pytest.mark.slow

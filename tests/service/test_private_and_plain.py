@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from contract.database import Database
 from contract.model_catalog import ModelRefusedError, read_facts
 from contract.storage import Storage
+from contract.tables import Job
 from service.app import _without_query
+from tests.otlp_collector import collector
 from tests.service.conftest import ADMIN_KEY, write_model
 from tests.service.live_server import live_server
+from tests.worker.workbench import eventually
 
 
 @pytest.mark.parametrize(
@@ -33,17 +38,41 @@ def test_the_access_log_keeps_no_query() -> None:
     assert record.getMessage() == '127.0.0.1:5 - "GET /jobs HTTP/1.1" 200'
 
 
-def test_a_servers_whole_log_is_json_with_the_requests_id_and_without_queries(tmp_path: Path) -> None:
-    with live_server(tmp_path / "data", log_level="info", TRD_API_KEY=ADMIN_KEY) as server:
+def test_a_servers_log_is_json_with_ids_and_its_spans_are_sent_while_the_collector_is_there(tmp_path: Path) -> None:
+    of_client, bearer = "0af7651916cd43dd8448eb211c80319c", {"authorization": f"Bearer {ADMIN_KEY}"}
+    with ExitStack() as stack:
+        received = stack.enter_context(collector())
+        keys = {"TRD_API_KEY": ADMIN_KEY, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20s3cret-of-collector"}
+        server = stack.enter_context(live_server(tmp_path / "data", log_level="info", **keys, **received.environment))
+        jsonl = {**bearer, "content-type": "application/jsonl"}
+        rows = httpx.post(f"{server.url}/datasets", content=b'{"problem": "1", "answer": "2"}\n' * 9, headers=jsonl)
+        job = {"mode": "opd", "student": "tiny-student", "teacher": "tiny-teacher", "dataset": rows.json()["id"]}
+        traced = {**bearer, "x-request-id": "submits", "traceparent": f"00-{of_client}-b7ad6b7169203331-01"}
+        created = httpx.post(f"{server.url}/jobs", json=job, headers=traced)
+        assert created.status_code == 201, created.text
+        (submission,) = eventually(lambda: received.named("submit job"))
+        (request,) = eventually(lambda: received.named("POST /jobs"))
+        received.shutdown()
+        received.server_close()  # from here on nobody listens
         for query in ("key=s3cret", "a?b=s3cret", "%73=s3cret"):
             httpx.get(f"{server.url}/jobs?{query}", headers={"x-request-id": "mine"})
         httpx.get(f"{server.url}/no%0a%1b[31m", headers={"x-request-id": "mine"})
+    assert [span.trace_id for span in (request, submission)] == [of_client] * 2
+    assert (request.process, request.parent_id, submission.parent_id) == ("trd-api", "b7ad6b7169203331", request.id)
+    attributes = {"http.request.method": "POST", "http.route": "/jobs", "http.response.status_code": 201}
+    assert request.attributes == {**attributes, "trd.request_id": "submits"}
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'trd.db'}")
+    with database.read() as session:
+        origin = session.scalar(select(Job.origin).where(Job.id == created.json()["id"]))
+    database.dispose()
+    assert origin == {"request_id": "submits", "traceparent": f"00-{of_client}-{submission.id}-01"}
     log = server.log.read_text()
     assert "s3cret" not in log
     lines = [json.loads(line) for line in log.splitlines()]
     for logger in ("uvicorn.access", "service.requests"):
         mine = [line for line in lines if line["logger"] == logger and line.get("request_id") == "mine"]
-        assert len(mine) == 4, log
+        assert len({line["trace_id"] for line in mine}) == len(mine) == 4, log
+    assert any("opentelemetry" in line["logger"] for line in lines), "the collector is away"
     assert {"Waiting for application startup.", "Application shutdown complete."} <= {line["message"] for line in lines}
 
 

@@ -43,6 +43,7 @@ def test_more_devices_are_one_torchrun() -> None:
 def test_the_child_gets_no_secrets_of_the_supervisors() -> None:
     given = {"DATABASE_URL": "postgresql://u:p@h/d", "BROKER_URL": "redis://h", "TRD_API_KEY": "key", "HF_TOKEN": "hf"}
     given |= {"STORAGE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "secret"}
+    given |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}
     environment = child_environment({**given, "PYTHONPATH": "/elsewhere"})
     assert set(environment) == {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}
     assert environment["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/elsewhere"]

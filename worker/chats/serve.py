@@ -20,9 +20,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from contract.job_spec import JobSpec
-from contract.json_logs import log_ids
 from contract.settings import make_private_folder
 from contract.storage import ContentChangedError
+from contract.tracing import continued, tracer
 from contract.views.chats import ChatModel
 from worker.attempt import Slot
 from worker.chats import repository
@@ -56,8 +56,10 @@ def serve_chats(slot: Slot) -> bool:
         idle_since = time.monotonic()
         while not slot.stopping.is_set():
             if answer is not None:
-                request_id = (answer.origin or {}).get("request_id")
-                with log_ids(request_id=request_id, job_id=answer.job_id, answer=answer.id):
+                with (
+                    continued(answer.origin, job_id=answer.job_id, answer=answer.id),
+                    tracer.start_as_current_span("answer chat", attributes={"trd.job_id": answer.job_id}),
+                ):
                     models.answer(answer)
                 idle_since = time.monotonic()
             with slot.database.read() as session:

@@ -1,0 +1,90 @@
+"""OpenTelemetry spans of requests, submissions and attempts, and how they and log lines go on in another process.
+
+Spans are sent to the collector that the operator names in OpenTelemetry's own variables; if none is named, nothing is
+recorded or sent. They wait in the library's bounded queue, and a thread of its own sends them: a collector that hangs
+or is away costs spans, and no request or job waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import context, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from contract.json_logs import log_ids, logged_id
+
+STOP_SECONDS = 3.0
+"""How long the end of a process waits for its last spans to be sent."""
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+tracer = trace.get_tracer("trd")
+"""Makes spans; they cost next to nothing if none are sent."""
+
+
+def start_tracing(process: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Send this process's spans if the environment names a collector. Raises ValueError if they could not be sent."""
+    exporter = environment.get("OTEL_TRACES_EXPORTER") or (
+        "otlp" if any(environment.get(name) for name in _ENDPOINTS) else "none"
+    )
+    if exporter == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return
+    if exporter != "otlp":
+        raise ValueError(f"OTEL_TRACES_EXPORTER = {exporter}: only otlp and none are known here")
+    protocol = next(filter(None, map(environment.get, _PROTOCOLS)), "http/protobuf")
+    if protocol != "http/protobuf":
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL = {protocol}: only http/protobuf is known here (port 4318)")
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise ValueError(
+            "the environment names a collector for traces (OTEL_…), and OpenTelemetry's SDK is not installed: "
+            "pip install 'trd-service[otel]', or unset the variables"
+        ) from error
+    name = {} if environment.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: process}
+    provider = TracerProvider(resource=Resource.create(name), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def stop_tracing() -> None:
+    """Send the last spans, and give up after `STOP_SECONDS`."""
+    shutdown = getattr(trace.get_tracer_provider(), "shutdown", None)
+    if shutdown is not None:
+        thread = threading.Thread(target=shutdown, name="last-spans", daemon=True)
+        thread.start()
+        thread.join(STOP_SECONDS)
+
+
+def origin() -> dict[str, Any]:
+    """Return what a row keeps of the request that makes it, for `continued`."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return {"request_id": logged_id("request_id"), **carrier}
+
+
+@contextmanager
+def continued(origin: Mapping[str, Any] | None, **ids: str | int) -> Iterator[None]:
+    """Let spans and log lines of the block belong to the request of `origin`, and add `ids` to the lines."""
+    known = origin or {}
+    token = context.attach(_PROPAGATOR.extract(known))
+    try:
+        with log_ids(request_id=known.get("request_id"), trace_id=trace_id(), **ids):
+            yield
+    finally:
+        context.detach(token)
+
+
+def trace_id() -> str | None:
+    """Return the id of the current trace."""
+    current = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(current.trace_id) if current.is_valid else None
