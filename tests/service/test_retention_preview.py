@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from contract import retention
 from contract.retention import RecordKind, complete, num_bytes, remove_batch
 from service.jobs import history
 from service.settings import Settings
 from tests.service.conftest import MakeClient
 from tests.service.finished_job import add_finished_job
-from tests.service.records import add_events, database_of, set_job, submit
+from tests.service.records import add_events, database_of, finish_job, set_job, submit
 
 MODELS = {"models": str(Path("testbed/models").resolve() / "*")}
 
@@ -98,6 +99,14 @@ def test_fractions_of_days_and_an_empty_variable_are_fine(monkeypatch: pytest.Mo
 def test_a_reader_learns_that_records_were_removed(old_job: tuple[TestClient, str]) -> None:
     client, job_id = old_job
     path = f"/jobs/{job_id}"
+
+    def times_come_from() -> list[str]:
+        """Jobs from which the times of later ones are estimated."""
+        with database_of(client).read() as session:
+            return [row[0] for row in history.finished_at_once(session, "admin", 10)]
+
+    set_job(client, job_id, attempt=1)
+    assert times_come_from() == [job_id]
     assert client.get(f"{path}/metrics").json()["removed_before"] is None
     num_events = client.get(f"{path}/events").json()["data"][-1]["sequence"]
     remove(client, job_id)
@@ -114,6 +123,7 @@ def test_a_reader_learns_that_records_were_removed(old_job: tuple[TestClient, st
     assert len(client.get(f"{path}/evaluations").json()["data"]) == 2
     with client.stream("GET", f"{path}/events", headers={"accept": "text/event-stream"}) as stream:
         assert [line for line in stream.iter_lines() if line.startswith("event:")][-1] == "event: end"
+    assert times_come_from() == [], "its trajectories cannot be counted"
     openai = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
     assert (openai["status"], openai["trained_tokens"]) == ("succeeded", None)
     for tab in ("", "/trajectories", "/samples", "/events", "/checkpoints", "/diagnosis"):
@@ -123,30 +133,19 @@ def test_a_reader_learns_that_records_were_removed(old_job: tuple[TestClient, st
         assert "No samples yet" not in shown.text
 
 
-def test_times_of_later_jobs_are_not_estimated_from_trajectories_that_are_gone(
-    old_job: tuple[TestClient, str],
+def test_a_stream_that_is_behind_goes_on_with_the_events_that_are_left(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, job_id = old_job
-
-    def counted() -> list[str]:
-        with database_of(client).read() as session:
-            return [row[0] for row in history.finished_at_once(session, "admin", 10)]
-
-    set_job(client, job_id, attempt=1)
-    assert counted() == [job_id]
-    remove(client, job_id)
-    assert counted() == []
-
-
-def test_a_stream_that_is_behind_goes_on_with_the_event_that_is_left(old_job: tuple[TestClient, str]) -> None:
-    client, job_id = old_job
-    add_events(database_of(client), job_id, 700)
+    monkeypatch.setattr(retention, "BATCH_ROWS", 5)
+    job_id = submit(client)
+    add_events(database_of(client), job_id, 12)
+    finish_job(database_of(client), job_id)
+    set_job(client, job_id, finished_at=datetime.now(UTC) - timedelta(days=50))
     with database_of(client).write() as session:
-        assert remove_batch(session, RecordKind.EVENTS, 1.0, job_id) is not None  # 500 of them
+        assert retention.remove_batch(session, RecordKind.EVENTS, 1.0, job_id) is not None
     headers = {"accept": "text/event-stream", "last-event-id": "3"}
     with client.stream("GET", f"/jobs/{job_id}/events", headers=headers) as stream:
         lines = list(stream.iter_lines())
-    ids = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
-    assert ids == sorted(ids)
-    assert ids[0] > 500
+    last = client.get(f"/jobs/{job_id}/events").json()["data"][-1]["sequence"]
+    assert [line for line in lines if line.startswith("id: ")] == [f"id: {n}" for n in range(6, last + 1)]
     assert "event: end" in lines

@@ -97,25 +97,25 @@ def test_only_jobs_that_ended_that_long_ago_lose_what_is_due(bench: Workbench) -
     assert audited(bench) == expected, "there is nothing left to do"
 
 
-def test_each_kind_has_its_own_limit_and_none_keeps_for_ever(bench: Workbench) -> None:
-    job_id = ended_job(bench, days=50)
-    apply(bench, {})
-    apply(bench, {RecordKind.METRICS: 40.0, RecordKind.TRAJECTORIES: 60.0, RecordKind.EVENTS: 36_500.0})
+def test_each_kind_has_its_own_limit_and_none_keeps_for_ever(sqlite_bench: Workbench) -> None:
+    job_id = ended_job(sqlite_bench, days=50)
+    apply(sqlite_bench, {})
+    apply(sqlite_bench, {RecordKind.METRICS: 40.0, RecordKind.TRAJECTORIES: 60.0, RecordKind.EVENTS: 36_500.0})
     left = {"job_events": 3, "trajectories": 2, "probe_samples": 1, "evaluations": 1}
-    assert counts(bench, job_id) == left
-    assert list(bench.job(job_id).removed_before) == ["metrics"]
+    assert counts(sqlite_bench, job_id) == left
+    assert list(sqlite_bench.job(job_id).removed_before) == ["metrics"]
 
 
-def test_a_deleted_job_and_a_clone_are_left_alone(bench: Workbench) -> None:
-    parent, gone = ended_job(bench), ended_job(bench)
-    clone = bench.add_job(cloned_from=parent)
-    add_records(bench, clone)
-    before = counts(bench, clone)
-    bench.set_job(gone, deleted_at=ago(1))
-    apply(bench)
-    assert counts(bench, parent) == {"job_events": 1, "evaluations": 1}
-    assert counts(bench, clone) == before
-    assert bench.job(gone).removed_before == {}
+def test_a_deleted_job_and_a_clone_are_left_alone(sqlite_bench: Workbench) -> None:
+    parent, gone = ended_job(sqlite_bench), ended_job(sqlite_bench)
+    clone = sqlite_bench.add_job(cloned_from=parent)
+    add_records(sqlite_bench, clone)
+    before = counts(sqlite_bench, clone)
+    sqlite_bench.set_job(gone, deleted_at=ago(1))
+    apply(sqlite_bench)
+    assert counts(sqlite_bench, parent) == {"job_events": 1, "evaluations": 1}
+    assert counts(sqlite_bench, clone) == before
+    assert sqlite_bench.job(gone).removed_before == {}
 
 
 def test_a_job_that_a_user_resumed_is_due_again_after_its_next_end(bench: Workbench) -> None:
@@ -155,12 +155,12 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(bench: Workbench, monk
     assert [detail["num_rows"] for _, _, detail in audited(bench)] == [35]
 
 
-def test_a_turn_ends_after_its_time_and_the_next_continues(bench: Workbench) -> None:
-    jobs = [ended_job(bench) for _ in range(3)]
-    apply(bench, seconds=0)
-    assert audited(bench) == []
-    apply(bench)
-    assert {target for _, target, _ in audited(bench)} == set(jobs)
+def test_a_turn_ends_after_its_time_and_the_next_continues(sqlite_bench: Workbench) -> None:
+    jobs = [ended_job(sqlite_bench) for _ in range(3)]
+    apply(sqlite_bench, seconds=0)
+    assert audited(sqlite_bench) == []
+    apply(sqlite_bench)
+    assert {target for _, target, _ in audited(sqlite_bench)} == set(jobs)
 
 
 def test_several_at_once_do_no_harm(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
