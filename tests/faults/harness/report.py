@@ -66,14 +66,15 @@ FLEET = """
 
 `make fleet` starts PostgreSQL, Redis, an S3 server, two APIs behind a proxy of TCP connections, four workers with
 disjoint data folders, and a Ray cluster of a head and two nodes, which has a raylet each: all as processes of one
-machine. One of the workers starts its runs on the cluster; its jobs are of two processes, one a node. Ten clients
-submit a job each at the same time, two of them for the cluster, and the real engine trains the tiny models. As soon as
-the first client has its answer, an API is killed with signal 9; then a worker in the middle of a job; then a node of
-the cluster, with all its processes, in the middle of a run. Each is started again at once, as a service manager does.
-In the end there must be one job for each client, and each job is compared, as above, with an undisturbed run of its
-spec and its number of processes; that of two processes was started by torchrun, without the cluster. If anything is
-missing, double or different, it is listed, and the command exits with 1. `tests/faults/test_table.py` does the same
-with the small engine and without the cluster, and `tests/e2e/test_ray.py` kills nodes and the head of a cluster.
+machine, and if it is root, in a network of their own that has nothing but 127.0.0.1. One of the workers starts its runs
+on the cluster; its jobs are of two processes, one a node. Ten clients submit a job each at the same time, two of them
+for the cluster, and the real engine trains the tiny models. As soon as the first client has its answer, an API is
+killed with signal 9; then a worker in the middle of a job; then a node of the cluster, with all its processes, in the
+middle of a run. Each is started again at once, as a service manager does. In the end there must be one job for each
+client, and each job is compared, as above, with an undisturbed run of its spec and its number of processes; that of two
+processes was started by torchrun, without the cluster. If anything is missing, double or different, it is listed, and
+the command exits with 1. `tests/faults/test_table.py` does the same with the small engine and without the cluster, and
+`tests/e2e/test_ray.py` kills nodes and the head of a cluster.
 
 """
 SOAK = re.compile(r"^\*\*Soak\*\*: (?P<result>.*)$", re.MULTILINE)
