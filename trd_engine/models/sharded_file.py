@@ -32,7 +32,7 @@ def write_parts(folder: Path, name: str, tensors: Mapping[str, Tensor], world: W
         return
     starts = {key: _first_row(tensor) for key, tensor in mine.items()}
     path = folder / f"{name}-{world.rank + 1:05d}-of-{world.size:05d}.safetensors"
-    save_file(parts, path, metadata={_ROW_STARTS: json.dumps(starts)})
+    save_file(parts, path, metadata={_ROW_STARTS: json.dumps(starts, sort_keys=True)})
 
 
 class PartsReader:
