@@ -53,6 +53,8 @@ Faults that were found, and are fixed:
   and the job waits for a worker that knows the field.
 - If a worker froze between two rows of a batch that it was writing to PostgreSQL, its job's row stayed locked until
   the worker went on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
+- If a run of several processes was resumed, the first file of its optimizer's moments listed the same tensors in
+  another order, so that the file was not bitwise the undisturbed run's. `make fleet` showed it.
 
 Not shown: a real object store refuses requests of a clock that is 15 minutes off, where moto's does not; a worker
 with such a clock ends its attempts with `storage_unavailable`. The times of events and metrics are of the worker's

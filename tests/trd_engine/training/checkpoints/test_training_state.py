@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from trd_engine.runtime.distributed import World
 from trd_engine.training.checkpoints.state import TrainingState, restore_optimizer, write_state
 
 
@@ -38,3 +39,14 @@ def test_all_of_it_comes_back_on_the_parameters_own_device(tmp_path: Path) -> No
     restore_optimizer(tmp_path, elsewhere, fresh)
     devices = {value.device.type for state in fresh.state.values() for value in state.values()}
     assert devices == {"meta"}
+
+
+def test_a_part_of_several_processes_is_the_same_file_after_a_resume(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    for rank in range(2):
+        write_state(tmp_path / "saved", TrainingState("f"), model, optimizer, World(rank, 2))
+    fresh = torch.optim.AdamW(model.parameters(), fused=True)
+    restore_optimizer(tmp_path / "saved", model, fresh)
+    write_state(tmp_path / "again", TrainingState("f"), model, fresh, World(0, 2))
+    saved, again = (tmp_path / name / "optimizer-00001-of-00002.safetensors" for name in ("saved", "again"))
+    assert saved.read_bytes() == again.read_bytes()
