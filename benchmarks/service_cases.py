@@ -76,11 +76,11 @@ class _Contender:
     def take_turn(self, requests: Sequence[bytes], status: int, *, is_counted: bool) -> None:
         """Send all requests; each must be answered with `status`."""
         self.num_requests = len(requests)
-        cpu_before = _cpu_seconds(self.pid)
+        cpu_before = cpu_seconds(self.pid)
         seconds = asyncio.run(all_of(self.target, requests, NUM_CONNECTIONS, status))
         if is_counted:
             self.seconds.append(seconds)
-            self.cpu_seconds.append(_cpu_seconds(self.pid) - cpu_before)
+            self.cpu_seconds.append(cpu_seconds(self.pid) - cpu_before)
 
     @property
     def cells(self) -> str:
@@ -270,7 +270,7 @@ def downloads(site: Site) -> Section:
     return section
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

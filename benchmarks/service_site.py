@@ -63,12 +63,16 @@ class Site:
     kind: DatabaseKind
     folder: Path
     running: ExitStack
+    existing_url: str | None = None
+    """A database to use instead of new ones."""
     _postgres: PostgresServer | None = field(default=None, repr=False)
     _num_servers: int = 0
 
     def database_url(self) -> str:
-        """Create a database with our schema."""
-        if self.kind == "sqlite":
+        """Create a database with our schema, or return the existing one."""
+        if self.existing_url is not None:
+            url = self.existing_url
+        elif self.kind == "sqlite":
             url = f"sqlite:///{self.folder / secrets.token_hex(4)}.db"
         else:
             if self._postgres is None:

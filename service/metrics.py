@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -19,6 +21,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 """Upper bounds in seconds: a small read takes some milliseconds, the check of a large upload minutes."""
+SLOW_SECONDS = 1.0
+REST = 20
+"""Times the duration of a slow count of the database, until the next one: with millions of jobs one takes seconds of a
+processor, and every process is asked every few seconds."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
 """The route of a request that no route answers, so that paths of strangers make no series."""
@@ -35,6 +41,8 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._counting = threading.Lock()
+        self._counted, self._count_again_at = b"", 0.0
         labels = ("method", "route")
         self._num_answers = Counter(
             "trd_requests", "Requests that were answered.", (*labels, "status"), registry=self.registry
@@ -54,10 +62,15 @@ class RequestMetrics:
         self._seconds.labels(method, route).observe(seconds)
 
     def text(self, fleet: Fleet, num_streams: int) -> bytes:
-        """Return all figures in Prometheus's text format."""
-        current = CollectorRegistry()
-        current.register(_Current(fleet, num_streams))
-        return generate_latest(self.registry) + generate_latest(current)
+        """Return all figures in Prometheus's text format; those of the database may be old if counting takes long."""
+        with self._counting:
+            began = time.monotonic()
+            if began >= self._count_again_at:
+                current = CollectorRegistry()
+                current.register(_Current(fleet, num_streams))
+                self._counted, ended = generate_latest(current), time.monotonic()
+                self._count_again_at = ended + REST * (ended - began) if ended - began > SLOW_SECONDS else ended
+            return generate_latest(self.registry) + self._counted
 
 
 class _Current(Collector):

@@ -147,13 +147,14 @@ class Server:
 class PostgresServer(Server):
     """A PostgreSQL cluster, made anew, with durability traded for speed."""
 
-    def __init__(self, *, synchronous_commit: str = "off") -> None:
-        """With `synchronous_commit` on, what was committed stays if the server is killed."""
+    def __init__(self, **settings: str) -> None:
+        """`settings` are PostgreSQL's own and replace those of `_start`. With `synchronous_commit` on, what was
+        committed stays if the server is killed, and with `fsync` on also if the machine is."""
         programs = find_postgres_programs()
         super().__init__("trd-postgres-", unprivileged_user("postgres"))
         self.password = secrets.token_urlsafe(16)
         self._num_databases = 0
-        self._synchronous_commit = synchronous_commit
+        self._settings = settings
         try:
             self._initialise(programs)
             self._start(programs)
@@ -177,8 +178,9 @@ class PostgresServer(Server):
             "unix_socket_directories": str(self.folder),
             "max_connections": "200",
             "fsync": "off",
-            "synchronous_commit": self._synchronous_commit,
+            "synchronous_commit": "off",
             "full_page_writes": "off",
+            **self._settings,
         }
         flags: list[str | Path] = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
         command: list[str | Path] = [programs / "postgres", "-D", self.folder / "data", "-p", str(self.port), *flags]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import worker.metrics  # noqa: F401 - registers the worker's figures
 from deploy.monitoring.make_dashboard import dashboard
+from service import metrics
+from service.jobs.fleet import Fleet, QueueState
 from tests.service.records import job_body
 from tests.service.test_worker_health import add_worker
 
@@ -47,6 +50,25 @@ def test_jobs_queues_and_workers_are_counted(client: TestClient) -> None:
     assert 0 <= found["trd_queue_oldest_seconds"]["trd-default",] < 60
     assert found["trd_workers"] == {("trd-default",): 1, ("night",): 1}
     assert found["trd_streams"] == {(): 0}
+
+
+@pytest.mark.parametrize(("slow_seconds", "num_counts"), [(0.01, 1), (60.0, 3)])
+def test_a_count_that_takes_long_is_kept_for_a_while(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, slow_seconds: float, num_counts: int
+) -> None:
+    asked: list[Fleet] = []
+
+    def count_for_long(fleet: Fleet) -> list[QueueState]:
+        asked.append(fleet)
+        time.sleep(0.02)
+        return []
+
+    monkeypatch.setattr(metrics, "SLOW_SECONDS", slow_seconds)
+    monkeypatch.setattr(metrics, "REST", 10_000)
+    monkeypatch.setattr(Fleet, "queues", count_for_long)
+    found = [figures(client) for _ in range(3)]
+    assert len(asked) == num_counts
+    assert found[2]["trd_requests_total"]["GET", "/metrics", "200"] == 2, "requests are always counted"
 
 
 def test_requests_are_counted_by_the_template_of_their_route(client: TestClient) -> None:
