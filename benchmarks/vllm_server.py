@@ -45,7 +45,7 @@ def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str |
 
     `max_model_len`: maximum tokens of a prompt and its completion. Raises `ServerDidNotStartError`.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.vllm_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(folder), "--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", str(MAX_REQUESTS)]
@@ -53,7 +53,7 @@ def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str |
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, env=os.environ | SETTINGS, stdout=log, stderr=log)
         try:
-            if not _is_up(server, port):
+            if not is_up(server, port):
                 log.seek(0)
                 raise ServerDidNotStartError(f"vLLM's server did not start:\n{log.read()[-3000:]}")
             yield f"http://127.0.0.1:{port}/v1"
@@ -66,7 +66,8 @@ def serving_model(folder: Path, *, name: str, max_model_len: int, api_key: str |
                 server.wait()
 
 
-def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
+def is_up(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; return False if it ended or took too long."""
     give_up_at = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up_at and server.poll() is None:
         try:
@@ -77,7 +78,8 @@ def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

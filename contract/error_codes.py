@@ -125,6 +125,18 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
         "The teacher's endpoint refused the request for the given reason; the operator sets its key, model and limits.",
     ),
     ErrorCode(
+        "samplers_unreachable",
+        True,
+        "No server of the sampler pool gave a usable answer; resume when they do.",
+        is_outage=True,
+    ),
+    ErrorCode(
+        "samplers_refused",
+        False,
+        "A server of the sampler pool refused the request for the given reason; the operator sets its key, model and "
+        "limits.",
+    ),
+    ErrorCode(
         "worker_outdated",
         True,
         "The worker is older than the service that accepted the job; the operator updates it, and the job goes on.",

@@ -19,7 +19,7 @@ from contract.integrations import Integration
 from contract.loss_spec import PRESET_LOSSES, LossSpec, Preset
 from contract.messages import queue_name
 from contract.optim_spec import LoraSpec, OptimSpec
-from contract.sampling_spec import SamplingSpec
+from contract.sampling_spec import RefineSpec, SamplingSpec
 from contract.strict_model import WITHOUT_CONTROLS, StrictModel, contradiction
 from contract.teacher_spec import ModelName, ServedTeacher, TeacherRef, TeacherUpdateSpec
 
@@ -30,19 +30,6 @@ class Mode(StrEnum):
     OPD = "opd"
     OPSD = "opsd"
     TRD = "trd"
-
-
-class RefineSpec(StrictModel):
-    """How rollouts are refined; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
-
-    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Maximum length of the refining prompt; None means the paper's 18,432 with a teacher and 22,528 without."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
-    """Maximum length of a refined trajectory."""
-    keep: Literal["all", "fail_to_pass"] = "all"
-    """Refined trajectories to train on: all, as in the paper, or only those whose rollout failed and whose refinement
-    passed (an ablation; the paper reports that it hurts). The number of steps is the same: the kept trajectories are
-    repeated to fill them."""
 
 
 Template = Annotated[str, Field(min_length=1, max_length=100_000)]
@@ -260,6 +247,19 @@ class JobSpec(StrictModel):
                 f"mode {self.mode} refines nothing",
                 'set mode to "trd", or leave it out',
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pools_fit_models(self) -> Self:
+        pool, teacher_pool = self.sampling.pool, self.refine.pool
+        if pool is not None and self.lora is None:
+            why = "servers take LoRA adapters, and full fine-tuning has none"
+            raise contradiction("sampling.pool", pool, why, "set lora, or leave it out")
+        is_needed = pool is not None and self.refines and isinstance(self.teacher, str)
+        if is_needed != (teacher_pool is not None):
+            why = "servers of the teacher are for jobs with sampling.pool whose teacher model refines, which need them"
+            what = "name a pool that serves the teacher" if is_needed else "leave it out"
+            raise contradiction("refine.pool", teacher_pool, why, what)
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""How a job samples: the distribution, the token limits and the devices."""
+"""How a job samples and refines: the distribution, the token limits, and the devices or servers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from contract.server_groups import ServerName
 from contract.strict_model import StrictModel, contradiction
 
 
@@ -35,6 +36,9 @@ class SamplingSpec(StrictModel):
     """Share of a GPU's memory for the active vLLM engine: the student's and the teacher's engine take turns. None means
     the memory that training leaves free if placement is colocated, and 0.9 if it is separate. Ignored on a CPU, with
     a notice."""
+    pool: ServerName | None = None
+    """Name of a pool of servers in the operator's settings, which sample instead of the job's own devices. Needs LoRA
+    and, in mode trd with a teacher model, ``refine.pool``. None means that the job samples."""
 
     @model_validator(mode="after")
     def _placement_fits(self) -> Self:
@@ -52,4 +56,27 @@ class SamplingSpec(StrictModel):
                 "transformers samples on the training device",
                 'set sampling.engine to "vllm", or leave it out',
             )
+        if self.pool is not None and (self.placement == "separate" or self.engine == "transformers"):
+            raise contradiction(
+                "sampling.pool",
+                self.pool,
+                "its servers sample, and no engine of the job",
+                "leave sampling.engine and sampling.placement out, or leave it out",
+            )
         return self
+
+
+class RefineSpec(StrictModel):
+    """How rollouts are refined; sampled with the temperature, top-p and top-k of `SamplingSpec`."""
+
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Maximum length of the refining prompt; None means the paper's 18,432 with a teacher and 22,528 without."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 16384
+    """Maximum length of a refined trajectory."""
+    keep: Literal["all", "fail_to_pass"] = "all"
+    """Refined trajectories to train on: all, as in the paper, or only those whose rollout failed and whose refinement
+    passed (an ablation; the paper reports that it hurts). The number of steps is the same: the kept trajectories are
+    repeated to fill them."""
+    pool: ServerName | None = None
+    """Name of a pool of servers of the teacher model, which refine instead of the job's own devices. For jobs with
+    ``sampling.pool`` and a teacher model."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.messages import DEFAULT_QUEUE
+from contract.server_groups import SamplerPool, ServerName
 from contract.storage_keys import StorageUrl
 from contract.teacher_endpoints import EndpointName, TeacherEndpoint
 
@@ -154,6 +155,12 @@ class DeploymentSettings(DatabaseSettings):
     teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(from_json)] = Field(
         default={}, repr=False
     )
-    """The served teachers that jobs may name: a JSON object from name to endpoint, with the fields ``url``, ``model``,
-    ``api``, ``api_key_env``, ``network``, ``context_tokens``, ``max_logprobs``, ``timeout_seconds``, ``max_tries`` and
-    ``max_concurrency`` of `contract.teacher_endpoints.TeacherEndpoint`."""
+    """The served teachers that jobs may name: a JSON object from name to endpoint, with the fields ``url``,
+    ``replicas``, ``model``, ``api``, ``api_key_env``, ``network``, ``context_tokens``, ``max_logprobs``,
+    ``timeout_seconds``, ``max_tries`` and ``max_concurrency`` of `contract.teacher_endpoints.TeacherEndpoint`."""
+    sampler_pools: Annotated[dict[ServerName, SamplerPool], NoDecode, BeforeValidator(from_json)] = Field(
+        default={}, repr=False
+    )
+    """The pools of vLLM servers that jobs may name in ``sampling.pool`` and ``refine.pool``: a JSON object from name to
+    pool, with the fields ``url``, ``replicas``, ``model``, ``api_key_env``, ``network``, ``timeout_seconds``,
+    ``max_tries`` and ``max_concurrency`` of `contract.server_groups.SamplerPool`; see docs/samplers.md."""

@@ -48,8 +48,10 @@ OTHER = {
         "TRD_ALLOW_UNCONFINED_VERIFIERS": "`1` lets tasks `math` and `reasoning_gym` judge answers on a machine that "
         "cannot confine the processes that evaluate them. Without it such a machine refuses their jobs. Set it for the "
         "workers, and for the API, which judges the references of uploads.",
-        "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers, under the names that `api_key_env` of an endpoint "
-        "gives. Set them for the workers only; logs redact variables of such names.",
+        "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers and sampler pools, under the names that their "
+        "`api_key_env` gives. Set them for the workers only; logs redact variables of such names.",
+        "VLLM_API_KEY": "vLLM's own: the key that a sample server demands (`python -m trd_engine sample-server`), for "
+        "requests and for adapters.",
         "TRD_LOSS_KERNEL": "`triton` or `torch` forces the code that computes the loss; `auto`, the default, takes "
         "Triton's kernels on a GPU. `TRITON_INTERPRET=1`, Triton's own variable, runs them on a CPU, for tests.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",

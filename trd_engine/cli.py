@@ -1,4 +1,4 @@
-"""``python -m trd_engine``: run a spec without the service, estimate it, evaluate a model, or chat with one.
+"""``python -m trd_engine``: run a spec without the service, estimate it, evaluate, serve or chat with a model.
 
 Whatever needs torch is imported within the commands: a broken spec is reported without waiting for it.
 """
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         model = options.model
         return chat.main(lambda: ServedChat(model) if model.startswith("{") else chat.ChatModel(model))
+    if options.command == "sample-server":
+        return _become_sample_server(options)
     if options.command == "doctor":
         from trd_engine.doctor import report  # torch takes seconds to load
 
@@ -54,6 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _evaluate(config, options, stop) if options.command == "evaluate" else _run(config, options, stop)
     except StopRequested:
         return EXIT_STOPPED
+    except EngineError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+
+
+def _become_sample_server(options: argparse.Namespace) -> int:
+    from trd_engine.generation.served.start import become_server  # torch takes seconds to load
+
+    try:
+        become_server(options.model, options.vllm)
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
@@ -158,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="answer questions, as lines of JSON, from a model's folder")
     what = "a checkpoint's model or adapter folder, any model's, a hub id, or a served teacher as in a spec, as JSON"
     chat.add_argument("model", help=what)
+    server = commands.add_parser("sample-server", help="serve a model to runs that name a sampler pool, by vLLM")
+    server.add_argument("model", help="folder or hub id of the runs' student, or of their teacher")
+    server.add_argument(
+        "vllm", nargs=argparse.REMAINDER, metavar="…", help="arguments of vLLM's server, such as --port"
+    )
     estimate = commands.add_parser("estimate", help="print what a spec takes: tokens, memory, disk and time by phase")
     estimate.add_argument("spec", type=Path)
     estimate.add_argument(

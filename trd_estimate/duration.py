@@ -70,20 +70,13 @@ def expected_lengths(spec: RunSpec) -> Lengths:
 def phase_seconds(
     spec: RunSpec, models: Models, counts: Counts, hardware: Hardware, memory: Mapping[str, Mapping[str, int]]
 ) -> dict[str, float]:
-    """Return the time of each phase in one attempt; `memory` is `phase_memory`'s."""
+    """Return the time of each phase in one attempt, if it can be known; `memory` is `phase_memory`'s."""
     if not hardware.is_gpu:
         return _calibrated(spec, models, counts)
     lengths = expected_lengths(spec)
-    new, budget = lengths.rollout, spec.sampling.max_new_tokens
-    solve = _Sampling(spec, models, hardware, memory, "rollout", lengths.prompt, new, budget)
-    seconds = {"preparing": _start(spec, models, hardware), "rollout": solve.seconds(counts.num_trajectories)}
-    if counts.num_evaluations:
-        num = counts.num_evaluation_samples // counts.num_evaluations
-        seconds["evaluating"] = solve.seconds(num) * counts.num_evaluations
-    if spec.refines and not is_served(spec):
-        new, budget = lengths.refined, spec.refine.max_new_tokens
-        refine = _Sampling(spec, models, hardware, memory, "refining", lengths.refine_prompt, new, budget)
-        seconds["refining"] = refine.seconds(counts.num_trajectories)
+    seconds = {"preparing": _start(spec, models, hardware)}
+    if spec.sampling.pool is None:
+        seconds |= _sampling_seconds(spec, models, counts, hardware, memory)
     forward, backward = _pass_flops(spec, models, lengths, hardware)
     rate = hardware.flops * machine.FLOPS_SHARE * spec.devices
     seconds["training"] = (forward + backward) * counts.num_trained_trajectories / rate
@@ -91,6 +84,23 @@ def phase_seconds(
     seconds["diagnosing"] = 3 * forward * diagnosed / rate  # each text in up to three contexts
     saved = num_checkpoints(spec, counts) * checkpoint_bytes(spec, models, hardware)
     seconds["saving"] = 2 * saved / machine.DISK_BYTES_PER_SECOND  # written, and read for its checksums
+    return seconds
+
+
+def _sampling_seconds(
+    spec: RunSpec, models: Models, counts: Counts, hardware: Hardware, memory: Mapping[str, Mapping[str, int]]
+) -> dict[str, float]:
+    lengths = expected_lengths(spec)
+    new, budget = lengths.rollout, spec.sampling.max_new_tokens
+    solve = _Sampling(spec, models, hardware, memory, "rollout", lengths.prompt, new, budget)
+    seconds = {"rollout": solve.seconds(counts.num_trajectories)}
+    if counts.num_evaluations:
+        num = counts.num_evaluation_samples // counts.num_evaluations
+        seconds["evaluating"] = solve.seconds(num) * counts.num_evaluations
+    if spec.refines and not is_served(spec):
+        new, budget = lengths.refined, spec.refine.max_new_tokens
+        refine = _Sampling(spec, models, hardware, memory, "refining", lengths.refine_prompt, new, budget)
+        seconds["refining"] = refine.seconds(counts.num_trajectories)
     return seconds
 
 

@@ -133,7 +133,9 @@ def num_engines(spec: RunSpec) -> int:
 
 def takes_turns(spec: RunSpec, hardware: Hardware) -> bool:
     """Whether engines of vLLM share the GPU with the training."""
-    return hardware.is_gpu and spec.sampling.engine != "transformers" and spec.sampling.placement == "colocated"
+    sampling = spec.sampling
+    is_here = sampling.placement == "colocated" and sampling.pool is None
+    return hardware.is_gpu and sampling.engine != "transformers" and is_here
 
 
 def engine_weights(spec: RunSpec, models: Models, hardware: Hardware, phase: str) -> tuple[int, int]:
@@ -259,8 +261,8 @@ def _awake_engine(
 
 def _engines_always_awake(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str, int]:
     """Samplers that do not sleep: copies on a CPU. transformers on one device borrows the trained module, and samplers
-    on devices of their own take nothing here."""
-    if spec.sampling.placement == "separate":
+    on separate devices or servers take nothing here."""
+    if spec.sampling.placement == "separate" or spec.sampling.pool is not None:
         return {}
     borrows = spec.sampling.engine == "transformers" and spec.devices == 1
     solving, refining = longest_sequences(spec)

@@ -8,6 +8,7 @@ from typing import Any
 from contract.dataset_ref import GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.server_groups import POOLS_VARIABLE, SamplerPool, ServerGroup
 from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint
 from contract.teacher_spec import ServedTeacher
 from worker.failures import JobFailedError
@@ -39,14 +40,17 @@ def engine_document(
     catalog: Mapping[str, CatalogEntry],
     datasets: Mapping[str, Mapping[str, Any]],
     endpoints: Mapping[str, TeacherEndpoint],
+    pools: Mapping[str, SamplerPool],
 ) -> dict[str, Any]:
     """Return the engine's document for a resolved spec; raises `JobFailedError`.
 
     A hub model is written ``owner/name@revision``; the engine downloads it. `datasets` maps each uploaded dataset of
-    the spec, and each path on the server, to the local ``path`` and, of an upload, its ``columns``. A served teacher's
-    key stays in the environment; the document names the variable.
+    the spec, and each path on the server, to the local ``path`` and, of an upload, its ``columns``. Servers' keys
+    stay in the environment; the document names the variables.
     """
     document = spec.model_dump(mode="json")
+    for part in ("sampling", "refine"):
+        document[part]["pool"] = _pool(document[part]["pool"], pools)
     evaluation = document["evaluation"]
     if spec.evaluation.dataset is not None:
         evaluation["dataset"] = _data_source(spec.evaluation.dataset, datasets)
@@ -88,8 +92,22 @@ def _served_source(name: str, endpoints: Mapping[str, TeacherEndpoint]) -> dict[
         raise JobFailedError(
             "invalid_spec", f"teacher endpoint {name!r} is not in this worker's {ENDPOINTS_VARIABLE}; it has: {known}"
         )
-    same = ("model", "api", "api_key_env", "network", "timeout_seconds", "max_tries", "max_concurrency")
-    return {"endpoint": name, "base_url": endpoint.url, **endpoint.model_dump(include=set(same))}
+    return {"endpoint": name, "model": endpoint.model, "api": endpoint.api, **_servers(endpoint)}
+
+
+def _pool(name: str | None, pools: Mapping[str, SamplerPool]) -> dict[str, Any] | None:
+    if name is None:
+        return None
+    if name not in pools:
+        known = ", ".join(sorted(pools)) or "none"
+        raise JobFailedError(
+            "invalid_spec", f"sampler pool {name!r} is not in this worker's {POOLS_VARIABLE}; it has: {known}"
+        )
+    return {"name": name, **_servers(pools[name])}
+
+
+def _servers(group: ServerGroup) -> dict[str, Any]:
+    return {"base_url": group.url, **group.model_dump(mode="json", include=ServerGroup.model_fields.keys() - {"url"})}
 
 
 def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:

@@ -56,7 +56,10 @@ def stage(attempt: Attempt) -> Staged:
         resumed_step = _stage_checkpoint(attempt)
         with attempt.database.read() as session:
             pass_tokens = repository.max_pass_tokens(session, attempt.job_id)
-        document = engine_document(spec, attempt.slot.catalog(), datasets, attempt.settings.teacher_endpoints)
+        settings = attempt.settings
+        document = engine_document(
+            spec, attempt.slot.catalog(), datasets, settings.teacher_endpoints, settings.sampler_pools
+        )
         document["max_pass_tokens"] = pass_tokens
         (folder / "spec.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

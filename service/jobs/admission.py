@@ -99,6 +99,9 @@ class Admissions:
         self._check_reference("dataset", spec.dataset)
         self._check_reference("evaluation.dataset", spec.evaluation.dataset)
         fitted, notices = self._fit_models(spec)
+        self._check_pool("sampling.pool", fitted.sampling.pool, fitted.student, spec.devices)
+        if isinstance(fitted.teacher, str):
+            self._check_pool("refine.pool", fitted.refine.pool, fitted.teacher, spec.devices)
         return Fitted(fitted.resolved(), notices)
 
     def _fit_models(self, spec: JobSpec) -> tuple[JobSpec, list[NoticeView]]:
@@ -141,6 +144,20 @@ class Admissions:
         needed = contexts(spec, _context_tokens(student), tokens)
         spec, lowered = fit_budgets(spec.model_copy(update={"student": student.entry.name}), needed)
         return spec, [*_stop_notices(student, None), *notices, *lowered]
+
+    def _check_pool(self, field: str, name: str | None, model: str, devices: int) -> None:
+        if name is None:
+            return
+        pool = self._settings.sampler_pools.get(name)
+        fitting = sorted(name for name, other in self._settings.sampler_pools.items() if other.model == model)
+        there = f"pools with {model} are: {', '.join(fitting) or 'none (TRD_SAMPLER_POOLS)'}"
+        if pool is None:
+            raise _refusal(field, name, "the operator configured no such pool", there)
+        if pool.model != model:
+            raise _refusal(field, name, f"its servers have {pool.model}, and the job samples {model}", there)
+        if devices > pool.max_concurrency:
+            reason = f"pool {name} takes {pool.max_concurrency} requests at a time, one for each device"
+            raise _refusal("devices", devices, reason, f"set devices to {pool.max_concurrency}, or fewer")
 
     def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):

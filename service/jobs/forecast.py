@@ -99,7 +99,7 @@ def forecast(
     past = _like_runs(session, owner, spec) if counts is not None else []
     known = seconds_like(counts, past) if counts is not None else {}
     # Nothing is known of a server's speed.
-    seconds = known or ({} if is_served(spec) else None)
+    seconds = known or ({} if is_served(spec) or spec.sampling.pool is not None else None)
     phases = estimate_phases(spec, models, counts, hardware, seconds)
     if models is not None:
         notes.extend(_assumptions(spec, hardware))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from contract.job_spec import JobSpec, RefineSpec
-from contract.sampling_spec import SamplingSpec
+from contract.job_spec import JobSpec
+from contract.sampling_spec import RefineSpec, SamplingSpec
 from contract.teacher_spec import ServedTeacher
 from contract.views import NoticeView
 from service.errors import InvalidRequestError

@@ -35,6 +35,7 @@ def test_endpoints_are_read_by_name() -> None:
         ({"url": "https://user:pa55@teacher.example/v1"}, "without a user"),
         ({"url": "https://teacher.example/v1?key=pa55"}, "query"),
         ({"url": "ftp://127.0.0.1/v1", "network": "loopback"}, "url must be http or https"),
+        ({"replicas": [GOOD["url"], "http://teacher.example/v1"]}, "the same holds for replicas"),
         ({"api_key_env": "pa55"}, r"big\.api_key_env: .*pattern"),
         ({"api_key_env": "HOME"}, r"big\.api_key_env: .*pattern"),
         ({"api_key": "pa55"}, r"big\.api_key: .*not permitted"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.server_groups import SamplerPool
 from contract.teacher_endpoints import TeacherEndpoint
 from tests.service.conftest import MakeClient
 from tests.service.records import job_body
@@ -142,3 +144,30 @@ def test_each_device_asks_for_its_own(make_client: MakeClient, sqlite_url: str) 
 def test_budgets_fit_its_context(served_client: TestClient) -> None:
     spec = submitted(served_client, "short")["spec"]
     assert spec["refine"]["max_prompt_tokens"] + spec["refine"]["max_new_tokens"] <= 699
+
+
+POOLS = {
+    "fleet": SamplerPool(url="https://fleet.test/v1", model="small", max_concurrency=2),
+    "judges": SamplerPool(url="https://judges.test/v1", model="small-teacher"),
+}
+
+
+def test_a_job_names_pools_that_serve_its_models(make_client: MakeClient, sqlite_url: str) -> None:
+    client = make_client(sqlite_url, sampler_pools=POOLS, max_devices=4)
+    fleet, judges = {"sampling": {"pool": "fleet"}}, {"refine": {"pool": "judges"}}
+    body = job_body(client, mode="trd", teacher="small-teacher", **fleet, **judges)
+    spec = client.post("/jobs", json=body).json()["spec"]
+    assert (spec["sampling"]["pool"], spec["refine"]["pool"]) == ("fleet", "judges")
+    for changes, words in (
+        ({"sampling": {"pool": "other"}}, "sampling.pool = other: the operator configured no such pool; pools with"),
+        ({"sampling": {"pool": "judges"}}, "its servers have small-teacher, and the job samples small"),
+        ({"refine": {}}, "refine.pool = null: servers of the teacher are for jobs with sampling.pool .*name a pool"),
+        ({"mode": "opd"}, r"refine\.pool = judges: .*leave it out"),
+        ({"lora": None}, "sampling.pool = fleet: servers take LoRA adapters"),
+        ({"sampling": {"pool": "fleet", "engine": "transformers"}}, "its servers sample, and no engine of the job"),
+        ({"devices": 3}, "devices = 3: pool fleet takes 2 requests at a time"),
+        ({"sampling": {"pool": "https://here.test/v1"}}, "pattern"),
+    ):
+        response = client.post("/jobs", json={**body, **changes})
+        assert response.status_code == 422, response.text
+        assert re.search(words, response.text), response.text

@@ -13,6 +13,8 @@ from trd_engine import config as parts
 from trd_engine.config import RunConfig, load_config, parse_config
 from trd_engine.runtime.errors import SpecError
 
+POOL = {"name": "fleet", "base_url": "https://fleet.test/v1"}
+
 
 def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(spec(Path(), **changes))
@@ -69,3 +71,22 @@ def test_a_field_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     path.write_text('{"mode": "opsd",\n "seed": 1,\n "seed": 2}', encoding="utf-8")
     with pytest.raises(SpecError, match="key 'seed' in line 3 is there already, in line 2; keep one"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lora": None}, "sampling.pool = fleet: servers take adapters"),
+        ({"refine": {}}, "name its servers in refine.pool"),
+        ({"mode": "opd", "loss": {}}, "refine.pool = judges is for a teacher model in mode trd"),
+        ({"sampling": {}}, "refine.pool = judges is for .* beside a sampling.pool"),
+        ({"sampling": {"pool": POOL, "engine": "transformers"}}, "pool = fleet: its servers sample"),
+        ({"sampling": {"pool": POOL, "placement": "separate"}}, "pool = fleet: its servers sample"),
+    ],
+)
+def test_a_pool_needs_adapters_and_servers_for_each_model(changes: dict[str, Any], words: str) -> None:
+    fitting = {"lora": {}, "sampling": {"pool": POOL}, "refine": {"pool": {**POOL, "name": "judges"}}}
+    assert config(**fitting).sampling.pool is not None
+    assert config(**{**fitting, "teacher": None, "refine": {}}).refine.pool is None
+    with pytest.raises(ValidationError, match=words):
+        config(**{**fitting, **changes})

@@ -8,8 +8,9 @@ import pytest
 
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
+from contract.server_groups import SamplerPool
 from contract.teacher_endpoints import TeacherEndpoint
-from trd_engine.config import RunConfig, ServedTeacherConfig, parse_config
+from trd_engine.config import RunConfig, SamplerPoolConfig, ServedTeacherConfig, parse_config
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError
 
@@ -29,6 +30,12 @@ ENDPOINTS = {
     ),
     "plain": TeacherEndpoint(url="https://plain.test/v1", model="gpt"),
 }
+POOLS = {
+    "fleet": SamplerPool(
+        url="https://one.test/v1", replicas=("https://two.test/v1",), model="small", api_key_env="POOL_API_KEY"
+    ),
+    "judges": SamplerPool(url="http://127.0.0.1:8001/v1", model="big", network="loopback"),
+}
 DATASETS = {
     "ds_train": {"path": "/scratch/ds_train", "columns": {"problem": "frage"}},
     "ds_test": {"path": "/scratch/ds_test", "columns": {}},
@@ -39,7 +46,7 @@ DATASETS = {
 
 def config_of(**spec: Any) -> RunConfig:
     resolved = JobSpec.model_validate({"student": "small", "dataset": "ds_train", **spec}).resolved()
-    return parse_config(engine_document(resolved, CATALOG, DATASETS, ENDPOINTS))
+    return parse_config(engine_document(resolved, CATALOG, DATASETS, ENDPOINTS, POOLS))
 
 
 def test_names_become_places() -> None:
@@ -156,6 +163,21 @@ def test_a_served_teacher_brings_its_address_and_the_name_of_its_secret() -> Non
     config = config_of(mode="trd", teacher={"endpoint": "plain"}, loss={"divergence": "cross_entropy"})
     assert config.served_teacher is not None
     assert config.served_teacher.api == "openai"
+
+
+def test_a_pool_brings_its_addresses_and_the_name_of_its_secret() -> None:
+    config = config_of(mode="trd", teacher="big", sampling={"pool": "fleet"}, refine={"pool": "judges"})
+    assert config.sampling.pool == SamplerPoolConfig(
+        name="fleet",
+        base_url="https://one.test/v1",
+        replicas=("https://two.test/v1",),
+        api_key_env="POOL_API_KEY",
+    )
+    assert config.refine.pool == SamplerPoolConfig(
+        name="judges", base_url="http://127.0.0.1:8001/v1", network="loopback"
+    )
+    with pytest.raises(JobFailedError, match="TRD_SAMPLER_POOLS; it has: fleet, judges"):
+        config_of(mode="opsd", sampling={"pool": "other"})
 
 
 def test_an_endpoint_that_this_worker_does_not_know_is_refused() -> None:

@@ -86,18 +86,14 @@ class TokenWeightsConfig(StrictConfig):
         return self
 
 
-class ServedTeacherConfig(StrictConfig):
-    """A teacher behind an OpenAI-compatible server. Holds no secret, only the name of the variable that does."""
+class ServersConfig(StrictConfig):
+    """One or several equal HTTP servers. Holds no secret, only the name of the variable that does."""
 
-    endpoint: str
-    """Name of the endpoint in messages for users, in the place of its address."""
     base_url: str
     """Base URL up to and including the API version, as in `https://teacher.example/v1`."""
-    model: str
-    """Name of the model on the server."""
-    api: Literal["openai", "vllm"] = "openai"
-    """openai: refines by text, and may return log-probabilities of the tokens that it writes; vllm: also returns token
-    ids, and log-probabilities of any text."""
+    replicas: tuple[str, ...] = ()
+    """Base URLs of further servers that give the same answers: requests are spread over all of them, and go to others
+    if one fails."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key; None: the server needs no key."""
     network: Literal["public", "private", "loopback"] = "public"
@@ -107,7 +103,31 @@ class ServedTeacherConfig(StrictConfig):
     max_tries: PositiveInt = 6
     """Attempts at one request, the first one included."""
     max_concurrency: PositiveInt = 16
-    """Requests that the run has open at the same time, over all its processes."""
+    """Requests that the run has open at the same time, over all its processes and all servers."""
+
+
+class ServedTeacherConfig(ServersConfig):
+    """A teacher behind an OpenAI-compatible server."""
+
+    endpoint: str
+    """Name of the endpoint in messages for users, in the place of its address."""
+    model: str
+    """Name of the model on the server."""
+    api: Literal["openai", "vllm"] = "openai"
+    """openai: refines by text, and may return log-probabilities of the tokens that it writes; vllm: also returns token
+    ids, and log-probabilities of any text."""
+
+
+class SamplerPoolConfig(ServersConfig):
+    """vLLM servers of one model that sample for runs (`trd_engine.generation.served.start`)."""
+
+    name: str
+    """Name of the pool in messages for users, in the place of its addresses."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Time limit of one request, its time in the server's queue included. A server that is no longer alive is found
+    earlier if there are others."""
+    max_concurrency: PositiveInt = 256
+    """Requests that the run has open at the same time, over all its processes and all servers."""
 
 
 class LossConfig(StrictConfig):
@@ -172,6 +192,9 @@ class SamplingConfig(StrictConfig):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] | None = None
     """Share of a GPU's memory for the vLLM engine that is awake: student's and teacher's engine take turns. None: what
     is free beside the training if colocated, 0.9 if separate."""
+    pool: SamplerPoolConfig | None = None
+    """Servers of the student's step-0 weights that sample in the place of an engine of the run; they get the student's
+    adapter from it, by version. Needs `lora`."""
 
     @model_validator(mode="after")
     def _placement_fits(self) -> Self:
@@ -184,6 +207,11 @@ class SamplingConfig(StrictConfig):
             raise ValueError(
                 "placement = separate: transformers samples on the training devices; set engine to vllm, or leave "
                 "placement out"
+            )
+        if self.pool is not None and (self.placement == "separate" or self.engine == "transformers"):
+            raise ValueError(
+                f"pool = {self.pool.name}: its servers sample, and no engine of the run; leave engine and placement "
+                "out, or leave pool out"
             )
         return self
 
@@ -199,6 +227,9 @@ class RefineConfig(StrictConfig):
     keep: Literal["all", "fail_to_pass"] = "all"
     """fail_to_pass trains only on refinements that pass and whose rollout failed (an ablation that hurts in the
     paper). The number of steps is that of all: the kept trajectories are repeated to fill them."""
+    pool: SamplerPoolConfig | None = None
+    """Servers of the teacher model that refine; required if `sampling.pool` is set and the teacher is another, local
+    model, and refused otherwise."""
 
 
 class PromptsConfig(StrictConfig):

@@ -121,6 +121,26 @@ class RunConfig(StrictConfig):
         return self
 
     @model_validator(mode="after")
+    def _pools_fit_models(self) -> Self:
+        pool = self.sampling.pool
+        if pool is not None and self.lora is None:
+            raise ValueError(
+                f"sampling.pool = {pool.name}: servers take adapters, and full fine-tuning has none; set lora, or "
+                "leave pool out"
+            )
+        needs_teacher_pool = pool is not None and self.refines and isinstance(self.teacher, str)
+        if needs_teacher_pool and self.refine.pool is None:
+            raise ValueError(
+                "sampling.pool is set, and the teacher that refines is another model; name its servers in refine.pool"
+            )
+        if self.refine.pool is not None and not needs_teacher_pool:
+            raise ValueError(
+                f"refine.pool = {self.refine.pool.name} is for a teacher model in mode trd beside a sampling.pool; "
+                "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teacher_fits_update_and_precision(self) -> Self:
         kind = self.teacher_update.kind
         if kind != "frozen" and self.teacher is not None:

@@ -1,9 +1,10 @@
 """Sample the student's rollouts and the teacher's refinements, and bring new weights to the samplers.
 
-`Samplers` hides four arrangements, one of which the spec chooses:
+`Samplers` hides five arrangements, one of which the spec chooses:
 
 - transformers: each role borrows the module that trains or scores. Nothing is copied or synced.
 - vLLM and a separate teacher model: one engine each.
+- A pool of servers: they serve the step-0 weights, and the adapter of the version that a request names.
 - A served teacher refines by text, whatever engine samples the student.
 - vLLM and a student that is its own teacher: one engine for both roles, whose weights are switched between them: by
   adapter with LoRA, by loading with full fine-tuning.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,12 @@ MANIFEST_FILE = "manifest.json"
 """Its presence makes a folder a checkpoint."""
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "tokenizer*"]
 """Files to download. Never weights that are unpickled, and no code: *.bin, *.pt, *.py."""
+
+_WHOLE_BYTES = 32 * 2**20
+"""A file up to this size is read whole; a larger one in blocks, for speed."""
+_BLOCK_BYTES = 2**16
+_NUM_BLOCKS = 128
+"""Blocks of a large file that are read, at equal distances from its start to its end."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +78,23 @@ def local_folder(source: str) -> str:
         raise ModelNotFoundError(
             f"model {source!r} is no folder, and the hub did not provide it: {error}; check the name"
         ) from error
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Return the sha256 of names, sizes and samples of the safetensors files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):  # no other weights are loaded
+        size = path.stat().st_size
+        digest.update(f"{path.name}\n{size}\n".encode())
+        with path.open("rb") as file:
+            for start, length in _samples(size):
+                file.seek(start)
+                digest.update(file.read(length))
+    return digest.hexdigest()
+
+
+def _samples(size: int) -> list[tuple[int, int]]:
+    """Return (start, length) of the parts of a file that are read."""
+    if size <= _WHOLE_BYTES:
+        return [(0, size)]
+    return [(place * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1), _BLOCK_BYTES) for place in range(_NUM_BLOCKS)]

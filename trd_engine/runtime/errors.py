@@ -12,6 +12,8 @@ EngineError                     a stable code and a message for the user
 ├── StrictNoticesError          strict_notices
 ├── NonFiniteError              non_finite_loss
 ├── SamplerDriftError           sampler_drift
+├── SamplersUnreachableError    samplers_unreachable
+├── SamplersRefusedError        samplers_refused
 ├── PassTooLargeError           out_of_memory
 │   └── PassesTooLargeError     passes_too_large
 ├── DeviceUnavailableError      device_unavailable
@@ -122,6 +124,18 @@ class SamplerDriftError(EngineError):
     """The sampler's log-probabilities differ from the trainer's."""
 
     code = "sampler_drift"
+
+
+class SamplersUnreachableError(EngineError):
+    """No server of the sampler pool answered in time, after the retries."""
+
+    code = "samplers_unreachable"
+
+
+class SamplersRefusedError(EngineError):
+    """A server of the sampler pool refused a request, and a retry would not help."""
+
+    code = "samplers_refused"
 
 
 class DeviceUnavailableError(EngineError):

@@ -9,18 +9,17 @@ cross-entropy on the refined trajectory, and a notice says so.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from trd_data.prompts import PromptBuilder
 from trd_engine.config import LossConfig, RefineConfig, SamplingConfig, ServedTeacherConfig
+from trd_engine.generation.served.client import Endpoint, open_endpoint
 from trd_engine.models.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
 from trd_engine.runtime.distributed import ALONE, World
-from trd_engine.runtime.errors import ContextTooLongError, SpecError, TeacherRefusedError, TeacherUnreachableError
+from trd_engine.runtime.errors import ContextTooLongError, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.runtime.events import Reporter
 from trd_engine.teachers.endpoint.api import EndpointTeacher
-from trd_engine.teachers.endpoint.client import Endpoint
 from trd_engine.teachers.token_scores import UNSCORED_NOTICE, with_scores
 from trd_engine.types import SamplingSettings, TokenScores, Trajectory
 
@@ -229,29 +228,5 @@ def _tolerance(logprob: float) -> float:
 
 
 def endpoint_of(served: ServedTeacherConfig, world: World) -> Endpoint:
-    """Make one process's endpoint: all processes together keep to the operator's limit of concurrent requests."""
-    if served.max_concurrency < world.size:
-        raise SpecError(
-            f"devices = {world.size}: teacher endpoint {served.endpoint} takes {served.max_concurrency} requests at a "
-            f"time, and each device needs one; set devices to at most {served.max_concurrency}, or have the operator "
-            "raise the endpoint's max_concurrency"
-        )
-    key = None
-    if served.api_key_env is not None:
-        key = os.environ.get(served.api_key_env)
-        if not key:
-            raise TeacherRefusedError(
-                f"teacher endpoint {served.endpoint}: the environment variable {served.api_key_env} with its key is "
-                "not set on the worker; have the operator set it"
-            )
-    return Endpoint(
-        name=served.endpoint,
-        base_url=served.base_url,
-        model=served.model,
-        api_key=key,
-        network=served.network,
-        is_vllm=served.api == "vllm",
-        timeout_seconds=served.timeout_seconds,
-        max_tries=served.max_tries,
-        max_concurrency=world.part_of(served.max_concurrency),
-    )
+    """Return one process's endpoint of a served teacher. Raises `SpecError` and `TeacherRefusedError`."""
+    return open_endpoint(served, served.endpoint, world, model=served.model, is_vllm=served.api == "vllm")

@@ -17,9 +17,11 @@ from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.token_weights import make_weigher
 from trd_engine.evaluation.diagnosis.token_places import epistemic_token_ids
 from trd_engine.generation.build import choose_and_report, sampling_settings
+from trd_engine.generation.choice import EngineName
 from trd_engine.generation.hf.generator import CopyGenerator, TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
+from trd_engine.generation.served.generator import PoolGenerator
 from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
@@ -301,20 +303,24 @@ def make_prompt_builders(config: RunConfig, tokenizers: Tokenizers, task: Task) 
 
 
 def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, reporter: Reporter) -> Samplers:
-    """Make the generators that `sampling.engine` asks for, and decide how new weights reach them."""
+    """Make the generators that `sampling.engine` or `sampling.pool` asks for, and decide how new weights reach them."""
     student_sampling = sampling_settings(config.sampling, end_of_turn_ids(config.student, tokenizers.student))
     refine_sampling = replace(
         student_sampling,
         max_new_tokens=config.refine.max_new_tokens,
         stop_token_ids=end_of_turn_ids(config.teacher_folder, tokenizers.teacher),
     )
-    sources = list(dict.fromkeys([config.student, config.teacher_folder]))
-    engine = choose_and_report(config.sampling, sources, models.device, reporter)
     served = models.served_teacher.client if models.served_teacher is not None else None
-    if engine == "transformers" and models.world.size == 1:
+    engine: EngineName | None = None
+    if config.sampling.pool is None:
+        sources = list(dict.fromkeys([config.student, config.teacher_folder]))
+        engine = choose_and_report(config.sampling, sources, models.device, reporter)
+    if engine is None:
+        student, teacher = _pool_generators(config, tokenizers, reporter)
+    elif engine == "transformers" and models.world.size == 1:
         student, teacher = _borrowed_generators(models, tokenizers)
         return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
-    if engine == "transformers":
+    elif engine == "transformers":
         student, teacher = _copy_generators(config, models, tokenizers)
     else:
         # AdamW's two moments are made by the first step; gradients and activations exist only while engines sleep.
@@ -346,7 +352,8 @@ def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
     if models.device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(models.device).total_memory
-    engines = 0 if isinstance(samplers.weights, BorrowedWeights) else len({id(samplers.student), id(samplers.teacher)})
+    is_elsewhere = isinstance(samplers.weights, BorrowedWeights) or isinstance(samplers.student, PoolGenerator)
+    engines = 0 if is_elsewhere else len({id(samplers.student), id(samplers.teacher)})
     kept = torch.cuda.memory_allocated(models.device) + 3 * _trained_bytes(models)
     rest = CONTEXT_BYTES + RESERVE_BYTES + LOSS_CHUNK_BYTES + engines * SLEEPING_BYTES
     if models.world.size > 1:  # embedding and head, complete in a pass: the student's, their gradients, the teacher's
@@ -354,6 +361,19 @@ def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
         outside = {causal_lm.get_input_embeddings().weight, causal_lm.get_output_embeddings().weight}
         rest += 3 * sum(weight.numel() for weight in outside) * models.compute_dtype.itemsize
     return max(0, total - kept - rest)
+
+
+def _pool_generators(config: RunConfig, tokenizers: Tokenizers, reporter: Reporter) -> tuple[Generator, Generator]:
+    """Return the student's and the teacher's; one for both unless the teacher is another model."""
+    pool, teacher_pool = config.sampling.pool, config.refine.pool
+    assert pool is not None
+    pools = [pool] if teacher_pool is None else [pool, teacher_pool]
+    named = " and ".join(f"{one.name} ({1 + len(one.replicas)} servers)" for one in pools)
+    reporter.notice("info", "engine_chosen", f"sampling with the servers of pool {named}: requested by the spec")
+    student = PoolGenerator(pool, Path(config.student), tokenizers.student, reporter.world)
+    if teacher_pool is None:
+        return student, student
+    return student, PoolGenerator(teacher_pool, Path(config.teacher_folder), tokenizers.teacher, reporter.world)
 
 
 def _borrowed_generators(models: ModelPair, tokenizers: Tokenizers) -> tuple[Generator, Generator]:

@@ -30,6 +30,9 @@ class Received:
     path: str
     authorization: str | None
     body: dict[str, Any]
+    method: str = "POST"
+    content: bytes = b""
+    """Of an upload, which has no JSON body."""
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -54,8 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: ScriptedServer
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        received = Received(self.path, self.headers.get("Authorization"), body)
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.loads(content) if self.command == "POST" else {}
+        received = Received(self.path, self.headers.get("Authorization"), body, self.command, content)
         with self.server.lock:
             number = len(self.server.received)
             self.server.received.append(received)
@@ -70,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.num_open -= 1
         with suppress(BrokenPipeError, ConnectionResetError):  # some tests are about a client that stops listening
             self._say(reply)
+
+    do_PUT = do_GET = do_POST
 
     def _say(self, reply: Reply) -> None:
         if reply.is_dropped:

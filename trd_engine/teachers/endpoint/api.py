@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trd_engine.generation.completions import ProgressMeter
 from trd_engine.generation.protocol import TextRequest
-from trd_engine.teachers.endpoint.client import Endpoint, EndpointClient, MalformedAnswerError
+from trd_engine.generation.served.client import Endpoint, EndpointClient, MalformedAnswerError
 from trd_engine.teachers.endpoint.token_spelling import NotOneForOneError, Spelling, read_scores
 from trd_engine.types import Completion, CompletionCallback, ProgressCallback, SamplingSettings, TokenScores
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from trd_engine.config import ServedTeacherConfig
 from trd_engine.generation.chat import Say
+from trd_engine.generation.served.client import EndpointClient, MalformedAnswerError
 from trd_engine.runtime.distributed import ALONE
 from trd_engine.runtime.errors import SpecError
-from trd_engine.teachers.endpoint.client import EndpointClient, MalformedAnswerError
 from trd_engine.teachers.served import endpoint_of
 
 

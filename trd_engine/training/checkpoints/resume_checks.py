@@ -7,12 +7,12 @@ since their paths may change.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trd_engine.config import RunConfig
+from trd_engine.models.folders import weights_fingerprint
 from trd_engine.runtime.errors import DataChangedError, SpecError
 from trd_engine.training.checkpoints.state import TrainingState
 
@@ -38,6 +38,8 @@ _MAY_CHANGE = {
     "sampling.placement",
     "sampling.tensor_parallel_size",
     "sampling.gpu_memory_utilization",
+    "sampling.pool",
+    "refine.pool",
 }
 """Fields and whole parts of the spec that a resume may change."""
 _MAX_NAMED = 5
@@ -87,13 +89,6 @@ def _fields(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
             yield name, value
 
 
-_WHOLE_BYTES = 32 * 2**20
-"""A file up to this size is read whole; a larger one in blocks, for speed."""
-_BLOCK_BYTES = 2**16
-_NUM_BLOCKS = 128
-"""Blocks of a large file that are read, at equal distances from its start to its end."""
-
-
 def weights_identity(config: RunConfig) -> dict[str, str]:
     """Return the fingerprints, by role, of the local weights that no checkpoint has and a resumed run loads again.
 
@@ -123,26 +118,6 @@ def require_same_weights(started_with: Mapping[str, Any], now: Mapping[str, str]
             f"a resumed run needs the weights that it started with, and {named} differ ({values}); give the path of "
             "the same model, or start a new run"
         )
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Return the sha256 of names, sizes and samples of the safetensors files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):  # no other weights are loaded
-        size = path.stat().st_size
-        digest.update(f"{path.name}\n{size}\n".encode())
-        with path.open("rb") as file:
-            for start, length in _samples(size):
-                file.seek(start)
-                digest.update(file.read(length))
-    return digest.hexdigest()
-
-
-def _samples(size: int) -> list[tuple[int, int]]:
-    """Return (start, length) of the parts of a file that are read."""
-    if size <= _WHOLE_BYTES:
-        return [(0, size)]
-    return [(place * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1), _BLOCK_BYTES) for place in range(_NUM_BLOCKS)]
 
 
 def require_same_data(state: TrainingState, fingerprint: str, evaluation_fingerprint: str | None) -> None:

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from tests.trd_engine.generation.random_models import SAMPLED, STOP_ID
 from tests.trd_engine.generation.scripted_server import Received, Reply, ScriptedServer, chat_answer, serving
 from trd_engine.generation.protocol import TextRequest
+from trd_engine.generation.served.client import Endpoint
 from trd_engine.runtime.errors import StopRequested, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.teachers.endpoint.api import EndpointTeacher
-from trd_engine.teachers.endpoint.client import Endpoint
 from trd_engine.types import Completion, GenerationProgress
 
 
@@ -274,7 +274,7 @@ def test_the_key_is_not_shown(tokenizer: PreTrainedTokenizerBase) -> None:
 def test_an_endless_answer_is_given_up(
     status: int, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trd_engine.teachers.endpoint.client.MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr("trd_engine.generation.served.client.MAX_ANSWER_BYTES", 10_000)
     long = b'{"choices": [' + b" " * 100_000
     with (
         serving(lambda received, number: Reply(status, raw=long)) as server,

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from benchmarks.vllm_server import serving_model
 from tests.trd_engine.generation.random_models import load_model
 from trd_engine.generation.protocol import TextRequest
+from trd_engine.generation.served.client import Endpoint
 from trd_engine.runtime.errors import TeacherRefusedError
 from trd_engine.teachers.endpoint.api import EndpointTeacher
-from trd_engine.teachers.endpoint.client import Endpoint
 from trd_engine.types import SamplingSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.trd_engine.tiny_runs import MODELS, spec, write_data
 from trd_engine.config import parse_config
+from trd_engine.models import folders as subject
+from trd_engine.models.folders import weights_fingerprint
 from trd_engine.runtime.errors import SpecError
-from trd_engine.training.checkpoints import resume_checks as subject
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.checkpoints.resume_checks import (
     require_same_run,
     require_same_weights,
     run_identity,
-    weights_fingerprint,
     weights_identity,
 )
 from trd_engine.training.loop import distil
