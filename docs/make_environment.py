@@ -42,6 +42,12 @@ OTHER = {
         "AWS_ALLOW_HTTP": "`true` allows an `AWS_ENDPOINT_URL` without TLS.",
         "AWS_TIMEOUT": "Longest duration of one request, which carries at most 32 MiB, as `60s`. Default: 30s.",
     },
+    "Traces of the API and the workers": {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "Collector of OpenTelemetry spans (OTLP over HTTP), as `http://collector:4318`. "
+        "If unset, nothing is sent. [operations.md](operations.md#traces) names further variables.",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Headers that the collector asks for, as `name=value,…`; logs redact the values.",
+        "OTEL_TRACES_EXPORTER, OTEL_SDK_DISABLED": "`none`, or `true`, sends nothing although a collector is named.",
+    },
     "Engine": {
         "TRD_ENABLE_CODE_TASKS": "`1` lets jobs of task `code` run programs that models write, in a sandbox without "
         "network. Set it for the workers.",

@@ -70,10 +70,10 @@ def test_the_client_loads_neither_the_service_nor_a_database(tmp_path: Path) -> 
     assert loaded_by("client", tmp_path) & forbidden == set()
 
 
-def test_the_contract_needs_pydantic_and_sqlalchemy_only_and_its_storage_obstore() -> None:
+def test_the_contract_needs_pydantic_and_sqlalchemy_only_its_storage_obstore_and_its_tracing_opentelemetry() -> None:
     allowed = {"contract", "pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", *sys.stdlib_module_names}
     for path in python_files("contract"):
-        extra = {"obstore"} if path.name == "storage.py" else set()
+        extra = {"storage.py": {"obstore"}, "tracing.py": {"opentelemetry"}}.get(path.name, set())
         assert set(imported_packages(path)) - allowed == extra, path
 
 
