@@ -14,7 +14,9 @@ import pytest
 
 from client.errors import JobFailedError
 from examples.local_service import LocalService, local_service
+from tests.otlp_collector import Collector, collector
 from tests.trd_engine.tiny_runs import write_data
+from tests.worker.workbench import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -22,8 +24,15 @@ SETTINGS = {"TRD_MAX_DEVICES": "2", "TRD_QUEUES": "trd-default,trd-default-2", "
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    with local_service(tmp_path_factory.mktemp("service"), settings=SETTINGS) as running:
+def traces() -> Iterator[Collector]:
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, traces: Collector) -> Iterator[LocalService]:
+    settings = {**SETTINGS, **traces.environment}
+    with local_service(tmp_path_factory.mktemp("service"), settings=settings) as running:
         yield running
 
 
@@ -46,7 +55,9 @@ def body(service: LocalService, tmp_path_factory: pytest.TempPathFactory) -> dic
     }
 
 
-def test_a_job_is_paused_and_resumed_and_outlives_a_killed_process(service: LocalService, body: dict[str, Any]) -> None:
+def test_a_job_is_paused_and_resumed_and_outlives_a_killed_process(
+    service: LocalService, body: dict[str, Any], traces: Collector
+) -> None:
     client = service.client
     often = {"optim": {**body["optim"], "epochs": 6}, "checkpoints": {"every_steps": 1}}
     job = client.jobs.create({**body, **often})
@@ -65,6 +76,31 @@ def test_a_job_is_paused_and_resumed_and_outlives_a_killed_process(service: Loca
     assert done.step == done.num_steps > stopped_at
     (loss,) = client.metrics.list(job.id, names=["loss"])
     assert loss.steps == list(range(1, done.num_steps + 1)), "each step once: none lost, none of both processes"
+    _assert_is_traced_from_request_to_steps(traces, job.id, num_steps=done.num_steps)
+
+
+def _assert_is_traced_from_request_to_steps(traces: Collector, job_id: str, *, num_steps: int) -> None:
+    attempts = eventually(
+        lambda: (
+            len(found := [a for a in traces.named("attempt") if a.attributes["trd.job_id"] == job_id]) == 3 and found
+        )
+    )
+    (submission,) = [span for span in traces.named("submit job") if span.attributes["trd.job_id"] == job_id]
+    spans = {span.id: span for span in traces.spans if span.trace_id == submission.trace_id}
+    request = spans[submission.parent_id]
+    assert (request.process, request.name, request.parent_id) == ("trd-api", "POST /jobs", "")
+    assert [attempt.attributes["trd.outcome"] for attempt in attempts] == ["stopped", "failed", "finished"]
+    assert [attempt.is_error for attempt in attempts] == [False, True, False]
+    of_submission = [span.name for span in spans.values() if span.parent_id == submission.id]
+    assert sorted(of_submission) == ["attempt"] * 3 + ["wait in queue"] * 3
+    phases = {span.name for span in spans.values() if span.parent_id in {attempt.id for attempt in attempts}}
+    assert phases >= {"stage inputs", "preparing", "rollout", "refining", "training", "evaluating", "saving"}
+    steps = [span for span in spans.values() if span.name == "step"]
+    assert {span.attributes["trd.step"] for span in steps} == set(range(1, num_steps + 1))
+    for step in steps:
+        phase = spans[step.parent_id]
+        assert (phase.process, phase.name) == ("trd-worker", "training")
+        assert spans[phase.parent_id] in attempts
 
 
 def test_a_cancelled_job_keeps_its_checkpoint(service: LocalService, body: dict[str, Any]) -> None:
