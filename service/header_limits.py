@@ -8,13 +8,17 @@ application, so the application puts the limits in when it starts. Imported only
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.errors import error_content
+
 _REFUSALS = {
-    431: (b"431 Request Header Fields Too Large", b"the request's headers are too long"),
-    408: (b"408 Request Timeout", b"the request's headers did not come in time"),
+    400: (b"400 Bad Request", "invalid_http", "the request is not HTTP, or its address is too long"),
+    408: (b"408 Request Timeout", "request_timeout", "the request's headers did not come in time"),
+    431: (b"431 Request Header Fields Too Large", "headers_too_large", "the request's headers are too long"),
 }
 
 
@@ -78,12 +82,22 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         self._stop_timer()
         if self._awaits_headers and (self.cycle is None or self.cycle.response_complete):
-            line, text = _REFUSALS[status]
-            head = b"HTTP/1.1 %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
-            self.transport.write(head % (line, len(text), text))
-            self.transport.close()
+            self._answer(status)
         else:  # an answer may have begun
             self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser cannot read; its own message says nothing that helps."""
+        self._answer(400)
+
+    def _answer(self, status: int) -> None:
+        """Send the document's error, as the application would, and close the connection."""
+        line, code, message = _REFUSALS[status]
+        body = json.dumps(error_content(message, type="invalid_request_error", code=code)).encode()
+        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\n"
+        end = b"content-length: %d\r\nconnection: close\r\n\r\n%s"
+        self.transport.write(head % line + end % (len(body), body))
+        self.transport.close()
 
 
 def limit_headers(max_bytes: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -139,3 +140,27 @@ def test_a_key_in_a_trailer_is_not_accepted(server: LiveServer, pause: float, na
     with connect(server) as connection:  # all in one packet
         connection.sendall(POST + b"connection: close\r\n\r\n2\r\n{}\r\n0\r\n" + trailer + b"\r\n")
         assert connection.recv(2**16).split(b" ")[1] in (b"401", b"400")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /jobs?name=" + b"x" * 66_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /" + b"%C2%BA" * 12_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"NONSENSE\r\n\r\n",
+        b"GET /healthz HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"POST /jobs HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        GET + b"bad header\r\n\r\n",
+        GET + b"a: " + b"b" * LIMIT + b"\r\n\r\n",
+    ],
+    ids=["address", "path", "no path", "TLS", "nonsense", "version", "length", "lengths", "header", "long header"],
+)
+def test_what_the_parser_refuses_is_refused_as_documented(server: LiveServer, request_bytes: bytes) -> None:
+    answer, _ = exchange(server, request_bytes)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] in (b"400", b"413", b"431")
+    assert b"content-type: application/json" in head
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
