@@ -84,7 +84,14 @@ def run(tested: ServerUnderTest, *options: str, on_known_objects: bool, timeout_
     if on_known_objects:
         env[IDS_VARIABLE] = str(tested.objects)
         options = ("--exclude-path-regex", WAITING, *options)
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{tested.server.url}/openapi.json"]
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "--config-file",
+        str(Path(__file__).parent / "schemathesis.toml"),
+    ]
+    command += ["run", f"{tested.server.url}/openapi.json"]
     command += ["-H", f"Authorization: Bearer {ADMIN_KEY}", "--exclude-checks", UNCHECKED, "--warnings", "off"]
     command += ["--continue-on-failure", "--request-timeout", "30", *options]
     result = subprocess.run(
