@@ -20,7 +20,7 @@ from benchmarks.scaling_load import CYCLE_STEPS
 
 WARM_UP_SECONDS = 5.0
 SECONDS = 10.0
-"""Simulated time of a fleet that is counted."""
+"""Simulated time that the results count."""
 CYCLE_SECONDS = 60.0
 
 Steps = Generator[simpy.Event, Any, None]
@@ -33,11 +33,11 @@ class Cost:
     """Seconds that one operation takes."""
 
     database: float
-    """Of one processor of the database."""
+    """Seconds of one processor of the database."""
     client: float = 0.0
-    """Of the client's processor."""
+    """Seconds of the client's processor."""
     wait: float = 0.0
-    """In which nobody computes."""
+    """Seconds in which no processor is used."""
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Fleet:
     step: float = 10.0
     job: float = 3600.0
     busy_share: float = 0.9
-    """Of the workers; the others look for work."""
+    """Share of the workers that run a job; the others look for one."""
     heartbeat: float = 5.0
     progress: float = 1.0
     poll: float = 3.0
@@ -194,13 +194,13 @@ class Fleet:
 
 @dataclass
 class Outcome:
-    """What a simulated fleet met."""
+    """The results of a simulated fleet."""
 
     fleet: Fleet
     utilisation: float = 0.0
     num_operations: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Of each operation, by name."""
+    """The times of each operation, by its name."""
     jobs_begun: int = 0
     jobs_ended: int = 0
 
@@ -225,7 +225,7 @@ class FleetModel:
         self._write = cost_of_write(costs, max(1.0, fleet.progress / fleet.step))
 
     def run(self, seconds: float = SECONDS) -> Outcome:
-        """Simulate the fleet; return what was met after the warm-up."""
+        """Simulate the fleet; return the results after the warm-up."""
         fleet = self._fleet
         for number in range(fleet.num_workers):
             self.env.process(self._every(fleet.webhook, "webhook", self._costs["webhook_poll"]))
@@ -248,7 +248,7 @@ class FleetModel:
         self.outcome.seconds.setdefault(name, []).append(self.env.now - began)
 
     def _every(self, interval: float, name: str, cost: Cost, until: float = float("inf")) -> Steps:
-        """Do it, then wait for the interval, as `worker.periodic.Periodic`; begins at any time within one."""
+        """Repeat the operation at an interval, as `worker.periodic.Periodic` does; begin at a random time in it."""
         pause = self._draws.uniform(0, interval)
         while self.env.now + pause < until:
             yield self.env.timeout(pause)

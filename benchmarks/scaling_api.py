@@ -20,7 +20,7 @@ from contract.ids import JOB_PREFIX, first_id
 OWNER = owner_name(50)
 NUM_REQUESTS = 50
 MAX_SECONDS = 4.0
-"""Of the measurement of one call; a slow one has fewer requests."""
+"""Time limit of the measurement of one call; a slow call gets fewer requests."""
 
 
 def list_queries(population: Population) -> dict[str, str]:

@@ -17,7 +17,7 @@ from contract.messages import DEFAULT_QUEUE
 from contract.tables import Job
 
 DAYS = 1000
-"""Between the oldest job and now."""
+"""Days between the oldest job and now."""
 BACKLOG = "backlog"
 TABLES = ("jobs", "job_tags")
 

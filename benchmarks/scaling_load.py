@@ -38,12 +38,12 @@ from worker.settings import WorkerSettings
 from worker.webhooks import repository as webhooks
 
 METRICS_A_STEP = 18
-"""Of a training step of a run of mode trd."""
+"""Metrics of one training step in mode trd."""
 CYCLE_STEPS = 5
 """Steps that a worker of the operation `cycle` writes, with a heartbeat each."""
 LEASE_SECONDS = 3600.0
 PREPARE_SECONDS = 120.0
-"""Longest time in which clients connect and do the operation once, before all begin."""
+"""Time limit for all clients to connect and to do the operation once, before the measurement begins."""
 
 Act = Callable[[], object]
 

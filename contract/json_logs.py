@@ -33,7 +33,7 @@ def log_ids(**ids: str | int | None) -> Iterator[None]:
 
 
 def logged_id(name: str) -> str | int | None:
-    """Return one of the ids that records have now."""
+    """Return one of the ids that log records get at present."""
     return _ids.get().get(name)
 
 

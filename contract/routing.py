@@ -1,7 +1,7 @@
 """Which worker can run which job: one rule, for the claim and for what a user is told while no worker can.
 
-A job needs what the service worked out when it accepted it; a worker offers what it knows of itself. Whatever either
-does not say, as in earlier versions, is no obstacle.
+The service works out what a job needs when it accepts the job, and a worker offers what it knows of its machine. A
+value that is unknown on either side, as with earlier versions, is not compared.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Offer(_Announced):
         return None if needed is None or there is None else (needed, there)
 
     def has_memory(self, needs: Needs) -> bool:
-        """Return whether the job may fit: False is certain as far as the estimate is."""
+        """Return whether the job may fit. False is as certain as the estimate, which is a lower bound."""
         memory = self.memory(needs)
         return memory is None or memory[0] <= memory[1]
 

@@ -55,7 +55,7 @@ class SamplerPool(ServerGroup):
     """Servers of one model, started by ``python -m trd_engine sample-server``."""
 
     model: Annotated[str, Field(min_length=1, max_length=500)]
-    """The model's name in TRD_MODELS. Jobs whose student, or whose refining teacher, is another are refused."""
+    """The model's name in TRD_MODELS. A job with another student or refining teacher is refused."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
     """Time limit of one request, including its time in the server's queue."""
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 256

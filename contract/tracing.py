@@ -66,7 +66,7 @@ def stop_tracing() -> None:
 
 
 def origin() -> dict[str, Any]:
-    """Return what a row keeps of the request that makes it, for `continued`."""
+    """Return the ids of the current request, which a row stores for `continued`."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return {"request_id": logged_id("request_id"), **carrier}

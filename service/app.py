@@ -143,7 +143,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
 
 
 def _log_as_json() -> None:
-    """Log as JSON, never headers or bodies: the server's lines, and what no handler of the operator's takes."""
+    """Log the server's records, and those without a handler of the operator's, as JSON; never headers or bodies."""
     server, access = logging.getLogger("uvicorn"), logging.getLogger("uvicorn.access")
     for handler in (logging.lastResort, *server.handlers, *access.handlers):
         if handler is not None:

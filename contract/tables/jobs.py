@@ -113,7 +113,7 @@ class Job(Base):
 
     @property
     def removed_before(self) -> dict[str, datetime]:
-        """The times of those kinds of records of which some were removed."""
+        """When each kind of record was removed, for the kinds of which some were."""
         times = {kind: getattr(self, f"{kind}_removed_before") for kind in KINDS_OF_RECORDS}
         return {kind: time for kind, time in times.items() if time is not None}
 

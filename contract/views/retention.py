@@ -19,7 +19,7 @@ class RetainedKind(View):
     oldest_finished_at: datetime | None
     """When the first of these jobs ended."""
     num_measured_jobs: int
-    """How many of them, from the oldest on, the next two figures are of: counting stops after some seconds."""
+    """Number of these jobs, the oldest first, that the next two figures include: counting stops after some seconds."""
     num_rows: int
     num_bytes: int
     """Roughly: the files of checkpoints; of other records what the database stores, without its indexes."""

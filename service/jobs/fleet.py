@@ -18,7 +18,7 @@ from service.jobs import repository
 
 MAX_LEASES = 200
 LOOK_SECONDS = 1.0
-"""How long a look at the workers is good for: every submission needs one."""
+"""How long the workers that were read are used before they are read again: every submission needs them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands that waits; both None if it does not."""
+    """Where a waiting job stands in its queue; both fields are None if the job does not wait."""
 
     position: int | None = None
     would_wait_for: WouldWaitFor | None = None
@@ -67,7 +67,7 @@ class LiveOffers:
         return Place(position, self.would_wait_for(job.queue, Needs.read(job.needs)))
 
     def would_wait_for(self, queue: str, needs: Needs) -> WouldWaitFor | None:
-        """Return what no live worker has that a job needs. Call it outside of transactions: it may take one."""
+        """Return what the job needs and no live worker has. Call it outside of transactions: it may open one."""
         if time.monotonic() >= self._look_at:
             with self._database.read() as session:
                 announced = [Offer.read(one.queues, one.offer) for one in repository.live_workers(session)]

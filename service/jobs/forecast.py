@@ -69,7 +69,7 @@ def device_kind_of(session: Session, spec: JobSpec) -> str | None:
 
 
 def nodes_note(needs: Needs, devices_per_node: int | None) -> list[str]:
-    """Return on how many machines a job runs that needs several."""
+    """Return a note on the number of machines, if the job needs several."""
     num_nodes = needs.num_nodes(devices_per_node) if devices_per_node is not None else None
     if num_nodes is None or num_nodes == 1:
         return []
