@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -37,7 +39,10 @@ def fails_staging(kind: str, count: int) -> Callable[[Scene], None]:
     """Return a case in which the next attempt's reads of its checkpoint and its data fail for a while."""
 
     def inject(scene: Scene) -> None:
-        scene.until_stored(1)  # a run of tiny models may be over before its second is
+        scene.until_step(2)
+        (child,) = scene.holder().children()
+        os.killpg(child, signal.SIGSTOP)  # a run of tiny models may be over before its first checkpoint is stored
+        scene.until_stored(1)
         fault = scene.deployment.store_proxy.fail(kind, method="GET", path="/trd/", count=count)
         scene.mark()
         scene.kill_child()
