@@ -27,6 +27,7 @@ class RayNode:
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         with log.open("ab") as output:
+            self._log_begins_at = output.tell()
             self._process = subprocess.Popen(
                 [*_START, "--disable-usage-stats", *arguments],
                 cwd=CHECKOUT,
@@ -40,11 +41,12 @@ class RayNode:
         self._log = log
 
     def wait_until_started(self) -> None:
-        """Wait until Ray says so."""
+        """Wait until Ray says so. Two raylets that start at the same moment could choose the same names, and abort."""
 
         def has_started() -> bool:
-            assert self._process.poll() is None, self._log.read_text()[-3000:]
-            return "Ray runtime started" in self._log.read_text(errors="replace")
+            log = self._log.read_bytes()[self._log_begins_at :].decode(errors="replace")
+            assert self._process.poll() is None, log[-3000:]
+            return "Ray runtime started" in log
 
         eventually(has_started, seconds=START_SECONDS)
 

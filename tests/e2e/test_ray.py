@@ -37,7 +37,7 @@ class Scene:
     folder: Path
 
     def create(self, **changes: Any) -> str:
-        """A job of five steps, each with a checkpoint."""
+        """A job of twelve steps, each with a checkpoint: enough that a node can be killed before the last."""
         return self.service.client.jobs.create({**self.body, **changes}).id
 
     def wait(self, job_id: str, holds: Callable[[JobView], bool], *, seconds: float = 400) -> JobView:
@@ -110,7 +110,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 48},
             "refine": {"max_prompt_tokens": 192, "max_new_tokens": 48},
             "lora": None,
-            "optim": {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 5},
+            "optim": {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 12},
             "evaluation": {"holdout": 0.1, "k": 2},
             "checkpoints": {"every_steps": 1},
         }
@@ -131,7 +131,7 @@ def test_a_node_is_killed_in_a_step_and_the_job_ends_with_the_weights_of_two_pro
     scene: Scene, undisturbed: dict[str, str]
 ) -> None:
     job_id = scene.create()
-    scene.wait(job_id, lambda job: (job.step or 0) >= 2)
+    scene.wait(job_id, lambda job: (job.step or 0) >= 1)
     busy = [name for name in NODES if list((scene.folder / "cluster" / name / "ray-attempts").glob(f"{job_id}*"))]
     assert len(busy) == 2, "each process of the run is on a node of its own"
     scene.cluster.nodes[busy[1]].kill()
@@ -157,7 +157,7 @@ def test_the_head_is_killed_and_the_job_goes_on_when_there_is_another(
     scene: Scene, undisturbed: dict[str, str]
 ) -> None:
     job_id = scene.create()
-    scene.wait(job_id, lambda job: (job.step or 0) >= 2)
+    scene.wait(job_id, lambda job: (job.step or 0) >= 1)
     for node in scene.cluster.nodes.values():
         node.kill()
     scene.cluster.start_head()
