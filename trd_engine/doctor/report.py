@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trd_engine.config import load_config
-from trd_engine.doctor import engine_checks, estimate, machine_checks
+from trd_engine.doctor import machine_checks
 from trd_engine.doctor.findings import FailedError, Finding, Machine, Measured, NotTriedError
 from trd_engine.runtime.errors import EngineError
 from trd_engine.runtime.hardware import choose_device
@@ -28,17 +28,23 @@ QUICK_CHECKS: dict[str, Check] = {
     "disk": machine_checks.check_disk,
     "host memory": machine_checks.check_host_memory,
 }
-CHECKS: dict[str, Check] = {
-    "spec": engine_checks.check_spec,
-    "estimate": estimate.check_estimate,
-    "loss": engine_checks.check_loss,
-    "packing": engine_checks.check_packing,
-    "verifier": engine_checks.check_verifier,
-    "out of memory": engine_checks.check_out_of_memory,
-    "run": engine_checks.check_run,
-    "sync": engine_checks.check_sync,
-    "all-reduce": machine_checks.check_all_reduce,
-}
+
+
+def slow_checks() -> dict[str, Check]:
+    """Return the checks that `quick` leaves out. Their modules load the whole engine, which takes seconds."""
+    from trd_engine.doctor import engine_checks, estimate
+
+    return {
+        "spec": engine_checks.check_spec,
+        "estimate": estimate.check_estimate,
+        "loss": engine_checks.check_loss,
+        "packing": engine_checks.check_packing,
+        "verifier": engine_checks.check_verifier,
+        "out of memory": engine_checks.check_out_of_memory,
+        "run": engine_checks.check_run,
+        "sync": engine_checks.check_sync,
+        "all-reduce": machine_checks.check_all_reduce,
+    }
 
 
 def examine(folder: Path, spec: Path | None = None, *, quick: bool = False) -> Iterator[Finding]:
@@ -54,7 +60,7 @@ def examine(folder: Path, spec: Path | None = None, *, quick: bool = False) -> I
         yield Finding("spec", "fail", str(error), "see the message")
         return
     machine = Machine(device, folder, config)
-    for name, check in (QUICK_CHECKS if quick else QUICK_CHECKS | CHECKS).items():
+    for name, check in (QUICK_CHECKS if quick else QUICK_CHECKS | slow_checks()).items():
         yield from _findings(name, check, machine)
 
 
