@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
-from starlette.routing import Match
+from functools import cache
+
+from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from contract.views import Error
@@ -48,10 +50,18 @@ _PARTS = (
 
 def add_routes(app: FastAPI) -> None:
     """Add all routes."""
+    app.router.routes.extend(_routes())
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """Return the routes of every application in this process; to build them takes longer than to start one."""
+    router = APIRouter()
     for part in _PARTS:
-        app.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
-    app.include_router(dashboard.router, include_in_schema=False)
-    app.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)
+        router.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
+    router.include_router(dashboard.router, include_in_schema=False)
+    router.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)
+    return router.routes
 
 
 def allowed_methods(app: FastAPI, scope: Scope) -> str:
