@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from contract.events import notice
+from contract.events import append_events, notice
 from contract.storage_keys import checkpoint_prefix
 from contract.tracing import tracer
 from worker import repository
@@ -25,7 +26,12 @@ from worker.progress import PASSING_DATABASE_ERRORS
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
-"""Delays between the tries at one upload. The run continues meanwhile."""
+"""Delays between the tries at one upload. The run continues meanwhile, but its worker waits for the last uploads.
+
+An outage that has lasted for all of them will probably go on: until it ends, an older checkpoint gets one try, and only
+the newest is retried. Otherwise a store that stays full would hold the worker that long for each checkpoint. It does
+not happen at once, because every checkpoint is to be stored if the outage is short, even those that are removed soon.
+"""
 
 RETRIED_ERRORS = (OSError, CheckpointCorruptError, *PASSING_DATABASE_ERRORS)
 
@@ -43,12 +49,19 @@ class CheckpointUploads:
         self._resumed_step = resumed_step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{attempt.job_id}")
         self._newest: Future[None] | None = None
+        self._newest_step = -1
+        self._submitted = threading.Condition()
+        self._failing_since: float | None = None
+        """When the uploads began to fail; None if the last one succeeded."""
         self._local_copy: Path | None = None
         self._stored: dict[str, str] = {}
         """Keys of the newest stored checkpoint's files, by sha256."""
 
     def submit(self, event: CheckpointEvent) -> None:
         """Queue the checkpoint for storing."""
+        with self._submitted:
+            self._newest_step = event.step
+            self._submitted.notify()
         self._newest = self._thread.submit(copy_context().run, self._store, event)
 
     def __enter__(self) -> Self:
@@ -71,25 +84,48 @@ class CheckpointUploads:
             self._store_with_retries(event)
         except RETRIED_ERRORS as error:
             message = f"The checkpoint of step {event.step} was not stored: {public_text(error)}"
-            failure = JobFailedError(file_failure_code(error), message)
-            self._attempt.record(notice("warn", "checkpoint_not_stored", message))
-            raise failure from error
+            self._give_up(event, message)
+            raise JobFailedError(file_failure_code(error), message) from error
 
     def _store_with_retries(self, event: CheckpointEvent) -> None:
-        for wait_seconds in RETRY_SECONDS:
+        for wait_seconds in (*RETRY_SECONDS, None):
             try:
-                return self._store_once(event)
+                self._store_once(event)
             except RETRIED_ERRORS as error:
                 logger.warning("checkpoint %d of %s: %s", event.step, self._attempt.job_id, error)
-            if self._attempt.is_lost():
-                break
-            time.sleep(wait_seconds)
-        return self._store_once(event)
+                self._failing_since = self._failing_since or time.monotonic()
+                if wait_seconds is None or self._attempt.is_lost() or self._is_hopeless(event):
+                    raise
+            else:
+                self._failing_since = None
+                return
+            with self._submitted:
+                self._submitted.wait_for(lambda: self._is_hopeless(event), wait_seconds)
+
+    def _is_hopeless(self, event: CheckpointEvent) -> bool:
+        """Return whether the outage is a long one and a newer checkpoint waits, which replaces this one."""
+        seconds = 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
+        return event.step < self._newest_step and seconds >= sum(RETRY_SECONDS)
+
+    def _give_up(self, event: CheckpointEvent, message: str) -> None:
+        """Tell the user, and remove what is stored of the checkpoint; of an older one the local copy, too."""
+        prefix = self._prefix(event)
+        with self._attempt.write() as session:
+            append_events(session, self._attempt.job_id, notice("warn", "checkpoint_not_stored", message))
+            stored = repository.list_checkpoints(session, self._attempt.job_id)
+        # A row names the files if only the answer to its commit was lost.
+        if all(checkpoint.storage_prefix != prefix for checkpoint in stored):
+            self._remove_files([prefix])
+        if event.step < self._newest_step:
+            shutil.rmtree(self._attempt.run_dir / event.path, ignore_errors=True)
+
+    def _prefix(self, event: CheckpointEvent) -> str:
+        return checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)
 
     @tracer.start_as_current_span("store checkpoint")
     def _store_once(self, event: CheckpointEvent) -> None:
         began_at = time.monotonic()
-        prefix = checkpoint_prefix(self._attempt.job_id, self._attempt.number, event.step)
+        prefix = self._prefix(event)
         folder = self._attempt.run_dir / event.path
         manifest, sha256 = store_checkpoint(
             self._attempt.storage, folder, prefix, interrupted=self._attempt.is_lost, stored=self._stored
