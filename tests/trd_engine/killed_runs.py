@@ -1,23 +1,22 @@
-"""The engine from its command line, killed or stopped at moments that its own output tells, until a resume ends."""
+"""The engine's command, killed or stopped at moments that its own output tells, until a resume ends."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from trd_engine.cli import EXIT_STOPPED
+from tests.trd_engine.forked import VLLM, fork
+from trd_engine.cli import EXIT_STOPPED, main
 from trd_engine.models.folders import MANIFEST_FILE
 from trd_engine.training.checkpoints.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 
-ROOT = Path(__file__).parents[2]
 Moment = Callable[[Path, list[dict[str, Any]]], bool]
 """Whether it has come, by the run's folder and the events since its process began."""
 
@@ -36,46 +35,50 @@ def run_and_interrupt(spec: dict[str, Any], out: Path, interruptions: Iterable[t
         process = start(spec, out)
         try:
             interrupt_at(process, out, moment, sent)
-            code = process.wait(timeout=120)
+            process.join(timeout=120)
+            code = process.exitcode
         finally:
             process.kill()
-            process.wait()
+            process.join()
         assert code == (-signal.SIGKILL if sent == signal.SIGKILL else EXIT_STOPPED), _log(out)
-    assert start(spec, out).wait(timeout=300) == 0, _log(out)
+    last = start(spec, out)
+    last.join(timeout=300)
+    last.kill()
+    assert last.exitcode == 0, _log(out)
 
 
-def start(spec: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
+def start(spec: dict[str, Any], out: Path) -> ForkServerProcess:
     """A process that begins the run, or goes on with it where it has a checkpoint."""
     path = out.with_suffix(".json")
     path.write_text(json.dumps(spec), encoding="utf-8")
-    command = [sys.executable, "-m", "trd_engine", "run", str(path), "--out", str(out), "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with out.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    command = ["run", str(path), "--out", str(out), "--resume"]
+    preload = VLLM if spec["sampling"]["engine"] == "vllm" else ""
+    return fork(main, command, log=out.with_suffix(".log"), preload=preload)
 
 
-def interrupt_at(process: subprocess.Popen[bytes], out: Path, moment: Moment, sent: signal.Signals) -> None:
+def interrupt_at(process: ForkServerProcess, out: Path, moment: Moment, sent: signal.Signals) -> None:
     """Halt the process when the moment has come, and send the signal if it has not passed meanwhile."""
+    assert process.pid is not None
     num_before = len(events_so_far(out))
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"the run ended before the moment came: {_log(out)}"
+        assert process.is_alive(), f"the run ended before the moment came: {_log(out)}"
         if moment(out, events_so_far(out)[num_before:]):
-            _halt(process)
+            _halt(process.pid)
             is_now = moment(out, events_so_far(out)[num_before:])
             if is_now:
-                process.send_signal(sent)
-            process.send_signal(signal.SIGCONT)
+                os.kill(process.pid, sent)
+            os.kill(process.pid, signal.SIGCONT)
             if is_now:
                 return
         time.sleep(0.002)
     raise TimeoutError(f"the moment never came: {_log(out)}")
 
 
-def _halt(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGSTOP)
-    status = Path("/proc") / str(process.pid) / "stat"
-    while status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ("T", "Z"):
+def _halt(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    status = Path("/proc") / str(pid) / "stat"
+    while status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "T":
         time.sleep(0.001)
 
 

@@ -97,11 +97,14 @@ def last(folder: Path) -> None:
         time.sleep(120)
 
 
-def stall(_folder: Path) -> None:
+def stall(folder: Path) -> None:
     """One is late where they wait for one another, and then hangs within a pass."""
-    distributed._PASS_TIMEOUT = timedelta(seconds=12)  # which holds for meeting at the start, too
+    (folder / os.environ["RANK"]).touch()
+    while len(list(folder.iterdir())) < 2:  # both have started: the time-out holds for meeting in a group, too
+        time.sleep(0.05)
+    distributed._PASS_TIMEOUT = timedelta(seconds=4)
     with open_world(2) as world:
-        time.sleep(16 * world.rank)
+        time.sleep(7 * world.rank)
         world.wait()
         sys.stdout.write("waited\n")
         sys.stdout.flush()

@@ -1,13 +1,12 @@
 """One process = two processes: the same trajectories, losses and weights; each resumes the other's checkpoint.
 
-Two processes take long to start, hence two launches for all runs of two processes that succeed: one for the fast tests
-and one for the slow ones. Each test looks at its own runs.
+Two launches do all runs of two processes: one for the fast tests and one for the slow ones. Each test looks at its own
+runs.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.trd_engine import rank_runs
+from tests.trd_engine.forked import fork_ranks
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
-from tests.trd_engine.torchrun import run_engine, scene
 from trd_engine.config import parse_config
 from trd_engine.models.sharded_file import PartsReader
 from trd_engine.runtime.errors import SpecError
@@ -40,18 +40,21 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 SHORT: dict[str, dict[str, Any]] = {
     "plain": {},
     **{name: {"loss": {"teacher_context": "refine", "token_weights": weights}} for name, weights in WEIGHTS.items()},
-    "short moving adapter": {**MOVING, "optim": {"learning_rate": 3e-3, "batch_size": 12}},
 }
 """Changes to `short_spec`, by the name of the run."""
 OFTEN: dict[str, Any] = {"checkpoints": {"every_steps": 1, "keep": 9}}
+TRAINING: dict[str, Any] = {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
+"""Without the stages that are compared in the runs `full` and `LoRA`."""
+HALF: dict[str, Any] = {**TRAINING, "rounds": 1, "precision": "bf16"}
+HALF["optim"] = {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 1}
 LONG: dict[str, dict[str, Any]] = {
     "full": {**FULL, **OFTEN},
-    "LoRA": {**LORA, **OFTEN},
-    "moving average": {**EMA, **OFTEN},
-    "moving adapter": {**MOVING, **OFTEN},
-    "dropout": {**LORA, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, **OFTEN},
-    "full, bf16": {**FULL, "rounds": 1, "precision": "bf16"},
-    "LoRA, bf16": {**LORA, "rounds": 1, "precision": "bf16"},
+    "LoRA": LORA,
+    "moving average": {**EMA, **TRAINING, **OFTEN},
+    "moving adapter": {**MOVING, **TRAINING, **OFTEN, "optim": {"learning_rate": 3e-3, "batch_size": 8}},
+    "dropout": {**LORA, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, **TRAINING, **OFTEN},
+    "full, bf16": {**FULL, **HALF},
+    "LoRA, bf16": {**LORA, **HALF},
     "one trajectory": {
         "optim": {"learning_rate": 1e-3, "batch_size": 1, "max_steps": 1},
         "mode": "opd",
@@ -61,7 +64,7 @@ LONG: dict[str, dict[str, Any]] = {
     },
 }
 """Changes to `spec`, by the name of the run."""
-RESUMED = ("full", "LoRA", "moving average", "moving adapter")
+RESUMED = ("full", "moving average", "moving adapter")
 """Runs that are resumed after their first step with another number of processes."""
 FAST = ("full", "one trajectory")
 """Runs of the fast tests."""
@@ -70,12 +73,7 @@ METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-def finish(document: dict[str, Any], out: Path, *, resume: bool = False) -> None:
-    done = run_engine(document, out, resume=resume)
-    assert done.returncode == 0, done.stdout + done.stderr
+    return write_data(tmp_path_factory.mktemp("data"), train=24, heldout=8)
 
 
 def trajectories(out: Path, round_index: int) -> list[Any]:
@@ -111,13 +109,21 @@ class Runs:
     def document(self, name: str, devices: int) -> dict[str, Any]:
         if name in SHORT:
             return short_spec(self.short_data, devices=devices, **SHORT[name])
-        return spec(self.data, devices=devices, **LONG[name])
+        base: dict[str, Any] = {"optim": {"learning_rate": 1e-3, "batch_size": 8}, "diagnosis": {"num_trajectories": 6}}
+        return spec(self.data, devices=devices, **{**base, **LONG[name]})
 
     def one(self, name: str) -> Path:
         """The output of one process."""
         out = self.out / "one" / name
         if not out.exists():
             distil(parse_config(self.document(name, 1)), out)
+        return out
+
+    def one_resumed(self, name: str) -> Path:
+        """The output of one process that went on after the first step of two."""
+        out = self.out / "one" / f"{name}, resumed"
+        if not out.exists():
+            distil(parse_config(self.document(name, 1)), out, resume_from=checkpoint_folder(self.two(name), 1))
         return out
 
     def two(self, name: str) -> Path:
@@ -136,9 +142,9 @@ class Runs:
         for name, before in (resumed or {}).items():
             plan.append((self.document(name, 2), str(self.out / "two" / f"{name}, resumed"), str(before)))
         (self.out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        with scene("rank_runs", "plan", str(self.out), num_processes=2) as launcher:
-            printed, _ = launcher.communicate(timeout=500)
-        self.printed += printed[-8000:]
+        log = self.out / "log"
+        fork_ranks(rank_runs.plan, self.out, num_processes=2, log=log)
+        self.printed = log.read_text(encoding="utf-8", errors="replace")[-8000:]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +165,7 @@ def all_runs(fast_runs: Runs) -> Runs:
     """Those of the slow tests, too."""
     before = {name: checkpoint_folder(fast_runs.one(name), 1) for name in RESUMED}
     before["dropout"] = checkpoint_folder(fast_runs.out / "two" / "dropout", 1)
-    fast_runs.launch([name for name in (*LONG, *SHORT) if name not in FAST], before)
+    fast_runs.launch([name for name in (*LONG, *WEIGHTS) if name not in FAST], before)
     return fast_runs
 
 
@@ -202,17 +208,17 @@ def test_two_processes_weigh_tokens_as_one_does(all_runs: Runs, name: str) -> No
 
 
 @pytest.mark.slow
-def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(all_runs: Runs, tmp_path: Path) -> None:
-    name = "short moving adapter"
+def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(all_runs: Runs) -> None:
+    name = "moving adapter"
     one, two = all_runs.one(name), all_runs.two(name)
     for round_index in (0, 1):
         assert trajectories(two, round_index) == trajectories(one, round_index)
     assert_alike(two, one, 4)
     assert_teachers_alike(two, one, 4)
-    distil(parse_config(all_runs.document(name, 1)), tmp_path, resume_from=checkpoint_folder(two, 1))
-    assert trajectories(tmp_path, 1) == trajectories(one, 1)
-    assert metric(tmp_path, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
-    assert_teachers_alike(tmp_path, one, 4)
+    resumed = all_runs.one_resumed(name)
+    assert trajectories(resumed, 1) == trajectories(one, 1)
+    assert metric(resumed, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
+    assert_teachers_alike(resumed, one, 4)
 
 
 def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
@@ -234,15 +240,9 @@ def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_run_continues_with_another_number_of_processes(
-    all_runs: Runs, tmp_path: Path, name: str, first: int, then: int
-) -> None:
+def test_a_run_continues_with_another_number_of_processes(all_runs: Runs, name: str, first: int, then: int) -> None:
     whole = all_runs.two(name) if first == 2 else all_runs.one(name)
-    if then == 2:
-        resumed = all_runs.two(f"{name}, resumed")
-    else:
-        resumed = tmp_path
-        distil(parse_config(all_runs.document(name, 1)), resumed, resume_from=checkpoint_folder(whole, 1))
+    resumed = all_runs.two(f"{name}, resumed") if then == 2 else all_runs.one_resumed(name)
     last = events(whole, "finished")[0]["step"]
     assert metric(resumed, "loss") == pytest.approx(metric(whole, "loss")[1:], rel=1e-5)
     one, other = weights(whole, last), weights(resumed, last)
@@ -257,10 +257,12 @@ def test_two_processes_are_bitwise_equal_to_themselves_after_a_resume(all_runs: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "LoRA"])
-def test_bf16_follows_fp32(all_runs: Runs, name: str) -> None:
+def test_bf16_follows_fp32(all_runs: Runs, tmp_path: Path, name: str) -> None:
     bf16 = all_runs.two(f"{name}, bf16")
+    document = {**all_runs.document(f"{name}, bf16", 1), "precision": "fp32"}
+    distil(parse_config(document), tmp_path)
     # The trajectories are other ones: a sample in bf16 parts from one in fp32 at the first near tie.
-    assert metric(bf16, "loss")[0] == pytest.approx(metric(all_runs.two(name), "loss")[0], rel=0.25)
+    assert metric(bf16, "loss")[0] == pytest.approx(metric(tmp_path, "loss")[0], rel=0.25)
     kept = weights(bf16, events(bf16, "finished")[0]["step"])
     assert all(tensor.dtype == torch.float32 for tensor in kept.values())
 
@@ -268,15 +270,16 @@ def test_bf16_follows_fp32(all_runs: Runs, name: str) -> None:
 @pytest.mark.slow
 def test_shards_may_be_empty_and_layers_computed_twice(data: Path, tmp_path: Path) -> None:
     """Three processes divide adapters of rank 2, with the gradient checkpointing that GPUs have by default."""
-    optim = {"learning_rate": 1e-3, "batch_size": 16, "gradient_checkpointing": True}
-    changes = {**LORA, "lora": {"rank": 2, "alpha": 8}, "optim": optim, "checkpoints": {"every_steps": 1, "keep": 9}}
-    distil(parse_config(spec(data, **changes)), tmp_path / "one")
-    finish(spec(data, devices=3, **changes), tmp_path / "three")
-    last = events(tmp_path / "one", "finished")[0]["step"]
-    assert_alike(tmp_path / "three", tmp_path / "one", last)
-    shutil.copytree(checkpoint_folder(tmp_path / "three", 1), checkpoint_folder(tmp_path / "resumed", 1))
-    finish(spec(data, devices=1, **changes), tmp_path / "resumed", resume=True)
-    assert metric(tmp_path / "resumed", "loss") == pytest.approx(metric(tmp_path / "one", "loss")[1:], rel=1e-5)
+    optim = {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 2, "gradient_checkpointing": True}
+    changes = {**LORA, **TRAINING, **OFTEN, "rounds": 1, "lora": {"rank": 2, "alpha": 8}, "optim": optim}
+    one, three, resumed = (tmp_path / name for name in ("one", "three", "resumed"))
+    distil(parse_config(spec(data, **changes)), one)
+    (tmp_path / "plan.json").write_text(json.dumps([(spec(data, devices=3, **changes), str(three), None)]))
+    log = tmp_path / "log"
+    assert fork_ranks(rank_runs.plan, tmp_path, num_processes=3, log=log) == [0, 0, 0], log.read_text()
+    assert_alike(three, one, 2)
+    distil(parse_config(spec(data, **changes)), resumed, resume_from=checkpoint_folder(three, 1))
+    assert metric(resumed, "loss") == pytest.approx(metric(one, "loss")[1:], rel=1e-5)
 
 
 def test_devices_without_processes_are_refused_with_the_command(data: Path, tmp_path: Path) -> None:
