@@ -7,6 +7,7 @@ worker, so that one engine lives at a time.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections import Counter
@@ -58,6 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.get_closest_marker("xdist_group") is None, order
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what the imports made: each full collection would look at a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 # CI tries the same examples every time, a developer's machine new ones; a slow machine is no failure.

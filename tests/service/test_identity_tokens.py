@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,7 +19,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from service.keys import identity
 from service.settings import Settings
-from tests.service.conftest import MakeClient
+from tests.service.conftest import MakeClient, MakeStanding
 from tests.service.records import submit
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -65,20 +66,37 @@ class Issuer:
         return jwt.encode(given, key, algorithm=algorithm, headers={"kid": kid})
 
 
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
+@contextmanager
+def issuing() -> Iterator[Issuer]:
     made = Issuer()
-    Thread(target=made.server.serve_forever, daemon=True).start()
+    Thread(target=made.server.serve_forever, args=(0.01,), daemon=True).start()
     yield made
     made.server.shutdown()
     made.server.server_close()
 
 
 @pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    with issuing() as made:
+        yield made
+
+
+def trusting(issuer: Issuer) -> dict[str, Any]:
+    """Settings of a service that takes the issuer's tokens."""
+    roles = json.dumps(ROLES)
+    return {"oidc_issuer": issuer.url, "oidc_audience": "trd", "oidc_owner_claim": "email", "oidc_roles": roles}
+
+
+@pytest.fixture
 def client(make_client: MakeClient, sqlite_url: str, issuer: Issuer) -> TestClient:
-    return make_client(
-        sqlite_url, oidc_issuer=issuer.url, oidc_audience="trd", oidc_owner_claim="email", oidc_roles=json.dumps(ROLES)
-    )
+    return make_client(sqlite_url, **trusting(issuer))
+
+
+@pytest.fixture(scope="module")
+def shared(standing: MakeStanding) -> Iterator[tuple[TestClient, Issuer]]:
+    """One service and its issuer, for tokens that change nothing."""
+    with issuing() as issuer, standing(**trusting(issuer)) as client:
+        yield client, issuer
 
 
 def call(client: TestClient, token: str, path: str = "/jobs", method: str = "GET", **options: Any) -> Any:
@@ -113,8 +131,9 @@ def test_a_token_acts_for_its_owner(client: TestClient, issuer: Issuer, key: Any
     ],
 )
 def test_roles_come_from_owner_and_groups(
-    client: TestClient, issuer: Issuer, claims: dict[str, Any], answers: tuple[int, int, int]
+    shared: tuple[TestClient, Issuer], claims: dict[str, Any], answers: tuple[int, int, int]
 ) -> None:
+    client, issuer = shared
     token = issuer.token(**claims)
     found = (
         call(client, token).status_code,
@@ -175,7 +194,8 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_a_wrong_token_is_refused_with_the_reason(client: TestClient, issuer: Issuer, kind: str) -> None:
+def test_a_wrong_token_is_refused_with_the_reason(shared: tuple[TestClient, Issuer], kind: str) -> None:
+    client, issuer = shared
     answer = call(client, FORGED[kind](issuer))
     assert answer.status_code in (401, 413), answer.text
     if answer.status_code == 401:

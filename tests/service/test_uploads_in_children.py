@@ -130,6 +130,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def rows_are_checked_once() -> None:
+    """Here every upload has a child of its own."""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("served")

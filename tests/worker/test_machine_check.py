@@ -23,11 +23,24 @@ def rows(bench: Workbench) -> dict[str, Worker]:
         return {worker.name: worker for worker in session.scalars(select(Worker))}
 
 
-def test_a_planted_fault_is_found_and_announced(bench: Workbench, tmp_path: Path) -> None:
+def test_findings_are_announced_once_there_are_any(bench: Workbench) -> None:
     slot = bench.slot()
     reaper = Reaper(slot, lambda *_: None)
     reaper.turn()
     assert (rows(bench)[slot.name].findings, rows(bench)[slot.name].device_kind) == (None, None), "not checked yet"
+    figures = {"check": "device kind", "status": "pass", "message": "cpu", "figures": {}}
+    slot.findings = [figures, {"check": "disk", "status": "fail", "message": "full", "figures": {}}]
+    reaper.turn()
+    worker = rows(bench)[slot.name]
+    assert (worker.findings, worker.device_kind) == (slot.findings, "cpu")
+    assert worker.queues == list(slot.settings.queues)
+    assert Offer.read(worker.queues, worker.offer) == offer_of(slot), "a claim holds to what is announced"
+
+
+def test_a_planted_fault_is_found_and_announced(sqlite_bench: Workbench) -> None:
+    bench = sqlite_bench
+    slot = bench.slot()
+    reaper = Reaper(slot, lambda *_: None)
     slot.settings.data_dir.mkdir(parents=True, exist_ok=True)
     slot.settings.scratch_dir.write_text("in the way of the folder of runs")
     start_machine_check(slot).join(120)
@@ -99,9 +112,7 @@ def test_ended_workers_are_forgotten(bench: Workbench) -> None:
     assert set(rows(bench)) == {living.name}
 
 
-def test_a_check_that_hangs_or_does_not_start_is_a_failure(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_hangs_or_does_not_start_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_check, "CHECK_SECONDS", 0.01)
     (finding,) = check_machine(tmp_path)
     assert (finding["check"], finding["status"]) == ("doctor", "fail")
@@ -113,14 +124,14 @@ def test_a_check_that_hangs_or_does_not_start_is_a_failure(
 
 
 def test_no_job_starts_while_a_gpu_is_examined(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check's process holds some of the GPU's memory, which an engine that starts would measure."""
     devices = tmp_path / "dev"
     devices.mkdir()
     (devices / "nvidia0").touch()
     monkeypatch.setattr(machine_check, "_DEVICE_FILES", devices)
-    slot, could_start = bench.slot(), []
+    slot, could_start = sqlite_bench.slot(), []
 
     def check(folder: Path) -> list[dict[str, str]]:
         with slot.taken() as is_mine:

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, OpenAI
 
 from tests.servers import free_port
-from tests.service.conftest import ADMIN_KEY
+from tests.service.conftest import ADMIN_KEY, MakeStanding
 
 START_SECONDS = 30
 
@@ -70,6 +70,13 @@ def serving(client: TestClient) -> Iterator[Service]:
 def service(client: TestClient) -> Iterator[Service]:
     """On SQLite."""
     with serving(client) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def shared_service(standing: MakeStanding) -> Iterator[Service]:
+    """One for all tests of jobs that are refused; their files stay."""
+    with standing() as client, serving(client) as served:
         yield served
 
 

@@ -148,9 +148,9 @@ def test_a_student_may_teach_itself(openai: OpenAI) -> None:
     ],
 )
 def test_a_refusal_names_what_the_client_sent(
-    service: Service, changes: dict[str, Any], param: str, words: str
+    shared_service: Service, changes: dict[str, Any], param: str, words: str
 ) -> None:
-    openai = service.openai()
+    openai = shared_service.openai()
     with pytest.raises(BadRequestError) as refused:
         create_job(openai, **changes)
     assert refused.value.param == param
@@ -185,17 +185,19 @@ def test_a_refusal_names_what_the_client_sent(
         ),
     ],
 )
-def test_one_thing_is_said_in_one_place(service: Service, changes: dict[str, Any], param: str, other: str) -> None:
+def test_one_thing_is_said_in_one_place(
+    shared_service: Service, changes: dict[str, Any], param: str, other: str
+) -> None:
     with pytest.raises(BadRequestError, match="sets the same field; send only one of them") as refused:
-        create_job(service.openai(), **changes)
+        create_job(shared_service.openai(), **changes)
     assert refused.value.param == param
     assert f"{param}: {other} sets the same field" in refused.value.message
 
 
-def test_all_faults_are_listed_in_the_clients_words(service: Service) -> None:
+def test_all_faults_are_listed_in_the_clients_words(shared_service: Service) -> None:
     faulty: Any = {"type": "trd", "trd": {**TEACHER, "loss": {"beta": 2}, "rounds": 0}}
     with pytest.raises(BadRequestError) as refused:
-        create_job(service.openai(), method=faulty, hyperparameters={"batch_size": 0})
+        create_job(shared_service.openai(), method=faulty, hyperparameters={"batch_size": 0})
     assert isinstance(refused.value.body, dict)
     assert {error["param"] for error in refused.value.body["errors"]} == {
         "method.trd.loss.beta",
