@@ -256,23 +256,27 @@ def test_the_section_says_what_the_rows_say_and_what_is_missing() -> None:
     assert "Only 1 of 3 seeds" in half
 
 
-SMALL_SIZES = {"heldout": 4, "validation": 4, "search": 4, "warm_up": 8, "train": 4, "teacher": 4}
+SMALL_SIZES = dict.fromkeys(tasks.SIZES, 2)
+MAX_NEW_TOKENS = 32
+"""Enough for every reference of the task."""
 
 
 @pytest.mark.slow
 def test_a_warm_up_makes_the_student_that_the_grid_begins_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)
     monkeypatch.setattr(grid, "K", {"heldout": 2, "validation": 1, "search": 1})
+    monkeypatch.setattr(grid, "WARM_UP_BATCH_SIZE", 2)
+    monkeypatch.setattr(grid, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
     places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
     tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
     warm_up = runner.run_cell(grid.student_cell(TASK), places, "here")
     assert warm_up["num_steps"] == 3
-    assert len(warm_up["before"]["num_correct"]) == len(warm_up["after"]["num_correct"]) == 4
+    assert len(warm_up["before"]["num_correct"]) == len(warm_up["after"]["num_correct"]) == 2
     assert all(warm_up["samples"])
     assert (places.student(TASK) / "model.safetensors").is_file()
     # The references are the targets: as many tokens as the tokenizer makes of them, and each is right.
     assert warm_up["rounds"][0]["refined_accuracy"] == 1.0
-    row = runner.run_cell(grid.real_cell("real", TASK, "trd", 1e-3, 0, batch_size=4), places, "here")
+    row = runner.run_cell(grid.real_cell("real", TASK, "trd", 1e-3, 0, batch_size=2), places, "here")
     assert row["num_steps"] == 1
     assert row["after"]["k"] == 2
     assert row["sampled_tokens"]["refined"][0] > 0
@@ -287,6 +291,7 @@ def test_a_served_model_refines_and_is_gone_afterwards(tmp_path: Path, monkeypat
     pytest.importorskip("vllm", exc_type=ImportError)
     monkeypatch.setattr(tasks, "SIZES", SMALL_SIZES)
     monkeypatch.setattr(grid, "K", dict.fromkeys(grid.K, 1))
+    monkeypatch.setattr(grid, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
     places = RealPlaces(MODEL, tmp_path, tmp_path / "rows.jsonl")
     tasks.write_splits(CANDIDATES[TASK], places.data / TASK)
     for folder in (places.student(TASK), places.teacher(TASK)):
@@ -302,7 +307,7 @@ def test_a_served_model_refines_and_is_gone_afterwards(tmp_path: Path, monkeypat
             yield url
 
     monkeypatch.setattr(runner, "serving_model", watched)
-    row = runner.run_cell(grid.real_cell("real", TASK, "trd_served", 1e-3, 0, batch_size=4), places, "here")
+    row = runner.run_cell(grid.real_cell("real", TASK, "trd_served", 1e-3, 0, batch_size=2), places, "here")
     assert row["num_steps"] == 1
     assert row["sampled_tokens"]["refined"][0] > 0
     assert row["rounds"][0]["refined_accuracy"] < 1.0  # the model as it comes, and not the references
