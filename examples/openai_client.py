@@ -54,7 +54,8 @@ def distil(client: OpenAI, rows: Path) -> None:
         "trd": {
             "teacher": "tiny-teacher",
             "task": "exact",
-            "sampling": {"max_prompt_tokens": 64, "max_new_tokens": 128},
+            # Models this small answer before vLLM has started; leave the engine out for yours.
+            "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 128},
             "refine": {"max_prompt_tokens": 192, "max_new_tokens": 128},
             "lora": None,
             "optim": {"learning_rate": 1e-3},

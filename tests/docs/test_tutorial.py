@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,16 +44,22 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["cli", "curl", "python", "openai"])
-def test_a_way_leads_to_a_student(service: LocalService, way: str, tmp_path: Path) -> None:
+def test_a_way_leads_to_a_student(
+    service: LocalService, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = {
         **os.environ, "TRD_URL": service.url, "TRD_API_KEY": service.key, "PYTHONPATH": str(CHECKOUT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     bash = [str(shutil.which("bash")), "-euo", "pipefail", "-c"]
     python = [sys.executable, "-W", "error", "-c"]
-    for program, of in ((bash, "rows"), (bash if way in ("cli", "curl") else python, way), (python, "use")):
+    for program, of in ((bash, "rows"), (bash if way in ("cli", "curl") else python, way)):
         done = subprocess.run(
             [*program, script(of)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
         )
         assert done.returncode == 0, f"{of}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     assert (tmp_path / "student" / "config.json").is_file()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(script("use"), names)  # our own page, in this process, which loads torch once for all ways
+    assert names["model"].config.vocab_size >= len(names["tokenizer"])
