@@ -1,8 +1,8 @@
 """A TRD and an OPSD job on SmolLM2-135M-Instruct, through the service: ``python -m examples.real_model``.
 
 The student is its own teacher and sees the reference solutions of generated word problems. On two cores this takes
-about ten minutes, and a third of that with ``--steps 2 --max-new-tokens 64``, which cuts most answers off. It shows
-that a real model runs through the same code, not that it becomes good.
+about ten minutes, and a fifth of that with ``--steps 2 --batch-size 2 --max-new-tokens 32``, which cuts the answers
+off. It shows that a real model runs through the same code, not that it becomes good.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from examples.local_service import local_service
 from examples.word_problems import main as make_problems
 
 MODEL_NAME = "smollm2-135m-instruct"
-BATCH_SIZE = 4
 
 
 def main() -> None:
@@ -31,14 +30,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/real-model"), help="folder for everything it makes")
     parser.add_argument("--modes", nargs="+", choices=("trd", "opsd"), default=["trd", "opsd"])
     parser.add_argument("--max-new-tokens", type=int, default=160, help="of each answer; most need some 100")
-    parser.add_argument("--steps", type=int, default=4, help=f"of {BATCH_SIZE} trajectories each")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps")
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="trajectories a step; as many are held out, diagnosed"
+    )
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     train, heldout = options.out / "train.jsonl", options.out / "heldout.jsonl"
-    make_problems(
-        ["--out", str(train), "--size", "64", "--seed", "0", "--heldout", str(heldout), "--heldout-size", "4"]
-    )
+    sizes = ["--size", str(options.steps * options.batch_size), "--heldout-size", str(options.batch_size)]
+    make_problems(["--out", str(train), "--heldout", str(heldout), "--seed", "0", *sizes])
     settings = {"TRD_MODELS": f"{MODEL_NAME}={options.model.resolve()}"}
     with local_service(options.out / "service", settings=settings) as service:
         client = service.client
@@ -65,12 +66,12 @@ def job_spec(mode: str, dataset: str, heldout: str, options: argparse.Namespace)
         "lora": {"rank": 16, "alpha": 32},
         "optim": {
             "learning_rate": 2e-4,
-            "batch_size": BATCH_SIZE,
+            "batch_size": options.batch_size,
             "max_steps": options.steps,
             "micro_batch_tokens": 2048,
         },
         "evaluation": {"dataset": heldout, "k": 1},
-        "diagnosis": {"num_trajectories": 4},  # more would take as long as the training
+        "diagnosis": {"num_trajectories": options.batch_size},  # more would take as long as the training
         "name": f"SmolLM2 {mode}",
     }
 
