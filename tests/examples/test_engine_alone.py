@@ -43,7 +43,7 @@ def test_the_commands_of_the_page_train_a_better_student(tmp_path: Path) -> None
         done = subprocess.run(
             [sys.executable, *command.split()],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=550,
