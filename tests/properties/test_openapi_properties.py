@@ -28,7 +28,7 @@ from tests.service.records import submit, upload
 pytestmark = pytest.mark.extended
 
 NUM_KEPT = 3
-NUM_EXPENDABLE = 20
+NUM_EXPENDABLE = 10
 
 UNCHECKED = "positive_data_acceptance"
 """That a fitting request is accepted does not follow from the document alone: models and data must be there."""
@@ -110,7 +110,7 @@ def run(tested: ServerUnderTest, *options: str, on_known_objects: bool, timeout_
 DETERMINISTIC = ("--generation-deterministic", "--seed", "1")
 """The same requests every time."""
 
-MAX_EXAMPLES = os.environ.get("TRD_MAX_EXAMPLES", "40")
+MAX_EXAMPLES = os.environ.get("TRD_MAX_EXAMPLES", "25")
 """Requests that `test_for_long` generates for each operation; `make fuzz` generates more."""
 
 
