@@ -1,10 +1,8 @@
-"""What is done on the rehearsed GPU, each scene in a process of its own: see `test_gpu_rehearsal`.
+"""What is done on the rehearsed GPU, in a process of its own: see `test_gpu_rehearsal`.
 
-    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY steps
-    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY run SPEC OUT [--resume]
-    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY mixtures
+    python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY '[["mixtures"], ["steps"], ["run", SPEC, OUT]]'
 
-The last line that it prints is JSON. Modules that import torch are imported after the device is there.
+Each scene is a line of JSON, the process's last ones. Modules that import torch are imported after the device is there.
 """
 
 from __future__ import annotations
@@ -32,17 +30,15 @@ def steps() -> dict[str, Any]:
     return compared
 
 
-def run(spec: str, out: str, *options: str) -> dict[str, Any]:
-    """A whole run from its spec, or the rest of one."""
+def run(spec: str, out: str, before: str | None = None) -> dict[str, Any]:
+    """A whole run from its spec, or what follows the checkpoint `before`."""
     from tests.trd_engine.gpu_rehearsal.gpu import rehearsed_gpu
     from trd_engine.config import RunConfig
-    from trd_engine.training.checkpoints.checkpoint import newest_checkpoint
     from trd_engine.training.loop import distil as run_engine
 
-    resume_from = newest_checkpoint(Path(out)) if "--resume" in options else None
     with rehearsed_gpu() as kernel_calls:
         config = RunConfig.model_validate_json(Path(spec).read_text(encoding="utf-8"))
-        run_engine(config, Path(out), resume_from=resume_from)
+        run_engine(config, Path(out), resume_from=None if before is None else Path(before))
     return {"kernel_calls": dict(kernel_calls)}
 
 
@@ -86,4 +82,5 @@ SCENES: dict[str, Callable[..., dict[str, Any]]] = {"steps": steps, "run": run, 
 
 if __name__ == "__main__":
     device.load(Path(sys.argv[1]))
-    sys.stdout.write(json.dumps(SCENES[sys.argv[2]](*sys.argv[3:])) + "\n")
+    for name, *arguments in json.loads(sys.argv[2]):
+        sys.stdout.write(json.dumps(SCENES[name](*arguments)) + "\n")

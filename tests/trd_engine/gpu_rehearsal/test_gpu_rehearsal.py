@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tests.trd_engine.gpu_rehearsal import device
 from tests.trd_engine.tiny_runs import events, metric, spec, write_data
 from trd_engine.config import RunConfig
+from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
 
 ROOT = Path(__file__).parents[3]
@@ -35,10 +36,48 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(error))
 
 
-def scene(library: Path, *arguments: str) -> dict[str, Any]:
-    """What a scene reports, or the failure of this test with what it printed."""
+def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
+    """Two steps."""
+    budgets = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 12}
+    refine = {"max_prompt_tokens": 192, "max_new_tokens": 12}
+    base = {"optim": {"learning_rate": 1e-3, "batch_size": 4}, "diagnosis": {"num_trajectories": 4}}
+    return spec(data, **{**base, "sampling": budgets, "refine": refine, **changes})
+
+
+def half_spec(data: Path) -> dict[str, Any]:
+    """A run in bf16 with LoRA and a teacher that follows the student."""
+    return short_spec(
+        data,
+        teacher=None,
+        device="cuda",
+        lora={"rank": 4, "alpha": 8},
+        teacher_update={"kind": "ema", "decay": 0.9},
+        checkpoints={"every_steps": 1, "keep": 5},
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), train=8, heldout=2)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs on the rehearsed GPU."""
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def reports(library: Path, data: Path, out: Path) -> dict[str, Any]:
+    """What each scene reports; all of them in one process, which takes long to start."""
+    for name, document in {"fp32": short_spec(data, device="cuda", precision="fp32"), "bf16": half_spec(data)}.items():
+        (out / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    runs = {name: ["run", str(out / f"{name}.json"), str(out / name)] for name in ("fp32", "bf16")}
+    first = checkpoint_folder(out / "bf16", 1)
+    runs["resumed"] = ["run", str(out / "bf16.json"), str(out / "resumed"), str(first)]
+    scenes = {"mixtures": ["mixtures"], "steps": ["steps"], **runs}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.trd_engine.gpu_rehearsal.scene", str(library), *arguments],
+        [sys.executable, "-m", "tests.trd_engine.gpu_rehearsal.scene", str(library), json.dumps([*scenes.values()])],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -46,20 +85,20 @@ def scene(library: Path, *arguments: str) -> dict[str, Any]:
         timeout=500,
     )
     assert result.returncode == 0, result.stderr[-6000:]
-    report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return report
+    lines = result.stdout.splitlines()[-len(scenes) :]
+    return dict(zip(scenes, map(json.loads, lines), strict=True))
 
 
-def test_what_a_gpu_refuses_is_refused(library: Path) -> None:
+def test_what_a_gpu_refuses_is_refused(reports: dict[str, Any]) -> None:
     """Else the other tests could not fail."""
-    report = scene(library, "mixtures")
+    report = reports["mixtures"]
     assert sorted(report["refused"]) == sorted(report["mistakes"])
     assert report["gradient"] == [0.0, 2.0, 0.0, 2.0]
 
 
-def test_steps_come_to_the_same(library: Path) -> None:
+def test_steps_come_to_the_same(reports: dict[str, Any]) -> None:
     """Losses of each kind and support, masks, a served teacher, LoRA, bf16 with the variable-length kernel."""
-    report = scene(library, "steps")
+    report = reports["steps"]
     assert len(report) == 8
     for name, variant in report.items():
         cpu, gpu, calls = variant["cpu"], variant["gpu"], variant["kernel_calls"]
@@ -74,16 +113,11 @@ def test_steps_come_to_the_same(library: Path) -> None:
         assert (calls.get(FORWARD, 0) > 0) == (calls.get(BACKWARD, 0) > 0) == is_half, name
 
 
-def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("reports")
+def test_a_whole_run_in_fp32_is_the_cpus(data: Path, out: Path, tmp_path: Path) -> None:
     """Sampling, refining, verifying, training, evaluation and the saved weights."""
-    data = write_data(tmp_path / "data", train=16, heldout=4)
-    changes: dict[str, Any] = {"precision": "fp32", "optim": {"learning_rate": 1e-3, "batch_size": 8}}
-    here, there = tmp_path / "cpu", tmp_path / "gpu"
-    distil(RunConfig.model_validate(spec(data, **changes)), here)
-    document = tmp_path / "spec.json"
-    document.write_text(json.dumps(spec(data, device="cuda", **changes)), encoding="utf-8")
-    scene(library, "run", str(document), str(there))
-
+    here, there = tmp_path / "cpu", out / "fp32"
+    distil(RunConfig.model_validate(short_spec(data, precision="fp32")), here)
     assert metric(there, "loss") == pytest.approx(metric(here, "loss"), rel=1e-4)
     scores_there, scores_here = (events(out, "finished")[0]["summary"]["scores"] for out in (there, here))
     assert scores_there == scores_here
@@ -95,31 +129,13 @@ def test_a_whole_run_in_fp32_is_the_cpus(library: Path, tmp_path: Path) -> None:
         assert (weights[1][name] - mine).norm() <= 1e-3 * mine.norm(), name
 
 
-def test_a_run_as_on_a_gpu_is_resumed(library: Path, tmp_path: Path) -> None:
+def test_a_run_as_on_a_gpu_is_resumed(reports: dict[str, Any], out: Path) -> None:
     """bf16, LoRA, layers computed again, a teacher that follows the student; resumed, it ends bitwise the same."""
-    data = write_data(tmp_path / "data", train=16, heldout=4)
-    document = tmp_path / "spec.json"
-    changes: dict[str, Any] = {
-        "mode": "trd",
-        "teacher": None,
-        "device": "cuda",
-        "lora": {"rank": 4, "alpha": 8},
-        "teacher_update": {"kind": "ema", "decay": 0.9},
-        "optim": {"learning_rate": 1e-3, "batch_size": 8},
-        "checkpoints": {"every_steps": 1, "keep": 5},
-    }
-    document.write_text(json.dumps(spec(data, **changes)), encoding="utf-8")
-    out = tmp_path / "run"
-    calls = scene(library, "run", str(document), str(out))["kernel_calls"]
-    assert calls[FORWARD] > 0
-    assert calls[BACKWARD] > 0
-    last = next(out.rglob("step-00000002"))
+    assert reports["bf16"]["kernel_calls"][FORWARD] > 0
+    assert reports["bf16"]["kernel_calls"][BACKWARD] > 0
+    last, last_again = (checkpoint_folder(out / name, 2) for name in ("bf16", "resumed"))
     ended = {path.relative_to(last): load_file(path) for path in last.rglob("*.safetensors")}
-    for path in sorted(last.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    last.rmdir()
-
-    scene(library, "run", str(document), str(out), "--resume")
+    assert ended
     for path, tensors in ended.items():
-        again = load_file(last / path)
+        again = load_file(last_again / path)
         assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items()), path
