@@ -91,4 +91,4 @@ def break_a_token(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"plan": plan, "stop": stop}[sys.argv[1]](Path(sys.argv[2]))
+    {"stop": stop}[sys.argv[1]](Path(sys.argv[2]))

@@ -12,13 +12,13 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def run_engine(spec: dict[str, Any], out: Path, *, resume: bool = False) -> subprocess.CompletedProcess[str]:
+def run_engine(spec: dict[str, Any], out: Path) -> subprocess.CompletedProcess[str]:
     """A run with one process for each of the spec's devices; its exit code and what it printed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
     return subprocess.run(
-        [*launcher(spec["devices"]), "trd_engine", "run", str(path), "--out", str(out), *(["--resume"] * resume)],
+        [*launcher(spec["devices"]), "trd_engine", "run", str(path), "--out", str(out)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -15,7 +15,8 @@ from sqlalchemy import select
 from contract.job_state import JobStatus
 from contract.tables import CheckpointFile, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
 from testbed.make_data import main as make_data
-from tests.trd_engine.torchrun import scene
+from tests.trd_engine import rank_runs
+from tests.trd_engine.forked import fork_ranks
 from tests.worker.workbench import Workbench, ended, eventually, running
 from worker.attempt import Slot
 from worker.engine_process import engine_command
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def spec(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    make_data(["--out", str(tmp_path / "rows"), "--train", "64", "--heldout", "8", "--validation", "8"])
+    make_data(["--out", str(tmp_path / "rows"), "--train", "24", "--heldout", "2", "--validation", "2"])
     rows = next((tmp_path / "rows").glob("train*.jsonl"))
     return {
         "mode": "trd",
@@ -33,7 +34,7 @@ def spec(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 96},
         "refine": {"max_prompt_tokens": 192, "max_new_tokens": 96},
         "lora": None,
-        "optim": {"learning_rate": 1e-3, "batch_size": 8},
+        "optim": {"learning_rate": 1e-3, "batch_size": 4},
         "evaluation": {"holdout": 0.2, "k": 2, "num_probe_samples": 2},
         "diagnosis": {"num_trajectories": 16, "steps": "reference"},
         "checkpoints": {"every_steps": 2},
@@ -84,7 +85,7 @@ def test_a_distillation_goes_through_and_its_model_is_in_the_storage(
 
 def test_a_paused_distillation_continues(sqlite_bench: Workbench, tmp_path: Path) -> None:
     """One on two devices does so in `test_two_devices`."""
-    job_id = sqlite_bench.add_job(spec=spec(tmp_path, optim={"learning_rate": 1e-3, "batch_size": 4}))
+    job_id = sqlite_bench.add_job(spec=spec(tmp_path, optim={"learning_rate": 1e-3, "batch_size": 1}))
     slot = real_slot(sqlite_bench)
     with running(slot) as thread:
         eventually(lambda: sqlite_bench.job(job_id).step >= 1, seconds=120)
@@ -115,7 +116,7 @@ folder, limit_file, score = Path(sys.argv[1]), Path(sys.argv[2]), step.score
 
 def scored(models, batch, *arguments, **options):
     if folder.name == "attempt-0001":
-        torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=5))
+        torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3))
         time.sleep(600 * models.world.rank)
     elif models.world.rank == 1:  # the other process waits for this one within its pass
         if not limit_file.exists():
@@ -142,8 +143,9 @@ def test_several_processes_go_on_after_a_hang_and_in_smaller_passes_after_the_me
         engine = engine_command(folder, devices)
         return [*engine[:-3], str(tmp_path / "rank.py"), str(folder), str(tmp_path / "limit")]
 
-    evaluation, diagnosis = {"holdout": 0.0}, {"num_trajectories": 0}
-    asked = spec(tmp_path, devices=2, evaluation=evaluation, diagnosis=diagnosis, checkpoints={"every_steps": 100})
+    changes: dict[str, Any] = {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
+    changes |= {"optim": {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 2}, "checkpoints": {"every_steps": 100}}
+    asked = spec(tmp_path, devices=2, **changes)
     job_id = sqlite_bench.add_job(spec=asked)
     slot = Slot(sqlite_bench.settings.model_copy(update={"max_attempts": 2}), command_for=command)
     for _ in range(3):
@@ -163,9 +165,8 @@ def test_several_processes_go_on_after_a_hang_and_in_smaller_passes_after_the_me
     outs = {"small": document, "undisturbed": {**document, "max_pass_tokens": None}}
     plan = [(wanted, str(tmp_path / name), None) for name, wanted in outs.items()]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with scene("rank_runs", "plan", str(tmp_path), num_processes=2) as launcher:
-        printed, _ = launcher.communicate(timeout=500)
-    assert launcher.returncode == 0, printed
+    log = tmp_path / "plan.log"
+    assert fork_ranks(rank_runs.plan, tmp_path, num_processes=2, log=log) == [0, 0], log.read_text()
     with sqlite_bench.database.read() as session:
         files = {file.name: file.storage_key for file in session.query(CheckpointFile)}
     ours = load_file(sqlite_bench.settings.data_dir / "storage" / files["model/model.safetensors"])

@@ -13,6 +13,8 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from tests.trd_engine import rank_runs
+from tests.trd_engine.forked import fork_ranks
 from tests.trd_engine.generation.scripted_server import Received, Reply, ScriptedServer, serving
 from tests.trd_engine.served_models import CONTEXT, ServedModel
 from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
@@ -161,9 +163,11 @@ def test_two_processes_share_the_asking_and_train_as_one_does(
 ) -> None:
     with serving(model) as server:
         document = spec(data, teacher=served(server, max_concurrency=3), loss=TOP_K, devices=2, **SHORT)
-        done = run_engine(document, tmp_path / "two")
+        (tmp_path / "plan.json").write_text(json.dumps([(document, str(tmp_path / "two"), None)]))
+        log, key = tmp_path / "log", {"BIG_TEACHER_API_KEY": KEY}
+        ended = fork_ranks(rank_runs.plan, tmp_path, num_processes=2, log=log, **key)
         asked = Counter(received.path for received in server.received)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert ended == [0, 0], log.read_text()
     assert asked["/v1/chat/completions"] == 24 + 8
     assert asked["/v1/completions"] == 24 + 8 + 2  # each process checks once, at the start
     assert server.max_num_open <= 3
@@ -173,10 +177,9 @@ def test_two_processes_share_the_asking_and_train_as_one_does(
         load_file(checkpoint_folder(out, 3) / "model" / "model.safetensors") for out in (scored, tmp_path / "two")
     )
     assert all((one[name] - other[name]).norm() <= 1e-4 * one[name].norm() for name in one)
-    again = run_engine(
-        {**document, "devices": 1}, tmp_path / "two", resume=True
-    )  # the server is gone: a check needs it
-    assert "teacher_unreachable" in again.stderr
+    alone, last = parse_config({**document, "devices": 1}), checkpoint_folder(tmp_path / "two", 3)
+    with pytest.raises(TeacherUnreachableError):  # the server is gone, and a check needs it
+        distil(alone, tmp_path / "two", resume_from=last)
 
 
 @pytest.mark.slow
