@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,33 +42,34 @@ def imported_packages(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def loaded_by(module: str, folder: Path) -> set[str]:
+@cache
+def loaded_by(module: str) -> frozenset[str]:
     """Top-level modules in a process that has imported `module` and nothing else."""
     script = f"import sys, {module}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    result = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", script], cwd="/", capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    return set(result.stdout.split())
+    return frozenset(result.stdout.split())
 
 
 @pytest.mark.parametrize("module", ["service.app", "worker.celery_app", "worker.supervisor"])
-def test_only_the_child_process_loads_the_engine(module: str, tmp_path: Path) -> None:
-    loaded = loaded_by(module, tmp_path)
+def test_only_the_child_process_loads_the_engine(module: str) -> None:
+    loaded = loaded_by(module)
     assert module.partition(".")[0] in loaded
     assert loaded & ENGINE_LIBRARIES == set()
 
 
-def test_the_worker_does_not_load_the_web_framework(tmp_path: Path) -> None:
-    assert loaded_by("worker.celery_app", tmp_path) & {"service", "fastapi", "starlette", "uvicorn"} == set()
+def test_the_worker_does_not_load_the_web_framework() -> None:
+    assert loaded_by("worker.celery_app") & {"service", "fastapi", "starlette", "uvicorn"} == set()
 
 
-def test_the_engine_loads_neither_queue_nor_database(tmp_path: Path) -> None:
+def test_the_engine_loads_neither_queue_nor_database() -> None:
     forbidden = {"contract", "service", "worker", "celery", "kombu", "sqlalchemy", "fastapi", "matplotlib"}
-    assert loaded_by("trd_engine.training.loop", tmp_path) & forbidden == set()
+    assert loaded_by("trd_engine.training.loop") & forbidden == set()
 
 
-def test_the_client_loads_neither_the_service_nor_a_database(tmp_path: Path) -> None:
+def test_the_client_loads_neither_the_service_nor_a_database() -> None:
     forbidden = {"service", "worker", "fastapi", "starlette", "celery", "sqlalchemy", "obstore", *ENGINE_LIBRARIES}
-    assert loaded_by("client", tmp_path) & forbidden == set()
+    assert loaded_by("client") & forbidden == set()
 
 
 def test_the_contract_needs_pydantic_and_sqlalchemy_only_its_storage_obstore_and_its_tracing_opentelemetry() -> None:
@@ -77,7 +79,7 @@ def test_the_contract_needs_pydantic_and_sqlalchemy_only_its_storage_obstore_and
         assert set(imported_packages(path)) - allowed == extra, path
 
 
-def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library(tmp_path: Path) -> None:
+def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library() -> None:
     forbidden = {"contract", "service", "worker", "fastapi", "sqlalchemy", "pyarrow", "matplotlib", *ENGINE_LIBRARIES}
     for path in python_files("trd_data"):
         module = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
@@ -85,7 +87,7 @@ def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library(tmp_path:
         extra = {"matplotlib"} if path.name == "plots.py" else set()  # imported where a plot is drawn
         assert set(imported_packages(path)) - allowed == extra, path
         if module in ("trd_data.prompts", "trd_data.parquet_child"):  # together they import the others
-            assert loaded_by(module, tmp_path) & forbidden == set()
+            assert loaded_by(module) & forbidden == set()
 
 
 def test_estimates_need_the_standard_library_only() -> None:

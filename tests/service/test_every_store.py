@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
 import tarfile
 from pathlib import Path
@@ -47,7 +48,8 @@ def as_parquet(num_rows: int) -> bytes:
     return sink.getvalue()
 
 
-LARGE_ROWS = ROWS.encode() * (2 * PIECE_BYTES // len(ROWS))
+LARGE_ROW = json.dumps({"problem": "1 + 1", "answer": "2", "solution": "so " * 5000 + "2"}) + "\n"
+LARGE_ROWS = LARGE_ROW.encode() * (2 * PIECE_BYTES // len(LARGE_ROW) + 1)
 
 
 @pytest.mark.parametrize("content", [ROWS.encode(), LARGE_ROWS, as_parquet(100)], ids=["small", "large", "parquet"])

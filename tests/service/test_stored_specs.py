@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from contract.tables import Job
-from tests.service.conftest import MakeClient
+from tests.service.conftest import MakeClient, MakeStanding
 from tests.service.records import context_of, job_body, submit
+
+
+@pytest.fixture(scope="module")
+def shared(standing: MakeStanding) -> Iterator[TestClient]:
+    """One application for the tests of names and queues, which do not look at each other's jobs."""
+    with standing() as client:
+        yield client
 
 
 def long_body(client: TestClient, **fields: object) -> dict[str, object]:
@@ -39,8 +48,8 @@ def test_an_owners_specs_have_a_quota_that_deletion_gives_back(make_client: Make
 
 
 @pytest.mark.parametrize("queue", ["nobody", "trd-default-7", "celery", "trd-default.reply", "GPU-8", "other "])
-def test_a_queue_that_no_worker_serves_is_refused(client: TestClient, queue: str) -> None:
-    answer = client.post("/jobs", json=job_body(client, queue=queue))
+def test_a_queue_that_no_worker_serves_is_refused(shared: TestClient, queue: str) -> None:
+    answer = shared.post("/jobs", json=job_body(shared, queue=queue))
     if queue.strip() == "other":
         assert answer.status_code == 201, "spaces around it are removed"
         return
@@ -48,9 +57,9 @@ def test_a_queue_that_no_worker_serves_is_refused(client: TestClient, queue: str
     assert "TRD_QUEUES" in answer.json()["error"]["message"]
 
 
-def test_known_queues_are_the_operators_and_the_default_one(client: TestClient) -> None:
+def test_known_queues_are_the_operators_and_the_default_one(shared: TestClient) -> None:
     for queue in ("other", "gpu-8", "trd-default"):
-        assert client.get(f"/jobs/{submit(client, queue=queue)}").json()["queue"] == queue
+        assert shared.get(f"/jobs/{submit(shared, queue=queue)}").json()["queue"] == queue
 
 
 CONTROLS = [
@@ -70,17 +79,17 @@ CONTROLS = [
 
 
 @pytest.mark.parametrize("text", CONTROLS)
-def test_names_have_no_control_characters(client: TestClient, text: str) -> None:
+def test_names_have_no_control_characters(shared: TestClient, text: str) -> None:
     named = f"a{text}b"
     for fields in ({"name": named}, {"tags": [named]}, {"metadata": {named: "x"}}):
-        answer = client.post("/jobs", json=job_body(client, **fields))
+        answer = shared.post("/jobs", json=job_body(shared, **fields))
         assert answer.status_code == 422, fields
-    assert client.post("/keys", json={"name": named}).status_code == 422
-    uploaded = client.post("/datasets", files={"file": (named, b'{"problem": "1", "answer": "2"}\n')})
+    assert shared.post("/keys", json={"name": named}).status_code == 422
+    uploaded = shared.post("/datasets", files={"file": (named, b'{"problem": "1", "answer": "2"}\n')})
     if uploaded.status_code == 201:
         assert text not in uploaded.json()["filename"]
 
 
 @pytest.mark.parametrize("name", ["naïve ✓", "日本語", "👩‍🔬 run", "עברית", "a\u00a0b", "tab less"])
-def test_other_names_are_kept(client: TestClient, name: str) -> None:
-    assert client.get(f"/jobs/{submit(client, name=name)}").json()["name"] == name
+def test_other_names_are_kept(shared: TestClient, name: str) -> None:
+    assert shared.get(f"/jobs/{submit(shared, name=name)}").json()["name"] == name
