@@ -20,7 +20,13 @@ from tests.worker.workbench import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SETTINGS = {"TRD_MAX_DEVICES": "2", "TRD_QUEUES": "trd-default,trd-default-2", "OMP_NUM_THREADS": "1"}
+SETTINGS = {
+    "TRD_MAX_DEVICES": "2",
+    "TRD_QUEUES": "trd-default,trd-default-2",
+    "TRD_HEARTBEAT_SECONDS": "0.3",  # a pause or cancel is noticed at once
+    "TRD_PROGRESS_SECONDS": "0.3",  # and so is a step
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def test_a_job_is_paused_and_resumed_and_outlives_a_killed_process(
     service: LocalService, body: dict[str, Any], traces: Collector
 ) -> None:
     client = service.client
-    often = {"optim": {**body["optim"], "epochs": 6}, "checkpoints": {"every_steps": 1}}
+    often = {"optim": {**body["optim"], "epochs": 3}, "checkpoints": {"every_steps": 1}}
     job = client.jobs.create({**body, **often})
     assert job.spec["queue"] == "trd-default-2"
     _wait_for_step(service, job.id, 2)
