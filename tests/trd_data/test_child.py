@@ -33,16 +33,23 @@ def with_note(note: pa.Array, name: str = "context", **options: Any) -> bytes:
     return packed({"problem": ["1 + 1"] * len(note), "answer": ["2"] * len(note), name: note}, **options)
 
 
+def repeated(value: pa.Array, count: int) -> pa.Array:
+    """The one element of `value` so many times: written as a dictionary, it takes little time and space."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), value)
+
+
 def shared_text(count: int, num_bytes: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["a" * num_bytes]))
+    return repeated(pa.array(["a" * num_bytes]), count)
 
 
 PREFIXES = {"use_dictionary": False, "column_encoding": {"context.list.element": "DELTA_BYTE_ARRAY"}}
 BOMBS = {
     "a text of 12 MiB that 4096 rows share": lambda: with_note(shared_text(4096, 12 * 2**20)),
     "lists of one text": lambda: with_note(pa.ListArray.from_arrays([0, 4096], shared_text(4096, 2**20))),
-    "prefixes": lambda: with_note(pa.array([["a" * 2**20 + str(i) for i in range(500)]]), **PREFIXES),
-    "a list of numbers": lambda: with_note(pa.array([np.zeros(140_000_000, np.int8)])),
+    "prefixes": lambda: with_note(pa.array([["a" * 2**20 + str(i) for i in range(250)]]), **PREFIXES),
+    "a list of numbers": lambda: with_note(
+        pa.ListArray.from_arrays([0, 140_000_000], repeated(pa.array([0], pa.int8()), 140_000_000))
+    ),
     "rows that are all allowed": lambda: with_note(shared_text(200_000, 2**19)),
 }
 

@@ -37,6 +37,7 @@ def spec(data: Path, **changes: Any) -> dict[str, Any]:
         "lora": None,
         "optim": {"learning_rate": 1e-3, "batch_size": 16},
         "evaluation": {"dataset": {"path": str(data / "heldout.jsonl")}, "k": 2},
+        "diagnosis": {"num_trajectories": 6},
         "device": "cpu",
     }
     return {**base, **changes}

@@ -15,7 +15,9 @@ from trd_engine.config import DataSource, EvaluationConfig
 from trd_engine.data.problems import LoadedData, load_problems, split_holdout
 from trd_engine.runtime.errors import DataError, NoTrainingDataError
 from trd_engine.runtime.events import Reporter
+from trd_engine.tasks.math.task import LIMIT_SECONDS
 from trd_engine.tasks.references import judge_references
+from trd_engine.tasks.verifier_pool.pool import shared_pool
 from trd_engine.types import Problem
 
 MAX_LISTED = 100
@@ -145,7 +147,9 @@ def _report_notices(
     notices = list(loaded.notices)
     is_new = source is not None and not source.references_judged
     if task == "math" and is_new and reporter.world.is_main:
-        notices += judge_references(loaded.references, _JUDGING_SECONDS).notices
+        # The pool that will judge the answers, so that its processes are started once.
+        pool = shared_pool("math", LIMIT_SECONDS)
+        notices += judge_references(loaded.references, _JUDGING_SECONDS, pool).notices
     for notice in notices:
         reporter.report(replace(notice, message=where + notice.message))
 

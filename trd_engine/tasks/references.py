@@ -58,12 +58,10 @@ class JudgedReferences:
     notices: list[Notice]
 
 
-def judge_references(
-    rows: Iterable[Mapping[str, Any]], limit_seconds: float, comparison_seconds: float = _COMPARISON_SECONDS
-) -> JudgedReferences:
+def judge_references(rows: Iterable[Mapping[str, Any]], limit_seconds: float, pool: GuardedPool) -> JudgedReferences:
     """Judge a sample of rows of ``row``, ``answer`` and ``solution`` within `limit_seconds` of wall time.
 
-    A comparison that takes longer than `comparison_seconds` finds nothing. Processes are started only if exact
+    A comparison that takes longer than the pool's limit finds nothing. The pool's processes are started only if exact
     arithmetic does not settle all references.
     """
     references = _distinct(rows)
@@ -71,16 +69,15 @@ def judge_references(
     contradicted: list[_Reference] = []
     num_judged = 0
     deadline = time.monotonic() + limit_seconds
-    with closing(GuardedPool("math", comparison_seconds)) as pool:
-        task = MathTask(pool)
-        sample = _evenly_spread(references, MAX_REFERENCES)
-        for start in range(0, len(sample), _BATCH):
-            if time.monotonic() > deadline:
-                break
-            batch = sample[start : start + _BATCH]
-            unmatchable += _unmatchable(batch, task)
-            contradicted += _contradicted(batch, task)
-            num_judged += len(batch)
+    task = MathTask(pool)
+    sample = _evenly_spread(references, MAX_REFERENCES)
+    for start in range(0, len(sample), _BATCH):
+        if time.monotonic() > deadline:
+            break
+        batch = sample[start : start + _BATCH]
+        unmatchable += _unmatchable(batch, task)
+        contradicted += _contradicted(batch, task)
+        num_judged += len(batch)
     return JudgedReferences(num_judged, len(references), list(_notices(unmatchable, contradicted, num_judged)))
 
 
@@ -160,7 +157,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 10, int(seconds) + 10))
     try:
         lines = sys.stdin.buffer.read(_MAX_INPUT_BYTES).splitlines()
-        report = judge_references(map(json.loads, lines), seconds)
+        with closing(GuardedPool("math", _COMPARISON_SECONDS)) as pool:
+            report = judge_references(map(json.loads, lines), seconds, pool)
     except (EngineError, ValueError, KeyError, TypeError) as error:
         print(f"references were not judged: {error}", file=sys.stderr)  # noqa: T201 - read by whoever started it
         return 2

@@ -43,10 +43,18 @@ def prompts() -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[VllmGenerator]:
-    generator = VllmGenerator(STUDENT, VllmSettings(dtype=torch.float32, max_model_len=256))
+def engine_of_the_module() -> Iterator[VllmGenerator]:
+    generator = VllmGenerator(STUDENT, VllmSettings(dtype=torch.float32, max_model_len=256, lora_rank=4))
     yield generator
     generator.close()
+
+
+@pytest.fixture
+def engine(engine_of_the_module: VllmGenerator) -> VllmGenerator:
+    """With the student's weights and no adapter, whatever the test before left in it."""
+    engine_of_the_module.use_adapter(None)
+    engine_of_the_module.load_weights(STUDENT)
+    return engine_of_the_module
 
 
 def make_setup(model_name: str) -> ModelPair:
@@ -103,11 +111,12 @@ def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
     assert len(passes) == len(prompts)
 
 
-def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[int, ...]], tmp_path: Path) -> None:
+def test_one_engine_serves_a_student_and_its_moving_teacher(
+    engine: VllmGenerator, prompts: list[tuple[int, ...]], tmp_path: Path
+) -> None:
     """Two adapters on one base: each role's greedy texts are those of the live module with its adapter."""
     model = add_adapter(load_model(str(STUDENT), dtype=torch.float32, device=CPU), LoraConfig(rank=4, alpha=8), seed=0)
     add_teacher_adapter(model)
-    engine = VllmGenerator(STUDENT, VllmSettings(dtype=torch.float32, max_model_len=256, lora_rank=4))
     switch = ServedWeights(engine, model, step0_folder=STUDENT, sync_folder=tmp_path, teacher=model)
     greedy = replace(SAMPLING, temperature=0.0)
     samplers = Samplers(engine, engine, switch, greedy, greedy)
@@ -127,7 +136,6 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(prompts: list[tuple[
         texts[adapter] = [c.text for c in role(requests)]
         assert texts[adapter] == [c.text for c in live.generate(requests, greedy)]
     assert texts[STUDENT_ADAPTER] != texts[TEACHER_ADAPTER]
-    engine.close()
 
 
 def test_a_probe_is_no_longer_than_what_the_run_samples(prompts: list[tuple[int, ...]]) -> None:

@@ -271,20 +271,19 @@ def machine_without_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("machine_without_layers")
-@pytest.mark.parametrize("name", ["math", "reasoning_gym"])
-def test_without_layers_no_answer_is_evaluated_unless_the_operator_says_so(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_layers_no_answer_is_evaluated_unless_the_operator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRD_ALLOW_UNCONFINED_VERIFIERS", raising=False)
     pool = GuardedPool("math", 20.0, num_workers=1)
     task, problem = MathTask(pool), Problem("1", "?", r"\sqrt{12}")
     words = r"needs Linux .* on this machine: none of it\. .*TRD_ALLOW_UNCONFINED_VERIFIERS=1"
-    with pytest.raises(SpecError, match=words):
-        load_task(name)
+    for name in ("math", "reasoning_gym"):
+        with pytest.raises(SpecError, match=words):
+            load_task(name)
     with pytest.raises(SpecError, match=words):
         task.verify(problem, r"\boxed{2\sqrt{3}}")
     monkeypatch.setenv("TRD_ALLOW_UNCONFINED_VERIFIERS", "1")
-    load_task(name)
+    for name in ("math", "reasoning_gym"):
+        load_task(name)
     try:
         assert task.verify(problem, r"\boxed{2\sqrt{3}}").correct
     finally:

@@ -6,25 +6,37 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+
 from trd_engine.tasks.references import judge_references
+from trd_engine.tasks.verifier_pool.pool import GuardedPool
 
 
-def report(*rows: dict[str, Any], seconds: float = 300.0, comparison_seconds: float = 60.0) -> dict[str, Any]:
-    """Judge as the process does, with time for every comparison on a busy machine."""
+@pytest.fixture(scope="module")
+def patient_pool() -> Iterator[GuardedPool]:
+    """With time for every comparison on a busy machine."""
+    with closing(GuardedPool("math", 60.0)) as pool:
+        yield pool
+
+
+def report(*rows: dict[str, Any], pool: GuardedPool, seconds: float = 300.0) -> dict[str, Any]:
+    """Judge as the process does."""
     numbered = [{"row": number, "solution": None, **row} for number, row in enumerate(rows, start=1)]
-    return asdict(judge_references(numbered, seconds, comparison_seconds))
+    return asdict(judge_references(numbered, seconds, pool))
 
 
-def test_references_without_a_form_that_could_match_are_reported_with_an_example() -> None:
+def test_references_without_a_form_that_could_match_are_reported_with_an_example(patient_pool: GuardedPool) -> None:
     bad = [
         r"\frac{1}{", "}", "", "x" * 3000, r"\frac{1}{2", r"\boxed{}",
         "The proof goes by induction on n, and the step uses the lemma that was shown in the first part of the paper",
     ]  # fmt: skip
     good = ["3e8", r"\frac{1}{2}", "Monday", "no solution", "(1,2)", r"\boxed{5}", "9 (apples)", r"\text{odd}"]
-    found = report(*[{"answer": answer} for answer in [*good, *bad]])
+    found = report(*[{"answer": answer} for answer in [*good, *bad]], pool=patient_pool)
     assert (found["num_judged"], found["num_references"]) == (15, 15)
     [notice] = found["notices"]
     assert notice["code"] == "unmatchable_references"
@@ -53,35 +65,39 @@ MINERVA_LIKE = [
 """Reference, a right answer and a wrong one."""
 
 
-def test_references_of_science_problems_can_be_matched() -> None:
+def test_references_of_science_problems_can_be_matched(patient_pool: GuardedPool) -> None:
     found = report(
-        *[{"answer": reference, "solution": f"so \\boxed{{{right}}}"} for reference, right, _ in MINERVA_LIKE]
+        *[{"answer": reference, "solution": f"so \\boxed{{{right}}}"} for reference, right, _ in MINERVA_LIKE],
+        pool=patient_pool,
     )
     assert found == {"num_judged": 31, "num_references": 31, "notices": []}
     found = report(
-        *[{"answer": reference, "solution": f"so \\boxed{{{wrong}}}"} for reference, _, wrong in MINERVA_LIKE]
+        *[{"answer": reference, "solution": f"so \\boxed{{{wrong}}}"} for reference, _, wrong in MINERVA_LIKE],
+        pool=patient_pool,
     )
     [notice] = found["notices"]
     assert (notice["code"], notice["count"]) == ("reference_contradicts_solution", 31)
 
 
-def test_references_that_their_own_solution_contradicts_are_reported() -> None:
+def test_references_that_their_own_solution_contradicts_are_reported(patient_pool: GuardedPool) -> None:
     found = report(
         {"answer": "4", "solution": r"so \boxed{5}"},
         {"answer": "0.5", "solution": r"first \boxed{3}, then \boxed{\frac{1}{2}}"},
         {"answer": "7", "solution": "no box"},
+        pool=patient_pool,
     )
     [notice] = found["notices"]
     assert (notice["code"], notice["count"]) == ("reference_contradicts_solution", 1)
     assert notice["example"] == "row 1: 4; its solution: 5"
 
 
-def test_a_sample_is_judged_within_its_time() -> None:
-    found = report(*[{"answer": str(number)} for number in range(2000)], {"answer": "1999"})
+def test_a_sample_is_judged_within_its_time(patient_pool: GuardedPool) -> None:
+    found = report(*[{"answer": str(number)} for number in range(2000)], {"answer": "1999"}, pool=patient_pool)
     assert (found["num_judged"], found["num_references"], found["notices"]) == (1000, 2000, [])
     tower = "9^{9^{9^{9}}}"
     slow = [{"answer": f"{tower}+{number}", "solution": rf"\boxed{{1+{tower}}}"} for number in range(100)]
-    assert report(*slow, seconds=1.0, comparison_seconds=2.0)["num_judged"] < 100
+    with closing(GuardedPool("math", 0.5)) as pool:
+        assert report(*slow, pool=pool, seconds=0.5)["num_judged"] < 100
 
 
 def run(rows: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,7 @@ def make_engine(folder: Path) -> VllmGenerator:
     return VllmGenerator(folder, VllmSettings(dtype=torch.float32, max_model_len=MAX_MODEL_LEN, max_num_seqs=8))
 
 
+@pytest.mark.slow
 def test_engines_live_side_by_side_and_outlive_each_other(
     vllm_generator: VllmGenerator, other_model_folder: Path, adapter_folder: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_engines_live_side_by_side_and_outlive_each_other(
     again.close()
 
 
+@pytest.mark.slow
 def test_an_adapter_on_fused_layers_answers(tmp_path: Path) -> None:
     """Phi-3 has q, k and v in one layer, and gate and up in another."""
     torch.manual_seed(0)

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -193,14 +192,12 @@ def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pyt
     assert marker.exists()
 
 
-def test_an_answer_that_comes_again_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_comes_again_is_not_compared_again(task: MathTask, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem("1", "?", r"\frac{x+1}{2}")
     texts = [r"\boxed{\frac{x}{2}+\frac{1}{2}}", r"\boxed{\frac{x}{2}}", r"\boxed{\frac{x}{2}}"]
-    with closing(GuardedPool("math", 20.0, num_workers=1)) as pool:
-        task = MathTask(pool)
-        first = task.verify_many([(problem, text) for text in texts])
-        monkeypatch.setattr(pool, "map", lambda requests: [None for _ in requests if pytest.fail("compared again")])
-        again = task.verify_many([(problem, text) for text in texts])
+    first = task.verify_many([(problem, text) for text in texts])
+    monkeypatch.setattr(task._pool, "map", lambda requests: [None for _ in requests if pytest.fail("compared again")])
+    again = task.verify_many([(problem, text) for text in texts])
     assert [verdict.correct for verdict in first] == [True, False, False]
     assert again == first
 
