@@ -66,8 +66,8 @@ LONG: dict[str, dict[str, Any]] = {
 """Changes to `spec`, by the name of the run."""
 RESUMED = ("full", "moving average", "moving adapter")
 """Runs that are resumed after their first step with another number of processes."""
-FAST = ("full", "one trajectory")
-"""Runs of the fast tests."""
+FAST = ("one trajectory",)
+"""Runs of the fast test."""
 METRICS = ("loss", "grad_norm", "divergence_p95", "student_perplexity", "heldout_forward_kl", "rollout_accuracy")
 
 
@@ -155,7 +155,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture(scope="module")
 def fast_runs(runs: Runs) -> Runs:
-    """The runs of the fast tests."""
+    """The run of the fast test."""
     runs.launch(FAST)
     return runs
 
@@ -178,11 +178,11 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
     return spec(data, **{**base, **changes})
 
 
-@pytest.mark.parametrize("name", ["full", pytest.param("LoRA", marks=pytest.mark.slow)])
-def test_two_processes_do_what_one_does(request: pytest.FixtureRequest, name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "LoRA"])
+def test_two_processes_do_what_one_does(all_runs: Runs, name: str) -> None:
     """With another model as the teacher, and with an adapter that teaches itself."""
-    runs: Runs = request.getfixturevalue("fast_runs" if name in FAST else "all_runs")
-    one, two = runs.one(name), runs.two(name)
+    one, two = all_runs.one(name), all_runs.two(name)
     for round_index in (0, 1):
         assert trajectories(two, round_index) == trajectories(one, round_index)
     assert_alike(two, one, 4)

@@ -10,6 +10,9 @@ import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from trd_engine.tasks.math.task import MathTask
 from trd_engine.tasks.verifier_pool.pool import GuardedPool
@@ -30,10 +33,13 @@ def test_the_table_is_large_and_has_each_pair_once() -> None:
     assert all(row["kind"] and row["source"] for row in ROWS)
 
 
-def test_verdicts_agree_with_the_truth_but_for_the_known_rows() -> None:
-    pairs = [(Problem("1", "?", row["reference"]), f"so $\\boxed{{{row['answer']}}}$.") for row in ROWS]
-    with closing(GuardedPool("math", 20.0, num_workers=1)) as pool:
+@pytest.mark.parametrize("rows", [ROWS[::6], pytest.param(ROWS, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_verdicts_agree_with_the_truth_but_for_the_known_rows(rows: list[dict[str, Any]]) -> None:
+    pairs = [(Problem("1", "?", row["reference"]), f"so $\\boxed{{{row['answer']}}}$.") for row in rows]
+    with closing(GuardedPool("math", 20.0)) as pool:
         verdicts = MathTask(pool).verify_many(pairs)
-    wrong = [row for row, verdict in zip(ROWS, verdicts, strict=True) if verdict.correct != row["right"]]
-    assert {(row["reference"], row["answer"]) for row in wrong} == KNOWN_DISAGREEMENTS
+    wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.correct != row["right"]]
+    assert {(row["reference"], row["answer"]) for row in wrong} == KNOWN_DISAGREEMENTS & {
+        (row["reference"], row["answer"]) for row in rows
+    }
     assert len(wrong) <= len(ROWS) / 100
