@@ -6,13 +6,30 @@ superseded attempt's write matches no row and raises `LeaseLostError`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, insert, or_, select, union_all, update
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    Case,
+    ColumnElement,
+    Row,
+    Select,
+    String,
+    Text,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from contract.database import Database, DatabaseNow
 from contract.error_codes import ERROR_CODES
@@ -25,6 +42,8 @@ from worker.failures import MAX_MESSAGE_CHARACTERS, AttemptEnd, EndKind, FinalSt
 OUTAGE_WAITS_SECONDS = (60.0, 300.0)
 """Delay of the next attempt after the first and after each further attempt in a row that an outage ended. Without it, a
 job would use up its attempts within one outage."""
+# The condition of the index of kinds in its words: otherwise it would not be used.
+_WAITS = and_(func.lower(Job.status) == literal_column(f"'{JobStatus.QUEUED}'"), Job.deleted_at.is_(None))
 _OUTAGES = [entry.code for entry in ERROR_CODES.values() if entry.is_outage]
 
 
@@ -45,58 +64,75 @@ class Lease:
     """Of the request that submitted the job; None for a job of an older version."""
 
 
+WaitingJob = Row[str, str, str | None, int]
+"""(id, queue, needs, priority) of a job."""
+
+
 def claim(session: Session, offer: Offer, *, worker: str, lease_seconds: float) -> Lease | None:
     """Claim the first waiting job that the offer can run, by priority, then age; return None if none waits."""
-    queues, others = _queues_by_first_job(session, offer)
-    for queue in queues:
-        lease = _claim_from(session, queue, offer, others, worker, lease_seconds)
-        if lease is not None:
-            return lease
-    return None
+    best: WaitingJob | None = None
+    for first in _first_of_each_kind(session, offer):
+        if best is not None and _place(best) < _place(first):
+            break
+        # If other workers are claiming the first of its kind, this is a later one, and another kind's may be before it.
+        of_kind = _in_order().where(Job.queue == first.queue, Job.needs == first.needs)
+        job = session.execute(of_kind.limit(1).with_for_update(skip_locked=True)).one_or_none()
+        if job is not None and (best is None or _place(job) < _place(best)):
+            best = job
+    return None if best is None else _take(session, best.id, worker, lease_seconds)
 
 
-def _waiting_in(queue: str, others: Collection[str]) -> Select[str, str, str | None, int]:
-    """Select (id, queue, needs, priority) of the first waiting job of one queue that needs none of `others`: in the
-    order of an index, so that no queue is read to its end."""
-    waiting = select(Job.id, Job.queue, Job.needs, Job.priority).where(
-        Job.status == JobStatus.QUEUED, Job.queue == queue, Job.deleted_at.is_(None), ~_is_delayed()
-    )
-    if others:
-        waiting = waiting.where(or_(Job.needs.is_(None), Job.needs.not_in(others)))
-    return waiting.order_by(Job.priority.desc(), Job.id).limit(1)
+def has_waiting(session: Session, offer: Offer) -> bool:
+    """Return whether `claim` would find a job; takes no lock."""
+    return bool(_first_of_each_kind(session, offer))
 
 
-def _can_run(offer: Offer, queue: str, needs: str | None) -> bool:
-    return would_wait_for(queue, Needs.read(needs), [offer]) is None
+def _first_of_each_kind(session: Session, offer: Offer) -> list[WaitingJob]:
+    """Return the first waiting job of each kind that the offer can run, in the order of claims; takes no lock.
 
-
-def _queues_by_first_job(session: Session, offer: Offer) -> tuple[list[str], set[str]]:
-    """Return the queues in which a job waits that the offer can run, in the order of their first ones; takes no lock.
-
-    Return also what other jobs need that were passed over. Those that need the same are passed over together.
+    Jobs of one queue that need the same are of one kind. There are few kinds, however many jobs wait.
     """
-    others: set[str] = set()
-    while offer.queues:
-        firsts = [_waiting_in(queue, others).subquery() for queue in offer.queues]
-        found = union_all(*(select(first) for first in firsts)).subquery()
-        jobs = session.execute(select(found).order_by(found.c.priority.desc(), found.c.id)).all()
-        passed = {job.needs for job in jobs if not _can_run(offer, job.queue, job.needs)}
-        if not passed:
-            return [job.queue for job in jobs], others
-        others |= passed
-    return [], others
+    if not offer.queues:
+        return []
+    firsts = session.execute(_select_first_of_each_kind(offer.queues)).all()
+    able = [job for job in firsts if job.id and would_wait_for(job.queue, Needs.read(job.needs), [offer]) is None]
+    return sorted(able, key=_place)
 
 
-def _claim_from(
-    session: Session, queue: str, offer: Offer, others: set[str], worker: str, lease_seconds: float
-) -> Lease | None:
-    """Claim the first job of the queue that the offer can run and that no other worker is claiming."""
-    job = session.execute(_waiting_in(queue, others).with_for_update(skip_locked=True)).one_or_none()
-    if job is None or not _can_run(offer, queue, job.needs):  # the latter if the one that was looked at is taken by now
-        return None
+@cache
+def _select_first_of_each_kind(queues: Sequence[str]) -> Select[str, str, str | None, int]:
+    """Build a statement that finds the next larger value of `needs` again and again, and the first job of each, by an
+    index; the id is NULL if all jobs of a kind are delayed. No comparison finds NULL, for which '' stands."""
+    served = union_all(*(select(literal(queue, String).label("queue")) for queue in queues)).subquery()
+    kinds = select(served.c.queue, literal("", Text).label("needs")).cte("kinds", recursive=True)
+    larger = select(Job.needs).where(_WAITS, Job.queue == kinds.c.queue, Job.needs > kinds.c.needs)
+    following = larger.order_by(Job.needs).limit(1).correlate(kinds).scalar_subquery()
+    kinds = kinds.union_all(select(kinds.c.queue, following).where(kinds.c.needs.is_not(None)))
+
+    def first(column: InstrumentedAttribute[Any]) -> Case[Any]:
+        of_kind = _in_order().with_only_columns(column).where(Job.queue == kinds.c.queue).limit(1).correlate(kinds)
+        unknown = of_kind.where(Job.needs.is_(None)).scalar_subquery()
+        return case((kinds.c.needs == "", unknown), else_=of_kind.where(Job.needs == kinds.c.needs).scalar_subquery())
+
+    needs = func.nullif(kinds.c.needs, "")
+    columns = (first(Job.id).label("id"), kinds.c.queue, needs.label("needs"), first(Job.priority).label("priority"))
+    return select(*columns).where(kinds.c.needs.is_not(None))
+
+
+def _in_order() -> Select[str, str, str | None, int]:
+    jobs = select(Job.id, Job.queue, Job.needs, Job.priority).where(_WAITS, ~_is_delayed())
+    # That of the index of kinds: without `needs` PostgreSQL may take another index and read every job that waits.
+    return jobs.order_by(Job.needs, Job.priority.desc(), Job.id)
+
+
+def _place(job: WaitingJob) -> tuple[int, str]:
+    return -job.priority, job.id
+
+
+def _take(session: Session, job_id: str, worker: str, lease_seconds: float) -> Lease:
     taken = session.execute(
         update(Job)
-        .where(Job.id == job.id)
+        .where(Job.id == job_id)
         .values(
             status=JobStatus.RUNNING,
             lease_owner=worker,
@@ -117,11 +153,6 @@ def _claim_from(
     lease = Lease(taken.id, taken.lease_token, taken.attempt, taken.spec, taken.origin)
     _record_start(session, lease, worker)
     return lease
-
-
-def has_waiting(session: Session, offer: Offer) -> bool:
-    """Return whether `claim` would find a job; takes no lock."""
-    return bool(_queues_by_first_job(session, offer)[0])
 
 
 def _is_delayed() -> ColumnElement[bool]:

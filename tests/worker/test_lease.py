@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from sqlalchemy import insert, select, text, update
 from contract.database import Database, DatabaseNow
 from contract.events import NewEvent, append_events
 from contract.job_state import TRANSITIONS, AttemptStatus, JobStatus
-from contract.routing import Offer
+from contract.routing import Needs, Offer
 from contract.tables import Attempt, Job
 from tests.worker.workbench import ANYTHING, Workbench
 from worker.failures import AttemptEnd, EndKind, Failure
-from worker.lease import LeaseLostError, claim, fenced, finish, lock_expired, renew
+from worker.lease import LeaseLostError, claim, fenced, finish, has_waiting, lock_expired, renew
 from worker.repository import ProgressBatch, write_progress
 
 FAILED = AttemptEnd(EndKind.FAILED, 1, Failure("engine_crashed", "it fell over"))
@@ -73,6 +74,42 @@ def test_a_claim_passes_over_what_others_are_claiming(postgres_url: str, tmp_pat
     assert taken is not None
     assert meanwhile is not None
     assert (taken.job_id, meanwhile.job_id) == (first, other)
+
+
+def test_of_several_kinds_the_most_urgent_job_that_nobody_is_claiming_is_claimed(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    bench = Workbench(postgres_url, tmp_path)
+    one, other = (Needs(models=(name,)).model_dump_json() for name in ("one", "other"))
+    kinds = ((one, 2), (one, 0), (other, 1), (None, 1))
+    jobs = [bench.add_job(needs=needs, priority=priority) for needs, priority in kinds]
+    with ExitStack() as open_claims:
+        claims = [
+            claim(open_claims.enter_context(bench.database.write()), ANYTHING, worker="w", lease_seconds=30)
+            for _ in range(3)
+        ]
+    claims.append(bench.claim())
+    bench.close()
+    assert [lease and lease.job_id for lease in claims] == [jobs[0], jobs[2], jobs[3], jobs[1]]
+
+
+def test_jobs_that_a_worker_cannot_run_are_not_read_one_by_one(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    row = {"owner": "o", "mode": "opd", "spec": {}, "body_sha256": "", "latest_metrics": {}, "status": JobStatus.QUEUED}
+    row |= {"created_at": datetime.now(UTC), "queue": "q"}
+    needs = [Needs(models=(f"model-{number}",)).model_dump_json() for number in range(5)]
+    rows = [{**row, "id": f"job_{n:05d}", "priority": n % 3, "needs": needs[n % 5]} for n in range(6_000)]
+    rows.append({**row, "id": "job_99999", "priority": 0, "needs": Needs(models=("rare",)).model_dump_json()})
+    with database.write() as session:
+        session.execute(insert(Job), rows)
+    before = _num_read(database)
+    with database.write() as session:
+        assert not has_waiting(session, Offer(queues=("q",), models=frozenset({"another"})))
+        lease = claim(session, Offer(queues=("q",), models=frozenset({"rare"})), worker="w", lease_seconds=30)
+    assert lease is not None
+    assert lease.job_id == "job_99999"
+    assert _num_read(database) - before < 100
+    database.dispose()
 
 
 @pytest.mark.parametrize("queues", [["a"], ["a", "b"]])
