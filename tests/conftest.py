@@ -12,10 +12,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx._transports import default
 from hypothesis import settings
 from xdist.scheduler import LoadGroupScheduling
 
@@ -80,6 +82,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ.keys() - {"TRD_LOSS_KERNEL"}:
         if name.startswith(("TRD_", "AWS_")) or name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """Let the HTTP clients of a process share their TLS context: to read all certificates takes each 50 ms, and the
+    tests talk to 127.0.0.1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", cache(default.create_ssl_context))
+        yield
 
 
 UNAVOIDABLE_SKIPS = ("SQLite has no server that could go away",)

@@ -189,7 +189,9 @@ def test_threads_never_claim_a_job_twice(bench: Workbench) -> None:
     assert all(len(bench.attempts(job_id)) == 1 for job_id in jobs)
 
 
-def test_processes_never_claim_a_job_twice(bench: Workbench) -> None:
+def test_processes_never_claim_a_job_twice(sqlite_bench: Workbench) -> None:
+    """On SQLite, which locks a file; on PostgreSQL a process is one more connection, as a thread is."""
+    bench = sqlite_bench
     jobs = {bench.add_job() for _ in range(30)}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn) as processes:
