@@ -207,7 +207,7 @@ def test_a_rollout_beyond_the_teachers_context_is_left_out(tmp_path: Path) -> No
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
     changes: dict[str, Any] = {"teacher": str(folder), "refine": {"max_prompt_tokens": 32, "max_new_tokens": 18}}
-    changes |= {"evaluation": {"holdout": 0.0}, "dataset": {"path": str(rows)}}
+    changes |= {"evaluation": {"holdout": 0.0}, "dataset": {"path": str(rows)}, "diagnosis": {"num_trajectories": 16}}
     distil(parse_config(spec(tmp_path, **{**WHOLE_ANSWERS, **changes})), tmp_path / "out")
     found = lines(tmp_path / "out")
     fits = [len(line["token_ids"]["prompt"]) + line["rollout_tokens"] <= 50 for line in found]
