@@ -81,7 +81,7 @@ def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):
         ChatModel(tmp_path)
     with pytest.raises(EngineError):
         asked(tmp_path / "absent")
