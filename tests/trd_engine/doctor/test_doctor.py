@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,23 +155,22 @@ def test_a_verifier_that_says_yes_to_all_is_found(machine: Machine, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("vllm")
-def test_sampling_a_step_and_the_sync_pass(machine: Machine) -> None:
+def test_sampling_a_step_and_the_sync_pass_and_a_sync_that_is_left_out_is_found(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one session, whose engines take long to start."""
     pytest.importorskip("vllm", exc_type=ImportError)
-    assert "nothing sleeps on a CPU" in engine_checks.check_run(machine)
-    assert engine_checks.check_sync(machine).startswith("stale weights are found; after the sync")
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("vllm")
-def test_a_sync_that_is_left_out_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("vllm", exc_type=ImportError)
-    with monkeypatch.context() as planted:
-        planted.setattr(ServedWeights, "student_changed", lambda self: None)
+    with engine_checks._tiny_session(machine) as session:
+        monkeypatch.setattr(engine_checks, "_tiny_session", lambda _: nullcontext(session))
+        assert "nothing sleeps on a CPU" in engine_checks.check_run(machine)
+        assert engine_checks.check_sync(machine).startswith("stale weights are found; after the sync")
+        with monkeypatch.context() as planted:
+            planted.setattr(engine_checks, "_SYNC_NOISE", 0.0)  # as if the gap were not measured
+            with pytest.raises(FailedError, match="went unnoticed"):
+                engine_checks.check_sync(machine)
+        monkeypatch.setattr(ServedWeights, "student_changed", lambda self: None)
         with pytest.raises(SamplerDriftError):
             engine_checks.check_sync(machine)
-    monkeypatch.setattr(engine_checks, "_SYNC_NOISE", 0.0)  # as if the gap were not measured
-    with pytest.raises(FailedError, match="went unnoticed"):
-        engine_checks.check_sync(machine)
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_the_links_between_processes_are_measured() -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
     assert machine_checks.measure_all_reduce(launcher, "gloo", 2**20).startswith("2 processes: ")
     with pytest.raises(FailedError, match="the processes failed"):
-        machine_checks.measure_all_reduce(launcher, "no-such-backend", 2**20)
+        machine_checks.measure_all_reduce([*launcher[:-1], "--nproc-per-node=1"], "no-such-backend", 2**20)
 
 
 def test_the_command_line(tmp_path: Path) -> None:
