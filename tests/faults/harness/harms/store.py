@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from tests.faults.harness.scene import Scene
 from tests.servers import find_postgres_programs
@@ -76,9 +77,17 @@ def restore_backup(scene: Scene) -> None:
     d = scene.deployment
     programs, url = find_postgres_programs(), d.database_url.replace("+psycopg", "")
     dump = d.folder / f"{scene.job_id}.dump"
+    files: dict[str, bytes] = {}
+
+    def copy_what_is_new() -> None:
+        for name in [meta["path"] for page in d.stored.list() for meta in page]:
+            with suppress(FileNotFoundError):  # the job has replaced a checkpoint meanwhile
+                files[name] = files.get(name) or bytes(d.stored.get(name).bytes())
+
     scene.until_stored(1)
+    copy_what_is_new()
     subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", url], check=True)
-    files = {meta["path"]: bytes(d.stored.get(meta["path"]).bytes()) for page in d.stored.list() for meta in page}
+    copy_what_is_new()
     time.sleep(3)  # whatever happens in it, be it the end of the job, is lost
     scene.mark()
     for worker in d.workers.values():
