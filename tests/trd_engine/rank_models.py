@@ -1,10 +1,9 @@
-"""What several processes do with the models that they share; started by `tests/trd_engine/models/test_fsdp.py`."""
+"""What several processes do with the models that they share; forked by `tests/trd_engine/models/test_fsdp.py`."""
 
 from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,7 +156,3 @@ def _write_and_read(folder: Path, model: TrainedModel, world: World) -> None:
     for name, parameter in model.named_parameters():
         assert torch.equal(full_tensor(parameter), before[name]), name
         assert torch.equal(alone.get_parameter(name), before[name]), name
-
-
-if __name__ == "__main__":
-    share(Path(sys.argv[2]))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.trd_engine import rank_models
+from tests.trd_engine.forked import fork_ranks
 from tests.trd_engine.tiny_runs import MODELS
-from tests.trd_engine.torchrun import scene
 from trd_engine.config import LoraConfig
 from trd_engine.models.fsdp import gather_full_model
 from trd_engine.models.loading import load_model
@@ -71,9 +72,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_are_loaded_and_gathered_in_shards(models: Path) -> None:
     """No process ever holds a whole model, and each holds what it would of one that was loaded whole. A sync of an
     adapter leaves the base where it is."""
-    with scene("rank_models", "share", str(models), num_processes=2, HF_DEACTIVATE_ASYNC_LOAD="1") as launcher:
-        printed, _ = launcher.communicate(timeout=300)
-    assert launcher.returncode == 0, printed
+    log, one_by_one = models / "log", {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
+    ended = fork_ranks(rank_models.share, models, num_processes=2, log=log, **one_by_one)
+    assert ended == [0, 0], log.read_text()
     peaks = json.loads((models / "peaks.json").read_text(encoding="utf-8"))
     for name, peak in peaks.items():
         whole = 2 * sum(path.stat().st_size for path in (models / name).glob("*.safetensors"))  # in fp32
