@@ -69,6 +69,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter collect at its end: libraries would report leaks otherwise."""
+    gc.unfreeze()
+
+
 # CI tries the same examples every time, a developer's machine new ones; a slow machine is no failure.
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
