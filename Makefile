@@ -24,7 +24,7 @@ WORKERS ?= 2
 SMOLLM2 := models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Files are handed to the workers in the order that tests/conftest.py gives them.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 40
 
 .PHONY: help venv packages lock lock-gpu check audit format test test-slow test-extended test-all fuzz faults soak fleet demo paper paper-full paper-real client openapi docs environment-docs data-docs models clean
 
@@ -77,6 +77,8 @@ format: $(STAMP) ## Repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One more than processors of a small machine: the fast tests often wait for a server.
+test: WORKERS := 3
 test: packages $(STAMP) ## The fast tests
 	$(PYTEST) -m "not slow and not extended" $(TESTS)
 
