@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.orm import Session
 
 from contract.database import Database
@@ -24,6 +24,9 @@ from contract.views.audit import AuditAction
 from service.query import Moment, PageQuery, cut
 
 Result = TypeVar("Result")
+
+# A statement that is built once; with the values in it SQLAlchemy would take half a millisecond for each entry.
+_INSERT = insert(cast("Table", AuditEntry.__table__))
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,17 @@ def acting_as(owner: str, key_id: str, request_id: str) -> None:
 def record(session: Session | Connection, action: AuditAction, target: str, **detail: Any) -> None:
     """Add an entry to the transaction. `target` is the id of the object, or a path that begins with one."""
     actor = _actor.get()
-    session.execute(
-        insert(AuditEntry).values(
-            id=new_id(AUDIT_PREFIX),
-            at=datetime.now(UTC),
-            owner=actor.owner,
-            key_id=actor.key_id,
-            request_id=actor.request_id,
-            action=action,
-            target=target,
-            detail=detail or None,
-        )
-    )
+    values = {
+        "id": new_id(AUDIT_PREFIX),
+        "at": datetime.now(UTC),
+        "owner": actor.owner,
+        "key_id": actor.key_id,
+        "request_id": actor.request_id,
+        "action": action,
+        "target": target,
+        "detail": detail or None,
+    }
+    session.execute(_INSERT, values)
 
 
 class RequestThreads(ThreadPoolExecutor):
