@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_mlflow_gets_what_it_missed_in_an_outage(
                 history = httpx.get(f"{api}/metrics/get-history", params=query, timeout=60).json()["metrics"]
                 steps[name] = [(int(point.get("step", 0)), point["value"]) for point in history]
         finally:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)  # the command's uvicorn outlives it otherwise
             server.wait()
     assert steps["loss"] == [(step, pytest.approx(1 / step)) for step in range(1, 7)]
     assert [step for step, _ in steps["holdout/avg_at_k"]] == [0, 6]
@@ -139,6 +140,7 @@ def start_mlflow(url: str, folder: Path) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=folder,
+            start_new_session=True,
             preexec_fn=die_with_parent,
         )
 
