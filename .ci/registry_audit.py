@@ -27,11 +27,11 @@ def findings(pin: tuple[str, str]) -> list[set[str]] | None:
         try:
             with urllib.request.urlopen(f"{REGISTRY}/{place}/json", timeout=20) as answer:
                 project = json.load(answer)
-        except (OSError, ValueError):
+            if project["info"]["version"] == version:
+                known = [entry for entry in project["vulnerabilities"] if not entry.get("withdrawn")]
+                return [{entry["id"], *entry.get("aliases", ())} for entry in known]
+        except (OSError, ValueError, KeyError, TypeError):  # no answer, or none in PyPI's form
             continue
-        if project["info"]["version"] == version:
-            known = [entry for entry in project["vulnerabilities"] if not entry.get("withdrawn")]
-            return [{entry["id"], *entry.get("aliases", ())} for entry in known]
     return None
 
 

@@ -32,6 +32,9 @@ class Vulnerabilities(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer as a registry that knows each project's newest release only."""
         newest = {"/registry/jinja2/json": "3.0.0", "/registry/redis/json": "5.0.0", "/registry/torch/json": "2.9.0"}
+        if self.path == "/registry/odd/json":
+            self._send({"detail": "a registry that lists no vulnerabilities"})
+            return
         if self.path not in newest:
             self.send_error(404)
             return
@@ -97,6 +100,8 @@ def test_the_registry_is_asked_where_osv_does_not_answer(tmp_path: Path, service
     assert done.returncode == 3, done.stderr
     assert "NOT AUDITED: torch 2.8.0" in done.stderr
     assert audit(tmp_path, osv=nowhere, registry=service, pinned={"redis": "5.0.0"}).returncode == 0
+    done = audit(tmp_path, osv=nowhere, registry=service, pinned={"odd": "1.0"})
+    assert (done.returncode, "NOT AUDITED: odd 1.0" in done.stderr) == (3, True), done.stderr
 
 
 def test_an_audit_that_did_not_take_place_says_so(tmp_path: Path) -> None:
