@@ -144,6 +144,25 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+# A lock waits until nobody's transaction holds rows of the table any more; without triggers no row is referenced.
+_CLEAR = """
+DO $$
+DECLARE
+    name regclass;
+BEGIN
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    SET LOCAL session_replication_role = replica;
+    FOR name IN SELECT oid FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
+    LOOP
+        EXECUTE format('LOCK TABLE %s', name);
+        EXECUTE format('DELETE FROM %s', name);
+    END LOOP;
+    PERFORM setval(oid, 1, false) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S';
+END $$"""
+
+
 class PostgresServer(Server):
     """A PostgreSQL cluster, made anew, with durability traded for speed."""
 
@@ -193,20 +212,24 @@ class PostgresServer(Server):
             return False
         return True
 
-    def _execute(self, statement: str) -> None:
-        with psycopg.connect(self._address("postgres"), autocommit=True, connect_timeout=5) as connection:
+    def _execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self._address(database), autocommit=True, connect_timeout=5) as connection:
             connection.execute(statement)
 
     def _address(self, database: str) -> str:
         return f"postgresql://trd:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, *, template: str | None = None) -> str:
-        """Create a database, a copy of `template` (its URL) where given, and return its URL."""
+    def create_database(self) -> str:
+        """Create a database and return its URL."""
         self._num_databases += 1
         name = f"test_{self._num_databases:05d}"
-        source = template.rpartition("/")[2] if template is not None else "template0"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+        self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
         return self._address(name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def clear_database(self, url: str) -> None:
+        """Throw out whoever is still connected, and remove all rows but the schema's revision. To make a new database
+        takes ten times as long."""
+        self._execute(_CLEAR, database=url.rpartition("/")[2])
 
     def drop_database(self, url: str) -> None:
         """Drop the database, throwing out whoever is still connected."""
