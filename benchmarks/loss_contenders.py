@@ -16,7 +16,6 @@ from torch.nn import functional
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import CHUNK_BYTES_CPU, StatisticsRequest, linear_divergence
 from trd_engine.distillation.losses.projection import Gradients, Projection, slices
-from trd_engine.models.head import LogitShape
 
 FORWARD_KL = Divergence("forward_kl")
 
@@ -73,10 +72,8 @@ def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
 def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest | None = None) -> Tensor:
     """`trd_engine.distillation.losses.linear_divergence.linear_divergence` at its defaults."""
     loss = linear_divergence(
-        inputs.student_hidden_NH,
-        inputs.head(frozen=frozen),
-        inputs.teacher_hidden_NH,
-        inputs.teacher_head_VH,
+        Projection(inputs.student_hidden_NH, inputs.head(frozen=frozen)),
+        Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH),
         FORWARD_KL,
         statistics=statistics,
     )[0]
@@ -87,17 +84,17 @@ def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest 
 def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
     """The lower bound: only the matrix products that every exact loss needs, computed as in `ours`."""
     with torch.no_grad():
-        student = Projection(inputs.student_hidden_NH, inputs.student_head_VH, None, LogitShape())
-        teacher = Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH, None, LogitShape())
+        student = Projection(inputs.student_hidden_NH, inputs.student_head_VH)
+        teacher = Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH)
         leaves = (inputs.student_hidden_NH, inputs.student_head_VH, None)
         gradients = Gradients.zeros(leaves, (True, not frozen, False), student)
-        chunk_tokens = CHUNK_BYTES_CPU // (2 * student.head_VH.nbytes // student.head_VH.shape[1])
+        chunk_tokens = CHUNK_BYTES_CPU // (2 * student.weight_VH.nbytes // student.weight_VH.shape[1])
         student_CV, teacher_CV = student.allocate(chunk_tokens), teacher.allocate(chunk_tokens)
         for rows in slices(0, len(student.hidden_NH), chunk_tokens):
             num_rows = rows.stop - rows.start
             teacher.write_logits(rows, teacher_CV[:num_rows])
             student.write_logits(rows, student_CV[:num_rows])
-            gradients.add(rows, student_CV[:num_rows], student.head_VH, student.hidden_NH[rows])
+            gradients.add(rows, student_CV[:num_rows], student.weight_VH, student.hidden_NH[rows])
     return torch.tensor(float("nan"))
 
 

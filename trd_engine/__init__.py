@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trd_engine.config import RunConfig
     from trd_engine.distillation.losses.divergence import Divergence
-    from trd_engine.distillation.losses.linear_divergence import linear_divergence
+    from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
     from trd_engine.evaluation.evaluate_folder import evaluate
     from trd_engine.runtime.errors import EngineError
     from trd_engine.tasks.protocol import PromptTemplates, Task
@@ -26,6 +26,7 @@ _MODULES = {
     "distil": "training.loop",
     "evaluate": "evaluation.evaluate_folder",
     "linear_divergence": "distillation.losses.linear_divergence",
+    "Projection": "distillation.losses.linear_divergence",
     "Divergence": "distillation.losses.divergence",
     "Problem": "types",
     "PromptTemplates": "tasks.protocol",
@@ -38,6 +39,7 @@ __all__ = [
     "Divergence",
     "EngineError",
     "Problem",
+    "Projection",
     "PromptTemplates",
     "RunConfig",
     "Task",

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu_check.figures import Case, Figure, expect, peak_gb, relative_error, reset_peak, rounded, seconds_of
 from benchmarks.loss_contenders import Inputs, dense, liger, ours
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
-from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, linear_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, StatisticsRequest, linear_divergence
 from trd_engine.doctor import machine_checks
 from trd_engine.doctor.findings import Machine
 
@@ -72,19 +72,15 @@ def _loss_error(case: Case, divergence: Divergence, *, with_bias: bool) -> float
     ids = (torch.arange(num_tokens) * 7 % vocabulary[0]).to(case.device)
     kept = weights > 0
     leaves = [x.requires_grad_() for x in (hidden.masked_fill(~kept.unsqueeze(-1), float("inf")), head, bias)]
-    options: dict[str, Any] = {"student_bias": bias, "teacher_bias": teacher_bias} if with_bias else {}
     request = StatisticsRequest((1, 2), modes=True, watched_ids_N=ids)
     with _no_synchronisation(case):
         loss, per_token, _ = linear_divergence(
-            leaves[0],
-            head,
-            teacher_hidden,
-            teacher_head,
+            Projection(leaves[0], head, bias if with_bias else None),
+            Projection(teacher_hidden, teacher_head, teacher_bias if with_bias else None),
             divergence,
             token_weights_N=weights,
             token_ids_N=ids,
             statistics=request,
-            **options,
         )
         loss.backward()
     exact = [x.detach()[kept].double() if x is leaves[0] else x.detach().double() for x in leaves]

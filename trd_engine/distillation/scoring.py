@@ -15,6 +15,7 @@ from torch import Tensor
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.linear_divergence import linear_divergence
+from trd_engine.distillation.losses.projection import Projection
 from trd_engine.distillation.losses.served import LossPass, served_pass
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.distillation.model_pair import ModelPair
@@ -93,26 +94,18 @@ def _loss_pass(
     teacher_hidden_NG: Tensor | None,
 ) -> LossPass:
     """Return the pass over both heads; a served teacher has neither hidden states nor a head."""
-    student = head_of(models.student)
+    student_head = head_of(models.student)
     if models.teacher is None or teacher_hidden_NG is None:
-        return served_pass(student, batch.scores, batch.token_ids_N, divergence, request)
-    teacher = models.teacher.head()
+        return served_pass(student_head, batch.scores, batch.token_ids_N, divergence, request)
+    teacher = Projection.of(models.teacher.head(), teacher_hidden_NG)
 
     def pass_over(hidden_NH: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, TokenStatistics]:
         return linear_divergence(
-            hidden_NH,
-            student.weight_VH,
-            teacher_hidden_NG,
-            teacher.weight_VH,
+            Projection.of(student_head, hidden_NH),
+            teacher,
             divergence,
             token_weights_N=weights_N,
             token_ids_N=batch.token_ids_N,
-            student_bias=student.bias_V,
-            teacher_bias=teacher.bias_V,
-            student_logit_scale=student.scale,
-            teacher_logit_scale=teacher.scale,
-            student_soft_cap=student.softcap,
-            teacher_soft_cap=teacher.softcap,
             statistics=request,
         )
 

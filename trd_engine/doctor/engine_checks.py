@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from trd_engine.config import parse_config
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
-from trd_engine.distillation.losses.linear_divergence import linear_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
 from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.models.attention.packing import packing_of, read_row
@@ -63,7 +63,8 @@ def check_loss(machine: Machine) -> str:
             continue
         divergence = Divergence(kind, support, teacher_top_k=32, token_clip=clip)  # type: ignore[arg-type]
         found = hidden.clone().requires_grad_()
-        loss = linear_divergence(found, head, teacher_hidden, teacher_head, divergence, token_ids_N=token_ids)[0]
+        student, teacher = Projection(found, head), Projection(teacher_hidden, teacher_head)
+        loss = linear_divergence(student, teacher, divergence, token_ids_N=token_ids)[0]
         loss.backward()
         exact = hidden.double().requires_grad_()
         teacher_logits = teacher_hidden.double() @ teacher_head.double().T

@@ -68,11 +68,7 @@ def _trainer_logprobs(models: ModelPair, prompt: Sequence[int], completion: Sequ
     (batch,) = split_into_micro_batches([sequence], max_tokens=1, device=models.device)
 
     def student_logits() -> Tensor:
-        hidden_NH = hidden_states(models.student, batch.student)
-        head = head_of(models.student)
-        logits_NV = torch.nn.functional.linear(hidden_NH, head.weight_VH.to(hidden_NH.dtype), head.bias_V).float()
-        logits_NV = logits_NV * head.scale
-        return logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
+        return head_of(models.student).logits(hidden_states(models.student, batch.student))
 
     with models.autocast():
         logits_NV: Tensor = models.run_student_unsharded(student_logits)

@@ -28,7 +28,7 @@ _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_c
 
 
 @dataclass(frozen=True)
-class LogitShape:
+class LogitTransform:
     """How the head's output becomes logits: soft_cap · tanh(scale · output / soft_cap); None: no cap."""
 
     scale: float = 1.0
@@ -52,12 +52,19 @@ class LogitShape:
 
 @dataclass(frozen=True)
 class OutputHead:
-    """How hidden states become logits: ``softcap(scale · (h Wᵀ + b))``."""
+    """How hidden states become logits: `LogitTransform` of h Wᵀ + b."""
 
     weight_VH: Tensor
-    bias_V: Tensor | None
-    scale: float
-    softcap: float | None
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """Return the logits of R hidden states in fp32; the product runs in their dtype or autocast's."""
+        weight_VH = self.weight_VH.to(hidden_RH.dtype)
+        bias_V = None if self.bias_V is None else self.bias_V.to(hidden_RH.dtype)
+        output_RV = nn.functional.linear(hidden_RH, weight_VH, bias_V).float()
+        return LogitTransform(self.scale, self.soft_cap).apply(output_RV)
 
 
 def head_of(model: nn.Module) -> OutputHead:
@@ -72,7 +79,7 @@ def head_of(model: nn.Module) -> OutputHead:
         weight_VH=head.weight,
         bias_V=getattr(head, "bias", None),
         scale=_logit_scale(config),
-        softcap=_first_set(config, _SOFT_CAPS),
+        soft_cap=_first_set(config, _SOFT_CAPS),
     )
 
 
@@ -104,9 +111,7 @@ def require_known_head(role: str, model: PreTrainedModel) -> None:
         hidden_TH = backbone_of(model)(input_ids=ids_1T, use_cache=False).last_hidden_state.squeeze(0)
     if hidden_TH.shape[-1] == head.weight_VH.shape[-1]:
         hidden_TH = hidden_TH.to(head.weight_VH.dtype)
-        ours_TV = nn.functional.linear(hidden_TH, head.weight_VH, head.bias_V).float() * head.scale
-        if head.softcap is not None:
-            ours_TV = head.softcap * torch.tanh(ours_TV / head.softcap)
+        ours_TV = head.logits(hidden_TH)
         if not (logits_TV.isfinite().all() and ours_TV.isfinite().all()):
             return
         allowed = _MAX_DIFFERENCE.get(hidden_TH.dtype, _MAX_DIFFERENCE_HALF)

@@ -88,7 +88,7 @@ class ChunkedPass:
                 per_token_N[rows] = block(rows, student_CV[within], teacher_CV[within], missing, gradients)
             if not self._is_sparse and gradients.any_wanted:
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
-                gradients.add(chunk, student_CV[:num_rows], self.student.head_VH, hidden_CH)
+                gradients.add(chunk, student_CV[:num_rows], self.student.weight_VH, hidden_CH)
         weighted_N = (weights_N * per_token_N).masked_fill_(weights_N == 0, 0.0)
         return weighted_N.sum(), per_token_N, statistics
 
@@ -121,8 +121,8 @@ class ChunkedPass:
         gradients: Gradients,
     ) -> Tensor:
         """Return the block's divergence, and write its gradient over `student_RV`, by plain operations."""
-        student_logits_RV = self.student.shape.apply(student_RV.to(self._dtype))
-        teacher_logits_RV = self.teacher.shape.apply(teacher_RV.to(self._dtype))
+        student_logits_RV = self.student.transform.apply(student_RV.to(self._dtype))
+        teacher_logits_RV = self.teacher.transform.apply(teacher_RV.to(self._dtype))
         student, teacher = self._with_temperature(student_logits_RV), self._with_temperature(teacher_logits_RV)
         if statistics is not None and self.wanted is not None:
             is_untempered = self.divergence.temperature == 1.0
@@ -131,7 +131,7 @@ class ChunkedPass:
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._clip(divergence_R, rows)
         if gradients.any_wanted:
-            self.student.shape.chain_(gradient_RV, student_logits_RV)
+            self.student.transform.chain_(gradient_RV, student_logits_RV)
             torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
         return divergence_R
 
@@ -148,12 +148,12 @@ class ChunkedPass:
         if statistics is not None:
             self._write_statistics(statistics, rows, student_RV, teacher_RV)
         teacher_RK, ids_RK = teacher_RV.topk(self._top_k, dim=-1)  # scale and cap keep the order of raw logits
-        teacher_logits_RK = self.teacher.shape.apply(teacher_RK.to(self._dtype))
+        teacher_logits_RK = self.teacher.transform.apply(teacher_RK.to(self._dtype))
         if self._is_sparse:
             raw_RK, head_RKH = self.student.logits_at(rows, ids_RK, self._dtype)
         else:
             raw_RK, head_RKH = student_RV.gather(-1, ids_RK).to(self._dtype), None
-        divergence_R, gradient_RK = self._top_k_gradient(self.student.shape.apply(raw_RK), teacher_logits_RK, rows)
+        divergence_R, gradient_RK = self._top_k_gradient(self.student.transform.apply(raw_RK), teacher_logits_RK, rows)
         if gradients.any_wanted and head_RKH is not None:
             hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
             gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
@@ -170,12 +170,12 @@ class ChunkedPass:
             logits = self._logit_rows(student_RV, teacher_RV)
             sums = logits.sums(Divergence(), self.wanted)
             return statistics.write(rows, logits.statistics(sums, self.wanted, rows, token_ids_R))
-        student = Distribution.of(self.student.shape.apply(student_RV.to(self._dtype)))
-        teacher = Distribution.of(self.teacher.shape.apply(teacher_RV.to(self._dtype)))
+        student = Distribution.of(self.student.transform.apply(student_RV.to(self._dtype)))
+        teacher = Distribution.of(self.teacher.transform.apply(teacher_RV.to(self._dtype)))
         return statistics.write(rows, block_statistics(student, teacher, self.wanted, rows, token_ids_R))
 
     def _logit_rows(self, student_RV: Tensor, teacher_RV: Tensor) -> LogitRows:
-        return LogitRows(student_RV, teacher_RV, self.student.shape, self.teacher.shape, self._dtype)
+        return LogitRows(student_RV, teacher_RV, self.student.transform, self.teacher.transform, self._dtype)
 
     def _top_k_gradient(
         self, student_logits_RK: Tensor, teacher_logits_RK: Tensor, rows: slice
@@ -185,16 +185,16 @@ class ChunkedPass:
         student, teacher = self._with_temperature(student_logits_RK), self._with_temperature(teacher_logits_RK)
         divergence_R, gradient_RK = divergence_and_gradient(student, teacher, self.divergence, None)
         divergence_R, factor_R1 = self._clip(divergence_R, rows)
-        self.student.shape.chain_(gradient_RK, student_logits_RK)
+        self.student.transform.chain_(gradient_RK, student_logits_RK)
         return divergence_R, self.tokens.masked(gradient_RK, rows) * factor_R1
 
     @property
     def _is_sparse(self) -> bool:
-        return num_sparse_tokens(self.divergence, len(self.student.head_VH)) > 0
+        return num_sparse_tokens(self.divergence, len(self.student.weight_VH)) > 0
 
     @property
     def _top_k(self) -> int:
-        return min(self.divergence.teacher_top_k, len(self.student.head_VH))
+        return min(self.divergence.teacher_top_k, len(self.student.weight_VH))
 
     @property
     def _dtype(self) -> torch.dtype:

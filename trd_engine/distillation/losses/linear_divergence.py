@@ -5,13 +5,14 @@ gradient overwrites them and is backpropagated before the next chunk, so that ba
 computed. This file owns the call: checks, defaults and autograd. The loop is in `chunked_pass`, the closed forms are
 in `gradient`, the definitions in `divergence`.
 
-Shapes: N tokens, V vocabulary, H and G the hidden sizes of student and teacher.
+Shapes: N tokens, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, TypedDict, Unpack, overload
+from dataclasses import replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -22,9 +23,8 @@ from trd_engine.distillation.losses.divergence import Divergence, check_token_id
 from trd_engine.distillation.losses.projection import Gradients, LogitSource, Projection
 from trd_engine.distillation.losses.row_kernels import uses_kernels
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics, WantedStatistics
-from trd_engine.models.head import LogitShape
 
-__all__ = ["LinearOptions", "StatisticsRequest", "TokenStatistics", "linear_divergence"]
+__all__ = ["Projection", "StatisticsRequest", "TokenStatistics", "linear_divergence"]
 
 CHUNK_BYTES_CPU = 96 * 2**20
 CHUNK_BYTES_ACCELERATOR = 2**30
@@ -35,118 +35,85 @@ BLOCK_BYTES_ACCELERATOR = 64 * 2**20
 cache, large enough to keep an accelerator busy."""
 
 
-class LinearOptions(TypedDict, total=False):
-    """Options of `linear_divergence` except `statistics`."""
-
-    token_weights_N: Tensor | None
-    token_ids_N: Tensor | None
-    chunk_tokens: int | None
-    student_bias: Tensor | None
-    teacher_bias: Tensor | None
-    student_logit_scale: float
-    teacher_logit_scale: float
-    student_soft_cap: float | None
-    teacher_soft_cap: float | None
-
-
 @overload
 def linear_divergence(
-    student_hidden_NH: Tensor,
-    student_head_VH: Tensor,
-    teacher_hidden_NG: Tensor,
-    teacher_head_VG: Tensor,
+    student: Projection,
+    teacher: LogitSource,
     divergence: Divergence,
     *,
+    token_weights_N: Tensor | None = ...,
+    token_ids_N: Tensor | None = ...,
+    chunk_tokens: int | None = ...,
     statistics: None = None,
-    **options: Unpack[LinearOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
 
 @overload
 def linear_divergence(
-    student_hidden_NH: Tensor,
-    student_head_VH: Tensor,
-    teacher_hidden_NG: Tensor,
-    teacher_head_VG: Tensor,
+    student: Projection,
+    teacher: LogitSource,
     divergence: Divergence,
     *,
+    token_weights_N: Tensor | None = ...,
+    token_ids_N: Tensor | None = ...,
+    chunk_tokens: int | None = ...,
     statistics: StatisticsRequest,
-    **options: Unpack[LinearOptions],
 ) -> tuple[Tensor, Tensor, TokenStatistics]: ...
 
 
 def linear_divergence(
-    student_hidden_NH: Tensor,
-    student_head_VH: Tensor,
-    teacher_hidden_NG: Tensor,
-    teacher_head_VG: Tensor,
+    student: Projection,
+    teacher: LogitSource,
     divergence: Divergence,
     *,
     token_weights_N: Tensor | None = None,
     token_ids_N: Tensor | None = None,
     chunk_tokens: int | None = None,
-    student_bias: Tensor | None = None,
-    teacher_bias: Tensor | None = None,
-    student_logit_scale: float = 1.0,
-    teacher_logit_scale: float = 1.0,
-    student_soft_cap: float | None = None,
-    teacher_soft_cap: float | None = None,
     statistics: StatisticsRequest | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TokenStatistics]:
-    """Compute Σ wᵢ Dᵢ over N positions without ever holding [N × V] logits.
+    """Compute Σ wᵢ Dᵢ over N tokens from hidden states and output heads, without ever holding [N × V] logits.
 
-    Returns (loss, per_token_N), and `TokenStatistics` as a third value if `statistics` is given. `loss` is
-    differentiable in those of the student's hidden states, head and bias that require a gradient; `per_token_N` (nats,
-    after the clip, without the weight) is detached.
+    `teacher` is a `Projection`, too, possibly with another hidden size; D is taken over the vocabulary that both heads
+    share. Any other `LogitSource`, such as a server's scores, must have the student's vocabulary.
 
-    `token_weights_N` defaults to 1/N. The caller passes the weights instead of applying them to `per_token_N`, because
-    this pass already sums the gradient. A weight of exactly 0 removes a row from loss and gradient, whatever its values
-    or token. `token_ids_N` is as in `divergence.token_divergence`; if given, the statistics include both models'
-    log-probabilities of these tokens.
+    Args:
+        token_weights_N: w, floating point; 1/N by default. Pass the weights here and do not multiply `per_token_N` by
+            them: this pass already sums the gradient. A weight of exactly 0 removes a row from loss and gradient,
+            whatever its values or token.
+        token_ids_N: the sampled tokens, int64, as in `divergence.token_divergence`. If they are given, the statistics
+            include both models' log-probabilities of them.
+        chunk_tokens: how many tokens' logits exist at a time. It changes time and memory, not values; None chooses it
+            for the device.
+        statistics: which `TokenStatistics` to return as a third value.
 
-    Logits are soft_cap · tanh(scale · (hidden · headᵀ + bias) / soft_cap), without the cap if it is None.
-    `chunk_tokens` changes time and memory, not values; None chooses it for the device. Matrix products run in the
-    models' dtype or autocast's; everything else, and the sum of the head's gradient, in fp32 (fp64 for fp64 inputs).
-    Nothing waits for an accelerator, and sums are taken in a fixed order.
+    Returns:
+        (loss, per_token_N), and the statistics if requested. `loss` is a scalar, differentiable in those of the
+        student's hidden states, weight and bias that require a gradient; the teacher gets none. `per_token_N` is D in
+        nats, after the clip and without the weight, and detached.
 
-    Raises ValueError if shapes do not match, and, on a CPU, if `token_ids_N` has an id outside a vocabulary.
+    Raises:
+        ValueError: shapes do not match, or, on a CPU, `token_ids_N` has an id outside the shared vocabulary.
+
+    Matrix products run in the models' dtype or autocast's; everything else, and the sum of the weight's gradient, in
+    fp32 (fp64 for fp64 inputs). Nothing waits for an accelerator, and sums are taken in a fixed order.
+
+    The divergences are those of MiniLLM (arXiv 2306.08543) and GKD (arXiv 2306.13649); the one pass, whose forward
+    computes the gradient, follows Liger Kernel's fused linear losses (arXiv 2410.10989).
     """
-    num_shared = min(len(student_head_VH), len(teacher_head_VG))
-    student_shape = LogitShape(student_logit_scale, student_soft_cap)
-    teacher_shape = LogitShape(teacher_logit_scale, teacher_soft_cap)
-    student = _projection(student_hidden_NH, student_head_VH, student_bias, student_shape, num_shared)
-    teacher = _projection(teacher_hidden_NG, teacher_head_VG, teacher_bias, teacher_shape, num_shared)
+    inputs = (student.hidden_NH, student.weight_VH, student.bias_V)
+    num_shared = min(student.num_vocabulary, teacher.num_vocabulary)
+    student = _detached(student, num_shared)
+    if isinstance(teacher, Projection):
+        teacher = _detached(teacher, num_shared)
+    elif teacher.num_vocabulary != len(inputs[1]):
+        raise ValueError(
+            f"the teacher has logits of {teacher.num_vocabulary} tokens, but the student of {len(inputs[1])}: "
+            "a teacher without a projection must have the student's vocabulary"
+        )
     tokens = _tokens(student, teacher, divergence, token_weights_N, token_ids_N)
-    inputs = (student_hidden_NH, student_head_VH, student_bias)
     one_pass = _make_pass(student, teacher, divergence, tokens, statistics, chunk_tokens)
     loss, per_token_N, token_statistics = _differentiable(one_pass, inputs)
     return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
-
-
-def scored_divergence(
-    student_hidden_NH: Tensor,
-    student_head_VH: Tensor,
-    teacher: LogitSource,
-    divergence: Divergence,
-    *,
-    statistics: StatisticsRequest,
-    token_ids_N: Tensor,
-    token_weights_N: Tensor | None = None,
-    student_bias: Tensor | None = None,
-    student_shape: LogitShape | None = None,
-) -> tuple[Tensor, Tensor, TokenStatistics]:
-    """Compute `linear_divergence` for a teacher that gives logits over the student's vocabulary, not hidden states.
-
-    Raises ValueError if shapes do not match.
-    """
-    shape = student_shape or LogitShape()
-    student = _projection(student_hidden_NH, student_head_VH, student_bias, shape, len(student_head_VH))
-    tokens = _tokens(student, teacher, divergence, token_weights_N, token_ids_N)
-    inputs = (student_hidden_NH, student_head_VH, student_bias)
-    one_pass = _make_pass(student, teacher, divergence, tokens, statistics, None)
-    loss, per_token_N, token_statistics = _differentiable(one_pass, inputs)
-    assert token_statistics is not None
-    return loss, per_token_N, token_statistics
 
 
 def _make_pass(
@@ -158,8 +125,8 @@ def _make_pass(
     chunk_tokens: int | None,
 ) -> ChunkedPass:
     """Check the rest of a call and choose the sizes of chunks and blocks."""
-    num_shared, hidden_size = student.head_VH.shape
-    on_cpu = student.head_VH.device.type == "cpu"
+    num_shared, hidden_size = student.weight_VH.shape
+    on_cpu = student.weight_VH.device.type == "cpu"
     if chunk_tokens is None:
         bytes_per_token = num_shared * (student.bytes_per_logit + teacher.bytes_per_logit)
         chunk_tokens = max(1, (CHUNK_BYTES_CPU if on_cpu else CHUNK_BYTES_ACCELERATOR) // bytes_per_token)
@@ -167,7 +134,7 @@ def _make_pass(
         raise ValueError(f"chunk_tokens is {chunk_tokens}: use 1 or more, or None to choose it for the device")
     widest = max(num_shared, num_sparse_tokens(divergence, num_shared) * hidden_size)
     block_rows = max(1, (BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_ACCELERATOR) // (4 * widest))
-    by_kernels = uses_kernels(student.head_VH.device)
+    by_kernels = uses_kernels(student.weight_VH.device)
     if by_kernels and divergence.support != "top_k":
         block_rows = chunk_tokens
     wanted = None if statistics is None else _wanted(statistics, student)
@@ -177,7 +144,7 @@ def _make_pass(
 def _differentiable(
     one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
 ) -> tuple[Tensor, Tensor, TokenStatistics | None]:
-    """Run the pass and make its loss differentiable in the student's hidden states, head and bias."""
+    """Run the pass and make its loss differentiable in the student's hidden states, weight and bias."""
     wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
     device_type = inputs[0].device.type
     # The pass casts what needs casting; autocast would cast again.
@@ -226,20 +193,15 @@ def _graph_is_kept() -> bool:
     return bool(query())
 
 
-def _projection(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, shape: LogitShape, num: int) -> Projection:
-    if hidden_NH.dim() != 2 or head_VH.dim() != 2 or hidden_NH.shape[1] != head_VH.shape[1]:
-        raise ValueError(
-            "hidden states [tokens, hidden] and head [vocabulary, hidden] must share the hidden size, not "
-            f"{tuple(hidden_NH.shape)} and {tuple(head_VH.shape)}"
-        )
-    if bias_V is not None and bias_V.shape != head_VH.shape[:1]:
-        raise ValueError(f"the head's bias must have shape ({len(head_VH)},), not {tuple(bias_V.shape)}")
-    dtype = _autocast_dtype(hidden_NH.device.type) or torch.promote_types(hidden_NH.dtype, head_VH.dtype)
-    return Projection(
-        hidden_NH.detach().to(dtype),
-        head_VH.detach()[:num].to(dtype),
-        None if bias_V is None else bias_V.detach()[:num].to(dtype),
-        shape,
+def _detached(model: Projection, num_shared: int) -> Projection:
+    """Cut the head to the shared vocabulary, detach, and cast to the dtype of the products."""
+    hidden_NH, weight_VH, bias_V = model.hidden_NH, model.weight_VH, model.bias_V
+    dtype = _autocast_dtype(hidden_NH.device.type) or torch.promote_types(hidden_NH.dtype, weight_VH.dtype)
+    return replace(
+        model,
+        hidden_NH=hidden_NH.detach().to(dtype),
+        weight_VH=weight_VH.detach()[:num_shared].to(dtype),
+        bias_V=None if bias_V is None else bias_V.detach()[:num_shared].to(dtype),
     )
 
 
@@ -248,8 +210,8 @@ def _tokens(
 ) -> Tokens:
     num_tokens, device = len(student.hidden_NH), student.hidden_NH.device
     if teacher.num_tokens != num_tokens:
-        raise ValueError(f"teacher_hidden_NG has {teacher.num_tokens} rows, but student_hidden_NH {num_tokens}")
-    dtype, num_shared = torch.promote_types(student.hidden_NH.dtype, torch.float32), len(student.head_VH)
+        raise ValueError(f"the teacher has {teacher.num_tokens} tokens, but the student {num_tokens}")
+    dtype, num_shared = torch.promote_types(student.hidden_NH.dtype, torch.float32), len(student.weight_VH)
     if weights_N is None:
         check_token_ids(divergence, ids_N, num_tokens, num_shared)
         even_N = torch.full((num_tokens,), 1 / max(1, num_tokens), dtype=dtype, device=device)
@@ -267,7 +229,7 @@ def _tokens(
 
 
 def _wanted(request: StatisticsRequest, student: Projection) -> WantedStatistics:
-    ids, num_shared, device = list(request.epistemic_token_ids), len(student.head_VH), student.head_VH.device
+    ids, num_shared, device = list(request.epistemic_token_ids), len(student.weight_VH), student.weight_VH.device
     if not all(0 <= token_id < num_shared for token_id in ids):
         raise ValueError(f"epistemic_token_ids must lie within the {num_shared} shared tokens, not {ids}")
     watched_N, num_tokens = request.watched_ids_N, len(student.hidden_NH)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from trd_engine.models.head import LogitShape
+from trd_engine.models.head import LogitTransform, OutputHead
 from trd_engine.runtime.hardware import has_bf16_matmul
 
 LOGIT_TILE_ROWS = 1024
@@ -27,16 +28,21 @@ GRADIENT_TILE_ROWS = 2048
 
 
 class LogitSource(Protocol):
-    """Source of a teacher's logits over the shared vocabulary."""
+    """A teacher's logits, computed for one chunk of tokens at a time."""
 
     @property
-    def shape(self) -> LogitShape:
+    def transform(self) -> LogitTransform:
         """Scale and cap that turn raw logits into logits."""
         ...
 
     @property
     def num_tokens(self) -> int:
         """Number of tokens N."""
+        ...
+
+    @property
+    def num_vocabulary(self) -> int:
+        """Number of logits V of a token."""
         ...
 
     @property
@@ -55,12 +61,40 @@ class LogitSource(Protocol):
 
 @dataclass(frozen=True)
 class Projection:
-    """One model's hidden states, and its output head cut to the shared vocabulary, in one dtype."""
+    """A model's logits as hidden states and output head: soft_cap · tanh(scale · (hidden weightᵀ + bias) / soft_cap).
+
+    Holds the tensors themselves, not copies. Raises ValueError if their shapes do not match, or `soft_cap` is not
+    above 0.
+    """
 
     hidden_NH: Tensor
-    head_VH: Tensor
-    bias_V: Tensor | None
-    shape: LogitShape
+    """Final hidden states at the positions that predict the N tokens."""
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+    """None: no cap; the logits are scale · (hidden weightᵀ + bias)."""
+
+    def __post_init__(self) -> None:
+        hidden, weight = self.hidden_NH.shape, self.weight_VH.shape
+        if len(hidden) != 2 or len(weight) != 2 or hidden[1] != weight[1]:
+            raise ValueError(
+                "hidden states [tokens, hidden] and weight [vocabulary, hidden] must share the hidden size, not "
+                f"{tuple(hidden)} and {tuple(weight)}"
+            )
+        if self.bias_V is not None and self.bias_V.shape != weight[:1]:
+            raise ValueError(f"the head's bias must have shape ({weight[0]},), not {tuple(self.bias_V.shape)}")
+        LogitTransform(self.scale, self.soft_cap)  # refuses a wrong cap
+
+    @classmethod
+    def of(cls, head: OutputHead, hidden_NH: Tensor) -> Projection:
+        """Return the projection of hidden states by a model's head."""
+        return cls(hidden_NH, head.weight_VH, head.bias_V, head.scale, head.soft_cap)
+
+    @cached_property
+    def transform(self) -> LogitTransform:
+        """Scale and cap that turn raw logits into logits."""
+        return LogitTransform(self.scale, self.soft_cap)
 
     @property
     def num_tokens(self) -> int:
@@ -68,26 +102,31 @@ class Projection:
         return len(self.hidden_NH)
 
     @property
+    def num_vocabulary(self) -> int:
+        """Number of logits V of a token."""
+        return len(self.weight_VH)
+
+    @property
     def bytes_per_logit(self) -> int:
         """Bytes per logit of a buffer from `allocate`."""
-        return self.head_VH.element_size()
+        return self.weight_VH.element_size()
 
     def allocate(self, max_rows: int) -> Tensor:
         """Allocate a buffer for the raw logits of at most `max_rows` tokens."""
-        return self.hidden_NH.new_empty(min(max_rows, len(self.hidden_NH)), len(self.head_VH))
+        return self.hidden_NH.new_empty(min(max_rows, len(self.hidden_NH)), self.num_vocabulary)
 
     def write_logits(self, rows: slice, out_CV: Tensor) -> None:
         """Write the raw logits of `rows` into `out_CV`."""
-        hidden_CH, num_rows = self.hidden_NH[rows], len(self.head_VH)
+        hidden_CH, num_rows = self.hidden_NH[rows], self.num_vocabulary
         if _is_better_in_fp32(hidden_CH):
             hidden_CH = hidden_CH.float()
             for tile in slices(0, num_rows, LOGIT_TILE_ROWS):
                 bias = None if self.bias_V is None else self.bias_V[tile].float()
-                out_CV[:, tile] = linear(hidden_CH, self.head_VH[tile].float(), bias)
+                out_CV[:, tile] = linear(hidden_CH, self.weight_VH[tile].float(), bias)
             return
         is_tiled = hidden_CH.device.type == "cpu" and hidden_CH.dtype == torch.float32
         for tile in slices(0, num_rows, LOGIT_TILE_ROWS if is_tiled else max(1, num_rows)):
-            head_HV = self.head_VH[tile].t()
+            head_HV = self.weight_VH[tile].t()
             if self.bias_V is None:
                 torch.mm(hidden_CH, head_HV, out=out_CV[:, tile])
             else:
@@ -95,7 +134,7 @@ class Projection:
 
     def logits_at(self, rows: slice, ids_RK: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Compute the raw logits of K tokens per row, [R, K]; also return the head's rows used, [R, K, H]."""
-        head_RKH = self.head_VH[ids_RK].to(dtype)
+        head_RKH = self.weight_VH[ids_RK].to(dtype)
         raw_RK = torch.bmm(head_RKH, self.hidden_NH[rows].to(dtype).unsqueeze(-1)).squeeze(-1)
         return (raw_RK if self.bias_V is None else raw_RK.add_(self.bias_V[ids_RK])), head_RKH
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.losses.gradient import sampled_divergence
 from trd_engine.distillation.losses.token_statistics import TokenStatistics, WantedStatistics
-from trd_engine.models.head import LogitShape
+from trd_engine.models.head import LogitTransform
 
 ROWS = 1
 """Rows per program of a kernel."""
@@ -63,7 +63,7 @@ def _fault(device: torch.device) -> str:
         return "is not installed"
     try:
         logits_RV = torch.zeros(1, 8, device=device)
-        LogitRows(logits_RV, logits_RV, LogitShape(), LogitShape(), torch.float32).sums(Divergence())
+        LogitRows(logits_RV, logits_RV, LogitTransform(), LogitTransform(), torch.float32).sums(Divergence())
     except Exception as error:  # noqa: BLE001 - whatever fails here, plain operations compute the same loss
         fault = f"does not run on {device}: {type(error).__name__}: {error}"[:500]
         warnings.warn(f"the loss is computed by plain operations, because Triton {fault}", stacklevel=2)
@@ -77,8 +77,8 @@ class LogitRows:
 
     student_RV: Tensor
     teacher_RV: Tensor
-    student_shape: LogitShape
-    teacher_shape: LogitShape
+    student_transform: LogitTransform
+    teacher_transform: LogitTransform
     dtype: torch.dtype
     """Of the arithmetic."""
 
@@ -97,8 +97,8 @@ class LogitRows:
         _launch("pair_sums", skipped=skipped_V, sums=sums_FR, MODES=with_modes, **arguments)
         inverse = 1.0 / divergence.temperature
         s1_R, s2_R, s3_R, s4_R, t1_R, t2_R, t3_R, t4_R, cross_R, *paths = sums_FR
-        student = _ModelSums(self.student_shape, inverse, s1_R, s2_R, s3_R, s4_R, ())
-        teacher = _ModelSums(self.teacher_shape, inverse, t1_R, t2_R, t3_R, t4_R, tuple(paths))
+        student = _ModelSums(self.student_transform, inverse, s1_R, s2_R, s3_R, s4_R, ())
+        teacher = _ModelSums(self.teacher_transform, inverse, t1_R, t2_R, t3_R, t4_R, tuple(paths))
         return PairSums(student, teacher, cross_R)
 
     def statistics(
@@ -158,10 +158,10 @@ class LogitRows:
             "INVERSE": 1.0 / divergence.temperature,
             "LOG_ODDS": math.log(divergence.beta) - math.log1p(-divergence.beta) if kind == "jsd" else 0.0,
             "LOG_REST": math.log1p(-divergence.beta) if kind == "jsd" else 0.0,
-            "STUDENT_SCALE": float(self.student_shape.scale),
-            "STUDENT_CAP": float(self.student_shape.soft_cap or 0.0),
-            "TEACHER_SCALE": float(self.teacher_shape.scale),
-            "TEACHER_CAP": float(self.teacher_shape.soft_cap or 0.0),
+            "STUDENT_SCALE": float(self.student_transform.scale),
+            "STUDENT_CAP": float(self.student_transform.soft_cap or 0.0),
+            "TEACHER_SCALE": float(self.teacher_transform.scale),
+            "TEACHER_CAP": float(self.teacher_transform.soft_cap or 0.0),
             "ACC": _triton_dtype(self.dtype),
         }
 
@@ -210,7 +210,7 @@ class PairSums:
 class _ModelSums:
     """Sums over the vocabulary of one model's rows, with x = (logit − largest) / temperature."""
 
-    shape: LogitShape
+    transform: LogitTransform
     inverse: float
     """1 / temperature."""
     largest_R: Tensor
@@ -233,7 +233,7 @@ class _ModelSums:
 
     def log_probs(self, raw_RX: Tensor) -> Tensor:
         """Return the log-probabilities of raw logits."""
-        logits_RX = self.shape.apply(raw_RX.to(self.largest_R.dtype))
+        logits_RX = self.transform.apply(raw_RX.to(self.largest_R.dtype))
         return (logits_RX - self.largest_R.unsqueeze(-1)) * self.inverse - self.log_sum.unsqueeze(-1)
 
     def log_prob(self, raw_RV: Tensor, ids_R1: Tensor) -> Tensor:

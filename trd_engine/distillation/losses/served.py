@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.linear_divergence import scored_divergence
+from trd_engine.distillation.losses.linear_divergence import linear_divergence
+from trd_engine.distillation.losses.projection import Projection
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics
-from trd_engine.models.head import LogitShape, OutputHead
+from trd_engine.models.head import LogitTransform, OutputHead
 from trd_engine.types import TokenScores
 
 LossPass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, TokenStatistics]]
@@ -36,15 +37,12 @@ def served_pass(
     num_vocabulary = len(head.weight_VH)
 
     def one_kind(teacher: ServedLogits, kind: Divergence, ids_N: Tensor) -> LossPass:
-        return lambda hidden_NH, weights_N: scored_divergence(
-            hidden_NH,
-            head.weight_VH,
+        return lambda hidden_NH, weights_N: linear_divergence(
+            Projection.of(head, hidden_NH),
             teacher,
             kind,
-            token_ids_N=ids_N,
             token_weights_N=weights_N,
-            student_bias=head.bias_V,
-            student_shape=LogitShape(head.scale, head.softcap),
+            token_ids_N=ids_N,
             statistics=request,
         )
 
@@ -99,7 +97,7 @@ class ServedLogits:
     other_logprobs_N: Tensor
     """Log-probability of every token that the server did not return."""
     num_vocabulary: int
-    shape: ClassVar[LogitShape] = LogitShape()
+    transform: ClassVar[LogitTransform] = LogitTransform()
 
     @classmethod
     def from_scores(cls, scores: TokenScores, target_ids_N: Tensor, num_vocabulary: int) -> ServedLogits:

@@ -19,7 +19,7 @@ from trd_engine.distillation.batching import MicroBatch, PassTokens, split_into_
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.scoring import Figures
 from trd_engine.models.attention.packing import hidden_states
-from trd_engine.models.head import LogitShape, OutputHead, head_of
+from trd_engine.models.head import OutputHead, head_of
 from trd_engine.models.loading import evaluation_mode
 from trd_engine.types import TrainingSequence
 
@@ -95,10 +95,7 @@ def _likely(models: ModelPair, batch: MicroBatch, places: Mapping[int, Sequence[
 
 
 def _top(hidden_PH: Tensor, head: OutputHead) -> Likely:
-    weight_VH = head.weight_VH.to(hidden_PH.dtype)
-    bias_V = None if head.bias_V is None else head.bias_V.to(hidden_PH.dtype)
-    output_PV = torch.nn.functional.linear(hidden_PH, weight_VH, bias_V).float()
-    probs_PV = LogitShape(head.scale, head.softcap).apply(output_PV).softmax(-1)
+    probs_PV = head.logits(hidden_PH).softmax(-1)
     probs_PK, ids_PK = probs_PV.topk(min(NUM_ALTERNATIVES, probs_PV.shape[-1]))
     return [list(zip(ids, probs, strict=True)) for ids, probs in zip(ids_PK.tolist(), probs_PK.tolist(), strict=True)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from trd_engine.distillation.losses import chunked_pass as fused_loss_pass
 from trd_engine.distillation.losses import row_kernels
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.linear_divergence import linear_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 
 N, H, G, V, V_TEACHER, K = 7, 4, 3, 11, 13, 4
 SUPPORTS = [
@@ -38,6 +38,13 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_kernels, "ROWS", 8)
 
 
+def projections(
+    student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor
+) -> tuple[Projection, Projection]:
+    """The student's and the teacher's logits, without bias, scale and cap."""
+    return Projection(student_hidden, student_head), Projection(teacher_hidden, teacher_head)
+
+
 @dataclass
 class Case:
     """Two last layers, the teacher's of another hidden size and with a wider vocabulary."""
@@ -51,11 +58,20 @@ class Case:
     token_weights: Tensor
     token_ids: Tensor
 
-    def loss(self, divergence: Divergence, **options: Any) -> Any:
-        """The loss under test, with the case's weights and sampled tokens where the options say no other."""
-        given = {"token_weights_N": self.token_weights, "token_ids_N": self.token_ids, **options}
+    def loss(
+        self,
+        divergence: Divergence,
+        student: dict[str, Any] | None = None,
+        teacher: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The loss under test with the case's weights and sampled tokens, unless the options have others; `student` and
+        `teacher` are options of the projections."""
         return linear_divergence(
-            self.student_hidden, self.student_head, self.teacher_hidden, self.teacher_head, divergence, **given
+            Projection(self.student_hidden, self.student_head, **(student or {})),
+            Projection(self.teacher_hidden, self.teacher_head, **(teacher or {})),
+            divergence,
+            **{"token_weights_N": self.token_weights, "token_ids_N": self.token_ids, **options},
         )
 
     def student_logits(self) -> Tensor:

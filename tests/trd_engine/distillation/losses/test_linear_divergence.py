@@ -18,7 +18,7 @@ from tests.trd_engine.divergence_reference import SETTINGS, divergences, name_of
 from trd_engine.distillation.losses import chunked_pass as fused_loss_pass
 from trd_engine.distillation.losses import row_kernels
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
-from trd_engine.distillation.losses.linear_divergence import linear_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
@@ -48,14 +48,11 @@ def test_gradient_is_the_central_difference(setting: dict[str, Any]) -> None:
 
     def loss(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
         return linear_divergence(
-            hidden,
-            head,
-            case.teacher_hidden,
-            case.teacher_head,
+            Projection(hidden, head, bias),
+            Projection(case.teacher_hidden, case.teacher_head),
             divergence,
             token_weights_N=case.token_weights,
             token_ids_N=case.token_ids,
-            student_bias=bias,
             chunk_tokens=3,
         )[0]
 
@@ -69,12 +66,8 @@ def test_bias_scale_and_soft_cap_are_those_of_the_models(divergence: Divergence,
     divergence = Divergence(divergence.kind, divergence.support, K, temperature=temperature)
     loss, per_token = case.loss(
         divergence,
-        student_bias=case.student_bias,
-        teacher_bias=case.teacher_bias,
-        student_logit_scale=1.3,
-        teacher_logit_scale=0.8,
-        student_soft_cap=2.0,
-        teacher_soft_cap=3.0,
+        {"bias_V": case.student_bias, "scale": 1.3, "soft_cap": 2.0},
+        {"bias_V": case.teacher_bias, "scale": 0.8, "soft_cap": 3.0},
         chunk_tokens=3,
     )
     student = 2.0 * torch.tanh(1.3 * (case.student_logits() + case.student_bias) / 2.0)
@@ -144,12 +137,12 @@ def test_many_top_k_tokens_are_multiplied_out_to_the_same_values(
     case = make_case()
     case.token_weights[2] = 0.0
     divergence = Divergence(kind, "top_k", teacher_top_k=K, **change)
-    shape = {"student_bias": case.student_bias, "student_logit_scale": 0.7, "student_soft_cap": 2.0}
-    loss, per_token = case.loss(divergence, chunk_tokens=3, **shape)
+    student = {"bias_V": case.student_bias, "scale": 0.7, "soft_cap": 2.0}
+    loss, per_token = case.loss(divergence, student, chunk_tokens=3)
     few = gradients(loss, case)
     monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", V)
     assert fused_loss_pass.num_sparse_tokens(divergence, V) == 0
-    same_loss, same_per_token = case.loss(divergence, chunk_tokens=3, **shape)
+    same_loss, same_per_token = case.loss(divergence, student, chunk_tokens=3)
     torch.testing.assert_close(same_loss, loss, rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(same_per_token, per_token, rtol=1e-13, atol=1e-14)
     for ours, theirs in zip(gradients(same_loss, case), few, strict=True):
@@ -178,20 +171,17 @@ def test_rows_of_weight_zero_give_exactly_nothing(divergence: Divergence, garbag
         case.token_weights[is_masked] = 0.0
         case.student_hidden[is_masked] += garbage
         case.teacher_hidden[is_masked] += garbage
-    loss, _ = case.loss(divergence, student_bias=case.student_bias, chunk_tokens=3)
+    loss, _ = case.loss(divergence, {"bias_V": case.student_bias}, chunk_tokens=3)
     inputs = (case.student_hidden, case.student_head, case.student_bias)
     hidden_gradient, head_gradient, bias_gradient = torch.autograd.grad(loss, inputs)
     assert torch.equal(hidden_gradient[is_masked], torch.zeros_like(hidden_gradient[is_masked]))
 
     kept_loss, _ = linear_divergence(
-        case.student_hidden[~is_masked],
-        case.student_head,
-        case.teacher_hidden[~is_masked],
-        case.teacher_head,
+        Projection(case.student_hidden[~is_masked], case.student_head, case.student_bias),
+        Projection(case.teacher_hidden[~is_masked], case.teacher_head),
         divergence,
         token_weights_N=case.token_weights[~is_masked],
         token_ids_N=case.token_ids[~is_masked],
-        student_bias=case.student_bias,
     )
     kept = torch.autograd.grad(kept_loss, inputs)
     torch.testing.assert_close(loss, kept_loss, rtol=1e-13, atol=1e-13)

@@ -10,16 +10,17 @@ import torch
 from tests.trd_engine.distillation.losses.loss_case import SUPPORTS, H, N, V, gradients, make_case
 from tests.trd_engine.distillation.losses.loss_case import small_sizes as small_sizes
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, linear_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, StatisticsRequest, linear_divergence
+from trd_engine.distillation.losses.served import ServedLogits
 
 
 @pytest.mark.parametrize("divergence", SUPPORTS, ids=str)
 @pytest.mark.parametrize("trained", [("student_hidden",), ("student_head",), ("student_bias",)])
 def test_what_is_frozen_gets_no_gradient_and_changes_no_other(divergence: Divergence, trained: tuple[str, ...]) -> None:
     everything, some = make_case(), make_case(trained=trained)
-    case_loss, _ = everything.loss(divergence, student_bias=everything.student_bias)
+    case_loss, _ = everything.loss(divergence, {"bias_V": everything.student_bias})
     case_loss.backward()
-    some_loss, _ = some.loss(divergence, student_bias=some.student_bias)
+    some_loss, _ = some.loss(divergence, {"bias_V": some.student_bias})
     some_loss.backward()
     for name in ("student_hidden", "student_head", "student_bias"):
         gradient = getattr(some, name).grad
@@ -70,10 +71,8 @@ def test_micro_batches_sum_to_the_batch() -> None:
     whole = gradients(case.loss(Divergence())[0], case)
     for rows in (slice(0, 2), slice(2, N)):
         loss, _ = linear_divergence(
-            case.student_hidden[rows],
-            case.student_head,
-            case.teacher_hidden[rows],
-            case.teacher_head,
+            Projection(case.student_hidden[rows], case.student_head),
+            Projection(case.teacher_hidden[rows], case.teacher_head),
             Divergence(),
             token_weights_N=case.token_weights[rows],
         )
@@ -117,18 +116,23 @@ def test_the_token_of_a_row_of_weight_zero_may_be_anything_and_another_is_refuse
 
 def test_wrong_shapes_are_refused() -> None:
     case = make_case()
-    hidden, head, teacher = case.student_hidden, case.student_head, (case.teacher_hidden, case.teacher_head)
+    hidden, head = case.student_hidden, case.student_head
     with pytest.raises(ValueError, match="must share the hidden size"):
-        linear_divergence(hidden, head[:, 1:], *teacher, Divergence())
-    with pytest.raises(ValueError, match="teacher_hidden_NG has 6 rows"):
-        linear_divergence(hidden, head, teacher[0][1:], teacher[1], Divergence())
+        Projection(hidden, head[:, 1:])
+    with pytest.raises(ValueError, match="the teacher has 6 tokens, but the student 7"):
+        linear_divergence(
+            Projection(hidden, head), Projection(case.teacher_hidden[1:], case.teacher_head), Divergence()
+        )
+    scores = ServedLogits.one_hot(case.token_ids, V + 1)
+    with pytest.raises(ValueError, match=f"logits of {V + 1} tokens, but the student of {V}"):
+        linear_divergence(Projection(hidden, head), scores, Divergence())
     with pytest.raises(ValueError, match="token_weights_N must have shape"):
         case.loss(Divergence(), token_weights_N=case.token_weights[1:])
     with pytest.raises(ValueError, match="needs token_ids_N"):
         case.loss(Divergence(support="sampled"), token_ids_N=None)
     with pytest.raises(ValueError, match="bias must have shape"):
-        case.loss(Divergence(), student_bias=case.student_bias[1:])
+        case.loss(Divergence(), {"bias_V": case.student_bias[1:]})
     with pytest.raises(ValueError, match="soft-cap is 0"):
-        case.loss(Divergence(), student_soft_cap=0.0)
+        case.loss(Divergence(), {"soft_cap": 0.0})
     with pytest.raises(ValueError, match="chunk_tokens is 0"):
         case.loss(Divergence(), chunk_tokens=0)

@@ -27,7 +27,7 @@ def test_far_apart_models_stay_finite_in_fp32() -> None:
         case.teacher_head *= 60
     for divergence in SUPPORTS:
         bias = torch.full((V,), 500.0)
-        loss, per_token = case.loss(divergence, student_bias=bias)
+        loss, per_token = case.loss(divergence, {"bias_V": bias})
         dense = token_divergence(
             case.student_logits().double() + 500, case.teacher_logits().double(), divergence, token_ids_N=case.token_ids
         )
@@ -67,8 +67,8 @@ def test_bf16_is_the_same_whether_the_processor_multiplies_it_or_not(monkeypatch
     for has_bf16_matmul in (True, False):
         monkeypatch.setattr(projection, "has_bf16_matmul", lambda has=has_bf16_matmul: has)
         case = make_case(torch.bfloat16, num_tokens=40, student_vocabulary=300, teacher_vocabulary=310)
-        biases = {"student_bias": case.student_bias, "teacher_bias": case.teacher_bias}
-        loss, per_token = case.loss(Divergence(), chunk_tokens=17, **biases)
+        biases = ({"bias_V": case.student_bias}, {"bias_V": case.teacher_bias})
+        loss, per_token = case.loss(Divergence(), *biases, chunk_tokens=17)
         trained = (case.student_hidden, case.student_head, case.student_bias)
         found.append([per_token, *torch.autograd.grad(loss, trained)])
     for with_products, without in zip(*found, strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.trd_engine.distillation.losses.loss_case import projections
 from trd_engine.distillation.losses import linear_divergence as fused_loss
 from trd_engine.distillation.losses import projection, row_kernels
 from trd_engine.distillation.losses.chunked_pass import SPARSE_SHARE
@@ -65,7 +66,7 @@ def test_nothing_is_larger_than_a_chunk_of_logits_or_the_head(divergence: Diverg
     tensors, token_ids = inputs(dtype), torch.zeros(N, dtype=torch.long)
     with LargestTensor(tensors.values()) as largest:
         loss, _, _ = linear_divergence(
-            *tensors.values(),
+            *projections(*tensors.values()),
             divergence,
             token_ids_N=token_ids,
             chunk_tokens=CHUNK,
@@ -81,7 +82,7 @@ def test_no_value_is_waited_for(divergence: Divergence) -> None:
     """On the meta device there are no values: every read by the host is an error."""
     tensors = inputs(device="meta")
     loss, per_token, statistics = linear_divergence(
-        *tensors.values(),
+        *projections(*tensors.values()),
         divergence,
         token_weights_N=torch.empty(N, device="meta"),
         token_ids_N=torch.empty(N, dtype=torch.long, device="meta"),
@@ -114,7 +115,7 @@ def test_no_operation_reads_a_value(divergence: Divergence, monkeypatch: pytest.
     request = StatisticsRequest((1, 2), modes=True, watched_ids_N=token_ids)
     monkeypatch.setattr(fused_loss, "check_token_ids", lambda *_: None)  # and a read that is made on a CPU alone
     with operations:
-        linear_divergence(*tensors.values(), divergence, token_ids_N=token_ids, statistics=request)
+        linear_divergence(*projections(*tensors.values()), divergence, token_ids_N=token_ids, statistics=request)
     assert "mm" in operations.names
     assert not operations.names & {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2"}
 
@@ -127,7 +128,7 @@ def test_two_runs_are_bitwise_equal_also_with_deterministic_kernels(divergence: 
         torch.use_deterministic_algorithms(deterministic)
         try:
             loss, per_token = linear_divergence(
-                *tensors.values(), divergence, token_ids_N=token_ids, chunk_tokens=CHUNK
+                *projections(*tensors.values()), divergence, token_ids_N=token_ids, chunk_tokens=CHUNK
             )
             loss.backward()
         finally:
@@ -139,7 +140,7 @@ def test_two_runs_are_bitwise_equal_also_with_deterministic_kernels(divergence: 
 
 def test_autograd_takes_the_gradient_of_the_head_over_without_a_copy() -> None:
     tensors = inputs()
-    loss, _ = linear_divergence(*tensors.values(), Divergence())
+    loss, _ = linear_divergence(*projections(*tensors.values()), Divergence())
     node = loss.grad_fn
     assert node is not None
     address = node.gradients[1].data_ptr()
@@ -152,7 +153,7 @@ def test_a_frozen_head_costs_no_room_for_its_gradient() -> None:
     tensors = inputs()
     tensors["student_head_VH"].requires_grad_(False)
     with LargestTensor(tensors.values()) as largest:
-        loss, _ = linear_divergence(*tensors.values(), Divergence(), chunk_tokens=1)
+        loss, _ = linear_divergence(*projections(*tensors.values()), Divergence(), chunk_tokens=1)
         loss.backward()
     assert largest.num_elements < V * H
 
@@ -163,7 +164,7 @@ def test_the_top_k_tokens_rows_of_the_head_are_gathered_within_a_blocks_budget()
     hidden_NH.requires_grad_()
     divergence = Divergence("forward_kl", "top_k", teacher_top_k=V // SPARSE_SHARE)
     with LargestTensor([hidden_NH, head_VH]) as largest:
-        loss, _ = linear_divergence(hidden_NH, head_VH, hidden_NH.detach(), head_VH, divergence)
+        loss, _ = linear_divergence(*projections(hidden_NH, head_VH, hidden_NH.detach(), head_VH), divergence)
         loss.backward()
     assert largest.num_elements <= BLOCK_BYTES_CPU // 4
 
@@ -202,7 +203,7 @@ def _bf16_results(divergence: Divergence, chunk_tokens: int) -> list[Tensor]:
         for name in ("student_head_VH", "teacher_head_VG"):
             tensors[name] /= 4  # so that no token's weight of exp(log q − log p) drowns the others'
     loss, per_token = linear_divergence(
-        *tensors.values(), divergence, token_ids_N=torch.arange(N), chunk_tokens=chunk_tokens
+        *projections(*tensors.values()), divergence, token_ids_N=torch.arange(N), chunk_tokens=chunk_tokens
     )
     trained = (tensors["student_hidden_NH"], tensors["student_head_VH"])
     return [loss.detach(), per_token, *torch.autograd.grad(loss, trained)]

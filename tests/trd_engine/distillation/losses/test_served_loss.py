@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.linear_divergence import scored_divergence
+from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 from trd_engine.distillation.losses.served import ServedLogits, served_pass
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest
 from trd_engine.models.head import OutputHead
@@ -44,9 +44,8 @@ def test_a_loss_on_the_served_tokens(
 ) -> None:
     divergence = Divergence(kind, "top_k", K, temperature=temperature, token_clip=clip)  # type: ignore[arg-type]
     teacher = ServedLogits.from_scores(served(tensors), tensors["targets"], V)
-    loss, per_token_N, statistics = scored_divergence(
-        tensors["hidden"],
-        tensors["head"],
+    loss, per_token_N, statistics = linear_divergence(
+        Projection(tensors["hidden"], tensors["head"]),
         teacher,
         divergence,
         statistics=StatisticsRequest(),
@@ -71,9 +70,8 @@ def test_a_loss_on_the_served_tokens(
 
 
 def test_without_scores_it_is_the_cross_entropy(tensors: dict[str, torch.Tensor]) -> None:
-    loss, per_token_N, statistics = scored_divergence(
-        tensors["hidden"],
-        tensors["head"],
+    loss, per_token_N, statistics = linear_divergence(
+        Projection(tensors["hidden"], tensors["head"]),
         ServedLogits.one_hot(tensors["targets"], V),
         Divergence(),
         statistics=StatisticsRequest(),
@@ -101,9 +99,7 @@ def test_unscored_tokens_are_taught_by_the_cross_entropy(tensors: dict[str, torc
         torch.where(scored_N, whole.target_logprobs_T, nothing.target_logprobs_T),
     )
     divergence = Divergence("reverse_kl", "top_k", K, temperature=1.7)
-    pass_over = served_pass(
-        OutputHead(tensors["head"], None, 1.0, None), scores, tensors["targets"], divergence, StatisticsRequest()
-    )
+    pass_over = served_pass(OutputHead(tensors["head"]), scores, tensors["targets"], divergence, StatisticsRequest())
     loss, per_token_N, statistics = pass_over(tensors["hidden"], tensors["weights"])
     loss.backward()
     hidden, head = (tensors[name].detach().double().requires_grad_() for name in ("hidden", "head"))

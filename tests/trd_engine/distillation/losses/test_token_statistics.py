@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trd_engine.distillation.losses.loss_case import projections
 from trd_engine.distillation.losses import row_kernels
 from trd_engine.distillation.losses.divergence import Divergence
-from trd_engine.distillation.losses.linear_divergence import StatisticsRequest, TokenStatistics, linear_divergence
+from trd_engine.distillation.losses.linear_divergence import (
+    Projection,
+    StatisticsRequest,
+    TokenStatistics,
+    linear_divergence,
+)
 
 N, H, V, V_TEACHER = 23, 5, 1500, 1600
 EPISTEMIC = (3, 40, 7)
@@ -65,7 +71,9 @@ def expected(dtype: torch.dtype, token_ids: Tensor, scale: float = 1.0) -> dict[
 
 def statistics_of(divergence: Divergence, dtype: torch.dtype, token_ids: Tensor) -> TokenStatistics:
     request = StatisticsRequest(EPISTEMIC, modes=True, watched_ids_N=WATCHED)
-    return linear_divergence(*tensors(dtype), divergence, token_ids_N=token_ids, chunk_tokens=6, statistics=request)[2]
+    return linear_divergence(
+        *projections(*tensors(dtype)), divergence, token_ids_N=token_ids, chunk_tokens=6, statistics=request
+    )[2]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
@@ -87,11 +95,12 @@ def test_both_models_agree_on_some_rows_and_not_on_others(token_ids: Tensor) -> 
 
 
 def test_scale_counts_as_part_of_the_model(token_ids: Tensor) -> None:
+    hidden, head, *teacher = tensors()
     _, _, statistics = linear_divergence(
-        *tensors(),
+        Projection(hidden, head, scale=0.5),
+        Projection(*teacher),
         Divergence(),
         token_ids_N=token_ids,
-        student_logit_scale=0.5,
         statistics=StatisticsRequest(EPISTEMIC),
     )
     torch.testing.assert_close(
@@ -106,14 +115,14 @@ def test_asking_changes_neither_loss_nor_gradient(divergence: Divergence, token_
         hidden, head, *teacher = tensors()
         hidden.requires_grad_()
         loss, per_token, *_ = linear_divergence(
-            hidden, head, *teacher, divergence, token_ids_N=token_ids, statistics=request
+            *projections(hidden, head, *teacher), divergence, token_ids_N=token_ids, statistics=request
         )
         results.append((loss, per_token, torch.autograd.grad(loss, hidden)[0]))
     assert all(torch.equal(without, with_them) for without, with_them in zip(*results, strict=True))
 
 
 def test_without_sampled_tokens_there_are_no_logprobs() -> None:
-    *_, statistics = linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest())
+    *_, statistics = linear_divergence(*projections(*tensors()), Divergence(), statistics=StatisticsRequest())
     assert statistics.student_logprob_N is None
     assert statistics.teacher_logprob_N is None
     assert statistics.teacher_path_mass_N is None
@@ -126,7 +135,7 @@ def test_likely_epistemic_tokens_are_no_path_of_their_own() -> None:
     logits = torch.full((1, 6), -3.0, dtype=torch.float64)
     logits[0, :4] = torch.tensor([0.1, 0.5, 0.25, 0.15], dtype=torch.float64).log()
     head, request = torch.eye(6, dtype=torch.float64), StatisticsRequest((1,), modes=True)
-    *_, statistics = linear_divergence(logits, head, logits, head, Divergence(), statistics=request)
+    *_, statistics = linear_divergence(*projections(logits, head, logits, head), Divergence(), statistics=request)
     assert statistics.teacher_path_mass_N is not None
     assert statistics.teacher_second_path_mass_N is not None
     q = logits.softmax(-1)[0]
@@ -136,7 +145,7 @@ def test_likely_epistemic_tokens_are_no_path_of_their_own() -> None:
 
 
 def test_where_no_token_is_epistemic_the_paths_are_the_two_likeliest() -> None:
-    *_, statistics = linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest(modes=True))
+    *_, statistics = linear_divergence(*projections(*tensors()), Divergence(), statistics=StatisticsRequest(modes=True))
     _, _, hidden, head = tensors()
     first, second = (hidden @ head[:V].t()).softmax(-1).topk(2).values.unbind(-1)
     torch.testing.assert_close(statistics.teacher_path_mass_N, first)
@@ -145,13 +154,17 @@ def test_where_no_token_is_epistemic_the_paths_are_the_two_likeliest() -> None:
 
 def test_watched_tokens_are_one_a_position() -> None:
     with pytest.raises(ValueError, match="watched_ids_N must have shape"):
-        linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest(watched_ids_N=WATCHED[1:]))
+        linear_divergence(
+            *projections(*tensors()), Divergence(), statistics=StatisticsRequest(watched_ids_N=WATCHED[1:])
+        )
 
 
 def test_no_tokens_have_empty_statistics() -> None:
     hidden, head, teacher_hidden, teacher_head = tensors()
     _, _, statistics = linear_divergence(
-        hidden[:0], head, teacher_hidden[:0], teacher_head, Divergence(), statistics=StatisticsRequest(EPISTEMIC)
+        *projections(hidden[:0], head, teacher_hidden[:0], teacher_head),
+        Divergence(),
+        statistics=StatisticsRequest(EPISTEMIC),
     )
     assert statistics.student_entropy_N.shape == (0,)
 
@@ -159,4 +172,4 @@ def test_no_tokens_have_empty_statistics() -> None:
 @pytest.mark.parametrize("token_id", [-1, V])
 def test_an_epistemic_token_outside_the_shared_vocabulary_is_refused(token_id: int) -> None:
     with pytest.raises(ValueError, match="must lie within the 1500 shared tokens"):
-        linear_divergence(*tensors(), Divergence(), statistics=StatisticsRequest((token_id,)))
+        linear_divergence(*projections(*tensors()), Divergence(), statistics=StatisticsRequest((token_id,)))
