@@ -59,7 +59,9 @@ class HubIntegration(StrictModel):
     """Pushes the last checkpoint of a run that succeeds to the Hugging Face hub, with its model card."""
 
     type: Literal["hub"]
-    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$"), WITHOUT_CONTROLS]
+    repo: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$"), WITHOUT_CONTROLS
+    ]
     """Repository, as ``owner/name``; it is made if the hub does not have it."""
     private: bool = True
     """Whether only its owner may see a repository that is made."""

@@ -15,7 +15,7 @@ from contract.strict_model import StrictModel
 
 POOLS_VARIABLE = "TRD_SAMPLER_POOLS"
 
-ServerName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
+ServerName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")]
 _Url = Annotated[str, Field(min_length=1, max_length=2000)]
 
 

@@ -1,14 +1,11 @@
-"""The routes, and the shape of an error on each of them."""
+"""All routes."""
 
 from __future__ import annotations
 
-from functools import cache
-
-from fastapi import APIRouter, FastAPI
-from starlette.routing import BaseRoute, Match
+from fastapi import FastAPI
+from starlette.routing import Match
 from starlette.types import Scope
 
-from contract.views import Error
 from service import health
 from service.audit import endpoints as audit
 from service.auth import STATIC_PREFIX
@@ -45,23 +42,16 @@ _PARTS = (
     places,
     retention,
     health,
+    dashboard,
 )
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all routes."""
-    app.router.routes.extend(_routes())
-
-
-@cache
-def _routes() -> list[BaseRoute]:
-    """Return the routes of every application in this process; to build them takes longer than to start one."""
-    router = APIRouter()
+    """Add all routes. Each is built once a process, where its part is imported: `include_router` would build it again,
+    which takes as long as to import the part."""
     for part in _PARTS:
-        router.include_router(part.router, responses={"4XX": {"model": Error}, "5XX": {"model": Error}})
-    router.include_router(dashboard.router, include_in_schema=False)
-    router.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)
-    return router.routes
+        app.router.routes.extend(part.router.routes)
+    app.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)
 
 
 def allowed_methods(app: FastAPI, scope: Scope) -> str:

@@ -28,6 +28,10 @@ from typing import Any, ClassVar, Self, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from contract.views import Error
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Error}, "5XX": {"model": Error}}
+"""What the OpenAPI document says of every route's errors; each part's router has it."""
 NO_RETRY = {"x-should-retry": "false"}
 """The `openai` client retries every 409 and 429 unless this header says no."""
 

@@ -10,8 +10,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from contract.views.health import Health, Readiness
 from service.auth import Reader
 from service.context import Context
+from service.errors import ERROR_RESPONSES
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=ERROR_RESPONSES)
 
 
 @router.get("/healthz", summary="Does the process answer?")

@@ -11,8 +11,9 @@ from contract.views.audit import AuditView
 from service.audit.log import AuditQuery
 from service.auth import Admin
 from service.context import Context
+from service.errors import ERROR_RESPONSES
 
-router = APIRouter(prefix="/audit", tags=["operations"])
+router = APIRouter(prefix="/audit", tags=["operations"], responses=ERROR_RESPONSES)
 
 
 @router.get("", summary="Who did what, newest first")

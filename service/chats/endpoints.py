@@ -12,10 +12,12 @@ from service.bodies import JsonRoute
 from service.chats.schemas import Question
 from service.checkpoints.endpoints import Step
 from service.context import Context
-from service.errors import NotFoundError, QuotaError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, QuotaError, raises
 from service.events.streams import CountedStream
 
-router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], route_class=JsonRoute)
+router = APIRouter(
+    prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], route_class=JsonRoute, responses=ERROR_RESPONSES
+)
 
 # No type: the document's form has one for a stream's text or for its events, and readers of it differ.
 _STREAM: dict[int | str, dict[str, Any]] = {

@@ -20,9 +20,9 @@ from service.checkpoints.archive import Archive
 from service.checkpoints.ranges import ByteRange, requested_range
 from service.checkpoints.service import manifest_view
 from service.context import Context, ServiceContext
-from service.errors import ConflictError, NotFoundError, RangeError, raises
+from service.errors import ERROR_RESPONSES, ConflictError, NotFoundError, RangeError, raises
 
-router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
+router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], responses=ERROR_RESPONSES)
 
 Step = Annotated[str, Path(description="A step, or 'latest'.")]
 

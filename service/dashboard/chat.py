@@ -10,7 +10,7 @@ from service.context import Context
 from service.dashboard.job import find_job, job_values
 from service.dashboard.pages import page
 
-router = APIRouter(prefix="/ui/jobs/{job_id}/checkpoints")
+router = APIRouter(prefix="/ui/jobs/{job_id}/checkpoints", include_in_schema=False)
 
 
 @router.get("/{step}/try")

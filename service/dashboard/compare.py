@@ -16,7 +16,7 @@ from service.dashboard.specs import differences
 from service.jobs.schemas import job_view
 from service.jobs.service import JobQuery
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 MAX_COMPARED = 6
 NUM_OFFERED = 30

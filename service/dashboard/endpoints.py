@@ -20,4 +20,4 @@ STATIC_FILES = _Static(packages=[("service.dashboard", "static")])
 
 router = APIRouter()
 for part in (sign_in, places, jobs, job, system, compare, new_job, trajectories, chat):
-    router.include_router(part.router)
+    router.routes.extend(part.router.routes)  # `include_router` would build each route again

@@ -21,7 +21,7 @@ from service.dashboard.specs import spec_rows
 from service.dashboard.timeline import timeline
 from service.jobs.schemas import job_view
 
-router = APIRouter(prefix="/ui/jobs/{job_id}")
+router = APIRouter(prefix="/ui/jobs/{job_id}", include_in_schema=False)
 
 MAX_PHASES = 20_000
 """Of the timeline."""

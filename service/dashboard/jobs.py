@@ -20,7 +20,7 @@ from service.errors import NotFoundError
 from service.jobs.schemas import job_view
 from service.jobs.service import JobQuery
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 NUM_ROWS = 50
 

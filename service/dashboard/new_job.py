@@ -18,7 +18,7 @@ from service.dashboard.specs import docstrings, leaves, shown, spec_rows
 from service.datasets.schemas import dataset_view
 from service.models.service import model_view
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 NUM_DATASETS = 100
 _ON_TOP = {"mode", "student", "teacher", "dataset", "task", "preset", "name", "tags", "metadata"}

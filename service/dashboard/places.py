@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from service.auth import Reader
 from service.context import Context
 
-router = APIRouter(prefix="/ui/view")
+router = APIRouter(prefix="/ui/view", include_in_schema=False)
 
 
 class Waiting(BaseModel):

@@ -17,7 +17,7 @@ from service.keys.identity import looks_like_token
 from service.keys.sessions import LIFETIME, LINK_LIFETIME
 from service.rate_limit import RateLimits
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 MAX_TRIES_PER_MINUTE = 20
 """Of one address, in one process. Keys are too long to be guessed; this keeps the database free of attempts."""

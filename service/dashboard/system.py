@@ -15,7 +15,7 @@ from service.dashboard.pages import page
 from service.db import expected_revision
 from service.models.service import model_view
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 NUM_KEYS = 100
 

@@ -21,7 +21,7 @@ from service.dashboard.pages import page
 from service.errors import NotFoundError
 from service.runs.service import TrajectoryFilter, detail_view, trajectory_key
 
-router = APIRouter(prefix="/ui/jobs/{job_id}")
+router = APIRouter(prefix="/ui/jobs/{job_id}", include_in_schema=False)
 
 NUM_ROWS = 25
 MAX_RUN_UNITS = 256

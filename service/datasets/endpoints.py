@@ -12,13 +12,13 @@ from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import RAW_TYPES, UploadBody
 from service.datasets.schemas import PreviewQuery, dataset_view
-from service.errors import ConflictError, NotFoundError, QuotaError, raises
+from service.errors import ERROR_RESPONSES, ConflictError, NotFoundError, QuotaError, raises
 from service.query import Limit
 from service.retries import MaybeClientTry
 
 DEFAULT_FILENAME = "rows.jsonl"
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], responses=ERROR_RESPONSES)
 
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE, "columns": {"type": "string"}}}

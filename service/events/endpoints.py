@@ -11,11 +11,11 @@ from contract.views import Page
 from contract.views.events import EventView
 from service.auth import Reader
 from service.context import Context
-from service.errors import InvalidRequestError, NotFoundError, raises
+from service.errors import ERROR_RESPONSES, InvalidRequestError, NotFoundError, raises
 from service.events.streams import CountedStream
 from service.query import DECIMAL, Limit
 
-router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"])
+router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"], responses=ERROR_RESPONSES)
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},

@@ -16,12 +16,12 @@ from contract.views.jobs import DeletedView, DryRunView, JobView
 from service.auth import Reader, Submitter
 from service.bodies import JsonRoute, document_sha256
 from service.context import Context
-from service.errors import ConflictError, InFlightError, NotFoundError, QuotaError, raises
+from service.errors import ERROR_RESPONSES, ConflictError, InFlightError, NotFoundError, QuotaError, raises
 from service.jobs.schemas import dry_run_view, job_view
 from service.jobs.service import Created, JobQuery, Submission
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 
 class Overrides(BaseModel):

@@ -14,10 +14,10 @@ from contract.views.keys import CreatedKey, KeyScope, KeyView
 from service.auth import Admin
 from service.bodies import JsonRoute
 from service.context import Context
-from service.errors import NotFoundError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, raises
 from service.query import Limit, Moment
 
-router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 
 def _in_the_future(value: datetime) -> datetime:

@@ -8,10 +8,10 @@ from contract.views import Page
 from contract.views.models import ModelView
 from service.auth import Reader
 from service.context import Context
-from service.errors import NotFoundError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, raises
 from service.models.service import model_view
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], responses=ERROR_RESPONSES)
 
 
 @router.get("", summary="List the models that a job may name")

@@ -8,10 +8,10 @@ from contract.views.places import PlaceView
 from service.auth import Reader
 from service.bodies import JsonRoute
 from service.context import Context
-from service.errors import NotFoundError, PermissionDeniedError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, PermissionDeniedError, raises
 from service.places.schemas import WantedPlace
 
-router = APIRouter(tags=["dashboard"], route_class=JsonRoute)
+router = APIRouter(tags=["dashboard"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 
 @router.post("/view", summary="Open a page at a place in an open tab of the dashboard")

@@ -15,7 +15,7 @@ class WantedPlace(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    job_id: Annotated[str, Field(pattern=r"^\w{1,40}$")]
+    job_id: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\w+$")]
     """One of the caller's jobs."""
     page: Literal["overview", "diagnosis", "trajectories", "samples", "checkpoints", "events", "spec"] = "overview"
     """Which of the job's pages; a trajectory has its own."""

@@ -11,12 +11,13 @@ from contract.retention import RecordKind, policy_of
 from contract.views.retention import RetentionView
 from service.auth import Admin
 from service.context import Context
+from service.errors import ERROR_RESPONSES
 from service.query import DECIMAL
 from service.retention.service import preview
 
 WholeDays = Annotated[int, Field(ge=1, le=36_500), DECIMAL]
 
-router = APIRouter(prefix="/retention", tags=["operations"])
+router = APIRouter(prefix="/retention", tags=["operations"], responses=ERROR_RESPONSES)
 
 
 class OtherDays(BaseModel):

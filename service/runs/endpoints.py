@@ -13,7 +13,7 @@ from contract.views.runs import EvaluationView, MetricPage, ProbeSampleView
 from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage
 from service.auth import Reader
 from service.context import Context
-from service.errors import NotFoundError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, raises
 from service.query import DECIMAL, Limit
 from service.runs.service import MetricRange, TrajectoryFilter, detail_view, trajectory_key, trajectory_view
 
@@ -46,7 +46,7 @@ def wanted_trajectories(
 
 Wanted = Annotated[TrajectoryFilter, Depends(wanted_trajectories)]
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"], responses=ERROR_RESPONSES)
 
 
 @router.get("/metrics", summary="A job's metrics over its steps")

@@ -9,11 +9,11 @@ from contract.views.webhooks import CreatedWebhook, DeletedWebhook, DeliveryView
 from service.auth import Reader, Submitter
 from service.bodies import JsonRoute
 from service.context import Context
-from service.errors import NotFoundError, QuotaError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, QuotaError, raises
 from service.query import Limit
 from service.webhooks.schemas import NewWebhook, WebhookChange
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=JsonRoute)
+router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 
 @router.post("", status_code=201, summary="Make a webhook; its secret is shown this once")

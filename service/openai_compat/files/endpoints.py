@@ -14,13 +14,13 @@ from contract.views.audit import AuditAction
 from service.auth import Reader, Submitter
 from service.context import Context
 from service.datasets.multipart import Form, UploadBody
-from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError, raises
+from service.errors import ERROR_RESPONSES, ConflictError, InvalidRequestError, NotFoundError, QuotaError, raises
 from service.openai_compat.files.schemas import PURPOSE, FileDeleted, FileObject, file_object
 from service.openai_compat.routes import OpenAIRoute
 from service.query import DECIMAL
 from service.retries import MaybeClientTry
 
-router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
 
 MAX_FILES = 10_000
 """In one page: what the `openai` client's users get from OpenAI, and by default."""

@@ -15,7 +15,15 @@ from contract.views import Page
 from service.auth import Reader, Submitter
 from service.bodies import Document, document_sha256, validated
 from service.context import Context, ServiceContext
-from service.errors import ConflictError, InFlightError, InvalidRequestError, NotFoundError, QuotaError, raises
+from service.errors import (
+    ERROR_RESPONSES,
+    ConflictError,
+    InFlightError,
+    InvalidRequestError,
+    NotFoundError,
+    QuotaError,
+    raises,
+)
 from service.jobs.fleet import Place
 from service.jobs.service import JobQuery, Submission
 from service.openai_compat.fine_tuning.request import FineTuningRequest
@@ -34,7 +42,7 @@ from service.openai_compat.routes import OpenAIRoute
 from service.query import Limit
 from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
 
 After = Annotated[str | None, Query(max_length=60, description="Id of the last object seen.")]
 

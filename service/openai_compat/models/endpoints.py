@@ -10,12 +10,12 @@ from contract.views import Page
 from service.auth import Reader
 from service.checkpoints.service import LATEST
 from service.context import Context
-from service.errors import NotFoundError, raises
+from service.errors import ERROR_RESPONSES, NotFoundError, raises
 from service.openai_compat.models.names import model_name, parse_model_name
 from service.openai_compat.models.schemas import ModelObject, shelved_model_object, trained_model_object
 from service.openai_compat.routes import OpenAIRoute
 
-router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
 
 
 @router.get("", summary="List the models that a job may name")
