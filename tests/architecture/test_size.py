@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -15,19 +16,22 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 def sources() -> Iterator[Path]:
     for package in PACKAGES:
         yield from sorted((CHECKOUT / package).rglob("*.py"))
 
 
-def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+@cache
+def functions() -> list[tuple[Path, Function]]:
+    """All functions and their files."""
+    nodes = ((path, node) for path in sources() for node in ast.walk(ast.parse(path.read_text())))
+    return [(path, node) for path, node in nodes if isinstance(node, Function)]
 
 
-def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def num_parameters(function: Function) -> int:
     """That a call may give without naming them; keyword-only ones explain themselves."""
     named = [*function.args.posonlyargs, *function.args.args]
     return len([argument for argument in named if argument.arg not in ("self", "cls")])
@@ -45,14 +49,13 @@ def test_files_can_be_read_at_once() -> None:
 def test_functions_fit_on_a_screen() -> None:
     long = {
         f"{path.relative_to(CHECKOUT)}:{function.lineno} {function.name}": lines
-        for path in sources()
-        for function in functions(path)
+        for path, function in functions()
         if (lines := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
     }
     assert long == {}
 
 
-def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+def is_kernel(function: Function) -> bool:
     """Whether it is a Triton kernel, which takes its pointers and constants one by one and is launched by keywords."""
     return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
 
@@ -60,8 +63,7 @@ def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 def test_calls_give_few_arguments_by_position() -> None:
     many = {
         f"{path.relative_to(CHECKOUT)}:{function.lineno} {function.name}": count
-        for path in sources()
-        for function in functions(path)
+        for path, function in functions()
         if (count := num_parameters(function)) > MAX_PARAMETERS and not is_kernel(function)
     }
     assert many == {}

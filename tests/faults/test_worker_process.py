@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import redis
@@ -21,7 +18,6 @@ from tests.servers import RedisServer, free_port
 from tests.worker.scripted_engine import Plan
 from tests.worker.workbench import eventually, process_exists
 
-ROOT = Path(__file__).parents[2]
 LONG = Plan(num_steps=10_000, step_seconds=0.02, checkpoint_every=10)
 NEVER = "600"
 """Seconds between two polls of the database: only a message can start a job."""
@@ -202,21 +198,3 @@ def test_two_workers_share_the_work_and_no_job(place: Place) -> None:
     attempts = [attempt for job_id in jobs for attempt in place.bench.attempts(job_id)]
     assert len(attempts) == 6
     assert len({attempt.worker for attempt in attempts}) == 2
-
-
-LOADED = """
-import sys
-from worker.celery_app import app, slot
-app.loader.import_default_modules()
-assert "trd.run_job" in app.tasks
-assert slot.database.engine and slot.storage
-print(sorted(m for m in ("torch", "vllm", "transformers", "trd_engine", "fastapi") if m in sys.modules))
-"""
-
-
-def test_the_celery_process_never_loads_the_engine(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", LOADED], cwd=ROOT, env={"TRD_DATA_DIR": str(tmp_path)}, capture_output=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr.decode()
-    assert json.loads(result.stdout.replace(b"'", b'"')) == []

@@ -148,5 +148,6 @@ def test_uvicorn_starts_with_nothing_configured(tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/readyz").json()["status"] == "ready"
     assert server.process.returncode is not None
     assert {path.name for path in data_dir.iterdir()} >= {"trd.db", "key-pepper", "storage"}
-    with live_server(data_dir) as server:
-        assert httpx.get(f"{server.url}/jobs", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    settings = settings_from(Settings, {"TRD_DATA_DIR": str(data_dir)})
+    with TestClient(create_app(settings), headers={"authorization": f"Bearer {key}"}) as client:
+        assert client.get("/jobs").status_code == 200

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,16 +32,6 @@ from trd_data.errors import DataFileError, FileTooLargeError
 JSONL = {"content-type": "application/jsonl"}
 MODELS = Path(__file__).parents[2] / "testbed" / "models"
 ROWS = b'{"problem": "1+1=", "answer": "2", "solution": "two"}\n{"problem": "2+2=", "answer": "4"}\n'
-
-
-def test_the_api_never_loads_what_reads_files() -> None:
-    """It would be in the same process as everybody's requests when a file makes it abort."""
-    script = "import sys, service.app; print({'pyarrow', 'numpy'} & set(sys.modules))"
-    environment = {**os.environ, "TRD_API_KEY": ADMIN_KEY}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=60
-    )
-    assert done.stdout.strip() == "set()"
 
 
 class Script:
