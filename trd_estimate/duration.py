@@ -83,7 +83,8 @@ def phase_seconds(
     diagnosed = min(spec.diagnosis.num_trajectories * spec.rounds, counts.num_trajectories)
     seconds["diagnosing"] = 3 * forward * diagnosed / rate  # each text in up to three contexts
     saved = num_checkpoints(spec, counts) * checkpoint_bytes(spec, models, hardware)
-    seconds["saving"] = 2 * saved / machine.DISK_BYTES_PER_SECOND  # written, and read for its checksums
+    # Written, and read for its checksums; an upper bound: training waits for the last one's checksums alone.
+    seconds["saving"] = 2 * saved / machine.DISK_BYTES_PER_SECOND
     return seconds
 
 

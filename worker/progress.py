@@ -78,8 +78,7 @@ class EventFold:
             case TrajectoriesEvent():
                 self.trajectory_files.append(event)
             case CheckpointEvent():
-                self.batch.job_columns["step"] = event.step
-                self.checkpoints.append(event)
+                self.checkpoints.append(event)  # the run may be some steps on already
             case FailedEvent():
                 self._failed(event)
             case FinishedEvent():

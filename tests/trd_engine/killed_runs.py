@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -14,6 +15,7 @@ from typing import Any
 from tests.trd_engine.forked import VLLM, fork
 from trd_engine.cli import EXIT_STOPPED, main
 from trd_engine.models.folders import MANIFEST_FILE
+from trd_engine.training.checkpoints import checkpoint
 from trd_engine.training.checkpoints.checkpoint import checkpoint_draft, checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 
@@ -47,13 +49,24 @@ def run_and_interrupt(spec: dict[str, Any], out: Path, interruptions: Iterable[t
     assert last.exitcode == 0, _log(out)
 
 
-def start(spec: dict[str, Any], out: Path) -> ForkServerProcess:
-    """A process that begins the run, or goes on with it where it has a checkpoint."""
+def start(spec: dict[str, Any], out: Path, work: Callable[[list[str]], int] = main) -> ForkServerProcess:
+    """A process that begins the run, or goes on with it where it has a checkpoint; `work` is the command."""
     path = out.with_suffix(".json")
     path.write_text(json.dumps(spec), encoding="utf-8")
     command = ["run", str(path), "--out", str(out), "--resume"]
     preload = VLLM if spec["sampling"]["engine"] == "vllm" else ""
-    return fork(main, command, log=out.with_suffix(".log"), preload=preload)
+    return fork(work, command, log=out.with_suffix(".log"), preload=preload)
+
+
+def never_committing_step_2(command: list[str]) -> int:
+    """The command, whose checkpoint of step 2 is hashed for ever."""
+    write_manifest = checkpoint.write_manifest
+
+    def late(folder: Path, **facts: Any) -> dict[str, Any]:
+        return threading.Event().wait() if facts["step"] == 2 else write_manifest(folder, **facts)  # type: ignore[return-value]
+
+    checkpoint.write_manifest = late
+    return main(command)
 
 
 def interrupt_at(process: ForkServerProcess, out: Path, moment: Moment, sent: signal.Signals) -> None:

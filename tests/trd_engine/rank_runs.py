@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from tests.trd_engine.tiny_runs import metric
+from tests.trd_engine.tiny_runs import metric, until
 from trd_engine.config import load_config, parse_config
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.distillation.model_pair import ModelPair
@@ -24,12 +26,14 @@ from trd_engine.training import loop as train
 from trd_engine.training import session, step
 from trd_engine.training.checkpoints import checkpoint
 from trd_engine.training.loop import distil
+from trd_engine.types import Trajectory
 
 
 def plan(folder: Path) -> None:
     """The runs of ``plan.json``, one after the other in one world.
 
-    A launcher's store has room for one process group. A run that fails ends the plan.
+    A launcher's store has room for one process group. A run that fails ends the plan. Each checkpoint is hashed once
+    the last process has taken another step, or has none to take.
     """
     planned = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     optimizer_step = session.optimizer_step
@@ -44,9 +48,45 @@ def plan(folder: Path) -> None:
     session.optimizer_step = checked
     with open_world(int(os.environ["WORLD_SIZE"])) as world:
         train.open_world = lambda _: nullcontext(world)  # type: ignore[assignment]
+        reached = folder / "reached"
+        if world.rank == world.size - 1:
+            _say_how_far(reached)
+        if world.is_main:
+            _hash_late(reached)
         for document, out, checkpoint_of_before in planned:
             before = None if checkpoint_of_before is None else Path(checkpoint_of_before)
+            reached.unlink(missing_ok=True)
+            world.wait()
             distil(parse_config(document), Path(out), resume_from=before)
+
+
+def _say_how_far(reached: Path) -> None:
+    """Write each step that is taken, and a last one without end, to the file `reached`."""
+    train_step, close = session.Session.train_step, session.Session.close
+
+    def write(step: float) -> None:
+        reached.with_suffix(".new").write_text(str(step), encoding="utf-8")
+        reached.with_suffix(".new").replace(reached)
+
+    def step(run: session.Session, trajectories: Sequence[Trajectory]) -> None:
+        train_step(run, trajectories)
+        write(run.state.step)
+
+    def end(run: session.Session) -> None:
+        close(run)
+        write(math.inf)
+
+    session.Session.train_step, session.Session.close = step, end  # type: ignore[method-assign]
+
+
+def _hash_late(reached: Path) -> None:
+    write_manifest = checkpoint.write_manifest
+
+    def late(folder: Path, **facts: Any) -> dict[str, Any]:
+        until(lambda: reached.exists() and float(reached.read_text(encoding="utf-8")) > facts["step"])
+        return write_manifest(folder, **facts)
+
+    checkpoint.write_manifest = late
 
 
 def stop(folder: Path) -> None:

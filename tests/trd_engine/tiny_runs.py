@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,11 @@ def events(out_dir: Path, kind: str) -> list[dict[str, Any]]:
 def metric(out_dir: Path, name: str) -> list[float]:
     """A metric's values in the order in which they were reported."""
     return [event["values"][name] for event in events(out_dir, "metrics") if name in event["values"]]
+
+
+def until(is_true: Callable[[], bool], *, seconds: float = 120.0) -> None:
+    """Wait for what another thread or process does."""
+    give_up_at = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < give_up_at, "what the test waits for did not happen"
+        time.sleep(0.005)

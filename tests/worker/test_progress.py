@@ -262,9 +262,10 @@ def test_a_file_outside_the_run_is_not_read(sqlite_bench: Workbench, tmp_path: P
 
 def test_checkpoints_are_handed_on_in_order(bench: Workbench, lease: Lease, run: Run) -> None:
     with run.progress:
+        run.write(line("metrics", step=7, values={"loss": 1.0}))  # a checkpoint is complete some steps later
         run.write(*[line("checkpoint", step=n, path=f"checkpoints/step-{n:08d}") for n in (2, 4, 6)])
     assert run.checkpoints == [2, 4, 6]
-    assert bench.job(lease.job_id).step == 6
+    assert bench.job(lease.job_id).step == 7
 
 
 def test_progress_of_a_superseded_attempt_stops_and_says_so(bench: Workbench, lease: Lease, run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,7 @@ class Reporter:
             with path.open("r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
         self._file = path.open("a", encoding="utf-8")
+        self._writing = threading.RLock()
         self._stop = stop
         self._on_event = on_event
         self._position: Callable[[], dict[str, int]] = lambda: _NOWHERE
@@ -83,12 +85,13 @@ class Reporter:
         self._file.close()
 
     def event(self, type_: str, **fields: Any) -> None:
-        """Append one event. Numbers that are not finite become null: JSON has no NaN."""
-        event = {"type": type_, "at": time.time(), **finite(fields)}
-        self._file.write(json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
-        if self._on_event is not None and self.world.is_main:
-            self._on_event(event)
+        """Append one event, from any thread. Numbers that are not finite become null: JSON has no NaN."""
+        with self._writing:
+            event = {"type": type_, "at": time.time(), **finite(fields)}
+            self._file.write(json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n")
+            self._file.flush()
+            if self._on_event is not None and self.world.is_main:
+                self._on_event(event)
 
     def phase(self, phase: str, *, round_index: int, num_rounds: int, step: int, num_steps: int) -> None:
         """Report that the run enters `phase`."""
@@ -100,6 +103,11 @@ class Reporter:
     def track(self, position: Callable[[], dict[str, int]]) -> None:
         """Take the position of phases that are entered from now on from `position`: the arguments of `phase`."""
         self._position = position
+
+    def also_stop_if(self, condition: Callable[[], bool]) -> None:
+        """Stop the run at the next boundary once `condition` is true, as if it was asked to."""
+        asked = self._stop
+        self._stop = lambda: asked() or condition()
 
     def enter(self, phase: str) -> None:
         """Start `phase` at the tracked position, unless the run is in it already."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def distil(
             them see: what is complete is on the main process's disk.
         problems: Rows or `Problem` objects to train on, instead of `config.dataset`.
         task: Prompts and verifier, instead of the built-in task that `config.task` names.
-        on_event: Called with each event, in the main process, after it is written to ``events.jsonl``.
+        on_event: Called with each event, in the main process, after it is written to ``events.jsonl``; never twice at a
+            time, though a checkpoint's event comes from another thread.
         resume_from: A checkpoint folder of this run; the run continues from it exactly.
         stop: Asked at every boundary (a step, a batch of samples). Once it returns True, the run saves a checkpoint
             that it can resume from, and raises `StopRequested`.
@@ -74,16 +76,15 @@ def distil(
         session = open_session(
             config, reporter, problems=problems, task=task, resume_from=resume_from, prune=prune_checkpoints
         )
-        try:
-            _train(session)
+        with closing(session.saver), closing(session):
+            try:
+                _train(session)
+            except StopRequested:
+                session.saver.save_for_resume(session.progress, free_devices=session.close)
+                raise
             scores = session.state.scores
             summary = {"scores": [asdict(row) for row in scores], "versions": versions()}
             reporter.finished(session.state.step, summary)
-        except StopRequested:
-            session.saver.save_for_resume(session.progress, free_devices=session.close)
-            raise
-        finally:
-            session.close()
     return RunResult(scores, checkpoint_folder(out_dir, session.state.step))
 
 
@@ -108,7 +109,8 @@ def _train(run: Session) -> None:
             run.trajectories = collector.score(verified, request)
             run.write_round(run.trajectories)
 
-        # Save: a checkpoint at a round's end waits for the next round's trajectories, and holds them too.
+        # Save: a checkpoint at a round's end waits for the next round's trajectories, and holds them too. Files are
+        # hashed while the run goes on; a checkpoint that cannot be completed stops it at the next boundary.
         run.saver.save_if_due(run.progress)
 
         # Diagnose a sample, before the first step changes the student.
@@ -124,6 +126,6 @@ def _train(run: Session) -> None:
 
         run.end_round()
 
-    # Evaluate the result, and save it; the GPUs are free before its files are hashed.
+    # Evaluate the result, and save it; the GPUs are free before the run waits for its files to be hashed.
     run.evaluate_if_due()
     run.saver.save_final(run.progress, free_devices=run.close)

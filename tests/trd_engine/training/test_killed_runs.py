@@ -13,13 +13,18 @@ from tests.trd_engine.killed_runs import (
     after_events,
     after_step,
     differences,
+    events_so_far,
     in_phase,
+    interrupt_at,
+    never_committing_step_2,
     run_and_interrupt,
     run_and_kill,
+    start,
     while_saving,
 )
 from tests.trd_engine.tiny_runs import spec, write_data
 from trd_engine.config import parse_config
+from trd_engine.training.checkpoints.checkpoint import checkpoint_draft, checkpoint_folder, newest_checkpoint
 from trd_engine.training.loop import distil
 
 NUM_STEPS = 6
@@ -56,10 +61,16 @@ def whole(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_run_killed_at_every_stage_ends_as_one_never_killed(
     document: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
-    """Between steps, while a checkpoint is written, and while the next round is collected."""
-    moments = [after_step(1), while_saving(2), in_phase("refining", 1)]
-    run_and_kill(document, tmp_path / "killed", moments)
-    assert differences(tmp_path / "killed", whole, NUM_STEPS) == []
+    """Between steps while a checkpoint is hashed, while one is written, and while the next round is collected."""
+    out = tmp_path / "killed"
+    process = start(document, out, never_committing_step_2)
+    interrupt_at(process, out, after_step(3), signal.SIGKILL)
+    process.join()
+    assert [event["step"] for event in events_so_far(out) if event["type"] == "checkpoint"] == [0]
+    assert checkpoint_draft(out, 2).is_dir()
+    assert newest_checkpoint(out) == checkpoint_folder(out, 0)
+    run_and_kill(document, out, [while_saving(2), in_phase("refining", 1)])
+    assert differences(out, whole, NUM_STEPS) == []
 
 
 @pytest.mark.slow
