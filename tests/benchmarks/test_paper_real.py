@@ -35,21 +35,26 @@ MODEL = Path(__file__).parents[2] / "models" / grid.STUDENT
 
 
 @pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[Problem]]]:
-    """Return the problems by candidate and split, from one file: each load starts a process that checks the entries."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all candidates' problems, each in a folder of its name."""
     folder = tmp_path_factory.mktemp("candidates")
-    texts: dict[tuple[str, str], str] = {}
     for name, candidate in CANDIDATES.items():
         tasks.write_splits(candidate, folder / name)
-        texts |= {
-            (name, split): (folder / name / f"{split}.jsonl").read_text(encoding="utf-8") for split in tasks.SIZES
-        }
-    together = folder / "together.jsonl"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def problems(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[Problem]]]:
+    """The problems by candidate and file."""
+    texts = {
+        (path.parent.name, path.stem): path.read_text(encoding="utf-8") for path in sorted(drawn.glob("*/*.jsonl"))
+    }
+    together = tmp_path_factory.mktemp("together") / "all.jsonl"
     together.write_text("".join(texts.values()), encoding="utf-8")
     loaded = iter(load_problems(DataSource(path=str(together)), "reasoning_gym").problems)
     found: dict[str, dict[str, list[Problem]]] = {name: {} for name in CANDIDATES}
-    for (name, split), text in texts.items():
-        found[name][split] = list(itertools.islice(loaded, len(text.splitlines())))
+    for (name, file), text in texts.items():
+        found[name][file] = list(itertools.islice(loaded, len(text.splitlines())))
     assert next(loaded, None) is None
     return found
 
@@ -58,7 +63,8 @@ def test_reference_solutions_are_right_and_no_problem_is_in_two_splits(
     problems: dict[str, dict[str, list[Problem]]],
 ) -> None:
     judged: list[Problem] = []
-    for splits in problems.values():
+    for files in problems.values():
+        splits = {split: files[split] for split in tasks.SIZES}
         assert {split: len(those) for split, those in splits.items()} == tasks.SIZES
         everything = [problem for split in splits.values() for problem in split]
         assert len({problem.problem for problem in everything}) == len(everything)
@@ -67,10 +73,10 @@ def test_reference_solutions_are_right_and_no_problem_is_in_two_splits(
     assert [verdict.detail for verdict in verdicts if not verdict.correct] == []
 
 
-def test_the_warm_up_asks_in_every_form_and_is_answered_with_the_reference(tmp_path: Path) -> None:
-    tasks.write_splits(CANDIDATES[TASK], tmp_path)
-    asked = load_problems(DataSource(path=str(tmp_path / f"{tasks.ALL_FORMS}.jsonl")), "reasoning_gym").problems
-    alone = load_problems(DataSource(path=str(tmp_path / "warm_up.jsonl")), "reasoning_gym").problems
+def test_the_warm_up_asks_in_every_form_and_is_answered_with_the_reference(
+    problems: dict[str, dict[str, list[Problem]]],
+) -> None:
+    asked, alone = problems[TASK][tasks.ALL_FORMS], problems[TASK]["warm_up"]
     assert len(asked) == len(tasks.FORMS) * len(alone) == len({problem.problem for problem in asked})
     assert [problem.problem for problem in asked[:: len(tasks.FORMS)]] == [problem.problem for problem in alone]
     for number, problem in enumerate(alone):
@@ -87,10 +93,10 @@ def _attempt_in(question: str) -> str:
     return re.split("\n\n(?:The right solution|Now write)", question.split("A first attempt:\n")[1])[0]
 
 
-def test_the_served_teacher_is_trained_on_its_own_prompts(tmp_path: Path) -> None:
-    tasks.write_splits(CANDIDATES[TASK], tmp_path)
-    asked = load_problems(DataSource(path=str(tmp_path / f"{tasks.TEACHER_ALL_FORMS}.jsonl")), "reasoning_gym").problems
-    alone = load_problems(DataSource(path=str(tmp_path / "teacher.jsonl")), "reasoning_gym").problems
+def test_the_served_teacher_is_trained_on_its_own_prompts(
+    problems: dict[str, dict[str, list[Problem]]], tmp_path: Path
+) -> None:
+    asked, alone = problems[TASK][tasks.TEACHER_ALL_FORMS], problems[TASK]["teacher"]
     assert [problem.problem for problem in asked[::2]] == [problem.problem for problem in alone]
     prompts = grid.engine_spec(
         grid.real_cell("real", TASK, "trd_served", 1e-3, 0), data=tmp_path, student=MODEL, endpoint_url="http://x/v1"
@@ -117,16 +123,15 @@ def test_the_last_split_leaves_the_others_as_they_were(monkeypatch: pytest.Monke
     assert len(now["teacher"]) == 384
 
 
-def test_problems_do_not_hang_on_the_order_of_sets(tmp_path: Path) -> None:
+def test_problems_do_not_hang_on_the_order_of_sets(drawn: Path, tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; from benchmarks.paper.real import tasks\n"
         "for c in tasks.CANDIDATES.values(): tasks.write_splits(c, pathlib.Path(sys.argv[1]) / c.name)"
     )
-    texts = []
-    for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
-        subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], env=environment, check=True)
-        texts.append({str(p.relative_to(tmp_path / seed)): p.read_text() for p in (tmp_path / seed).glob("*/*")})
+    other_seed = str(int(os.environ.get("PYTHONHASHSEED", "random") == "0"))
+    environment = os.environ | {"PYTHONHASHSEED": other_seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True)
+    texts = [{str(p.relative_to(folder)): p.read_text() for p in folder.glob("*/*")} for folder in (drawn, tmp_path)]
     assert len(texts[0]) == len(CANDIDATES) * (len(tasks.SIZES) + 2)
     assert texts[0] == texts[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -31,6 +32,7 @@ def fork(
 
 
 def _work(work: Callable[..., Any], arguments: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
+    gc.freeze()  # no collection looks at what the server imported
     os.environ.update(environment)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)

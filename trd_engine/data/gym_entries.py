@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 from trd_engine.runtime.errors import DataError
-from trd_engine.tasks.verifier_pool.pool import TIME_OUT, GuardedPool, Request
+from trd_engine.tasks.verifier_pool.pool import TIME_OUT, Request, shared_pool
 from trd_engine.types import Problem
 
 _POOL = "reasoning_gym_entries"
@@ -26,14 +25,14 @@ _MAX_NAME = 80
 def generate_rows(name: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield the entries of the generator `name`, each with what its scorer needs to make it again."""
     origin = {"generator": name, "size": size, "seed": seed}
-    with closing(GuardedPool(_POOL, _MAKING_SECONDS, num_workers=1)) as pool:
-        for start in range(0, size, _ROWS_PER_REQUEST):
-            stop = min(size, start + _ROWS_PER_REQUEST)
-            reply = pool.call(Request({**origin, "start": start, "stop": stop}))
-            if reply.failure is not None:
-                raise DataError(f"generator {name}, rows {start + 1} to {stop}: {reply.failure}")
-            for index, entry in enumerate(reply.value, start=start):
-                yield {**entry, "id": f"{name}-{seed}-{index}", "generated": {**origin, "index": index}}
+    pool = shared_pool(_POOL, _MAKING_SECONDS)
+    for start in range(0, size, _ROWS_PER_REQUEST):
+        stop = min(size, start + _ROWS_PER_REQUEST)
+        reply = pool.call(Request({**origin, "start": start, "stop": stop}))
+        if reply.failure is not None:
+            raise DataError(f"generator {name}, rows {start + 1} to {stop}: {reply.failure}")
+        for index, entry in enumerate(reply.value, start=start):
+            yield {**entry, "id": f"{name}-{seed}-{index}", "generated": {**origin, "index": index}}
 
 
 def entry_errors(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str]]:
@@ -47,25 +46,25 @@ def entry_errors(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str]]:
             by_source[problem.extra["entry"]["metadata"]["source_dataset"]].append(problem)
     if not by_source:
         return
-    with closing(GuardedPool(_POOL, _SCORING_SECONDS, num_workers=1)) as pool:
-        for source, entries in by_source.items():
-            reply = pool.call(Request({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1}))
-            without = [problem for problem in entries if problem.extra["entry"]["answer"] is None]
-            if reply.failure == TIME_OUT:
-                continue  # the scorer of a slow generator may be fast
-            if reply.failure is not None:
-                reason = reply.failure.removeprefix("error: ValueError: ")
-                yield (
-                    entries[0],
-                    f"metadata: source_dataset = {source[:_MAX_NAME]} scores no answer: {reason}{_more(len(entries))}; "
-                    "for answers that are compared as text, use task exact",
-                )
-            elif without and reply.value[0].get("answer") is not None:
-                yield (
-                    without[0],
-                    f"answer: this field is required; the scorer of {source} compares with it{_more(len(without))}; "
-                    "map it with columns",
-                )
+    pool = shared_pool(_POOL, _SCORING_SECONDS)
+    for source, entries in by_source.items():
+        reply = pool.call(Request({"generator": source, "size": 1, "seed": 0, "start": 0, "stop": 1}))
+        without = [problem for problem in entries if problem.extra["entry"]["answer"] is None]
+        if reply.failure == TIME_OUT:
+            continue  # the scorer of a slow generator may be fast
+        if reply.failure is not None:
+            reason = reply.failure.removeprefix("error: ValueError: ")
+            yield (
+                entries[0],
+                f"metadata: source_dataset = {source[:_MAX_NAME]} scores no answer: {reason}{_more(len(entries))}; "
+                "for answers that are compared as text, use task exact",
+            )
+        elif without and reply.value[0].get("answer") is not None:
+            yield (
+                without[0],
+                f"answer: this field is required; the scorer of {source} compares with it{_more(len(without))}; "
+                "map it with columns",
+            )
 
 
 def _more(count: int) -> str:

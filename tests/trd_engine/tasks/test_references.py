@@ -20,7 +20,7 @@ from trd_engine.tasks.verifier_pool.pool import GuardedPool
 @pytest.fixture(scope="module")
 def patient_pool() -> Iterator[GuardedPool]:
     """With time for every comparison on a busy machine."""
-    with closing(GuardedPool("math", 60.0)) as pool:
+    with closing(GuardedPool("math", 60.0, num_workers=1)) as pool:
         yield pool
 
 
@@ -96,7 +96,7 @@ def test_a_sample_is_judged_within_its_time(patient_pool: GuardedPool) -> None:
     assert (found["num_judged"], found["num_references"], found["notices"]) == (1000, 2000, [])
     tower = "9^{9^{9^{9}}}"
     slow = [{"answer": f"{tower}+{number}", "solution": rf"\boxed{{1+{tower}}}"} for number in range(100)]
-    with closing(GuardedPool("math", 0.5)) as pool:
+    with closing(GuardedPool("math", 0.5, num_workers=1)) as pool:
         assert report(*slow, pool=pool, seconds=0.5)["num_judged"] < 100
 
 

@@ -7,7 +7,8 @@ Shapes: P chosen tokens of a micro-batch, H the hidden size of a model, V its vo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +63,13 @@ def find_alternatives(
     Runs both models once more over the sequences, without gradient. Of several processes all call it together.
     """
     found: dict[int, tuple[Alternatives, ...]] = {}
+    text_of = functools.cache(lambda token_id: str(tokenizer.decode([token_id])))
     with torch.no_grad(), evaluation_mode(models.student):
         for batch in split_into_micro_batches(sequences, max_tokens=max_tokens, device=models.device):
             tokens = [(position, place) for position in batch.positions for place in places[position]]
             student, teacher = _likely(models, batch, places)
             for (position, place), of_student, of_teacher in zip(tokens, student, teacher, strict=True):
-                named = Alternatives(place, _named(tokenizer, of_student), _named(tokenizer, of_teacher))
+                named = Alternatives(place, _named(text_of, of_student), _named(text_of, of_teacher))
                 found[position] = (*found.get(position, ()), named)
     return found
 
@@ -100,5 +102,5 @@ def _top(hidden_PH: Tensor, head: OutputHead) -> Likely:
     return [list(zip(ids, probs, strict=True)) for ids, probs in zip(ids_PK.tolist(), probs_PK.tolist(), strict=True)]
 
 
-def _named(tokenizer: PreTrainedTokenizerBase, likely: Sequence[tuple[int, float]]) -> LikelyTokens:
-    return tuple((str(tokenizer.decode([token_id])), round(probability, 4)) for token_id, probability in likely)
+def _named(text_of: Callable[[int], str], likely: Sequence[tuple[int, float]]) -> LikelyTokens:
+    return tuple((text_of(token_id), round(probability, 4)) for token_id, probability in likely)
