@@ -25,9 +25,9 @@ CHECK_SECONDS = 10.0
 """How long the result of a connection check is reused: checking a broker that is down takes seconds."""
 MAX_PENDING = 1000
 """Messages that may wait for a slow broker. Further ones are dropped; polling workers find their jobs."""
-MAX_RINGS_A_SECOND = 32
+MAX_RINGS_A_SECOND = 8
 """Per queue. A message makes a free worker claim the first waiting job, whichever job it was sent for, so more
-messages would add nothing, and sending one costs a good part of a request."""
+messages only spare free workers their next poll, and sending one costs a good part of a request."""
 
 
 class Doorbell:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Caller
@@ -66,15 +65,16 @@ class RateLimiter:
             await self._app(scope, receive, send)
             return
         left = self._limits.take(caller.key_id, time.monotonic())
-        headers = {  # under the names that the `openai` client's users know
-            "x-ratelimit-limit-requests": str(self._limits.per_minute),
-            "x-ratelimit-remaining-requests": str(max(0, int(left))),
-            "x-ratelimit-reset-requests": f"{self._limits.seconds_until(left, self._limits.per_minute):.3f}s",
-        }
+        reset_seconds = self._limits.seconds_until(left, self._limits.per_minute)
+        headers = [  # under the names that the `openai` client's users know
+            (b"x-ratelimit-limit-requests", b"%d" % self._limits.per_minute),
+            (b"x-ratelimit-remaining-requests", b"%d" % max(0, left)),
+            (b"x-ratelimit-reset-requests", b"%.3fs" % reset_seconds),
+        ]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers)
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         if left < 0:

@@ -11,14 +11,13 @@ import time
 import uuid
 from datetime import UTC, datetime
 
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contract.json_logs import log_ids
-from contract.tracing import continued, trace_id, tracer
+from contract.tracing import continued, span
 from service.errors import (
     ApiError,
     InvalidRequestError,
@@ -61,21 +60,13 @@ class RequestEnvelope:
         origin = {"request_id": answer.request_id, "traceparent": headers.get("traceparent", "")}
         with (
             continued(origin),
-            tracer.start_as_current_span("request", kind=SpanKind.SERVER) as span,
-            log_ids(trace_id=trace_id()),
+            span("request", SpanKind.SERVER) as made,
         ):
             try:
                 await self._answered(scope, receive, answer)
             finally:
-                method, route = method_and_route(scope)
-                span.update_name(f"{method} {route}")
-                status = answer.status or 499
-                span.set_attributes(
-                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-                )
-                span.set_attribute("trd.request_id", answer.request_id)
-                if status >= 500:
-                    span.set_status(StatusCode.ERROR)
+                if made.is_recording():
+                    _describe(made, scope, answer)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         scope.setdefault("state", {}).update(request_id=answer.request_id, received_at=datetime.now(UTC))
@@ -178,6 +169,16 @@ class _Answer:
         if self.status is not None:
             raise ConnectionAbortedError("the answer had begun when the request failed")
         await response(scope, receive, self.send)
+
+
+def _describe(made: Span, scope: Scope, answer: _Answer) -> None:
+    method, route = method_and_route(scope)
+    made.update_name(f"{method} {route}")
+    status = answer.status or 499
+    made.set_attributes({"http.request.method": method, "http.route": route, "http.response.status_code": status})
+    made.set_attribute("trd.request_id", answer.request_id)
+    if status >= 500:
+        made.set_status(StatusCode.ERROR)
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:

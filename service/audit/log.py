@@ -26,7 +26,7 @@ from service.query import Moment, PageQuery, cut
 Result = TypeVar("Result")
 
 # A statement that is built once; with the values in it SQLAlchemy would take half a millisecond for each entry.
-_INSERT = insert(cast("Table", AuditEntry.__table__))
+INSERT_ENTRY = insert(cast("Table", AuditEntry.__table__))
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ def acting_as(owner: str, key_id: str, request_id: str) -> None:
 
 def record(session: Session | Connection, action: AuditAction, target: str, **detail: Any) -> None:
     """Add an entry to the transaction. `target` is the id of the object, or a path that begins with one."""
+    session.execute(INSERT_ENTRY, audit_entry(action, target, **detail))
+
+
+def audit_entry(action: AuditAction, target: str, **detail: Any) -> dict[str, Any]:
+    """Return the values of `INSERT_ENTRY`: an entry of who acts at present, and now."""
     actor = _actor.get()
-    values = {
+    return {
         "id": new_id(AUDIT_PREFIX),
         "at": datetime.now(UTC),
         "owner": actor.owner,
@@ -62,7 +67,6 @@ def record(session: Session | Connection, action: AuditAction, target: str, **de
         "target": target,
         "detail": detail or None,
     }
-    session.execute(_INSERT, values)
 
 
 class RequestThreads(ThreadPoolExecutor):

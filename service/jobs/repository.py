@@ -49,6 +49,7 @@ from contract.tables import (
     WebhookDelivery,
     Worker,
 )
+from service.audit.log import INSERT_ENTRY
 from service.datasets.repository import SIZES_AND_KEEP, Size, sizes_of
 from service.query import Moment, PageQuery
 
@@ -183,7 +184,7 @@ _NEW_JOB = [
 
 
 def _insert_all() -> Select[Any]:
-    """Build PostgreSQL's statement that stores a job with its events and tags."""
+    """Build PostgreSQL's statement that stores a job with its events, its tags and an entry of the audit log."""
     job_id, at = bindparam("id", type_=String), bindparam("created_at", type_=_JOBS.c.created_at.type)
     job = insert(_JOBS).values({name: bindparam(name, type_=_JOBS.c[name].type) for name in _NEW_JOB})
     kinds = {"sequence": Integer, "type": String, "level": String, "message": String, "data": JSON}
@@ -193,7 +194,8 @@ def _insert_all() -> Select[Any]:
     listed = func.json_array_elements_text(bindparam("tags", type_=JSON))
     tag = listed.table_valued(column("tag", String)).render_derived("tag")
     tags = insert(_TAGS).from_select(["job_id", "tag"], select(job_id, tag.c.tag))
-    return select(literal_column("1")).add_cte(*(part.cte() for part in (job, events, tags)))
+    logged = INSERT_ENTRY.values({c.name: bindparam(f"entry_{c.name}", type_=c.type) for c in INSERT_ENTRY.table.c})
+    return select(literal_column("1")).add_cte(*(part.cte() for part in (job, events, tags, logged)))
 
 
 _INSERT_ALL = lambda_stmt(lambda: _insert_all(), enable_tracking=False)
@@ -240,17 +242,26 @@ def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, mos
     return Surroundings(sizes_of(rows), num_open, min(position, most))
 
 
-def add(connection: Connection, job: dict[str, Any], tags: Collection[str], events: Sequence[NewEvent]) -> None:
-    """Store a new job with its tags and first events; raise IntegrityError if its idempotency key is taken."""
+def add(
+    connection: Connection,
+    job: dict[str, Any],
+    tags: Collection[str],
+    events: Sequence[NewEvent],
+    entry: Mapping[str, Any],
+) -> None:
+    """Store a new job with its tags, its first events and the entry of the audit log; raise IntegrityError if its
+    idempotency key is taken."""
     names = list(dict.fromkeys(tags))
     rows = event_rows(job["id"], 0, events)
-    if connection.dialect.name == "postgresql":  # one way to the server instead of three
+    if connection.dialect.name == "postgresql":  # one way to the server instead of four
         for row in rows:
             del row["created_at"]  # the job's
-        connection.execute(_INSERT_ALL, {**job, "events": rows, "tags": names})
+        logged = {f"entry_{name}": value for name, value in entry.items()}
+        connection.execute(_INSERT_ALL, {**job, "events": rows, "tags": names, **logged})
         return
     connection.execute(_INSERT_JOB, job)
     connection.execute(INSERT_EVENTS, rows)
+    connection.execute(INSERT_ENTRY, entry)
     if names:
         connection.execute(_INSERT_TAGS, [{"job_id": job["id"], "tag": name} for name in names])
 

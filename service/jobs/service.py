@@ -22,11 +22,11 @@ from contract.job_state import ACTION_RESULTS, Action, JobStatus, assert_transit
 from contract.routing import Needs
 from contract.storage_keys import job_prefix
 from contract.tables import Job
-from contract.tracing import origin, tracer
+from contract.tracing import origin, span
 from contract.views import NoticeView
 from contract.views.audit import AuditAction
 from contract.views.jobs import WouldWaitFor
-from service.audit.log import RequestThreads, record
+from service.audit.log import RequestThreads, audit_entry, record
 from service.bodies import document_sha256, overridden, validated
 from service.datasets import repository as datasets
 from service.enqueue import Doorbell
@@ -123,11 +123,11 @@ class JobService:
         `InFlightError`.
         """
         with (
-            tracer.start_as_current_span("submit job") as span,
+            span("submit job") as made,
             self.in_flight.holding(submission.owner, submission.idempotency_key),
         ):
             job, position, is_new = self._find_or_create(submission)
-            span.set_attribute("trd.job_id", job.id)
+            made.set_attribute("trd.job_id", job.id)
         if is_new:
             self._doorbell.ring(job.id, job.queue)
         return Created(job, self._offers.place(job, position), is_new)
@@ -164,8 +164,8 @@ class JobService:
                 queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
                 details = {"code", "remedy", "count", "example"}
                 found = [NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices]
-                repository.add(connection, values, fitted.spec.tags, [queued, *found])
-                record(connection, AuditAction.JOB_CREATE, job.id)
+                done = audit_entry(AuditAction.JOB_CREATE, job.id)
+                repository.add(connection, values, fitted.spec.tags, [queued, *found], done)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
         return job, around.position, True
@@ -215,8 +215,7 @@ class JobService:
         if placed is None:
             raise _no_such_job(job_id)
         job, place = placed[0], self._offers.place(*placed)
-        with self._database.read() as session:
-            return job, place, expected_times(session, job, place)
+        return job, place, expected_times(self._database, job, place)
 
     def page(
         self, owner: str, wanted: JobQuery, metadata: Mapping[str, str] = MappingProxyType({})

@@ -16,6 +16,7 @@ from itertools import islice
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from contract.database import Database
 from contract.dataset_ref import GeneratedDataset
 from contract.job_spec import JobSpec
 from contract.job_state import JobStatus
@@ -50,15 +51,20 @@ UNKNOWN = ExpectedTimes()
 """Of a job that does not wait."""
 
 
-def expected_times(session: Session, job: Job, place: Place) -> ExpectedTimes:
+def expected_times(database: Database, job: Job, place: Place) -> ExpectedTimes:
     """Estimate the times of a job. Takes at most two statements: the jobs that run or wait before this one, and the
-    durations of similar jobs."""
+    durations of similar jobs. Most jobs need none, and no transaction."""
     if place.position is None:
         return UNKNOWN
     if place.would_wait_for is not None:
         return ExpectedTimes(note=place.would_wait_for.message)
     if place.position > MAX_BEFORE + 1:
         return ExpectedTimes(note=f"more than {MAX_BEFORE} jobs wait before it")
+    with database.read() as session:
+        return _times_among(session, job)
+
+
+def _times_among(session: Session, job: Job) -> ExpectedTimes:
     now = datetime.now(UTC)
     queue = history.sized_queue(session, job, max_before=MAX_BEFORE, max_leased=MAX_WORKERS + 1)
     running = [row for row in queue if row.job.status != JobStatus.QUEUED]

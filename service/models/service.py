@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from trd_estimate.shape import ModelShape, shape_of
 logger = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 2.0
+"""How long the setting and the models' files that were looked at are used before they are looked at again: every
+submission names several models, and each look is a dozen system calls."""
 _FACT_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "chat_template.jinja",
@@ -79,7 +82,7 @@ def model_view(model: ShelvedModel) -> ModelView:
 
 
 class ModelShelf:
-    """Looks models up by name. Folders are read again when their files change."""
+    """Looks models up by name. Folders are read again within `CATALOG_SECONDS` of a change of their files."""
 
     def __init__(self, setting: str) -> None:
         self._setting = setting
@@ -88,6 +91,7 @@ class ModelShelf:
             logger.warning(warning)
         self._parsed_at = time.monotonic()
         self._facts: dict[tuple[object, ...], ShelvedModel] = {}
+        self._shelf: dict[CatalogEntry, tuple[float, ShelvedModel]] = {}
 
     def _entries(self) -> dict[str, CatalogEntry]:
         """The catalogue; folders that came since are found after `CATALOG_SECONDS`."""
@@ -113,6 +117,13 @@ class ModelShelf:
     def _shelved(self, entry: CatalogEntry) -> ShelvedModel:
         if not entry.is_local:
             return ShelvedModel(entry, None, None)
+        looked_at, model = self._shelf.get(entry, (-math.inf, None))
+        if model is None or time.monotonic() - looked_at > CATALOG_SECONDS:
+            model = self._look(entry)
+            self._shelf[entry] = (time.monotonic(), model)
+        return model
+
+    def _look(self, entry: CatalogEntry) -> ShelvedModel:
         key = (entry, *(_changed_at(f"{entry.source}/{name}") for name in _FACT_FILES))
         if key not in self._facts:
             self._facts = {k: v for k, v in self._facts.items() if k[0] != entry}

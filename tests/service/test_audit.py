@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from contract.job_state import JobStatus
@@ -78,6 +79,7 @@ def test_an_entry_and_its_change_are_one_transaction(client: TestClient, monkeyp
     monkeypatch.setattr("service.jobs.service.record", fails)
     assert client.post(f"/jobs/{job}/cancel").status_code == 503
     assert client.get(f"/jobs/{job}").json()["status"] == "queued"
+    monkeypatch.setattr("service.jobs.repository.INSERT_ENTRY", text("INSERT INTO no_such_table VALUES (:id)"))
     assert client.post("/jobs", json=job_body(client)).status_code == 503
     assert len(client.get("/jobs").json()["data"]) == 1
 
