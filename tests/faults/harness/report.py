@@ -55,6 +55,9 @@ Faults that were found, and are fixed:
   the worker went on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
 - If a run of several processes was resumed, the first file of its optimizer's moments listed the same tensors in
   another order, so that the file was not bitwise the undisturbed run's. `make fleet` showed it.
+- A backup that copied the storage only after the database lacked every checkpoint that the job had replaced between the
+  two, so that the job failed after the restore. The storage is copied before, too
+  ([operations.md](operations.md#back-up-and-restore)).
 
 Not shown: a real object store refuses requests of a clock that is 15 minutes off, where moto's does not; a worker
 with such a clock ends its attempts with `storage_unavailable`. The times of events and metrics are of the worker's

@@ -160,7 +160,9 @@ class Scene:
         query = "SELECT extract(epoch FROM min(at)) FROM written_steps WHERE job_id = %s AND attempt = %s AND at > %s"
         ((first,),) = d.sql(query.replace("> %s", "> to_timestamp(%s)"), self.job_id, number, self._fault_at)
         ended_at = d.sql("SELECT extract(epoch FROM finished_at) FROM jobs WHERE id = %s", self.job_id)[0][0]
-        return number, float(first or ended_at) - self._fault_at
+        seconds = float(first or ended_at) - self._fault_at
+        assert seconds >= 0, "the job ended before the fault"
+        return number, seconds
 
 
 class Theatre:

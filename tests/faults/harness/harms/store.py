@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.faults.harness.scene import Scene
+from tests.faults.harness.scene import ENDED, Scene
 from tests.servers import find_postgres_programs
 from tests.worker.workbench import eventually
 
@@ -82,8 +82,10 @@ def restore_backup(scene: Scene) -> None:
     def copy_what_is_new() -> None:
         for name in [meta["path"] for page in d.stored.list() for meta in page]:
             with suppress(FileNotFoundError):  # the job has replaced a checkpoint meanwhile
-                files[name] = files.get(name) or bytes(d.stored.get(name).bytes())
+                if name not in files:
+                    files[name] = bytes(d.stored.get(name).bytes())
 
+    copy_what_is_new()  # of earlier jobs: during the copy of all of it this one could end
     scene.until_stored(1)
     copy_what_is_new()
     subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", url], check=True)
@@ -99,6 +101,7 @@ def restore_backup(scene: Scene) -> None:
     for page in d.stored.list():
         d.stored.delete([meta["path"] for meta in page])
     subprocess.run([programs / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", dump], check=True)
+    assert scene.status() not in ENDED, "the job ended before the backup"
     for name, content in files.items():
         d.stored.put(name, content)
     d.start_apis()
