@@ -59,7 +59,7 @@ def test_a_stage_that_fails_or_hangs_ends_alone(monkeypatch: pytest.MonkeyPatch,
 def test_plain_operations_are_timed_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
     monkeypatch.setenv("TRD_LOSS_KERNEL", "auto")
-    monkeypatch.setattr(row_kernels, "_fault", lambda _: "")
+    monkeypatch.setattr(row_kernels, "kernel_fault", lambda _: "")
     with arithmetic._forced("torch"):
         assert not row_kernels.uses_kernels(gpu)
     assert row_kernels.uses_kernels(gpu)

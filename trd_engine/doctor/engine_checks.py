@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -18,14 +22,16 @@ from transformers.utils import logging as transformers_logging
 from trd_engine.config import parse_config
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
 from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
+from trd_engine.distillation.losses.row_kernels import kernel_fault, uses_kernels
 from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
 from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.models.attention.packing import packing_of, read_row
-from trd_engine.models.folders import with_local_models
+from trd_engine.models.folders import MODEL_FOLDER, with_local_models
 from trd_engine.runtime.errors import SamplerDriftError
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.hardware import choose_compute_dtype, is_out_of_memory
 from trd_engine.tasks.registry import load_task
+from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.model_setup import load_tokenizers
 from trd_engine.training.session import Session
 from trd_engine.training.setup import open_session
@@ -50,7 +56,11 @@ def check_spec(machine: Machine) -> str:
 
 
 def check_loss(machine: Machine) -> str:
-    """Every divergence of the fused loss against plain operations in float64, with its gradient."""
+    """Every divergence of the fused loss against plain operations in float64, with its gradient. On a GPU, Triton's
+    kernels must run: the loss is right without them, but slower, and only a warning in the log would say so."""
+    if machine.is_gpu and (fault := kernel_fault(machine.device)):
+        remedy = "install triton, gcc and Python's headers, or report it, with your versions"
+        raise FailedError(f"the loss is computed by plain operations, because Triton {fault}", remedy)
     worst = 0.0
     torch.manual_seed(0)
     hidden, head, teacher_hidden, teacher_head = (
@@ -76,7 +86,8 @@ def check_loss(machine: Machine) -> str:
         worst = max(worst, *(float((a.double() - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs))
     if not worst <= _MAX_LOSS_ERROR:
         raise FailedError(f"the loss differs from float64 by {worst:.1e}", "report it, with your versions")
-    return f"largest relative error against float64: {worst:.1e}"
+    by = "Triton's kernels" if uses_kernels(machine.device) else "plain operations"
+    return f"largest relative error against float64, by {by}: {worst:.1e}"
 
 
 def check_packing(machine: Machine) -> str:
@@ -197,31 +208,72 @@ def write_random_model(folder: Path, seed: int) -> str:
     return str(folder)
 
 
+def check_sharding(machine: Machine) -> str:
+    """A step of a model that all GPUs divide, and its weights put together in a checkpoint."""
+    machine.require_gpu()
+    count = torch.cuda.device_count()
+    if count < 2:
+        raise NotTriedError("there is one GPU")
+    return run_divided("--standalone", num_devices=count)
+
+
+def run_divided(*launcher_options: str, num_devices: int) -> str:
+    """Run one step with a process for each device, and compare the shapes of the weights that it saves."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        document = _tiny_spec(folder) | {"lora": None, "devices": num_devices}
+        document["sampling"]["engine"] = "transformers"
+        document["optim"]["max_steps"] = 1
+        (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, _TINY_ROWS)), encoding="utf-8")
+        document["dataset"] = {"path": str(folder / "rows.jsonl")}
+        (folder / "spec.json").write_text(json.dumps(document), encoding="utf-8")
+        launcher = ["-m", "torch.distributed.run", *launcher_options, f"--nproc-per-node={num_devices}"]
+        run = ["-m", "trd_engine", "run", str(folder / "spec.json"), "--out", str(folder / "out")]
+        done = subprocess.run(
+            [sys.executable, *launcher, *run], capture_output=True, text=True, timeout=300, check=False
+        )
+        if done.returncode != 0:
+            raise FailedError(
+                f"the processes failed: {done.stderr[-600:]}", "see the message; try devices = 1 meanwhile"
+            )
+        saved = load_file(checkpoint_folder(folder / "out", 1) / MODEL_FOLDER / "model.safetensors")
+        whole = load_file(folder / "student" / "model.safetensors")
+    if {name: x.shape for name, x in saved.items()} != {name: x.shape for name, x in whole.items()}:
+        raise FailedError("the weights that were put together are not whole", "report it, with your versions")
+    return f"{num_devices} processes took a step, and put {len(saved)} tensors together"
+
+
+_TINY_ROWS = [{"problem": f"w{i} w{i + 1} w{i + 2}", "answer": f"w{i}"} for i in range(10, 14)]
+
+
+def _tiny_spec(folder: Path) -> dict[str, Any]:
+    """Return the spec of a run of two random models, which are written to `folder`."""
+    return {
+        "mode": "trd",
+        "student": write_random_model(folder / "student", 1),
+        "teacher": write_random_model(folder / "teacher", 2),
+        "task": "exact",
+        "lora": {"rank": 8, "alpha": 16},
+        "prompts": {"solve": "{problem}", "refine": "{problem} {attempt}"},
+        "sampling": {"max_prompt_tokens": 64, "max_new_tokens": 32},
+        "refine": {"max_prompt_tokens": 128, "max_new_tokens": 32},
+        "optim": {"batch_size": 4},
+        "evaluation": {"holdout": 0},
+        "diagnosis": {"num_trajectories": 0},
+    }
+
+
 @contextmanager
 def _tiny_session(machine: Machine) -> Iterator[Session]:
     """Open a run of two random models, with the engine and the device that jobs would take."""
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        document: dict[str, Any] = {
-            "mode": "trd",
-            "student": write_random_model(folder / "student", 1),
-            "teacher": write_random_model(folder / "teacher", 2),
-            "task": "exact",
-            "lora": {"rank": 8, "alpha": 16},
-            "prompts": {"solve": "{problem}", "refine": "{problem} {attempt}"},
-            "sampling": {"max_prompt_tokens": 64, "max_new_tokens": 32},
-            "refine": {"max_prompt_tokens": 128, "max_new_tokens": 32},
-            "optim": {"batch_size": 4},
-            "evaluation": {"holdout": 0},
-            "diagnosis": {"num_trajectories": 0},
-            "device": str(machine.device),
-        }
+        document = _tiny_spec(folder) | {"device": str(machine.device)}
         if machine.is_gpu:
             document["sampling"]["gpu_memory_utilization"] = 0.3
-        rows = [{"problem": f"w{i} w{i + 1} w{i + 2}", "answer": f"w{i}"} for i in range(10, 14)]
         with Reporter(folder / "run") as reporter:
-            session = open_session(parse_config(document), reporter, problems=rows)
+            session = open_session(parse_config(document), reporter, problems=_TINY_ROWS)
             try:
                 yield session
             finally:

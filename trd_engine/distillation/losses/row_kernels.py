@@ -47,7 +47,7 @@ def uses_kernels(device: torch.device) -> bool:
     if choice == "torch" or (choice == "auto" and device.type != "cuda"):
         return False
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    fault = "needs a GPU" if device.type != "cuda" and not is_interpreted else _fault(device)
+    fault = "needs a GPU" if device.type != "cuda" and not is_interpreted else kernel_fault(device)
     if not fault:
         return True
     if choice == "triton":
@@ -56,9 +56,11 @@ def uses_kernels(device: torch.device) -> bool:
 
 
 @lru_cache
-def _fault(device: torch.device) -> str:
-    """Try a kernel; return what prevents it, or nothing. Warns once if Triton is there and fails: the loss is slower
-    then."""
+def kernel_fault(device: torch.device) -> str:
+    """Try a kernel on `device`; return what prevents it, or nothing.
+
+    Warns once if Triton is there and fails: the loss is slower then.
+    """
     if importlib.util.find_spec("triton") is None:
         return "is not installed"
     try:

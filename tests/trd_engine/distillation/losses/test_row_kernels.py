@@ -90,7 +90,7 @@ def test_kernels_run_on_a_gpu_and_nowhere_else_unless_forced(monkeypatch: pytest
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     monkeypatch.delenv("TRD_LOSS_KERNEL", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(row_kernels, "_fault", lambda _: "")
+    monkeypatch.setattr(row_kernels, "kernel_fault", lambda _: "")
     assert [uses_kernels(cpu), uses_kernels(gpu)] == [False, True]
     monkeypatch.setenv("TRD_LOSS_KERNEL", "torch")
     assert [uses_kernels(cpu), uses_kernels(gpu)] == [False, False]
@@ -105,12 +105,12 @@ def test_kernels_run_on_a_gpu_and_nowhere_else_unless_forced(monkeypatch: pytest
 
 def test_kernels_that_fail_are_replaced_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here they do fail: Triton's compiled kernels refuse tensors on a CPU."""
-    row_kernels._fault.cache_clear()
+    row_kernels.kernel_fault.cache_clear()
     with pytest.warns(UserWarning, match="by plain operations, because Triton does not run on cpu"):
-        fault = row_kernels._fault(torch.device("cpu"))
-    row_kernels._fault.cache_clear()
+        fault = row_kernels.kernel_fault(torch.device("cpu"))
+    row_kernels.kernel_fault.cache_clear()
     assert "does not run on cpu" in fault
-    monkeypatch.setattr(row_kernels, "_fault", lambda _: fault)
+    monkeypatch.setattr(row_kernels, "kernel_fault", lambda _: fault)
     monkeypatch.delenv("TRD_LOSS_KERNEL", raising=False)
     assert not uses_kernels(torch.device("cuda", 0))
     monkeypatch.setenv("TRD_LOSS_KERNEL", "triton")
