@@ -2,7 +2,7 @@
 
 It also decides how pytest-xdist divides the tests: a file's tests run on one worker, one after the other, so that what
 its fixtures build is built once; tests that use the fixture `vllm_engine` or are marked `xdist_group("vllm")` share one
-worker, so that one engine lives at a time.
+worker, so that one engine lives at a time; those marked `xdist_group("ranks")` share one and its server of forks.
 """
 
 from __future__ import annotations

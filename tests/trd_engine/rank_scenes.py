@@ -1,6 +1,6 @@
-"""What the processes of a test do with one another, each started by ``torchrun``: see `test_distributed`.
+"""What the processes of a test do with one another, forked or started by ``torchrun``: see `test_distributed`.
 
-Whole runs are in `rank_runs`: this module imports little, so that its processes start soon.
+Whole runs are in `rank_runs`: this module imports little, so that processes of ``torchrun`` start soon.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from trd_engine.rollouts.exchange import join_shares
-from trd_engine.runtime import distributed
+from trd_engine.runtime import distributed, machine_files
 from trd_engine.runtime.distributed import World, open_world
 from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdict
 
@@ -89,6 +89,25 @@ def _trajectory(number: int, problem: Problem, sample: int) -> Trajectory:
     return Trajectory(problem, sample, ids[:3], rollout, Verdict(number % 2 == 0, "1"), notices=(text,), **refinement)
 
 
+def share_files(folder: Path) -> None:
+    """Files of a run on two machines, whose disks are two folders: see `test_machine_files`."""
+    os.environ |= {"LOCAL_RANK": "0", "GROUP_WORLD_SIZE": "2"}
+    machine_files.CHUNK_BYTES = 1000
+    with open_world(2) as world:
+        disk = folder / ("one", "two")[world.rank]
+        draft = disk / "checkpoints" / "draft"
+        owners = machine_files.disk_owners(draft.parent, world)
+        (draft / "state").mkdir(parents=True)
+        (draft / "state" / f"part-{world.rank}").write_bytes(bytes([world.rank]) * 2500)
+        (draft / f"empty-{world.rank}").touch()
+        machine_files.collect_files(draft, owners, world)
+        weights = disk / "sampler"
+        weights.mkdir()
+        (weights / f"of-{world.rank}").write_text("x" * 1500 * (1 + world.rank))
+        machine_files.share_folder(weights, world)
+        sys.stdout.write(f"{owners}\n")
+
+
 def last(folder: Path) -> None:
     """Until somebody ends them."""
     with open_world(2) as world:
@@ -112,7 +131,7 @@ def stall(folder: Path) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-SCENES = (exchange, last, stall)
+SCENES = (last, stall)
 
 if __name__ == "__main__":
     {scene.__name__: scene for scene in SCENES}[sys.argv[1]](Path(sys.argv[2]))

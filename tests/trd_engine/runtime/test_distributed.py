@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trd_engine import rank_runs
+from tests.trd_engine import rank_runs, rank_scenes
 from tests.trd_engine.forked import fork_ranks
 from tests.trd_engine.tiny_runs import spec, write_data
 from tests.trd_engine.torchrun import scene
@@ -16,11 +16,12 @@ from tests.worker.workbench import eventually, process_exists
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def test_uneven_parts_are_put_together_as_they_were_taken_apart(tmp_path: Path) -> None:
-    with scene("rank_scenes", "exchange", str(tmp_path), num_processes=3) as launcher:
-        printed, _ = launcher.communicate(timeout=120)
-    assert launcher.returncode == 0, printed
+    log = tmp_path / "log"
+    assert fork_ranks(rank_scenes.exchange, tmp_path, num_processes=3, log=log) == [0, 0, 0], log.read_text()
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:

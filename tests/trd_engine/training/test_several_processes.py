@@ -28,6 +28,8 @@ from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.checkpoints.manifest import verify_manifest
 from trd_engine.training.loop import distil
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 FULL: dict[str, Any] = {"rounds": 2}
 LORA: dict[str, Any] = {"rounds": 2, "teacher": None, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 EMA: dict[str, Any] = {"mode": "opsd", "loss": {}, "teacher": None, "teacher_update": {"kind": "ema", "decay": 0.9}}
