@@ -105,12 +105,17 @@ class Server:
                 **self._as_user(),
             )
         deadline = time.monotonic() + START_SECONDS
-        while not answers():
+        while not (self._listens() and answers()):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 end = self.log.read_text(errors="replace")[-2000:]
                 self.stop()
                 raise RuntimeError(f"{command[0]} did not start:\n{end}")
             time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        """Whether the port is open. To ask the kernel takes a hundredth of the time that a client takes."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the program."""
@@ -187,7 +192,7 @@ class PostgresServer(Server):
         password_file.chmod(0o600)
         if self.user is not None:
             shutil.chown(password_file, self.user)
-        auth = ["--username=trd", f"--pwfile={password_file}", "--auth=scram-sha-256"]
+        auth = ["--username=trd", f"--pwfile={password_file}", "--auth=md5"]
         self.run([programs / "initdb", "-D", self.folder / "data", *auth, "--encoding=UTF8", "--locale=C", "--no-sync"])
 
     def _start(self, programs: Path) -> None:
