@@ -48,11 +48,19 @@ _GPU_FAULTS = (
     "execution_failed",  # of cuBLAS and cuDNN
 )
 """Texts of CUDA errors that say nothing about the code. A device-side assert does, and is none of them."""
-_DEAD_ENGINE = ("enginecore encountered an issue", "executor failed", "died unexpectedly", "worker failed with error")
+_DEAD_ENGINE = (
+    "enginecore encountered an issue",
+    "engine core initialization failed",
+    "executor failed",
+    "died unexpectedly",
+    "worker failed with error",
+)
 """Texts of vLLM if one of its processes has ended; the reason is in the log."""
 _LOGGED_ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_NO_ROOM = ("to serve at least one request", "no available memory for the cache blocks", "free memory on device")
+"""Texts of vLLM if an engine does not fit: the assumptions of `trd_engine.generation.vllm.residence` were too low."""
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 
@@ -175,6 +183,8 @@ def _exhausted_resource(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in text for s in _OUT_OF_MEMORY)):
+        return "out_of_memory"
+    if any(s in text for s in _NO_ROOM):
         return "out_of_memory"
     return "disk_full" if any(s in text for s in _DISK_FULL) else None
 

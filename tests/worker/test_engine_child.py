@@ -45,6 +45,11 @@ def caused_by(cause: BaseException) -> BaseException:
         (caused_by(RuntimeError("NCCL error: unhandled cuda error (run with NCCL_DEBUG=INFO)")), "gpu_fault"),
         (ValueError("EngineCore encountered an issue. See stack trace (above) for the root cause."), "gpu_fault"),
         (RuntimeError("Executor failed."), "gpu_fault"),
+        (
+            ValueError("No available memory for the cache blocks. Try increasing a setting"),
+            "out_of_memory",
+        ),
+        (ValueError("Free memory on device cuda:0 (9.1/79.2 GiB) on startup is less than desired"), "out_of_memory"),
         (RuntimeError("CUDA error: device-side assert triggered"), "internal_error"),
         (RuntimeError("CUDA error: invalid configuration argument"), "internal_error"),
         (RuntimeError("gloo/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation"), "collective_timeout"),
@@ -89,12 +94,16 @@ vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See 
     [
         ("torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "gpu_fault"),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
-        ("ValueError: To serve at least one request with the model's max seq len", "gpu_fault"),
+        ("ValueError: To serve at least one request with the model's max seq len", "out_of_memory"),
+        ("ValueError: The model's architecture is not known", "gpu_fault"),
     ],
 )
-def test_an_engine_process_that_died_is_reported_with_its_first_cause(tmp_path: Path, cause: str, code: str) -> None:
+@pytest.mark.parametrize("summary", ["EngineCore encountered an issue. See", "Engine core initialization failed. See"])
+def test_an_engine_process_that_died_is_reported_with_its_first_cause(
+    tmp_path: Path, cause: str, code: str, summary: str
+) -> None:
     (tmp_path / "engine.log").write_text(WORKER_DIED.format(cause=cause))
-    report_failure(tmp_path / "run", RuntimeError("EngineCore encountered an issue. See stack trace (above)."))
+    report_failure(tmp_path / "run", RuntimeError(f"{summary} root cause above."))
     event = reported(tmp_path / "run")
     assert event["code"] == code
     assert event["message"] == f"a process of vLLM ended: {cause}"
