@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from contract.views.runs import EvaluationView
 
@@ -23,18 +22,16 @@ class ScoreDifference:
         return self.low > 0 or self.high < 0
 
 
-def score_difference(
-    before: EvaluationView, after: EvaluationView, kind: Literal["avg", "pass"] = "avg"
-) -> ScoreDifference:
-    """Return the difference of avg@k or pass@k.
+def score_difference(before: EvaluationView, after: EvaluationView) -> ScoreDifference:
+    """Return the difference of avg@k.
 
     The interval combines those of the two scores (MOVER: Zou and Donner, 2008; Newcombe, 1998). It assumes
     independent scores. Two scores on the same problems usually rise and fall together, and then the true
     interval is narrower.
     """
-    one, low_1, high_1 = (getattr(before, f"{kind}_{end}") for end in ("at_k", "low", "high"))
-    two, low_2, high_2 = (getattr(after, f"{kind}_{end}") for end in ("at_k", "low", "high"))
-    value = two - one
+    one, two = before.avg_at_k, after.avg_at_k
     return ScoreDifference(
-        value, value - math.hypot(two - low_2, high_1 - one), value + math.hypot(high_2 - two, one - low_1)
+        two - one,
+        two - one - math.hypot(two - after.avg_low, before.avg_high - one),
+        two - one + math.hypot(after.avg_high - two, one - before.avg_low),
     )

@@ -15,12 +15,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trd_data.errors import DataFileError, FileTooLargeError, PromptError, RowError
+from trd_data.templates import PreviewRequest
 
 MAX_REPLY_BYTES = 2**24
 """Longest reply of a child. A check replies with at most a hundred errors, a preview with texts that were cut."""
@@ -38,24 +39,6 @@ class ChildLimits:
     """Processor time."""
     wall_seconds: float = 600.0
     """Time from the start of the child to its reply; the parent kills it afterwards."""
-
-
-@dataclass(frozen=True)
-class PreviewRequest:
-    """What a preview renders; see `trd_data.preview`."""
-
-    student: str
-    """Folder of the student."""
-    teacher: str | None
-    """Folder of the teacher; None if the student is its own."""
-    task: str
-    count: int
-    """Number of rows."""
-    solve_limit: int
-    """Token budget of the solving prompt."""
-    refine_limit: int
-    """Token budget of the teacher's prompts."""
-    columns: Mapping[str, str] | None = None
 
 
 def command(request: dict[str, Any], limits: ChildLimits) -> list[str]:

@@ -11,11 +11,10 @@ from typing import IO, Any
 
 from trd_data.chat_template import FolderTokenizer
 from trd_data.check import first_problems
-from trd_data.child import PreviewRequest
 from trd_data.errors import PromptError
 from trd_data.problems import Problem
 from trd_data.prompts import BuiltPrompt, PromptBuilder
-from trd_data.templates import BY_TASK, choose_templates
+from trd_data.templates import BY_TASK, PreviewRequest, choose_templates
 
 MAX_TEXT = 2**15
 """Characters of a problem and of a solution; the rest is cut before anything is tokenised."""

@@ -161,3 +161,21 @@ REASONING_GYM = _family(
 
 BY_TASK = {"math": MATH, "exact": EXACT, "choice": CHOICE, "code": CODE, "reasoning_gym": REASONING_GYM}
 """The built-in templates by the task's name in a spec."""
+
+
+@dataclass(frozen=True)
+class PreviewRequest:
+    """What a preview renders; see `trd_data.preview`."""
+
+    student: str
+    """Folder of the student."""
+    teacher: str | None
+    """Folder of the teacher; None if the student is its own."""
+    task: str
+    count: int
+    """Number of rows."""
+    solve_limit: int
+    """Token budget of the solving prompt."""
+    refine_limit: int
+    """Token budget of the teacher's prompts."""
+    columns: Mapping[str, str] | None = None

@@ -120,26 +120,20 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(Threads)
 
 
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop_at_once(**_: Any) -> None:
     """Take no further job from the first signal on: the consumer winds down later."""
     slot.stopping.set()
 
 
-signals.worker_shutting_down.connect(_stop_at_once)
-
-
+@signals.after_setup_logger.connect  # type: ignore[untyped-decorator]
+@signals.after_setup_task_logger.connect  # type: ignore[untyped-decorator]
 def _log_json(logger: logging.Logger, **_: Any) -> None:
     for handler in logger.handlers:
         handler.setFormatter(JsonFormatter(worker=slot.name))
 
 
-signals.after_setup_logger.connect(_log_json)
-signals.after_setup_task_logger.connect(_log_json)
-
-
+@signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def _print_no_banner(instance: Any, **_: Any) -> None:
     """Leave out Celery's banner, which is no log line."""
     instance.quiet = True
-
-
-signals.celeryd_init.connect(_print_no_banner)

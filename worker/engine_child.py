@@ -12,17 +12,15 @@ import errno
 import logging
 import os
 import re
-import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from worker.bound_exec import die_with_parent
-from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
+from worker.engine_process import EXIT_CODE_FILE, StopRequest
 from worker.failures import DISK_FULL_EXIT_CODE, FINISHED_EXIT_CODE, STOPPED_EXIT_CODE, last_phase
 
 logger = logging.getLogger("engine")
@@ -62,21 +60,6 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 _NO_ROOM = ("to serve at least one request", "no available memory for the cache blocks", "free memory on device")
 """Texts of vLLM if an engine does not fit: the assumptions of `trd_engine.generation.vllm.residence` were too low."""
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
-
-
-class StopRequest:
-    """Whether the supervisor requested a stop: by SIGTERM, or by a file if a launcher runs in between."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / STOP_FILE
-        self._was_signalled = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def __call__(self) -> bool:
-        return self._was_signalled or self._file.exists()
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._was_signalled = True
 
 
 def run_attempt_folder(folder: Path, stop: Callable[[], bool]) -> int:

@@ -44,6 +44,21 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUNBUFFERED": "1"}
 
 
+class StopRequest:
+    """Whether the supervisor requested a stop: by SIGTERM, or by a file if a launcher runs in between."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / STOP_FILE
+        self._was_signalled = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def __call__(self) -> bool:
+        return self._was_signalled or self._file.exists()
+
+    def _on_signal(self, *_: object) -> None:
+        self._was_signalled = True
+
+
 class EngineProcess:
     """A running child, leader of its own process group.
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from client import Client, TrdError
 from client.cli.output import (
     JsonFlag,
+    LimitOption,
     age,
     answers,
     byte_bar,
@@ -75,10 +76,7 @@ def upload_file(
 
 
 @app.command("list")
-def list_datasets(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
-    as_json: JsonFlag = False,
-) -> None:
+def list_datasets(limit: LimitOption = 20, as_json: JsonFlag = False) -> None:
     """List datasets, newest first."""
     with Client() as trd:
         found = list(trd.datasets.list(num_wanted=limit))

@@ -15,6 +15,7 @@ from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import (
     JsonFlag,
+    LimitOption,
     age,
     answers,
     duration,
@@ -48,7 +49,7 @@ def list_jobs(
     name: Annotated[str | None, typer.Option(help="Only jobs with this in their name.")] = None,
     since: Annotated[datetime | None, typer.Option(formats=DAYS, help="Only jobs made from this day on.")] = None,
     until: Annotated[datetime | None, typer.Option(formats=DAYS, help="Only jobs made up to this day.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
+    limit: LimitOption = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""

@@ -8,10 +8,14 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, moment, print_json, print_list, print_result, remark, say
+from client.cli.output import JsonFlag, LimitOption, moment, print_json, print_list, print_result, remark, say
 from contract.views.keys import KeyScope
 
 app = typer.Typer(help="Create, list and revoke keys (admins).", no_args_is_help=True)
+
+KeyArgument = Annotated[
+    str, typer.Argument(metavar="KEY_ID", help="The id of the key, key_…, not the key itself.", show_default=False)
+]
 
 
 @app.command()
@@ -36,10 +40,7 @@ def create(
 
 
 @app.command("list")
-def list_keys(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
-    as_json: JsonFlag = False,
-) -> None:
+def list_keys(limit: LimitOption = 20, as_json: JsonFlag = False) -> None:
     """List keys of all owners, newest first."""
     with Client() as trd:
         found = list(trd.keys.list(num_wanted=limit))
@@ -56,12 +57,7 @@ def list_keys(
 
 
 @app.command()
-def revoke(
-    key: Annotated[
-        str, typer.Argument(metavar="KEY_ID", help="The id of the key, key_…, not the key itself.", show_default=False)
-    ],
-    as_json: JsonFlag = False,
-) -> None:
+def revoke(key: KeyArgument, as_json: JsonFlag = False) -> None:
     """Revoke a key: from now on it is refused."""
     with Client() as trd:
         done = trd.keys.revoke(key)
@@ -70,9 +66,7 @@ def revoke(
 
 @app.command()
 def rotate(
-    key: Annotated[
-        str, typer.Argument(metavar="KEY_ID", help="The id of the key, key_…, not the key itself.", show_default=False)
-    ],
+    key: KeyArgument,
     grace: Annotated[
         int, typer.Option("--grace", min=0, max=90 * 86_400, help="Seconds for which the old key still works.")
     ] = 86_400,
@@ -90,7 +84,7 @@ def rotate(
 
 @app.command()
 def audit(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")] = 20,
+    limit: LimitOption = 20,
     owner: Annotated[str | None, typer.Option(help="Only what this owner did.", show_default=False)] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, as job.create.", show_default=False)] = None,
     target: Annotated[str | None, typer.Option(help="Only what was done to this.", show_default=False)] = None,

@@ -24,6 +24,7 @@ PIPE_WIDTH = 160
 """Width in columns if the output is not a terminal."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")]
 
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

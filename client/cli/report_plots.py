@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from client.cli.report_run import Run
 from contract.views.diagnosis import PositionBin
 from trd_data.plots import COLORS, Curve, Panel
-
-if TYPE_CHECKING:
-    from client.cli.report import Run
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:

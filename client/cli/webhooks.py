@@ -8,12 +8,12 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, answers, moment, print_json, print_list, print_result, remark, say, table
+from client.cli.output import JsonFlag, LimitOption, moment, print_json, print_list, print_result, remark, say
+from contract.views.webhooks import DeliveryView
 
 app = typer.Typer(help="Post your jobs' events to your own server, signed.", no_args_is_help=True)
 
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="Its id, wh_….", show_default=False)]
-LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number to list.")]
 
 
 @app.command()
@@ -57,16 +57,17 @@ def deliveries(webhook: WebhookArgument, limit: LimitOption = 20, as_json: JsonF
     """List a webhook's deliveries, newest first, with the receiver's last answers."""
     with Client() as trd:
         found = list(trd.webhooks.deliveries(webhook, num_wanted=limit))
-    if as_json:
-        print_json(found)
-        return
-    rows = table("delivery", "event", "job", "status", "#tries", "tried", "#ms", "answer")
-    for one in found:
-        answer = one.error or f"{one.response_status or ''} {one.response_head or ''}".strip()
-        latency = "" if one.latency_seconds is None else f"{1000 * one.latency_seconds:.0f}"
-        tried, shown = moment(one.tried_at) or "", Text(answer[:80])
-        rows.add_row(one.id, one.event_type, one.job_id, one.status, str(one.num_tries), tried, latency, shown)
-    answers().print(rows)
+    columns = ("delivery", "event", "job", "status", "#tries", "tried", "#ms", "answer")
+    print_list(found, columns, _delivery_cells, as_json=as_json)
+
+
+def _delivery_cells(one: DeliveryView) -> tuple[str | Text | None, ...]:
+    answer = one.error or f"{one.response_status or ''} {one.response_head or ''}".strip()
+    latency = "" if one.latency_seconds is None else f"{1000 * one.latency_seconds:.0f}"
+    return (
+        *(one.id, one.event_type, one.job_id, one.status),
+        *(str(one.num_tries), moment(one.tried_at), latency, Text(answer[:80])),
+    )
 
 
 @app.command()

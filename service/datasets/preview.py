@@ -15,8 +15,8 @@ from service.datasets.schemas import PreviewQuery
 from service.errors import InvalidRequestError, PayloadTooLargeError
 from service.models.budgets import contexts, fit_budgets
 from service.models.service import ModelShelf
-from trd_data.child import PreviewRequest
 from trd_data.errors import PromptError
+from trd_data.templates import PreviewRequest
 
 
 def preview_request(models: ModelShelf, dataset: Dataset, query: PreviewQuery) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What each process loads. The direction of imports between packages is import-linter's (`make check`)."""
+"""What each process loads, and that no modules import each other in a circle. The direction of imports between packages
+is import-linter's (`make check`)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import grimp
 
 from tests.service.conftest import ADMIN_KEY
 
@@ -103,6 +107,13 @@ def test_the_data_package_loads_no_other_of_ours_and_no_tensor_library() -> None
 def test_estimates_need_the_standard_library_only() -> None:
     for path in python_files("trd_estimate"):
         assert set(imported_packages(path)) - {"trd_estimate", *sys.stdlib_module_names} == set(), path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and for types alone count too."""
+    graph = grimp.build_graph(*(package for package in PACKAGES if package != "tests"), cache_dir=None)
+    imported = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    TopologicalSorter(imported).prepare()  # raises CycleError, which names the circle
 
 
 def test_no_module_is_a_drawer_for_the_rest() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.worker.workbench import eventually
 from trd_engine.runtime.errors import ContextTooLongError
-from worker.engine_child import StopRequest, failure_code, report_failure
+from worker.engine_child import failure_code, report_failure
+from worker.engine_process import StopRequest
 from worker.failures import DISK_FULL_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]

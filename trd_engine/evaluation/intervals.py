@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+_TAIL = 0.025
+"""Probability on either side of a 95 % interval."""
+_NUM_RESAMPLES = 2000
+"""Resamples of the bootstrap."""
 _MAX_DRAWS_AT_ONCE = 1_000_000
 """Bounds the bootstrap's memory at 8 MB of indices, however many problems there are."""
 
@@ -58,15 +62,15 @@ def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
     return math.fsum(_shares(correct_PK)) / len(correct_PK)
 
 
-def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion: honest near 0 and 1 too, where the normal one has no width."""
+def wilson_interval(num_successes: int, num_trials: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion: honest near 0 and 1 too, where the normal one has no width."""
     if not 0 <= num_successes <= num_trials or num_trials == 0:
         raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, not {num_successes} of {num_trials}")
-    return _wilson_of_share(num_successes / num_trials, num_trials, confidence)
+    return _wilson_of_share(num_successes / num_trials, num_trials)
 
 
-def _wilson_of_share(share: float, num_trials: int, confidence: float = 0.95) -> Interval:
-    z = NormalDist().inv_cdf(0.5 + _checked(confidence) / 2)
+def _wilson_of_share(share: float, num_trials: int) -> Interval:
+    z = NormalDist().inv_cdf(1 - _TAIL)
     spread = z * z / num_trials
     centre = share + spread / 2
     half_width = math.sqrt(spread * (share * (1 - share) + spread / 4))
@@ -75,29 +79,26 @@ def _wilson_of_share(share: float, num_trials: int, confidence: float = 0.95) ->
     return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))
 
 
-def bootstrap_interval(
-    scores_P: Sequence[float], *, seed: int = 0, num_resamples: int = 2000, confidence: float = 0.95
-) -> Interval:
-    """Percentile interval of the mean score when problems are drawn again with replacement.
+def bootstrap_interval(scores_P: Sequence[float], *, seed: int = 0) -> Interval:
+    """95 % percentile interval of the mean score when problems are drawn again with replacement.
 
     `scores_P` holds one number a problem, its share of correct samples (avg@k) or its pass@k.
     """
     scores = np.asarray(scores_P, dtype=np.float64)
     if scores.ndim != 1 or not scores.size:
         raise ValueError("need one score a problem, and a problem")
-    tail = (1 - _checked(confidence)) / 2
     generator = np.random.default_rng(seed)
     num_problems = scores.size
     at_once = max(1, _MAX_DRAWS_AT_ONCE // num_problems)
     means = []
-    for start in range(0, num_resamples, at_once):
-        size = (min(at_once, num_resamples - start), num_problems)
+    for start in range(0, _NUM_RESAMPLES, at_once):
+        size = (min(at_once, _NUM_RESAMPLES - start), num_problems)
         means.append(scores[generator.integers(num_problems, size=size)].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [_TAIL, 1 - _TAIL])
     return Interval(float(low), float(high))
 
 
-def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
+def summarise(correct_PK: Sequence[Sequence[bool]]) -> Scores:
     """avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
 
     Scores of only 0 and 1, and scores that are all the same, get Wilson's interval, since a bootstrap of
@@ -110,7 +111,7 @@ def summarise(correct_PK: Sequence[Sequence[bool]], *, seed: int = 0) -> Scores:
     if any(len(row) != k for row in correct_PK):
         raise ValueError(f"every problem needs the same number of samples; the first has {k}")
     passes = [pass_at_k(k, sum(row), k) for row in correct_PK]
-    average, passing = _interval(shares, seed), _interval(passes, seed)
+    average, passing = _interval(shares), _interval(passes)
     return Scores(
         k=k,
         num_problems=len(shares),
@@ -130,21 +131,15 @@ def pass_curve(correct_PK: Sequence[Sequence[bool]]) -> dict[int, float]:
     return {j: math.fsum(pass_at_k(k, sum(row), j) for row in correct_PK) / len(correct_PK) for j in draws}
 
 
-def _interval(scores_P: list[float], seed: int) -> Interval:
+def _interval(scores_P: list[float]) -> Interval:
     if all(score in (0.0, 1.0) for score in scores_P):
         return wilson_interval(round(sum(scores_P)), len(scores_P))
     if all(score == scores_P[0] for score in scores_P):
         return _wilson_of_share(scores_P[0], len(scores_P))
-    return bootstrap_interval(scores_P, seed=seed)
+    return bootstrap_interval(scores_P)
 
 
 def _shares(correct_PK: Sequence[Sequence[bool]]) -> list[float]:
     if not correct_PK or not all(correct_PK):
         raise ValueError("need at least one problem, and at least one sample of each")
     return [sum(row) / len(row) for row in correct_PK]
-
-
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    return confidence

@@ -81,7 +81,8 @@ def shard(
     if compute_dtype != torch.float32:
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     root = ShardedRoot(model, keeps_head_full=keeps_head_full)
-    layers = [module for module in model.modules() if type(module).__name__ in _layer_names(model)]
+    layer_names = causal_lm_of(model)._no_split_modules or ()  # that transformers never splits between devices
+    layers = [module for module in model.modules() if type(module).__name__ in layer_names]
     for module in (*layers, root):
         with filled_parameters(module):
             fully_shard(module, **options)
@@ -103,11 +104,6 @@ def _create_unsharded_parameters(root: ShardedRoot, model: TrainedModel) -> None
     token_id_11 = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     root.run_unsharded(lambda: backbone_of(model)(input_ids=token_id_11, use_cache=False))
     root.free_full_weights()
-
-
-def _layer_names(model: nn.Module) -> set[str]:
-    """Return the classes that transformers itself never splits between devices: the decoder layers."""
-    return set(causal_lm_of(model)._no_split_modules or ())
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trd_data.prompts import PromptBuilder
-from trd_engine.config import LoraConfig, RunConfig
+from trd_engine.config import LoraConfig, RefineConfig, RunConfig, SamplingConfig
 from trd_engine.distillation.losses.divergence import divergence_of
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.token_weights import make_weigher
@@ -136,7 +137,9 @@ def load_models(
     world.wait()  # one may have had to fetch the weights
     base = load_model(source, dtype=torch.float32 if config.lora is None else compute_dtype, device=device, world=world)
     student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
-    _prepare_backward(student, config.optim.gradient_checkpointing, device)
+    is_checkpointed = config.optim.gradient_checkpointing
+    if is_checkpointed or (is_checkpointed is None and device.type == "cuda"):
+        student.gradient_checkpointing_enable({"use_reentrant": False})
     teacher = None if served is not None else _load_teacher(config, student, compute_dtype, device, world)
     run_unsharded, teacher = _divide(student, teacher, compute_dtype, world)
     return ModelPair(
@@ -200,11 +203,6 @@ def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, re
     return student
 
 
-def _prepare_backward(student: TrainedModel, wanted: bool | None, device: torch.device) -> None:
-    if wanted if wanted is not None else device.type == "cuda":
-        student.gradient_checkpointing_enable({"use_reentrant": False})
-
-
 def _load_teacher(
     config: RunConfig, student: TrainedModel, dtype: torch.dtype, device: torch.device, world: World
 ) -> Teacher:
@@ -258,38 +256,32 @@ def report_adapter(models: ModelPair, config: RunConfig, reporter: Reporter) -> 
 
 def _require_contexts(config: RunConfig) -> None:
     """Sampling, refining, and scoring y after either prompt must each fit the model that does it."""
-    sampling, refine = config.sampling, config.refine
-    require_context(
-        "student",
-        config.student,
-        prompt_tokens=sampling.max_prompt_tokens,
-        new_tokens=sampling.max_new_tokens,
-        fields="sampling.max_prompt_tokens + sampling.max_new_tokens",
-    )
+    _require_budgets_fit("student", config.student, config, "sampling", "sampling")
     if isinstance(config.teacher, str) and config.loss.teacher_context == "vanilla":
-        require_context(
-            "teacher",
-            config.teacher,
-            prompt_tokens=sampling.max_prompt_tokens,
-            new_tokens=config.max_target_tokens,
-            fields=f"sampling.max_prompt_tokens + {'refine' if config.refines else 'sampling'}.max_new_tokens",
-        )
+        _require_budgets_fit("teacher", config.teacher, config, "sampling", "refine" if config.refines else "sampling")
     if not config.refines:
         return
     if config.served_teacher is None:
-        require_context(
-            "teacher" if config.teacher else "student (which teaches itself)",
-            config.teacher_folder,
-            prompt_tokens=refine.max_prompt_tokens,
-            new_tokens=refine.max_new_tokens,
-            fields="refine.max_prompt_tokens + refine.max_new_tokens",
-        )
+        role = "teacher" if config.teacher else "student (which teaches itself)"
+        _require_budgets_fit(role, config.teacher_folder, config, "refine", "refine")
+    _require_budgets_fit("student", config.student, config, "sampling", "refine")
+
+
+def _require_budgets_fit(
+    role: str,
+    source: str,
+    config: RunConfig,
+    prompt: Literal["sampling", "refine"],
+    completion: Literal["sampling", "refine"],
+) -> None:
+    """Raise `ContextTooLongError` unless the prompt and completion budgets of these parts of the spec fit the model."""
+    budgets: dict[str, SamplingConfig | RefineConfig] = {"sampling": config.sampling, "refine": config.refine}
     require_context(
-        "student",
-        config.student,
-        prompt_tokens=sampling.max_prompt_tokens,
-        new_tokens=refine.max_new_tokens,
-        fields="sampling.max_prompt_tokens + refine.max_new_tokens",
+        role,
+        source,
+        prompt_tokens=budgets[prompt].max_prompt_tokens,
+        new_tokens=budgets[completion].max_new_tokens,
+        fields=f"{prompt}.max_prompt_tokens + {completion}.max_new_tokens",
     )
 
 

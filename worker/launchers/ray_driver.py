@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from worker.engine_process import EXIT_CODE_FILE, STOP_FILE
+from worker.engine_process import EXIT_CODE_FILE, STOP_FILE, StopRequest
 from worker.failures import STOPPED_EXIT_CODE
 from worker.launchers.ray_node import NodeAgent
 
@@ -49,21 +48,6 @@ class ClusterError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-class StopRequest:
-    """Whether the worker asked for a stop, by a file in the attempt's folder or by SIGTERM."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / STOP_FILE
-        self._was_signalled = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def __call__(self) -> bool:
-        return self._was_signalled or self._file.exists()
-
-    def _on_signal(self, *_: object) -> None:
-        self._was_signalled = True
 
 
 def processes_per_node(spec: dict[str, Any], devices_per_node: int) -> list[int]:

@@ -91,14 +91,6 @@ def test_bootstrap_interval_is_that_of_the_mean_and_does_not_hang_on_the_block_s
     assert bootstrap_interval(scores, seed=3) == (low, high)
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
-def test_confidence_is_a_share(confidence: float) -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        wilson_interval(1, 2, confidence)
-    with pytest.raises(ValueError, match="confidence"):
-        bootstrap_interval([0.5], confidence=confidence)
-
-
 @given(st.integers(1, 6).flatmap(lambda k: st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=1)))
 def test_summary_agrees_with_its_parts(correct: list[list[bool]]) -> None:
     scores = summarise(correct)

@@ -54,21 +54,20 @@ class ChunkedPass:
     teacher: LogitSource
     divergence: Divergence
     tokens: Tokens
+    gradients: Gradients
+    """What the pass adds up; no gradient is computed if it wants none."""
     wanted: WantedStatistics | None
-    """None: no statistics."""
+    statistics: TokenStatistics | None
+    """Filled by the pass; None, as `wanted`: no statistics."""
     chunk_tokens: int
     block_rows: int
     by_kernels: bool
     """Whether Triton's kernels do the work between the products; then a block is a whole chunk."""
 
-    def run(self, gradients: Gradients) -> tuple[Tensor, Tensor, TokenStatistics | None]:
-        """Fill `gradients`; return Σ w D, D [N], and the statistics if they are wanted."""
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Fill gradients and statistics; return Σ w D, and D [N]."""
         weights_N = self.tokens.weights_N
         per_token_N = torch.empty_like(weights_N)
-        statistics = None
-        if self.wanted is not None:
-            with_sampled = self.tokens.ids_N is not None
-            statistics = TokenStatistics.empty(len(weights_N), per_token_N, self.wanted, with_sampled=with_sampled)
         is_top_k = self.divergence.support == "top_k"
         block = self._top_k_block if is_top_k else self._kernel_block if self.by_kernels else self._block
         needs_student = not self._is_sparse or self.wanted is not None
@@ -79,74 +78,52 @@ class ChunkedPass:
             self.teacher.write_logits(chunk, teacher_CV[:num_rows])
             if needs_student:
                 self.student.write_logits(chunk, student_CV[:num_rows])
-            is_written = is_top_k and self.by_kernels  # of a whole chunk: a block is too small for a kernel
-            if is_written and statistics is not None:
-                self._write_statistics(statistics, chunk, student_CV[:num_rows], teacher_CV[:num_rows])
+            if is_top_k and self.by_kernels:  # of the whole chunk: a block is too small for a kernel
+                self._write_statistics(chunk, student_CV[:num_rows], teacher_CV[:num_rows])
             for rows in slices(chunk.start, chunk.stop, self.block_rows):
                 within = slice(rows.start - chunk.start, rows.stop - chunk.start)
-                missing = None if is_written else statistics
-                per_token_N[rows] = block(rows, student_CV[within], teacher_CV[within], missing, gradients)
-            if not self._is_sparse and gradients.any_wanted:
+                per_token_N[rows] = block(rows, student_CV[within], teacher_CV[within])
+            if not self._is_sparse and self.gradients.any_wanted:
                 hidden_CH = self.tokens.masked(self.student.hidden_NH[chunk], chunk)
-                gradients.add(chunk, student_CV[:num_rows], self.student.weight_VH, hidden_CH)
+                self.gradients.add(chunk, student_CV[:num_rows], self.student.weight_VH, hidden_CH)
         weighted_N = (weights_N * per_token_N).masked_fill_(weights_N == 0, 0.0)
-        return weighted_N.sum(), per_token_N, statistics
+        return weighted_N.sum(), per_token_N
 
-    def _kernel_block(
-        self,
-        rows: slice,
-        student_RV: Tensor,
-        teacher_RV: Tensor,
-        statistics: TokenStatistics | None,
-        gradients: Gradients,
-    ) -> Tensor:
+    def _kernel_block(self, rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         """Return the block's divergence, and write its gradient over `student_RV`, by Triton's kernels."""
         token_ids_R, logits = self.tokens.ids(rows), self._logit_rows(student_RV, teacher_RV)
         sums = logits.sums(self.divergence, self.wanted)
-        if statistics is not None and self.wanted is not None:
+        if self.statistics is not None and self.wanted is not None:
             plain = sums if self.divergence.temperature == 1.0 else logits.sums(Divergence(), self.wanted)
-            statistics.write(rows, logits.statistics(plain, self.wanted, rows, token_ids_R))
+            self.statistics.write(rows, logits.statistics(plain, self.wanted, rows, token_ids_R))
         found = logits.divergence(sums, self.divergence, token_ids_R)
         divergence_R, factor_R1 = self._clip(found.divergence_R, rows)
-        if gradients.any_wanted:
+        if self.gradients.any_wanted:
             found.write_gradient(factor_R1.squeeze(-1), self.tokens.weights_N[rows], token_ids_R)
         return divergence_R
 
-    def _block(
-        self,
-        rows: slice,
-        student_RV: Tensor,
-        teacher_RV: Tensor,
-        statistics: TokenStatistics | None,
-        gradients: Gradients,
-    ) -> Tensor:
+    def _block(self, rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         """Return the block's divergence, and write its gradient over `student_RV`, by plain operations."""
         student_logits_RV = self.student.transform.apply(student_RV.to(self._dtype))
         teacher_logits_RV = self.teacher.transform.apply(teacher_RV.to(self._dtype))
         student, teacher = self._with_temperature(student_logits_RV), self._with_temperature(teacher_logits_RV)
-        if statistics is not None and self.wanted is not None:
-            is_untempered = self.divergence.temperature == 1.0
-            both = (student, teacher) if is_untempered else _distributions(student_logits_RV, teacher_logits_RV)
-            statistics.write(rows, block_statistics(*both, self.wanted, rows, self.tokens.ids(rows)))
+        if self.statistics is not None and self.wanted is not None:
+            plain = (student, teacher)
+            if self.divergence.temperature != 1.0:
+                plain = Distribution.of(student_logits_RV), Distribution.of(teacher_logits_RV)
+            self.statistics.write(rows, block_statistics(*plain, self.wanted, rows, self.tokens.ids(rows)))
         divergence_R, gradient_RV = divergence_and_gradient(student, teacher, self.divergence, self.tokens.ids(rows))
         divergence_R, factor_R1 = self._clip(divergence_R, rows)
-        if gradients.any_wanted:
+        if self.gradients.any_wanted:
             self.student.transform.chain_(gradient_RV, student_logits_RV)
             torch.mul(self.tokens.masked(gradient_RV, rows), factor_R1, out=student_RV)
         return divergence_R
 
-    def _top_k_block(
-        self,
-        rows: slice,
-        student_RV: Tensor,
-        teacher_RV: Tensor,
-        statistics: TokenStatistics | None,
-        gradients: Gradients,
-    ) -> Tensor:
+    def _top_k_block(self, rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         """Return the block's divergence on the teacher's top-k tokens, and backpropagate it to their rows of the head,
         or write its gradient over `student_RV` if there are too many."""
-        if statistics is not None:
-            self._write_statistics(statistics, rows, student_RV, teacher_RV)
+        if not self.by_kernels:
+            self._write_statistics(rows, student_RV, teacher_RV)
         teacher_RK, ids_RK = teacher_RV.topk(self._top_k, dim=-1)  # scale and cap keep the order of raw logits
         teacher_logits_RK = self.teacher.transform.apply(teacher_RK.to(self._dtype))
         if self._is_sparse:
@@ -154,25 +131,25 @@ class ChunkedPass:
         else:
             raw_RK, head_RKH = student_RV.gather(-1, ids_RK).to(self._dtype), None
         divergence_R, gradient_RK = self._top_k_gradient(self.student.transform.apply(raw_RK), teacher_logits_RK, rows)
-        if gradients.any_wanted and head_RKH is not None:
+        if self.gradients.any_wanted and head_RKH is not None:
             hidden_RH = self.tokens.masked(self.student.hidden_NH[rows], rows)
-            gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
-        elif gradients.any_wanted:
+            self.gradients.add_at(rows, ids_RK, gradient_RK, head_RKH, hidden_RH)
+        elif self.gradients.any_wanted:
             student_RV.zero_().scatter_(-1, ids_RK, gradient_RK.to(student_RV.dtype))
         return divergence_R
 
-    def _write_statistics(
-        self, statistics: TokenStatistics, rows: slice, student_RV: Tensor, teacher_RV: Tensor
-    ) -> None:
-        assert self.wanted is not None
+    def _write_statistics(self, rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> None:
+        if self.statistics is None or self.wanted is None:
+            return
         token_ids_R = self.tokens.ids(rows)
         if self.by_kernels:
             logits = self._logit_rows(student_RV, teacher_RV)
             sums = logits.sums(Divergence(), self.wanted)
-            return statistics.write(rows, logits.statistics(sums, self.wanted, rows, token_ids_R))
+            self.statistics.write(rows, logits.statistics(sums, self.wanted, rows, token_ids_R))
+            return
         student = Distribution.of(self.student.transform.apply(student_RV.to(self._dtype)))
         teacher = Distribution.of(self.teacher.transform.apply(teacher_RV.to(self._dtype)))
-        return statistics.write(rows, block_statistics(student, teacher, self.wanted, rows, token_ids_R))
+        self.statistics.write(rows, block_statistics(student, teacher, self.wanted, rows, token_ids_R))
 
     def _logit_rows(self, student_RV: Tensor, teacher_RV: Tensor) -> LogitRows:
         return LogitRows(student_RV, teacher_RV, self.student.transform, self.teacher.transform, self._dtype)
@@ -217,7 +194,3 @@ def num_sparse_tokens(divergence: Divergence, num_shared: int) -> int:
     """Return how many of a row's logits are computed one by one: K, or 0 if all are computed by one product."""
     is_sparse = divergence.support == "top_k" and SPARSE_SHARE * divergence.teacher_top_k <= num_shared
     return divergence.teacher_top_k if is_sparse else 0
-
-
-def _distributions(student_logits_RV: Tensor, teacher_logits_RV: Tensor) -> tuple[Distribution, Distribution]:
-    return Distribution.of(student_logits_RV), Distribution.of(teacher_logits_RV)

@@ -111,9 +111,11 @@ def linear_divergence(
             "a teacher without a projection must have the student's vocabulary"
         )
     tokens = _tokens(student, teacher, divergence, token_weights_N, token_ids_N)
-    one_pass = _make_pass(student, teacher, divergence, tokens, statistics, chunk_tokens)
-    loss, per_token_N, token_statistics = _differentiable(one_pass, inputs)
-    return (loss, per_token_N) if token_statistics is None else (loss, per_token_N, token_statistics)
+    wants_gradient = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    gradients = Gradients.zeros(inputs, wants_gradient, student)
+    one_pass = _make_pass(student, teacher, divergence, tokens, gradients, statistics, chunk_tokens)
+    loss, per_token_N = _differentiable(one_pass, inputs)
+    return (loss, per_token_N) if one_pass.statistics is None else (loss, per_token_N, one_pass.statistics)
 
 
 def _make_pass(
@@ -121,7 +123,8 @@ def _make_pass(
     teacher: LogitSource,
     divergence: Divergence,
     tokens: Tokens,
-    statistics: StatisticsRequest | None,
+    gradients: Gradients,
+    request: StatisticsRequest | None,
     chunk_tokens: int | None,
 ) -> ChunkedPass:
     """Check the rest of a call and choose the sizes of chunks and blocks."""
@@ -137,27 +140,27 @@ def _make_pass(
     by_kernels = uses_kernels(student.weight_VH.device)
     if by_kernels and divergence.support != "top_k":
         block_rows = chunk_tokens
-    wanted = None if statistics is None else _wanted(statistics, student)
-    return ChunkedPass(student, teacher, divergence, tokens, wanted, chunk_tokens, block_rows, by_kernels)
+    wanted, statistics = None, None
+    if request is not None:
+        wanted, has_sampled = _wanted(request, student), tokens.ids_N is not None
+        statistics = TokenStatistics.empty(student.num_tokens, tokens.weights_N, wanted, with_sampled=has_sampled)
+    return ChunkedPass(
+        *(student, teacher, divergence, tokens, gradients, wanted, statistics), chunk_tokens, block_rows, by_kernels
+    )
 
 
-def _differentiable(
-    one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor, TokenStatistics | None]:
+def _differentiable(one_pass: ChunkedPass, inputs: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
     """Run the pass and make its loss differentiable in the student's hidden states, weight and bias."""
-    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
     device_type = inputs[0].device.type
     # The pass casts what needs casting; autocast would cast again.
     is_on = _autocast_dtype(device_type) is not None
     with torch.no_grad(), torch.autocast(device_type, enabled=False) if is_on else nullcontext():
-        sums = Gradients.zeros(inputs, wanted, one_pass.student)
-        loss, per_token_N, statistics = one_pass.run(sums)
-        gradients = [
-            None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums.tensors, inputs, strict=True)
-        ]
-    if any(wanted):
+        loss, per_token_N = one_pass.run()
+        sums = zip(one_pass.gradients.tensors, inputs, strict=True)
+        gradients = [None if g is None or x is None else g.to(x.dtype) for g, x in sums]
+    if one_pass.gradients.any_wanted:
         loss = _KnownGradient.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]  # torch's stub
-    return loss, per_token_N, statistics
+    return loss, per_token_N
 
 
 def _autocast_dtype(device_type: str) -> torch.dtype | None:

@@ -123,11 +123,9 @@ class _Reader:
 
     def _group(self) -> Fraction:
         """Read an exponent, or an argument of a command: in braces, or one signed number."""
-        return self._bracketed("}") if self._take("{") else self._signed_number()
-
-    def _signed_number(self) -> Fraction:
-        sign = -1 if self._take("-") else 1
-        return sign * self._number()
+        if self._take("{"):
+            return self._bracketed("}")
+        return -self._number() if self._take("-") else self._number()
 
     def _atom(self) -> Fraction:
         if sign := self._take("(", "{"):

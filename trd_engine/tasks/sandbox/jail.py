@@ -64,7 +64,7 @@ def main() -> None:
         reply = _run(jail, case, min(limits.output_bytes, num_bytes_left))
         num_bytes_left -= len(reply["output"])
         print(json.dumps(reply), flush=True)  # noqa: T201 - the reply channel
-        if reply["status"] != "ok" and request["stop_at_failure"]:
+        if reply["status"] != "ok":
             break
 
 

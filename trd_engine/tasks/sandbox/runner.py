@@ -62,10 +62,8 @@ def run_program(
     cases: Sequence[Mapping[str, Any]],
     limits: Limits,
     confinement: Confinement,
-    *,
-    stop_at_failure: bool = True,
 ) -> list[CaseResult]:
-    """Results in the order of `cases`, fewer where one failed and `stop_at_failure`.
+    """Return the results in the order of `cases`, up to the first that failed.
 
     A case is {"stdin"}, {"entry_point", "arguments"} or {"test"}. Raises SandboxError.
     """
@@ -77,7 +75,6 @@ def run_program(
             "confinement": asdict(confinement),
             "root": root,
             "package_root": _PACKAGE_ROOT,
-            "stop_at_failure": stop_at_failure,
         }
         try:
             output, errors = _serve(json.dumps(request).encode(), limits.total_seconds + _START_SECONDS)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trd_engine.config import LossConfig, RunConfig
+from trd_engine.config import RunConfig
 from trd_engine.training.checkpoints.state import TrainingState
 from trd_engine.types import ScoreRow
 
@@ -49,16 +49,14 @@ def model_card(config: RunConfig, state: TrainingState, *, num_steps: int, has_p
     """Markdown with the metadata block that model hubs read."""
     student = config.student_name or config.student
     teacher = config.teacher_name or _teacher(config)
-    loss = config.loss
+    loss, changed = config.loss, config.loss.token_weights.model_dump(exclude_defaults=True)
+    schedule = "" if loss.reverse_after is None else f", reverse KL after {loss.reverse_after:g} of the steps"
     facts: list[tuple[str, Any]] = [
         ("Student", student),
         ("Teacher", teacher),
         ("Mode", config.mode.upper()),
-        (
-            "Loss",
-            f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}" + _schedule(loss),
-        ),
-        ("Token weights", _changed(loss.token_weights.model_dump(exclude_defaults=True))),
+        ("Loss", f"{loss.divergence}, support {loss.support}, teacher context {loss.teacher_context}{schedule}"),
+        ("Token weights", ", ".join(f"{name} {value}" for name, value in changed.items()) or "none"),
         ("Weights", "full fine-tuning" if config.lora is None else f"LoRA, rank {config.lora.rank}"),
         ("Step", f"{state.step} of {num_steps}"),
         ("Seed", config.seed),
@@ -87,14 +85,6 @@ def model_card(config: RunConfig, state: TrainingState, *, num_steps: int, has_p
         *_usage(config, student),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _schedule(loss: LossConfig) -> str:
-    return "" if loss.reverse_after is None else f", reverse KL after {loss.reverse_after:g} of the steps"
-
-
-def _changed(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
 
 
 def _teacher(config: RunConfig) -> str:

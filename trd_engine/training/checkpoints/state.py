@@ -72,7 +72,7 @@ def write_state(
     write_parts(folder, OPTIMIZER_FILE, tensors, world)
     if not world.is_main:
         return
-    document = {"state": asdict(state), "python_random": _python_random_state(), "numpy_random": _numpy_random_state()}
+    document = {"state": asdict(state), "python_random": random.getstate(), "numpy_random": _numpy_random_state()}
     (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
     save_file(torch_random_state(), folder / "random.safetensors")
 
@@ -141,11 +141,6 @@ def restore_torch_random(states: Mapping[str, Tensor]) -> None:
     for index in range(torch.cuda.device_count()):
         if f"cuda{index}" in states:
             torch.cuda.set_rng_state(states[f"cuda{index}"], index)
-
-
-def _python_random_state() -> list[Any]:
-    version, internal, gauss = random.getstate()
-    return [version, list(internal), gauss]
 
 
 def _numpy_random_state() -> list[Any]:
