@@ -24,7 +24,7 @@ MAX_SECONDS = 4.0
 
 
 def list_queries(population: Population) -> dict[str, str]:
-    """Return the paths of the lists by what they show."""
+    """Return the paths of the measured lists by their description."""
     now = datetime.now(UTC)
     middle, begin = now - timedelta(days=DAYS / 4), now - timedelta(days=DAYS - 1)
     day = {"created_after": middle.isoformat(), "created_before": (middle + timedelta(days=1)).isoformat()}

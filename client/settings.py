@@ -35,8 +35,8 @@ class LocalService(BaseModel):
     def of(cls, data_dir: Path) -> Self | None:
         """Return the folder's service; None if there is none, or if another user started it.
 
-        TRD_API_KEY is sent to the address in this file, and a folder may come from anybody: so only a file that
-        belongs to this user counts, and only an address on this machine.
+        TRD_API_KEY is sent to the address in this file, and anybody may have made the folder. So the file must belong
+        to this user, and the address must be on this machine.
         """
         try:
             with (data_dir / LOCAL_SERVICE_FILE).open("rb") as file:
@@ -72,7 +72,7 @@ def _checked_key(api_key: str | None) -> str | None:
 
 
 class ClientSettings(DataFolderSettings):
-    """What a client needs to know before its first request."""
+    """Settings of a client."""
 
     url: Annotated[str, AfterValidator(_checked_url)] = DEFAULT_URL
     """Address of the API, without a path. Default: the service that ``trd up`` started on the data folder."""
@@ -107,7 +107,7 @@ class ClientSettings(DataFolderSettings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the service is on this machine, so that no proxy stands between."""
+        """Whether the service is on this machine, so that no proxy is used."""
         return _is_loopback(self.url)
 
 

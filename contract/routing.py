@@ -1,4 +1,4 @@
-"""Which worker can run which job: one rule, for the claim and for what a user is told while no worker can.
+"""Which worker can run which job: one rule, for the claim and for the message that no worker can.
 
 The service works out what a job needs when it accepts the job, and a worker offers what it knows of its machine. A
 value that is unknown on either side, as with earlier versions, is not compared.
@@ -47,7 +47,7 @@ class Needs(_Announced):
 
     @classmethod
     def read(cls, text: str | None) -> Self:
-        """Return the needs in a job's row; nothing is known of a job of an earlier version, and of a damaged row."""
+        """Return the needs in a job's row; all are unknown for a job of an earlier version or a damaged row."""
         try:
             return cls() if text is None else cls.model_validate_json(text)
         except ValidationError as error:
@@ -78,7 +78,7 @@ class Offer(_Announced):
 
     @classmethod
     def read(cls, queues: Sequence[str], document: object) -> Self:
-        """Return the offer in a worker's row; only its queues are known of an earlier version, and of a damaged row."""
+        """Return the offer in a worker's row; only its queues are known for an earlier version or a damaged row."""
         try:
             return cls.model_validate({**(document if isinstance(document, dict) else {}), "queues": queues})
         except ValidationError as error:
@@ -112,7 +112,7 @@ class Offer(_Announced):
 def would_wait_for(queue: str, needs: Needs, offers: Iterable[Offer]) -> WouldWaitFor | None:
     """Return what no worker has; None if one of them can run the job, now or after its present one.
 
-    Each condition is asked of the workers that meet those before it: three workers may lack one thing each.
+    Each condition is checked only for workers that meet the earlier ones: three workers may lack one thing each.
     """
     workers = [offer for offer in offers if queue in offer.queues]
     if not workers:

@@ -33,10 +33,15 @@ class UploadLimits:
     """The limits of one uploaded dataset. Each protects memory or disk against a single request."""
 
     max_bytes: int
+    """Size of the file as it is sent."""
     max_unpacked_bytes: int
+    """Size of the rows after decompression."""
     max_line_bytes: int
+    """Size of one row."""
     max_rows: int
+    """Number of rows."""
     max_json_depth: int
+    """Nesting of objects and lists in a row."""
 
 
 class Settings(DeploymentSettings):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#475569")
-"""Of the runs, in their order."""
+"""Colours of the runs, in their order."""
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "trd",  # the same ids for the same data
@@ -52,7 +52,7 @@ class Panel:
     """One plot."""
 
     name: str
-    """For files."""
+    """Part of a file's name."""
     title: str
     curves: Sequence[Curve] = field(default_factory=list)
     x_label: str = "step"

@@ -122,7 +122,7 @@ app.steps["worker"].add(Threads)
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop_at_once(**_: Any) -> None:
-    """Take no further job from the first signal on: the consumer winds down later."""
+    """Claim no more jobs after the first signal; the consumer stops later."""
     slot.stopping.set()
 
 
@@ -135,5 +135,5 @@ def _log_json(logger: logging.Logger, **_: Any) -> None:
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def _print_no_banner(instance: Any, **_: Any) -> None:
-    """Leave out Celery's banner, which is no log line."""
+    """Suppress Celery's banner, which is not a log line."""
     instance.quiet = True

@@ -65,7 +65,7 @@ class WorkerSettings(DeploymentSettings):
 
     nodes: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Nodes that the Ray cluster has at its largest, each with TRD_DEVICES_PER_NODE devices. The worker leaves jobs
-    that need more to others, and their users are told. If unset, it claims them all."""
+    that need more to others, and `would_wait_for` of such a job says so. If unset, it claims them all."""
 
     @model_validator(mode="after")
     def _ray_is_reachable_and_closed(self) -> Self:

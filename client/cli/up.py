@@ -40,7 +40,7 @@ def up(
 ) -> None:
     """Start the API and a worker here, and stop them on Ctrl-C.
 
-    Other commands in the same folder find both by themselves. A job that runs when they are stopped goes on when
+    Other commands in the same folder find both by themselves. A job that runs when they are stopped resumes when
     they are started again.
     """
     make_private_folder(data_dir)

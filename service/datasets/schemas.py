@@ -17,19 +17,19 @@ def dataset_view(dataset: Dataset) -> DatasetView:
 
 
 class PreviewQuery(BaseModel):
-    """What a job would say."""
+    """The models, the task and the budgets of the job that is previewed."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     model: Annotated[str, Field(max_length=500)]
     """The student, as a job names it."""
     teacher: Annotated[str, Field(max_length=500)] | None = None
-    """As a job names it; none: the student teaches itself."""
+    """The teacher, as a job names it; without one, the student teaches itself."""
     task: Literal["math", "exact", "choice", "code", "reasoning_gym"] = "math"
     """The task that reads the rows, and whose built-in templates apply if a model's folder has none."""
     max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None
-    """sampling.max_prompt_tokens; by default what a TRD job of these models has."""
+    """sampling.max_prompt_tokens; by default that of a TRD job of these models."""
     refine_max_prompt_tokens: Annotated[int | None, Field(ge=1, le=10_000_000), DECIMAL] = None
-    """refine.max_prompt_tokens; likewise."""
+    """refine.max_prompt_tokens; by default that of a TRD job of these models."""
     limit: Annotated[int, Field(ge=1, le=20), DECIMAL] = 3
-    """Rows."""
+    """Number of rows to show."""

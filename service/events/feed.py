@@ -2,7 +2,7 @@
 
 All streams of a job share a channel: the newest events, and where the job stands. A stream is a cursor
 into it. One that is behind what the channel holds reads the database until it has caught up, so that a
-slow client, or one that comes back, misses nothing and holds up nobody.
+slow or reconnecting client misses nothing and does not delay others.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
-"""Proxies cut connections on which nothing comes for a minute or so."""
+"""Proxies close connections that are silent for about a minute."""
 BATCH = 500
-"""Events read at once."""
+"""Number of events read at once."""
 MAX_HELD = 1000
-"""Newest events of a job held in memory while somebody watches it."""
+"""Number of a job's newest events held in memory while somebody watches it."""
 
 KEEP_ALIVE = b": still here\n\n"
 
@@ -50,7 +50,7 @@ class Frame:
 
 
 class Channel:
-    """The newest of one watched job."""
+    """The newest events of one watched job."""
 
     def __init__(self) -> None:
         self.num_streams = 0
@@ -73,7 +73,7 @@ class Channel:
         return [frame for frame in self.frames if frame.sequence > cursor]
 
     def add(self, frames: Sequence[Frame]) -> None:
-        """Hold newer events, and let the oldest go."""
+        """Hold newer events, and drop the oldest."""
         self.frames.extend(frames)
         while len(self.frames) > MAX_HELD:
             self.held_after = self.frames.popleft().sequence
@@ -105,7 +105,7 @@ class EventFeed:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Look at the database as long as the block lasts."""
+        """Poll the database within the block."""
         task = asyncio.create_task(self._watch())
         try:
             yield

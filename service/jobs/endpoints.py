@@ -79,7 +79,7 @@ def clone_job(
     overrides: Overrides = Overrides(),  # noqa: B008 - FastAPI copies it
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """The spec as the original's user wrote it, with the body's fields merged in; checked anew."""
+    """The spec as the original's user wrote it, with the body's fields merged in; validated again."""
     return _created(context.jobs.clone(caller.owner, job_id, overrides.model_dump(), idempotency_key))
 
 
@@ -98,7 +98,7 @@ def list_jobs(context: Context, caller: Reader, wanted: Annotated[JobQuery, Quer
 @router.get("/{job_id}", response_model=JobView, summary="One job")
 @raises(NotFoundError)
 def show_job(context: Context, caller: Reader, job_id: str) -> Response:
-    """Where it stands, and its resolved spec."""
+    """Return the job's state and its resolved spec."""
     return _json(job_view(*context.jobs.show(caller.owner, job_id)))
 
 

@@ -30,23 +30,23 @@ TimeSource = Literal["history", "peak_figures", "calibration"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known; for what is not, a note says why."""
+    """The forecast of a job; a note says why a value is unknown."""
 
     hardware: Hardware
     phases: list[PhaseEstimate]
     time_source: TimeSource | None
-    """None: no times are known."""
+    """None if no times are known."""
     num_like_jobs: int
     notes: list[str]
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """What a like job that succeeded in one attempt did."""
+    """What a similar job that succeeded in one attempt did."""
 
     num_trajectories: int
     num_trained: int
-    """Trajectories that went through optimizer steps, each as often as it did."""
+    """Trajectories in optimizer steps; one that is used several times is counted each time."""
     num_evaluated: int
     """Samples of all evaluations."""
     seconds_by_phase: dict[str, float]
@@ -77,7 +77,7 @@ def nodes_note(needs: Needs, devices_per_node: int | None) -> list[str]:
 
 
 def needs_of(spec: JobSpec, shelf: ModelShelf) -> Needs:
-    """Return what a resolved spec needs of a worker."""
+    """Return what a resolved spec requires of a worker."""
     models = _models(spec, shelf, [])
     teacher = endpoint_name(spec.teacher.endpoint) if isinstance(spec.teacher, ServedTeacher) else spec.teacher
     return Needs(
@@ -145,7 +145,7 @@ def _assumptions(spec: JobSpec, hardware: Hardware) -> list[str]:
 
 
 def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:
-    """The owner's alone: another's jobs do not show, not even in a median."""
+    """Read only the owner's jobs, so that no median reveals those of others."""
     wanted = kind_of(spec.model_dump(mode="json"))
     runs: list[PastRun] = []
     for job_id, past, data in history.finished_at_once(session, owner, NUM_LOOKED_AT):
@@ -183,7 +183,7 @@ def seconds_like(expected: Counts, past: Sequence[PastRun]) -> dict[str, float]:
 
 
 def _units(num_trajectories: int, num_trained: int, num_evaluated: int) -> dict[str, int]:
-    """What a phase's time grows with; the others take their time once a run."""
+    """The unit that a phase's time grows with; other phases run once per run."""
     return {
         "rollout": num_trajectories,
         "refining": num_trajectories,

@@ -23,7 +23,7 @@ from trd_engine.types import Problem
 MAX_LISTED = 100
 """Problems in one notice; more are counted."""
 _JUDGING_SECONDS = 60.0
-"""Limit of judging the references of one source; those that are plain numbers take no time."""
+"""Time limit for judging the references of one source; plain numbers take no time."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def load_problem_sets(
     evaluation = budgets.keep(evaluation, reporter, name)
     if not train:
         raise NoTrainingDataError(
-            f"no problem is left to train on: of {len(loaded.problems)}, the rest was held out or over its prompt "
+            f"no problem is left to train on: all {len(loaded.problems)} were held out or over their prompt "
             "budget; raise sampling.max_prompt_tokens or lower evaluation.holdout"
         )
     sets = ProblemSets(train, evaluation, name, loaded.fingerprint, evaluation_fingerprint)
@@ -143,7 +143,7 @@ def load_problem_sets(
 def _report_notices(
     loaded: LoadedData, source: DataSource | None, task: str, reporter: Reporter, where: str = ""
 ) -> None:
-    """Report what is odd about the rows, and references that no answer could match."""
+    """Report suspicious rows, and references that no answer could match."""
     notices = list(loaded.notices)
     is_new = source is not None and not source.references_judged
     if task == "math" and is_new and reporter.world.is_main:

@@ -1,4 +1,4 @@
-"""Scores of a model on a set of problems, and how sure one can be of them.
+"""Scores of a model on a set of problems, and their confidence intervals.
 
 Owns avg@k, pass@k and their intervals. An interval is over problems: the samples of one problem
 are not independent of one another, so they never count as separate trials.
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What `num_problems` problems with `k` samples each came to; all shares between 0 and 1."""
+    """Scores of `num_problems` problems with `k` samples each; all shares are between 0 and 1."""
 
     k: int
     num_problems: int
@@ -44,7 +44,7 @@ class Scores:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that at least one of `k` samples, drawn without replacement, is correct.
+    """Return the probability that at least one of `k` samples, drawn without replacement, is correct.
 
     The unbiased estimator 1 − C(n−c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374), in exact
     integers and rounded once. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
@@ -58,12 +58,12 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
-    """Mean over problems of the share of correct samples; raises ValueError if there are none."""
+    """Return the mean over problems of the share of correct samples; raises ValueError if there are none."""
     return math.fsum(_shares(correct_PK)) / len(correct_PK)
 
 
 def wilson_interval(num_successes: int, num_trials: int) -> Interval:
-    """Wilson's 95 % score interval of a proportion: honest near 0 and 1 too, where the normal one has no width."""
+    """Return Wilson's 95 % score interval of a proportion; unlike the normal one it has a width near 0 and 1."""
     if not 0 <= num_successes <= num_trials or num_trials == 0:
         raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, not {num_successes} of {num_trials}")
     return _wilson_of_share(num_successes / num_trials, num_trials)
@@ -80,13 +80,13 @@ def _wilson_of_share(share: float, num_trials: int) -> Interval:
 
 
 def bootstrap_interval(scores_P: Sequence[float], *, seed: int = 0) -> Interval:
-    """95 % percentile interval of the mean score when problems are drawn again with replacement.
+    """Return the 95 % percentile interval of the mean score over resamples of the problems with replacement.
 
-    `scores_P` holds one number a problem, its share of correct samples (avg@k) or its pass@k.
+    `scores_P` has one number per problem: its share of correct samples (avg@k) or its pass@k.
     """
     scores = np.asarray(scores_P, dtype=np.float64)
     if scores.ndim != 1 or not scores.size:
-        raise ValueError("need one score a problem, and a problem")
+        raise ValueError("at least one problem is needed, with one score each")
     generator = np.random.default_rng(seed)
     num_problems = scores.size
     at_once = max(1, _MAX_DRAWS_AT_ONCE // num_problems)
@@ -101,10 +101,10 @@ def bootstrap_interval(scores_P: Sequence[float], *, seed: int = 0) -> Interval:
 def summarise(correct_PK: Sequence[Sequence[bool]]) -> Scores:
     """avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
 
-    Scores of only 0 and 1, and scores that are all the same, get Wilson's interval, since a bootstrap of
-    equal scores has no width; others the bootstrap. For scores between 0 and 1 Wilson's is wider than need
-    be: of all with their mean, those of only 0 and 1 vary most. Raises ValueError on no problem, no
-    sample, or rows of different lengths.
+    Scores of only 0 and 1, and scores that are all equal, get Wilson's interval, since a bootstrap of equal scores has
+    no width; others get the bootstrap's. For equal scores between 0 and 1, Wilson's is wider than necessary, since
+    scores of only 0 and 1 vary most among those with the same mean. Raises ValueError on no problem, no sample, or rows
+    of different lengths.
     """
     shares = _shares(correct_PK)
     k = len(correct_PK[0])
@@ -125,7 +125,7 @@ def summarise(correct_PK: Sequence[Sequence[bool]]) -> Scores:
 
 
 def pass_curve(correct_PK: Sequence[Sequence[bool]]) -> dict[int, float]:
-    """pass@j for j = 1, 2, 4, … and k itself, each unbiased from all k samples of every problem."""
+    """Return pass@j for j = 1, 2, 4, … and k itself, each unbiased from all k samples of every problem."""
     k = len(correct_PK[0])
     draws = [*(2**power for power in range(k.bit_length()) if 2**power < k), k]
     return {j: math.fsum(pass_at_k(k, sum(row), j) for row in correct_PK) / len(correct_PK) for j in draws}

@@ -38,7 +38,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class StepwiseTask(Protocol):
-    """A task that can tell where a completion first goes wrong."""
+    """A task that can find the first wrong step of a completion."""
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
         """The completion's steps and the first wrong one; None if this completion does not show them."""

@@ -111,7 +111,7 @@ def _job_object(context: ServiceContext, job: Job, place: Place) -> FineTuningJo
 @router.get("/{job_id}", summary="One job")
 @raises(NotFoundError)
 def show_fine_tuning_job(context: Context, caller: Reader, job_id: str) -> FineTuningJob:
-    """Where it stands."""
+    """Return the job's state."""
     job, place, _ = context.jobs.show(caller.owner, job_id)
     return _job_object(context, job, place)
 

@@ -52,7 +52,7 @@ def test_dropped_problems_are_counted_and_listed_with_the_reason(tmp_path: Path)
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     data = rows(tmp_path / "data", num_long=3, num_short=0)
-    with pytest.raises(NoTrainingDataError, match=r"of 3, the rest was held out or over its prompt budget"):
+    with pytest.raises(NoTrainingDataError, match=r"all 3 were held out or over their prompt budget"):
         distil(parse_config(small(data)), tmp_path / "out")
 
 

@@ -13,13 +13,13 @@ from trd_engine.types import ScoreRow
 
 PLOT_FILE = "training.png"
 FEWEST_SCORES, FEWEST_LOSSES = 3, 10
-"""With fewer of both there is no plot: the card's table says as much."""
+"""With fewer of both there is no plot: the card's table shows the same."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made the weights."""
+    """Return the versions of the libraries that made the weights."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
@@ -46,7 +46,7 @@ def training_plot(state: TrainingState) -> bytes | None:
 
 
 def model_card(config: RunConfig, state: TrainingState, *, num_steps: int, has_plot: bool) -> str:
-    """Markdown with the metadata block that model hubs read."""
+    """Return the card as Markdown, with the metadata block that model hubs read."""
     student = config.student_name or config.student
     teacher = config.teacher_name or _teacher(config)
     loss, changed = config.loss, config.loss.token_weights.model_dump(exclude_defaults=True)

@@ -62,7 +62,7 @@ def write_state(
     """Write ``state.json``, ``random.safetensors`` and the optimizer's moments to `folder`: each machine's processes
     to their disk.
 
-    The generators are the main process's: nothing random hangs on the others', see `Session.train_step`.
+    The generators are the main process's: no result depends on those of the others, see `Session.train_step`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
