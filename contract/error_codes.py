@@ -76,21 +76,21 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "host_out_of_memory",
         True,
-        "The machine's memory ran out; the job goes on from its last checkpoint. If it happens again, give the worker "
+        "The machine's memory ran out; the job resumes from its last checkpoint. If it happens again, give the worker "
         "more memory, or lower optim.micro_batch_tokens.",
         is_outage=True,
     ),
     ErrorCode(
         "passes_too_large",
         True,
-        "The job goes on from its last checkpoint in training passes of half the size, with the same result. To save "
+        "The job resumes from its last checkpoint in training passes of half the size, with the same result. To save "
         "the attempts, set optim.micro_batch_tokens.",
     ),
     ErrorCode("device_unavailable", True, "This worker does not have the requested device.", is_outage=True),
     ErrorCode(
         "gpu_fault",
         True,
-        "A GPU or a process on it failed; the job goes on from its last checkpoint. If it happens again, look for Xid "
+        "A GPU or a process on it failed; the job resumes from its last checkpoint. If it happens again, look for Xid "
         "errors in the machine's kernel log, and take the GPU out of use.",
     ),
     ErrorCode(
@@ -139,7 +139,7 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "worker_outdated",
         True,
-        "The worker is older than the service that accepted the job; the operator updates it, and the job goes on.",
+        "The worker is older than the service that accepted the job; the operator updates it, and the job continues.",
         is_outage=True,
     ),
     ErrorCode("worker_lost", True, "The worker stopped responding; the job continues from its last checkpoint."),

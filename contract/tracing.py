@@ -1,7 +1,7 @@
 """OpenTelemetry spans of requests, submissions and attempts, and how they and log lines go on in another process.
 
 Spans are sent to the collector that the operator names in OpenTelemetry's own variables; if none is named, nothing is
-recorded or sent. They wait in the library's bounded queue, and a thread of its own sends them: a collector that hangs
+recorded or sent. They wait in the library's bounded queue, and a separate thread sends them: a collector that hangs
 or is away costs spans, and no request or job waits for it.
 """
 

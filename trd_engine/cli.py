@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trd_engine.types import ScoreRow
 
 EXIT_FAILED = 1
-EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again and it goes on
+EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: run it again, and it continues
 
 
 def main(arguments: list[str] | None = None) -> int:

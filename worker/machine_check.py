@@ -33,7 +33,7 @@ _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 
 def start_machine_check(slot: Slot) -> threading.Thread:
-    """Check the machine in a thread of its own, and leave the findings in `slot.findings`.
+    """Check the machine in a separate thread, and leave the findings in `slot.findings`.
 
     With a GPU no job starts meanwhile: an engine that measures free memory must not meet the check's process.
     """

@@ -14,7 +14,7 @@ READY_SECONDS = 1.0
 
 
 class ContextThread(threading.Thread):
-    """A thread that goes on in a copy of its maker's context: what it logs has the same ids."""
+    """A thread that runs in a copy of its creator's context, so that its log lines have the same ids."""
 
     def __init__(self, target: Callable[[], None], name: str) -> None:
         super().__init__(target=copy_context().run, args=(target,), name=name, daemon=True)

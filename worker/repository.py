@@ -82,7 +82,7 @@ def count_writes(session: Session, lease: Lease) -> int:
 def is_new_write(session: Session, lease: Lease, number: int) -> bool:
     """Count a write of the attempt's progress in its transaction; return False if it was committed before.
 
-    If the connection is lost during a commit, nobody knows whether it succeeded, so the write is repeated.
+    If the connection is lost during a commit, it is unknown whether it succeeded, so the write is repeated.
     """
     fresh = _attempt_update(lease).where(Attempt.num_writes < number).values(num_writes=number)
     return session.execute(fresh.returning(Attempt.number)).one_or_none() is not None

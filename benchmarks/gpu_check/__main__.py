@@ -27,7 +27,7 @@ from benchmarks.gpu_check import arithmetic, models, runs
 from benchmarks.gpu_check.figures import Case, Figure, Stage
 
 BUDGET_SECONDS = 450
-"""No stage goes on after this time."""
+"""No stage continues after this time."""
 REHEARSAL_FACTOR = 5
 """Of all limits in a rehearsal."""
 STAGES: dict[str, tuple[Stage, int]] = {
@@ -57,7 +57,7 @@ class Result:
 
 
 def run_stage(name: str, options: list[str], limit: float) -> Result:
-    """Run a stage in a process of its own."""
+    """Run a stage in a separate process."""
     started_at = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.gpu_check", *options, "--stage", name]
     try:

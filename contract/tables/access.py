@@ -32,7 +32,7 @@ class ApiKey(Base):
 
 
 class AuditEntry(Base):
-    """Something that somebody did. Entries are only added."""
+    """An action in the audit log. Entries are only added."""
 
     __tablename__ = "audit_log"
 

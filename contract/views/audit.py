@@ -36,7 +36,7 @@ class AuditAction(StrEnum):
 
 
 class AuditView(View):
-    """One thing that somebody did."""
+    """An entry of the audit log."""
 
     object: Literal["audit_entry"] = "audit_entry"
     id: str

@@ -97,7 +97,7 @@ class AuditLog:
         self._database = database
 
     def record(self, action: AuditAction, target: str, **detail: Any) -> None:
-        """Store an entry in a transaction of its own."""
+        """Store an entry in a separate transaction."""
         with self._database.write() as session:
             record(session, action, target, **detail)
 

@@ -57,7 +57,7 @@ def score(
             _score_student, models, batch, divergence, token_weight, weigher, request, teacher_hidden_NG
         )
         scored: Scored = models.run_student_unsharded(score_student)
-    if models.teacher is not None:  # the backward pass and engines need the memory, and the next pass gathers it anew
+    if models.teacher is not None:  # the backward pass and engines need the memory, and the next pass gathers it again
         models.teacher.free_full_weights()
     return scored
 

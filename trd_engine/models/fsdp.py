@@ -52,7 +52,7 @@ class ShardedRoot(nn.Module):
         return work()
 
     def run_unsharded(self, work: Callable[[], Any]) -> Any:
-        """Gather the weights anew, run `work`, and free them afterwards or after the backward pass.
+        """Gather the weights again, run `work`, and free them afterwards or after the backward pass.
 
         FSDP2 alone keeps the root's complete weights after a pass without gradient. It would use them again after an
         update, and the model's parameters would be these instead of the shards.

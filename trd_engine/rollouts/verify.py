@@ -1,4 +1,4 @@
-"""Verdicts on completions, in a thread of its own: completions are judged while the next ones are sampled.
+"""Verdicts on completions, in a separate thread: completions are judged while the next ones are sampled.
 
 Programs and hard comparisons may use their whole time limits, so that a round of them may take hours.
 """

@@ -1,4 +1,4 @@
-"""Files of a run whose processes are on several machines, each with a disk of its own.
+"""Files of a run whose processes are on several machines, each with its own disk.
 
 They travel by the process group, to and from the main process's disk: a run needs no file system that all machines
 see. On one machine, or with a shared file system, nothing is copied. Every function is collective.
@@ -20,7 +20,7 @@ CHUNK_BYTES = 2**26
 
 
 def disk_owners(folder: Path, world: World) -> list[int]:
-    """Return one process for each disk that has a `folder` of its own, the main process first.
+    """Return one process for each disk that has its own `folder`, the main process first.
 
     The main process writes a file there; a machine whose processes do not see it has another disk.
     """

@@ -1,1 +1,1 @@
-"""Reports a run's figures to trackers, from processes of their own: no outage of theirs touches the training."""
+"""Reports a run's figures to trackers, from separate processes, so that no outage of a tracker affects the training."""

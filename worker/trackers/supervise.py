@@ -138,7 +138,7 @@ class Trackers:
             if integration.type == "hub":
                 self._report_push(integration.repo, status, message)
             elif status["state"] == "failing":
-                text = f"{message}. Training goes on; the figures are sent when the tracker answers."
+                text = f"{message}. Training continues; the figures are sent when the tracker answers."
                 self._record(notice("warn", "tracker_failing", text))
             elif before == "failing":
                 self._record(notice("info", "tracker_recovered", f"{integration.type} answers again."))

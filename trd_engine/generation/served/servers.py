@@ -69,6 +69,6 @@ class Servers:
         return f", server {self.all.index(server) + 1} of {len(self.all)}," if len(self.all) > 1 else ""
 
     def enter_event_loop(self) -> None:
-        """Make the locks anew: a lock belongs to the event loop that it was first waited for in."""
+        """Replace the locks: a lock belongs to the event loop that it was first waited for in."""
         for server in self.all:
             server.upload_lock = asyncio.Lock()

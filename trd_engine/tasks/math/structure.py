@@ -1,4 +1,4 @@
-r"""Lists, sets, tuples, intervals and unions: taken apart here, so that their parts are compared one by one.
+r"""Lists, sets, tuples, intervals and unions: split here, so that their parts are compared one by one.
 
 A list and a set have no order, and a set no repetitions; ``\pm`` makes two parts. Tuples and intervals have an order,
 and the brackets of a pair tell whether its ends belong to it. What plain arithmetic cannot decide about two parts is a
@@ -56,7 +56,7 @@ class Matching:
 
 
 _MAX_DEPTH = 10
-"""Of brackets within brackets; each level is searched anew."""
+"""Of brackets within brackets; each level is searched separately."""
 Question = bool | Same | AllOf | Matching
 
 
