@@ -4,7 +4,7 @@ option."""
 from __future__ import annotations
 
 from trd_data.answers import chosen_letter, last_boxed, reference_letter
-from trd_data.templates import CHOICE, EXACT, PromptTemplates
+from trd_data.templates import CHOICE, EXACT
 from trd_engine.tasks.protocol import Task
 from trd_engine.types import Problem, Verdict
 
@@ -13,11 +13,7 @@ class ExactTask(Task):
     r"""Compares the content of the last ``\boxed{}``, or the whole text if there is no box at all."""
 
     name = "exact"
-
-    @property
-    def prompts(self) -> PromptTemplates:
-        """Ask for a boxed answer."""
-        return EXACT
+    prompts = EXACT
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
         """Correct if the answers are equal except for space around them."""
@@ -31,11 +27,7 @@ class ChoiceTask(Task):
     r"""Takes the letter in the last box, else the last called the answer, then option, else a lone last line."""
 
     name = "choice"
-
-    @property
-    def prompts(self) -> PromptTemplates:
-        """Ask for a boxed letter."""
-        return CHOICE
+    prompts = CHOICE
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
         """Correct if the letters are the same."""

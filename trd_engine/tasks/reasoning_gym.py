@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from trd_data.answers import last_boxed
-from trd_data.templates import REASONING_GYM, PromptTemplates
+from trd_data.templates import REASONING_GYM
 from trd_engine.tasks.protocol import Pair
 from trd_engine.tasks.verifier_pool.pool import GuardedPool, Reply, Request, shared_pool
 from trd_engine.types import Problem, Verdict
@@ -21,14 +21,10 @@ class ReasoningGymTask:
     r"""Scores the last ``<answer>…</answer>``, else the last ``\boxed{}``, else the whole text."""
 
     name = "reasoning_gym"
+    prompts = REASONING_GYM  # between tags: grids and programs do not fit in a box
 
     def __init__(self, pool: GuardedPool | None = None) -> None:
         self._pool = pool or shared_pool("reasoning_gym", LIMIT_SECONDS)
-
-    @property
-    def prompts(self) -> PromptTemplates:
-        """Ask for an answer between tags: grids and programs do not fit in a box."""
-        return REASONING_GYM
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
         """Correct at full score only."""

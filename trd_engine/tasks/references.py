@@ -70,7 +70,8 @@ def judge_references(rows: Iterable[Mapping[str, Any]], limit_seconds: float, po
     num_judged = 0
     deadline = time.monotonic() + limit_seconds
     task = MathTask(pool)
-    sample = _evenly_spread(references, MAX_REFERENCES)
+    count = min(MAX_REFERENCES, len(references))
+    sample = [references[place * len(references) // count] for place in range(count)]
     for start in range(0, len(sample), _BATCH):
         if time.monotonic() > deadline:
             break
@@ -91,15 +92,14 @@ def _distinct(rows: Iterable[Mapping[str, Any]]) -> list[_Reference]:
     return list(found.values())
 
 
-def _evenly_spread(references: Sequence[_Reference], limit: int) -> list[_Reference]:
-    count = min(limit, len(references))
-    return [references[place * len(references) // count] for place in range(count)]
-
-
 def _unmatchable(batch: Sequence[_Reference], task: MathTask) -> list[_Reference]:
     pairs = [(_problem(each), f"\\boxed{{{last_boxed(each.answer) or each.answer}}}") for each in batch]
     judged = zip(batch, task.verify_many(pairs), task.can_read([each.answer for each in batch]), strict=True)
-    return [each for each, verdict, is_read in judged if _is_certainly_wrong(verdict) or not is_read or _is_prose(each)]
+    return [
+        each
+        for each, verdict, is_read in judged
+        if _is_certainly_wrong(verdict) or not is_read or len(_WORD.findall(each.answer)) > _MAX_WORDS  # prose
+    ]
 
 
 def _contradicted(batch: Sequence[_Reference], task: MathTask) -> list[_Reference]:
@@ -111,10 +111,6 @@ def _contradicted(batch: Sequence[_Reference], task: MathTask) -> list[_Referenc
 def _is_certainly_wrong(verdict: Verdict) -> bool:
     """A comparison that took too long contradicts nothing."""
     return not verdict.correct and verdict.failure is None
-
-
-def _is_prose(reference: _Reference) -> bool:
-    return len(_WORD.findall(reference.answer)) > _MAX_WORDS
 
 
 def _problem(reference: _Reference) -> Problem:

@@ -51,7 +51,7 @@ def _first_departure(right: list[str], steps: list[str]) -> int | None:
     for index, step in enumerate(steps):
         if expected == len(right):
             return None
-        if is_onset(step):
+        if step.strip().rstrip(".,!…").lower() in _ONSETS:
             may_go_back = True
         elif step == right[expected]:
             expected, may_go_back = expected + 1, False
@@ -74,8 +74,3 @@ def epistemic_onsets(task: str) -> tuple[str, ...]:
     "No" and "Yet" are left out for `choice`, where they are ordinary words of the options.
     """
     return tuple(word for word in _ONSET_WORDS if word not in ("No", "Yet")) if task == "choice" else _ONSET_WORDS
-
-
-def is_onset(text: str) -> bool:
-    """Return whether `text` is one of the onset words and nothing else, in any case and with any marks after it."""
-    return text.strip().rstrip(".,!…").lower() in _ONSETS

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trd_data.templates import CODE, PromptTemplates
+from trd_data.templates import CODE
 from trd_engine.runtime.errors import SpecError
 from trd_engine.tasks.code.answers import complete_program, extract_program, same_output, same_value
 from trd_engine.tasks.protocol import Pair
@@ -41,15 +41,11 @@ class CodeTask:
     """Runs tests by standard input and output, by value, by assert statements or by `check(candidate)`."""
 
     name = "code"
+    prompts = CODE
 
     def __init__(self, confinement: Confinement, limits: Limits | None = None) -> None:
         self._confinement = confinement
         self._limits = limits or Limits()
-
-    @property
-    def prompts(self) -> PromptTemplates:
-        """Ask for one fenced program."""
-        return CODE
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
         """Correct if every test passes; the detail names the first that fails."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from trd_data.answers import boxed_answer
-from trd_data.templates import MATH, PromptTemplates
+from trd_data.templates import MATH
 from trd_engine.tasks.math.compare import compare, value_of
 from trd_engine.tasks.math.equalities import check_equalities
 from trd_engine.tasks.math.normal_form import in_latex, normalise
@@ -30,15 +30,11 @@ class MathTask:
     """Equal notation and plain numbers are settled at once; the rest goes to `math-verify` in guarded processes."""
 
     name = "math"
+    prompts = MATH
 
     def __init__(self, pool: GuardedPool | None = None) -> None:
         self._pool = pool or shared_pool("math", LIMIT_SECONDS)
         self._known: dict[Same, Reply] = {}
-
-    @property
-    def prompts(self) -> PromptTemplates:
-        """Ask for a boxed answer."""
-        return MATH
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
         """Correct if the boxed answer equals the reference; a comparison that hangs is a "time-out"."""
