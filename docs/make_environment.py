@@ -6,7 +6,7 @@ A test compares the file with this output, and its names with docker-compose.yml
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -136,8 +136,9 @@ def _bounds(field: FieldInfo) -> str:
         "min_length": "length ≥ {}",
         "max_length": "length ≤ {}",
     }
-    constraints = [*field.metadata, *getattr(field.annotation, "__args__", ())]
-    # A bound of `Annotated[str, …] | None` is in the metadata of the union's first member.
+    # A bound of `Annotated[str, …] | None` is in the metadata of the union's first member; a dict's is its keys'.
+    members = get_args(field.annotation) if get_origin(field.annotation) is not dict else ()
+    constraints = [*field.metadata, *members]
     inner = [bound for part in constraints for bound in getattr(part, "__metadata__", (part,))]
     flat = [bound for part in inner for bound in getattr(part, "metadata", (part,))]
     return ", ".join(
