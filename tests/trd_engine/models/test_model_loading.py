@@ -80,14 +80,14 @@ def test_budgets_over_the_context_are_refused(tmp_path: Path) -> None:
 
 def test_a_teacher_that_cannot_read_what_it_is_to_score_is_refused(altered: Path, tmp_path: Path) -> None:
     """Beyond a model's context its figures mean nothing, and no library says so."""
-    edit(altered / "config.json", max_position_embeddings=80)
-    match = r"sampling.max_prompt_tokens \+ sampling.max_new_tokens = 64 \+ 24 tokens, .* teacher .* is 80"
+    edit(altered / "config.json", max_position_embeddings=70)
+    match = r"sampling.max_prompt_tokens \+ sampling.max_new_tokens = 64 \+ 12 tokens, .* teacher .* is 70"
     refused(tmp_path, ContextTooLongError, match, teacher=str(altered), mode="opd", loss={})
 
 
 def test_a_reference_too_long_to_be_read_with_the_text_is_refused(tmp_path: Path) -> None:
     student = Path(shutil.copytree(MODELS / "tiny-student", tmp_path / "student"))
-    edit(student / "config.json", max_position_embeddings=150)
+    edit(student / "config.json", max_position_embeddings=138)
     rows = tmp_path / "rows.jsonl"
     row = {"problem": "1+2", "answer": "3", "solution": "1+" * 60 + "3"}
     rows.write_text(json.dumps(row) + "\n", encoding="utf-8")

@@ -120,8 +120,10 @@ def test_a_run_with_a_moving_teacher_resumes_bitwise(
 def test_the_teachers_weights_of_the_moment_refine(data: Path, tmp_path: Path) -> None:
     """The first round's refinements are those of a frozen teacher, and the second's are not."""
     frozen, moving = tmp_path / "frozen", tmp_path / "moving"
-    distil(own_teacher(data, lora=None), frozen)
-    distil(own_teacher(data, lora=None, teacher_update={"kind": "periodic", "every_steps": 1}), moving)
+    longer = {"max_prompt_tokens": 192, "max_new_tokens": 24}
+    distil(own_teacher(data, lora=None, refine=longer), frozen)
+    update = {"kind": "periodic", "every_steps": 1}
+    distil(own_teacher(data, lora=None, refine=longer, teacher_update=update), moving)
     rounds = [[_lines(out, number) for out in (frozen, moving)] for number in (0, 1)]
     assert rounds[0][0] == rounds[0][1]
     assert rounds[1][0] != rounds[1][1]

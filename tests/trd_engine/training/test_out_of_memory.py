@@ -54,7 +54,7 @@ def test_smaller_passes_give_the_run_that_began_with_them(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], text: str
 ) -> None:
     """Dropout included: the pass that is repeated draws the same masks as one that was small from the start."""
-    limit_memory(monkeypatch, 400, kind, text)
+    limit_memory(monkeypatch, 250, kind, text)
     halved = run(data, tmp_path / "halved")
     notices = [event["message"] for event in events(tmp_path / "halved", "notice") if event["code"] == "passes_halved"]
     assert notices
@@ -63,7 +63,7 @@ def test_smaller_passes_give_the_run_that_began_with_them(
     most = PassTokens(*numbers)
     (*_, last) = (e for e in events(tmp_path / "halved", "notice") if e["code"] == "passes_halved")
     assert last["data"]["pass_tokens"] == [most.student, most.teacher], "a worker's next attempt begins with them"
-    assert most.student < most.teacher <= 400
+    assert most.student < most.teacher <= 250
     monkeypatch.setattr(setup, "pass_tokens", lambda *_: most)
     assert run(data, tmp_path / "small") == halved
 

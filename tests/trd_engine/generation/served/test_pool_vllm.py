@@ -187,6 +187,7 @@ def run_spec(data: Path, **sampling: Any) -> RunConfig:
         lora={"rank": 4, "alpha": 8},
         loss={},
         sampling={"temperature": 0, "max_prompt_tokens": 64, "max_new_tokens": 24, **sampling},
+        refine={"max_prompt_tokens": 192, "max_new_tokens": 24},
         optim={"learning_rate": 1e-2, "batch_size": 8},
         diagnosis={"num_trajectories": 0},
     )
