@@ -51,7 +51,7 @@ def live_server(
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    with httpx.Client(timeout=5) as client:  # to make one takes ten times as long as a look
+    with httpx.Client(timeout=5) as client:  # to make one for each look would cost more than the look
         while True:
             with suppress(httpx.TransportError):
                 if client.get(f"{url}/healthz").status_code == 200:
