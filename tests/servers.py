@@ -192,6 +192,7 @@ class PostgresServer(Server):
         password_file.chmod(0o600)
         if self.user is not None:
             shutil.chown(password_file, self.user)
+        # The default, SCRAM, hashes 4,096 times for each of the tests' many connections.
         auth = ["--username=trd", f"--pwfile={password_file}", "--auth=md5"]
         self.run([programs / "initdb", "-D", self.folder / "data", *auth, "--encoding=UTF8", "--locale=C", "--no-sync"])
 
