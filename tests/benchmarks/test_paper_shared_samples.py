@@ -26,13 +26,12 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The problems of all runs, few of them held out; the runs' answers are few and most are cut off."""
+    """The problems of all runs, few of them held out; few answers are scored and diagnosed."""
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "NUM_HELDOUT", 8)
         patch.setitem(grid.K, "heldout", 2)
         patch.setattr(grid, "NUM_DIAGNOSED", 2)
-        patch.setattr(grid, "MAX_NEW_TOKENS", 48)
         runner.write_problems([CELL], folder)
         yield folder
 
