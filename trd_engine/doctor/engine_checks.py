@@ -41,6 +41,14 @@ GIB = 2**30
 _MAX_LOSS_ERROR = 1e-4
 """Relative, in fp32; products in TF32 would be off by 1e-3."""
 _MAX_PACKING_ERROR = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+_DEVICE_ASSERT = """
+import torch
+try:
+    torch.zeros(4, device="cuda")[torch.full((2,), 9, device="cuda")].sum().item()
+except Exception as error:
+    from trd_engine.runtime.hardware import is_out_of_memory
+    print(is_out_of_memory(error), "device-side assert" in str(error))
+"""
 _SYNC_NOISE = 0.02
 """Standard deviation of what the check of the sync adds to the adapter: enough to move every log-probability."""
 
@@ -131,6 +139,17 @@ def check_out_of_memory(machine: Machine) -> str:
             return "an allocation of a petabyte is reported as out of memory"
         raise FailedError(f"it is not recognised: {error}"[:300], "report it, with your versions") from error
     raise FailedError("a petabyte was allocated", "set vm.overcommit_memory to 0")
+
+
+def check_device_assert(machine: Machine) -> str:
+    """An index out of range on the GPU is reported as a fault of the code, and not as memory that ran out."""
+    machine.require_gpu()
+    done = subprocess.run(
+        [sys.executable, "-c", _DEVICE_ASSERT], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.stdout.split() != ["False", "True"]:
+        raise FailedError(f"{done.stdout} {done.stderr[-300:]}".strip(), "report it, with your versions")
+    return "a device-side assert is named, and not taken for memory"
 
 
 def check_run(machine: Machine) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -28,6 +29,9 @@ _CACHES = {
     "CUDA_CACHE_PATH": "~/.nv/ComputeCache",
 }
 """Variables that name a library's cache, with the library's own default."""
+_HARMLESS_XIDS = (None, 13, 31, 43, 45, 63)
+"""Exceptions and page faults of a program, a program that was stopped, and memory that was remapped in time."""
+_XID_REMEDY = "reset the GPU, or reboot; NVIDIA's table of Xid errors says when to replace it"
 _ALL_REDUCE = """
 import os, sys, time, torch, torch.distributed as dist
 backend, num_bytes = sys.argv[1], int(sys.argv[2])
@@ -104,6 +108,25 @@ def check_gpu_health(machine: Machine) -> str:
             remedy = "end the other processes (nvidia-smi lists them), or hide the GPU with CUDA_VISIBLE_DEVICES"
             raise FailedError(f"{used_mib} MiB of GPU {index} are in use", remedy)
     return "no uncorrected ECC errors, and no other process"
+
+
+def check_kernel_log(machine: Machine) -> str:
+    """Errors that the driver wrote into the kernel's log: Xids."""
+    machine.require_gpu()
+    done = subprocess.run(["dmesg"], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        raise NotTriedError("the kernel's log may not be read here; on the host: dmesg | grep Xid")
+    # What a program did wrong says nothing about the GPU, and memory that was remapped serves on.
+    found = {number: line for line in done.stdout.splitlines() if (number := _xid(line)) not in _HARMLESS_XIDS}
+    if found:
+        newest = list(found.values())[-1].strip()
+        raise FailedError(f"the driver reported Xid {', '.join(map(str, found))}; {newest}"[:400], _XID_REMEDY)
+    return "no Xid that points to the GPU"
+
+
+def _xid(line: str) -> int | None:
+    match = re.search(r"NVRM: Xid \([^)]*\): (\d+)", line)
+    return int(match[1]) if match else None
 
 
 def check_compiler(machine: Machine) -> str:

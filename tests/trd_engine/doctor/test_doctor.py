@@ -104,15 +104,71 @@ def test_a_spec_is_checked_against_the_models(tmp_path: Path, monkeypatch: pytes
 def test_ecc_errors_and_other_processes_are_found(
     output: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{output}END\n")
-    tool.chmod(0o755)
+    _write_program(tmp_path / "nvidia-smi", f"cat <<'END'\n{output}END\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     if message is None:
         assert "no uncorrected ECC errors" in machine_checks.check_gpu_health(Machine(GPU, tmp_path))
         return
     with pytest.raises(FailedError, match=message):
         machine_checks.check_gpu_health(Machine(GPU, tmp_path))
+
+
+XID = "[  812.5] NVRM: Xid (PCI:0000:1b:00): {}, pid=4711, name=python, a text"
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ([XID.format(31), XID.format(79), "eth0: link up"], "Xid 79"),
+        ([XID.format(48), XID.format(95)], "Xid 48, 95"),
+        ([XID.format(13), XID.format(43), "NVRM: loading driver"], None),
+        ([], None),
+    ],
+)
+def test_errors_of_the_driver_are_found_in_the_kernels_log(
+    log: list[str], message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "".join(f"echo '{line}'\n" for line in log)
+    _write_program(tmp_path / "dmesg", script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if message is None:
+        assert "no Xid" in machine_checks.check_kernel_log(Machine(GPU, tmp_path))
+    else:
+        with pytest.raises(FailedError, match=message):
+            machine_checks.check_kernel_log(Machine(GPU, tmp_path))
+
+
+def test_a_kernel_log_that_may_not_be_read_was_not_tried(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotTriedError, match="no GPU"):
+        machine_checks.check_kernel_log(machine)
+    _write_program(tmp_path / "dmesg", "exit 1\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(NotTriedError, match="may not be read"):
+        machine_checks.check_kernel_log(Machine(GPU, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_good"), [("echo False True", True), ("echo True True", False), ("echo; exit 1", False)]
+)
+def test_a_device_assert_that_is_misread_is_found(
+    answer: str, is_good: bool, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotTriedError):
+        engine_checks.check_device_assert(machine)
+    _write_program(tmp_path / "python", f"{answer}\n")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    if is_good:
+        assert "not taken for memory" in engine_checks.check_device_assert(Machine(GPU, tmp_path))
+    else:
+        with pytest.raises(FailedError):
+            engine_checks.check_device_assert(Machine(GPU, tmp_path))
+
+
+def _write_program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}", encoding="utf-8")
+    path.chmod(0o755)
 
 
 def test_a_missing_compiler_and_a_full_disk_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
