@@ -54,12 +54,16 @@ class RequestMetrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self._series: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def answered(self, scope: Scope, status: int | None, seconds: float) -> None:
         """Count one request."""
-        method, route = method_and_route(scope)
-        self._num_answers.labels(method, route, str(status or 499)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        key = (*method_and_route(scope), str(status or 499))
+        if key not in self._series:  # to look a series up costs more than to count in it
+            self._series[key] = self._num_answers.labels(*key), self._seconds.labels(*key[:2])
+        num_answers, series_seconds = self._series[key]
+        num_answers.inc()
+        series_seconds.observe(seconds)
 
     def text(self, fleet: Fleet, num_streams: int) -> bytes:
         """Return all figures in Prometheus's text format; those of the database may be old if counting takes long."""

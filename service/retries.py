@@ -3,6 +3,7 @@ makes them."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from service.errors import InFlightError
+from service.errors import InFlightError, InvalidRequestError
 
 RETRY_WINDOW = timedelta(seconds=120)
 """A client that retries without an idempotency key does so within this time."""
 
 REPLAYED = "idempotent-replayed"
 """Response header: an earlier request created the job."""
+_RETRY_COUNT = "x-stainless-retry-count"
+"""Request header of the `openai` client."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -39,11 +42,14 @@ class ClientTry:
     received_at: datetime
 
 
-async def _client_try(
-    request: Request,
-    retry_count: Annotated[int | None, Header(alias="x-stainless-retry-count", include_in_schema=False)] = None,
-) -> ClientTry | None:
-    return None if retry_count is None else ClientTry(retry_count > 0, request.state.received_at)
+async def _client_try(request: Request) -> ClientTry | None:
+    retry_count = request.headers.get(_RETRY_COUNT)  # as a parameter it would cost every submission 0.1 ms
+    if retry_count is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", retry_count):
+        message = f"{_RETRY_COUNT} = {retry_count[:80]}: it must be the number of earlier tries"
+        raise InvalidRequestError(message, code="invalid_value", param=_RETRY_COUNT)
+    return ClientTry(int(retry_count) > 0, request.state.received_at)
 
 
 MaybeClientTry = Annotated[ClientTry | None, Depends(_client_try)]

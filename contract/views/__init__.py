@@ -27,6 +27,8 @@ Item = TypeVar("Item")
 MAX_PAGE = 100
 """Maximum number of objects in a page."""
 
+_MISSING = object()
+
 
 def _forget_extra_fields(schema: dict[str, Any]) -> None:
     schema.pop("additionalProperties", None)
@@ -42,8 +44,8 @@ class View(BaseModel):
     @classmethod
     def of(cls, row: object, **fields: Any) -> Self:
         """Build the view from `fields`, and for all other fields from the row's attributes of the same names."""
-        same = {name: getattr(row, name) for name in cls.model_fields if name not in fields and hasattr(row, name)}
-        return cls(**same, **fields)
+        same = {name: getattr(row, name, _MISSING) for name in cls.model_fields if name not in fields}
+        return cls(**{name: value for name, value in same.items() if value is not _MISSING}, **fields)
 
 
 class _KnownOrString:

@@ -80,7 +80,7 @@ class JobView(JobProgress):
     queue: str
     priority: int
     queue_position: int | None
-    """1 is claimed next; counting stops at 1,000; null unless the job is queued."""
+    """1 is claimed next; counting stops at 200; null unless the job is queued."""
     would_wait_for: WouldWaitFor | None = None
     """What no live worker has that the job needs, as the workers are now; null if one can run it, and unless the job
     is queued."""

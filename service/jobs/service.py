@@ -43,7 +43,7 @@ from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
 from trd_estimate.counts import Counts
 
-MAX_QUEUE_POSITION = 1_000
+MAX_QUEUE_POSITION = 200
 """Positions are counted up to this limit: a page of jobs asks for a hundred of them."""
 NUM_SQLITE_THREADS = 4
 """One thread writes while the others prepare the next transactions."""

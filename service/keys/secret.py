@@ -7,7 +7,6 @@ pepper is as strong, and costs microseconds on every request.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import zlib
@@ -45,7 +44,7 @@ def _checksum(body: str) -> str:
 
 def key_digest(key: str, pepper: str) -> str:
     """HMAC-SHA256 of the key, in hexadecimal."""
-    return hmac.new(pepper.encode(), key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper.encode(), key.encode(), "sha256").hex()
 
 
 def load_pepper(configured: str | None, data_dir: Path) -> str:
