@@ -40,6 +40,7 @@ STAGES: dict[str, tuple[Stage, int]] = {
     "run": (runs.whole_run, 80),
     "faults": (runs.faults, 40),
     "updates": (runs.updates, 40),
+    "Liger's time": (arithmetic.liger_time, 60),
 }
 """Each stage with its limit in seconds, the most valuable first."""
 

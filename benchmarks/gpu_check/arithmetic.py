@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,27 +99,37 @@ def _loss_error(case: Case, divergence: Divergence, *, with_bias: bool) -> float
 
 def loss_time(case: Case) -> list[Figure]:
     """Milliseconds and peak memory of forward KL with both vocabularies, trained and frozen head: ours by the kernels
-    and by plain operations, dense, and Liger if it is installed."""
+    and by plain operations, and dense."""
+    return _times(
+        case,
+        {
+            f"{name}{', frozen' if frozen else ''}": (partial(contender, frozen=frozen), 3 if frozen else 4)
+            for (name, contender), frozen in itertools.product(
+                {"ours": ours, "plain operations": _plainly, "dense": dense}.items(), (False, True)
+            )
+        },
+    )
+
+
+def liger_time(case: Case) -> list[Figure]:
+    """The same of Liger, plain and compiled, with a trained head: it has no frozen one."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return [Figure("Liger", "not installed")]
+    plain, compiled = (partial(liger, chunk_size=1024, compiled=compiled) for compiled in (False, True))
+    return _times(case, {"Liger": (plain, 4), "Liger, compiled": (compiled, 4)})
+
+
+def _times(case: Case, contenders: Mapping[str, tuple[Callable[[Inputs], Tensor], int]]) -> list[Figure]:
+    """Measure contenders, each with its number of products of hidden states and head."""
     num_tokens, hidden, vocabularies = (64, 32, (1000,)) if case.small else (8192, 4096, (151_936, 128_256))
     dtype = torch.bfloat16 if case.is_gpu else torch.float32
-    contenders: dict[str, Callable[[Inputs, bool], Tensor]] = {
-        "ours": lambda inputs, frozen: ours(inputs, frozen=frozen),
-        "plain operations": lambda inputs, frozen: _plainly(inputs, frozen=frozen),
-        "dense": lambda inputs, frozen: dense(inputs, frozen=frozen),
-    }
-    if importlib.util.find_spec("liger_kernel") is not None and case.is_gpu:
-        contenders["Liger"] = lambda inputs, _: liger(inputs, chunk_size=1024, compiled=False)
     found = []
     for vocabulary in vocabularies:
         inputs = Inputs.random(num_tokens, hidden, vocabulary, dtype, case.device)
-        for (name, contender), frozen in itertools.product(contenders.items(), (False, True)):
-            if name == "Liger" and frozen:
-                continue
-            products = 2 * num_tokens * vocabulary * hidden * (3 if frozen else 4)
-            predicted = products / case.hardware.flops * 1e3 if case.hardware.flops else None
-            found += _time_and_peak(
-                case, f"{name}{', frozen' if frozen else ''} {vocabulary}", predicted, inputs, contender, frozen
-            )
+        for name, (contender, num_products) in contenders.items():
+            flops = 2 * num_tokens * vocabulary * hidden * num_products
+            predicted = flops / case.hardware.flops * 1e3 if case.hardware.flops else None
+            found += _time_and_peak(case, f"{name} {vocabulary}", predicted, inputs, contender)
         del inputs
     return found
 
@@ -128,14 +139,13 @@ def _time_and_peak(
     name: str,
     predicted: float | None,
     inputs: Inputs,
-    contender: Callable[[Inputs, bool], Tensor],
-    frozen: bool,
+    contender: Callable[[Inputs], Tensor],
 ) -> list[Figure]:
     """Measure one contender; one that does not fit has no figure."""
 
     def work() -> None:
         inputs.forget_gradients()
-        contender(inputs, frozen)
+        contender(inputs)
 
     inputs.forget_gradients()
     reset_peak(case)
