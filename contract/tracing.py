@@ -77,7 +77,7 @@ def continued(origin: Mapping[str, Any] | None, **ids: str | int) -> Iterator[No
     """Let spans and log lines of the block belong to the request of `origin`, and add `ids` to the lines."""
     known = origin or {}
     if not known.get("traceparent") and trace.get_current_span() is trace.INVALID_SPAN:
-        with log_ids(request_id=known.get("request_id"), **ids):  # no trace goes on, and none is left
+        with log_ids(request_id=known.get("request_id"), **ids):  # there is no trace to continue, and none to leave
             yield
         return
     token = context.attach(_PROPAGATOR.extract(known))

@@ -47,8 +47,8 @@ _PARTS = (
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all routes. Each is built once a process, where its part is imported: `include_router` would build it again,
-    a sixth of the application's start."""
+    """Add all routes. Each is built once a process, where its part is imported: `include_router` would build it
+    again."""
     for part in _PARTS:
         app.router.routes.extend(part.router.routes)
     app.mount(STATIC_PREFIX.rstrip("/"), dashboard.STATIC_FILES)

@@ -27,7 +27,7 @@ MAX_PENDING = 1000
 """Messages that may wait for a slow broker. Further ones are dropped; polling workers find their jobs."""
 MAX_RINGS_A_SECOND = 8
 """Per queue. A message makes a free worker claim the first waiting job, whichever job it was sent for, so more
-messages only spare free workers their next poll, and sending one costs a good part of a request."""
+messages only save free workers the wait until their next poll, and sending one costs a good part of a request."""
 
 
 class Doorbell:

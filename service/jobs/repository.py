@@ -253,7 +253,7 @@ def add(
     idempotency key is taken."""
     names = list(dict.fromkeys(tags))
     rows = event_rows(job["id"], 0, events)
-    if connection.dialect.name == "postgresql":  # one way to the server instead of four
+    if connection.dialect.name == "postgresql":  # one round trip instead of four
         for row in rows:
             del row["created_at"]  # the job's
         logged = {f"entry_{name}": value for name, value in entry.items()}

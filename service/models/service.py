@@ -27,8 +27,8 @@ from trd_estimate.shape import ModelShape, shape_of
 logger = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 2.0
-"""How long the setting and the models' files that were looked at are used before they are looked at again: every
-submission names several models, and each look is a dozen system calls."""
+"""How long the setting and the state of the models' files are cached. Every submission looks several models up, and
+without the cache each look takes a dozen system calls."""
 _FACT_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "chat_template.jinja",

@@ -155,6 +155,13 @@ def test_a_job_that_is_refused_leaves_nothing(either_client: TestClient) -> None
     assert counts == [0, 0, 0]
 
 
+@pytest.mark.parametrize("count", ["many", "-1", "1.5", "9" * 5000, ""])
+def test_a_retry_count_that_is_no_number_is_refused(client: TestClient, count: str) -> None:
+    answer = client.post("/jobs", json=job_body(client), headers={"x-stainless-retry-count": count})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "x-stainless-retry-count")
+    assert client.get("/jobs").json()["data"] == []
+
+
 def test_a_client_that_says_it_retries_without_a_key_makes_one_job(client: TestClient) -> None:
     body = job_body(client)
     first = client.post("/jobs", json=body, headers={"x-stainless-retry-count": "0"})
