@@ -20,6 +20,9 @@ from trd_engine.distillation.losses import row_kernels
 from trd_engine.distillation.losses.divergence import Divergence, token_divergence
 from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's interpreter takes milliseconds for a launch: fewer cases, and gradients along random directions only."""
+
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
@@ -57,7 +60,8 @@ def test_gradient_is_the_central_difference(setting: dict[str, Any]) -> None:
             chunk_tokens=3,
         )[0]
 
-    assert torch.autograd.gradcheck(loss, (case.student_hidden, case.student_head, case.student_bias))
+    inputs = (case.student_hidden, case.student_head, case.student_bias)
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=IS_INTERPRETED)
 
 
 @pytest.mark.parametrize("divergence", SUPPORTS, ids=str)
@@ -84,7 +88,7 @@ def test_bias_scale_and_soft_cap_are_those_of_the_models(divergence: Divergence,
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-@settings(max_examples=8 if os.environ.get("TRITON_INTERPRET") == "1" else 40, deadline=None)  # it is slow
+@settings(max_examples=8 if IS_INTERPRETED else 40, deadline=None)
 @given(
     divergence=st.sampled_from(SUPPORTS),
     num_tokens=st.integers(1, 9),
@@ -219,4 +223,4 @@ def test_weights_default_to_the_mean() -> None:
 
 
 def test_kernels_compute_the_loss_if_they_are_interpreted() -> None:
-    assert row_kernels.uses_kernels(torch.device("cpu")) == (os.environ.get("TRITON_INTERPRET") == "1")
+    assert row_kernels.uses_kernels(torch.device("cpu")) == IS_INTERPRETED
