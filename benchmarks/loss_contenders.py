@@ -48,7 +48,7 @@ class Inputs:
         )
 
     def head(self, *, frozen: bool) -> Tensor:
-        """The student's head, with or without its gradient."""
+        """Return the student's head, with or without its gradient."""
         return self.student_head_VH.detach() if frozen else self.student_head_VH
 
     def forget_gradients(self) -> None:
@@ -60,7 +60,7 @@ Contender = Callable[[Inputs], Tensor]
 
 
 def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
-    """The straightforward implementation: both models' logits, log_softmax, kl_div."""
+    """Compute the loss in the straightforward way: both models' logits, log_softmax, kl_div."""
     log_p_NV = functional.log_softmax(inputs.student_hidden_NH @ inputs.head(frozen=frozen).t(), dim=-1)
     with torch.no_grad():
         log_q_NV = functional.log_softmax(inputs.teacher_hidden_NH @ inputs.teacher_head_VH.t(), dim=-1)
@@ -70,7 +70,7 @@ def dense(inputs: Inputs, *, frozen: bool = False) -> Tensor:
 
 
 def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest | None = None) -> Tensor:
-    """`trd_engine.distillation.losses.linear_divergence.linear_divergence` at its defaults."""
+    """Run `trd_engine.distillation.losses.linear_divergence.linear_divergence` at its defaults."""
     loss = linear_divergence(
         Projection(inputs.student_hidden_NH, inputs.head(frozen=frozen)),
         Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH),
@@ -82,7 +82,7 @@ def ours(inputs: Inputs, *, frozen: bool = False, statistics: StatisticsRequest 
 
 
 def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
-    """The lower bound: only the matrix products that every exact loss needs, computed as in `ours`."""
+    """Compute the lower bound: only the matrix products that every exact loss needs, computed as in `ours`."""
     with torch.no_grad():
         student = Projection(inputs.student_hidden_NH, inputs.student_head_VH)
         teacher = Projection(inputs.teacher_hidden_NH, inputs.teacher_head_VH)
@@ -100,7 +100,7 @@ def products(inputs: Inputs, *, frozen: bool = False) -> Tensor:
 
 @contextmanager
 def trl_tiles(num_tokens: int | None, num_vocabulary: int | None) -> Iterator[None]:
-    """TRL reads its tile sizes from its module; None leaves the default."""
+    """Within the block, give TRL these tile sizes, which it reads from its module; None leaves the default."""
     from trl.kernels import chunked_divergence
 
     before = chunked_divergence.TOKEN_CHUNK_SIZE, chunked_divergence.VOCAB_CHUNK_SIZE
@@ -113,7 +113,7 @@ def trl_tiles(num_tokens: int | None, num_vocabulary: int | None) -> Iterator[No
 
 
 def trl(inputs: Inputs, *, tiles: tuple[int | None, int | None], frozen: bool = False) -> Tensor:
-    """TRL's chunked divergence, which recomputes the logits in the backward pass."""
+    """Run TRL's chunked divergence, which recomputes the logits in the backward pass."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     with trl_tiles(*tiles):
@@ -132,7 +132,7 @@ def trl(inputs: Inputs, *, tiles: tuple[int | None, int | None], frozen: bool = 
 
 
 def liger(inputs: Inputs, *, chunk_size: int, compiled: bool) -> Tensor:
-    """Liger's chunked JSD at β = 0, which Liger also defines as the forward KL; it has no frozen head."""
+    """Run Liger's chunked JSD at β = 0, which Liger also defines as the forward KL; it has no frozen head."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     loss_of = LigerFusedLinearJSDLoss(

@@ -120,7 +120,7 @@ def _id_sql(made: str) -> str:
 
 
 def _insert_tags(connection: Connection) -> None:
-    """`nightly` on every tenth job, `paper` on every ten thousandth, and `team` on all jobs of the first ten owners."""
+    """Tag every tenth job `nightly`, every ten thousandth `paper`, and all jobs of the first ten owners `team`."""
     connection.execute(text("TRUNCATE job_tags"))
     tags = {
         "nightly": "right(id, 1) = '7'",

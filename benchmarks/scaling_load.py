@@ -101,7 +101,7 @@ def _flush_of(num_steps: int) -> Callable[[Database, str], Act]:
 
 
 def _cycle(database: Database, worker: str) -> Act:
-    """A whole job in fast motion."""
+    """Make the operation that plays a whole job in fast motion."""
 
     def act() -> None:
         lease = _claimed(database, worker, BACKLOG)
@@ -114,7 +114,7 @@ def _cycle(database: Database, worker: str) -> Act:
 
 
 def _idle_poll(database: Database, worker: str) -> Act:
-    """An idle worker's look for jobs and for chats."""
+    """Make the operation of an idle worker, which looks for jobs and for chats."""
 
     def act() -> None:
         with database.write() as session:
@@ -134,7 +134,7 @@ def _webhook_poll(database: Database, worker: str) -> Act:
 
 
 def _reaper_turn(database: Database, worker: str) -> Act:
-    """The turn of a worker that does not lead: it renews its row, and sees that another one leads."""
+    """Make the turn of a worker that does not lead: it renews its row, and sees that another one leads."""
     with database.write() as session:
         lead(session, "the leader", lease_seconds=LEASE_SECONDS)
     slot = Slot(WorkerSettings(database_url=database.engine.url.render_as_string(hide_password=False)))

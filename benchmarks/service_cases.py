@@ -95,7 +95,7 @@ def _ratio(floor: Sequence[float], ours: Sequence[float]) -> float:
 
 
 def throughput(site: Site) -> Section:
-    """POST /jobs and GET /jobs/{id} against the floor."""
+    """Measure POST /jobs and GET /jobs/{id} against the floor."""
     section = Section(f"Throughput, {site.kind}")
     section.lines += [
         "| call | floor, requests/s | CPU ms each | ours, requests/s | CPU ms each | × floor | by CPU | to reach |",

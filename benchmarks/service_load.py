@@ -35,7 +35,7 @@ class Target:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     async def connect(self) -> Connection:
-        """A persistent connection."""
+        """Open a persistent connection."""
         address = urlsplit(self.url)
         return Connection(*await asyncio.open_connection(address.hostname, address.port, limit=EVENT_LINE_BYTES))
 
@@ -167,6 +167,6 @@ async def download(target: Target, path: str) -> tuple[int, float, str]:
 
 
 async def settled(awaitables: Iterable[Awaitable[None]], seconds: float) -> None:
-    """Await all, with a timeout in seconds."""
+    """Await all of them, with a timeout in seconds."""
     async with asyncio.timeout(seconds):
         await asyncio.gather(*awaitables)

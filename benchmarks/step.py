@@ -83,7 +83,7 @@ def _peak_mib() -> float:
 
 
 def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: int) -> list[Row]:
-    """All contenders on one workload; their losses must agree."""
+    """Measure all contenders on one workload; their losses must agree."""
     rows = [Row(name) for name in CONTENDERS]
     for number in range(num_rounds):
         for row in rows:
@@ -109,7 +109,8 @@ def measure(workload_name: str, num_rounds: int, num_steps: int, num_threads: in
 
 
 def section(workload_name: str, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """A table of ratios to TRL as it comes and to TRL with tuned tiles; and what misses a target against the first."""
+    """Return a table of ratios to TRL's defaults and to TRL with tuned tiles; and what misses a target against the
+    first."""
     workload = WORKLOADS[workload_name]
     peers = [row.figures for row in rows if row.contender.startswith("TRL")]
     worst = max(abs(a - b) / b for row in rows for a, b in zip(row.losses, rows[0].losses, strict=True))

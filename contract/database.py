@@ -74,7 +74,7 @@ class Database:
 
     @contextmanager
     def write_by_connection(self) -> Iterator[Connection]:
-        """The same without the ORM: a session costs as much as a statement."""
+        """Open the same transaction without the ORM: a session costs as much as a statement."""
         with self._writers_turn(), self._writing_engine.begin() as connection:
             yield connection
 

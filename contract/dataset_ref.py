@@ -69,7 +69,7 @@ DatasetId = Annotated[str, AfterValidator(_as_id), Field(json_schema_extra={"pat
 
 
 def _dataset_kind(value: object) -> str:
-    """Which member of `DatasetRef` a value means, so that its errors speak of that member alone."""
+    """Return the member of `DatasetRef` that a value means, so that its errors speak of that member alone."""
     for kind in ("hub", "generator", "path"):
         if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
             return f"as_{kind}"

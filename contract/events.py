@@ -37,7 +37,7 @@ INSERT_EVENTS = insert(cast(Table, JobEvent.__table__))
 
 
 def append_events(session: Session, job_id: str, *events: NewEvent) -> None:
-    """Number the events and store them, in the transaction of the change that they report.
+    """Give the events their numbers and store them, in the transaction of the change that they report.
 
     The update locks the job's row, so two writers never take the same number. A worker calls this inside
     `worker.lease.fenced`, so a superseded attempt appends nothing. Deliveries to webhooks are stored with the events,

@@ -25,12 +25,12 @@ ANSWER_PREFIX = "ans_"
 
 
 def new_id(prefix: str, *, now_seconds: float | None = None) -> str:
-    """A fresh id of the kind that `prefix` names, for example ``job_01k…``."""
+    """Make an id of the kind that `prefix` names, for example ``job_01k…``."""
     return _encoded(prefix, time.time() if now_seconds is None else now_seconds, secrets.randbits(80))
 
 
 def first_id(prefix: str, at: datetime) -> str:
-    """The smallest id of the kind that could have been made at that time: ids of later objects are not smaller."""
+    """Return the smallest id of the kind that could have been made at that time; later ids are not smaller."""
     return _encoded(prefix, max(0.0, at.timestamp()), 0)
 
 

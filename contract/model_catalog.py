@@ -57,8 +57,8 @@ class ModelFacts:
 
 
 def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
-    """`TRD_MODELS`: comma-separated ``name=folder``, ``folder`` (named by its last part),
-    ``folder/*`` (every model folder in it) or ``owner/name[@revision]``. Raises ValueError.
+    """Parse `TRD_MODELS`: comma-separated ``name=folder``, ``folder`` (named by its last part), ``folder/*`` (every
+    model folder in it) or ``owner/name[@revision]``. Raises ValueError.
 
     A folder that was found by ``*`` and whose name is taken is named by its whole path: it may appear at any time,
     and must not make the whole list invalid.

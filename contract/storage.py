@@ -63,7 +63,7 @@ class ContentChangedError(Exception):
 
 @cache
 def _memory_store(_name: str) -> MemoryStore:
-    """All that use one URL in a process share one memory."""
+    """Return the store of the URL; it is the same for all callers in this process."""
     return MemoryStore()
 
 
@@ -114,12 +114,12 @@ class Storage:
             obstore.put(self._store, key, content, chunk_size=PART_BYTES, max_concurrency=NUM_PARALLEL_PARTS)
 
     def size(self, key: str) -> int:
-        """Bytes of the file; raises `StoredFileMissingError`, as all that reads does."""
+        """Return the file's size in bytes; raise `StoredFileMissingError`, as every method that reads does."""
         with _as_os_error(key):
             return obstore.head(self._store, key)["size"]
 
     def read(self, key: str, *, sha256: str | None = None) -> bytes:
-        """A small file, whole; raises `ContentChangedError` if it does not have `sha256`."""
+        """Return the whole of a small file; raise `ContentChangedError` if it does not have `sha256`."""
 
         def read() -> bytes:
             with _as_os_error(key):
@@ -129,7 +129,7 @@ class Storage:
         return _twice_at_most(read)
 
     def read_range(self, key: str, start: int, stop: int, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-        """The bytes from `start` to before `stop`, a chunk at a time."""
+        """Yield the bytes from `start` to before `stop`, a chunk at a time."""
         while start < stop:
             chunk = self._read_at(key, start, min(chunk_bytes, stop - start))
             start += len(chunk)
@@ -143,11 +143,11 @@ class Storage:
         return chunk
 
     def open(self, key: str) -> IO[bytes]:
-        """The file, open for reading and seeking; close it as any other."""
+        """Open the file for reading and seeking; close it like any other file."""
         return io.BufferedReader(_StoredFile(self, key), CHUNK_BYTES)
 
     def open_local(self, key: str, max_bytes: int) -> IO[bytes]:
-        """The beginning of the file, `max_bytes` at least, open as a file of this machine, which a child can read."""
+        """Open the beginning of the file, at least `max_bytes`, as a file of this machine, which a child can read."""
         if self._folder is not None:
             with _as_os_error(key):
                 return (self._folder / key).open("rb")
@@ -169,7 +169,7 @@ class Storage:
         _twice_at_most(copy)
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below `prefix`, in order; none if there is no such folder."""
+        """Return the names of the folders right below `prefix`, in order; none if there is no such folder."""
         with _as_os_error(prefix):
             found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
         return sorted(path.rpartition("/")[2] for path in found)
@@ -195,7 +195,7 @@ class Storage:
             logger.exception("deleted, and still in the storage: %s", prefix)
 
     def presigned_url(self, key: str) -> str | None:
-        """A URL that downloads the file from the store, without credentials, for `PRESIGNED_FOR`.
+        """Return a URL that downloads the file from the store, without credentials, for `PRESIGNED_FOR`.
 
         None if the store is no HTTP server, as a folder is not.
         """

@@ -19,22 +19,22 @@ JOBS_PREFIX = "jobs"
 
 
 def dataset_key(dataset_id: str) -> str:
-    """An uploaded dataset's rows, as validated."""
+    """Return the key of an uploaded dataset's validated rows."""
     return f"{DATASETS_PREFIX}/{dataset_id}/rows.jsonl"
 
 
 def job_prefix(job_id: str) -> str:
-    """All files of a job, whichever attempt stored them."""
+    """Return the prefix of all files of a job, whichever attempt stored them."""
     return f"{JOBS_PREFIX}/{job_id}"
 
 
 def checkpoint_prefix(job_id: str, attempt: int, step: int) -> str:
-    """A checkpoint's folder. The attempt is in it, so that a superseded attempt overwrites nothing."""
+    """Return a checkpoint's prefix. The attempt is in it, so that a superseded attempt overwrites nothing."""
     return f"{job_prefix(job_id)}/attempt-{attempt:04d}/step-{step:08d}"
 
 
 def attempt_number(prefix: str) -> int:
-    """The attempt in whose folder `prefix` is, of the form that `checkpoint_prefix` makes; raises ValueError."""
+    """Return the number of the attempt that a prefix of `checkpoint_prefix` names; raise ValueError for others."""
     return int(prefix.split("/")[2].removeprefix("attempt-"))
 
 

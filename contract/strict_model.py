@@ -35,7 +35,7 @@ class StrictModel(BaseModel):
 
 
 def contradiction(param: str, value: object, reason: str, remedy: str) -> PydanticCustomError:
-    """A cross-field error; `contract.spec_problems` reads the parameter's name from its context."""
+    """Make a cross-field error; `contract.spec_problems` reads the parameter's name from its context."""
     shown = "null" if value is None else str(value)
     return PydanticCustomError(
         "contradiction",

@@ -22,7 +22,7 @@ ADVISORY_LOCK = 7_244_001
 
 
 def configured_url() -> str:
-    """The address to migrate."""
+    """Return the address of the database to migrate."""
     explicit = context.config.get_alembic_option("sqlalchemy.url")
     return with_driver(explicit) if explicit else DatabaseSettings.from_environment().database_url
 
@@ -35,7 +35,7 @@ def render_item(kind: str, item: object, autogen_context: Any) -> str | bool:
 
 
 def options() -> dict[str, Any]:
-    """What autogenerate compares, and how it writes what it finds."""
+    """Return what autogenerate compares, and how it writes what it finds."""
     return {
         "target_metadata": Base.metadata,
         "render_as_batch": True,  # SQLite alters a table by building it anew
@@ -48,7 +48,7 @@ def options() -> dict[str, Any]:
 
 
 def open_engine(url: str) -> sa.Engine:
-    """An engine for one connection."""
+    """Open an engine for one connection."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     if engine.dialect.name == "sqlite":
         if engine.url.database:

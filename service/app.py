@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Nothing is opened or written before it starts."""
+    """Make the application. Nothing is opened or written before it starts."""
 
     metrics = RequestMetrics()
 
@@ -162,7 +162,7 @@ def _without_query(record: logging.LogRecord) -> bool:
 
 
 def _ensure_key(settings: Settings, keys: KeyRing) -> None:
-    """The first embedded start makes a key and prints it; without a key nobody can make one."""
+    """Make a key at the first embedded start and print it; without a key nobody can make one."""
     if not settings.is_embedded:
         logger.warning("TRD_API_KEY is not set: only keys in the database are accepted")
         return

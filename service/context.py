@@ -59,12 +59,12 @@ class ServiceContext:
     places: PlaceService
 
     def presigned_url(self, key: str) -> str | None:
-        """Where a client downloads a stored file without this service; None if the service sends it."""
+        """Return a URL at which a client downloads a stored file from its store; None if the service sends it."""
         return self.storage.presigned_url(key) if self.settings.presigned_downloads else None
 
 
 async def service_context(request: Request) -> ServiceContext:
-    """Dependency: the process's context. A coroutine, because a plain function would cost every request a thread."""
+    """Return the process's context. A coroutine, because a plain function would cost every request a thread."""
     context: ServiceContext = request.app.state.context
     return context
 

@@ -17,7 +17,7 @@ router = APIRouter(tags=["operations"], responses=ERROR_RESPONSES)
 
 @router.get("/healthz", summary="Does the process answer?")
 async def healthz() -> Health:
-    """Needs no key, and checks nothing else."""
+    """No key is needed, and nothing else is checked."""
     return Health()
 
 
@@ -27,7 +27,7 @@ async def healthz() -> Health:
     summary="Can requests be served?",
 )
 def readyz(context: Context, response: Response) -> Readiness:
-    """Needs no key. A broker that is down does not make the service unready: workers poll the database too."""
+    """No key is needed. A broker that is down does not make the service unready: workers poll the database too."""
     parts = context.readiness.parts()
     is_ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if is_ready else 503
@@ -47,6 +47,6 @@ _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"sche
 
 @router.get("/metrics", response_class=Response, responses=_TEXT, summary="Figures for Prometheus")
 def prometheus(context: Context, caller: Reader) -> Response:
-    """Over all owners: jobs by status, queues and their oldest jobs, live workers; and this process's requests and
-    streams. Workers have an endpoint of their own (``TRD_METRICS_PORT``)."""
+    """The figures are of all owners: jobs by status, queues and their oldest jobs, live workers; and this process's
+    requests and streams. Workers have their own endpoint (``TRD_METRICS_PORT``)."""
     return Response(context.metrics.text(context.fleet, context.feed.num_streams), media_type=CONTENT_TYPE_PLAIN_0_0_4)

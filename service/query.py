@@ -44,7 +44,8 @@ def _no_number(value: object) -> object:
 
 
 def _within_reach(value: datetime) -> datetime:
-    """Nothing was made before or after, and at the calendar's ends another time zone or a millisecond more fails."""
+    """Move a time into the range of possible creation times: at the calendar's ends another time zone or a millisecond
+    more fails."""
     if _EARLIEST.year < value.year < _LATEST.year:
         return value
     return _EARLIEST if value.year <= _EARLIEST.year else _LATEST

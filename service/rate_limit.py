@@ -45,7 +45,7 @@ class RateLimits:
         return left
 
     def seconds_until(self, tokens: float, wanted: float) -> float:
-        """How long until a bucket with `tokens` has `wanted`."""
+        """Return the seconds until a bucket with `tokens` has `wanted`."""
         return max(0.0, (wanted - tokens) * 60 / self.per_minute)
 
     def _filled(self, bucket: _Bucket, now: float) -> float:

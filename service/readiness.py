@@ -93,7 +93,7 @@ class Readiness:
 
 
 def _worker_health(worker: Worker) -> WorkerHealth:
-    """Anybody may read this: what passed is only counted, since it names versions."""
+    """Return what anybody may read: passed checks are only counted, since they name versions."""
     findings, offer = worker.findings, Offer.read(worker.queues, worker.offer)
     failed = [finding for finding in findings or () if finding["status"] == "fail"]
     return WorkerHealth(

@@ -52,7 +52,7 @@ def _shown(text: str, rng: random.Random) -> str:
 
 
 def _draw_wrong_lines(problem: Expression, recipe: Recipe, rng: random.Random) -> list[str]:
-    """Lines of an attempt, up to an error or beyond it."""
+    """Draw the lines of an attempt, up to an error or beyond it."""
     for number in itertools.count():
         # Some problems have nothing to slip on: after eight tries noise makes the error.
         errors = draw_foreign_errors(recipe, rng) if number < 8 else ErrorModel(noise_rate=0.5)
@@ -63,7 +63,7 @@ def _draw_wrong_lines(problem: Expression, recipe: Recipe, rng: random.Random) -
 
 
 def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tuple[list[str], list[str]]:
-    """Lines of a wrong start, and of what follows: on along the wrong path, or ``wait``.
+    """Return the lines of a wrong start, and the following ones: further along the wrong path, or ``wait``.
 
     A restart has no errors; a continuation has the model's own errors, so that a student does not learn here what it
     should not know.
@@ -79,7 +79,7 @@ def _wrong_start(problem: Expression, recipe: Recipe, rng: random.Random) -> tup
 
 
 def _solved(problem: Expression, separator: str, recipe: Recipe, rng: random.Random) -> tuple[str, list[str]]:
-    """Separator and lines of the model's own work, in its native style or the one drawn."""
+    """Return the separator and the lines of the model's own work, in its native style or the one drawn."""
     made = task.attempt(problem, recipe.errors, rng)
     # No random draw without a native style: the batches of such a recipe do not depend on it.
     if recipe.native_share and rng.random() < recipe.native_share:
@@ -88,7 +88,7 @@ def _solved(problem: Expression, separator: str, recipe: Recipe, rng: random.Ran
 
 
 def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -> Example:
-    """One example of a kind. Without a reference or an attempt the model errs as it does."""
+    """Build one example of a kind. Without a reference or an attempt the model makes its usual errors."""
     separator = rng.choice(task.STYLES)
     start: list[str] = []
     lines = list(task.solution(problem).lines)
@@ -111,7 +111,7 @@ def build(kind: Kind, problem: Expression, recipe: Recipe, rng: random.Random) -
 
 
 def draw_batch(recipe: Recipe, seed: int, step: int) -> list[Example]:
-    """The examples of one step, about ``tokens_per_step`` tokens, from the training split."""
+    """Draw the examples of one step, about ``tokens_per_step`` tokens, from the training split."""
     # Seeding with a string hashes it: neighbouring steps get unrelated streams.
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
     ramp = recipe.curriculum_share * recipe.steps

@@ -19,7 +19,7 @@ TRAINING_FILE = "training.json"
 
 
 def new_model() -> Qwen3ForCausalLM:
-    """0.43M random parameters, from torch's global random generator."""
+    """Make a model of 0.43M random parameters, from torch's global random generator."""
     config = Qwen3Config(
         vocab_size=PADDED_VOCABULARY,
         hidden_size=96,
@@ -64,7 +64,7 @@ def export_model(model: Qwen3ForCausalLM, recipe: Recipe, seed: int, folder: Pat
 
 
 def write_card(folder: Path, scores: dict[str, dict[str, float]], setting: dict[str, object]) -> None:
-    """The model card: where the weights come from, and what was measured."""
+    """Write the model card: where the weights come from, and what was measured."""
     facts = json.loads((folder / TRAINING_FILE).read_text())
     recipe = facts["recipe"]
     origin = recipe["starts_from"] or "random weights"

@@ -19,7 +19,7 @@ from testbed import task
 
 
 def draw_rows(split: task.Split, num_rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows of one split, all different."""
+    """Draw rows of one split, all different."""
     rng = random.Random(f"data/{split}/{seed}")
     problems: dict[str, None] = {}
     while len(problems) < num_rows:

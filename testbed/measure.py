@@ -62,7 +62,7 @@ def complete(
     seed: int | None = None,
     batch_size: int = 256,
 ) -> list[str]:
-    """Completions of user messages; greedy without a seed, else sampled from that seed."""
+    """Complete user messages; greedily without a seed, else sampled from that seed."""
     tokenizer = build_tokenizer()
     settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
     if seed is not None:
@@ -91,7 +91,7 @@ def complete(
 
 
 def draw_problems(num_problems: int, split: task.Split, seed: int = 0) -> list[str]:
-    """Problems of a split, the same for every model."""
+    """Draw problems of a split, the same for every model."""
     rng = random.Random(f"measure/{split}/{seed}")
     return [task.draw_problem(rng, split).text for _ in range(num_problems)]
 
@@ -110,7 +110,7 @@ def _mean_tokens(texts: Sequence[str]) -> float:
 
 
 def solve_accuracy(model: Qwen3ForCausalLM, num_problems: int) -> float:
-    """Greedy accuracy on validation problems, for the training log."""
+    """Measure the greedy accuracy on validation problems, for the training log."""
     model.train(False)
     problems = draw_problems(num_problems, "validation")
     texts = complete(model, [fill(PROMPTS["solve"], problem=p) for p in problems])
@@ -120,7 +120,7 @@ def solve_accuracy(model: Qwen3ForCausalLM, num_problems: int) -> float:
 def solving_scores(
     model: Qwen3ForCausalLM, problems: list[str], num_samples: int, seed: int
 ) -> tuple[Scores, list[str]]:
-    """Greedy accuracy, avg@k and pass@k; and the first sample of every problem."""
+    """Measure greedy accuracy, avg@k and pass@k; return the first sample of every problem, too."""
     contents = [fill(PROMPTS["solve"], problem=p) for p in problems]
     greedy = complete(model, contents)
     sampled = complete(model, contents * num_samples, seed=seed)
@@ -140,7 +140,7 @@ def solving_scores(
 def refining_scores(
     model: Qwen3ForCausalLM, problems: list[str], attempts: list[str], *, privileged: bool, seed: int
 ) -> Scores:
-    """What refining does to attempts: accuracies, transitions, and whether style is kept."""
+    """Measure what refining does to attempts: accuracies, transitions, and whether style is kept."""
     template = PROMPTS["privileged_refine" if privileged else "refine"]
     contents = [
         fill(template, problem=p, solution=task.reference(p), attempt=a)
@@ -164,8 +164,8 @@ def refining_scores(
 
 @torch.inference_mode()
 def wait_probabilities(model: Qwen3ForCausalLM, problems: list[str], attempts: list[str]) -> Scores:
-    """The model's mean P(``wait``) where a line starts, along attempts given the problem alone:
-    on a right prefix, on the first line start after an error, and on later ones."""
+    """Measure the model's mean P(``wait``) where a line starts, along attempts given the problem alone: on a right
+    prefix, on the first line start after an error, and on later ones."""
     places: dict[str, list[float]] = {"right_prefix": [], "first_after_error": [], "later": []}
     for problem, text in zip(problems, attempts, strict=True):
         style = task.style_of(text)
@@ -189,7 +189,7 @@ def wait_probabilities(model: Qwen3ForCausalLM, problems: list[str], attempts: l
 def measure(
     models_dir: Path, num_problems: int, num_samples: int, split: task.Split, seed: int
 ) -> dict[str, dict[str, Scores]]:
-    """All figures of all models in a folder: model, then what was measured, then the scores."""
+    """Measure all models in a folder; return the figures by model, then by what was measured, then by score."""
     problems = draw_problems(num_problems, split, seed)
     scores: dict[str, dict[str, Scores]] = {}
     attempts_by: dict[str, list[str]] = {}

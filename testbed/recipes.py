@@ -168,6 +168,6 @@ _SPECIAL = ("native_share", "foreign_wait_rates", "foreign_max_restarts", "half_
 
 
 def record(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a model's folder keeps it: of the special abilities, those that it has."""
+    """Return the recipe as a model's folder keeps it; of the special abilities it lists those that the model has."""
     absent = {f.name for f in fields(recipe) if f.name in _SPECIAL and getattr(recipe, f.name) == f.default}
     return {name: value for name, value in asdict(recipe).items() if name not in absent}

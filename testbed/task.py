@@ -85,7 +85,7 @@ class Attempt:
     """Index of the first line that does not follow from the one before it."""
 
     def render(self, separator: str) -> str:
-        """The attempt as one text."""
+        """Return the attempt as one text."""
         return separator.join(self.lines)
 
 
@@ -123,7 +123,7 @@ def _perhaps_wrong(value: int, op: str, digit: int, errors: ErrorModel, rng: ran
 
 
 def advance(expression: Expression, errors: ErrorModel, rng: random.Random) -> tuple[Expression, bool]:
-    """One line of work: the next expression, and whether an error was made in it."""
+    """Work out one line: the next expression, and whether an error was made in it."""
     (op, digit), rest = expression.operations[0], expression.operations[1:]
     if op != "#":
         value, wrong = _perhaps_wrong(expression.value, op, digit, errors, rng)
@@ -136,7 +136,7 @@ def advance(expression: Expression, errors: ErrorModel, rng: random.Random) -> t
 
 
 def boxed(value: int) -> str:
-    """The last line of every solution."""
+    """Return the last line of every solution."""
     return f"{BOX_OPEN}{value:02d}{BOX_CLOSE}"
 
 
@@ -175,13 +175,13 @@ def solution(expression: Expression) -> Attempt:
 
 
 def values_only(solved: Attempt) -> Attempt:
-    """A worked solution without the rest of the expression: ``85|82|64|66|60|\\boxed{60}``."""
+    """Return a worked solution without the rest of the expression: ``85|82|64|66|60|\boxed{60}``."""
     *lines, box = solved.lines
     return Attempt((*(line[:2] for line in lines), box), solved.first_wrong)
 
 
 def answer(problem: str) -> str:
-    """The right answer as two digits, such as ``02``."""
+    """Return the right answer as two digits, such as ``02``."""
     expression = Expression.parse(problem)
     while expression.operations:
         expression, _ = advance(expression, FAULTLESS, random.Random(0))
@@ -203,7 +203,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def style_of(text: str) -> str | None:
-    """The separator that a completion uses; None for a single line."""
+    """Return the separator that a completion uses; None for a single line."""
     found = [style for style in (*STYLES, REFERENCE_STYLE) if style in text]
     return min(found, key=text.index) if found else None
 
@@ -225,7 +225,7 @@ def first_wrong_line(problem: str, lines: list[str]) -> int | None:
 
 
 def split_of(problem: str) -> Split:
-    """The split a problem belongs to, by a hash of its text: splits are disjoint by construction."""
+    """Return the split that a problem belongs to, by a hash of its text: splits are disjoint by construction."""
     bucket = int.from_bytes(hashlib.sha256(problem.encode()).digest()[:4], "big") % NUM_BUCKETS
     if bucket == _HELDOUT_BUCKET:
         return "heldout"

@@ -71,12 +71,12 @@ def fill(template: str, **texts: str) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """A text cut into its tokens."""
+    """Cut a text into its tokens."""
     return _PIECE.findall(text)
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a text without special tokens; a KeyError names a foreign character.
+    """Return the token ids of a text without special tokens; a KeyError names a foreign character.
 
     The same ids as the built tokenizer gives (a test compares them), without its cost
     in the training loop.
@@ -85,12 +85,12 @@ def encode(text: str) -> list[int]:
 
 
 def encode_prompt(content: str) -> list[int]:
-    """Token ids of one user message with the generation prompt after it."""
+    """Return the token ids of one user message with the generation prompt after it."""
     return [TOKEN_IDS[USER], *encode(content), TOKEN_IDS[ASSISTANT]]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer as an ordinary fast tokenizer, with its chat template."""
+    """Build the tokenizer as an ordinary fast tokenizer, with its chat template."""
     backend = Tokenizer(models.WordLevel(TOKEN_IDS, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE.pattern), behavior="isolated")
     # Without a decoder, tokens are joined with spaces and the text would not round-trip.

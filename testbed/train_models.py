@@ -61,7 +61,7 @@ class TrainingRun:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to one hundredth of the peak."""
+    """Return the learning rate: linear warm-up, then a cosine to one hundredth of the peak."""
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
@@ -69,7 +69,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def micro_batches(examples: list[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Examples by length as right-padded (input_ids_BT, labels_BT); context is not labelled."""
+    """Sort examples by length into right-padded (input_ids_BT, labels_BT); context is not labelled."""
     groups: list[list[Example]] = [[]]
     for example in sorted(examples, key=lambda example: len(example.token_ids)):
         group = groups[-1]
@@ -91,7 +91,7 @@ def _pad(group: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def accumulate_gradients(model: Qwen3ForCausalLM, examples: list[Example]) -> float:
-    """Backward through all micro-batches; returns the mean loss per trained token, in nats."""
+    """Run backward through all micro-batches; return the mean loss per trained token, in nats."""
     batches = micro_batches(examples)
     # One divisor for the whole step: a mean of means would weigh short completions more.
     num_trained = sum(int((labels_BT[:, 1:] != _IGNORED).sum()) for _, labels_BT in batches)
@@ -143,7 +143,7 @@ def load_checkpoint(run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.
 def train_step(
     run: TrainingRun, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, step: int
 ) -> tuple[float, float]:
-    """One update; returns loss and gradient norm. Raises before an update that is not finite."""
+    """Take one update; return loss and gradient norm. Raises before an update that is not finite."""
     recipe = run.recipe
     loss = accumulate_gradients(model, draw_batch(recipe, run.seed, step))
     gradient_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))

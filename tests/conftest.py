@@ -46,7 +46,7 @@ class FileScheduling(LoadGroupScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
-    """Called by pytest-xdist."""
+    """Make the scheduler, for pytest-xdist."""
     return FileScheduling(config, log)
 
 

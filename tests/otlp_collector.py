@@ -50,7 +50,7 @@ class Collector(ThreadingHTTPServer):
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
     def named(self, name: str) -> list[Span]:
-        """Spans of this name, in the order of their beginning."""
+        """Return the spans of this name, in the order of their beginning."""
         return sorted((span for span in list(self.spans) if span.name == name), key=lambda span: span.began)
 
 

@@ -13,7 +13,7 @@ from contract.database import Database
 
 @contextmanager
 def closed_to_all(database: Database) -> Iterator[None]:
-    """PostgreSQL throws everybody out of the database and lets nobody in."""
+    """Let PostgreSQL throw everybody out of the database and let nobody in."""
     name = database.engine.url.database
     engine = create_engine(database.engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -30,7 +30,7 @@ def closed_to_all(database: Database) -> Iterator[None]:
 
 @contextmanager
 def files_up_to(num_bytes: int) -> Iterator[None]:
-    """No file of this process grows larger: a disk that is full at that point."""
+    """Let no file of this process grow larger: a disk that is full at that point."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

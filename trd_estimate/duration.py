@@ -106,7 +106,7 @@ def _sampling_seconds(
 
 
 def num_checkpoints(spec: RunSpec, counts: Counts) -> int:
-    """One with each round's trajectories, one every so many steps, and one at the end."""
+    """Count one with each round's trajectories, one every so many steps, and one at the end."""
     return spec.rounds + (counts.num_steps - 1) // spec.checkpoints.every_steps + 1
 
 
@@ -168,7 +168,7 @@ def _pass_flops(spec: RunSpec, models: Models, lengths: Lengths, hardware: Hardw
 
 
 def _calibrated(spec: RunSpec, models: Models, counts: Counts) -> dict[str, float]:
-    """2 operations a parameter and token, 6 to train."""
+    """Return the seconds of the phases from 2 operations a parameter and token, 6 to train."""
     ours, theirs = models.student.num_parameters, (models.teacher or models.student).num_parameters
     seconds = {
         "rollout": 2 * ours * counts.max_rollout_tokens * SECONDS_PER_SAMPLING_FLOP,

@@ -45,23 +45,23 @@ class Models:
 
 
 def is_served(spec: RunSpec) -> bool:
-    """Whether the teacher is on a server."""
+    """Return whether the teacher is on a server."""
     return spec.teacher is not None and not isinstance(spec.teacher, str)
 
 
 def value_bytes(spec: RunSpec, hardware: Hardware) -> int:
-    """Bytes of a value in the passes; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Return the bytes of a value in the passes; auto is bf16 on a GPU and fp32 on a CPU."""
     return 2 if spec.precision == "bf16" or (spec.precision == "auto" and hardware.is_gpu) else FP32_BYTES
 
 
 def checkpoints_activations(spec: RunSpec, hardware: Hardware) -> bool:
-    """Whether the backward pass computes activations again."""
+    """Return whether the backward pass computes activations again."""
     wanted = spec.optim.gradient_checkpointing
     return hardware.is_gpu if wanted is None else wanted
 
 
 def num_adapter(spec: RunSpec, student: ModelShape) -> int:
-    """Weights of the adapter; 0 with full fine-tuning."""
+    """Return the number of the adapter's weights; 0 with full fine-tuning."""
     if spec.lora is None:
         return 0
     named = spec.lora.target_modules
@@ -69,12 +69,12 @@ def num_adapter(spec: RunSpec, student: ModelShape) -> int:
 
 
 def num_trained(spec: RunSpec, student: ModelShape) -> int:
-    """Weights that the optimizer changes."""
+    """Return the number of weights that the optimizer changes."""
     return student.num_parameters if spec.lora is None else num_adapter(spec, student)
 
 
 def longest_sequences(spec: RunSpec) -> tuple[int, int]:
-    """Most tokens of (the student's, the teacher's) prompt with its completion."""
+    """Return the most tokens of (the student's, the teacher's) prompt with its completion."""
     solving = spec.sampling.max_prompt_tokens + spec.sampling.max_new_tokens
     refine_prompt = spec.refine.max_prompt_tokens or 0
     trained = spec.refine.max_new_tokens if spec.refines else spec.sampling.max_new_tokens
@@ -83,7 +83,7 @@ def longest_sequences(spec: RunSpec) -> tuple[int, int]:
 
 
 def student_token_bytes(shape: ModelShape, width: int, *, is_checkpointed: bool) -> int:
-    """Activations that a training pass keeps for each token.
+    """Return the bytes of activations that a training pass keeps for each token.
 
     With checkpointing: each layer's input, and one layer whole; without: all layers whole. And the hidden states of the
     loss.
@@ -94,7 +94,7 @@ def student_token_bytes(shape: ModelShape, width: int, *, is_checkpointed: bool)
 
 
 def teacher_token_bytes(shape: ModelShape, width: int) -> int:
-    """What a pass without gradient holds for each token: the widest part of one layer."""
+    """Return the bytes that a pass without gradient holds for each token: the widest part of one layer."""
     return (4 * shape.hidden + 2 * shape.query_width + 2 * shape.key_width + 3 * shape.intermediate) * width
 
 
@@ -127,12 +127,12 @@ def least_bytes(spec: RunSpec, models: Models, hardware: Hardware) -> int:
 
 
 def num_engines(spec: RunSpec) -> int:
-    """Engines of student and teacher; one where the teacher samples nothing, or is the student."""
+    """Return the number of engines of student and teacher; one if the teacher samples nothing, or is the student."""
     return 2 if spec.refines and isinstance(spec.teacher, str) else 1
 
 
 def takes_turns(spec: RunSpec, hardware: Hardware) -> bool:
-    """Whether engines of vLLM share the GPU with the training."""
+    """Return whether engines of vLLM share the GPU with the training."""
     sampling = spec.sampling
     is_here = sampling.placement == "colocated" and sampling.pool is None
     return hardware.is_gpu and sampling.engine != "transformers" and is_here
@@ -168,7 +168,7 @@ def checkpoint_bytes(spec: RunSpec, models: Models, hardware: Hardware) -> int:
 
 
 def _trainer(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str, int]:
-    """Trained weights are fp32; one device keeps a copy of them in the dtype of the passes."""
+    """Return the bytes of the trained weights, in fp32; one device keeps a copy of them in the dtype of the passes."""
     width, student = value_bytes(spec, hardware), models.student
     if spec.lora is not None:
         own = student.num_parameters * width + num_adapter(spec, student) * FP32_BYTES
@@ -199,7 +199,7 @@ def _teacher(spec: RunSpec, models: Models, width: int) -> tuple[int, int]:
 
 
 def _pass(spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, int]) -> dict[str, int]:
-    """Gradients, and the largest pass: the teacher's is over before the student's begins."""
+    """Return the bytes of gradients and of the largest pass: the teacher's is over before the student's begins."""
     width, student = value_bytes(spec, hardware), models.student
     gradients = num_trained(spec, student) * FP32_BYTES // spec.devices
     student_token = student_token_bytes(student, width, is_checkpointed=checkpoints_activations(spec, hardware))
@@ -231,7 +231,8 @@ def _pass(spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, 
 def _pass_tokens(
     spec: RunSpec, free_bytes: int, student_token: int, teacher_token: int, hardware: Hardware
 ) -> tuple[int, int]:
-    """Passes are filled up to their budgets, but hold one sequence at least and a device's share at most."""
+    """Return the tokens of a pass, which is filled up to its budget, but holds one sequence at least and a device's
+    share at most."""
     longest = longest_sequences(spec)
     budgets = (spec.optim.micro_batch_tokens or DEFAULT_PASS_TOKENS,) * 2
     if spec.optim.micro_batch_tokens is None and hardware.is_gpu:
@@ -244,7 +245,7 @@ def _pass_tokens(
 def _awake_engine(
     spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, int], phase: str
 ) -> dict[str, int]:
-    """The engine of a phase, which takes what is left for keys and values; the other one sleeps."""
+    """Return the bytes of a phase's engine, which takes what is left for keys and values; the other one sleeps."""
     assert hardware.memory_bytes is not None
     weights = engine_weights(spec, models, hardware, phase)[0]
     asleep = SLEEPING_BYTES * (num_engines(spec) - 1)
@@ -260,8 +261,8 @@ def _awake_engine(
 
 
 def _engines_always_awake(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str, int]:
-    """Samplers that do not sleep: copies on a CPU. transformers on one device borrows the trained module, and samplers
-    on separate devices or servers take nothing here."""
+    """Return the bytes of samplers that do not sleep: copies on a CPU. transformers on one device borrows the trained
+    module, and samplers on separate devices or servers take nothing here."""
     if spec.sampling.placement == "separate" or spec.sampling.pool is not None:
         return {}
     borrows = spec.sampling.engine == "transformers" and spec.devices == 1

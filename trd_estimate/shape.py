@@ -47,16 +47,16 @@ class ModelShape:
         return self.num_layers * self.num_layer_parameters + self.num_root_parameters
 
     def kv_bytes(self, width: int) -> int:
-        """Keys and values of one token in all layers, `width` bytes a value."""
+        """Return the bytes of keys and values of one token in all layers, at `width` bytes a value."""
         return 2 * self.num_layers * self.key_width * width
 
     def forward_flops(self, num_tokens: float) -> float:
-        """Operations of a forward pass over one sequence: two a weight and token, and causal attention."""
+        """Return the operations of a forward pass over one sequence: two a weight and token, and causal attention."""
         products = 2 * (self.num_layers * self.num_layer_parameters + self.vocabulary * self.hidden) * num_tokens
         return products + 2 * self.num_layers * self.query_width * num_tokens**2
 
     def num_adapter_parameters(self, rank: int, targets: tuple[str, ...] | None) -> int:
-        """LoRA's A and B on the named linear layers of each decoder layer; None: on all seven."""
+        """Count LoRA's A and B on the named linear layers of each decoder layer; None: on all seven."""
         widths = {
             "q_proj": self.hidden + self.query_width,
             "k_proj": self.hidden + self.key_width,

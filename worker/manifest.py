@@ -60,7 +60,7 @@ class Manifest(BaseModel):
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """The manifest in `content`; raises `CheckpointCorruptError`."""
+    """Parse and check the manifest in `content`; raise `CheckpointCorruptError`."""
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -112,7 +112,7 @@ def loss_time(case: Case) -> list[Figure]:
 
 
 def liger_time(case: Case) -> list[Figure]:
-    """The same of Liger, plain and compiled, with a trained head: it has no frozen one."""
+    """Measure the same of Liger, plain and compiled, with a trained head: it has no frozen one."""
     if importlib.util.find_spec("liger_kernel") is None:
         return [Figure("Liger", "not installed")]
     plain, compiled = (partial(liger, chunk_size=1024, compiled=compiled) for compiled in (False, True))

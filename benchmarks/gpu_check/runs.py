@@ -95,8 +95,8 @@ def faults(case: Case) -> list[Figure]:
 
 
 def updates(case: Case) -> list[Figure]:
-    """Updates a second of a model of SmolLM2-135M's shape, 8 sequences of 192 tokens, all weights trained; and tokens a
-    second of its sampling."""
+    """Measure updates a second of a model of SmolLM2-135M's shape, 8 sequences of 192 tokens, all weights trained; and
+    tokens a second of its sampling."""
     sizes, num_tokens, repeats = ({}, 16, 2) if case.small else (SMOLLM2_135M, 192, 10)
     dtype = torch.bfloat16 if case.is_gpu else torch.float32
     student, teacher = random_model(case, torch.float32, 0, **sizes), random_model(case, dtype, 1, **sizes)

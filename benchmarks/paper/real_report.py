@@ -31,7 +31,7 @@ Groups = dict[str, list[Row]]
 
 
 def real_section(rows: Sequence[Row]) -> list[str]:
-    """Lines of Markdown: the answer, the scores, what refining did, the costs and the choice of rates."""
+    """Return the section in Markdown: the answer, the scores, what refining did, the costs and the choice of rates."""
     lines = [
         "## A real model",
         "",

@@ -28,7 +28,7 @@ Generate = Callable[..., list[Completion]]
 
 @contextmanager
 def shared_samples(folder: Path) -> Iterator[None]:
-    """Context in which transformers generators return completions stored in `folder`; for one run at a time."""
+    """Within the block, let transformers generators return completions stored in `folder`; for one run at a time."""
     shelf = _Shelf(folder, TransformersGenerator.generate)
 
     def generate(generator: TransformersGenerator, *args: Any, **options: Any) -> list[Completion]:

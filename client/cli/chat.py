@@ -54,7 +54,7 @@ class _Talk:
         return {"messages": self.messages, **settings}
 
     def answered(self, text: str) -> None:
-        """The model's turn."""
+        """Remember the model's answer for the next question."""
         if not self.is_raw:
             self.messages.append({"role": "assistant", "content": text})
 

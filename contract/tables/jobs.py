@@ -51,7 +51,7 @@ _WAITS = "lower(status) = 'queued' AND deleted_at IS NULL"
 
 
 def _index_of_due(kind: str) -> Index:
-    """Ended jobs of which some records are left, by their end: few, however many jobs the table holds."""
+    """Make the index of ended jobs that still have some records: few, however many jobs the table has."""
     is_left = f"{kind}_removed_before IS NULL OR {kind}_removed_before <= finished_at"
     where = text(f"finished_at IS NOT NULL AND deleted_at IS NULL AND ({is_left})")
     return Index(f"ix_jobs_with_{kind}", "finished_at", "id", postgresql_where=where, sqlite_where=where)

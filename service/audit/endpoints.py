@@ -18,6 +18,6 @@ router = APIRouter(prefix="/audit", tags=["operations"], responses=ERROR_RESPONS
 
 @router.get("", summary="Who did what, newest first")
 def list_entries(context: Context, caller: Admin, wanted: Annotated[AuditQuery, Query()]) -> Page[AuditView]:
-    """Changes and downloads of all owners. An entry was stored in the transaction of the change itself."""
+    """The log has the changes and downloads of all owners. An entry is stored in the transaction of its change."""
     rows, has_more = context.audit.page(wanted)
     return Page(data=[AuditView.of(row) for row in rows], has_more=has_more)

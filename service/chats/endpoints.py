@@ -28,7 +28,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 @router.post("/{step}/chat", response_class=Response, responses=_STREAM, summary="Chat with a checkpoint")
 @raises(NotFoundError, QuotaError)
 async def chat(context: Context, caller: Submitter, job_id: str, step: Step, wanted: Question) -> Response:
-    """The answer of the checkpoint, of its base model or of its teacher as server-sent events: ``waiting`` says why
+    """The checkpoint, its base model or its teacher answers in server-sent events: ``waiting`` says why
     there is no text yet, ``piece`` has text, and ``end`` is the last. A free worker of the job's queue generates it; if
     the connection is closed, it stops."""
     answer_id = await run_in_threadpool(context.chats.ask, caller.owner, job_id, step, wanted)

@@ -29,7 +29,7 @@ class Archive:
         return sum(len(self._header(*member)) + _padded(member[1]) for member in members) + 2 * BLOCK
 
     def stream(self, storage: Storage) -> Iterator[bytes]:
-        """The tar, piece by piece."""
+        """Yield the archive, piece by piece."""
         for file in self.files:
             yield self._header(file.name, file.num_bytes)
             yield from storage.read_range(file.storage_key, 0, file.num_bytes)

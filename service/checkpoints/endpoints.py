@@ -40,8 +40,8 @@ _TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": 
 @router.get("", summary="A job's checkpoints by step")
 @raises(NotFoundError)
 def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[CheckpointView]:
-    """Complete ones only: each was verified against its manifest. One of step 0, which a job may keep to resume from,
-    is no result and is not listed."""
+    """Only complete checkpoints are listed: each was verified against its manifest. The one of step 0, which a job may
+    keep to resume from, is no result and is not listed."""
     rows = context.checkpoints.all_of(caller.owner, job_id)
     return Page(data=[CheckpointView.of(row) for row in rows], has_more=False)
 
@@ -49,7 +49,7 @@ def list_checkpoints(context: Context, caller: Reader, job_id: str) -> Page[Chec
 @router.get("/{step}", summary="A checkpoint's manifest")
 @raises(NotFoundError)
 def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -> ManifestView:
-    """Its files with their sizes and digests."""
+    """The manifest lists the files with their sizes and digests."""
     return manifest_view(*context.checkpoints.with_files(caller.owner, job_id, step))
 
 
@@ -58,7 +58,7 @@ def show_checkpoint(context: Context, caller: Reader, job_id: str, step: Step) -
 def delete_checkpoint(
     context: Context, caller: Submitter, background: BackgroundTasks, job_id: str, step: Step
 ) -> DeletedCheckpoint:
-    """Refused for the one that the job would continue from."""
+    """The one that the job would continue from cannot be deleted."""
     row = context.checkpoints.delete(caller.owner, job_id, step)
     background.add_task(context.storage.give_up, row.storage_prefix)
     return DeletedCheckpoint(id=row.id)
@@ -68,7 +68,7 @@ def delete_checkpoint(
 @router.get("/{step}/files/{name:path}", response_class=Response, responses=_DOWNLOAD, summary="Download a file")
 @raises(NotFoundError, RangeError)
 def download_file(context: Context, caller: Reader, request: Request, job_id: str, step: Step, name: str) -> Response:
-    """Whole or one ``Range`` of it, with its sha256 as entity tag and in a header: an interrupted download resumes
+    """The answer is the file or one ``Range`` of it, with its sha256 as entity tag and in a header: a download resumes
     where it stopped, and is checked at its end.
 
     If the operator has set TRD_PRESIGNED_DOWNLOADS, the answer is a redirect to the store: send ``Range`` there, and
@@ -116,7 +116,7 @@ def download_archive(
     step: Step,
     folder: Annotated[str | None, Query(max_length=255, description="Only this folder: model, adapter, state.")] = None,
 ) -> Response:
-    """All files, or one folder's, made while it is sent; with SHA256SUMS for ``sha256sum -c``."""
+    """The tar has all files, or one folder's, and SHA256SUMS for ``sha256sum -c``. It is made while it is sent."""
     checkpoint, files = context.checkpoints.with_files(caller.owner, job_id, step)
     if folder is not None:
         files = [file for file in files if file.name.startswith(f"{folder}/")]
@@ -136,7 +136,7 @@ def download_archive(
 
 
 def _require_stored(context: ServiceContext, file: CheckpointFile) -> None:
-    """Before the answer begins: after that, it can only be cut off."""
+    """Raise an error before the answer begins: after that, it can only be cut off."""
     try:
         context.storage.size(file.storage_key)
     except StoredFileMissingError as error:

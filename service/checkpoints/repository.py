@@ -15,7 +15,7 @@ from contract.tables import Checkpoint, CheckpointFile
 
 
 def all_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
-    """A job's checkpoints by step; a run keeps a handful."""
+    """Return a job's checkpoints by step; a run keeps a handful."""
     return session.scalars(select(Checkpoint).where(*_results(job_id)).order_by(Checkpoint.step)).all()
 
 
@@ -33,7 +33,7 @@ def newest(session: Session, job_id: str) -> Checkpoint | None:
 
 
 def find(session: Session, job_id: str, step: int) -> Checkpoint | None:
-    """The checkpoint of a step."""
+    """Return the checkpoint of a step."""
     return session.scalar(select(Checkpoint).where(*_results(job_id), Checkpoint.step == step))
 
 
@@ -42,11 +42,11 @@ def _results(job_id: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def files(session: Session, checkpoint_id: str) -> Sequence[CheckpointFile]:
-    """A checkpoint's files by name."""
+    """Return a checkpoint's files by name."""
     query = select(CheckpointFile).where(CheckpointFile.checkpoint_id == checkpoint_id)
     return session.scalars(query.order_by(CheckpointFile.name)).all()
 
 
 def file(session: Session, checkpoint_id: str, name: str) -> CheckpointFile | None:
-    """One file, by its whole name."""
+    """Return one file by its whole name."""
     return session.get(CheckpointFile, (checkpoint_id, name))

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/ui/jobs/{job_id}/checkpoints", include_in_schema=Fal
 
 @router.get("/{step}/try")
 def show(request: Request, context: Context, caller: Reader, job_id: str, step: str) -> Response:
-    """One question, and each model's answer."""
+    """Show the page with one question and each model's answer."""
     job = find_job(context, caller, job_id)
     checkpoint, _ = context.checkpoints.with_files(caller.owner, job_id, step)
     teacher = job.spec.get("teacher")

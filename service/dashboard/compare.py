@@ -29,7 +29,7 @@ def compare(
     caller: Reader,
     job: Annotated[list[str], Query(max_length=20)] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
-    """The first job named is what the others are compared with; without a job, offer some."""
+    """Compare jobs with the first one named; offer some if none is named."""
     ids = list(dict.fromkeys(job))[:MAX_COMPARED]
     jobs = [find_job(context, caller, id) for id in ids]
     offered, _ = context.jobs.page(caller.owner, JobQuery(limit=NUM_OFFERED))

@@ -44,7 +44,7 @@ def job_values(job: JobView, tab: str) -> dict[str, Any]:
 
 @router.get("")
 def overview(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
-    """Where the job stands."""
+    """Show the state of the job."""
     job = find_job(context, caller, job_id)
     newest = max(0, _num_events(context, caller, job_id) - NUM_NEWEST)
     html, version = _summary(context, caller, job)
@@ -77,7 +77,7 @@ class JobChanges(BaseModel):
 def changes(
     context: Context, caller: Reader, job_id: str, version: Annotated[str, Query(max_length=64)] = "", after: Number = 0
 ) -> JobChanges:
-    """What is new since a version of the summary and a number of events."""
+    """Return what is new since a version of the summary and a number of events."""
     job = find_job(context, caller, job_id)
     html, current = _summary(context, caller, job)
     events = _events(context, caller, job_id, after, NUM_EVENTS)
@@ -101,7 +101,7 @@ class Curve(BaseModel):
 
 @router.get("/sampler-gaps")
 def sampler_gaps(context: Context, caller: Reader, job_id: str) -> Curve:
-    """The gap between sampler and trainer at each round: one number of its diagnosis."""
+    """Return the gap between sampler and trainer at each round: one number of its diagnosis."""
     rows = context.runs.diagnosed_rounds(caller.owner, job_id)
     known = [(row.step, row.sampler_gap) for row in rows if row.sampler_gap is not None]
     return Curve(steps=[step for step, _ in known], values=[gap for _, gap in known])
@@ -109,7 +109,7 @@ def sampler_gaps(context: Context, caller: Reader, job_id: str) -> Curve:
 
 @router.get("/diagnosis")
 def diagnosis(request: Request, context: Context, caller: Reader, job_id: str, round: Number | None = None) -> Response:
-    """What the rounds show about prefix failure."""
+    """Show what the rounds tell about prefix failure."""
     job = find_job(context, caller, job_id)
     rounds = [row.round for row in context.runs.diagnosed_rounds(caller.owner, job_id)]
     wanted = round if round in rounds else rounds[-1] if rounds else None
@@ -124,7 +124,7 @@ def diagnosis(request: Request, context: Context, caller: Reader, job_id: str, r
 
 @router.get("/checkpoints")
 def checkpoints(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
-    """The results, and how to use them."""
+    """Show the results, and how to use them."""
     job = find_job(context, caller, job_id)
     rows = context.checkpoints.all_of(caller.owner, job_id)
     found = [manifest_view(*context.checkpoints.with_files(caller.owner, job_id, str(row.step))) for row in rows]
@@ -134,7 +134,7 @@ def checkpoints(request: Request, context: Context, caller: Reader, job_id: str)
 
 @router.get("/events")
 def events(request: Request, context: Context, caller: Reader, job_id: str, after: Number = 0) -> Response:
-    """Everything that happened, by pages."""
+    """Show all events, by pages."""
     job = find_job(context, caller, job_id)
     shown = _events(context, caller, job_id, after, NUM_EVENTS)
     num_events = _num_events(context, caller, job_id)
@@ -144,7 +144,7 @@ def events(request: Request, context: Context, caller: Reader, job_id: str, afte
 
 @router.get("/spec")
 def spec(request: Request, context: Context, caller: Reader, job_id: str) -> Response:
-    """What was asked for."""
+    """Show the spec, field by field."""
     job = find_job(context, caller, job_id)
     return page(request, "spec.html", **job_values(job, "spec"), rows=spec_rows(job.spec))
 

@@ -76,7 +76,7 @@ class Changes(BaseModel):
 
 @router.get("/")
 def list_jobs(request: Request, context: Context, caller: Reader, wanted: Annotated[Wanted, Query()]) -> Response:
-    """The list, or nothing for a client that reads no pages."""
+    """Show the list, or nothing to a client that reads no pages."""
     if "text/html" not in request.headers.get("accept", ""):
         raise NotFoundError("there is no such path; GET /openapi.json lists all paths")
     jobs, has_more = _jobs(context, caller, wanted)
@@ -95,7 +95,7 @@ def list_jobs(request: Request, context: Context, caller: Reader, wanted: Annota
 
 @router.post("/ui/jobs/changes")
 def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()], seen: dict[str, str]) -> Changes:
-    """The rows that changed; `seen` maps the ids of rows to their versions."""
+    """Return the rows that changed; `seen` maps the ids of rows to their versions."""
     jobs, _ = _jobs(context, caller, wanted)
     rows = _rows(context, jobs)
     return Changes(order=list(rows), rows={id: html for id, (html, version) in rows.items() if seen.get(id) != version})

@@ -55,7 +55,7 @@ class FormField:
 def new_job(
     request: Request, context: Context, caller: Submitter, from_job: Annotated[str, Query(max_length=40)] = ""
 ) -> Response:
-    """The empty form, or one that is filled in from a job."""
+    """Show the empty form, or one that is filled in from a job."""
     given: dict[str, str] = {}
     tags: list[str] = []
     if from_job:

@@ -26,7 +26,7 @@ class Target(BaseModel):
 
 @router.get("")
 def waiting(context: Context, caller: Reader) -> Waiting:
-    """Whether the tab should take a place; each tab asks every few seconds."""
+    """Return whether the tab should take a place; each tab asks every few seconds."""
     return Waiting(is_waiting=context.places.is_waiting(caller.owner))
 
 

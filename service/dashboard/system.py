@@ -22,7 +22,7 @@ NUM_KEYS = 100
 
 @router.get("/ui/system")
 def system(request: Request, context: Context, caller: Reader) -> Response:
-    """Everything that an operator looks for first."""
+    """Show what an operator looks for first."""
     settings, is_admin = context.settings, caller.may(KeyScope.ADMIN)
     num_bytes, num_rows = context.datasets.usage(caller.owner)
     queues = context.fleet.queues()

@@ -78,7 +78,7 @@ Asked = Annotated[Wanted, Query()]
 
 @router.get("/trajectories")
 def list_trajectories(request: Request, context: Context, caller: Reader, job_id: str, wanted: Asked) -> Response:
-    """A page of the list, by round and position."""
+    """Show a page of the list, by round and position."""
     job = find_job(context, caller, job_id)
     is_backward = bool(wanted.before)
     cursor = trajectory_key(wanted.before or wanted.after)
@@ -136,7 +136,7 @@ class Line:
 def show_trajectory(
     request: Request, context: Context, caller: Reader, job_id: str, trajectory_id: str, wanted: Asked
 ) -> Response:
-    """One pair, aligned; a script shades its tokens."""
+    """Show one aligned pair; a script shades its tokens."""
     job = find_job(context, caller, job_id)
     key = trajectory_key(trajectory_id)
     row = context.runs.trajectory(caller.owner, job_id, key, with_tokens=True)
@@ -209,7 +209,7 @@ def samples(
     job_id: str,
     step: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
 ) -> Response:
-    """The same problems at one evaluation, beside the baseline."""
+    """Show the same problems at one evaluation, beside the baseline."""
     job = find_job(context, caller, job_id)
     steps = context.runs.probe_steps(caller.owner, job_id)
     values: dict[str, Any] = job_values(job, "samples")

@@ -45,8 +45,8 @@ async def upload_dataset(
     columns: Annotated[str | None, Query(max_length=10_000, description=_COLUMNS)] = None,
     client_try: MaybeClientTry = None,
 ) -> DatasetView:
-    """Each row: ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
-    names; or a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
+    """Each row has ``problem``, ``answer``, and optionally ``solution`` and ``id``, under these or the usual other
+    names; or it is a chat, a choice, or a programming problem with its tests. Up to 100 errors name row, field and
     what is wrong."""
     body = UploadBody(request)
     return dataset_view(await context.datasets.receive(caller.owner, body, filename, client_try, columns))
@@ -59,7 +59,7 @@ def list_datasets(
     after: Annotated[str | None, Query(max_length=40, description="Id of the last dataset seen.")] = None,
     limit: Limit = 20,
 ) -> Page[DatasetView]:
-    """The caller's own."""
+    """The list has the caller's own datasets."""
     rows, has_more = context.datasets.page(caller.owner, after, limit)
     return Page(data=[dataset_view(row) for row in rows], has_more=has_more)
 
@@ -67,7 +67,7 @@ def list_datasets(
 @router.get("/{dataset_id}", summary="One dataset")
 @raises(NotFoundError)
 def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetView:
-    """What it holds, and its digest."""
+    """The answer says what the dataset holds, and has its digest."""
     return dataset_view(context.datasets.show(caller.owner, dataset_id))
 
 
@@ -76,8 +76,8 @@ def show_dataset(context: Context, caller: Reader, dataset_id: str) -> DatasetVi
 async def preview_dataset(
     context: Context, caller: Reader, request: Request, dataset_id: str, query: Annotated[PreviewQuery, Query()]
 ) -> DatasetPreview:
-    """Token for token as the student (solve) and the teacher (the others) would read them, with what would be cut.
-    There is no rollout yet: its place is empty, and the tokens that fit there are given."""
+    """The prompts are shown token for token as the student (solve) and the teacher (the others) would read them, with
+    what would be cut. There is no rollout yet: its place is empty, and the tokens that fit there are given."""
     rows = await context.datasets.preview(caller.owner, dataset_id, query, request.receive)
     return DatasetPreview(dataset_id=dataset_id, data=rows)
 

@@ -81,7 +81,7 @@ def deleted_among(session: Session, dataset_ids: Collection[str]) -> Sequence[st
 
 
 def is_published(session: Session, dataset_id: str) -> bool:
-    """True if the dataset is visible to its owner."""
+    """Return True if the dataset is visible to its owner."""
     published = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
     return session.scalar(published) is not None
 

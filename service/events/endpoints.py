@@ -35,8 +35,8 @@ def list_events(
     limit: Limit = 100,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | Response:
-    """Events in order. With ``accept: text/event-stream``, all from ``Last-Event-ID`` on as they come, with
-    ``progress`` in between and ``end`` at the end of the job."""
+    """The list has the events in order. With ``accept: text/event-stream``, all events after ``Last-Event-ID`` are
+    sent as they come, with ``progress`` in between and ``end`` at the end of the job."""
     if "text/event-stream" not in request.headers.get("accept", ""):
         rows, has_more = context.feed.page(caller.owner, job_id, after, limit)
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more)

@@ -69,7 +69,7 @@ class Channel:
         return self.frames[-1].sequence if self.frames else self.held_after
 
     def after(self, cursor: int) -> list[Frame]:
-        """The held events that follow `cursor`."""
+        """Return the held events that follow `cursor`."""
         return [frame for frame in self.frames if frame.sequence > cursor]
 
     def add(self, frames: Sequence[Frame]) -> None:
@@ -142,8 +142,8 @@ class EventFeed:
     async def stream(
         self, job_id: str, after: int, is_welcome: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[bytes]:
-        """The job's events from number `after` on, as they come; ends with the job, and soon after `is_welcome`,
-        which may read the database, says no."""
+        """Yield the job's events from number `after` on, as they come; end with the job, and soon after `is_welcome`,
+        which may read the database, returns False."""
         cursor = after
         ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
         last_progress: JobProgress | None = None

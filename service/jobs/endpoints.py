@@ -48,7 +48,7 @@ async def create_job(
     idempotency_key: IdempotencyKey = None,
     client_try: MaybeClientTry = None,
 ) -> Response:
-    """Checked against models, data and limits, recorded, and queued."""
+    """The job is checked against models, data and limits, recorded, and queued."""
 
     document = await request.json()  # parsed already, and as the user wrote it
 
@@ -79,7 +79,7 @@ def clone_job(
     overrides: Overrides = Overrides(),  # noqa: B008 - FastAPI copies it
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """The spec as the original's user wrote it, with the body's fields merged in; validated again."""
+    """The new job has the spec that the original's user wrote, with the body's fields merged in, validated again."""
     return _created(context.jobs.clone(caller.owner, job_id, overrides.model_dump(), idempotency_key))
 
 

@@ -159,7 +159,7 @@ def _like_runs(session: Session, owner: str, spec: JobSpec) -> list[PastRun]:
 
 
 def kind_of(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two jobs alike: models, mode, kind of weights, devices and budgets of new tokens."""
+    """Return what makes two jobs alike: models, mode, kind of weights, devices and budgets of new tokens."""
     budgets = (spec["sampling"]["max_new_tokens"], spec["refine"]["max_new_tokens"])
     return spec["student"], spec["teacher"], spec["mode"], spec["lora"] is None, spec["devices"], budgets
 
@@ -183,7 +183,7 @@ def seconds_like(expected: Counts, past: Sequence[PastRun]) -> dict[str, float]:
 
 
 def _units(num_trajectories: int, num_trained: int, num_evaluated: int) -> dict[str, int]:
-    """The unit that a phase's time grows with; other phases run once per run."""
+    """Return the counts that the phases' times grow with; other phases run once per run."""
     return {
         "rollout": num_trajectories,
         "refining": num_trajectories,

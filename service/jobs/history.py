@@ -17,7 +17,8 @@ _Other = aliased(Job)
 
 
 def _succeeded_at_once(job: type[Job] | AliasedClass[Job]) -> tuple[ColumnElement[bool], ...]:
-    """In the first attempt. To be sorted by the status, too: only the index of owner, status and id has this order.
+    """Return the conditions for jobs that succeeded in their first attempt. Sort by the status, too: only the index of
+    owner, status and id has this order.
 
     Over an equality, PostgreSQL may walk the primary key backwards, past all jobs where the owner's seldom succeed.
     """
@@ -26,8 +27,8 @@ def _succeeded_at_once(job: type[Job] | AliasedClass[Job]) -> tuple[ColumnElemen
 
 
 def finished_at_once(session: Session, owner: str, limit: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt, and whose
-    trajectories can still be counted."""
+    """Return (id, spec, data of the last event) of the owner's newest jobs that succeeded in their first attempt and
+    whose trajectories can still be counted."""
     query = (
         select(Job.id, Job.spec, JobEvent.data)
         .join(JobEvent, (JobEvent.job_id == Job.id) & (JobEvent.sequence == Job.num_events))
@@ -64,7 +65,7 @@ _SIZED = (
 
 
 def _any_of(*found: Select[str]) -> ColumnElement[bool]:
-    """Each part by its own index: over an `or` PostgreSQL would read all jobs of a status."""
+    """Combine the parts so that each uses its own index: over an `or` PostgreSQL would read all jobs of a status."""
     return Job.id.in_(union_all(*(select(part.subquery().c.id) for part in found)))
 
 
@@ -85,14 +86,14 @@ _SIZED_QUEUE = _sized_queue()
 
 
 def sized_queue(session: Session, job: Job, *, max_before: int, max_leased: int) -> list[SizedJob]:
-    """All owners' jobs of the queue that run, that wait before this one, and itself, in the order of claims."""
+    """Return this job, and all owners' jobs of its queue that run or wait before it, in the order of claims."""
     place = {"queue": job.queue, "priority": job.priority, "job_id": job.id}
     found = session.execute(_SIZED_QUEUE, {**place, "max_before": max_before, "max_leased": max_leased})
     return list(starmap(SizedJob, found))
 
 
 def past_jobs(session: Session, owners: Collection[str], limit: int) -> list[PastJob]:
-    """The newest jobs of each owner that succeeded in their first attempt, newest first; about `limit` in all."""
+    """Return each owner's newest jobs that succeeded in their first attempt, newest first; about `limit` in all."""
     succeeded = select(_Other.id).where(*_succeeded_at_once(_Other))
     succeeded = succeeded.order_by(_Other.status.desc(), _Other.id.desc()).limit(max(1, limit // len(owners)))
     of_each = _any_of(*(succeeded.where(_Other.owner == owner) for owner in sorted(owners)))
@@ -102,7 +103,7 @@ def past_jobs(session: Session, owners: Collection[str], limit: int) -> list[Pas
 
 
 def work_done(session: Session, job_id: str) -> tuple[int, int, int]:
-    """(trajectories, steps, evaluation samples) of a job's run."""
+    """Return (trajectories, steps, evaluation samples) of a job's run."""
     num_trajectories = select(func.count()).where(Trajectory.job_id == job_id).scalar_subquery()
     samples = select(func.sum(Evaluation.num_problems * Evaluation.k)).where(Evaluation.job_id == job_id)
     query = select(num_trajectories, Job.step, func.coalesce(samples.scalar_subquery(), 0)).where(Job.id == job_id)

@@ -108,7 +108,7 @@ def page(session: Session, owner: str, wanted: JobQuery, metadata: Mapping[str, 
 
 
 def _filtered(query: Select[Job], wanted: JobQuery) -> Select[Job]:
-    """Ids begin with the time of creation, so that a range of time is a range of the index on them."""
+    """Apply the filters. Ids begin with the time of creation: a range of time is a range of the index on them."""
     if wanted.status:
         query = query.where(Job.status.in_(wanted.status))
     if wanted.mode is not None:

@@ -108,17 +108,18 @@ def _why_without_end(row: SizedJob | None) -> str:
 
 
 def _is_live(job: Job, now: datetime) -> bool:
-    """False for one that is to stop, when nobody knows, and for one whose worker was lost and that waits soon."""
+    """Return False if the job is to stop, since nobody knows when, or if its worker was lost: it will wait soon."""
     return job.status == JobStatus.RUNNING and job.lease_expires_at is not None and job.lease_expires_at > now
 
 
 def _needs_history(job: Job) -> bool:
-    """Only of a job that runs does the engine's estimate hold."""
+    """Return whether only similar jobs can tell its time: the engine's estimate holds for a running job alone."""
     return job.status == JobStatus.QUEUED or job.eta_seconds is None
 
 
 def _start_in_seconds(remaining: Sequence[float | None], before: Sequence[float | None]) -> float | None:
-    """`remaining`: until each worker is free; `before`: what the jobs take that are claimed first, in their order."""
+    """Return when the job starts. `remaining`: until each worker is free; `before`: what the jobs take that are claimed
+    first, in their order."""
     free = [seconds for seconds in remaining if seconds is not None]
     waiting = [seconds for seconds in before if seconds is not None]
     if len(free) < len(remaining) or len(waiting) < len(before):
@@ -134,7 +135,8 @@ def _after(now: datetime, seconds: float) -> datetime:
 
 
 def _remaining_seconds(row: SizedJob, durations: _Durations, now: datetime) -> float | None:
-    """The engine's own estimate; before it has one, by like jobs, unless it takes longer than they did."""
+    """Return the engine's own estimate; until it has one, the time of similar jobs, unless the job takes longer than
+    they did."""
     job = row.job
     if job.eta_seconds is not None:
         return job.eta_seconds

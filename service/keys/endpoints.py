@@ -59,7 +59,7 @@ def create(context: Context, caller: Admin, wanted: NewKey) -> CreatedKey:
 
 @router.get("", summary="List keys, newest first")
 def list_keys(context: Context, caller: Admin, after: str | None = None, limit: Limit = 20) -> Page[KeyView]:
-    """Keys of all owners, the revoked ones too."""
+    """The list has the keys of all owners, revoked ones too."""
     rows, has_more = context.keys.page(after, limit)
     return Page(data=[KeyView.of(row) for row in rows], has_more=has_more)
 

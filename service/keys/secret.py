@@ -43,12 +43,12 @@ def _checksum(body: str) -> str:
 
 
 def key_digest(key: str, pepper: str) -> str:
-    """HMAC-SHA256 of the key, in hexadecimal."""
+    """Return the HMAC-SHA256 of the key, in hexadecimal."""
     return hmac.digest(pepper.encode(), key.encode(), "sha256").hex()
 
 
 def load_pepper(configured: str | None, data_dir: Path) -> str:
-    """The configured pepper, else the one in the data folder, made there at the first start."""
+    """Return the configured pepper, else the one in the data folder, made there at the first start."""
     if configured is not None:
         return configured
     path = data_dir / "key-pepper"

@@ -112,8 +112,8 @@ def fit_budgets(spec: JobSpec, needed: Iterable[Context]) -> tuple[JobSpec, list
 def _lowered(
     spec: JobSpec, given: Mapping[str, int], defaults: Mapping[str, int], needed: list[Context]
 ) -> dict[str, int]:
-    """Shares of the smallest context, in the paper's spirit: the refining prompt holds problem, reference
-    and a whole attempt, and the refined trajectory may be as long as the attempt."""
+    """Return shares of the smallest context, following the paper: the refining prompt holds problem, reference and a
+    whole attempt, and the refined trajectory may be as long as the attempt."""
     smallest = min(context.tokens for context in needed)
     problem = min(defaults[SOLVE_PROMPT], max(1, smallest // 8))
     reference = 2 * problem if spec.is_privileged else 0

@@ -94,22 +94,22 @@ class ModelShelf:
         self._shelf: dict[CatalogEntry, tuple[float, ShelvedModel]] = {}
 
     def _entries(self) -> dict[str, CatalogEntry]:
-        """The catalogue; folders that came since are found after `CATALOG_SECONDS`."""
+        """Return the catalogue; new folders are found after `CATALOG_SECONDS`."""
         if time.monotonic() - self._parsed_at > CATALOG_SECONDS:
             self._catalog = parse_catalog(self._setting)
             self._parsed_at = time.monotonic()
         return self._catalog
 
     def names(self) -> list[str]:
-        """Everything that may be named now."""
+        """Return every name that a spec may use now."""
         return list(self._entries())
 
     def all(self) -> list[ShelvedModel]:
-        """Every model, in the order of the setting."""
+        """Return every model, in the order of the setting."""
         return [self._shelved(entry) for entry in self._entries().values()]
 
     def find(self, name: str) -> ShelvedModel | None:
-        """The model of that name, or with that folder or hub id as its source."""
+        """Return the model of that name, or with that folder or hub id as its source."""
         catalog = self._entries()
         entry = catalog.get(name) or next((entry for entry in catalog.values() if entry.source == name), None)
         return self._shelved(entry) if entry is not None else None

@@ -37,8 +37,8 @@ class OtherDays(BaseModel):
 
 @router.get("", summary="What the retention policy would remove now")
 def preview_retention(context: Context, caller: Admin, other: Annotated[OtherDays, Query()]) -> RetentionView:
-    """By the settings of this process, or by the limits in the query. Removes nothing: the workers apply their own
-    settings, which should be the same."""
+    """The preview goes by the settings of this process, or by the limits in the query. Nothing is removed: the workers
+    apply their own settings, which should be the same."""
     others = {kind: getattr(other, f"{kind}_days") for kind in RecordKind}
     given = {kind: days for kind, days in others.items() if days is not None}
     return RetentionView(kinds=preview(context.database, {**policy_of(context.settings), **given}))

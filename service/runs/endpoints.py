@@ -19,7 +19,7 @@ from service.runs.service import MetricRange, TrajectoryFilter, detail_view, tra
 
 Number = Annotated[int | None, Query(ge=0, lt=2**31), DECIMAL]
 Pair = Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$", description="Id of the last one seen.")]
-PerTokenKl = Annotated[bool, Query(description="Show the KL of each token, where the trajectory was diagnosed.")]
+PerTokenKl = Annotated[bool, Query(description="Show the KL of each token, if the trajectory was diagnosed.")]
 Tokens = Annotated[
     int | None, Query(ge=0, lt=2**31, description="Of the longer one of rollout and refinement."), DECIMAL
 ]
@@ -40,7 +40,7 @@ def wanted_trajectories(
         Query(max_length=200, description="In the prompt, the rollout or the refinement, in upper or lower case."),
     ] = None,
 ) -> TrajectoryFilter:
-    """Dependency: which of the job's trajectories a request asks for."""
+    """Return which of the job's trajectories a request asks for, as a dependency."""
     return TrajectoryFilter(job_id, outcome, round, step, min_tokens, max_tokens, text)
 
 
@@ -63,8 +63,8 @@ def list_metrics(
         int, Query(ge=2, le=10_000, description="About the most points of a metric."), DECIMAL
     ] = 1000,
 ) -> MetricPage:
-    """Each metric's points in the range. If there are more than ``resolution``, the lowest and the highest of each
-    stretch of steps are kept, so that peaks stay."""
+    """The answer has each metric's points in the range. If there are more than ``resolution``, the lowest and the
+    highest of each stretch of steps are kept, so that peaks stay."""
     wanted = MetricRange(job_id, [name for name in names.split(",") if name], from_step, to_step)
     series, removed_before = context.runs.metric_series(caller.owner, wanted, resolution)
     return MetricPage(data=series, has_more=False, removed_before=removed_before)
@@ -82,7 +82,7 @@ def list_trajectories(
     per_token_kl: PerTokenKl = False,
     limit: Limit = 20,
 ) -> TrajectoryPage:
-    """By round and position."""
+    """The trajectories are listed by round and position."""
     rows, found, removed_before = context.runs.trajectories(
         caller.owner, wanted, trajectory_key(after), limit, with_token_kl=per_token_kl
     )
@@ -97,7 +97,7 @@ def list_trajectories(
 @router.get("/trajectories/outcomes", summary="How many trajectories had which outcome, by round")
 @raises(NotFoundError)
 def count_outcomes(context: Context, caller: Reader, job_id: str) -> Page[OutcomeCount]:
-    """For example, how many failed rollouts became correct by refining."""
+    """This tells, for example, how many failed rollouts became correct by refining."""
     counts = context.runs.num_by_outcome(caller.owner, job_id)
     data = [OutcomeCount(round=r, outcome=Outcome(o), num_trajectories=n) for r, o, n in counts]
     return Page(data=data, has_more=False)
@@ -115,7 +115,7 @@ def show_trajectory(
     tokens: Annotated[bool, Query(description="Show the text, the KL and alternatives of each token.")] = False,
     alignment: Annotated[bool, Query(description="Align rollout and refinement.")] = False,
 ) -> TrajectoryDetailView:
-    """By its ``round:position``. Tokens are known where the trajectory was diagnosed."""
+    """The trajectory is named by its ``round:position``. Tokens are known if it was diagnosed."""
     with_tokens = per_token_kl or tokens or alignment
     row = context.runs.trajectory(caller.owner, job_id, trajectory_key(trajectory_id), with_tokens=with_tokens)
     return detail_view(row, with_token_kl=per_token_kl, with_tokens=tokens, is_aligned=alignment)
@@ -131,7 +131,7 @@ def list_diagnoses(
     after: Annotated[int | None, Query(ge=0, lt=2**31, description="Round of the last one seen."), DECIMAL] = None,
     limit: Limit = 20,
 ) -> Page[DiagnosisView]:
-    """By round; none if the job's ``diagnosis.num_trajectories`` is 0."""
+    """The diagnoses are listed by round; there are none if the job's ``diagnosis.num_trajectories`` is 0."""
     rows, has_more = context.runs.diagnoses(caller.owner, job_id, after, limit)
     return Page(data=[DiagnosisView.of(row) for row in rows], has_more=has_more)
 
@@ -139,7 +139,7 @@ def list_diagnoses(
 @router.get("/evaluations", summary="The student's scores over the run")
 @raises(NotFoundError)
 def list_evaluations(context: Context, caller: Reader, job_id: str) -> Page[EvaluationView]:
-    """By step; all of them."""
+    """All evaluations are listed, by step."""
     rows = context.runs.evaluations(caller.owner, job_id)
     return Page(data=[EvaluationView.of(row) for row in rows], has_more=False)
 
@@ -155,6 +155,6 @@ def list_probe_samples(
     after: Pair = None,
     limit: Limit = 20,
 ) -> Page[ProbeSampleView]:
-    """By step and position; each step has as many as the job's ``evaluation.num_probe_samples``."""
+    """The answers are listed by step and position; each step has ``evaluation.num_probe_samples`` of them."""
     rows, has_more = context.runs.probe_samples(caller.owner, job_id, step, trajectory_key(after), limit)
     return Page(data=[ProbeSampleView.of(row, id=f"{row.step}:{row.position}") for row in rows], has_more=has_more)

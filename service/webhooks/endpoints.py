@@ -25,7 +25,7 @@ def create(context: Context, caller: Submitter, wanted: NewWebhook) -> CreatedWe
 
 @router.get("", summary="List webhooks, newest first")
 def list_webhooks(context: Context, caller: Reader, after: str | None = None, limit: Limit = 20) -> Page[WebhookView]:
-    """Without their secrets."""
+    """The secrets are not shown."""
     rows, has_more = context.webhooks.page(caller.owner, after, limit)
     return Page(data=[WebhookView.of(row) for row in rows], has_more=has_more)
 
@@ -33,7 +33,7 @@ def list_webhooks(context: Context, caller: Reader, after: str | None = None, li
 @router.get("/{webhook_id}", summary="One webhook")
 @raises(NotFoundError)
 def show(context: Context, caller: Reader, webhook_id: str) -> WebhookView:
-    """Without its secret."""
+    """The secret is not shown."""
     return WebhookView.of(context.webhooks.find(caller.owner, webhook_id))
 
 
@@ -65,5 +65,5 @@ def list_deliveries(
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay", summary="Send a delivery again")
 @raises(NotFoundError)
 def replay(context: Context, caller: Submitter, webhook_id: str, delivery_id: str) -> DeliveryView:
-    """With the same ``webhook-id`` and body, so that a receiver can tell that it has it already."""
+    """It has the same ``webhook-id`` and body, so that a receiver can tell that it has it already."""
     return DeliveryView.of(context.webhooks.replay(caller.owner, webhook_id, delivery_id))

@@ -38,7 +38,7 @@ def python_files(*packages: str) -> list[Path]:
 
 
 def imported_packages(path: Path) -> Iterator[str]:
-    """Top-level names that a file imports, also inside functions."""
+    """Yield the top-level names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -47,7 +47,7 @@ def imported_packages(path: Path) -> Iterator[str]:
 
 
 def loaded_by(script: str, **environment: str) -> frozenset[str]:
-    """Top-level modules in a process that has run `script` and nothing else."""
+    """Return the top-level modules in a process that has run `script` and nothing else."""
     script += "\nimport sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     command, env = [sys.executable, "-c", script], {**os.environ, **environment}
     result = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120)

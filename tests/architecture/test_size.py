@@ -26,13 +26,13 @@ def sources() -> Iterator[Path]:
 
 @cache
 def functions() -> list[tuple[Path, Function]]:
-    """All functions and their files."""
+    """Return all functions and their files."""
     nodes = ((path, node) for path in sources() for node in ast.walk(ast.parse(path.read_text())))
     return [(path, node) for path, node in nodes if isinstance(node, Function)]
 
 
 def num_parameters(function: Function) -> int:
-    """That a call may give without naming them; keyword-only ones explain themselves."""
+    """Count the parameters that a call may give without naming them; keyword-only ones explain themselves."""
     named = [*function.args.posonlyargs, *function.args.args]
     return len([argument for argument in named if argument.arg not in ("self", "cls")])
 
@@ -56,7 +56,8 @@ def test_functions_fit_on_a_screen() -> None:
 
 
 def is_kernel(function: Function) -> bool:
-    """Whether it is a Triton kernel, which takes its pointers and constants one by one and is launched by keywords."""
+    """Return whether it is a Triton kernel, which takes its pointers and constants one by one and is launched by
+    keywords."""
     return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
 
 

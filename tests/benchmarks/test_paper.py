@@ -132,7 +132,7 @@ def test_an_interval_covers_seeds_and_problems_and_a_pair_removes_what_both_shar
 
 
 def make_row(variant: str, seed: int, curve: list[float], tokens: int, section: str = "rounds") -> Row:
-    """100 problems, `curve` being the share of them that is always right after each round, 0 before."""
+    """Make a row of 100 problems; `curve` is the share that is always right after each round, 0 before."""
     scores = [{"k": 8, "num_correct": [8 * (p < 100 * share) for p in range(100)]} for share in curve]
     return {
         "id": f"{section}-{variant}-{seed}",

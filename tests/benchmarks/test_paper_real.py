@@ -179,7 +179,7 @@ def test_the_endpoint_knows_the_references_and_nothing_else() -> None:
 
 
 def _row(cell: RealCell, correct: list[int], before: list[int] | None = None) -> dict[str, Any]:
-    """What the report reads of a row."""
+    """Return what the report reads of a row."""
     k = grid.K[cell.split]
     return {
         "id": cell.id,

@@ -60,7 +60,7 @@ def browser() -> Iterator[Browser]:
 
 
 def watched(context: BrowserContext, site: Site) -> Page:
-    """A tab whose faults are collected."""
+    """Open a tab whose faults are collected."""
 
     def on_console(message: ConsoleMessage) -> None:
         if message.type == "error":

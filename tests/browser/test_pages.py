@@ -50,7 +50,7 @@ PAGES: dict[str, Callable[[Site], str]] = {
 
 
 def serious(page: Page) -> list[Any]:
-    """What axe-core finds serious, with the elements."""
+    """Return the findings that axe-core calls serious, with the elements."""
     found = Axe().run(page).response["violations"]
     return [
         (one["id"], [node["html"][:200] for node in one["nodes"][:3]])

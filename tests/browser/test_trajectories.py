@@ -19,7 +19,7 @@ LIKELY = {"token": 3, "student": [["<i>3</i>", 0.9], ["2", 0.1]], "teacher": [["
 
 
 def add_pair(site: Site, job_id: str, position: int, words: list[str], **values: Any) -> None:
-    """A diagnosed trajectory whose third word differs in its refinement."""
+    """Add a diagnosed trajectory whose third word differs in its refinement."""
     refined = [*words[:3], "corrected ", *words[4:]]
     detail = {
         "lengths": {"rollout": [len(word) for word in words], "refined": [len(word) for word in refined]},

@@ -60,7 +60,7 @@ def eventually_none(tab: Page, site: Site) -> None:
 
 @contextmanager
 def worker(site: Site) -> Iterator[None]:
-    """A worker of the queue."""
+    """Run a worker of the queue."""
     folder = data_dir_of(site)
     settings = WorkerSettings(
         data_dir=folder,

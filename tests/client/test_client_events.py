@@ -105,7 +105,7 @@ def test_a_long_silence_is_no_event(
 
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """The application on a free port, in a thread."""
+    """Serve the application on a free port, in a thread."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)

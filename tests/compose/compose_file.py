@@ -36,13 +36,13 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
 
 
 def load(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The file's document with the variables of `environment`. Raises `VariableMissingError`."""
+    """Load the file with the variables of `environment`. Raises `VariableMissingError`."""
     document: dict[str, Any] = _filled(load_raw(), environment)
     return document
 
 
 def load_raw() -> dict[str, Any]:
-    """The file's document as it is written."""
+    """Load the file as it is written."""
     document: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())
     return document
 
@@ -56,7 +56,8 @@ def _filled(node: Any, environment: Mapping[str, str]) -> Any:
 
 
 def _passed_on(node: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """A variable without a value is the environment's, and left out if that does not have it."""
+    """Return the variables that are passed on: one without a value is the environment's, and left out if that lacks
+    it."""
     named = {key for key, value in node.items() if value is None and key.isupper()}
     return {
         key: environment.get(key) if key in named else value
@@ -66,7 +67,7 @@ def _passed_on(node: dict[str, Any], environment: Mapping[str, str]) -> dict[str
 
 
 def strings(node: Any) -> list[str]:
-    """Every string in a document."""
+    """Return every string in a document."""
     if isinstance(node, dict):
         return [text for value in node.values() for text in strings(value)]
     if isinstance(node, list):

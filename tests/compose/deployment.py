@@ -73,7 +73,7 @@ class Deployment:
         self.redis.stop()
 
     def _here(self, value: str) -> str:
-        """A value of the file, with what it calls by a container's name or folder put where it is here."""
+        """Return a value of the file, with the names and folders of containers replaced by those of this machine."""
         places = {
             "@postgres:5432/trd": f"@{self._postgres}",
             "@redis:6379/": f"@127.0.0.1:{self.redis.port}/",
@@ -86,7 +86,7 @@ class Deployment:
         return value
 
     def environment(self, name: str) -> dict[str, str]:
-        """The service's variables, and of this machine's only where programs are found."""
+        """Return the service's variables; of this machine's it has only those that tell where programs are found."""
         declared = {key: self._here(str(value)) for key, value in self.services[name].get("environment", {}).items()}
         if "UVICORN_PORT" in declared:
             declared["UVICORN_PORT"] = str(self.api_port)
@@ -95,7 +95,7 @@ class Deployment:
         return {"PATH": path, "HOSTNAME": socket.gethostname(), "OMP_NUM_THREADS": "1", **declared}
 
     def log(self, name: str) -> str:
-        """What the service has printed."""
+        """Return what the service has printed."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def run(self, name: str) -> int:
@@ -130,7 +130,7 @@ class Deployment:
             return process.wait()
 
     def is_healthy(self, name: str, *, replace: Mapping[str, str] | None = None) -> bool:
-        """The service's health check, run once. `replace` puts in what a container has in another place."""
+        """Run the service's health check once. `replace` puts in what a container has in another place."""
         kind, script = self.services[name]["healthcheck"]["test"]
         assert kind == "CMD-SHELL"
         for there, here in (replace or {}).items():

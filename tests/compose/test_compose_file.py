@@ -225,7 +225,7 @@ def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Top-level names, of imports within functions too."""
+    """Return the top-level names that a file imports, within functions too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -256,7 +256,7 @@ def with_dependencies(distribution: str) -> set[str]:
 
 
 def canonical(requirement: str) -> str:
-    """The name of a distribution, in the one way of writing it."""
+    """Return the name of a distribution in its canonical spelling."""
     match = re.match(r"[\w.-]+", requirement)
     assert match is not None, requirement
     return re.sub(r"[-_.]+", "-", match.group()).lower()

@@ -15,7 +15,7 @@ BASE: dict[str, Any] = {"mode": "trd", "student": "s", "teacher": "t", "dataset"
 
 
 def problems(**changes: Any) -> dict[str, str]:
-    """Messages by field of a spec that must be refused."""
+    """Return the messages, by field, of a spec that must be refused."""
     document = {key: value for key, value in {**BASE, **changes}.items() if value is not ...}
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate(document)

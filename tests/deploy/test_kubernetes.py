@@ -24,7 +24,7 @@ PARTS = ("base", "ray", "scaling")
 
 
 def resources(part: str) -> list[dict[str, Any]]:
-    """The documents that kustomize would apply, of the folder and of those it builds on."""
+    """Return the documents that kustomize would apply, of the folder and of those it builds on."""
     kustomization = yaml.safe_load((FOLDER / part / "kustomization.yaml").read_text())
     found = []
     for name in kustomization["resources"]:
@@ -40,7 +40,7 @@ CLUSTER = ALL["RayCluster/trd-ray"]["spec"]
 
 
 def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod that is made, those of operators included."""
+    """Yield every pod that is made, those of operators included."""
     for name, one in ALL.items():
         if one["kind"] in ("Deployment", "Job"):
             yield name, one["spec"]["template"]

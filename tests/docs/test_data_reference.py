@@ -77,7 +77,7 @@ def test_exactly_the_columns_that_are_said_to_be_read_matter(name: str) -> None:
 
 
 def _matters(row: dict[str, Any], column: str, task: str) -> bool:
-    """Whether the row means something else without the column, or with another value in it."""
+    """Return whether the row means something else without the column, or with another value in it."""
     others = [{name: value for name, value in row.items() if name != column}]
     if isinstance(row[column], str):
         others.append({**row, column: row[column] + " and more"})

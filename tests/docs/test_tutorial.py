@@ -26,7 +26,7 @@ BLOCKS = [(way, language, textwrap.dedent(code)) for way, language, code in BLOC
 
 
 def script(way: str) -> str:
-    """All blocks of one way, which go on from one another."""
+    """Return all blocks of one way in one script: each builds on those before it."""
     return "\n".join(code for of, _, code in BLOCKS if of == way)
 
 

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def environment() -> dict[str, str]:
-    """Commands run in an empty folder, and find this checkout all the same."""
+    """Return an environment in which commands run in an empty folder find this checkout."""
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
 
@@ -48,7 +48,7 @@ def trd(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedPro
 
 @contextmanager
 def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """``trd up``, and what it says of itself; stopped at the end as by Ctrl-C."""
+    """Start ``trd up``, and yield what it says about itself; stop it at the end as by Ctrl-C."""
     command = [sys.executable, "-m", "client.cli", "up", "--port", "0", "--json"]
     with subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent

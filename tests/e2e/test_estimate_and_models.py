@@ -45,7 +45,8 @@ def test_an_adapters_parameters_are_pefts(shape: ModelShape, model: PreTrainedMo
 
 
 def kept_bytes(model: PreTrainedModel) -> int:
-    """What the layers' forward pass keeps for its backward pass, each storage once, the weights aside."""
+    """Return the bytes that the layers' forward pass keeps for its backward pass, each storage once, without the
+    weights."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held: one that is let go of may lend its address to another
 

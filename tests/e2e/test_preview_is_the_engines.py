@@ -94,7 +94,7 @@ def client(tmp_path: Path, sqlite_url: str) -> TestClient:
 
 
 def content_of(rows_of_file: list[dict[str, Any]], kind: str) -> bytes:
-    """The rows as a file of the format."""
+    """Write the rows as a file of the format."""
     lines = "".join(json.dumps(row) + "\n" for row in rows_of_file).encode()
     if kind == "parquet":
         buffer = io.BytesIO()

@@ -37,7 +37,7 @@ class Scene:
     folder: Path
 
     def create(self, **changes: Any) -> str:
-        """A job of twelve steps, each with a checkpoint: enough that a node can be killed before the last."""
+        """Create a job of twelve steps, each with a checkpoint: enough that a node can be killed before the last."""
         return self.service.client.jobs.create({**self.body, **changes}).id
 
     def wait(self, job_id: str, holds: Callable[[JobView], bool], *, seconds: float = 400) -> JobView:
@@ -52,17 +52,17 @@ class Scene:
         return job
 
     def messages(self, job_id: str) -> list[str]:
-        """Of the job's events."""
+        """Return the messages of the job's events."""
         return [event.message for event in self.service.client.events.list(job_id)]
 
     def attempts(self, job_id: str) -> list[tuple[str, int | None]]:
-        """Status of each attempt, and the step that it began at; None for the beginning."""
+        """Return the status of each attempt, and the step that it began at; None for the beginning."""
         query = "SELECT status, first_step FROM attempts WHERE job_id = ? ORDER BY number"
         with closing(sqlite3.connect(self.service.data_dir / "trd.db")) as database:
             return database.execute(query, [job_id]).fetchall()
 
     def result(self, job_id: str) -> dict[str, str]:
-        """The sha256 of the last checkpoint's model, file by file; each step was recorded once."""
+        """Return the sha256 of the last checkpoint's model, file by file; each step was recorded once."""
         client = self.service.client
         done = self.wait(job_id, lambda job: job.status == "succeeded")
         (loss,) = client.metrics.list(job_id, names=["loss"])

@@ -151,7 +151,7 @@ def _eventually(service: LocalService, job_id: str, holds: Any, *, seconds: floa
 
 
 def _process_of_rank(rank: int, job_id: str) -> int:
-    """The engine's child with this rank: the ranks' command lines are alike, their environments are not."""
+    """Return the engine's child with this rank: the ranks' command lines are alike, their environments are not."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()

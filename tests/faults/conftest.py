@@ -24,7 +24,7 @@ class Place:
     broker_url: str | None
 
     def worker(self, plan: Plan, name: str = "worker", **environment: str) -> WorkerProcess:
-        """A worker process here."""
+        """Start a worker process here."""
         data_dir = self.bench.settings.data_dir
         return WorkerProcess({**self.environment, **environment}, data_dir / f"{name}.log", plan)
 

@@ -84,7 +84,7 @@ class Fleet:
     """Jobs in a deployment of several APIs and workers, clients that watch them, and what is killed meanwhile."""
 
     def __init__(self, theatre: Theatre, references: Mapping[int, Record], num_jobs: Mapping[int, int]) -> None:
-        """`references` has the record of an undisturbed run, and `num_jobs` how many there are, by `devices`."""
+        """Plan the fleet. `references` has an undisturbed run's record, `num_jobs` the number of jobs, by `devices`."""
         self.deployment = theatre.deployment
         self._references = references
         self.scenes = [theatre.scene(devices=devices) for devices, num in num_jobs.items() for _ in range(num)]

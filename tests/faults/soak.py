@@ -62,7 +62,7 @@ class Soak:
             self.scenes[-1].submit()
 
     def is_over(self) -> bool:
-        """Whether all jobs have ended."""
+        """Return whether all jobs have ended."""
         return not self.deployment.sql(
             "SELECT 1 FROM jobs WHERE status NOT IN ('succeeded', 'failed', 'cancelled') LIMIT 1"
         )

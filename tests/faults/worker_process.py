@@ -53,7 +53,7 @@ class WorkerProcess:
         return self._process.pid
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """Return what it has printed so far."""
         return self.log.read_text(errors="replace")
 
     def wait_until_ready(self) -> None:

@@ -34,7 +34,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def environment() -> dict[str, str]:
-    """What decides the last bits."""
+    """Return the versions and the processor, which decide the last bits."""
     return {
         "processor": _processor(),
         "torch": torch.__version__,
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Its model, and a digest of what it can do: kernels are chosen by both."""
+    """Return the processor's model and a digest of its features: kernels are chosen by both."""
     facts = dict.fromkeys(("vendor_id", "cpu family", "model", "flags"), "?")
     path = Path("/proc/cpuinfo")
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -55,7 +55,7 @@ def _processor() -> str:
 
 
 def curves(name: str, folder: Path) -> dict[str, list[float]]:
-    """The metrics of one run, step by step."""
+    """Return the metrics of one run, step by step."""
     distil(parse_config(spec(write_data(folder / "data"), **{**WHOLE_ANSWERS, **RUNS[name]})), folder / "out")
     return {metric_name: metric(folder / "out", metric_name) for metric_name in NAMES}
 

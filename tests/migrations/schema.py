@@ -11,7 +11,7 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
 def alembic_config(url: str) -> Config:
-    """A configuration of one database. Alembic's own reads % as the start of a reference."""
+    """Make a configuration for one database. Alembic's own reads % as the start of a reference."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))

@@ -27,7 +27,7 @@ def tables_in(url: str) -> set[str]:
 
 
 def differences(url: str) -> list[object]:
-    """What autogenerate would still change."""
+    """Return the changes that autogenerate would still make."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -35,7 +35,7 @@ def differences(url: str) -> list[object]:
 
 
 def run_alembic(*arguments: str, environment: dict[str, str], folder: Path = CHECKOUT) -> str:
-    """The command line, as an operator runs it."""
+    """Run the command line as an operator does."""
     result = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=folder,

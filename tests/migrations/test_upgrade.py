@@ -92,7 +92,7 @@ class OldWorker:
 
     @contextmanager
     def fenced(self) -> Iterator[Any]:
-        """A transaction that holds the job's row; raises if the lease is lost."""
+        """Yield a transaction that holds the job's row; raise if the lease is lost."""
         with self.database.write() as session:
             held = "SELECT id, status, attempt, num_lost FROM jobs WHERE id = :job AND lease_token = 1 "
             held += f"AND status IN ('running', 'pausing', 'cancelling'){self._for_update}"
@@ -131,7 +131,7 @@ class OldWorker:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Heartbeats and progress from two threads until the block ends, as in the worker."""
+        """Send heartbeats and progress from two threads until the block ends, as the worker does."""
         ended = threading.Event()
 
         def repeat(act: Callable[[], None]) -> None:
@@ -224,7 +224,7 @@ def bench(empty_database_url: str, tmp_path: Path) -> Iterator[Workbench]:
 
 @contextmanager
 def new_api(bench: Workbench) -> Iterator[TestClient]:
-    """The new API, with the operator's key."""
+    """Start the new API, with the operator's key."""
     of_worker = bench.settings
     settings = Settings(
         data_dir=of_worker.data_dir,

@@ -28,19 +28,19 @@ def _known() -> dict[str, Any]:
 
 
 def _pick(choices: list[str], value: object) -> str:
-    """One of them, the same for the same generated value: schemathesis shrinks and repeats."""
+    """Pick one of them, the same for the same generated value: schemathesis shrinks and repeats."""
     return choices[zlib.crc32(repr(value).encode()) % len(choices)]
 
 
 @schemathesis.serializer("application/jsonl", *(f"application/{name}" for name in ("jsonlines", "x-jsonlines")))
 def write_rows(_context: Any, value: Any) -> bytes:
-    """Rows are bytes as they are; what is generated in place of text is text too."""
+    """Write generated rows: bytes stay as they are; what is generated in place of text is text too."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook
 def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Objects that exist; what is deleted is taken from a stock of its own."""
+    """Put objects that exist in the path; what is deleted is taken from a separate stock."""
     if IDS_VARIABLE not in os.environ:
         return path_parameters
     stock = _known()["expendable" if context.operation.method.lower() == "delete" else "kept"]
@@ -54,7 +54,7 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
-    """A generated spec with models and data that are there, and without the parts that rarely go together."""
+    """Return a generated spec with existing models and data, and without the parts that rarely go together."""
     if IDS_VARIABLE not in os.environ:
         return body
     operation = (context.operation.method.upper(), context.operation.path)

@@ -27,7 +27,7 @@ MakeClient = Callable[..., TestClient]
 
 
 def write_model(folder: Path, *, context: int, tokens: str = "abc", auto_map: bool = False) -> None:
-    """A folder that looks like a model to whoever reads no weights."""
+    """Write a folder that looks like a model to whoever reads no weights."""
     folder.mkdir(parents=True)
     vocabulary = {token: position for position, token in enumerate(tokens)}
     config: dict[str, Any] = {"max_position_embeddings": context}
@@ -51,7 +51,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_in(folder: Path, models_dir: Path, database_url: str, **changes: Any) -> Settings:
-    """Settings of a service that keeps its things in `folder`; `changes` replace some."""
+    """Return the settings of a service that keeps its things in `folder`; `changes` replace some."""
     given: dict[str, Any] = {
         "data_dir": folder / "data",
         "database_url": database_url,

@@ -12,7 +12,7 @@ from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
 
 
 def engine_report(*, refined: bool = True) -> dict[str, Any]:
-    """A report as the engine itself makes it, of figures drawn at random."""
+    """Make a report with the engine's own functions, from random figures."""
     generator = np.random.default_rng(2)
     names = ScoredCompletion.__dataclass_fields__
     rollout, corrected = (

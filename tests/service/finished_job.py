@@ -25,7 +25,7 @@ CONTENT = {"model/config.json": b'{"model_type": "qwen3"}\n', "model/model.safet
 
 
 def add_finished_job(client: httpx.Client, database: Database, storage_dir: Path, **changes: object) -> str:
-    """The id of a succeeded job on the committed models."""
+    """Add a succeeded job on the committed models; return its id."""
     job_id = submit(client, **{**MODELS, "task": "exact", **changes})
     for name, values in {"loss": {1: 0.9, 2: 0.4}, "learning_rate": {1: 5e-6, 2: 4e-6}}.items():
         add_metrics(database, job_id, name, dict(values))

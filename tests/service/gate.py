@@ -22,7 +22,7 @@ class Gate:
         self.reached, self.opened = threading.Event(), threading.Event()
 
     def around(self, function: Callable[..., Any], *, is_after: bool) -> Callable[..., Any]:
-        """`function` with the gate."""
+        """Return `function` with the gate."""
 
         def gated(*given: Any, **named: Any) -> Any:
             is_first = not self.reached.is_set()
@@ -36,7 +36,7 @@ class Gate:
 
 
 def wait_for_a_lock(client: TestClient, *kinds: str) -> None:
-    """Until something waits for a lock of one of these kinds in the client's PostgreSQL: the other request is there."""
+    """Wait until another request waits for a lock of one of these kinds in the client's PostgreSQL."""
     deadline = time.monotonic() + SECONDS
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = ANY(:kinds) AND NOT granted")
     while time.monotonic() < deadline:

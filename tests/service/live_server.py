@@ -62,7 +62,7 @@ def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """As an operator stops it; killed only where that takes too long."""
+    """Stop the server as an operator does; kill it only if that takes too long."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

@@ -53,7 +53,7 @@ class Recorder:
         return document
 
     def text(self, name: str, path: str, media_type: str, shown: str | None = None, **request: Any) -> None:
-        """The same for an answer that is no JSON; `shown` stands for bytes."""
+        """Record an answer that is no JSON; `shown` stands for bytes."""
         method = name.partition(" ")[0]
         response = self._client.request(method, path, **request)
         assert response.is_success, (name, response.text)
@@ -62,7 +62,7 @@ class Recorder:
 
 
 def record(client: TestClient, storage_dir: Path) -> dict[str, Any]:
-    """Examples of every operation, by its method and path."""
+    """Record examples of every operation, by its method and path."""
     recorder = Recorder(client)
     done = add_finished_job(client, context_of(client).database, storage_dir)
     _record_jobs(recorder, upload(client), client)

@@ -53,7 +53,7 @@ def upload(client: httpx.Client, rows: str = ROWS, **headers: str) -> str:
 
 
 def job_body(client: httpx.Client, **changes: Any) -> dict[str, Any]:
-    """A body that is accepted, on a dataset of its own."""
+    """Return a body that is accepted, on its own dataset."""
     dataset = changes.pop("dataset", None) or upload(client)
     return {"mode": "trd", "student": "small", "teacher": "small-teacher", "dataset": dataset, **changes}
 
@@ -148,7 +148,7 @@ def add_diagnosis(client: Source, job_id: str, round: int, report: dict[str, Any
 
 
 def add_checkpoint(client: Source, storage: Path | str, job_id: str, step: int, files: dict[str, bytes]) -> str:
-    """The id of a checkpoint whose files are in the storage, a folder or a URL, as if by a worker."""
+    """Add a checkpoint whose files are in the storage, a folder or a URL, as if by a worker; return its id."""
     checkpoint_id = new_id(CHECKPOINT_PREFIX)
     prefix = checkpoint_prefix(job_id, 1, step)
     rows = []

@@ -21,7 +21,7 @@ from tests.service.records import add_checkpoint, database_of, job_body, submit,
 
 
 def all_routes(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(method, path) of every route, those of mounted applications too."""
+    """Yield (method, path) of every route, also of mounted applications."""
     for route in routes:
         if isinstance(route, Mount):
             yield from all_routes(list(route.routes), prefix + route.path)
@@ -63,7 +63,7 @@ def test_the_public_paths_need_no_key(shared_client: TestClient) -> None:
 
 
 def new_key(client: TestClient, owner: str, *scopes: str) -> dict[str, str]:
-    """Headers with a fresh key."""
+    """Return headers with a fresh key."""
     body = {"name": "test", "owner": owner, "scopes": list(scopes) or ["submit"]}
     response = client.post("/keys", json=body, headers=AUTHORIZED)
     assert response.status_code == 201, response.text

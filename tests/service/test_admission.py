@@ -12,7 +12,7 @@ from tests.service.records import job_body, upload
 
 
 def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
-    """The error of a job that must not be queued."""
+    """Submit a job that must not be queued; return the error."""
     response = client.post("/jobs", json=job_body(client, **changes))
     assert response.status_code == 422, response.text
     assert client.get("/jobs").json()["data"] == []

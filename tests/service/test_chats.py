@@ -44,7 +44,7 @@ def parts_of(response: Any) -> list[dict[str, Any]]:
 def scripted_worker(
     source: Source, *texts: str, end: dict[str, Any] | None, queue: str = DEFAULT_QUEUE
 ) -> threading.Thread:
-    """Claims the next answer, appends texts and ends it; without an end it is lost."""
+    """Claim the next answer, append texts and end it; without an end it is lost."""
 
     def work() -> None:
         database, claimed = database_of(source), None

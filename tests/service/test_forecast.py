@@ -42,7 +42,7 @@ def dry_run(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def succeeded(client: TestClient, seconds: dict[str, float], **changes: Any) -> str:
-    """A job that took so long for 4 trajectories, 2 steps and an evaluation of 40 samples."""
+    """Add a job that took so long for 4 trajectories, 2 steps and an evaluation of 40 samples."""
     attempt = changes.pop("attempt", 1)
     job_id = submit(client, **{**CHANGES, **changes})
     for position in range(4):

@@ -82,7 +82,7 @@ def issuer() -> Iterator[Issuer]:
 
 
 def trusting(issuer: Issuer) -> dict[str, Any]:
-    """Settings of a service that takes the issuer's tokens."""
+    """Return the settings of a service that accepts the issuer's tokens."""
     roles = json.dumps(ROLES)
     return {"oidc_issuer": issuer.url, "oidc_audience": "trd", "oidc_owner_claim": "email", "oidc_roles": roles}
 
@@ -154,7 +154,7 @@ def none_algorithm(issuer: Issuer) -> str:
 
 
 def signed_with_the_public_key(issuer: Issuer) -> str:
-    """The old trick: the public key taken as the secret of HS256."""
+    """Sign a token with the public key as the secret of HS256, an old attack."""
     import base64
     import hashlib
     import hmac

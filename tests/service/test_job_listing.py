@@ -16,7 +16,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def add_jobs(client: TestClient, count: int) -> list[str]:
-    """Jobs a second apart, the oldest first; every third failed, every second opsd, every fifth tagged."""
+    """Add jobs a second apart, the oldest first; every third failed, every second opsd, every fifth tagged."""
     ids = []
     with database_of(client).write() as session:
         for number in range(count):

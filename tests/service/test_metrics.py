@@ -27,7 +27,7 @@ MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 
 
 def figures(client: TestClient) -> dict[str, dict[tuple[str, ...], float]]:
-    """The values of each figure by its labels' values."""
+    """Return the values of each figure by its labels' values."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:

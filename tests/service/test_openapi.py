@@ -52,7 +52,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(where, media type, content) of the body and of every answer."""
+    """Yield (where, media type, content) of the body and of every answer."""
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield "request", media_type, content
     for status, response in operation["responses"].items():

@@ -16,7 +16,7 @@ from tests.service.test_sign_in import ORIGIN, csrf_token, signed_in
 
 
 def take_one(tab: TestClient) -> str | None:
-    """What a tab's script does, until something waits for it."""
+    """Ask like a tab's script until a place waits for it."""
     headers = {"accept": "application/json"}
     for _ in range(200):
         if tab.get("/ui/view", headers=headers).json()["is_waiting"]:

@@ -12,7 +12,7 @@ from tests.service.records import database_of, submit
 
 
 def add_probe_samples(client: TestClient, job_id: str) -> None:
-    """Two problems at three evaluations; the student learns the first one."""
+    """Add two problems at three evaluations; the student learns the first one."""
     with database_of(client).write() as session:
         for step in (0, 32, 64):
             for position in (0, 1):

@@ -36,7 +36,7 @@ def kinds(client: TestClient, **query: Any) -> dict[str, dict[str, Any]]:
 
 
 def remove(client: TestClient, job_id: str) -> None:
-    """As a worker does."""
+    """Remove records as a worker does."""
     for kind in RecordKind:
         with database_of(client).write() as session:
             assert remove_batch(session, kind, 1.0, job_id) is not None
@@ -101,7 +101,7 @@ def test_a_reader_learns_that_records_were_removed(old_job: tuple[TestClient, st
     path = f"/jobs/{job_id}"
 
     def times_come_from() -> list[str]:
-        """Jobs from which the times of later ones are estimated."""
+        """Return the jobs from which the times of later ones are estimated."""
         with database_of(client).read() as session:
             return [row[0] for row in history.finished_at_once(session, "admin", 10)]
 

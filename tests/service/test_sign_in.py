@@ -29,7 +29,7 @@ def many_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def browser(client: TestClient) -> TestClient:
-    """A client of the same application that has no key."""
+    """Make a client of the same application that has no key."""
     return TestClient(client.app, headers=HTML, follow_redirects=False)
 
 

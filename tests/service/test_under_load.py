@@ -18,7 +18,7 @@ def test_many_clients_at_once_never_find_the_database_locked(either_client: Test
     answers: list[httpx.Response] = []
 
     def upload() -> httpx.Response:
-        """An owner may have four uploads in progress; further ones are asked to wait."""
+        """Upload a dataset. An owner may have four uploads in progress; further ones are asked to wait."""
         while (answer := either_client.post("/datasets", files={"file": ("r.jsonl", ROWS)})).status_code == 429:
             assert int(answer.headers["retry-after"]) > 0
             time.sleep(0.2)

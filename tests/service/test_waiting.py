@@ -29,7 +29,7 @@ def body(either_client: TestClient) -> Submitted:
 
 
 def succeeded(client: TestClient, body: Submitted, seconds: dict[str, float] = SECONDS, **values: Any) -> str:
-    """A job that ended in its first attempt, after so many seconds of each phase."""
+    """Add a job that ended in its first attempt, after so many seconds of each phase."""
     job_id = submit(client, **body)
     with database_of(client).write() as session:
         ended = {"status": "succeeded", "summary": {"seconds_by_phase": seconds}}
@@ -39,7 +39,7 @@ def succeeded(client: TestClient, body: Submitted, seconds: dict[str, float] = S
 
 
 def running(client: TestClient, body: Submitted, eta_seconds: float | None, **values: Any) -> str:
-    """A job whose worker lives."""
+    """Add a job whose worker lives."""
     job_id = submit(client, **body)
     now = datetime.now(UTC)
     lease = {"lease_owner": "w", "lease_expires_at": now + timedelta(minutes=5), "started_at": now, "attempt": 1}
@@ -48,7 +48,7 @@ def running(client: TestClient, body: Submitted, eta_seconds: float | None, **va
 
 
 def expected(client: TestClient, job_id: str) -> tuple[float | None, float | None]:
-    """Seconds from now to its start and to its finish."""
+    """Return the seconds from now to its start and to its finish."""
     job = client.get(f"/jobs/{job_id}").json()
     now = datetime.now(UTC)
     times = [job[name] for name in ("expected_start_at", "expected_finish_at")]
@@ -57,7 +57,7 @@ def expected(client: TestClient, job_id: str) -> tuple[float | None, float | Non
 
 
 def note(client: TestClient, job_id: str) -> str:
-    """Why a time is null."""
+    """Return why a time is null."""
     words = client.get(f"/jobs/{job_id}").json()["expected_note"]
     assert isinstance(words, str)
     return words

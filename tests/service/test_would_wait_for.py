@@ -44,7 +44,7 @@ def offer_of(client: TestClient, name: str) -> Offer:
 
 
 def claimed(client: TestClient, name: str) -> str | None:
-    """What the worker of this name claims."""
+    """Claim a job as the worker of this name."""
     with database_of(client).write() as session:
         lease = claim(session, offer_of(client, name), worker=name, lease_seconds=60)
     return lease.job_id if lease is not None else None

@@ -15,7 +15,7 @@ NUM_EXAMPLES = 200
 
 
 def _examples(kind: Kind, recipe: Recipe) -> list[tuple[str, str, str]]:
-    """(problem, the rest of the context, what is trained on)."""
+    """Return (problem, the rest of the context, what is trained on)."""
     rng, tokenizer = random.Random(0), build_tokenizer()
 
     def parts(problem: Expression, example: Example) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ NUM_PROBLEMS = 300
 
 
 def evaluate(text: str) -> int:
-    """Value of an expression modulo 100, by Python's own arithmetic on nested parentheses."""
+    """Compute an expression modulo 100, by Python's own arithmetic on nested parentheses."""
     code = str(int(text[:2]))
     for op, digit in re.findall(r"([-+*#])(\d)", text[2:]):
         code = f"(2*{code}+{digit})" if op == "#" else f"({code}{op}{digit})"

@@ -31,12 +31,12 @@ def packed(columns: dict[str, Any], **options: Any) -> bytes:
 
 
 def with_note(note: pa.Array, name: str = "context", **options: Any) -> bytes:
-    """The column beside problems that are right."""
+    """Return a file with the column beside problems that are right."""
     return packed({"problem": ["1 + 1"] * len(note), "answer": ["2"] * len(note), name: note}, **options)
 
 
 def repeated(value: pa.Array, count: int) -> pa.Array:
-    """The one element of `value` so many times: written as a dictionary, it takes little time and space."""
+    """Repeat the one element of `value` so many times: written as a dictionary, it takes little time and space."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), value)
 
 
@@ -77,7 +77,7 @@ def test_a_long_row_is_named() -> None:
 
 
 def broken_statistics() -> bytes:
-    """Metadata with a bit flipped, of which some versions of the library abort and others complain."""
+    """Flip a bit of the metadata, at which some versions of the library abort and others complain."""
     content = bytearray(with_note(pa.array(["n"] * 50)))
     for place in range(len(content) - 300, len(content) - 12, 7):
         content[place] ^= 0x55

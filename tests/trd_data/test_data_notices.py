@@ -29,7 +29,7 @@ def only(rows: list[dict[str, Any]], columns: dict[str, str] | None = None) -> N
 
 
 def rows(count: int = 4, **extra: Any) -> list[dict[str, Any]]:
-    """Different problems; {n} in a text of `extra` is the row's number."""
+    """Make different problems; {n} in a text of `extra` is the row's number."""
     filled = lambda value, n: value.replace("{n}", str(n)) if isinstance(value, str) else value  # noqa: E731
     return [
         {"question": f"How many apples, plus {n}?", "answer": str(n), **{k: filled(v, n) for k, v in extra.items()}}
@@ -253,7 +253,7 @@ COMMANDS = (
 
 
 def halved(command: str) -> str:
-    """A command as JSON and Python read it with one backslash."""
+    """Return a command with one backslash, as JSON and Python read it."""
     escapes = {"f": "\f", "b": "\b", "t": "\t", "r": "\r", "n": "\n", "a": "\a", "v": "\v"}
     return escapes[command[1]] + command[2:]
 

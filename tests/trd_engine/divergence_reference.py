@@ -27,7 +27,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 def name_of(setting: dict[str, Any]) -> str:
-    """How pytest calls a setting."""
+    """Return the name of a setting in pytest."""
     return "-".join(str(value) for value in setting.values())
 
 
@@ -43,7 +43,7 @@ def divergences(
     token_clip: float,
     teacher_top_k: int,
 ) -> numpy.ndarray:
-    """The divergence of each row."""
+    """Return the divergence of each row."""
     num_shared = min(student_logits.shape[1], teacher_logits.shape[1])
     values = []
     for student, teacher, token_id in zip(student_logits, teacher_logits, token_ids, strict=True):

@@ -27,12 +27,12 @@ _RESULTS = ("metrics", "evaluation", "diagnosis", "trajectories", "probe_samples
 
 
 def run_and_kill(spec: dict[str, Any], out: Path, moments: Iterable[Moment]) -> None:
-    """A run that is killed at each of the moments in turn, gone on with after each, and then left to end."""
+    """Kill a run at each of the moments in turn, resume it after each, and then let it end."""
     run_and_interrupt(spec, out, [(moment, signal.SIGKILL) for moment in moments])
 
 
 def run_and_interrupt(spec: dict[str, Any], out: Path, interruptions: Iterable[tuple[Moment, signal.Signals]]) -> None:
-    """A run that is sent the signals in turn, each when its moment has come; gone on with, and then left to end."""
+    """Send a run the signals in turn, each at its moment; resume it after each, and then let it end."""
     for moment, sent in interruptions:
         process = start(spec, out)
         try:
@@ -50,7 +50,7 @@ def run_and_interrupt(spec: dict[str, Any], out: Path, interruptions: Iterable[t
 
 
 def start(spec: dict[str, Any], out: Path, work: Callable[[list[str]], int] = main) -> ForkServerProcess:
-    """A process that begins the run, or goes on with it where it has a checkpoint; `work` is the command."""
+    """Start a process that begins the run, or resumes it if it has a checkpoint; `work` is the command."""
     path = out.with_suffix(".json")
     path.write_text(json.dumps(spec), encoding="utf-8")
     command = ["run", str(path), "--out", str(out), "--resume"]
@@ -59,7 +59,7 @@ def start(spec: dict[str, Any], out: Path, work: Callable[[list[str]], int] = ma
 
 
 def never_committing_step_2(command: list[str]) -> int:
-    """The command, whose checkpoint of step 2 is hashed for ever."""
+    """Run the command with a checkpoint of step 2 that is hashed for ever."""
     write_manifest = checkpoint.write_manifest
 
     def late(folder: Path, **facts: Any) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _halt(pid: int) -> None:
 
 
 def events_so_far(out: Path) -> list[dict[str, Any]]:
-    """Of a run that may be about to write the next, and may have written half of it."""
+    """Return the events of a run that may write the next one, and may have written half of it."""
     path = out / "events.jsonl"
     if not path.exists():
         return []
@@ -105,7 +105,7 @@ def events_so_far(out: Path) -> list[dict[str, Any]]:
 
 
 def in_phase(phase: str, round_index: int) -> Moment:
-    """The run is in this phase of this round."""
+    """Return the moment when the run is in this phase of this round."""
 
     def has_come(_: Path, events: list[dict[str, Any]]) -> bool:
         phases = [(event["phase"], event["round"]) for event in events if event["type"] == "phase"]
@@ -115,7 +115,7 @@ def in_phase(phase: str, round_index: int) -> Moment:
 
 
 def after_step(step: int) -> Moment:
-    """The step is taken and reported, and the next is not."""
+    """Return the moment when the step is taken and reported, and the next is not."""
 
     def has_come(_: Path, events: list[dict[str, Any]]) -> bool:
         taken = [event["step"] for event in events if event["type"] == "metrics" and "loss" in event["values"]]
@@ -125,7 +125,7 @@ def after_step(step: int) -> Moment:
 
 
 def while_saving(step: int) -> Moment:
-    """A part of the checkpoint of `step` is written, and what makes it one is not."""
+    """Return the moment when a part of the checkpoint of `step` is written, and what makes it one is not."""
 
     def has_come(out: Path, events: list[dict[str, Any]]) -> bool:
         draft = checkpoint_draft(out, step)
@@ -136,13 +136,13 @@ def while_saving(step: int) -> Moment:
 
 
 def after_events(count: int) -> Moment:
-    """This number of events was reported, whatever they are."""
+    """Return the moment when this number of events was reported, whatever they are."""
     return lambda _, events: len(events) >= count
 
 
 def differences(ours: Path, theirs: Path, step: int) -> list[str]:
-    """What is not byte by byte the same of two runs that ended at `step`: names of files of the result, of the state
-    to resume from, of trajectories and answers; and the events that only one of them reported.
+    """Return how two runs that ended at `step` differ: files of the result, of the state to resume from, of
+    trajectories and answers that are not equal byte by byte; and the events that only one of them reported.
 
     Events of a killed process may be reported again, but not differently.
     """

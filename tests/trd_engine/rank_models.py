@@ -38,7 +38,7 @@ VARIANTS = (
 
 
 def share(folder: Path) -> None:
-    """Models that are sharded while they are loaded are those that are loaded whole and sharded then."""
+    """Assert that models that are sharded while they load equal those that are loaded whole and sharded then."""
     with open_world(2) as world:
         for name, dtype, is_lora in VARIANTS:
             _compare(folder / name, dtype, world, is_lora=is_lora)
@@ -110,7 +110,7 @@ def _num_bytes() -> int:
 
 
 def _gather(folder: Path, world: World) -> None:
-    """An adapter is gathered without its base; a full model in the dtype that is asked for."""
+    """Gather an adapter without its base, and a full model in the requested dtype."""
     model = _loaded(folder / "plain", torch.float32, world, is_lora=True)
     num_bytes = list[int]()
 
@@ -138,7 +138,7 @@ def _gather(folder: Path, world: World) -> None:
 
 
 def _write_and_read(folder: Path, model: TrainedModel, world: World) -> None:
-    """The exact weights, in shards that one process reads, too."""
+    """Write the exact weights in shards, and read them, in one process, too."""
     if world.is_main:
         folder.mkdir()
     world.wait()

@@ -30,7 +30,7 @@ from trd_engine.types import Trajectory
 
 
 def plan(folder: Path) -> None:
-    """The runs of ``plan.json``, one after the other in one world.
+    """Run the specs of ``plan.json``, one after the other in one world.
 
     A launcher's store has room for one process group. A run that fails ends the plan. Each checkpoint is hashed once
     the last process has taken another step, or has none to take.
@@ -90,7 +90,7 @@ def _hash_late(reached: Path) -> None:
 
 
 def stop(folder: Path) -> None:
-    """A stop after the first step, with a checkpoint whose manifest takes longer than torchrun's patience of 1 s."""
+    """Stop after the first step, with a checkpoint whose manifest takes longer than torchrun's patience of 1 s."""
     write = checkpoint.write_manifest
 
     def slowly(*arguments: object, **facts: object) -> dict[str, object]:
@@ -111,7 +111,7 @@ def stop(folder: Path) -> None:
 
 
 def break_a_token(folder: Path) -> None:
-    """A loss that is not finite in the second process alone; each reports its error."""
+    """Make the loss not finite in the second process alone; each reports its error."""
     score = step.score
 
     def broken(models: ModelPair, batch: MicroBatch, *arguments: Any, **options: Any) -> Any:

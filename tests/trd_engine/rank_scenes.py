@@ -24,7 +24,7 @@ from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdi
 
 
 def exchange(_folder: Path) -> None:
-    """Uneven parts, and one without any; then trajectories."""
+    """Exchange uneven parts, one of them empty; then trajectories."""
     with open_world(3) as world:
         _gather(world)
         _join(world)
@@ -47,7 +47,7 @@ def _gather(world: World) -> None:
 
 
 def _scores_of(length: int) -> TokenScores:
-    """Of a completion of so many tokens."""
+    """Make the scores of a completion of so many tokens."""
     return TokenScores(
         torch.tensor([[length, 7]] * length).reshape(-1, 2),
         torch.zeros(length, 2),
@@ -56,7 +56,7 @@ def _scores_of(length: int) -> TokenScores:
 
 
 def _join(world: World) -> None:
-    """Trajectories of all kinds, in the order of one process; what is sent besides ids and texts is small."""
+    """Join trajectories of all kinds, in the order of one process; what is sent besides ids and texts is small."""
     problems = [Problem(str(number), "?", "1", extra={"tests": "x" * 9000}) for number in range(7)]
     pairs = [(problem, sample) for problem in problems for sample in range(2)]
     whole = [_trajectory(number, *pair) for number, pair in enumerate(pairs)]
@@ -77,7 +77,7 @@ def _join(world: World) -> None:
 
 
 def _trajectory(number: int, problem: Problem, sample: int) -> Trajectory:
-    """One with, one without a refinement, and one whose refinement is empty; texts with surrogates."""
+    """Make one with, one without a refinement, and one whose refinement is empty; texts have surrogates."""
     ids, text = array("i", range(number, number + 5000)), f"½ \ud800 {number}"
     refinement: dict[str, Any] = {}
     if number % 3:
@@ -90,7 +90,7 @@ def _trajectory(number: int, problem: Problem, sample: int) -> Trajectory:
 
 
 def share_files(folder: Path) -> None:
-    """Files of a run on two machines, whose disks are two folders: see `test_machine_files`."""
+    """Share files of a run on two machines, whose disks are two folders: see `test_machine_files`."""
     os.environ |= {"LOCAL_RANK": "0", "GROUP_WORLD_SIZE": "2"}
     machine_files.CHUNK_BYTES = 1000
     with open_world(2) as world:
@@ -109,7 +109,7 @@ def share_files(folder: Path) -> None:
 
 
 def last(folder: Path) -> None:
-    """Until somebody ends them."""
+    """Wait until somebody ends the processes."""
     with open_world(2) as world:
         (folder / str(os.getpid())).touch()
         world.wait()
@@ -117,7 +117,7 @@ def last(folder: Path) -> None:
 
 
 def stall(folder: Path) -> None:
-    """One is late where they wait for one another, and then hangs within a pass."""
+    """Be late once where all wait for one another, and then hang within a pass."""
     (folder / os.environ["RANK"]).touch()
     while len(list(folder.iterdir())) < 2:  # both have started: the time-out holds for meeting in a group, too
         time.sleep(0.05)

@@ -70,7 +70,7 @@ class ServedModel:
 
     @torch.no_grad()
     def _scored(self, prompt: list[int], tokens: list[int], top_k: int) -> list[dict[str, Any]]:
-        """Each token of an answer and its alternatives, spelled out as any OpenAI-compatible server does."""
+        """Spell out each token of an answer and its alternatives, as any OpenAI-compatible server does."""
         logprobs_TV = self.model(torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
         scored = []
         for row_V, token_id in zip(logprobs_TV[len(prompt) - 1 :], tokens, strict=False):

@@ -25,7 +25,7 @@ def load(name: str) -> PreTrainedModel:
 
 
 def sequences() -> list[TrainingSequence]:
-    """Eight, of uneven lengths, the teacher's prompts longer than the student's."""
+    """Make eight sequences of uneven lengths, the teacher's prompts longer than the student's."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:

@@ -20,13 +20,14 @@ WHOLE_ANSWERS: dict[str, Any] = {
 
 
 def write_data(folder: Path, *, train: int = 48, heldout: int = 16) -> Path:
-    """Problems of the testbed; returns the folder that holds train.jsonl and heldout.jsonl."""
+    """Write problems of the testbed; return the folder that holds train.jsonl and heldout.jsonl."""
     make_data(["--out", str(folder), "--train", str(train), "--heldout", str(heldout), "--seed", "0"])
     return folder
 
 
 def spec(data: Path, **changes: Any) -> dict[str, Any]:
-    """A TRD run with another model as the teacher: 48 problems, 3 steps; most answers are cut off."""
+    """Return the spec of a TRD run with another model as the teacher: 48 problems, 3 steps; most answers are cut
+    off."""
     base: dict[str, Any] = {
         "mode": "trd",
         "student": str(MODELS / "tiny-student"),
@@ -46,13 +47,13 @@ def spec(data: Path, **changes: Any) -> dict[str, Any]:
 
 
 def events(out_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """The run's events of one type, in order."""
+    """Return the run's events of one type, in order."""
     lines = (out_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [event for event in map(json.loads, lines) if event["type"] == kind]
 
 
 def metric(out_dir: Path, name: str) -> list[float]:
-    """A metric's values in the order in which they were reported."""
+    """Return a metric's values in the order in which they were reported."""
     return [event["values"][name] for event in events(out_dir, "metrics") if name in event["values"]]
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_engine(spec: dict[str, Any], out: Path) -> subprocess.CompletedProcess[str]:
-    """A run with one process for each of the spec's devices; its exit code and what it printed."""
+    """Run the spec with one process for each of its devices; return the exit code and what was printed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
@@ -40,7 +40,7 @@ def scene(module: str, name: str, *arguments: str, num_processes: int, **environ
 
 
 def launcher(num_processes: int) -> list[str]:
-    """The command line up to the name of the module."""
+    """Return the command line up to the name of the module."""
     if num_processes == 1:
         return [sys.executable, "-m"]
     options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}"]

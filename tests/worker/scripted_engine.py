@@ -37,7 +37,7 @@ class Plan:
     leaves_process_behind: bool = False
 
     def to_json(self) -> str:
-        """For the command line."""
+        """Return the plan as JSON, for the command line."""
         return json.dumps(asdict(self))
 
 
@@ -62,7 +62,7 @@ class Script:
             file.write(json.dumps({"type": type_, "at": time.time(), **fields}) + "\n")
 
     def play(self) -> int:
-        """The whole run; returns the exit code."""
+        """Play the whole run; return the exit code."""
         sys.stdout.write(self.plan.prints)
         sys.stdout.flush()
         if self.plan.leaves_process_behind:

@@ -56,7 +56,7 @@ def ended(bench: Workbench, answer_id: str) -> ChatAnswer:
 
 @contextmanager
 def idle_worker(bench: Workbench, **settings: Any) -> Iterator[Slot]:
-    """A worker that looks for work until the block ends."""
+    """Run a worker that looks for work until the block ends."""
     slot = bench.slot(chat_idle_seconds=240.0, **settings)
 
     def work() -> None:

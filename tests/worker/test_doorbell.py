@@ -31,7 +31,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Celery]:
 
 
 def take(app: Celery, queue: str) -> list[tuple[str, list[str]]]:
-    """All messages in the queue: task and arguments."""
+    """Take all messages from the queue: task and arguments."""
     found = []
     with app.connection_for_read() as connection:
         simple = connection.SimpleQueue(queue)

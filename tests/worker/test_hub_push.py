@@ -31,7 +31,7 @@ def push_to(repo: str, **changes: Any) -> dict[str, Any]:
 
 
 def run_job(bench: Workbench, *integrations: dict[str, Any], plan: Plan | None = None, **settings: Any) -> str:
-    """The id of a job whose run has ended."""
+    """Run a job to its end; return its id."""
     job_id = bench.add_job(spec={"integrations": list(integrations)})
     secrets = frozenset({"ANNS_HF_TOKEN", "OLD_HF_TOKEN"})
     wanted = {"hub_network": "loopback", "hub_push_seconds": 120.0, "integration_secrets": secrets, **settings}

@@ -15,14 +15,14 @@ from worker.supervisor import run_next
 
 
 def stored(bench: Workbench, job_id: str) -> list[str]:
-    """Folders of the job's checkpoints in the storage, with or without a row."""
+    """Return the folders of the job's checkpoints in the storage, with or without a row."""
     prefix = job_prefix(job_id)
     attempts = [f"{prefix}/{name}" for name in bench.storage.folders(prefix)]
     return [f"{attempt}/{name}" for attempt in attempts for name in bench.storage.folders(attempt)]
 
 
 def leave(bench: Workbench, job_id: str, attempt: int, step: int) -> str:
-    """What an upload that broke off leaves behind."""
+    """Leave what an interrupted upload leaves behind."""
     prefix = checkpoint_prefix(job_id, attempt, step)
     bench.storage.write(f"{prefix}/model.safetensors", b"half")
     return prefix

@@ -31,7 +31,7 @@ def encoded(content: bytes) -> str:
 
 
 def message(body: Any = DOORBELL, /, **changes: Any) -> str:
-    """A doorbell as Celery writes it; ``headers__task=x`` replaces a part, `MISSING` removes it."""
+    """Write a doorbell as Celery does; ``headers__task=x`` replaces a part, `MISSING` removes it."""
     written: dict[str, Any] = {
         "body": encoded(body if isinstance(body, bytes) else json.dumps(body).encode()),
         "content-encoding": "utf-8",
@@ -97,7 +97,7 @@ SHAPES = [
 
 
 def becomes_doorbell(raw: str | bytes) -> bool:
-    """True if a job id is taken from the message; whatever else is odd about it then does not matter."""
+    """Return True if a job id is taken from the message; whatever else is odd about it then does not matter."""
     try:
         return _job_id(json.loads(raw)) == "job_a"
     except NOT_A_DOORBELL:
@@ -106,7 +106,7 @@ def becomes_doorbell(raw: str | bytes) -> bool:
 
 @contextmanager
 def worker(database_url: str, redis_url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process as an operator starts it, which looks for jobs only when it is rung."""
+    """Run a worker process as an operator does; it looks for jobs only when it is rung."""
     environment = {**os.environ, "DATABASE_URL": database_url, "BROKER_URL": redis_url, "TRD_DATA_DIR": str(folder)}
     command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "info"]
     with (folder / "worker.log").open("ab") as log:

@@ -63,7 +63,7 @@ def test_no_manifest_is_stored_where_a_file_is_not_what_it_says(storage: Storage
 
 
 def sent(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys whose content is sent to the storage from now on."""
+    """Return the keys whose content is sent to the storage from now on."""
     keys: list[str] = []
     store = storage.store
 

@@ -28,7 +28,7 @@ from worker.supervisor import make_poller, run_next
 
 
 def lose(bench: Workbench, status: JobStatus = JobStatus.RUNNING) -> str:
-    """A job whose worker has gone and whose lease is over."""
+    """Add a job whose worker has gone and whose lease is over."""
     lease = bench.claim(lease_seconds=0.05) or bench.claimed()
     bench.set_job(lease.job_id, status=status, lease_expires_at=datetime.now(UTC) - timedelta(seconds=1))
     return lease.job_id

@@ -57,7 +57,7 @@ def ended_job(bench: Workbench, *, days: float = 31, status: JobStatus = JobStat
 
 
 def counts(bench: Workbench, job_id: str) -> dict[str, int]:
-    """Rows of the job by table, without empty ones."""
+    """Return the number of the job's rows by table, without empty tables."""
     with bench.database.read() as session:
         found = {table: session.scalar(select(func.count()).where(table.job_id == job_id)) for table in OF_RUN}
     return {table.__tablename__: number for table, number in found.items() if number}

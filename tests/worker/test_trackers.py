@@ -28,7 +28,7 @@ DYING = Plan(num_steps=6, checkpoint_every=2, die_at_step=4)
 
 
 def run_twice(bench: Workbench, *integrations: dict[str, Any], **settings: Any) -> str:
-    """The id of a job whose first attempt was killed."""
+    """Run a job whose first attempt is killed; return its id."""
     job_id = bench.add_job(spec={"name": "<b>tracked</b>", "integrations": list(integrations)})
     slot = bench.slot(DYING, **settings)
     assert run_next(slot)
@@ -64,7 +64,8 @@ def test_tensorboard_and_wandb_have_every_step_once(sqlite_bench: Workbench, mon
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The history in a file of W&B's offline mode: LevelDB's log format after seven bytes, with records of protobuf."""
+    """Read the history in a file of W&B's offline mode: LevelDB's log format after seven bytes, with records of
+    protobuf."""
     from wandb.proto import wandb_internal_pb2
 
     content, offset, found, whole = path.read_bytes(), 7, [], b""
@@ -130,7 +131,7 @@ def has_notice(bench: Workbench, code: str) -> bool:
 
 
 def start_mlflow(url: str, folder: Path) -> subprocess.Popen[bytes]:
-    """MLflow's own server, on a database of its own: mlflow-skinny has its code, and `dev` what it imports."""
+    """Start MLflow's own server on a separate database: mlflow-skinny has its code, and `dev` what it imports."""
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
     address = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]
     with (folder / "mlflow.log").open("wb") as log:

@@ -49,7 +49,7 @@ def follow(python: str, folder: Path, integration: dict[str, Any], steps: range,
 
 
 def read(python: str, code: str, **environment: str) -> Any:
-    """What a program prints as JSON."""
+    """Run a program, and return the JSON that it prints."""
     done = subprocess.run([python, "-c", code], env={**os.environ, **environment}, check=True, capture_output=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -29,7 +29,7 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_checkpoint(run_dir: Path, step: int, content: str = "weights", **more: str) -> CheckpointEvent:
-    """`more` are the contents of further files by their names."""
+    """Write a checkpoint; `more` are the contents of further files by their names."""
     path = f"checkpoints/step-{step:08d}"
     folder = run_dir / path
     folder.mkdir(parents=True)

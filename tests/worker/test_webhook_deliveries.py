@@ -65,7 +65,7 @@ def slot_of(bench: Workbench) -> Slot:
 
 
 def verified(got: Any) -> dict[str, Any]:
-    """The document, if the signature is right."""
+    """Check the signature, and return the document."""
     document: dict[str, Any] = Verifier(SECRET).verify(got.body, got.headers)
     return document
 

@@ -33,11 +33,11 @@ class Receiver(ThreadingHTTPServer):
         self.is_closing = threading.Event()
 
     def url(self, path: str) -> str:
-        """The URL of a behaviour."""
+        """Return the URL of a behaviour."""
         return f"http://127.0.0.1:{self.server_address[1]}/{path}"
 
     def at(self, path: str) -> list[Got]:
-        """What came to a path."""
+        """Return what came to a path."""
         return [one for one in self.got if one.path.partition("?")[0] == f"/{path}"]
 
 
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A running receiver."""
+    """Run a receiver."""
     server = Receiver()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

@@ -37,7 +37,7 @@ ROWS = b'{"problem": "1+1", "answer": "2"}\n'
 
 
 def scripted_command(plan: Plan) -> Callable[[Path, int], list[str]]:
-    """A command builder for `worker.attempt.Slot`."""
+    """Return a command builder for `worker.attempt.Slot`."""
     return lambda folder, _devices: [sys.executable, str(SCRIPT), str(folder), plan.to_json()]
 
 
@@ -51,7 +51,7 @@ def eventually(is_true: Callable[[], Any], *, seconds: float = 30.0) -> Any:
 
 
 def process_exists(pid: int) -> bool:
-    """True while the process runs; a zombie does not."""
+    """Return True while the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def process_exists(pid: int) -> bool:
 
 @contextmanager
 def running(slot: Slot) -> Iterator[threading.Thread]:
-    """The next job's attempt, in a thread; stopped like a worker that shuts down if the test fails."""
+    """Run the next job's attempt in a thread; stop it like a worker that shuts down if the test fails."""
     thread = threading.Thread(target=run_next, args=[slot])
     thread.start()
     try:
@@ -105,14 +105,14 @@ class Workbench:
         self.database.dispose()
 
     def slot(self, plan: Plan | None = None, **settings: Any) -> Slot:
-        """A worker's slot whose child plays `plan`."""
+        """Return a worker's slot whose child plays `plan`."""
         changed = self.settings.model_copy(update=settings)
         slot = Slot(changed, command_for=scripted_command(plan or Plan()))
         self._slots.append(slot)
         return slot
 
     def add_dataset(self, rows: bytes = ROWS) -> str:
-        """An uploaded dataset."""
+        """Add an uploaded dataset."""
         dataset_id = new_id(DATASET_PREFIX)
         self.storage.write(dataset_key(dataset_id), rows)
         row = {
@@ -132,7 +132,7 @@ class Workbench:
         return dataset_id
 
     def add_job(self, *, spec: dict[str, Any] | None = None, **columns: Any) -> str:
-        """A queued job."""
+        """Add a queued job."""
         wanted = {"mode": "opd", "student": "tiny-student", "teacher": "tiny-teacher", **(spec or {})}
         wanted.setdefault("dataset", self.add_dataset())
         job_id = new_id(JOB_PREFIX)
@@ -165,7 +165,7 @@ class Workbench:
         return Attempt(self.slot(**settings), lease)
 
     def claimed(self) -> Lease:
-        """A job, claimed."""
+        """Add a job, and claim it."""
         self.add_job()
         lease = self.claim()
         assert lease is not None
@@ -177,37 +177,37 @@ class Workbench:
             session.execute(update(Job).where(Job.id == job_id).values(**columns))
 
     def job(self, job_id: str) -> Job:
-        """The job's row."""
+        """Return the job's row."""
         with self.database.read() as session:
             return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
 
     def attempts(self, job_id: str) -> list[AttemptRow]:
-        """The job's attempts, in order."""
+        """Return the job's attempts, in order."""
         return self.rows(AttemptRow, job_id, AttemptRow.number)
 
     def events(self, job_id: str, type_: str | None = None) -> list[JobEvent]:
-        """The job's events, in order."""
+        """Return the job's events, in order."""
         found = self.rows(JobEvent, job_id, JobEvent.sequence)
         return [event for event in found if type_ in (None, event.type)]
 
     def codes(self, job_id: str) -> list[str]:
-        """The codes of the job's notices."""
+        """Return the codes of the job's notices."""
         return [event.data["code"] for event in self.events(job_id, "notice")]
 
     def checkpoint_steps(self, job_id: str) -> list[int]:
-        """Steps of the stored checkpoints, oldest first."""
+        """Return the steps of the stored checkpoints, oldest first."""
         return [checkpoint.step for checkpoint in self.rows(Checkpoint, job_id, Checkpoint.step)]
 
     def rows(self, table: type[Base], job_id: str, order: Any) -> list[Any]:
-        """Rows of the job in a table."""
+        """Return the job's rows in a table."""
         with self.database.read() as session:
             return list(session.scalars(select(table).where(table.job_id == job_id).order_by(order)))  # type: ignore[attr-defined]
 
     def attempt_folder(self, job_id: str, number: int = 1) -> Path:
-        """Scratch of an attempt."""
+        """Return the scratch folder of an attempt."""
         return self.settings.scratch_dir / job_id / f"attempt-{number:04d}"
 
     def child_pid(self, job_id: str, number: int = 1) -> int:
-        """Of the attempt's child, once it runs."""
+        """Return the process id of the attempt's child, once it runs."""
         path = self.attempt_folder(job_id, number) / "pid"
         return int(eventually(lambda: path.exists() and path.read_text()))

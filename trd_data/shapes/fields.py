@@ -64,7 +64,7 @@ class FilledRow(dict[str, Any]):
     """The values of a row without its gaps."""
 
     def __init__(self, row: Row) -> None:
-        """A gap is null, or NaN, which a column of numbers has for it."""
+        """Leave out the gaps of `row`: null, and NaN, which a column of numbers has for it."""
         super().__init__(
             {
                 name: value

@@ -185,7 +185,7 @@ class RunConfig(StrictConfig):
         return self
 
     def _check_openai_teacher(self, served: ServedTeacherConfig) -> None:
-        """A server other than vLLM returns log-probabilities only of what it writes itself, or none."""
+        """Raise ValueError if a server that is not vLLM cannot score: it returns log-probabilities of its own text."""
         weights, name = self.loss.token_weights, f"teacher endpoint {served.endpoint}"
         if self.loss.teacher_context != "refine":  # which only mode trd has
             remedy = "mode trd" if self.mode != "trd" else "teacher_context refine, or loss.divergence cross_entropy"
@@ -253,7 +253,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """Field, what is wrong, and the value, which our own messages name themselves."""
+    """Name field, fault and value, which our own messages name themselves."""
     field = ".".join(map(str, error["loc"])) or "spec"
     if error["type"] == "value_error":
         return f"{field}: {error['ctx']['error']}"

@@ -54,7 +54,7 @@ _SYNC_NOISE = 0.02
 
 
 def check_spec(machine: Machine) -> str:
-    """The models of a spec: found, with tokenizers that agree, and contexts that fit."""
+    """Find the models of a spec, and check that their tokenizers agree and the contexts fit."""
     if machine.config is None:
         raise NotTriedError("no spec was given")
     config = with_local_models(machine.config)
@@ -64,7 +64,7 @@ def check_spec(machine: Machine) -> str:
 
 
 def check_loss(machine: Machine) -> str:
-    """Every divergence of the fused loss against plain operations in float64, with its gradient. On a GPU, Triton's
+    """Compare every divergence of the fused loss and its gradient with plain operations in float64. On a GPU, Triton's
     kernels must run: the loss is right without them, but slower, and only a warning in the log would say so."""
     if machine.is_gpu and (fault := kernel_fault(machine.device)):
         remedy = "install triton, gcc and Python's headers, or report it, with your versions"
@@ -99,7 +99,7 @@ def check_loss(machine: Machine) -> str:
 
 
 def check_packing(machine: Machine) -> str:
-    """Sequences that share a row: read as if alone, and not moved by a neighbour."""
+    """Check that sequences that share a row are read as if alone, and do not change with a neighbour."""
     dtype = choose_compute_dtype("auto", machine.device)
     model: nn.Module = _model(seed=0)  # as a module: the type of transformers' own `to` is not known
     model = model.to(machine.device, dtype).eval()
@@ -122,7 +122,7 @@ def check_packing(machine: Machine) -> str:
 
 
 def check_verifier(machine: Machine) -> str:
-    """Right and wrong answers, judged in the confined processes of runs."""
+    """Judge right and wrong answers in the confined processes of runs."""
     task, problem = load_task("math"), Problem("1", "What is one half?", "1/2")
     right, wrong = task.verify_many([(problem, r"\boxed{0.5}"), (problem, r"\boxed{0.51}")])
     if not right.correct or wrong.correct:
@@ -131,7 +131,7 @@ def check_verifier(machine: Machine) -> str:
 
 
 def check_out_of_memory(machine: Machine) -> str:
-    """An allocation that is too large is recognised."""
+    """Check that an allocation that is too large is recognised."""
     try:
         torch.empty(2**50, dtype=torch.uint8, device=machine.device)
     except RuntimeError as error:
@@ -142,7 +142,7 @@ def check_out_of_memory(machine: Machine) -> str:
 
 
 def check_device_assert(machine: Machine) -> str:
-    """An index out of range on the GPU is reported as a fault of the code, and not as memory that ran out."""
+    """Check that an index out of range on the GPU is reported as a fault of the code, and not as missing memory."""
     machine.require_gpu()
     done = subprocess.run(
         [sys.executable, "-c", _DEVICE_ASSERT], capture_output=True, text=True, timeout=120, check=False
@@ -153,7 +153,7 @@ def check_device_assert(machine: Machine) -> str:
 
 
 def check_run(machine: Machine) -> str:
-    """A round of a tiny run: sampling, sync of new weights, sleep, an update."""
+    """Do a round of a tiny run: sampling, sync of new weights, sleep, an update."""
     with _tiny_session(machine) as session:
         gap = session.monitor.probe_sampler()
         trajectories = session.collector.collect(session.request_round())
@@ -164,7 +164,7 @@ def check_run(machine: Machine) -> str:
 
 
 def check_sync(machine: Machine) -> str:
-    """New weights reach the sampler; and weights that do not are found."""
+    """Check that new weights reach the sampler, and that weights that do not are found."""
     with _tiny_session(machine) as session:
         samplers, model = session.collector.samplers, session.models.student
         if not isinstance(samplers.weights, ServedWeights):
@@ -198,7 +198,7 @@ def _freed_by_sleep(session: Session, machine: Machine) -> str:
 
 
 def _model(seed: int) -> Qwen3ForCausalLM:
-    """A random model with 256 tokens, grouped heads, and heads of a size that every kernel has."""
+    """Make a random model with 256 tokens, grouped heads, and heads of a size that every kernel has."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=256,
@@ -228,7 +228,7 @@ def write_random_model(folder: Path, seed: int) -> str:
 
 
 def check_sharding(machine: Machine) -> str:
-    """A step of a model that all GPUs divide, and its weights put together in a checkpoint."""
+    """Take a step of a model that all GPUs divide, and put its weights together in a checkpoint."""
     machine.require_gpu()
     count = torch.cuda.device_count()
     if count < 2:

@@ -56,7 +56,7 @@ def estimate_spec(config: RunConfig, hardware: Hardware) -> SpecEstimate:
 
 
 def check_estimate(machine: Machine) -> str:
-    """What a spec takes, against the GPU's memory, the disk and the machine's memory."""
+    """Compare what a spec takes with the GPU's memory, the disk and the machine's memory."""
     if machine.config is None:
         raise NotTriedError("no spec was given")
     found = estimate_spec(machine.config, local_hardware(machine.device))

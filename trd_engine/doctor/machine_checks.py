@@ -57,7 +57,7 @@ dist.destroy_process_group()
 
 
 def check_device(machine: Machine) -> str:
-    """Which device trains, and the versions of what runs on it."""
+    """Name the device that trains, and the versions of what runs on it."""
     versions = []
     for name in _LIBRARIES:
         try:
@@ -75,8 +75,8 @@ def check_device(machine: Machine) -> str:
 
 
 def check_device_kind(machine: Machine) -> Measured:
-    """The kind of device that estimates take; the message is its name alone. The figures are of the GPUs; if they
-    differ, the largest memory counts: a job that fits one of them is not turned away."""
+    """Name the kind of device that estimates take. The figures are of the GPUs; if they differ, the largest memory
+    counts: a job that fits one of them is not turned away."""
     kind = local_hardware(machine.device).kind
     if not machine.is_gpu:
         return Measured(kind, {})
@@ -93,7 +93,7 @@ def local_hardware(device: torch.device) -> Hardware:
 
 
 def check_gpu_health(machine: Machine) -> str:
-    """ECC errors, and other processes' memory."""
+    """Look for ECC errors, and for other processes' memory."""
     machine.require_gpu()
     if shutil.which("nvidia-smi") is None:
         raise NotTriedError("nvidia-smi is not installed")
@@ -111,7 +111,7 @@ def check_gpu_health(machine: Machine) -> str:
 
 
 def check_kernel_log(machine: Machine) -> str:
-    """Errors that the driver wrote into the kernel's log: Xids."""
+    """Look for Xids: errors that the driver wrote into the kernel's log."""
     machine.require_gpu()
     done = subprocess.run(["dmesg"], capture_output=True, text=True, timeout=30, check=False)
     if done.returncode != 0:
@@ -130,7 +130,7 @@ def _xid(line: str) -> int | None:
 
 
 def check_compiler(machine: Machine) -> str:
-    """What vLLM and Triton compile with at run time."""
+    """Find what vLLM and Triton compile with at run time."""
     machine.require_gpu()
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
     if compiler is None:
@@ -141,7 +141,7 @@ def check_compiler(machine: Machine) -> str:
 
 
 def check_caches(machine: Machine) -> str:
-    """The folders for models and for what Triton, vLLM, torch and CUDA compile at run time."""
+    """Check the folders for models and for what Triton, vLLM, torch and CUDA compile at run time."""
     machine.require_gpu()
     folders = {name: Path(os.environ.get(name) or default).expanduser() for name, default in _CACHES.items()}
     for name, folder in folders.items():
@@ -157,7 +157,7 @@ def check_caches(machine: Machine) -> str:
 
 
 def check_limits(machine: Machine) -> str:
-    """Shared memory and locked memory, which several processes need."""
+    """Check shared memory and locked memory, which several processes need."""
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if machine.is_gpu and torch.cuda.device_count() > 1 and shared < GIB:
@@ -167,7 +167,7 @@ def check_limits(machine: Machine) -> str:
 
 
 def check_disk(machine: Machine) -> str:
-    """Room for checkpoints, and the speed of writing them."""
+    """Measure the room for checkpoints, and the speed of writing them."""
     machine.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(machine.folder).free
     block, started_at = os.urandom(2**20), time.monotonic()
@@ -183,14 +183,14 @@ def check_disk(machine: Machine) -> str:
 
 
 def check_host_memory(machine: Machine) -> str:
-    """The host's memory. A sleeping engine of vLLM keeps a copy of its weights there."""
+    """Check the host's memory. A sleeping engine of vLLM keeps a copy of its weights there."""
     pages, page_bytes = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page_bytes
     return f"{pages * page_bytes / GIB:.1f} of {total / GIB:.1f} GiB free"
 
 
 def check_all_reduce(machine: Machine) -> str:
-    """The links between GPUs."""
+    """Measure the links between GPUs."""
     machine.require_gpu()
     count = torch.cuda.device_count()
     if count < 2:

@@ -73,7 +73,7 @@ def evaluate_student(
 
 
 def _by_dataset(names_P: Sequence[str | None], correct_PK: Sequence[Sequence[bool]]) -> dict[str, dict[str, float]]:
-    """The scores of each data set that rows name, as AIME24 and HMMT25 in one file; none of one alone."""
+    """Return the scores by the data set that rows name, as AIME24 and HMMT25 in one file; none for a single one."""
     correct_by_name: dict[str, list[Sequence[bool]]] = {}
     for name, correct_K in zip(names_P, correct_PK, strict=True):
         if name is not None:

@@ -99,7 +99,7 @@ def bootstrap_interval(scores_P: Sequence[float], *, seed: int = 0) -> Interval:
 
 
 def summarise(correct_PK: Sequence[Sequence[bool]]) -> Scores:
-    """avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
+    """Compute avg@k and pass@k with 95 % intervals; every problem has the same number k of samples.
 
     Scores of only 0 and 1, and scores that are all equal, get Wilson's interval, since a bootstrap of equal scores has
     no width; others get the bootstrap's. For equal scores between 0 and 1, Wilson's is wider than necessary, since

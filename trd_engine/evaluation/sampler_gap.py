@@ -30,7 +30,7 @@ MAX_MEAN_GAP = {torch.float32: 0.001, torch.bfloat16: 0.1}
 def measure_sampler_gap(
     samplers: Samplers, models: ModelPair, prompts: Sequence[tuple[int, ...]], *, seed: int
 ) -> float:
-    """Mean absolute difference, in nats, between the sampler's and the trainer's log-probabilities.
+    """Return the mean absolute difference, in nats, between the sampler's and the trainer's log-probabilities.
 
     Raises `SamplerDriftError` if it is over the threshold of the compute dtype.
     """

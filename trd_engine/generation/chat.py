@@ -37,7 +37,7 @@ class _Pieces(TextStreamer):
         self._say = say
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers."""
+        """Take the next piece of text from transformers."""
         if text:
             self._say({"piece": text})
 
@@ -91,7 +91,7 @@ class ChatModel:
         say({"num_tokens": len(new_ids), "is_truncated": not new_ids or new_ids[-1] not in self._stop_token_ids})
 
     def _prompt(self, question: dict[str, Any]) -> Tensor:
-        """Token ids, [1, T]."""
+        """Return the prompt's token ids, [1, T]."""
         text = str(question["prompt"]) if "prompt" in question else self._in_template(question["messages"])
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         if not ids:

@@ -47,16 +47,16 @@ class BorrowedWeights:
     """For generators that sample from the live modules, whose weights are always the newest."""
 
     def to_student(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def to_teacher(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def student_changed(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def teacher_changed(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 @dataclass

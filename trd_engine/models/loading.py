@@ -194,6 +194,6 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
 
 
 def context_of(model: nn.Module) -> int | None:
-    """Tokens that the model can read at once; None if its configuration names no limit."""
+    """Return the number of tokens that the model can read at once; None if its configuration names no limit."""
     limit: int | None = getattr(causal_lm_of(model).config.get_text_config(), "max_position_embeddings", None)
     return limit

@@ -39,7 +39,7 @@ class PartsReader:
     """Reads the tensors that `write_parts` wrote, with any number of processes."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Raises `CheckpointCorruptError` if a part is missing."""
+        """Index the parts' tensors; raise `CheckpointCorruptError` if a part is missing."""
         self._name = name
         self._places: dict[str, list[tuple[Path, int]]] = {}
         for path in _part_files(folder, name):

@@ -87,7 +87,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """By part, all that decides the ids of a text besides the vocabulary."""
+    """Return, by part, what besides the vocabulary decides the ids of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {"class": type(tokenizer).__name__}

@@ -61,7 +61,7 @@ class Collector:
         return self.sample(replace(request, seed_parts=(*request.seed_parts, "rollout")))
 
     def sample(self, request: CollectionRequest) -> list[Trajectory]:
-        """As `roll_out`, within the current phase and with exactly the seeds that `seed_parts` give."""
+        """Sample like `roll_out`, but within the current phase and with exactly the seeds that `seed_parts` give."""
         pairs = request.pairs
         share = [pairs[i] for i in self.reporter.world.share(len(pairs))]
         self.samplers.to_student()

@@ -89,7 +89,8 @@ def rollout_notices(rollouts: Sequence[RolloutFacts], max_new_tokens: int) -> li
 
 
 def round_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Verifier accuracies of y_o and y_r, what refining turned into what, verdicts that failed, and lengths in tokens.
+    """Return verifier accuracies of y_o and y_r, how refining changed verdicts, verdicts that failed, and lengths in
+    tokens.
 
     Shares are of all trajectories of the round (METHOD: fail→pass 16.0 %, pass→fail 0.4 % in the paper), those of
     refinements of all that were refined: attempts that fit no refining prompt are left out.

@@ -27,7 +27,7 @@ class Task(Protocol):
         ...
 
     def verify(self, problem: Problem, completion_text: str) -> Verdict:
-        """The verdict on one completion. Safe to call from any thread."""
+        """Judge one completion. Safe to call from any thread."""
         ...
 
     def verify_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
@@ -41,5 +41,5 @@ class StepwiseTask(Protocol):
     """A task that can find the first wrong step of a completion."""
 
     def check_steps(self, problem: Problem, completion_text: str) -> StepCheck | None:
-        """The completion's steps and the first wrong one; None if this completion does not show them."""
+        """Find the completion's steps and the first wrong one; None if this completion does not show them."""
         ...

@@ -109,7 +109,7 @@ def _contradicted(batch: Sequence[_Reference], task: MathTask) -> list[_Referenc
 
 
 def _is_certainly_wrong(verdict: Verdict) -> bool:
-    """A comparison that took too long contradicts nothing."""
+    """Return whether the reference is certainly wrong: a comparison that took too long contradicts nothing."""
     return not verdict.correct and verdict.failure is None
 
 

@@ -89,7 +89,7 @@ def distil(
 
 
 def _train(run: Session) -> None:
-    """Trajectory-Refined Distillation, and its unrefined variants, from the baseline to the last checkpoint."""
+    """Run Trajectory-Refined Distillation, or an unrefined variant, from the baseline to the last checkpoint."""
     state, plan, collector = run.state, run.plan, run.collector
 
     # Evaluate the untrained student, or the step at which a resumed run was cut off.

@@ -255,7 +255,8 @@ def report_adapter(models: ModelPair, config: RunConfig, reporter: Reporter) -> 
 
 
 def _require_contexts(config: RunConfig) -> None:
-    """Sampling, refining, and scoring y after either prompt must each fit the model that does it."""
+    """Raise `ContextTooLongError` unless sampling, refining, and scoring y after either prompt fit the model that does
+    it."""
     _require_budgets_fit("student", config.student, config, "sampling", "sampling")
     if isinstance(config.teacher, str) and config.loss.teacher_context == "vanilla":
         _require_budgets_fit("teacher", config.teacher, config, "sampling", "refine" if config.refines else "sampling")

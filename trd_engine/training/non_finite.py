@@ -40,7 +40,7 @@ def gather_evidence(
     figures: Sequence[Mapping[str, Tensor]],
     model: nn.Module,
 ) -> NonFiniteEvidence:
-    """`figures` [N] by name, of each micro-batch."""
+    """Gather the evidence of a step; `figures` has each micro-batch's figures [N] by name."""
     tokens = [row for batch, named in zip(micro_batches, figures, strict=True) for row in _bad_tokens(batch, named)]
     return NonFiniteEvidence(
         loss,
@@ -112,7 +112,7 @@ def _bad_parameters(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become the words nan, inf and -inf."""
+    """Replace NaN and infinity, which JSON does not have, by the words nan, inf and -inf."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

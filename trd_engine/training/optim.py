@@ -11,7 +11,7 @@ from trd_engine.config import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters. Norms and biases (one-dimensional) are not decayed."""
+    """Make AdamW over the trainable parameters. Norms and biases (one-dimensional) are not decayed."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
-    """The learning rate of the update that makes step number `step` (from 1) of `num_steps`.
+    """Return the learning rate of the update that makes step number `step` (from 1) of `num_steps`.
 
     Linear from zero over the warm-up, then a cosine from the peak to `min_lr_ratio` of it. A pure
     function of the step: a resumed run needs no schedule state.

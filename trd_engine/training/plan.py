@@ -35,7 +35,7 @@ class RunPlan:
 
 
 def evaluation_is_due(wanted: EvaluationConfig, step: int, num_steps: int) -> bool:
-    """At the end, every `every_steps` steps, and at the baseline where it is wanted."""
+    """Return whether to evaluate: at the end, every `every_steps` steps, and at the baseline if the spec says so."""
     if step == 0:
         return wanted.at_start
     return step == num_steps or (wanted.every_steps is not None and step % wanted.every_steps == 0)
@@ -97,7 +97,8 @@ def first_steps(
 
 
 def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fail_to_pass"]) -> list[int]:
-    """Positions in the round of the trajectories that are trained on: never one without a token, as a server may give.
+    """Return the positions in the round of the trajectories that are trained on: never one without a token, as a server
+    may give.
 
     Raises `NoTrainingDataError` where `keep` leaves none.
     """

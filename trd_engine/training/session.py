@@ -76,7 +76,7 @@ class Session:
         return Progress(self.state, self.trajectories, self.monitor.heldout, self.is_finished)
 
     def position(self) -> dict[str, int]:
-        """Where the run is, as `Reporter.phase` takes it."""
+        """Return the position of the run, in the fields of `Reporter.phase`."""
         return {
             "round_index": min(self.state.round, len(self.plan.rounds) - 1),
             "num_rounds": len(self.plan.rounds),

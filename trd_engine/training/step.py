@@ -96,7 +96,7 @@ def _named_if_too_large(batch: MicroBatch) -> Iterator[None]:
 
 
 def _num_read(models: ModelPair, micro_batches: Sequence[MicroBatch]) -> int:
-    """Tokens that went through a model here: a served teacher reads elsewhere."""
+    """Return the number of tokens that went through a model here: a served teacher reads elsewhere."""
     return sum(b.num_input_tokens if models.teacher is not None else b.num_student_tokens for b in micro_batches)
 
 
@@ -114,7 +114,8 @@ def _require_finite(
     scored: Sequence[ScoredBatch],
     models: ModelPair,
 ) -> None:
-    """Loss and norm are the whole batch's, so that of several processes all come here, and name its trajectories."""
+    """Raise `NonFiniteError` unless loss and norm are finite. Both are of the whole batch: all processes raise
+    together."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]

@@ -55,7 +55,7 @@ class ScoredBatch:
 
 
 def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: World = ALONE) -> dict[str, float]:
-    """How a step's token losses are spread, and how likely both models find the text.
+    """Return how a step's token losses are spread, and how likely both models find the text.
 
     Percentiles are of single tokens' divergence in nats; `..._per_trajectory` is the mean over
     trajectories of their sums; perplexities are of the target y under each model in its own context. Unscored
@@ -102,12 +102,13 @@ def token_metrics(scored: Sequence[ScoredBatch], divergence: Divergence, world: 
 
 
 def quantiles(values_N: Tensor, shares: Sequence[float]) -> list[float]:
-    """Of any number of values, on the CPU; torch's own refuses more than 16 million, which a large batch has."""
+    """Return quantiles of any number of values, on the CPU: torch's own refuses more than 16 million, which a large
+    batch has."""
     return [float(value) for value in numpy.quantile(values_N.numpy(), shares)]
 
 
 def without_teacher(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a step without scored tokens, under names that say so."""
+    """Return the metrics of a step without scored tokens, under names that say so."""
     from_teacher = ("teacher_perplexity", "top1_agreement", "epistemic_mass")
     return {
         name.replace("divergence", "cross_entropy"): value

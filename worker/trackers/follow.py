@@ -24,7 +24,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 def status_file(folder: Path, number: int) -> Path:
-    """Where the process says how it goes: ``{"state", "message", "url"}``.
+    """Return the file in which the process reports its state: ``{"state", "message", "url"}``.
 
     The state is ``ok``, ``failing`` (it tries again), ``refused`` (it does not) or ``done``.
     """

@@ -45,7 +45,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 async def create_file(
     context: Context, caller: Submitter, request: Request, client_try: MaybeClientTry = None
 ) -> FileObject:
-    """Purpose ``fine-tune`` alone; the rows are those of ``POST /datasets``, and so are the errors, which name
+    """The only purpose is ``fine-tune``; the rows are those of ``POST /datasets``, and so are the errors, which name
     row and field."""
     body = UploadBody(request, check_form=_check_form)
     return file_object(await context.datasets.receive(caller.owner, body, "rows.jsonl", client_try))
@@ -75,7 +75,7 @@ def list_files(
     order: Annotated[Literal["asc", "desc"], Query(description="By time of upload.")] = "desc",
     purpose: Annotated[str | None, Query(max_length=80)] = None,
 ) -> Page[FileObject]:
-    """The caller's own."""
+    """The list has the caller's own files."""
     if purpose not in (None, PURPOSE):
         return Page(data=[], has_more=False)
     rows, has_more = context.datasets.page(caller.owner, after, limit, oldest_first=order == "asc")
@@ -85,7 +85,7 @@ def list_files(
 @router.get("/{dataset_id}", summary="One file")
 @raises(NotFoundError)
 def show_file(context: Context, caller: Reader, dataset_id: str) -> FileObject:
-    """Its name, size and state."""
+    """The answer has the file's name, size and state."""
     return file_object(context.datasets.show(caller.owner, dataset_id))
 
 
@@ -100,7 +100,7 @@ def delete_file(context: Context, caller: Submitter, background: BackgroundTasks
 @router.get("/{dataset_id}/content", response_class=Response, responses=_CONTENT, summary="Download a file")
 @raises(NotFoundError)
 def show_file_content(context: Context, caller: Reader, dataset_id: str) -> Response:
-    """Byte for byte as it was uploaded; a redirect to the store if the operator has set TRD_PRESIGNED_DOWNLOADS."""
+    """The file is as it was uploaded; the answer redirects to the store if the operator set TRD_PRESIGNED_DOWNLOADS."""
     row = context.datasets.show(caller.owner, dataset_id)
     headers = {
         "content-length": str(row.num_bytes),

@@ -40,7 +40,7 @@ class FileDeleted(BaseModel):
 
 
 def file_object(row: Dataset) -> FileObject:
-    """A row as the `openai` client reads it."""
+    """Map a row to what the `openai` client reads."""
     return FileObject(
         id=row.id,
         bytes=row.num_bytes,

@@ -78,7 +78,8 @@ def create_fine_tuning_job(
 def list_fine_tuning_jobs(
     context: Context, caller: Reader, request: Request, after: After = None, limit: Limit = 20
 ) -> Page[FineTuningJob]:
-    """All of the caller's, made here or by ``POST /jobs``. ``metadata[key]=value`` filters, several together."""
+    """The list has all of the caller's jobs, made here or by ``POST /jobs``. Filters ``metadata[key]=value``
+    combine."""
     placed, has_more = context.jobs.page(caller.owner, JobQuery(after=after, limit=limit), _metadata_filter(request))
     return Page(data=_job_objects(context, placed), has_more=has_more)
 
@@ -142,7 +143,7 @@ def resume_fine_tuning_job(context: Context, caller: Submitter, job_id: str) -> 
 def list_fine_tuning_events(
     context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
 ) -> Page[FineTuningEvent]:
-    """``after`` an event come the older ones."""
+    """The events ``after`` one are older than it."""
     before = _event_number(job_id, after) if after is not None else None
     rows, has_more = context.feed.page_before(caller.owner, job_id, before, limit)
     return Page(data=[fine_tuning_event(row) for row in rows], has_more=has_more)
@@ -160,7 +161,7 @@ def _event_number(job_id: str, after: str) -> int:
 def list_fine_tuning_checkpoints(
     context: Context, caller: Reader, job_id: str, after: After = None, limit: Limit = 10
 ) -> Page[FineTuningCheckpoint]:
-    """Complete ones only: each was verified against its manifest."""
+    """Only complete checkpoints are listed: each was verified against its manifest."""
     job, rows, has_more = context.checkpoints.page_before(caller.owner, job_id, after, limit)
     losses = context.runs.metrics_at(caller.owner, job_id, LOSSES, [row.step for row in rows])
     views = [fine_tuning_checkpoint(job, row, losses[row.step]) for row in rows]

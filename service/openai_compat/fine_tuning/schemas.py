@@ -151,7 +151,7 @@ class FineTuningCheckpoint(_View):
 
 
 def fine_tuning_job(job: Job, place: Place, num_trained_tokens: int) -> FineTuningJob:
-    """A row as the `openai` client reads it."""
+    """Map a row to what the `openai` client reads."""
     spec = job.spec
     status = JobStatus(job.status)
     validation = spec["evaluation"]["dataset"]
@@ -208,12 +208,12 @@ def _error(job: Job) -> FineTuningError | None:
 
 
 def event_id(job_id: str, sequence: int) -> str:
-    """An event's id; numbers grow by one within a job."""
+    """Return an event's id; numbers grow by one within a job."""
     return f"{job_id}:{sequence}"
 
 
 def fine_tuning_event(row: JobEvent) -> FineTuningEvent:
-    """A row as the `openai` client reads it."""
+    """Map a row to what the `openai` client reads."""
     return FineTuningEvent(
         id=event_id(row.job_id, row.sequence),
         created_at=_seconds(row.created_at),
@@ -226,7 +226,7 @@ def fine_tuning_event(row: JobEvent) -> FineTuningEvent:
 
 
 def fine_tuning_checkpoint(job: Job, row: Checkpoint, losses: Mapping[str, float]) -> FineTuningCheckpoint:
-    """A row as the `openai` client reads it; `losses` are those of its step."""
+    """Map a row to what the `openai` client reads; `losses` are those of its step."""
     return FineTuningCheckpoint(
         id=row.id,
         created_at=_seconds(row.created_at),

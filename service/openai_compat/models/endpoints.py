@@ -20,14 +20,14 @@ router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute
 
 @router.get("", summary="List the models that a job may name")
 def list_openai_models(context: Context, caller: Reader) -> Page[ModelObject]:
-    """The operator's allow-list, whole. What jobs have made is found by its name, ``job.fine_tuned_model``."""
+    """The answer is the operator's whole allow-list. A job's result is found by its name, ``job.fine_tuned_model``."""
     return Page(data=[shelved_model_object(model) for model in context.models.all()], has_more=False)
 
 
 @router.get("/{name:path}", summary="One model, also one that a job has made")
 @raises(NotFoundError)
 def show_openai_model(context: Context, caller: Reader, name: str) -> ModelObject:
-    """A trained one comes with the addresses of its files."""
+    """A trained model comes with the addresses of its files."""
     model = context.models.find(name)
     if model is not None:
         return shelved_model_object(model)

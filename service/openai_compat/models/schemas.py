@@ -31,7 +31,7 @@ class ModelObject(BaseModel):
 
 
 def shelved_model_object(model: ShelvedModel) -> ModelObject:
-    """An entry of the operator's allow-list."""
+    """Map an entry of the operator's allow-list to what the `openai` client reads."""
     return ModelObject(id=model.entry.name, created=_created(model), owned_by="operator", native=model_view(model))
 
 

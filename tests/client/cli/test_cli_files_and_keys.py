@@ -135,7 +135,8 @@ def test_the_version_is_shown_without_a_service(run: Run, monkeypatch: pytest.Mo
 
 
 def _as_bash_asks(line: str) -> list[str]:
-    """What the installed completion gives bash for the last word; which shell runs the tests makes no difference."""
+    """Return what the installed completion gives bash for the last word; which shell runs the tests makes no
+    difference."""
     words = line.split()
     asked = {"_TRD_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     trd = Path(sys.executable).with_name("trd")

@@ -22,7 +22,7 @@ from tests.service.records import add_checkpoint, add_evaluation, add_metrics, f
 
 
 def play_a_run(service: RunningService, job_id: str, end: JobStatus) -> threading.Thread:
-    """What a worker would write, over about two seconds."""
+    """Write what a worker would write, over about two seconds."""
 
     def play() -> None:
         now = datetime.now(UTC)

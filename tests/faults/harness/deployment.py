@@ -96,12 +96,12 @@ class Worker(Process):
         super().__init__(command, {**environment, "TRD_DATA_DIR": str(folder)}, folder.with_suffix(".log"))
 
     def attempt_folder(self, job_id: str) -> Path | None:
-        """The folder of the newest attempt at the job on this worker's disk."""
+        """Return the folder of the newest attempt at the job on this worker's disk."""
         found = sorted((self.folder / "scratch" / job_id).glob("attempt-*"))
         return found[-1] if found else None
 
     def children(self) -> list[int]:
-        """Ids of the engine's processes that this worker has started."""
+        """Return the ids of the engine's processes that this worker has started."""
         found = subprocess.run(["pgrep", "-P", str(self.pid)], capture_output=True, text=True, check=False).stdout
         return [int(pid) for pid in found.split() if _is_engine(int(pid))]
 
@@ -183,7 +183,7 @@ class Deployment:
         return f"http://127.0.0.1:{self.api_proxy.port}"
 
     def environment(self, name: str) -> dict[str, str]:
-        """The variables of a process, whose connections to the database have this name."""
+        """Return the variables of a process, whose connections to the database have this name."""
         database = self.database_url.replace(f":{self.postgres.port}/", f":{self.database_proxy.port}/")
         return {
             **self.store.environment,
@@ -262,7 +262,7 @@ class Deployment:
         )
 
     def holder(self, job_id: str) -> Worker:
-        """The worker that holds the job's lease; waits until there is one."""
+        """Wait until a worker holds the job's lease, and return it."""
 
         def find() -> Worker | None:
             ((owner,),) = self.sql("SELECT lease_owner FROM jobs WHERE id = %s", job_id)
@@ -276,5 +276,5 @@ class Deployment:
         eventually(lambda: not any(map(process_exists, pids)), seconds=seconds)
 
     def database_seconds(self) -> float:
-        """The database's clock, as Unix time."""
+        """Return the database's clock, as Unix time."""
         return float(self.sql("SELECT extract(epoch FROM clock_timestamp())")[0][0])

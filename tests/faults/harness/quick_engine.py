@@ -62,7 +62,7 @@ class Run:
             raise StopRequestedError
 
     def train(self) -> None:
-        """The whole run, from where it stands."""
+        """Train from the current position to the end of the run."""
         self.enter("preparing")
         if self.step == 0:
             self.evaluate()

@@ -86,11 +86,11 @@ class Scene:
         self._fault_at = self.deployment.database_seconds()
 
     def holder(self) -> Worker:
-        """The worker that runs the job."""
+        """Return the worker that runs the job."""
         return self.deployment.holder(self.job_id)
 
     def events(self) -> list[dict[str, Any]]:
-        """Events of the engine in the newest attempt, as it wrote them."""
+        """Return the engine's events in the newest attempt, as it wrote them."""
         folders = [worker.attempt_folder(self.job_id) for worker in self.deployment.workers.values()]
         newest = max(filter(None, folders), key=lambda folder: folder.name, default=None)
         if newest is None:
@@ -138,7 +138,7 @@ class Scene:
         eventually(lambda: self.deployment.sql(query, self.job_id, number), seconds=JOB_SECONDS)
 
     def status(self) -> str:
-        """The job's status."""
+        """Return the job's status."""
         return str(self.deployment.sql("SELECT status FROM jobs WHERE id = %s", self.job_id)[0][0])
 
     def kill_child(self) -> None:
@@ -147,7 +147,7 @@ class Scene:
         os.killpg(child, signal.SIGKILL)
 
     def newest_checkpoint(self) -> str:
-        """Prefix in the store of the newest checkpoint that has a row."""
+        """Return the prefix in the store of the newest checkpoint that has a row."""
         query = "SELECT storage_prefix FROM checkpoints WHERE job_id = %s ORDER BY step DESC LIMIT 1"
         return str(self.deployment.sql(query, self.job_id)[0][0])
 

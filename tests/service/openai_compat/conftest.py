@@ -32,11 +32,11 @@ class Service:
     """Closes what `openai` made."""
 
     def openai(self, **options: Any) -> OpenAI:
-        """A client as a user makes it, but for the retries: a refusal must not be waited for."""
+        """Make a client as a user does, but without retries: a refusal must not be waited for."""
         return self.clients.enter_context(OpenAI(**_options(self.url, options)))
 
     def async_openai(self, **options: Any) -> AsyncOpenAI:
-        """The asynchronous one, which the test closes in its own loop."""
+        """Make the asynchronous client, which the test closes in its own loop."""
         return AsyncOpenAI(**_options(self.url, options))
 
 

@@ -15,7 +15,7 @@ def upload_file(openai: OpenAI, rows: str = ROWS, filename: str = "mine.jsonl") 
 
 
 def create_job(openai: OpenAI, **changes: Any) -> FineTuningJob:
-    """A job that is accepted, on a file of its own; `changes` replace arguments."""
+    """Create a job that is accepted, on its own file; `changes` replace arguments."""
     arguments: dict[str, Any] = {
         "model": "small",
         "method": {"type": "trd", "trd": {"teacher": "small-teacher"}},
@@ -27,6 +27,6 @@ def create_job(openai: OpenAI, **changes: Any) -> FineTuningJob:
 
 
 def native_of(answer: Any) -> dict[str, Any]:
-    """What the answer holds beside what the client knows."""
+    """Return the fields of the answer that the client does not know."""
     native: dict[str, Any] = answer.model_extra["native"]
     return native

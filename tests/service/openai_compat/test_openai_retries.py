@@ -26,7 +26,7 @@ def proxy(either_service: Service) -> Iterator[BreakingProxy]:
 
 
 def losing(proxy: BreakingProxy, num_answers: int) -> dict[str, Any]:
-    """Options of a client whose first answers the server gives and the way loses."""
+    """Return the options of a client that never receives the server's first answers."""
     proxy.cut_after.extend([0] * num_answers)
     return {"base_url": f"{proxy.url}/v1", "max_retries": 2}
 

@@ -40,7 +40,7 @@ ROWS: dict[str, tuple[str, list[dict[str, Any]]]] = {
 
 
 def stored(folder: Path, rows: list[dict[str, Any]], task: str) -> tuple[LoadedData, LoadedData]:
-    """The rows read from JSON Lines and from Parquet."""
+    """Store the rows as JSON Lines and as Parquet, and read both."""
     whole = [{"problem": f"1+{number}", "answer": "B", **row} for number, row in enumerate(rows)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_with_all_columns(whole)), folder / "rows.parquet")
     paths = (write_jsonl(folder / "rows.jsonl", whole), folder / "rows.parquet")
@@ -49,7 +49,7 @@ def stored(folder: Path, rows: list[dict[str, Any]], task: str) -> tuple[LoadedD
 
 
 def _with_all_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """pyarrow takes the columns of the first row for those of all."""
+    """Give all rows all columns: pyarrow takes those of the first row."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
 

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def make_sequences(count: int, seed: int = 0) -> list[TrainingSequence]:
-    """Some with the longer prompt at the student's side, some at the teacher's."""
+    """Make sequences, some with the longer prompt at the student's side, some at the teacher's."""
     source = random.Random(seed)
 
     def ids(most: int) -> tuple[int, ...]:
@@ -29,7 +29,7 @@ def split(sequences: list[TrainingSequence], max_tokens: PassTokens | int) -> li
 
 
 def predicted(view: ScoredTokens) -> list[int]:
-    """The token after each predicting position."""
+    """Return the token after each predicting position."""
     ids = view.input_ids_1T[0].tolist()
     return [ids[position + 1] for position in view.predicts_N.tolist()]
 

@@ -141,7 +141,7 @@ def test_problems_by_their_pass_rate() -> None:
 
 
 def dense_reference(settings: TokenWeightsConfig, rows: list[TrainingSequence]) -> float:
-    """Σ w D / Σ w from whole logits, one sequence after the other, in float64."""
+    """Compute Σ w D / Σ w from whole logits, one sequence after the other, in float64."""
     student, teacher = load("tiny-student").double(), load("tiny-teacher").double()
     total, total_weight = 0.0, 0.0
     for row in rows:

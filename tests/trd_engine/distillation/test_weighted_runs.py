@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
-    """Two steps of eight trajectories, nothing evaluated."""
+    """Return the spec of two steps of eight trajectories, without evaluation."""
     base = spec(data, optim={"learning_rate": 1e-3, "batch_size": 8}, diagnosis={"num_trajectories": 0})
     base |= {"evaluation": {"holdout": 0.0}, "checkpoints": {"every_steps": 100}}
     return {**base, **changes}

@@ -18,7 +18,7 @@ from trd_engine.types import Problem
 
 
 def named_rows(data: Path, names: list[str | None]) -> Path:
-    """The held-out problems, each of the data set that the row then names."""
+    """Write the held-out problems, each with the name of a data set."""
     path = data / "named.jsonl"
     lines = (data / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) | ({"data_source": name} if name else {}) for line, name in zip(lines, names, strict=True)]

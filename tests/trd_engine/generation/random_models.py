@@ -29,7 +29,7 @@ GREEDY = SamplingSettings(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=4
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """64 ids: two special ones, the letters, and merged pairs, so that "ab" is one id or two."""
+    """Make a tokenizer of 64 ids: two special ones, the letters, and merged pairs, so that "ab" is one id or two."""
     letters = [chr(ord("a") + i) for i in range(26)]
     pairs = [(letters[i], letters[i + 1]) for i in range(0, 24, 2)] + [(letters[i], letters[i]) for i in range(24)]
     words = ["<pad>", "<end>", *letters, *(first + second for first, second in pairs)]
@@ -40,7 +40,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(seed: int) -> Qwen3ForCausalLM:
-    """A random model sure enough of itself that a rounding error seldom changes its best token."""
+    """Make a random model sure enough of itself that a rounding error seldom changes its best token."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=64,
@@ -73,12 +73,12 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 
 def make_requests(num: int = 24) -> list[GenerationRequest]:
-    """Prompts of 3 to 9 ids, spelled in split pairs: no tokenizer would write them so."""
+    """Make prompts of 3 to 9 ids, spelled in split pairs: no tokenizer would write them so."""
     return [GenerationRequest((2 + i % 20, 3 + i % 20) + (4, 5) * (i % 4) + (6,), seed=1000 + i) for i in range(num)]
 
 
 def forward_logprobs(model: torch.nn.Module, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
-    """The log-probability of every completion id, by one plain forward pass over the very ids."""
+    """Return the log-probability of every completion id, by one plain forward pass over the very ids."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
         logprobs_TV = model(input_ids=ids).logits[0].log_softmax(dim=-1)
@@ -87,7 +87,7 @@ def forward_logprobs(model: torch.nn.Module, prompt: tuple[int, ...], completion
 
 
 def assert_sampled_by(model: torch.nn.Module, requests: list[GenerationRequest], completions: list[Completion]) -> None:
-    """Every logprob is the model's own, for the very ids."""
+    """Assert that every logprob is the model's own, for the very ids."""
     for request, completion in zip(requests, completions, strict=True):
         expected = forward_logprobs(model, request.prompt_token_ids, completion.token_ids)
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
@@ -107,7 +107,7 @@ def ids(completions: Sequence[Completion]) -> list[tuple[int, ...]]:
 
 
 def encoded_again(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[int, ...]:
-    """What the ids become on a way through text."""
+    """Decode the ids and encode the text again."""
     text = tokenizer.decode(list(token_ids))
     assert isinstance(text, str)
     return tuple(tokenizer.encode(text))

@@ -28,7 +28,7 @@ def varlen_attention(
     window: list[int],
     *_options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output [T, A, D], log-sum-exp and the state of a random generator; the last two are not read by anyone."""
+    """Return output [T, A, D], log-sum-exp and the state of a random generator; nobody reads the last two."""
     assert query_TAD.dtype in (torch.float16, torch.bfloat16), "the kernel has 16 bits only"
     assert query_TAD.shape[-1] % 8 == 0, "the kernel takes heads of multiples of 8"
     assert bounds.dtype == torch.int32
@@ -54,7 +54,7 @@ def varlen_attention_gradient(
     scale: float | None,
     window: list[int],
 ) -> tuple[Tensor, ...]:
-    """Of query, key and value."""
+    """Return the gradients of query, key and value."""
     # The operation is called below the autograd engine, where nothing is recorded; written out therefore.
     gradients = [torch.zeros_like(x, dtype=torch.float32) for x in (query_TAD, key_TED, value_TED)]
     for sequence, query, key, value, weights, scaling in _sequences(
@@ -80,7 +80,8 @@ def _sequences(
     scale: float | None,
     window: list[int],
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor, float]]:
-    """Of each sequence: where it is, query, key and value [A, T, D] in fp32, the weights [A, T, T], and the scale."""
+    """Yield for each sequence its slice, query, key and value [A, T, D] in fp32, the weights [A, T, T], and the
+    scale."""
     assert torch.equal(bounds, other_bounds), "each token attends within its own sequence"
     left, right = window
     assert right == 0, "a causal mask"

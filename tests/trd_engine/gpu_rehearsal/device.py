@@ -20,7 +20,7 @@ class CompilerMissingError(Exception):
 
 
 def build(folder: Path) -> Path:
-    """The shared library, compiled in `folder` against the installed PyTorch: a few seconds."""
+    """Compile the shared library in `folder` against the installed PyTorch, which takes a few seconds."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise CompilerMissingError("no C++ compiler, so that no GPU can be rehearsed; on Debian: apt-get install g++")

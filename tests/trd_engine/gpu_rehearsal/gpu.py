@@ -53,7 +53,7 @@ class RehearsedTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> RehearsedTensor:
-        """A view of `held`'s layout, and no memory of its own."""
+        """Make a view with the layout of `held` and without memory."""
         made: RehearsedTensor = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -67,7 +67,7 @@ class RehearsedTensor(Tensor):
         return made
 
     def tolist(self) -> Any:
-        """As of any tensor; PyTorch refuses it for subclasses."""
+        """Return the values, which PyTorch refuses for subclasses."""
         return _held(self.detach()).tolist()
 
     def untyped_storage(self) -> torch.UntypedStorage:
@@ -102,7 +102,8 @@ class _Rehearsal(TorchDispatchMode):
 
 @contextmanager
 def rehearsed_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]]:
-    """Within it ``cuda`` is a device of that compute capability; yields how often CUDA's own kernels were called."""
+    """Within the block, make ``cuda`` a device of that compute capability; yield the number of calls of CUDA's own
+    kernels."""
     mode = _Rehearsal()
     before = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
@@ -131,7 +132,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
 
 
 def _of_held(module: str, name: str) -> Callable[[Tensor], Any]:
-    """Of the tensor that is held: where two share memory is asked when weights are saved."""
+    """Return the function applied to the held tensor: saving weights asks whether two share memory."""
     original = getattr(__import__(module, fromlist=[name]), name)
     return lambda tensor: original(_held(tensor.detach()))
 

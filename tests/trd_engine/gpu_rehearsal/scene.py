@@ -17,7 +17,7 @@ from tests.trd_engine.gpu_rehearsal import device
 
 
 def steps() -> dict[str, Any]:
-    """What every variant of a step comes to, here and there, and which of CUDA's own kernels it called there."""
+    """Take every variant of a step on both devices, and name the kernels of CUDA that it called."""
     from tests.trd_engine.gpu_rehearsal.gpu import CPU, GPU, rehearsed_gpu
     from tests.trd_engine.gpu_rehearsal.variants import VARIANTS, take_two_steps
 
@@ -31,7 +31,7 @@ def steps() -> dict[str, Any]:
 
 
 def run(spec: str, out: str, before: str | None = None) -> dict[str, Any]:
-    """A whole run from its spec, or what follows the checkpoint `before`."""
+    """Run a whole spec, or what follows the checkpoint `before`."""
     from tests.trd_engine.gpu_rehearsal.gpu import rehearsed_gpu
     from trd_engine.config import RunConfig
     from trd_engine.training.loop import distil as run_engine
@@ -43,7 +43,7 @@ def run(spec: str, out: str, before: str | None = None) -> dict[str, Any]:
 
 
 def mixtures() -> dict[str, Any]:
-    """What a GPU refuses, and what it takes."""
+    """Return the mixtures of devices that a GPU refuses, and those that it takes."""
     import torch
 
     from tests.trd_engine.gpu_rehearsal.gpu import RehearsedTensor, rehearsed_gpu

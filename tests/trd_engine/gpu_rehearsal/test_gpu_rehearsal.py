@@ -37,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
-    """Two steps."""
+    """Return a spec of two steps."""
     budgets = {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 12}
     refine = {"max_prompt_tokens": 192, "max_new_tokens": 12}
     base = {"optim": {"learning_rate": 1e-3, "batch_size": 4}, "diagnosis": {"num_trajectories": 4}}
@@ -45,7 +45,7 @@ def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
 
 
 def half_spec(data: Path) -> dict[str, Any]:
-    """A run in bf16 with LoRA and a teacher that follows the student."""
+    """Return the spec of a run in bf16 with LoRA and a teacher that follows the student."""
     return short_spec(
         data,
         teacher=None,

@@ -52,7 +52,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def take_two_steps(variant: Variant, device: torch.device) -> dict[str, Any]:
-    """Metrics of two steps, the yardstick after them, and the norm of what they changed."""
+    """Return the metrics of two steps, the yardstick after them, and the norm of what they changed."""
     torch.manual_seed(0)
     student = _student(variant, device)
     # Copied, and not read: the device of what is trained may be another one than the copy's.

@@ -41,7 +41,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def refused(tmp_path: Path, kind: type[EngineError], match: str, **changes: Any) -> None:
-    """Running the altered spec raises `kind` before anything is sampled."""
+    """Assert that running the altered spec raises `kind` before anything is sampled."""
     data = write_data(tmp_path / "data", train=8, heldout=4)
     with pytest.raises(kind, match=match):
         distil(parse_config(spec(data, **changes)), tmp_path / "out")

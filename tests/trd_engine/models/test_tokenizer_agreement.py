@@ -21,7 +21,7 @@ from trd_engine.training.model_setup import load_tokenizers
 
 
 def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of the teacher whose tokenizer.json was changed."""
+    """Copy the teacher with a changed tokenizer.json."""
     shutil.copytree(MODELS / "tiny-teacher", folder)
     path = folder / "tokenizer.json"
     document = json.loads(path.read_text(encoding="utf-8"))

@@ -77,5 +77,5 @@ def test_every_process_names_the_trajectories_of_all_and_the_broken_one(tmp_path
 
 
 def evidence_folders(out: Path) -> list[Path]:
-    """Of all processes."""
+    """Return the folders of all processes."""
     return sorted((out / "run" / "non-finite").iterdir())

@@ -29,6 +29,6 @@ def test_files_reach_the_disks_that_have_to_have_them(tmp_path: Path) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The content of every file below the folder, by its name."""
+    """Return the content of every file below the folder, by its name."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

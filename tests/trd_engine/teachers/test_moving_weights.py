@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_teacher(data: Path, **changes: Any) -> RunConfig:
-    """A student that refines and teaches itself: two rounds of two steps."""
+    """Return the spec of a student that refines and teaches itself: two rounds of two steps."""
     base: dict[str, Any] = {
         "teacher": None,
         "rounds": 2,
@@ -66,7 +66,7 @@ def teacher_of(out: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def student_of(out: Path, step: int, names: list[str]) -> dict[str, torch.Tensor]:
-    """The student's weights under the teacher's names."""
+    """Return the student's weights under the teacher's names."""
     folder = checkpoint_folder(out, step)
     if (folder / "adapter").exists():
         weights = load_file(folder / "adapter" / "adapter_model.safetensors")

@@ -112,14 +112,14 @@ def fewer(received: Received, reply: Reply) -> Reply:
 
 
 def another_shape(received: Received, reply: Reply) -> Reply:
-    """As the completions of old, which name tokens and log-probabilities in two lists."""
+    """Answer like the old completions API, which gives tokens and log-probabilities in two lists."""
     for entry in reply.document["choices"][0].get("logprobs", {}).get("content", []):
         entry["top_logprobs"] = None
     return reply
 
 
 def tempered(received: Received, reply: Reply) -> Reply:
-    """As a server that tells what it samples from."""
+    """Answer like a server that returns the distribution that it samples from."""
     for entry in reply.document["choices"][0].get("logprobs", {}).get("content", []):
         best = entry["top_logprobs"]
         logprobs = torch.tensor([one["logprob"] for one in best]).div(received.body["temperature"]).log_softmax(-1)

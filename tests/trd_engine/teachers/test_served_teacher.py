@@ -271,7 +271,7 @@ def test_a_context_that_is_too_short_is_reported_before_sampling(
 
 
 def limited(model: ServedModel, max_logprobs: int, received: Received, number: int) -> Reply:
-    """As a vLLM answers that was started with `--max-logprobs`."""
+    """Answer like a vLLM that was started with `--max-logprobs`."""
     asked = received.body.get("prompt_logprobs", 0)
     if asked <= max_logprobs:
         return model(received, number)

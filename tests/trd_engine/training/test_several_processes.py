@@ -115,21 +115,21 @@ class Runs:
         return spec(self.data, devices=devices, **{**base, **LONG[name]})
 
     def one(self, name: str) -> Path:
-        """The output of one process."""
+        """Return the output of one process."""
         out = self.out / "one" / name
         if not out.exists():
             distil(parse_config(self.document(name, 1)), out)
         return out
 
     def one_resumed(self, name: str) -> Path:
-        """The output of one process that went on after the first step of two."""
+        """Return the output of one process that was resumed after the first step of two."""
         out = self.out / "one" / f"{name}, resumed"
         if not out.exists():
             distil(parse_config(self.document(name, 1)), out, resume_from=checkpoint_folder(self.two(name), 1))
         return out
 
     def two(self, name: str) -> Path:
-        """The output of two processes, which a fixture has launched."""
+        """Return the output of two processes, which a fixture has launched."""
         out = self.out / "two" / name
         assert out.exists(), f"the launch did not come to this run:\n{self.printed}"
         assert events(out, "finished"), f"the run did not finish:\n{self.printed}"
@@ -172,7 +172,8 @@ def all_runs(fast_runs: Runs) -> Runs:
 
 
 def short_spec(data: Path, **changes: Any) -> dict[str, Any]:
-    """Two steps on four samples of each of twelve problems, enough to tell the easy ones from the hard."""
+    """Return a spec of two steps on four samples of each of twelve problems, enough to tell the easy ones from the
+    hard."""
     base: dict[str, Any] = {"samples_per_prompt": 4, "optim": {"learning_rate": 1e-3, "batch_size": 24}}
     base |= {"sampling": {"engine": "transformers", "temperature": 1.0, "max_prompt_tokens": 64, "max_new_tokens": 48}}
     base |= {"refine": {"max_prompt_tokens": 192, "max_new_tokens": 48}, "checkpoints": {"every_steps": 1, "keep": 9}}
@@ -224,7 +225,7 @@ def test_a_moving_adapter_teaches_two_processes_what_it_teaches_one(all_runs: Ru
 
 
 def assert_teachers_alike(ours: Path, theirs: Path, step: int) -> None:
-    """Of a teacher that moves, and has moved."""
+    """Assert that both runs have the same teacher, which has moved."""
     readers = [PartsReader(checkpoint_folder(out, step) / "state", TEACHER_WEIGHTS) for out in (ours, theirs)]
     begun = PartsReader(checkpoint_folder(theirs, 0) / "state", TEACHER_WEIGHTS)
     assert readers[0].names == readers[1].names

@@ -147,7 +147,7 @@ class LogitRows:
         return RowDivergence(self, divergence, numbers_4R, divergence_R, one_R, divergence_R)
 
     def arguments(self, divergence: Divergence) -> dict[str, Any]:
-        """Arguments that the kernels over both models share."""
+        """Return the arguments that the kernels over both models share."""
         kind = divergence.effective_kind
         return {
             "student": self.student_RV,

@@ -96,11 +96,11 @@ class RoundReport:
     """None if nothing was refined."""
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return asdict(self)
 
     def metrics(self) -> dict[str, float]:
-        """The scalars to follow from round to round."""
+        """Return the scalars to follow from round to round."""
         values: dict[str, float] = {}
         for name in ("rollout", "refined", "refined_vanilla"):
             view: ViewReport | None = getattr(self, name)
@@ -120,7 +120,7 @@ _FOLLOWED = ("forward_kl", "epistemic_mass", "bimodal_share", "break_out_share",
 
 
 def make_report(sample: Sequence[DiagnosedRollout], *, token_clip: float, sampler_gap: float | None) -> RoundReport:
-    """The report of a sample of at least one trajectory; `token_clip` is the loss's, 0 for none."""
+    """Make the report of a sample of at least one trajectory; `token_clip` is the loss's, 0 for none."""
     clip_at = token_clip or DEFAULT_CLIP
     refined = [d.refined for d in sample if d.refined is not None]
     refined_vanilla = [d.refined_vanilla for d in sample if d.refined_vanilla is not None]
@@ -136,7 +136,7 @@ def make_report(sample: Sequence[DiagnosedRollout], *, token_clip: float, sample
 
 
 def view_report(completions: Sequence[ScoredCompletion], clip_at: float) -> ViewReport:
-    """The figures of one view's completions, none of them empty."""
+    """Return the figures of one view's completions, none of them empty."""
     tokens = _Tokens(completions)
     kl_M = tokens.column("forward_kl_T")
     p50, p95, p99 = np.quantile(kl_M, [0.5, 0.95, 0.99])
@@ -197,7 +197,7 @@ class _Tokens:
 
 
 def modes(epistemic_M: Array, path_M: Array, second_path_M: Array) -> tuple[Array, Array]:
-    """Where the teacher is bimodal, and where one of its modes breaks out, 1 or 0 a token.
+    """Return, as 1 or 0 a token, whether the teacher is bimodal, and whether one of its modes breaks out.
 
     All epistemic onsets count as one outcome. With m₁ ≥ m₂ the two likeliest outcomes, bimodal is m₂ ≥ 0.1 and
     m₁ + m₂ ≥ 0.8: two modes, and little else. Breaking out is an epistemic mass of at least 0.1 beside another

@@ -54,7 +54,7 @@ class ScoredCompletion:
 
 
 def choose_sample(num_trajectories: int, max_sample: int, *, seed: int, round_index: int) -> list[int]:
-    """At most `max_sample` positions of a round, rising: the same ones for the same seed and round."""
+    """Choose at most `max_sample` positions of a round, in rising order: the same ones for the same seed and round."""
     return sorted(shuffled(num_trajectories, seed, "diagnosis", round_index)[:max_sample])
 
 
@@ -65,7 +65,7 @@ def score_completions(
     watched: Mapping[int, int] | None = None,
     max_tokens: PassTokens | int,
 ) -> dict[int, ScoredCompletion]:
-    """Each sequence's figures by its position. `watched` names a token id for some positions.
+    """Return each sequence's figures by its position. `watched` names a token id for some positions.
 
     Micro-batches as in training, without gradient, at most `max_tokens` each.
     """

@@ -54,7 +54,7 @@ class RoundDiagnosis:
     """Tokens of a micro-batch."""
 
     def choose(self, trajectories: Sequence[Trajectory], round_index: int) -> Numbered:
-        """The round's sample; none if the diagnosis is off, or if the teacher is served and returns too little.
+        """Choose the round's sample; none if the diagnosis is off, or if the teacher is served and returns too little.
 
         A rollout that does not fit the teacher's context after its vanilla prompt is left out: training may never ask
         for that, and a model need not be able to.
@@ -93,7 +93,7 @@ class RoundDiagnosis:
         return num_tokens > 0 and (limit is None or len(prompt) + num_tokens <= limit)
 
     def report(self, examined: Sequence[DiagnosedRollout], *, sampler_gap: float | None) -> RoundReport:
-        """What the whole sample says."""
+        """Summarise the whole sample."""
         return make_report(examined, token_clip=self.token_clip, sampler_gap=sampler_gap)
 
     def tokens(self, sample: Numbered, examined: Sequence[DiagnosedRollout]) -> dict[int, DiagnosedTokens]:

@@ -12,7 +12,7 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def epistemic_token_ids(tokenizer: PreTrainedTokenizerBase, onsets: Sequence[str]) -> tuple[int, ...]:
-    """First tokens of the words that open a doubt or a correction, with and without a space before them.
+    """Return the first tokens of the words that open a doubt or a correction, with and without a space before them.
 
     A word whose first token is only a fragment ("Al" of "Alternatively") is left out: its mass would be
     that of many other words too.
@@ -28,7 +28,7 @@ def epistemic_token_ids(tokenizer: PreTrainedTokenizerBase, onsets: Sequence[str
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], text: str) -> list[int] | None:
-    """For each token, the number of characters of `text` up to its end; None if they are unknown.
+    """Return, for each token, the number of characters of `text` up to its end; None if they are unknown.
 
     `text` is the ids decoded without special tokens. Tokens are decoded after the few before them, since spaces
     depend on neighbours, and a character of several tokens counts as written with its last one.
@@ -47,5 +47,5 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], tex
 
 
 def token_at(ends: Sequence[int], character: int) -> int:
-    """The token that writes the character at this offset."""
+    """Return the number of the token that writes the character at this offset."""
     return bisect_right(ends, character)

@@ -109,14 +109,14 @@ class TransformersGenerator:
         return [completions[row.number] for row in rows]
 
     def use_adapter(self, folder: Path | None) -> None:
-        """None: the bare model; any folder: the live adapter, which has its weights already."""
+        """Select the bare model (None) or the live adapter (any folder), which has its weights already."""
         self._adapter = None if folder is None else self._live_adapter
 
     def load_weights(self, folder: Path) -> None:
-        """Nothing to do: the weights are the trainer's."""
+        """Do nothing: the weights are the trainer's."""
 
     def sleep(self) -> None:
-        """Nothing to give back between two calls: see `Generator.sleep`."""
+        """Do nothing: there is no memory to give back between two calls, see `Generator.sleep`."""
 
     def close(self) -> None:
         """Give the model back."""

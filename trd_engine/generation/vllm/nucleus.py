@@ -25,7 +25,7 @@ class NucleusProcessor(LogitsProcessor):
         self._top_p = 1.0
 
     def is_argmax_invariant(self) -> bool:
-        """True: the most probable token is always kept. vLLM applies such processors after the temperature."""
+        """Return True: the most probable token is always kept. vLLM applies such processors after the temperature."""
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:

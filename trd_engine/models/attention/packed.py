@@ -127,7 +127,7 @@ def attention(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: query [B, A, T, D], key and value [B, E, T, D] to [B, T, A, D].
+    """Implement transformers' attention function: query [B, A, T, D], key and value [B, E, T, D] to [B, T, A, D].
 
     Raises `UnservedAttentionError` in a packed row if the layer is not causal or has terms of its own
     (sinks, position biases).
@@ -156,7 +156,7 @@ def _require_served(module: nn.Module, options: Mapping[str, Any]) -> None:
 def _packed_attention(
     query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: PackedMask, kernel: _Kernel
 ) -> Tensor:
-    """[1, T, A, D]."""
+    """Compute the attention of a packed row, [1, T, A, D]."""
     if _has_kernel(query_1ATD, value_1ETD) and kernel.softcap is None and kernel.dropout == 0.0:
         return _by_kernel(query_1ATD, key_1ETD, value_1ETD, mask, kernel.scaling)
     if not _is_better_in_fp32(query_1ATD, key_1ETD, value_1ETD):
@@ -196,7 +196,7 @@ def _has_kernel(query_1ATD: Tensor, value_1ETD: Tensor) -> bool:
 def _by_kernel(
     query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: PackedMask, scaling: float | None
 ) -> Tensor:
-    """[1, T, A, D] by PyTorch's variable-length flash attention, which takes the whole row at once."""
+    """Compute [1, T, A, D] by PyTorch's variable-length flash attention, which takes the whole row at once."""
     dtype = _working_dtype(query_1ATD)
     query_TAD, key_TED, value_TED = (
         x.squeeze(0).transpose(0, 1).to(dtype).contiguous() for x in (query_1ATD, key_1ETD, value_1ETD)
@@ -224,7 +224,7 @@ def _by_kernel(
 
 
 def _by_runs(query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: PackedMask, kernel: _Kernel) -> Tensor:
-    """[1, T, A, D], a batch for each run of equal lengths."""
+    """Compute [1, T, A, D], a batch for each run of equal lengths."""
     runs = mask.segments.runs
     # One split, not a slice a run: the gradient of a slice is as large as the whole row.
     pieces = [x.split([count * length for count, length in runs], dim=2) for x in (query_1ATD, key_1ETD, value_1ETD)]
@@ -276,8 +276,9 @@ class _Kernel:
         )
 
     def _softcapped(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
-        """Scores s become c · tanh(s / c), as in Gemma 2 (arXiv 2408.00118, section 2). No fused kernel has this
-        together with variable lengths, so the scores of a run exist as a whole: [R, A, L, L] in fp32."""
+        """Compute attention with scores c · tanh(s / c) for s, as in Gemma 2 (arXiv 2408.00118, section 2). No fused
+        kernel has this together with variable lengths, so the scores of a run exist as a whole: [R, A, L, L] in
+        fp32."""
         assert self.softcap is not None
         scale = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5
         scores = (query @ key.transpose(-1, -2)).float() * scale

@@ -32,7 +32,7 @@ def extract_program(text: str) -> str:
 
 
 def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
-    """(language, body) of each block that is opened and closed, and whether there is any fence at all.
+    """Return (language, body) of each block that is opened and closed, and whether there is any fence at all.
 
     Each line loses as much space as stands before the fence: in an item of a list, all of the block is indented.
     This reads the lines once: with one fence after another, a search for pairs would take minutes.

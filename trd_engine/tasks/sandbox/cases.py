@@ -108,7 +108,7 @@ def _entry_point(module: types.ModuleType, name: str) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """Sets, ranges, iterators and arrays as JSON lists, numpy's numbers as Python's."""
+    """Convert sets, ranges, iterators and arrays to JSON lists, and numpy's numbers to Python's."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else list(value)
 
 

@@ -78,7 +78,7 @@ def _leave_machine(confinement: Confinement, root: str, limits: Limits) -> str:
 
 
 def _give_up_privileges(confinement: Confinement) -> None:
-    """Become nobody, for good; after the fork into the new process namespace."""
+    """Give up all privileges for good; called after the fork into the new process namespace."""
     kernel.forbid_new_privileges()
     if confinement.namespaces == "root":
         namespaces.become_nobody()
@@ -95,7 +95,7 @@ def counts_threads(confinement: Confinement) -> bool:
 
 
 def confine_program(confinement: Confinement, scratch: str, limits: Limits, *, allow_threads: bool) -> None:
-    """The last layers, in the program's own process, right before its first line runs."""
+    """Add the last layers, in the program's own process, right before its first line runs."""
     apply_limits(limits)
     os.chdir(scratch)
     if confinement.namespaces == "none":

@@ -104,7 +104,7 @@ def _run(jail: _Jail, case: Mapping[str, Any], max_output_bytes: int) -> dict[st
 
 
 def _become_program(jail: _Jail, case: Mapping[str, Any], descriptors: list[int]) -> None:
-    """In the child: nothing but the descriptors 0 to 4, all layers, then the program. Never returns."""
+    """Become the program, in the child: keep no descriptor but 0 to 4, add all layers, execute. Never returns."""
     code = cases.FAILED
     try:
         kernel.die_with_parent()

@@ -49,7 +49,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """mount(2)."""
+    """Call mount(2)."""
     kind_bytes = None if kind is None else kind.encode()
     result = _libc.mount(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), options.encode() or None)
     _check(result, f"mount {target}")
@@ -77,7 +77,7 @@ def die_with_parent() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No later exec can gain any; also what an unprivileged process needs to confine itself."""
+    """Forbid all privileges that a later exec could gain; an unprivileged process needs this to confine itself."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -106,7 +106,7 @@ def set_seccomp_filter(instructions: list[tuple[int, int, int, int]]) -> None:
 
 
 def landlock_version() -> int:
-    """Version of the kernel's Landlock interface; 0 if there is none."""
+    """Return the version of the kernel's Landlock interface; 0 if there is none."""
     try:
         return _syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1)
     except OSError:
@@ -140,7 +140,7 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
 
 
 def _wide(argument: int | bytes | None) -> ctypes.c_long | bytes | None:
-    """Integers fill a register: ctypes would pass them with undefined upper halves to variadic functions."""
+    """Make an integer fill a register: ctypes would pass it with an undefined upper half to a variadic function."""
     return ctypes.c_long(argument) if isinstance(argument, int) else argument
 
 

@@ -125,7 +125,7 @@ def _attack(confinement: Confinement, program: str, arguments: Sequence[Any]) ->
 
 
 def _serve(request: bytes, limit_seconds: float) -> tuple[bytes, bytes]:
-    """Standard output and error of a sandbox, which is killed with all its processes when it takes too long."""
+    """Return standard output and error of a sandbox, which is killed with all its processes if it takes too long."""
     with subprocess.Popen(
         [sys.executable, "-P", "-s", "-B", "-c", _START, _PACKAGE_ROOT],
         stdin=subprocess.PIPE,

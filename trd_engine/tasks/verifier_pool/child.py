@@ -109,7 +109,7 @@ def _judged_in_fork(
 def _judge_and_exit(
     verifier: _Verifier, prepared: Any, request: bytes, result: int, confinement: Confinement | None
 ) -> None:
-    """In the fork: no descriptor but the result's, all layers, then the answer. Never returns."""
+    """Judge in the fork: keep no descriptor but the result's, add all layers, write the verdict. Never returns."""
     try:
         _leave_parent(result)
         _confine_self(confinement)

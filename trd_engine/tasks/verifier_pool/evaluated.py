@@ -53,7 +53,7 @@ def _is_literal(node: ast.AST) -> bool:
 
 
 def _is_formula(node: ast.AST) -> bool:
-    """Texts are refused: sympy's functions evaluate those that they are given."""
+    """Return whether it is a formula and not a text: sympy's functions evaluate the texts that they are given."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, int | float | complex)
     if isinstance(node, ast.Name):

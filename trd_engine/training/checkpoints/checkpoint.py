@@ -53,7 +53,7 @@ class ExportExtras:
     def of(
         cls, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
     ) -> ExportExtras:
-        """Those of a run where it stands."""
+        """Make those of a run at its current step."""
         plot = training_plot(state)
         card = model_card(config, state, num_steps=num_steps, has_plot=plot is not None)
         own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
@@ -61,12 +61,12 @@ class ExportExtras:
 
 
 def checkpoint_folder(out_dir: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is, or will be."""
+    """Return the folder of the checkpoint of `step`, whether it exists yet or not."""
     return out_dir / "checkpoints" / f"step-{step:08d}"
 
 
 def checkpoint_draft(out_dir: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is written; `commit_checkpoint` gives it its name."""
+    """Return the folder in which the checkpoint of `step` is written; `commit_checkpoint` gives it its name."""
     return out_dir / "checkpoints" / f"{_DRAFT}{step:08d}"
 
 
@@ -136,7 +136,7 @@ def prune_checkpoints(out_dir: Path, keep: int) -> None:
 
 
 def newest_checkpoint(out_dir: Path) -> Path | None:
-    """The newest checkpoint below a run's folder that has all its files.
+    """Return the newest checkpoint below a run's folder that has all its files.
 
     Where none has, the newest with a manifest: who would go on from it learns what it lacks.
     """

@@ -33,7 +33,7 @@ def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
 
 
 def verify_manifest(folder: Path) -> dict[str, Any]:
-    """The folder's manifest; raises `CheckpointCorruptError` naming the first file that is not what it says."""
+    """Return the folder's manifest; raise `CheckpointCorruptError` naming the first file that differs from it."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -54,7 +54,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
 
 
 def has_all_files(folder: Path) -> bool:
-    """Whether every file that the manifest lists is there with its size: quick, and blind to what is in them."""
+    """Return whether every file that the manifest lists is there with its size. This is quick, and reads no content."""
     try:
         files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
         return all((folder / entry["name"]).stat().st_size == entry["num_bytes"] for entry in files)
@@ -63,7 +63,7 @@ def has_all_files(folder: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """Return the sha256 of a file in hexadecimal, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -122,7 +122,8 @@ def _interval(share: float, low: float | None, high: float | None) -> str:
 
 
 def _usage(config: RunConfig, student: str) -> list[str]:
-    """Code that loads the folder of this file; with LoRA a checkpoint has an adapter and perhaps a merged model."""
+    """Return code that loads the folder of this file; with LoRA a checkpoint has an adapter and perhaps a merged
+    model."""
     whole = [
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",

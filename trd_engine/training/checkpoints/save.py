@@ -73,7 +73,8 @@ class CheckpointSaver:
     """The commit of the newest checkpoint, in the main process, until `finish` has seen its result."""
 
     def __post_init__(self) -> None:
-        """A commit that fails stops the run: the next checkpoint, which would raise its error, may be hours away."""
+        """Make a commit that fails stop the run: the next checkpoint, which would raise its error, may be hours
+        away."""
         self.reporter.also_stop_if(self.has_failed)
 
     def has_failed(self) -> bool:

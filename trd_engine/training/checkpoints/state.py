@@ -78,7 +78,7 @@ def write_state(
 
 
 def read_state(folder: Path) -> TrainingState:
-    """The position written by `write_state`."""
+    """Return the position written by `write_state`."""
     document = json.loads((folder / "state.json").read_text(encoding="utf-8"))["state"]
     scores = [ScoreRow(**row) for row in document.pop("scores")]
     return TrainingState(**document, scores=scores)

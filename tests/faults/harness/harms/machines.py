@@ -18,7 +18,7 @@ MEMORY_GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 
 
 def no_worker(scene: Scene) -> None:
-    """The job waits until the case has started its own worker."""
+    """Let the job wait until the case has started its own worker."""
     for name in ("a", "b"):
         scene.deployment.workers[name].kill()
 
@@ -62,7 +62,7 @@ def clock_ahead(scene: Scene) -> None:
 
 
 def clock_ahead_then_behind(scene: Scene) -> None:
-    """The first worker's clock is an hour ahead; it is killed, and one whose clock is an hour behind goes on."""
+    """Kill the first worker, whose clock is an hour ahead; one whose clock is an hour behind continues."""
     scene.until_step(1)
     scene.mark()
     scene.holder().kill()
@@ -71,7 +71,7 @@ def clock_ahead_then_behind(scene: Scene) -> None:
 
 @contextmanager
 def small_disk(folder: Path, *, megabytes: int) -> Iterator[Path]:
-    """A disk of its own, which only root can mount."""
+    """Mount a small disk, which only root can do."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
     try:
@@ -125,7 +125,7 @@ def disk_full(phase: str) -> Callable[[Scene], None]:
 
 @contextmanager
 def memory_group(*pids: int) -> Iterator[Path]:
-    """A memory group with these processes, which only root can make; the processes left in it are killed at the end."""
+    """Make a memory group of these processes, which only root can do; kill the processes left in it at the end."""
     group = next(path for path in MEMORY_GROUPS if (path / "cgroup.procs").exists()) / f"trd-faults-{os.getpid()}"
     group.mkdir()
     try:

@@ -75,7 +75,7 @@ def kill_api(scene: Scene) -> None:
 
 
 def freeze_supervisor(scene: Scene) -> None:
-    """Its child trains on while it is stopped, and it is continued when another attempt trains."""
+    """Stop the supervisor while its child trains on; continue it when another attempt trains."""
     scene.until_step(1)
     scene.mark()
     worker = scene.holder()

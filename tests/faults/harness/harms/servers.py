@@ -114,7 +114,7 @@ def strange_messages(scene: Scene) -> None:
 
 
 def old_worker(scene: Scene) -> None:
-    """The database has a newer schema's columns, and the job a newer spec's field, until the worker is replaced."""
+    """Give the database a newer schema's columns, and the job a newer spec's field, until the worker is replaced."""
     d = scene.deployment
     scene.mark()
     scene.until_attempt_ended(1)

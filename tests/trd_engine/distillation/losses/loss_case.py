@@ -41,7 +41,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 def projections(
     student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor
 ) -> tuple[Projection, Projection]:
-    """The student's and the teacher's logits, without bias, scale and cap."""
+    """Return the student's and the teacher's logits, without bias, scale and cap."""
     return Projection(student_hidden, student_head), Projection(teacher_hidden, teacher_head)
 
 
@@ -65,8 +65,8 @@ class Case:
         teacher: dict[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """The loss under test with the case's weights and sampled tokens, unless the options have others; `student` and
-        `teacher` are options of the projections."""
+        """Compute the loss under test with the case's weights and sampled tokens, unless the options have others;
+        `student` and `teacher` are options of the projections."""
         return linear_divergence(
             Projection(self.student_hidden, self.student_head, **(student or {})),
             Projection(self.teacher_hidden, self.teacher_head, **(teacher or {})),
@@ -75,11 +75,11 @@ class Case:
         )
 
     def student_logits(self) -> Tensor:
-        """Without bias, scale and cap."""
+        """Compute the student's logits without bias, scale and cap."""
         return self.student_hidden @ self.student_head.t()
 
     def teacher_logits(self) -> Tensor:
-        """Without bias, scale and cap."""
+        """Compute the teacher's logits without bias, scale and cap."""
         return self.teacher_hidden @ self.teacher_head.t()
 
 
@@ -112,7 +112,7 @@ def make_case(
 
 
 def exact_logits(case: Case) -> tuple[Tensor, Tensor]:
-    """Both models' logits in float64, differentiable in the student's inputs."""
+    """Compute both models' logits in float64, differentiable in the student's inputs."""
     return (
         case.student_hidden.double() @ case.student_head.double().t(),
         case.teacher_hidden.double() @ case.teacher_head.double().t(),

@@ -23,7 +23,7 @@ def logits(seed: int, vocabulary: int = V, dtype: torch.dtype = torch.float64) -
 
 
 def teacher_logits(dtype: torch.dtype = torch.float64) -> Tensor:
-    """From nearly the student's, in the first row, to far from them, in the last."""
+    """Return logits that are close to the student's in the first row and far from them in the last."""
     return (logits(1) + torch.linspace(0.1, 2, N, dtype=torch.float64).unsqueeze(-1) * logits(2)).to(dtype)
 
 

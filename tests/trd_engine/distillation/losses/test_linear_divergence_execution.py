@@ -197,7 +197,7 @@ def test_the_chunk_size_changes_bf16_by_its_rounding_alone(
 
 
 def _bf16_results(divergence: Divergence, chunk_tokens: int) -> list[Tensor]:
-    """The loss, each token's D, and the gradients of the hidden states and of the head."""
+    """Return the loss, each token's D, and the gradients of the hidden states and of the head."""
     tensors = inputs(torch.bfloat16)
     with torch.no_grad():
         for name in ("student_head_VH", "teacher_head_VG"):

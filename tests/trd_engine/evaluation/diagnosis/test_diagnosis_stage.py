@@ -51,7 +51,7 @@ def diagnosed(whole: Path) -> list[dict[str, Any]]:
 
 
 def dense(name: str) -> Callable[[list[int], list[int]], Tensor]:
-    """Log-probabilities [T, V] of the model in float64, each completion alone, whole logits."""
+    """Return a function for the model's log-probabilities [T, V] in float64, each completion alone, whole logits."""
     model = AutoModelForCausalLM.from_pretrained(MODELS / name).double().eval()
 
     @torch.no_grad()

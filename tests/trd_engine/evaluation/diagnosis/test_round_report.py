@@ -16,7 +16,7 @@ from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion, choose_sam
 
 
 def completion(kl: list[float], **figures: list[float]) -> ScoredCompletion:
-    """A completion whose other figures are zero unless given."""
+    """Make a completion whose other figures are zero unless given."""
     names = [name for name in ScoredCompletion.__dataclass_fields__ if name != "forward_kl_T"]
     given = {f"{name}_T": values for name, values in figures.items()}
     arrays = {name: np.asarray(given.get(name, [0.0] * len(kl)), dtype=np.float32) for name in names}

@@ -11,7 +11,7 @@ from trd_engine.evaluation.diagnosis.token_places import epistemic_token_ids, to
 
 
 def bytes_alone() -> PreTrainedTokenizerBase:
-    """A tokenizer of single bytes: every character outside ASCII takes several tokens."""
+    """Make a tokenizer of single bytes: every character outside ASCII takes several tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: number for number, symbol in enumerate([*alphabet, "<end>"])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -21,7 +21,7 @@ def bytes_alone() -> PreTrainedTokenizerBase:
 
 
 def words_with_spaces() -> PreTrainedTokenizerBase:
-    """A tokenizer whose decoder drops the first word's space, whatever it is part of."""
+    """Make a tokenizer whose decoder drops the first word's space, whatever it is part of."""
     vocabulary = {"<unk>": 0, "▁so": 1, "▁wait": 2, "a": 3, "<end>": 4}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.decoder = decoders.Metaspace()

@@ -62,7 +62,7 @@ PROMPTS = [(2, 3, 4, 5, 6), (7, 8), (9,), (2, 3, 4, 5, 6), (10, 11, 12, 13)]
 
 
 def make_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Biases and the weights of norms are random too, which are zeros and ones in a new model."""
+    """Make a model whose biases and norm weights are random too; in a new model they are zeros and ones."""
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def make_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def decode(model: PreTrainedModel, lean: LeanDecoder | None, prompts: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """The logits of each token; one row leaves on the way, and then all but one."""
+    """Return the logits of each token; one row leaves on the way, and then all but one."""
     window = DecodingWindow(model, prompts, lean)
     logits = [window.read_prompts(1_024, lambda: None)]
     num_rows = len(prompts)

@@ -32,7 +32,7 @@ def test_the_products_are_the_usual_ones(bias: bool, num_rows: int) -> None:
 
 
 def adapted(*, bias: bool, **options: Any) -> PeftModel:
-    """Two layers with an adapter each, whose weights are all random."""
+    """Make two layers with an adapter each, whose weights are all random."""
     layers = OrderedDict(first=nn.Linear(48, 96, bias=bias), act=nn.GELU(), second=nn.Linear(96, 20, bias=bias))
     model = get_peft_model(nn.Sequential(layers), LoraConfig(r=4, target_modules=["first", "second"], **options))  # type: ignore[arg-type]
     with torch.no_grad():

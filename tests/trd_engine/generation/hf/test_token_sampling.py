@@ -16,7 +16,8 @@ def settings(temperature: float = 1.0, top_p: float = 1.0, top_k: int = -1) -> S
 
 
 def reference_distribution(logits: list[float], temperature: float, top_p: float, top_k: int) -> list[float]:
-    """Token by token, in float64: temperature, the k best, then the fewest of them that hold `top_p`."""
+    """Compute the distribution token by token, in float64: temperature, the k best, then the fewest of them that hold
+    `top_p`."""
     scores = torch.tensor(logits, dtype=torch.float64) / temperature
     order = sorted(range(len(logits)), key=lambda i: -scores[i].item())
     kept = order[: top_k if top_k > 0 else len(order)]

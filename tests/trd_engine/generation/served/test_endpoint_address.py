@@ -111,7 +111,7 @@ def test_an_unknown_name_is_an_error() -> None:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for `NAME`, and its key."""
+    """Make a self-signed certificate for `NAME`, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     now = datetime.datetime.now(datetime.UTC)

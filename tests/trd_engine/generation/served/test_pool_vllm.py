@@ -172,14 +172,15 @@ def test_what_is_no_version_of_these_weights_is_refused(pool: Pool, other_model_
 
 
 def write_large_adapter(folder: Path) -> Path:
-    """Of a larger rank than the servers have room for."""
+    """Write an adapter of a larger rank than the servers have room for."""
     settings = LoraConfig(r=16, target_modules=["q_proj"], task_type="CAUSAL_LM")
     get_peft_model(load_model(STUDENT), settings).save_pretrained(str(folder))
     return folder
 
 
 def run_spec(data: Path, **sampling: Any) -> RunConfig:
-    """Greedy, so that every engine gives the same trajectories; the student refines by its step-0 weights."""
+    """Return a spec that samples greedily, so that every engine gives the same trajectories; the student refines by its
+    step-0 weights."""
     document = spec(
         data,
         teacher=None,

@@ -169,7 +169,7 @@ def build(job: Job, folders: dict[str, Path], gpu: ScriptedGpu, **sampling: Any)
 
 @contextmanager
 def training(gpu: ScriptedGpu, job: Job) -> Iterator[None]:
-    """A step, which leaves AdamW's moments."""
+    """Take a step, which leaves AdamW's moments."""
     gpu.take("trainer", CONTEXT_BYTES + (job.weights + job.moments + job.pass_peak) * GB)
     yield
     gpu.take("trainer", CONTEXT_BYTES + (job.weights + job.moments) * GB)

@@ -37,7 +37,7 @@ class Recorded:
         self.arguments = {"folder": folder, **asdict(settings)}
 
     def sleep(self) -> None:
-        """Nothing to free."""
+        """Do nothing."""
 
 
 class IdleGpu:
@@ -54,7 +54,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
-    """Of the student's engine, and of the teacher's where it has one."""
+    """Return the arguments of the student's engine, and of the teacher's if it has one."""
     config = parse_config(spec(Path("data"), sampling=sampling, devices=world.size, **changes))
     engines = vllm_generators(config, GPU, torch.bfloat16, world, memory=IdleGpu())
     return [engine.arguments for engine in dict.fromkeys(engines) if isinstance(engine, Recorded)]
@@ -214,7 +214,7 @@ def test_no_process_of_an_engine_outlives_a_trainer_that_is_killed() -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that it has started, and that run still."""
+    """Return the processes that it has started and that still run."""
     stats = {int(path.parent.name): _read(path) for path in Path("/proc").glob("[0-9]*/stat")}
     return [child for child, stat in stats.items() if stat.rpartition(")")[2].split()[1:2] == [str(pid)]]
 

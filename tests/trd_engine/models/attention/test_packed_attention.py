@@ -36,7 +36,8 @@ def mask_of(window: int | None) -> PackedMask:
 def reference(
     query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float, softcap: float | None
 ) -> Tensor:
-    """softmax(cap(q kᵀ · scale)) v over the whole row, with every pair that may not meet at −∞; [1, T, A, D]."""
+    """Compute softmax(cap(q kᵀ · scale)) v over the whole row, with every pair that may not meet at −∞; [1, T, A,
+    D]."""
     owner_T = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     place_T = torch.arange(sum(LENGTHS))
     ahead_TT = place_T[:, None] - place_T[None, :]

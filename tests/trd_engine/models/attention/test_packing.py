@@ -63,7 +63,7 @@ OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_model(family: str, changes: dict[str, Any] | None = None, **options: Any) -> PreTrainedModel:
-    """Random weights, large enough for every part to matter."""
+    """Make a model of random weights, large enough for every part to matter."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SHAPE, **(changes or {})})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options).eval()
@@ -79,7 +79,7 @@ def make_row() -> tuple[Tensor, Tensor]:
 
 
 def alone(model: nn.Module, ids_1T: Tensor) -> Tensor:
-    """Each sequence by itself, through the architecture's own eager attention."""
+    """Run each sequence by itself, through the architecture's own eager attention."""
     rows = [backbone_of(model)(input_ids=ids, use_cache=False) for ids in ids_1T.split(list(LENGTHS), dim=1)]
     return torch.cat([row.last_hidden_state for row in rows], dim=1).squeeze(0)
 
@@ -89,7 +89,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def gradient_of(model: nn.Module, hidden_TH: Tensor) -> Tensor:
-    """Of a loss that no token leaves unweighted."""
+    """Return the gradient of a loss that no token leaves unweighted."""
     model.zero_grad()
     generator = torch.Generator().manual_seed(2)
     (hidden_TH * torch.randn(hidden_TH.shape, generator=generator)).sum().backward()

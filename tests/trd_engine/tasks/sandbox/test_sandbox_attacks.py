@@ -320,7 +320,7 @@ def test_nothing_is_left_on_this_machine(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def _commands_of_children() -> list[str]:
-    """Command lines of all processes whose parent is this one."""
+    """Return the command lines of all processes whose parent is this one."""
     commands = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -355,7 +355,7 @@ run_program("import time\\nwhile True: time.sleep(1)", [{"stdin": ""}], Limits(w
 
 
 def _descendants(process: int, depth: int) -> list[int]:
-    """The processes `depth` generations below one; none until there is such a generation."""
+    """Return the processes `depth` generations below one; none until there is such a generation."""
     generation = [process]
     for _ in range(depth):
         generation = [child for parent in generation for child in _children(parent)]

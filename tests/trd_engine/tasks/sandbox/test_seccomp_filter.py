@@ -17,7 +17,7 @@ OWN = 4321
 
 
 def decide(program: list[Instruction], architecture: int, number: int, *arguments: int) -> int:
-    """What the kernel would make of the filter for one call."""
+    """Return the kernel's decision about one call under the filter."""
     data = struct.pack("=IIQ6Q", number, architecture, 0, *[*arguments, 0, 0, 0, 0, 0, 0][:6])
     accumulator = place = 0
     while True:

@@ -15,7 +15,7 @@ END = 0
 
 
 def byte_level() -> PreTrainedTokenizerBase:
-    """Words, and the four bytes of an emoji in two tokens of two bytes each, as Qwen's and Llama 3's do."""
+    """Make a tokenizer of words and an emoji's four bytes in two tokens, like Qwen's and Llama 3's."""
     pieces = ["<end>", "a", "Ġa", "é", "ðŁ", "ĻĤ", "Ċ", "b", "Ã©"]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -24,7 +24,7 @@ def byte_level() -> PreTrainedTokenizerBase:
 
 
 def pieces() -> PreTrainedTokenizerBase:
-    """Marked spaces and bytes of their own, as Llama 2's and Gemma's."""
+    """Make a tokenizer with marked spaces and byte tokens, like Llama 2's and Gemma's."""
     vocabulary = ["<end>", "▁a", "a", "<0x61>", "<0xF0>", "▁b"]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(vocabulary)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 
 def write(out: Path, step: int, content: str = "weights") -> Path:
-    """A checkpoint of two files."""
+    """Write a checkpoint of two files."""
     draft = checkpoint_draft(out, step)
     begin_checkpoint(draft)
     for name in ("a", "b"):
@@ -40,7 +40,7 @@ def write(out: Path, step: int, content: str = "weights") -> Path:
 
 
 def kill_in_deletion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a folder is deleted, and no more."""
+    """Delete half of a folder, and no more."""
 
     def half(folder: Path, **_: object) -> None:
         if folder.exists():

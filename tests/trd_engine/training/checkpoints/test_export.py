@@ -59,7 +59,7 @@ def test_a_full_model_is_exported_in_bf16_and_trained_on_in_fp32(tmp_path: Path)
 
 
 def held_bytes(session: Session) -> int:
-    """Of weights and moments."""
+    """Return the bytes of weights and moments."""
     tensors = list(session.models.student.parameters())
     tensors += [value for moments in session.optimizer.state.values() for value in moments.values()]
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)

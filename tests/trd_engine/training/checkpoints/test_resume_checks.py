@@ -35,7 +35,7 @@ SELF: dict[str, Any] = {"mode": "opsd", "teacher": None}
 
 
 def other_model(folder: Path, name: str) -> str:
-    """A copy of a committed model, one of whose tensors differs."""
+    """Copy a committed model, with one tensor changed."""
     shutil.copytree(MODELS / name, folder)
     path = folder / "model.safetensors"
     weights = load_file(path)

@@ -11,7 +11,7 @@ from trd_engine.training.checkpoints.state import TrainingState, restore_optimiz
 
 
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A small model after one update."""
+    """Return a small model and its optimizer after one update."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     model(torch.ones(1, 3)).sum().backward()
