@@ -120,13 +120,13 @@ environment-docs: $(STAMP) ## Write docs/environment.md, after a change of the s
 data-docs: $(STAMP) ## Write the tables of docs/data.md, after a change of the shapes of rows
 	$(BIN)/python -m docs.make_data
 
-paper: $(STAMP) ## The paper in small: run the grid (30 minutes), write docs/paper.md; goes on where it was
+paper: $(STAMP) ## The paper in small: run the grid (30 minutes), write docs/paper.md; continues where it was
 	$(BIN)/python -m benchmarks.paper
 
 paper-full: $(STAMP) ## The whole grid, on models trained from scratch with two seeds (hours)
 	$(BIN)/python -m benchmarks.paper --full
 
-paper-real: $(STAMP) models ## The paper on SmolLM2-135M-Instruct: choose a task, run the grid; goes on where it was
+paper-real: $(STAMP) models ## The paper on SmolLM2-135M-Instruct: choose a task, run the grid; continues where it was
 	$(BIN)/python -m benchmarks.paper.real
 
 models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples (the tiny models are committed)

@@ -45,7 +45,7 @@ NUM_STEPS = 100_000
 FIRST_STEPS = 1200
 NUM_SAMPLES = 30
 MAX_GROWTH = 1.1
-"""Of the last third over the second: curves fill up to twice their resolution, and are thinned again."""
+"""Largest growth of the last third over the second: curves fill up to twice their resolution, and are thinned again."""
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Fleet:
     name: str
     num_workers: int = 10_000
     num_processors: int = 8
-    """Of the database."""
+    """Processors of the database."""
     step: float = 10.0
     job: float = 3600.0
     busy_share: float = 0.9

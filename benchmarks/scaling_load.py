@@ -199,7 +199,7 @@ def measure(url: str, wanted: Sequence[tuple[str, int]], *, seconds: float, num_
 
 
 _BARRIERS: list[Barrier] = []
-"""Of a client's process: where all wait until each is prepared, has ended, and may disconnect."""
+"""Barriers of a client's process: all wait until each is prepared, has ended, and may disconnect."""
 
 
 def _share(barrier: Barrier) -> None:

@@ -30,9 +30,9 @@ class JobFilter:
     name: str | None = None
     """A part of the name, in upper or lower case."""
     created_after: datetime | None = None
-    """With a time zone; inclusive."""
+    """Earliest time of creation, with a time zone; inclusive."""
     created_before: datetime | None = None
-    """With a time zone; exclusive."""
+    """Latest time of creation, with a time zone; exclusive."""
 
     def params(self) -> dict[str, Any]:
         """Return the query parameters."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 2**28
-"""Of one JSON file of a model's folder; tokenizers of published models have up to 40 MB."""
+"""Largest size of one JSON file of a model's folder; tokenizers of published models have up to 40 MB."""
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 

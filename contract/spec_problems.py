@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 MAX_PROBLEMS = 100
-"""Of one request. A body may have a wrong field every few bytes."""
+"""Most problems of one request. A body may have a wrong field every few bytes."""
 MAX_SUGGESTIONS = 10
-"""Of one request: each compares the field with all that are known."""
+"""Most suggestions of one request: each compares the field with all that are known."""
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK_BYTES = 2**22
-"""Of a file held in memory at a time; each chunk is a separate request, so that slow readers hold no connection."""
+"""Bytes of a file held in memory at a time; each chunk is a separate request, so that slow readers hold no
+connection."""
 FETCH_BYTES = 2**25
 """The same, for copies to the disk."""
 PART_BYTES = 2**24
-"""Of a multipart upload: S3 allows 10,000 parts, so that a file may have 160 GB."""
+"""Bytes of a part of a multipart upload: S3 allows 10,000 parts, so that a file may have 160 GB."""
 NUM_PARALLEL_PARTS = 4
 PRESIGNED_FOR = timedelta(minutes=15)
 """How long a presigned URL can be used to begin a download."""

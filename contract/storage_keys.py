@@ -15,7 +15,7 @@ _FORMS = "give a folder, file:///folder, s3://bucket/prefix or memory:///"
 
 DATASETS_PREFIX = "datasets"
 JOBS_PREFIX = "jobs"
-"""In each a folder an id."""
+"""Prefix of all jobs' folders, which are named by the jobs' ids."""
 
 
 def dataset_key(dataset_id: str) -> str:

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests, submissions and attempts, and how they and log lines go on in another process.
+"""OpenTelemetry spans of requests, submissions and attempts, and how they and log lines continue in another process.
 
 Spans are sent to the collector that the operator names in OpenTelemetry's own variables; if none is named, nothing is
 recorded or sent. They wait in the library's bounded queue, and a separate thread sends them: a collector that hangs

@@ -34,7 +34,7 @@ logger = logging.getLogger("service.requests")
 
 REQUEST_ID = "x-request-id"
 MULTIPART_OVERHEAD_BYTES = 100_000
-"""Of boundaries and fields around a file."""
+"""Bytes of boundaries and fields around a file."""
 
 MAX_HEADERS = 200
 

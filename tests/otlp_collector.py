@@ -18,7 +18,7 @@ class Span:
     """A span that was received."""
 
     process: str
-    """Of the service's processes: trd-api, trd-worker."""
+    """Name of the service's process: trd-api, trd-worker."""
     name: str
     trace_id: str
     id: str

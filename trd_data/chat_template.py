@@ -20,7 +20,7 @@ from trd_data.errors import PromptError
 from trd_data.template_sandbox import BoundedEnvironment, bounded_work
 
 MAX_JSON_BYTES = 2**26
-"""Of a JSON file beside tokenizer.json."""
+"""Largest size of a JSON file beside tokenizer.json."""
 
 
 class ChatTemplate:
@@ -97,10 +97,10 @@ class _TokenSettings:
     """The tokens that a folder's files name besides those of tokenizer.json, by the rules of transformers."""
 
     named: dict[str, str | AddedToken]
-    """By name, such as bos_token."""
+    """Special tokens by name, such as bos_token."""
     extra: list[str | AddedToken]
     listed: list[AddedToken]
-    """Of added_tokens_decoder, or of the older added_tokens.json, in the order of their ids."""
+    """Tokens of added_tokens_decoder, or of the older added_tokens.json, in the order of their ids."""
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> _TokenSettings:

@@ -83,9 +83,9 @@ class DataNotices:
     def __init__(self) -> None:
         self._num_rows = 0
         self._parts: dict[str, _Found] = {}
-        """By column: rows that have a part of the problem there, by its name."""
+        """Rows, by column, that have a part of the problem there, by its name."""
         self._sentences: dict[str, _Found] = {}
-        """By column: rows that have a text there that may be one."""
+        """Rows, by column, that have a text there that may be one."""
         self._different: dict[str, set[int]] = defaultdict(set)
         self._choices, self._latex, self._conflicts = _Found(), _Found(), _Found()
         self._answers: dict[bool, dict[int, tuple[int, int]]] = {True: {}, False: {}}

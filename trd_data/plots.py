@@ -40,7 +40,7 @@ class Curve:
     ys: Sequence[float]
     color: str = COLORS[0]
     label: str | None = None
-    """In the legend, which a plot has if a curve of it has a label."""
+    """Name in the legend, which a plot has if a curve of it has a label."""
     linestyle: str = "-"
     marker: str | None = None
     ends: tuple[Sequence[float], Sequence[float]] | None = None

@@ -25,7 +25,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_SOURCE_CHARACTERS = 2**18
-"""Of a template; the longest of published models have about 30,000."""
+"""Most characters of a template; the longest of published models have about 30,000."""
 MAX_VALUE = 2**22
 """Weight of one value, in characters, and the largest integer that a call may be given."""
 ITEM_WEIGHT = 128

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a distillation; its events go to DIR/events.jsonl")
     run.add_argument("spec", type=Path, help="JSON file with the engine's spec (trd_engine.config.RunConfig)")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for events and checkpoints")
-    run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    run.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR")
     evaluate = commands.add_parser("evaluate", help="a model's scores on a spec's evaluation problems")
     evaluate.add_argument("spec", type=Path, help="the spec whose data, task, sampling and seed are taken")
     evaluate.add_argument("folder", type=Path, help="a checkpoint, a model's or an adapter's folder")

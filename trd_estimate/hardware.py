@@ -9,9 +9,9 @@ GB = 10**9
 GIB = 2**30
 
 BANDWIDTH_SHARE = 0.8
-"""Of the peak bandwidth, when sampling reads weights and cache. An assumption."""
+"""Share of the peak bandwidth, when sampling reads weights and cache. An assumption."""
 FLOPS_SHARE = 0.4
-"""Of the peak operations, in passes over many tokens. An assumption."""
+"""Share of the peak operations, in passes over many tokens. An assumption."""
 DECODE_STEP_SECONDS = 2.5e-3
 """Scheduling, kernel launches and sampling of one step of an engine. An assumption."""
 DISK_BYTES_PER_SECOND = 1e9
@@ -25,7 +25,7 @@ class Hardware:
     kind: str
     """A name of `HARDWARE`, or ``gpu-23.6gib`` for another GPU with so much memory."""
     memory_bytes: int | None
-    """What a process sees; None for a CPU, whose memory is the machine's."""
+    """Bytes that a process sees; None for a CPU, whose memory is the machine's."""
     bytes_per_second: float = 0.0
     """Peak memory bandwidth; 0 for a CPU, whose times are calibrated."""
     flops: float = 0.0

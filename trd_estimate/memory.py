@@ -41,7 +41,7 @@ class Models:
 
     student: ModelShape
     teacher: ModelShape | None = None
-    """Of a named teacher; None if the student teaches itself, or if the teacher is served."""
+    """Shape of a named teacher; None if the student teaches itself, or if the teacher is served."""
 
 
 def is_served(spec: RunSpec) -> bool:

@@ -22,9 +22,9 @@ from trd_estimate.memory import (
 from trd_estimate.spec import RunSpec
 
 PHASES = ("preparing", "evaluating", "rollout", "refining", "diagnosing", "training", "saving")
-"""In the order of a round; `contract.job_state.Phase` has the same names."""
+"""The phases in the order of a round; `contract.job_state.Phase` has the same names."""
 TRAJECTORY_TOKEN_BYTES = 12
-"""Of a token of a trajectory: its id, and its text in memory and in the round's file."""
+"""Bytes of a token of a trajectory: its id, and its text in memory and in the round's file."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class PhaseEstimate:
     max_tokens: int | None
     """If every text is as long as its budget."""
     device_bytes: dict[str, int]
-    """On each training device, by owner; empty if the models' sizes are unknown."""
+    """Bytes on each training device, by owner; empty if the models' sizes are unknown."""
     host_bytes: int | None
-    """Of the machine's memory, besides the libraries of each process."""
+    """Bytes of the machine's memory, besides the libraries of each process."""
     disk_bytes: int | None
-    """What is on disk because of it at the end."""
+    """Bytes on disk because of it at the end."""
     seconds: float | None
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MAX_SIZE = 2**31
-"""Of any size in a configuration; a larger one is a mistake, and its products would not fit a JSON number."""
+"""Largest size in a configuration; a larger one is a mistake, and its products would not fit a JSON number."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 

@@ -41,7 +41,7 @@ class Slot:
         """Set when the worker shuts down: it then claims no job, and stops the running one at a step boundary."""
         self.started_at = datetime.now(UTC)
         self.findings: list[dict[str, Any]] | None = None
-        """Of the checks of this machine; None until they have ended."""
+        """Findings of this machine's checks; None until they have ended."""
         self._is_taken = threading.Lock()
 
     @cached_property

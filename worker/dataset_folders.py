@@ -23,7 +23,7 @@ MAX_FILES = 10_000
 MAX_METADATA_BYTES = 2**20
 _DATA_FILE = re.compile(r"\.(jsonl|json|ndjson|csv|tsv|parquet|arrow)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 _METADATA = ("state.json", "dataset_info.json", "dataset_dict.json")
-"""What `save_to_disk` of the library writes beside the data."""
+"""Files that `save_to_disk` of the library writes beside the data."""
 _OPTIONS = ("sep", "delimiter", "field")
 """Options of a configuration in README.md that are kept if they are text."""
 

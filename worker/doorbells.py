@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2**16
 NOT_A_DOORBELL = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading another message raises."""
+"""Errors that reading another message raises."""
 _REPLIES = ".reply.celery.pidbox"
 _JOB_ID = re.compile(r"job_\w{1,64}", re.ASCII)
 

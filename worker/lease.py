@@ -61,7 +61,7 @@ class Lease:
     spec: dict[str, Any]
     """The resolved job spec."""
     origin: dict[str, Any] | None = None
-    """Of the request that submitted the job; None for a job of an older version."""
+    """Origin of the request that submitted the job; None for a job of an older version."""
 
 
 WaitingJob = Row[str, str, str | None, int]

@@ -189,7 +189,7 @@ class Progress:
         self._unwritten: ProgressBatch | None = None
         """A batch whose commit may have succeeded or not; nothing is added to it before it is written."""
         self._num_writes: int | None = None
-        """Of the attempt so far; None until it is read."""
+        """Writes of the attempt so far; None until it is read."""
         self._child_exited = threading.Event()
         self._error: Exception | None = None
         self._thread = ContextThread(self._follow, f"progress-{attempt.job_id}")

@@ -34,7 +34,7 @@ from worker.lease import Lease
 from worker.manifest import Manifest
 
 MAX_NOTICES = 50
-"""Of one job."""
+"""Most notices of one job."""
 IDS_A_QUERY = 500
 """SQLite takes 32,766 values in one statement."""
 

@@ -36,7 +36,7 @@ class Spot(TypedDict, total=False):
     side: str
     """Which text has the token: rollout or refined."""
     token: int
-    """From 0."""
+    """Number of the token, from 0."""
     text: str
     """Text to highlight."""
 

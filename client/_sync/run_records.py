@@ -39,14 +39,14 @@ class TrajectoryFilters(TypedDict, total=False):
     """Which trajectories to list; what is left out does not filter."""
 
     round: int
-    """From 0."""
+    """Number of the round, from 0."""
     step: int
     """The first step that trains on them."""
     min_tokens: int
-    """Of the longer one of y_o and y_r."""
+    """Least tokens of the longer one of y_o and y_r."""
     max_tokens: int
     text: str
-    """In the prompt, in y_o or in y_r, in upper or lower case."""
+    """Text to find in the prompt, in y_o or in y_r, in upper or lower case."""
 
 
 class Trajectories(Resource):

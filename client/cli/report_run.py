@@ -17,7 +17,7 @@ from contract.views.trajectories import OutcomeCount, TrajectoryView
 NUM_PAIRS = 3
 """Trajectories that are shown, over all runs."""
 OUTCOMES = ("fail_to_pass", "pass_to_fail", "both_wrong", "both_right", "wrong", "right")
-"""In the order in which examples are taken."""
+"""Outcomes in the order in which examples are taken."""
 PLOTTED = ("loss", "divergence_per_token", "divergence_p95", "grad_norm", "rollout_tokens_p50", "refined_tokens_p50")
 
 

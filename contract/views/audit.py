@@ -42,7 +42,7 @@ class AuditView(View):
     id: str
     at: datetime
     owner: str
-    """Of the key; ``service`` for the service itself, ``retention`` for the retention policy."""
+    """Owner of the key; ``service`` for the service itself, ``retention`` for the retention policy."""
     key_id: str
     """Empty for the service itself and for the retention policy."""
     action: OpenEnum[AuditAction]

@@ -37,7 +37,7 @@ class AnswerEnd(View):
 
     object: Literal["answer.end"] = "answer.end"
     num_tokens: int | None = None
-    """Of the answer; null after an error."""
+    """Tokens of the answer; null after an error."""
     is_truncated: bool = False
     """Whether the limit of tokens or of time ended it."""
     error: str | None = None

@@ -15,11 +15,11 @@ class DatasetView(View):
     id: str
     filename: str
     format: OpenEnum[Literal["jsonl", "json", "csv", "parquet"]]
-    """As it was recognised, of the decompressed file if it came as gzip or zstd."""
+    """The recognised format, of the decompressed file if it came as gzip or zstd."""
     num_rows: int
     num_bytes: int
     sha256: str
-    """Of the file as it was uploaded."""
+    """Digest of the file as it was uploaded."""
     has_solutions: bool
     """True if every row has a solution, which a student that is its own teacher needs."""
     notices: list[NoticeView] = []  # noqa: RUF012 - pydantic copies it
@@ -32,7 +32,7 @@ class PreviewPrompt(View):
 
     kind: OpenEnum[Literal["solve", "privileged", "refine", "privileged_refine"]]
     text: str
-    """With the chat template's special tokens."""
+    """The prompt with the chat template's special tokens."""
     num_tokens: int
     token_ids: list[int]
     num_cut_solution_tokens: int

@@ -54,12 +54,12 @@ class ContextFigures(View):
     student_entropy: Figure
     teacher_entropy: Figure
     student_perplexity: Figure
-    """Of the text, in the student's context."""
+    """Perplexity of the text, in the student's context."""
     teacher_perplexity: Figure
     by_share: list[PositionBin]
-    """By tenths of the completion's length."""
+    """Figures by tenths of the completion's length."""
     by_token: list[PositionBin]
-    """By position, in bins that double."""
+    """Figures by position, in bins that double."""
 
 
 class Segment(View):
@@ -87,7 +87,7 @@ class FirstWrongStep(View):
     num_wrong: int
     """Checked rollouts that have a wrong step."""
     median_share: Figure
-    """Where in the rollout the wrong step begins, 0 … 1."""
+    """Relative position in the rollout at which the wrong step begins, 0 … 1."""
     before: Segment
     within: Segment
     after: Segment

@@ -37,7 +37,7 @@ class JobProgress(View):
     """Samples, sequences or steps of the phase that are done."""
     phase_total: int | None
     round: int | None
-    """From 0."""
+    """Number of the round, from 0."""
     num_rounds: int | None
     step: int
     """Optimizer steps done."""
@@ -60,7 +60,7 @@ class WouldWaitFor(View):
     """no_worker: none serves the job's queue; model: none has these models; devices: none has so many; memory: none
     has what weights, gradients and moments alone take, by the estimate of docs/estimate.md."""
     message: str
-    """For people; may change."""
+    """Message for people; may change."""
     needed: int | None = None
     """Number of devices, or bytes of memory."""
     largest: int | None = None
@@ -104,14 +104,14 @@ class JobView(JobProgress):
     """The retention policy has removed records from before these times, by kind: events, metrics, trajectories (with
     the answers to the probe problems) and checkpoints. Empty if it removed nothing."""
     spec: dict[str, Any]
-    """With every default resolved."""
+    """The spec with every default resolved."""
 
 
 class AttemptView(View):
     """One try at a job by one worker."""
 
     number: int
-    """From 1."""
+    """Number of the attempt, from 1."""
     worker: str
     status: OpenEnum[AttemptStatus]
     first_step: int | None
@@ -154,7 +154,7 @@ class PhaseView(View):
     total_bytes: int
     """The sum of device_bytes."""
     host_bytes: int | None
-    """Of the worker's memory, besides the libraries of each process."""
+    """Bytes of the worker's memory, besides the libraries of each process."""
     disk_bytes: int | None
     """What is on the worker's disk because of this phase."""
     seconds: float | None
@@ -168,7 +168,7 @@ class MemoryView(View):
     device_bytes: int | None
     """Memory of one device; null for a CPU."""
     peak_bytes: int
-    """On each training device, in peak_phase."""
+    """Bytes on each training device, in peak_phase."""
     peak_phase: OpenEnum[Phase]
     host_bytes: int
     disk_bytes: int
@@ -199,7 +199,7 @@ class DryRunView(View):
 
     object: Literal["job.dry_run"] = "job.dry_run"
     spec: Annotated[dict[str, Any], _SchemaOfJobSpec()]
-    """With every default resolved."""
+    """The spec with every default resolved."""
     estimate: EstimateView | None
     """Null if only the worker can know the number of problems."""
     phases: list[PhaseView]

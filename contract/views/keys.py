@@ -42,5 +42,5 @@ class SignInLink(View):
 
     object: Literal["sign_in_link"] = "sign_in_link"
     path: str
-    """On this server."""
+    """Path on this server."""
     expires_in_seconds: float

@@ -12,7 +12,7 @@ class PlaceView(View):
 
     object: Literal["place"] = "place"
     path: str
-    """On this server; as a link, it leads to the same place."""
+    """Path on this server; as a link, it leads to the same place."""
     is_opened: bool
     """Whether an open tab of the caller's dashboard has gone there."""
     message: str

@@ -64,10 +64,10 @@ class ProbeSampleView(View):
     step: int
     """0 is the baseline, before training."""
     position: int
-    """Of the problem: the same problem at every step."""
+    """Position of the problem: the same problem at every step."""
     problem_id: str
     prompt: str
-    """As the student sees it."""
+    """The prompt that the student sees."""
     completion: str
     correct: bool
     created_at: datetime

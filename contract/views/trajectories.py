@@ -25,7 +25,7 @@ class LikelyToken(View):
 
     text: str
     probability: float
-    """At temperature 1."""
+    """Probability at temperature 1."""
 
 
 class Alternatives(View):
@@ -45,7 +45,7 @@ class TokenText(View):
     kl: list[float | None]
     """Forward KL of teacher and student at each token, in nats; null if it is not finite."""
     alternatives: list[Alternatives] | None
-    """At the tokens with the largest KL; null if they were not recorded for this trajectory."""
+    """Alternatives at the tokens with the largest KL; null if they were not recorded for this trajectory."""
 
 
 class TokensView(View):
@@ -115,9 +115,9 @@ class TrajectoryDetailView(TrajectoryView):
     """One trajectory, on request token by token and aligned."""
 
     tokens: TokensView | None = None
-    """With ``tokens=true``, if the trajectory was diagnosed; otherwise null."""
+    """The tokens, with ``tokens=true`` and if the trajectory was diagnosed; otherwise null."""
     alignment: AlignmentView | None = None
-    """With ``alignment=true``, if there is a refinement; otherwise null."""
+    """The alignment, with ``alignment=true`` and if there is a refinement; otherwise null."""
 
 
 class TrajectoryPage(Page[TrajectoryView]):

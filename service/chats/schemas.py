@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from contract.views.chats import ChatModel
 
 MAX_CHARACTERS = 64_000
-"""Of all messages together."""
+"""Most characters of all messages together."""
 
 
 class Message(BaseModel):

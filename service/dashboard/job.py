@@ -24,7 +24,7 @@ from service.jobs.schemas import job_view
 router = APIRouter(prefix="/ui/jobs/{job_id}", include_in_schema=False)
 
 MAX_PHASES = 20_000
-"""Of the timeline."""
+"""Most phases in the timeline."""
 NUM_NEWEST = 12
 """Events on the overview."""
 NUM_EVENTS = 200

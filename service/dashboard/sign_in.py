@@ -20,7 +20,8 @@ from service.rate_limit import RateLimits
 router = APIRouter(include_in_schema=False)
 
 MAX_TRIES_PER_MINUTE = 20
-"""Of one address, in one process. Keys are too long to be guessed; this keeps the database free of attempts."""
+"""Most tries of one address, in one process. Keys are too long to be guessed; this keeps the database free of
+attempts."""
 _tries = RateLimits(MAX_TRIES_PER_MINUTE)
 
 _WRONG_KEY = "This key is unknown or revoked. Check it for missing characters, or ask an admin for a new one."

@@ -11,7 +11,7 @@ from contract.job_state import AttemptStatus, Phase
 from contract.views.jobs import AttemptView, JobView
 
 WIDTH = 1000.0
-"""Of the drawing; segments are in its units."""
+"""Width of the drawing; segments are in its units."""
 NARROW = 1.0
 """Narrower segments are merged into the one before: a run has thousands of phases, and a line a thousand points."""
 

@@ -45,7 +45,7 @@ from trd_data.shapes.choose import require_known_fields
 STALE = timedelta(days=1)
 """No upload takes longer: its process has died."""
 NUM_THREADS = 16
-"""Of writing and storing uploads. Checking them needs none."""
+"""Threads that write and store uploads. Checking them needs none."""
 MAX_COLUMNS = 30
 _NOT_KEPT = ("format", "num_rows", "num_errors", "errors", "references")
 """What of a report is not among a dataset's findings: another column has it, or it is of use only during the check."""

@@ -55,7 +55,7 @@ class Channel:
     def __init__(self) -> None:
         self.num_streams = 0
         self.state: JobProgress | None = None
-        """Where the job stands; None before the first look, and once the job is gone."""
+        """State of the job; None before the first look, and once the job is gone."""
         self.is_gone = False
         self.held_after: int | None = None
         """All events after this number, up to the newest known, are held; None before the first look."""

@@ -39,7 +39,7 @@ class Fitted:
     spec: JobSpec
     """Resolved: every default is explicit."""
     notices: list[NoticeView]
-    """Of its models and settings: what was chosen instead of the defaults, and what does not agree."""
+    """Notices of its models and settings: what was chosen instead of the defaults, and what does not agree."""
 
     @property
     def uploads(self) -> list[str]:

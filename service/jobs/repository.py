@@ -219,11 +219,11 @@ class Surroundings(NamedTuple):
     """What decides whether a new job may be stored."""
 
     sizes: dict[str, Size]
-    """Of the named datasets that exist, which nobody can delete until the transaction ends."""
+    """Sizes of the named datasets that exist, which nobody can delete until the transaction ends."""
     num_open: int
     """Jobs of the owner that wait or run; counting stops at the limit."""
     position: int
-    """That the new job would have in its queue."""
+    """Position that the new job would have in its queue."""
 
 
 def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, most_open: int, most: int) -> Surroundings:

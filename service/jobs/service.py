@@ -61,7 +61,7 @@ class Submission:
     requested: dict[str, Any]
     """The spec as the user wrote it."""
     body_sha256: str
-    """Of the request's body; identifies a repetition of the request."""
+    """Digest of the request's body; identifies a repetition of the request."""
     idempotency_key: str | None = None
     client_try: ClientTry | None = None
     """None if the client does not retry by itself."""

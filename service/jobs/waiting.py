@@ -48,7 +48,7 @@ class ExpectedTimes:
 
 
 UNKNOWN = ExpectedTimes()
-"""Of a job that does not wait."""
+"""The forecast for a job that does not wait."""
 
 
 def expected_times(database: Database, job: Job, place: Place) -> ExpectedTimes:

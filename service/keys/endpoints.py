@@ -32,7 +32,7 @@ class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), WITHOUT_CONTROLS]
-    """For people; not blank."""
+    """Name for people; not blank."""
     owner: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@-]+$")] | None = None
     """Who sees what is made with the key; null takes the caller's own."""
     scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]

@@ -32,7 +32,7 @@ class Context:
     prompt: str
     completion: str
     model: str
-    """For messages: ``student tiny-student``."""
+    """Name of the model in messages: ``student tiny-student``."""
     tokens: int
 
 

@@ -26,13 +26,13 @@ class OtherDays(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     events_days: WholeDays | None = None
-    """Instead of TRD_RETAIN_EVENTS_DAYS."""
+    """Days instead of those of TRD_RETAIN_EVENTS_DAYS."""
     metrics_days: WholeDays | None = None
-    """Instead of TRD_RETAIN_METRICS_DAYS."""
+    """Days instead of those of TRD_RETAIN_METRICS_DAYS."""
     trajectories_days: WholeDays | None = None
-    """Instead of TRD_RETAIN_TRAJECTORIES_DAYS."""
+    """Days instead of those of TRD_RETAIN_TRAJECTORIES_DAYS."""
     checkpoints_days: WholeDays | None = None
-    """Instead of TRD_RETAIN_CHECKPOINTS_DAYS."""
+    """Days instead of those of TRD_RETAIN_CHECKPOINTS_DAYS."""
 
 
 @router.get("", summary="What the retention policy would remove now")

@@ -121,10 +121,10 @@ class TrajectoryFilter:
     step: int | None = None
     """The first step that trains on them."""
     min_tokens: int | None = None
-    """Of the longer one of y_o and y_r."""
+    """Least tokens of the longer one of y_o and y_r."""
     max_tokens: int | None = None
     text: str | None = None
-    """In the prompt, in y_o or in y_r; letters of either case are the same."""
+    """Text to find in the prompt, in y_o or in y_r; letters of either case are the same."""
 
     def select_keys(self) -> Select[int, int]:
         """Return a query for the keys of these trajectories, whatever their texts, that an index alone can answer."""

@@ -22,7 +22,7 @@ from service.webhooks.schemas import NewWebhook, WebhookChange
 from trd_data.network_address import AddressRefusedError, Network, pin_address
 
 MAX_WEBHOOKS = 20
-"""Of one owner."""
+"""Most webhooks of one owner."""
 SECRET_BYTES = 32
 
 

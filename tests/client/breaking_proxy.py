@@ -14,7 +14,7 @@ class BreakingProxy:
 
     def __init__(self, target_port: int) -> None:
         self.cut_after: deque[int | None] = deque()
-        """For the next connections, in order: bytes of the answers to let through; None for all of them."""
+        """Bytes of the answers to let through on the next connections, in order; None for all of them."""
         self.num_connections = 0
         self.num_answer_bytes = 0
         self._target_port = target_port

@@ -1,4 +1,4 @@
-"""What makes a process send spans, and what goes on in another process."""
+"""What makes a process send spans, and what continues in another process."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_node_is_killed_in_a_step_and_the_job_ends_with_the_weights_of_two_pro
     assert scene.result(job_id) == undisturbed
     (first, first_started_at), (second, second_started_at) = scene.attempts(job_id)
     assert (first, first_started_at, second) == ("lost", None, "succeeded")
-    assert second_started_at >= 1, "it went on from a checkpoint"
+    assert second_started_at >= 1, "it continued from a checkpoint"
     assert any("lost a node" in message for message in scene.messages(job_id))
     left = [path for name in NODES for path in (scene.folder / "cluster" / name / "ray-attempts").glob("*")]
     assert all(path.parent.parent.name == busy[1] for path in left), "only the dead node's disk has files of the run"

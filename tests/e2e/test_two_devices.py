@@ -1,4 +1,4 @@
-"""A job with ``devices: 2`` through service and worker: two gloo processes under torchrun, stopped and gone on with."""
+"""A job with ``devices: 2`` through service and worker: two gloo processes under torchrun, stopped and resumed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.worker.workbench import eventually
 ENGINES = {"small": "tests.faults.harness.quick_worker", "real": "worker.celery_app"}
 
 SLOW = {"QUICK_PHASE_SECONDS": "0.5"}
-"""Of the small engine, so that 200 jobs last for as long as the kills."""
+"""Settings of the small engine that let 200 jobs last for as long as the kills."""
 
 
 def kill_worker(worker: Worker) -> None:

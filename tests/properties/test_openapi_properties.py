@@ -31,7 +31,7 @@ NUM_KEPT = 3
 NUM_EXPENDABLE = 10
 
 UNCHECKED = "positive_data_acceptance"
-"""That a fitting request is accepted does not follow from the document alone: models and data must be there."""
+"""The check that is left out: a fitting request is accepted only if its models and data are there."""
 
 
 WAITING = "/(chat|view)$"

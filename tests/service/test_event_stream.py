@@ -201,7 +201,7 @@ def test_a_stream_ends_soon_after_its_key_is_revoked(
 
     received = asyncio.run(watch())
     assert received.count(KEEP_ALIVE) in (3, 4)
-    assert not any(b"event: end" in frame for frame in received), "the job goes on"
+    assert not any(b"event: end" in frame for frame in received), "the job continues"
 
 
 def test_a_server_that_is_stopped_lets_its_streams_go(tmp_path: Path, models_dir: Path) -> None:
@@ -222,4 +222,4 @@ def test_a_server_that_is_stopped_lets_its_streams_go(tmp_path: Path, models_dir
             thread.join(20)
         assert time.monotonic() - began < 10
         assert server.process.returncode is not None
-        assert "end" not in [frame.event for frame in received], "the job goes on: a client comes back"
+        assert "end" not in [frame.event for frame in received], "the job continues: a client comes back"

@@ -81,7 +81,7 @@ def test_a_full_disk_is_reported_and_keeps_nothing_of_the_upload(
         answer = client.post("/datasets", headers={} if as_form else {"content-type": "application/jsonl"}, **how)  # type: ignore[arg-type]
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "disk_full")
     assert [path for path in (tmp_path / "storage").rglob("*") if path.is_file()] == []
-    assert submit(client), "it goes on"
+    assert submit(client), "the service continues"
 
 
 def test_a_dataset_whose_file_is_gone_is_reported(client: TestClient, tmp_path: Path) -> None:

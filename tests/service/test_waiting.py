@@ -18,7 +18,7 @@ from tests.service.test_worker_health import add_worker
 
 SECONDS = {"preparing": 10.0, "rollout": 40.0, "training": 50.0}
 CLOCK_SECONDS = 10.0
-"""What may pass between two looks at the clock on a busy machine."""
+"""Seconds that may pass between two looks at the clock on a busy machine."""
 Submitted = dict[str, Any]
 
 
@@ -165,7 +165,7 @@ def test_unknown_times_give_no_estimate(either_client: TestClient, body: Submitt
     succeeded(client, body)
     assert expected(client, second) == about(400, 500)
     set_job(client, first, step=3)
-    assert expected(client, second) == (None, None), "a run that goes on in its middle"
+    assert expected(client, second) == (None, None), "a run that continues in its middle"
     assert "continues from a checkpoint" in note(client, first)
 
 

@@ -22,11 +22,11 @@ class ScriptedHub:
         """Files by repository and path."""
         self.is_private: dict[str, bool] = {}
         self.messages: list[str] = []
-        """Of the commits."""
+        """Messages of the commits."""
         self.num_failures = 0
         """Requests that get the status 503 before it works."""
         self.upload_url: str | None = None
-        """Where the hub sends uploads; None: to itself."""
+        """Address to which the hub sends uploads; None: its own."""
         self.blobs: dict[str, bytes] = {}
         """Content by sha256."""
 

@@ -1,4 +1,4 @@
-"""Whatever somebody puts into the broker, the worker drops and logs it, and goes on."""
+"""Whatever somebody puts into the broker, the worker drops and logs it, and continues."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ NO_VALUES = [
     for kind in ("datetime", "date", "decimal", "uuid", "x", [])
     for value in (5, "x", None, {}, {"hex": "x"})
 ]
-"""What kombu would make values of other types of."""
+"""Texts that kombu would turn into values of other types."""
 PARTS = [
     *("body", "content_type", "content_encoding", "headers", "properties"),
     *("headers__task", "headers__id", "headers__eta", "headers__expires", "headers__timelimit", "headers__retries"),

@@ -32,7 +32,7 @@ from worker.supervisor import run_next
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
 ANYTHING = Offer(queues=(DEFAULT_QUEUE,))
-"""Of a worker of which nothing is known but its queue."""
+"""The offer of a worker of which nothing is known but its queue."""
 ROWS = b'{"problem": "1+1", "answer": "2"}\n'
 
 
@@ -74,7 +74,7 @@ def running(slot: Slot) -> Iterator[threading.Thread]:
 def ended(thread: threading.Thread, *, seconds: float = 30.0) -> None:
     """Wait for the attempt's own end."""
     thread.join(seconds)
-    assert not thread.is_alive(), "the attempt goes on"
+    assert not thread.is_alive(), "the attempt continues"
 
 
 class Workbench:

@@ -73,7 +73,7 @@ class FilledRow(dict[str, Any]):
             }
         )
         self.all_columns = list(row)
-        """Of the row, or of the whole file."""
+        """Columns of the row, or of the whole file."""
 
 
 def wrong(name: str, value: object, reason: str) -> RowError:

@@ -25,7 +25,7 @@ class ModelPair:
     teacher: Teacher | None
     """None if it is served: its scores come with the batch, and without them the loss is the cross-entropy."""
     divergence: Divergence
-    """Of the first step; a schedule may change it."""
+    """Divergence of the first step; a schedule may change it."""
     compute_dtype: torch.dtype
     """Dtype of the matrix products in the passes."""
     epistemic_token_ids: tuple[int, ...]

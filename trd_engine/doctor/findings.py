@@ -51,7 +51,7 @@ class Machine:
 
     device: torch.device
     folder: Path
-    """Where runs are written."""
+    """Folder in which runs are written."""
     config: RunConfig | None = None
     """A spec that is to run here."""
 

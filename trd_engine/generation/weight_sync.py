@@ -68,7 +68,7 @@ class _Role:
     folder: Path
     """The folder from which the engine loads them."""
     dtype: torch.dtype | None
-    """Of a full model's weights in the engine; None: as they are."""
+    """Dtype of a full model's weights in the engine; None: as they are."""
     world: World = ALONE
     version: int = 0
     """0: the weights of step 0, which the engine has from the start."""

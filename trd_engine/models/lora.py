@@ -45,7 +45,7 @@ class AdapterCoverage:
     left_out: tuple[str, ...]
     """Names of the matrices without one, the largest first."""
     share: float
-    """Of the weights in matrices."""
+    """Share of the weights in matrices."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:

@@ -19,7 +19,7 @@ class _Rest(NamedTuple):
     """What of a trajectory is neither token ids nor text; all processes know its problem."""
 
     num_bytes: tuple[int, ...]
-    """Of prompt, y_o and its text, and of refining prompt, y_r and its text if there is a y_r."""
+    """Sizes of prompt, y_o and its text, and of refining prompt, y_r and its text if there is a y_r."""
     finish_reasons: tuple[Literal["stop", "length", "unknown_token"], ...]
     rollout_verdict: Verdict
     refined_verdict: Verdict | None

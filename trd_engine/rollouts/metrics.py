@@ -30,9 +30,9 @@ class RolloutFacts:
     is_cut: bool
     """It reached the length limit."""
     digest: bytes
-    """Of its text."""
+    """Digest of its text."""
     end: str
-    """Of its text; empty if there is nothing but white space."""
+    """End of its text; empty if there is nothing but white space."""
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> RolloutFacts:
@@ -55,8 +55,8 @@ def rollout_notices(rollouts: Sequence[RolloutFacts], max_new_tokens: int) -> li
                 "rollouts_cut",
                 f"{len(cut)} of {total} rollouts of the first round do not end before the length limit, "
                 f"sampling.max_new_tokens = {max_new_tokens}",
-                "raise sampling.max_new_tokens; if the texts go on after their answers, add the token that ends a turn "
-                "to eos_token_id in the model's generation_config.json",
+                "raise sampling.max_new_tokens; if the texts continue after their answers, add the token that ends a "
+                "turn to eos_token_id in the model's generation_config.json",
                 len(cut),
                 next((rollout.end for rollout in cut if rollout.end), ""),
             )

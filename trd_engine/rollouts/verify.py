@@ -17,7 +17,7 @@ from trd_engine.types import Problem, Verdict
 PART = 32
 """Completions that are judged together at most: enough to keep a verifier's processes busy side by side."""
 _STOP_SECONDS = 0.5
-"""Between two checks for a stop while verdicts are awaited."""
+"""Seconds between two checks for a stop while verdicts are awaited."""
 _MAX_SHOWN = 500
 """Characters of a crash in a verdict."""
 

@@ -29,7 +29,7 @@ _WAIT_TIMEOUT = datetime.timedelta(days=7)
 dies, torchrun notices it and ends the others."""
 
 _PASS_TIMEOUT = datetime.timedelta(minutes=30)
-"""Of the collectives within a pass over a sharded model: all processes are at the same layer, or one of them hangs."""
+"""Limit of the collectives within a pass over a sharded model: all processes are at the same layer, or one hangs."""
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 

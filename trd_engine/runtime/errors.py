@@ -98,8 +98,8 @@ class PassTooLargeError(EngineError):
 
 
 class PassesTooLargeError(PassTooLargeError):
-    """The same with several processes, of which the others wait in the pass: the run can go on from its last checkpoint
-    in smaller passes."""
+    """The memory ran out in one of several processes, and the others wait in the pass: the run can continue from its
+    last checkpoint in smaller passes."""
 
     code = "passes_too_large"
 

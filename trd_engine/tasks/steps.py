@@ -17,7 +17,7 @@ _ONSET_WORDS = (
 prose say lower-case `wait`. Phrases such as "Let me check" are left out: their first token begins ordinary steps."""
 _ONSETS = {word.lower() for word in _ONSET_WORDS}
 STEP = re.compile(r"[^\n;|]+")
-"""What stands between line ends, ``;`` or ``|``."""
+"""A step: the text between line ends, ``;`` or ``|``."""
 _SPACE = re.compile(r"\s+")
 
 

@@ -110,7 +110,7 @@ def _train(run: Session) -> None:
             run.write_round(run.trajectories)
 
         # Save: a checkpoint at a round's end waits for the next round's trajectories, and holds them too. Files are
-        # hashed while the run goes on; a checkpoint that cannot be completed stops it at the next boundary.
+        # hashed while the run continues; a checkpoint that cannot be completed stops it at the next boundary.
         run.saver.save_if_due(run.progress)
 
         # Diagnose a sample, before the first step changes the student.

@@ -54,11 +54,11 @@ class Session:
     optimizer: torch.optim.Optimizer
     saver: CheckpointSaver
     trajectories: list[Trajectory] | None = None
-    """Of the round in progress; None while they are still to be collected."""
+    """Trajectories of the round in progress; None while they are still to be collected."""
     fitted: PassTokens = PassTokens(0, 0)  # noqa: RUF009 - immutable
     """The largest passes that this attempt has had room for."""
     is_closed: bool = False
-    """Nothing can be sampled or trained any more."""
+    """True once nothing can be sampled or trained any more."""
 
     @property
     def is_finished(self) -> bool:

@@ -24,7 +24,7 @@ class ScoredBatch:
 
     divergence_N: Tensor
     weight_N: Tensor
-    """As the weigher gave it, before any normalisation; 1 without a weigher."""
+    """Weights from the weigher, before any normalisation; 1 without a weigher."""
     sequence_N: Tensor
     """Numbered through the whole step."""
     student_logprob_N: Tensor

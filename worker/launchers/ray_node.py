@@ -22,7 +22,7 @@ from contract.settings import make_private_folder
 from worker.engine_process import EngineProcess, engine_command
 
 FOLDER = "ray-attempts"
-"""Below TRD_DATA_DIR of the node, or below its folder for temporary files."""
+"""Folder below TRD_DATA_DIR of the node, or below its folder for temporary files."""
 _LOCK = ".lock"
 _LOGS = {"events": Path("run/events.jsonl"), "log": Path("engine.log")}
 """Files that only grow, and that the driver follows."""

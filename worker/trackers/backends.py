@@ -24,14 +24,14 @@ class RunFacts:
     name: str
     spec: Mapping[str, Any]
     folder: Path
-    """Where trackers without a server keep their files."""
+    """Folder in which trackers without a server keep their files."""
 
 
 class Tracker(Protocol):
     """An open run of a tracker. Every call raises the library's errors if the tracker cannot be reached."""
 
     url: str
-    """Where a person sees the run; empty if there is no address."""
+    """Address at which a person sees the run; empty if there is none."""
 
     def last_step(self, name: str) -> int:
         """Return the last step at which the run has the metric; -1 if it has none."""

@@ -23,7 +23,7 @@ from service.retries import MaybeClientTry
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
 
 MAX_FILES = 10_000
-"""In one page: what the `openai` client's users get from OpenAI, and by default."""
+"""Most files in one page, and the default: as the `openai` client's users get them from OpenAI."""
 
 _FORM = {
     "type": "object",

@@ -28,7 +28,7 @@ class FileObject(BaseModel):
     status: Literal["processed"] = "processed"
     """Always: a file is checked while it is received, and one with a bad row is refused there and then."""
     native: DatasetView
-    """As ``GET /datasets/{id}`` shows it."""
+    """The dataset as ``GET /datasets/{id}`` shows it."""
 
 
 class FileDeleted(BaseModel):

@@ -103,7 +103,7 @@ class FineTuningJob(_View):
     """Those of Weights & Biases; `native` has all."""
     metadata: dict[str, str]
     native: JobView
-    """As ``GET /jobs/{id}`` shows it: status, mode, phase, the whole spec."""
+    """The job as ``GET /jobs/{id}`` shows it: status, mode, phase, the whole spec."""
 
 
 class FineTuningEvent(_View):
@@ -147,7 +147,7 @@ class FineTuningCheckpoint(_View):
     step_number: int
     metrics: CheckpointMetrics
     native: CheckpointView
-    """As ``GET /jobs/{id}/checkpoints`` shows it."""
+    """The checkpoint as ``GET /jobs/{id}/checkpoints`` shows it."""
 
 
 def fine_tuning_job(job: Job, place: Place, num_trained_tokens: int) -> FineTuningJob:

@@ -27,7 +27,8 @@ class ModelObject(BaseModel):
     owned_by: str
     """``operator``, or who owns the job."""
     native: ModelView | ManifestView
-    """As ``GET /models/{name}`` shows it; of a trained one, its checkpoint's manifest with the files' addresses."""
+    """The model as ``GET /models/{name}`` shows it; for a trained one, its checkpoint's manifest with the files'
+    addresses."""
 
 
 def shelved_model_object(model: ShelvedModel) -> ModelObject:

@@ -16,11 +16,11 @@ CASES = [
         before=processes.kill_api_and_redo,
     ),
     Case(
-        "the worker is frozen beyond its lease, and goes on beside the next attempt",
+        "the worker is frozen beyond its lease, and continues beside the next attempt",
         processes.freeze_supervisor,
         in_ci=True,
     ),
-    Case("the worker and its engine are frozen beyond the lease, and go on", processes.freeze_group),
+    Case("the worker and its engine are frozen beyond the lease, and continue", processes.freeze_group),
     Case("Redis is killed before the job is submitted", lambda _: None, before=servers.redis_killed),
     Case("Redis is killed, and comes back empty", servers.redis_empty, in_ci=True),
     Case("Redis is paused before the job is submitted", lambda _: None, before=servers.redis_paused),

@@ -48,11 +48,11 @@ Faults that were found, and are fixed:
 - A disk so full that the engine could not write why it ended counted as a crash, and used up the job's attempts
   within seconds. It is `disk_full` now, and the next attempt waits; also if something else has made room meanwhile.
 - If the kernel killed the engine for lack of memory, the job had failed for good. It is `host_out_of_memory` now, and
-  the job goes on from its last checkpoint.
+  the job continues from its last checkpoint.
 - A job with a field of a newer service failed for good if an older worker claimed it. It is `worker_outdated` now,
   and the job waits for a worker that knows the field.
 - If a worker froze between two rows of a batch that it was writing to PostgreSQL, its job's row stayed locked until
-  the worker went on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
+  the worker ran on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
 - If a run of several processes was resumed, the first file of its optimizer's moments listed the same tensors in
   another order, so that the file was not bitwise the undisturbed run's. `make fleet` showed it.
 - A backup that copied the storage only after the database lacked every checkpoint that the job had replaced between the

@@ -56,7 +56,7 @@ class Outcome:
     num_attempts: int
     problems: list[str]
     recovery_seconds: float | None
-    """From the fault until the attempt that ended the job had written a metric; None if no fault was done."""
+    """Time from the fault until the attempt that ended the job had written a metric; None if no fault was done."""
     total_seconds: float
 
     @property
@@ -72,7 +72,7 @@ class Scene:
         self.deployment = deployment
         self.job_id = ""
         self.body = body
-        """Of the request that creates the job."""
+        """Body of the request that creates the job."""
         self._fault_at: float | None = None
 
     def submit(self, **headers: str) -> None:

@@ -25,9 +25,9 @@ class Service:
     """One application behind two doors."""
 
     native: TestClient
-    """For what the test puts into the database and the storage, and for the native calls."""
+    """Client for the native calls, and for what the test puts into the database and the storage."""
     url: str
-    """Where it is served."""
+    """Address of the service."""
     clients: ExitStack
     """Closes what `openai` made."""
 

@@ -32,7 +32,7 @@ class Received:
     body: dict[str, Any]
     method: str = "POST"
     content: bytes = b""
-    """Of an upload, which has no JSON body."""
+    """Content of an upload, which has no JSON body."""
 
 
 class ScriptedServer(ThreadingHTTPServer):

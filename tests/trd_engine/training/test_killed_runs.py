@@ -1,4 +1,4 @@
-"""A run from the command line that SIGKILL ends at any moment goes on, and ends bitwise as one that nothing ended."""
+"""A run from the command line that SIGKILL ends at any moment is resumed, and ends bitwise as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_a_run_that_samples_with_vllm_continues_as_one_never_interrupted(
 ) -> None:
     """The engine that starts anew answers with the weights that the one before was given step by step.
 
-    With LoRA it has an adapter for each role; with full weights it loads each role's in turn. What the stop leaves is
-    gone on with by sampling at once, which the kill interrupts.
+    With LoRA it has an adapter for each role; with full weights it loads each role's in turn. A resumed run
+    samples at once, which the kill interrupts.
     """
     pytest.importorskip("vllm", exc_type=ImportError)
     sampled = {**document, "teacher_update": {"kind": "frozen"}, **changes}

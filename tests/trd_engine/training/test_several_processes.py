@@ -38,7 +38,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "soft or": {"entropy_share": 0.5, "entropy_score": "soft_or", "skip_first_tokens": 1, "prefix_tokens": 40},
     "all": {"entropy_share": 0.5, "drift_gamma": 0.5, "skip_special_tokens": True, "pass_rate": True},
 }
-"""Of tokens; together the two have every option."""
+"""Token weights; together the two have every option."""
 SHORT: dict[str, dict[str, Any]] = {
     "plain": {},
     **{name: {"loss": {"teacher_context": "refine", "token_weights": weights}} for name, weights in WEIGHTS.items()},
@@ -46,7 +46,7 @@ SHORT: dict[str, dict[str, Any]] = {
 """Changes to `short_spec`, by the name of the run."""
 OFTEN: dict[str, Any] = {"checkpoints": {"every_steps": 1, "keep": 9}}
 TRAINING: dict[str, Any] = {"evaluation": {"holdout": 0.0}, "diagnosis": {"num_trajectories": 0}}
-"""Without the stages that are compared in the runs `full` and `LoRA`."""
+"""A spec without the stages that are compared in the runs `full` and `LoRA`."""
 HALF: dict[str, Any] = {**TRAINING, "rounds": 1, "precision": "bf16"}
 HALF["optim"] = {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 1}
 LONG: dict[str, dict[str, Any]] = {

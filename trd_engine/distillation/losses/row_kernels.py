@@ -82,7 +82,7 @@ class LogitRows:
     student_transform: LogitTransform
     teacher_transform: LogitTransform
     dtype: torch.dtype
-    """Of the arithmetic."""
+    """Dtype of the arithmetic."""
 
     def sums(self, divergence: Divergence, wanted: WantedStatistics | None = None) -> PairSums:
         """Read both models once: the sums of `divergence`, and those of the teacher's modes if they are wanted."""
@@ -177,7 +177,7 @@ class RowDivergence:
     numbers_4R: Tensor
     """Largest logit and log-sum of student and teacher."""
     divergence_R: Tensor
-    """In nats, before the clip."""
+    """Divergence in nats, before the clip."""
     slope_R: Tensor
     """A factor of the gradient's closed form."""
     subtracted_R: Tensor

@@ -25,9 +25,9 @@ from trd_engine.models.loading import evaluation_mode
 from trd_engine.types import TrainingSequence
 
 MAX_TRAJECTORIES = 16
-"""Of a round. The pass over their tokens is repeated, so that this bounds its cost too."""
+"""Most trajectories of a round. The pass over their tokens is repeated, so that this bounds its cost too."""
 MAX_PLACES = 48
-"""Of one completion: the tokens with the largest KL."""
+"""Most tokens of one completion: those with the largest KL."""
 NUM_ALTERNATIVES = 5
 
 LikelyTokens = tuple[tuple[str, float], ...]

@@ -28,11 +28,11 @@ from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
 Array = NDArray[np.float64]
 
 DEFAULT_CLIP = 0.1
-"""Where the loss clips nothing, what a clip of the usual size would do (`forward_kl_clip`)."""
+"""Clip that is assumed if the loss clips nothing, of the usual size (`forward_kl_clip`)."""
 MODE_MASS = 0.1
 """The least probability of a mode: below it the teacher all but rules a token out."""
 TWO_MODES_MASS = 0.8
-"""What two modes hold together at the least: a distribution over many tokens is flat, not bimodal."""
+"""Least mass of two modes together: a distribution over many tokens is flat, not bimodal."""
 NUM_DECILES = 10
 
 

@@ -35,12 +35,12 @@ class ScoredCompletion:
     forward_kl_T: Figures
     """Full vocabulary, temperature 1, no clip, whatever the run's loss."""
     epistemic_mass_T: Figures
-    """Of all epistemic onsets together."""
+    """Mass on all epistemic onsets together."""
     path_mass_T: Figures
-    """Of the likeliest other token."""
+    """Mass on the likeliest other token."""
     second_path_mass_T: Figures
     watched_mass_T: Figures
-    """Of one token that the caller watches; 0 if it watches none."""
+    """Mass on one token that the caller watches; 0 if it watches none."""
     student_logprob_T: Figures
     teacher_logprob_T: Figures
     student_entropy_T: Figures

@@ -33,7 +33,7 @@ from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
 from trd_engine.types import Completion, Problem, TrainingSequence, Trajectory
 
 KL_DECIMALS = 4
-"""Of a token's KL on disk: a ten-thousandth of a nat is below what anyone reads off a picture."""
+"""Decimals of a token's KL on disk: a ten-thousandth of a nat is below what anyone reads off a picture."""
 
 Numbered = list[tuple[int, Trajectory]]
 """Trajectories with their positions in the round."""

@@ -116,7 +116,7 @@ class _Turn:
 
     cos_B12R: Tensor
     sin_B12R: Tensor
-    """With the sign of each half."""
+    """Sines with the sign of each half."""
 
     @classmethod
     def of(cls, cos_B1D: Tensor, sin_B1D: Tensor) -> _Turn:
@@ -134,7 +134,7 @@ class _Layer:
     attention_norm: _Norm
     query_key_value: SkinnyProduct
     head_norms: tuple[_Norm, _Norm] | None
-    """Of queries and of keys."""
+    """Norms of queries and of keys."""
     num_heads: tuple[int, int]
     """A and E."""
     head_size: int

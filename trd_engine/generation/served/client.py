@@ -102,7 +102,7 @@ class Upload:
     """What a server is given once if it does not know the model of a request, and answers 404."""
 
     path: str
-    """For PUT, relative to the API version."""
+    """Path for PUT, relative to the API version."""
     content: bytes = field(repr=False)
 
 

@@ -187,8 +187,8 @@ class ScoredTokens:
 
     input_ids_1T: Tensor
     position_ids_1T: Tensor
-    """From 0 in each sequence."""
+    """Positions, from 0 in each sequence."""
     lengths: tuple[int, ...]
-    """Of the sequences in the row, prompt and completion; they sum to T."""
+    """Lengths of the sequences in the row, prompt and completion; they sum to T."""
     predicts_N: Tensor
     """The position in the row whose hidden state predicts each trained token."""

@@ -28,7 +28,7 @@ class Structure:
     text: str
     parts: tuple[Structure, ...] = ()
     brackets: str = ""
-    """Of a sequence: "()", "[]", "(]" or "[)"."""
+    """Brackets of a sequence: "()", "[]", "(]" or "[)"."""
     name: str = ""
     """The letter that the answer gives a value: x in x=5."""
 
@@ -56,7 +56,7 @@ class Matching:
 
 
 _MAX_DEPTH = 10
-"""Of brackets within brackets; each level is searched separately."""
+"""Most brackets within brackets; each level is searched separately."""
 Question = bool | Same | AllOf | Matching
 
 

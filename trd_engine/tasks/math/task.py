@@ -17,7 +17,7 @@ from trd_engine.tasks.verifier_pool.pool import TIME_OUT, GuardedPool, Reply, Re
 from trd_engine.types import Problem, Verdict
 
 LIMIT_SECONDS = 5.0
-"""Of one comparison; honest ones take milliseconds, and a hang costs a new process."""
+"""Limit of one comparison; honest ones take milliseconds, and a hang costs a new process."""
 _MAX_KNOWN = 50_000
 """Comparisons that are remembered: each round samples the same problems, and many of the same answers."""
 _MAX_ANSWER_CHARACTERS = 2000

@@ -40,7 +40,7 @@ class _Jail:
     limits: Limits
     scratch: str
     deadline: float
-    """Of all cases together, by the monotonic clock."""
+    """End of the time of all cases together, by the monotonic clock."""
     allow_threads: bool
 
 

@@ -17,13 +17,13 @@ class Limits:
     cpu_seconds: int = 8
     wall_seconds: float = 10.0
     total_seconds: float = 60.0
-    """For all cases of a program together, wall clock."""
+    """Wall-clock seconds for all cases of a program together."""
     memory_bytes: int = 1024 * MIB
     """Address space; numpy alone takes some hundred MiB of it."""
     stack_bytes: int = 64 * MIB
     output_bytes: int = 8 * MIB
     total_output_bytes: int = 128 * MIB
-    """For all cases of a program together, whose output is in the engine's memory before any is compared."""
+    """Bytes for all cases of a program together, whose output is in the engine's memory before any is compared."""
     file_bytes: int = 16 * MIB
     scratch_bytes: int = 64 * MIB
     num_open_files: int = 64

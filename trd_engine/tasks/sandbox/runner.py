@@ -48,7 +48,7 @@ class CaseResult:
     output: str = ""
     """Standard output; of a call, its value as JSON."""
     passed: bool = False
-    """Of a test script: it ran to its end."""
+    """Whether a test script ran to its end."""
     error: str = ""
     """The program's exception, or the end of its standard error."""
 

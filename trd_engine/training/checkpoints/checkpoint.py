@@ -138,7 +138,7 @@ def prune_checkpoints(out_dir: Path, keep: int) -> None:
 def newest_checkpoint(out_dir: Path) -> Path | None:
     """Return the newest checkpoint below a run's folder that has all its files.
 
-    Where none has, the newest with a manifest: who would go on from it learns what it lacks.
+    If none has, return the newest with a manifest: resuming from it reports what it lacks.
     """
     _put_back_replaced(out_dir / "checkpoints")
     found = sorted((path.parent for path in (out_dir / "checkpoints").glob(f"step-*/{MANIFEST_FILE}")), reverse=True)

@@ -1,6 +1,6 @@
 """Saves a run: when a checkpoint is due, what each process writes into it, and the thread that completes it.
 
-Processes stop for as long as they write. The files are flushed, hashed and committed while the run goes on: nothing
+Processes stop for as long as they write. The files are flushed, hashed and committed while the run continues: nothing
 writes to them any more. At most one checkpoint is pending.
 """
 
@@ -48,7 +48,7 @@ class Progress:
 
     state: TrainingState
     trajectories: Sequence[Trajectory] | None
-    """Of the round in progress; None while they are still to be collected."""
+    """Trajectories of the round in progress; None while they are still to be collected."""
     heldout: Sequence[Trajectory]
     is_finished: bool
 

@@ -42,9 +42,9 @@ class TrainingState:
     evaluated_at: list[int] = field(default_factory=list)
     """Steps at which the evaluation is complete, 0 for the baseline."""
     evaluation_fingerprint: str | None = None
-    """Of the problems that it is evaluated on, where they are not a part of the others."""
+    """Fingerprint of the evaluation problems, if they are not held out from the others."""
     losses: list[float] = field(default_factory=list)
-    """Of the last steps up to `step`: of all, unless the run was resumed from a checkpoint that kept none."""
+    """Losses of the last steps up to `step`: of all, unless the run was resumed from a checkpoint that kept none."""
     sampler_gap: float | None = None
     """The newest one, in nats."""
     identity: dict[str, Any] = field(default_factory=dict)

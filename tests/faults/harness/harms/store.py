@@ -73,7 +73,7 @@ def damage(what: str) -> Callable[[Scene], None]:
 
 
 def restore_backup(scene: Scene) -> None:
-    """Back up as docs/operations.md says, go on for a while, lose everything, and restore into empty places."""
+    """Back up as docs/operations.md says, continue for a while, lose everything, and restore into empty places."""
     d = scene.deployment
     programs, url = find_postgres_programs(), d.database_url.replace("+psycopg", "")
     dump = d.folder / f"{scene.job_id}.dump"

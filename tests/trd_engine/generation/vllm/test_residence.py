@@ -116,7 +116,7 @@ class Job:
     pass_peak: float
     """Gradients and activations."""
     free: float
-    """For the engine that is awake, at least."""
+    """Bytes for the engine that is awake, at least."""
 
 
 JOBS = {

@@ -198,7 +198,7 @@ time.sleep(300)
 @pytest.mark.slow
 @pytest.mark.xdist_group("vllm")
 def test_no_process_of_an_engine_outlives_a_trainer_that_is_killed() -> None:
-    """It would keep its GPU from the run that goes on. vLLM's workers watch a pipe that their parent holds open."""
+    """It would keep its GPU from the run that continues. vLLM's workers watch a pipe that their parent holds open."""
     pytest.importorskip("vllm", exc_type=ImportError)
     command = [sys.executable, "-c", ENGINE_APART, str(MODELS / "tiny-student")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:

@@ -26,7 +26,7 @@ from trd_engine.tasks.sandbox.runner import CaseResult, find_confinement, run_pr
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=2.0, total_seconds=10.0, memory_bytes=512 * MIB)
 PATIENT = Limits(cpu_seconds=20, wall_seconds=60.0, total_seconds=60.0, memory_bytes=512 * MIB)
-"""For programs that end by another limit: a busy machine must not end them by the time."""
+"""Limits for programs that end by another limit: a busy machine must not end them by the time."""
 EVERY_CONFINEMENT = pytest.mark.parametrize("confinement", candidates(), ids=lambda c: f"namespaces-{c.namespaces}")
 
 

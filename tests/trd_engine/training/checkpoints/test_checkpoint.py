@@ -108,7 +108,7 @@ def test_one_that_lacks_a_file_gives_way_to_the_one_before(tmp_path: Path) -> No
 
 
 def test_an_adapters_settings_are_written_in_the_same_order_by_every_process(tmp_path: Path) -> None:
-    """A resumed run's files are those of a run that went on, its checksums with them."""
+    """A resumed run's files are those of an uninterrupted run, checksums included."""
     folder = str(MODELS / "tiny-student")
     base = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     model = add_adapter(base, LoraConfig(rank=2, alpha=4), seed=0)

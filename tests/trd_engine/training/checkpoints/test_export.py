@@ -78,7 +78,7 @@ def test_a_merged_model_is_exported_in_bf16_and_hashed_while_devices_are_free(
 
     def seen(folder: Path, **facts: Any) -> dict[str, Any]:
         (session,) = opened
-        if facts["step"] == 2:  # the run goes on while those before are hashed
+        if facts["step"] == 2:  # the run continues while those before are hashed
             until(lambda: held_bytes(session) == 0)
             hashed.append(2)
         return write_manifest(folder, **facts)

@@ -1,4 +1,4 @@
-"""A checkpoint is hashed and committed while the run goes on. It counts only once it is complete."""
+"""A checkpoint is hashed and committed while the run continues. It counts only once it is complete."""
 
 from __future__ import annotations
 
