@@ -29,8 +29,9 @@ RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
 """Delays between the tries at one upload. The run continues meanwhile, but its worker waits for the last uploads.
 
 An outage that has lasted for all of them will probably continue: until it ends, an older checkpoint gets one try, and
-only the newest is retried. Otherwise a store that stays full would hold the worker that long for each checkpoint. It does
-not happen at once, because every checkpoint is to be stored if the outage is short, even those that are removed soon.
+only the newest is retried. Otherwise a store that stays full would hold the worker that long for each checkpoint. It
+does not happen at once, because every checkpoint is to be stored if the outage is short, even those that are removed
+soon.
 """
 
 RETRIED_ERRORS = (OSError, CheckpointCorruptError, *PASSING_DATABASE_ERRORS)

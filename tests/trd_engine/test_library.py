@@ -89,7 +89,7 @@ def test_a_broken_spec_is_reported_without_torch(document: dict[str, Any], messa
 
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "examples.library", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "examples.library", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "avg@2: " in done.stdout
