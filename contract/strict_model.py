@@ -1,4 +1,4 @@
-"""What every part of a spec is made of: a model that takes no nonsense, and the error where two parts disagree."""
+"""The base of every part of a spec, which refuses unknown fields and wrong types, and the error if two parts clash."""
 
 from __future__ import annotations
 

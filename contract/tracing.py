@@ -25,7 +25,7 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 tracer = trace.get_tracer("trd")
-"""Makes spans. One that records nothing costs 20 µs: use `span` where that counts."""
+"""Makes spans. One that records nothing costs 20 µs: use `span` if that counts."""
 
 
 def start_tracing(process: str, environment: Mapping[str, str] = os.environ) -> None:

@@ -1,4 +1,4 @@
-"""The conversion of SmolLM2: whole or not at all, once, and with a clear word where the package is missing."""
+"""The conversion of SmolLM2: whole or not at all, once, and with a clear message if the package is missing."""
 
 from __future__ import annotations
 

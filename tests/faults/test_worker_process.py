@@ -99,7 +99,7 @@ def test_a_doorbell_runs_a_job_and_its_duplicates_and_ghosts_do_nothing(with_ser
 
 
 @pytest.mark.slow
-def test_a_lost_doorbell_is_made_up_for_by_polling(place: Place) -> None:
+def test_polling_finds_the_job_of_a_lost_doorbell(place: Place) -> None:
     with place.worker(Plan()) as worker:
         worker.wait_until_ready()
         jobs = [place.bench.add_job() for _ in range(2)]

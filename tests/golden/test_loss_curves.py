@@ -1,4 +1,4 @@
-"""The engine trains as it did: committed loss curves, to the bit's neighbourhood where the environment is the same."""
+"""The engine trains as it did: committed loss curves, almost to the bit if the environment is the same."""
 
 from __future__ import annotations
 

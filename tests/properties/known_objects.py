@@ -1,7 +1,7 @@
 """Hooks of schemathesis, loaded by its command line.
 
 They write bodies of rows, and make requests name what is there, so that they get past the 404s and the refusals:
-where `IDS_VARIABLE` gives a JSON file of ids by parameter, ``kept`` and ``expendable`` ones.
+if `IDS_VARIABLE` gives a JSON file of ids by parameter, ``kept`` and ``expendable`` ones.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUnderTest
 
 
 def run(tested: ServerUnderTest, *options: str, on_known_objects: bool, timeout_seconds: float) -> None:
-    """Run schemathesis; where it finds something, its report is the message."""
+    """Run schemathesis; if it finds something, its report is the message."""
     env = {**os.environ, "NO_COLOR": "1", "SCHEMATHESIS_HOOKS": "tests.properties.known_objects"}
     if on_known_objects:
         env[IDS_VARIABLE] = str(tested.objects)

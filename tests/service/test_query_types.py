@@ -1,4 +1,4 @@
-"""What a query string may say where the OpenAPI document asks for an integer."""
+"""What a query string may contain if the OpenAPI document asks for an integer."""
 
 from __future__ import annotations
 

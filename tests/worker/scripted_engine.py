@@ -25,7 +25,7 @@ class Plan:
     step_seconds: float = 0.0
     checkpoint_every: int = 2
     die_at_step: int | None = None
-    """Ends by signal 9 before this step, in the first attempt only where `die_once`."""
+    """Ends by signal 9 before this step, in the first attempt only if `die_once`."""
     die_once: bool = True
     exit_code_at_end: int = 0
     failure: tuple[str, str] | None = None

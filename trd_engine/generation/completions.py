@@ -58,7 +58,7 @@ def _num_known(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> 
     """Return the number of ids before the first one that the tokenizer does not know."""
     if max(token_ids, default=0) < len(tokenizer):
         return len(token_ids)
-    last = max(tokenizer.get_vocab().values())  # beyond the length where the ids have gaps
+    last = max(tokenizer.get_vocab().values())  # beyond the length if the ids have gaps
     return next((i for i, token_id in enumerate(token_ids) if token_id > last), len(token_ids))
 
 

@@ -20,7 +20,7 @@ def derive_seed(*parts: object) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every library's global generator, and ask torch for deterministic kernels where it has them."""
+    """Seed every library's global generator, and ask torch for deterministic kernels if it has them."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

@@ -71,6 +71,6 @@ def _squeezed(step: str) -> str:
 def epistemic_onsets(task: str) -> tuple[str, ...]:
     """Return the words whose first token, at the start of a word, begins a correction. The diagnosis maps them to ids.
 
-    "No" and "Yet" are left out for `choice`, where they are ordinary words of the options.
+    "No" and "Yet" are left out for `choice`, since they are ordinary words of the options.
     """
     return tuple(word for word in _ONSET_WORDS if word not in ("No", "Yet")) if task == "choice" else _ONSET_WORDS

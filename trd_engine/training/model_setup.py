@@ -84,7 +84,7 @@ def load_tokenizers(config: RunConfig) -> Tokenizers:
 
 
 def report_stop_ids(config: RunConfig, tokenizers: Tokenizers, reporter: Reporter) -> None:
-    """Report where the files of a model's folder do not agree on what ends a completion."""
+    """Report whether the files of a model's folder disagree on what ends a completion."""
     sources = {config.student: ("student", tokenizers.student)}
     sources.setdefault(config.teacher_folder, ("teacher", tokenizers.teacher))
     for source, (role, tokenizer) in sources.items():
@@ -221,7 +221,7 @@ def _load_teacher(
 
 
 def report_packing(models: ModelPair, reporter: Reporter) -> None:
-    """Try how each model reads packed rows, and say where it costs speed."""
+    """Try how each model reads packed rows, and report if this costs speed."""
     roles = {"student": models.student} | ({"teacher": models.teacher.model} if models.teacher else {})
     for role, model in roles.items():
         with models.autocast():

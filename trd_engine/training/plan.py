@@ -100,7 +100,7 @@ def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fai
     """Return the positions in the round of the trajectories that are trained on: never one without a token, as a server
     may give.
 
-    Raises `NoTrainingDataError` where `keep` leaves none.
+    Raises `NoTrainingDataError` if `keep` leaves none.
     """
     written = [position for position, t in enumerate(trajectories) if t.target.token_ids]
     if not written:

@@ -40,7 +40,7 @@ DIAGNOSIS_FILE = "diagnosis.json"
 
 @dataclass
 class Session:
-    """The parts of a run and where it stands."""
+    """The parts of a run and its position."""
 
     config: RunConfig
     reporter: Reporter

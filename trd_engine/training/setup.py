@@ -67,7 +67,7 @@ def open_session(
     resume_from: Path | None = None,
     prune: bool = False,
 ) -> Session:
-    """Load and check everything, and put a resumed run back to where its checkpoint was."""
+    """Load and check everything, and put a resumed run back to its checkpoint."""
     reporter.phase("preparing", round_index=0, num_rounds=config.rounds, step=0, num_steps=0)
     seed_everything(config.seed)
     transformers_logging.disable_progress_bar()  # the run reports its own progress; bars would fill the log

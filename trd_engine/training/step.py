@@ -77,7 +77,7 @@ def optimizer_step(
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "trained_tokens": num_trained_tokens,
-        "tokens_per_second": world.sum(_num_read(models, micro_batches)) / seconds,
+        "tokens_per_second": world.sum(_num_tokens_read(models, micro_batches)) / seconds,
         **(without_teacher(metrics) if models.is_cross_entropy else metrics),
     }
 
@@ -95,7 +95,7 @@ def _named_if_too_large(batch: MicroBatch) -> Iterator[None]:
         ) from error
 
 
-def _num_read(models: ModelPair, micro_batches: Sequence[MicroBatch]) -> int:
+def _num_tokens_read(models: ModelPair, micro_batches: Sequence[MicroBatch]) -> int:
     """Return the number of tokens that went through a model here: a served teacher reads elsewhere."""
     return sum(b.num_input_tokens if models.teacher is not None else b.num_student_tokens for b in micro_batches)
 
@@ -118,7 +118,7 @@ def _require_finite(
     together."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
-    figures = [{name: getattr(one, f"{name}_N") for name in _LOOKED_AT} for one in scored]
+    figures = [{name: getattr(one, f"{name}_N") for name in _SAVED_FIGURES} for one in scored]
     evidence = gather_evidence(loss, grad_norm, micro_batches, figures, models.student)
     own = {"positions": evidence.positions, "bad": sorted({row["position"] for row in evidence.tokens})}
     all_parts = models.world.gather([own])
@@ -131,5 +131,5 @@ def _require_finite(
     )
 
 
-_LOOKED_AT = ("divergence", "weight", "student_logprob", "teacher_logprob", "student_entropy")
-"""Figures of a token that are saved where one of them is not finite."""
+_SAVED_FIGURES = ("divergence", "weight", "student_logprob", "teacher_logprob", "student_entropy")
+"""Figures of a token that are saved if one of them is not finite."""

@@ -41,7 +41,7 @@ class Case:
 
     name: str
     inject: Callable[[Scene], None]
-    """Does the harm, and ends it where the case says so; called once the job is submitted."""
+    """Does the harm, and ends it if the case says so; called once the job is submitted."""
     before: Callable[[Scene], None] | None = None
     """Called before the job is submitted."""
     in_ci: bool = False

@@ -1,4 +1,4 @@
-"""Tokens of a pass where the spec names none."""
+"""Tokens of a pass if the spec names none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores on problems that training never sees, by data set where a file holds several."""
+"""Scores on problems that training never sees, by data set if a file holds several."""
 
 from __future__ import annotations
 

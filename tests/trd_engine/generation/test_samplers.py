@@ -86,7 +86,7 @@ def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
 
 
 class _Silent(TransformersGenerator):
-    """Says nothing to the first of the requests, as where its first id is no token."""
+    """Returns nothing for the first request, as if its first id were no token."""
 
     def generate(self, *arguments: Any, **options: Any) -> list[Completion]:
         first, *others = super().generate(*arguments, **options)

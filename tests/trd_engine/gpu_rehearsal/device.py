@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 
 
 def load(library: Path) -> None:
-    """Have the device in this process. Raises RuntimeError where PyTorch is in it already."""
+    """Have the device in this process. Raises RuntimeError if PyTorch is in it already."""
     if "torch" in sys.modules:
         raise RuntimeError("torch is imported already; load the rehearsed device first")
     ctypes.CDLL(str(library))

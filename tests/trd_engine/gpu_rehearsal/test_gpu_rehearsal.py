@@ -90,7 +90,7 @@ def reports(library: Path, data: Path, out: Path) -> dict[str, Any]:
 
 
 def test_what_a_gpu_refuses_is_refused(reports: dict[str, Any]) -> None:
-    """Else the other tests could not fail."""
+    """Otherwise the other tests could not fail."""
     report = reports["mixtures"]
     assert sorted(report["refused"]) == sorted(report["mistakes"])
     assert report["gradient"] == [0.0, 2.0, 0.0, 2.0]

@@ -141,7 +141,7 @@ def token_divergence(
 
 def check_token_ids(divergence: Divergence, token_ids_N: Tensor | None, num_tokens: int, num_shared: int) -> None:
     """Raise ValueError if the sampled tokens are missing, are not one per position, or are outside the vocabulary that
-    both models share; the last is checked on a CPU only, where it costs nothing."""
+    both models share; the last is checked on a CPU only, since it costs nothing there."""
     if divergence.support == "sampled" and token_ids_N is None:
         raise ValueError("support 'sampled' needs token_ids_N, the sampled token of each position")
     if token_ids_N is not None and token_ids_N.shape != (num_tokens,):

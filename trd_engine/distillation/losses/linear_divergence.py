@@ -221,7 +221,7 @@ def _tokens(
         return Tokens(even_N, ids_N, may_be_masked=False)
     if weights_N.shape != (num_tokens,):
         raise ValueError(f"token_weights_N must have shape ({num_tokens},), not {tuple(weights_N.shape)}")
-    # looked up only where it costs nothing: reading it would wait for an accelerator
+    # looked up on a CPU only: reading it would wait for an accelerator
     may_be_masked = weights_N.device.type != "cpu" or bool((weights_N == 0).any())
     weights_N = weights_N.detach().to(device, dtype)
     if ids_N is not None and ids_N.shape == weights_N.shape and may_be_masked:

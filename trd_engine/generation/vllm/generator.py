@@ -171,7 +171,7 @@ class VllmGenerator:
         """See `Generator.use_adapter`. The files are read now; pass a rewritten folder again.
 
         Raises `SpecError` if the generator was made without adapters or for a smaller rank, and
-        `CheckpointCorruptError` where the folder holds no adapter for this model.
+        `CheckpointCorruptError` if the folder holds no adapter for this model.
         """
         self._wake()
         if self._adapter is not None:

@@ -1,4 +1,4 @@
-"""Attention of one new token to all before it, where several query heads share a key-value head.
+"""Attention of one new token to all before it, if several query heads share a key-value head.
 
 Keys and values are read once for all query heads that share them, which take the place of query positions.
 transformers repeats them for every query head instead, in memory and at every token, wherever there is a mask.

@@ -95,7 +95,7 @@ def same_value(expected: Any, returned: str) -> bool:
 
 
 def _futures_first(source: str) -> str:
-    """Return the source with its imports from `__future__` first, where Python requires them."""
+    """Return the source with its imports from `__future__` first, as Python requires."""
     found = "".join(match.group().rstrip("\n") + "\n" for match in _FUTURE.finditer(source))
     return found + _FUTURE.sub("", source) if found else source
 

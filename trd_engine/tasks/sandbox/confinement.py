@@ -51,7 +51,7 @@ def readable_paths() -> list[str]:
 
 
 def enter_confinement(confinement: Confinement, root: str, limits: Limits) -> str:
-    """Enter the namespaces, become nobody, and return where the scratch folder is from then on.
+    """Enter the namespaces, become nobody, and return the scratch folder's new path.
 
     What continues is a fork: the first process of its namespace, with which the kernel kills all others. The process
     that called waits for it, and ends as it ends.
@@ -68,7 +68,7 @@ def enter_confinement(confinement: Confinement, root: str, limits: Limits) -> st
 
 
 def _leave_machine(confinement: Confinement, root: str, limits: Limits) -> str:
-    """Enter the namespaces, before the fork; returns where the scratch folder is from then on."""
+    """Enter the namespaces, before the fork; return the scratch folder's new path."""
     if confinement.namespaces == "none":
         return root
     enter_as_user = confinement.namespaces == "user"

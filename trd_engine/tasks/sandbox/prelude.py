@@ -1,4 +1,4 @@
-"""The names that a function's program may use without importing them, as where its benchmark is graded.
+"""The names that a function's program may use without importing them, as in its benchmark's grader.
 
 LeetCode's editor and the graders of LiveCodeBench and TACO put these imports before each solution. Here they lie
 behind the built-in names: the program's own names come first, its line numbers are its own, and its first line may

@@ -89,7 +89,7 @@ class EndpointTeacher:
         """Return one completion per request, in order; `on_progress` may raise, as for `Generator.generate`.
 
         A text longer than `max_new_tokens` of the student's tokens is cut there. After `score_answers` completions have
-        scores, with unscored tokens where the server's tokens do not map to the student's. Raises
+        scores, with unscored tokens if the server's tokens do not map to the student's. Raises
         `TeacherUnreachableError` and `TeacherRefusedError`.
         """
         meter = ProgressMeter(on_progress, len(requests))

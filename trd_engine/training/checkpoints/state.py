@@ -52,7 +52,7 @@ class TrainingState:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Step and round: a step that ends a round is also where the next one is collected."""
+        """Step and round: the step that ends a round has two positions, since the next round is collected after it."""
         return self.step, self.round
 
 
@@ -113,7 +113,7 @@ def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def restore_random(folder: Path) -> None:
-    """Put every library's generator where it was."""
+    """Restore every library's random generator."""
     document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     version, internal, gauss = document["python_random"]
     random.setstate((version, tuple(internal), gauss))
@@ -136,7 +136,7 @@ def torch_random_state() -> dict[str, Tensor]:
 
 
 def restore_torch_random(states: Mapping[str, Tensor]) -> None:
-    """Put torch's generators where they were when `torch_random_state` returned `states`."""
+    """Restore torch's generators to `states`, which `torch_random_state` returned."""
     torch.set_rng_state(states["cpu"])
     for index in range(torch.cuda.device_count()):
         if f"cuda{index}" in states:

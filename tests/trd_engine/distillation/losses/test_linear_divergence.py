@@ -138,7 +138,7 @@ def test_many_chunks_blocks_and_tiles_agree_with_the_dense_loss(divergence: Dive
 def test_many_top_k_tokens_are_multiplied_out_to_the_same_values(
     kind: Any, change: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the whole head, where their own products would take longer and more room."""
+    """With the whole head, since separate products would take longer and more room."""
     case = make_case()
     case.token_weights[2] = 0.0
     divergence = Divergence(kind, "top_k", teacher_top_k=K, **change)

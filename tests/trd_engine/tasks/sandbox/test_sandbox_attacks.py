@@ -412,7 +412,7 @@ def test_many_cases_cannot_flood_the_engine_together() -> None:
     assert [r.status for r in results] == ["ok", "ok", "too much output"]
 
 
-def test_a_reply_that_was_cut_off_is_none() -> None:
+def test_a_truncated_reply_is_none() -> None:
     whole = json.dumps({"status": "ok", "output": "1\n", "passed": False, "error": ""}).encode() + b"\n"
     assert whole_replies(whole + whole[:20]) == whole_replies(whole) == [CaseResult("ok", "1\n")]
     assert whole_replies(whole[:20]) == []

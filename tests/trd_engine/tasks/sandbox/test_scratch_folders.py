@@ -1,4 +1,4 @@
-"""A program's scratch folder: empty for each case, and counted whole where no file system bounds it."""
+"""A program's scratch folder: empty for each case, and counted whole if no file system bounds it."""
 
 from __future__ import annotations
 
