@@ -144,7 +144,8 @@ def remove_batch(session: Session, kind: RecordKind, days: float, job_id: str) -
     if job is None:
         return None
     if job.removed_before != job.finished_at and (found := num_rows(session, kind, [job_id])):
-        _set_removed_before(session, kind, job_id, job.finished_at)
+        marked = update(Job).where(Job.id == job_id).values({_removed_before(kind): job.finished_at})
+        session.execute(marked.execution_options(synchronize_session=False))
         _record(session, job_id, kind=kind, days=days, num_rows=found)
     num_deleted = 0
     for table in _TABLES[kind]:
@@ -159,11 +160,6 @@ def remove_batch(session: Session, kind: RecordKind, days: float, job_id: str) -
 def complete(session: Session, kind: RecordKind, days: float, job_id: str) -> None:
     """Record that nothing of the kind is left of a job that is still due."""
     statement = update(Job).where(Job.id == job_id, is_due(kind, days)).values({_removed_before(kind): DatabaseNow()})
-    session.execute(statement.execution_options(synchronize_session=False))
-
-
-def _set_removed_before(session: Session, kind: RecordKind, job_id: str, at: datetime) -> None:
-    statement = update(Job).where(Job.id == job_id).values({_removed_before(kind): at})
     session.execute(statement.execution_options(synchronize_session=False))
 
 

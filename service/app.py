@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from types import FrameType
 
 from fastapi import FastAPI, Request
@@ -85,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     add_routes(app)
-    app.openapi = lambda: _remembered_openapi(app)  # type: ignore[method-assign]
+    app.openapi = cache(lambda: openapi_document(app))  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
     # The last one added is the outermost.
@@ -93,12 +94,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KeyGate, keys=lambda: app.state.context.bearers, sessions=lambda: app.state.context.sessions)
     app.add_middleware(RequestEnvelope, settings=settings, metrics=metrics)
     return app
-
-
-def _remembered_openapi(app: FastAPI) -> dict[str, object]:
-    if app.openapi_schema is None:
-        app.openapi_schema = openapi_document(app)
-    return app.openapi_schema
 
 
 def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:

@@ -12,14 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trd_engine.config import RunConfig
-    from trd_engine.distillation.losses.divergence import Divergence
-    from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
-    from trd_engine.evaluation.evaluate_folder import evaluate
-    from trd_engine.runtime.errors import EngineError
-    from trd_engine.tasks.protocol import PromptTemplates, Task
-    from trd_engine.training.loop import distil
-    from trd_engine.types import Problem, Verdict
+    from trd_engine.config import RunConfig as RunConfig
+    from trd_engine.distillation.losses.divergence import Divergence as Divergence
+    from trd_engine.distillation.losses.linear_divergence import Projection as Projection
+    from trd_engine.distillation.losses.linear_divergence import linear_divergence as linear_divergence
+    from trd_engine.evaluation.evaluate_folder import evaluate as evaluate
+    from trd_engine.runtime.errors import EngineError as EngineError
+    from trd_engine.tasks.protocol import PromptTemplates as PromptTemplates
+    from trd_engine.tasks.protocol import Task as Task
+    from trd_engine.training.loop import distil as distil
+    from trd_engine.types import Problem as Problem
+    from trd_engine.types import Verdict as Verdict
 
 _MODULES = {
     "RunConfig": "config",
@@ -35,19 +38,7 @@ _MODULES = {
     "EngineError": "runtime.errors",
 }
 
-__all__ = [
-    "Divergence",
-    "EngineError",
-    "Problem",
-    "Projection",
-    "PromptTemplates",
-    "RunConfig",
-    "Task",
-    "Verdict",
-    "distil",
-    "evaluate",
-    "linear_divergence",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -228,7 +228,7 @@ def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manife
     same_step = [c for c in list_checkpoints(session, lease.job_id) if c.step == manifest.step]
     if any((c.storage_prefix, c.manifest_sha256) == (prefix, manifest_sha256) for c in same_step):
         return []
-    replaced = _remove_checkpoints(session, same_step)
+    replaced = remove_checkpoints(session, same_step)
     checkpoint_id = new_id(CHECKPOINT_PREFIX)
     session.execute(
         insert(Checkpoint).values(
@@ -273,16 +273,11 @@ def newest_status_changes(session: Session, job_id: str, num: int) -> Sequence[d
 def remove_old_checkpoints(session: Session, lease: Lease, *, keep: int, protected_step: int | None) -> list[str]:
     """Delete the rows of all but the newest `keep` and `protected_step`; return prefixes of files to remove."""
     old = list_checkpoints(session, lease.job_id)[keep:]
-    return _remove_checkpoints(session, [c for c in old if c.step != protected_step])
+    return remove_checkpoints(session, [c for c in old if c.step != protected_step])
 
 
-def forget_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> None:
-    """Delete the rows of checkpoints that do not verify. Their files stay until the next attempt or the job's end."""
-    _remove_checkpoints(session, checkpoints)
-
-
-def _remove_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> list[str]:
-    """Delete rows before files: a row without its files would be offered for download."""
+def remove_checkpoints(session: Session, checkpoints: Sequence[StoredCheckpoint]) -> list[str]:
+    """Delete the rows of checkpoints; return prefixes of files to remove after them: a row is offered for download."""
     ids = [checkpoint.id for checkpoint in checkpoints]
     if ids:
         session.execute(delete(CheckpointFile).where(CheckpointFile.checkpoint_id.in_(ids)))

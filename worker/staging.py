@@ -115,7 +115,7 @@ def _stage_checkpoint(attempt: Attempt) -> int | None:
             corrupt.append(checkpoint)
             continue
         with attempt.write() as session:
-            repository.forget_checkpoints(session, corrupt)
+            repository.remove_checkpoints(session, corrupt)  # files stay until the next attempt or the job's end
             repository.record_resume(session, attempt.lease, checkpoint.step)
         return checkpoint.step
     if checkpoints:

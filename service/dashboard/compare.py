@@ -33,9 +33,8 @@ def compare(
     ids = list(dict.fromkeys(job))[:MAX_COMPARED]
     jobs = [find_job(context, caller, id) for id in ids]
     offered, _ = context.jobs.page(caller.owner, JobQuery(limit=NUM_OFFERED))
-    scores = [
-        _last_scores([EvaluationView.of(row) for row in context.runs.evaluations(caller.owner, id)]) for id in ids
-    ]
+    # The newest score on each set of problems.
+    scores = [{row.dataset: EvaluationView.of(row) for row in context.runs.evaluations(caller.owner, id)} for id in ids]
     rows = []
     for dataset in dict.fromkeys(dataset for one in scores for dataset in one):
         of_jobs = [one.get(dataset) for one in scores]
@@ -52,8 +51,3 @@ def compare(
         most=MAX_COMPARED,
         is_cut=len(set(job)) > MAX_COMPARED,
     )
-
-
-def _last_scores(evaluations: list[EvaluationView]) -> dict[str, EvaluationView]:
-    """Return the newest score on each set of problems."""
-    return {row.dataset: row for row in evaluations}

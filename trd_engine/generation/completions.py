@@ -86,6 +86,12 @@ class ProgressMeter:
         if self.is_due:
             self.report()
 
+    def count(self, completions: Sequence[Completion]) -> None:
+        """Take these as all completions that are done, and report if a report is due."""
+        self.num_done = len(completions)
+        self.num_tokens = sum(len(completion.token_ids) for completion in completions)
+        self.report_if_due()
+
     def report(self) -> None:
         """Report now; the callback may raise."""
         if self._callback is not None:

@@ -18,11 +18,6 @@ from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.machine_files import share_folder
 
 
-def sampler_weights_folder(folder: Path, model: TrainedModel, adapter: str = STUDENT_ADAPTER) -> Path:
-    """Return where in `folder` they are: PEFT puts every adapter except the first into a subfolder."""
-    return folder / adapter if isinstance(model, PeftModel) and adapter != STUDENT_ADAPTER else folder
-
-
 class WeightSwitch(Protocol):
     """Makes a generator sample with the weights of one role."""
 
@@ -86,7 +81,9 @@ class _Role:
                 whole.save_pretrained(str(self.folder))
             share_folder(self.folder, self.world)
             self.written = self.version
-        return sampler_weights_folder(self.folder, self.model, self.adapter)
+        # PEFT puts every adapter except the first into a subfolder.
+        is_below = isinstance(self.model, PeftModel) and self.adapter != STUDENT_ADAPTER
+        return self.folder / self.adapter if is_below else self.folder
 
 
 class ServedWeights:

@@ -161,7 +161,7 @@ def _onset_by_step(checked: Sequence[DiagnosedRollout]) -> list[CurvePoint]:
 def _segment(stretches: Sequence[tuple[ScoredCompletion, int, int]]) -> Segment:
     kl_M = _joined([c.forward_kl_T[start:end] for c, start, end in stretches])
     mass_M = _joined([c.epistemic_mass_T[start:end] for c, start, end in stretches])
-    return Segment(len(kl_M), _mean(kl_M), _mean(mass_M))
+    return Segment(len(kl_M), mean(kl_M), mean(mass_M))
 
 
 def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -169,10 +169,11 @@ def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
 
 
 def _point(distance: int, masses: Sequence[float]) -> CurvePoint:
-    return CurvePoint(distance, len(masses), _mean(np.asarray(masses, dtype=np.float64)))
+    return CurvePoint(distance, len(masses), mean(np.asarray(masses, dtype=np.float64)))
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
+def mean(values: NDArray[np.float64]) -> float | None:
+    """Return the mean; None of nothing."""
     return float(values.mean()) if len(values) else None
 
 

@@ -21,6 +21,7 @@ from trd_engine.evaluation.diagnosis.prefix_failure import (
     FirstWrongStep,
     Parting,
     first_wrong_step,
+    mean,
     parting,
 )
 from trd_engine.evaluation.diagnosis.scoring import ScoredCompletion
@@ -191,7 +192,7 @@ class _Tokens:
         bins = []
         for index in range(len(edges) - 1):
             inside_M = index_M == index
-            means = [_mean(values_M[inside_M]) for values_M in (kl_M, mass_M, self.bimodal_M)]
+            means = [mean(values_M[inside_M]) for values_M in (kl_M, mass_M, self.bimodal_M)]
             bins.append(Bin(float(edges[index]), float(edges[index + 1]), int(inside_M.sum()), *means))
         return bins
 
@@ -208,10 +209,6 @@ def modes(epistemic_M: Array, path_M: Array, second_path_M: Array) -> tuple[Arra
     bimodal_M = (second_M >= MODE_MASS) & (first_M + second_M >= TWO_MODES_MASS)
     break_out_M = (epistemic_M >= MODE_MASS) & (path_M >= MODE_MASS)
     return bimodal_M.astype(np.float64), break_out_M.astype(np.float64)
-
-
-def _mean(values: Array) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _share(part: float, whole: float) -> float:

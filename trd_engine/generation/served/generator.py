@@ -53,11 +53,6 @@ class PoolGenerator:
         check_requests(requests, sampling, max_model_len=None)
         meter = ProgressMeter(on_progress, len(requests))
 
-        def report(answers: Sequence[Completion]) -> None:
-            meter.num_done = len(answers)
-            meter.num_tokens = sum(len(answer.token_ids) for answer in answers)
-            meter.report_if_due()
-
         def read(document: Any, number: int) -> Completion:
             completion = self._completion(document, requests[number], sampling, with_logprobs)
             if on_completion is not None:
@@ -65,7 +60,7 @@ class PoolGenerator:
             return completion
 
         bodies = [self._body(request, sampling, with_logprobs) for request in requests]
-        completions = self._client.post_all("completions", bodies, read, report, upload=self._upload)
+        completions = self._client.post_all("completions", bodies, read, meter.count, upload=self._upload)
         meter.report()
         return completions
 

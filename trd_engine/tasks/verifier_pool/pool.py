@@ -96,16 +96,13 @@ class Reply:
         return Verdict(False, self.failure, TIME_OUT if self.failure == TIME_OUT else "error")
 
 
-def _num_own_processors() -> int:
-    """Return the share of this process, one of those that torchrun may have started on the machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 class GuardedPool:
     """Child processes for one verifier, started at their first use."""
 
     def __init__(self, verifier: str, limit_seconds: float, num_workers: int | None = None) -> None:
-        self._num_workers = num_workers or min(_MAX_WORKERS, _num_own_processors())
+        # The processors are shared by all processes that torchrun has started on the machine.
+        num_processors = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._num_workers = num_workers or max(1, min(_MAX_WORKERS, num_processors))
         self._workers = [_Worker(verifier, limit_seconds) for _ in range(self._num_workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:

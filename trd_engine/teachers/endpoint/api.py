@@ -94,11 +94,6 @@ class EndpointTeacher:
         """
         meter = ProgressMeter(on_progress, len(requests))
 
-        def report(answers: Sequence[Completion]) -> None:
-            meter.num_done = len(answers)
-            meter.num_tokens = sum(len(answer.token_ids) for answer in answers)
-            meter.report_if_due()
-
         def read(document: Any, number: int) -> Completion:
             completion = self._completion(document, sampling)
             if on_completion is not None:
@@ -106,7 +101,7 @@ class EndpointTeacher:
             return completion
 
         bodies = [self._chat_body(request, sampling) for request in requests]
-        completions = self._client.post_all("chat/completions", bodies, read, report)
+        completions = self._client.post_all("chat/completions", bodies, read, meter.count)
         meter.report()
         return completions
 

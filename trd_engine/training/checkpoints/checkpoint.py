@@ -8,7 +8,6 @@ deleted or replaced under its own name: a crash in the middle leaves no part of 
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import STUDENT_ADAPTER
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import CheckpointCorruptError
-from trd_engine.training.checkpoints.manifest import has_all_files, write_manifest
+from trd_engine.training.checkpoints.manifest import fsync, has_all_files, write_manifest
 from trd_engine.training.checkpoints.model_card import PLOT_FILE, model_card, training_plot
 from trd_engine.training.checkpoints.state import TrainingState
 
@@ -88,11 +87,7 @@ def commit_checkpoint(temporary: Path, out_dir: Path, step: int, **facts: Any) -
     if folder.exists():  # an earlier process's, or one with less in it
         folder.rename(replaced)
     temporary.rename(folder)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 

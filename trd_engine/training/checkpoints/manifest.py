@@ -19,7 +19,7 @@ def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
     """List every file below `folder`, flushed to the disk, beside `facts`; returns the manifest."""
 
     def entry(path: Path) -> dict[str, Any]:
-        _fsync(path)
+        fsync(path)
         name = path.relative_to(folder).as_posix()
         return {"name": name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
@@ -28,7 +28,7 @@ def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
     manifest = {**facts, "files": files}
     target = folder / MANIFEST_FILE
     target.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _fsync(target)
+    fsync(target)
     return manifest
 
 
@@ -68,7 +68,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
