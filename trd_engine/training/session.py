@@ -15,6 +15,7 @@ from trd_engine.distillation.losses.divergence import Divergence, divergence_at
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.sequences import Batcher
 from trd_engine.distillation.token_weights import problem_weights
+from trd_engine.evaluation.diagnosis.report import make_report
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, write_report
 from trd_engine.evaluation.monitor import Monitor
 from trd_engine.models.fsdp import local_shard
@@ -161,7 +162,7 @@ class Session:
         self.reporter.enter("diagnosing")
         self.collector.samplers.sleep()  # training is the next to need the memory
         examined = self.diagnosis.examine(sample)
-        report = self.diagnosis.report(examined, sampler_gap=state.sampler_gap)
+        report = make_report(examined, token_clip=self.config.loss.token_clip, sampler_gap=state.sampler_gap)
         if self.reporter.world.is_main:
             write_report(self._round_file(DIAGNOSIS_FILE), report, round_index=state.round, step=state.step)
         self.reporter.event("diagnosis", round=state.round, step=state.step, report=report.document())

@@ -101,9 +101,7 @@ def open_session(
         config.evaluation, config.seed, sets, collector, models, batcher, config.is_privileged, batch_size
     )
     tokenizer = tokenizers.student
-    diagnosis = RoundDiagnosis(
-        config.diagnosis, models, task, teacher_prompts, tokenizer, config.seed, config.loss.token_clip, max_tokens
-    )
+    diagnosis = RoundDiagnosis(config.diagnosis, models, task, teacher_prompts, tokenizer, config.seed, max_tokens)
     saver = CheckpointSaver(config, reporter, models, optimizer, tokenizer, prompts, plan.num_steps, prune)
     state = TrainingState(
         sets.fingerprint,

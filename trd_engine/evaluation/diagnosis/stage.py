@@ -1,6 +1,6 @@
 """The diagnosis of a round: a sample of its trajectories, scored and reported before the round's first step.
 
-Finding (`RoundDiagnosis.examine`) and reporting (`RoundDiagnosis.report`) are separate: if a round's sample is divided
+Finding (`RoundDiagnosis.examine`) and reporting (`report.make_report`) are separate: if a round's sample is divided
 among processes, each examines its share, and what they found is gathered between the two.
 """
 
@@ -22,7 +22,7 @@ from trd_engine.distillation.batching import PassTokens
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.evaluation.diagnosis.alternatives import MAX_TRAJECTORIES, Alternatives, find_alternatives, largest
 from trd_engine.evaluation.diagnosis.prefix_failure import DiagnosedRollout, TokenSteps
-from trd_engine.evaluation.diagnosis.report import RoundReport, make_report
+from trd_engine.evaluation.diagnosis.report import RoundReport
 from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
 from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
 from trd_engine.models.loading import context_of
@@ -49,7 +49,6 @@ class RoundDiagnosis:
     teacher_prompts: TeacherPrompts
     tokenizer: PreTrainedTokenizerBase
     seed: int
-    token_clip: float
     max_tokens: PassTokens
     """Tokens of a micro-batch."""
 
@@ -91,10 +90,6 @@ class RoundDiagnosis:
         prompt = self.teacher_prompts.scoring(trajectory, "vanilla")
         num_tokens = len(trajectory.rollout.token_ids)
         return num_tokens > 0 and (limit is None or len(prompt) + num_tokens <= limit)
-
-    def report(self, examined: Sequence[DiagnosedRollout], *, sampler_gap: float | None) -> RoundReport:
-        """Summarise the whole sample."""
-        return make_report(examined, token_clip=self.token_clip, sampler_gap=sampler_gap)
 
     def tokens(self, sample: Numbered, examined: Sequence[DiagnosedRollout]) -> dict[int, DiagnosedTokens]:
         """Return what was found token by token, by position in the round: of y_o in the vanilla context, of y_r in the

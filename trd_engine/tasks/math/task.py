@@ -76,23 +76,13 @@ class MathTask:
         return known | replies
 
 
-def quick_verdict(reference: str, answer: str) -> Verdict | None:
-    """Return the verdict if notation or exact arithmetic decides it; None if mathematics is needed."""
-    question = _asked(reference, answer)
-    if isinstance(question, Verdict):
-        return question
-    return Verdict(question, answer) if isinstance(question, bool) else None
-
-
 def _question(problem: Problem, text: str) -> tuple[Question | Verdict, str]:
-    answer = boxed_answer(text) or ""
-    return _asked(_reference(problem.answer), answer), answer
-
-
-def _asked(reference: str, answer: str) -> Question | Verdict:
+    answer = boxed_answer(text)
     if not answer:
-        return Verdict(False, "no answer")
-    return Verdict(False, "answer too long") if len(answer) > _MAX_ANSWER_CHARACTERS else compare(reference, answer)
+        return Verdict(False, "no answer"), ""
+    if len(answer) > _MAX_ANSWER_CHARACTERS:
+        return Verdict(False, "answer too long"), answer
+    return compare(_reference(problem.answer), answer), answer
 
 
 def _verdict(question: Question, answer: str, replies: dict[Same, Reply]) -> Verdict:
