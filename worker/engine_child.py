@@ -46,15 +46,22 @@ _GPU_FAULTS = (
     "execution_failed",  # of cuBLAS and cuDNN
 )
 """Texts of CUDA errors that say nothing about the code. A device-side assert does, and is none of them."""
+_OLD_GPU = ("no kernel image is available",)
+"""Text of CUDA if torch was not built for the GPU's generation."""
 _DEAD_ENGINE = (
     "enginecore encountered an issue",
     "engine core initialization failed",
+    "workerproc initialization failed",
     "executor failed",
     "died unexpectedly",
     "worker failed with error",
+    "rpc call to",  # … timed out: it hangs
 )
 """Texts of vLLM if one of its processes has ended; the reason is in the log."""
+_INTERRUPTED_WAIT = "cancelled"
+"""All that vLLM says if the process that it waits for ends."""
 _LOGGED_ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
+_LOGGED_DEATH = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: -?\d+\)")
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _NO_ROOM = ("to serve at least one request", "no available memory for the cache blocks", "free memory on device")
@@ -104,7 +111,7 @@ def report_failure(out_dir: Path, error: Exception) -> None:
     message = f"{type(error).__name__}: {text}" if code == "internal_error" else text
     if code == "collective_timeout":
         message = f"rank {_rank()} waited for the other processes in phase {last_phase(out_dir)}: {message}"
-    elif code == "gpu_fault" and _has_any(error, _DEAD_ENGINE):
+    elif code == "gpu_fault" and _is_dead_engine(error):
         cause = _first_logged_error(out_dir.parent / "engine.log")
         message = f"a process of vLLM ended: {cause or message}"
         code = _exhausted_resource(RuntimeError(cause)) or code
@@ -124,13 +131,19 @@ def _has_any(error: BaseException, texts: tuple[str, ...]) -> bool:
     return any(part in text for part in texts)
 
 
+def _is_dead_engine(error: BaseException) -> bool:
+    return _has_any(error, _DEAD_ENGINE) or (isinstance(error, RuntimeError) and str(error) == _INTERRUPTED_WAIT)
+
+
 def _first_logged_error(log: Path) -> str | None:
-    """Return the first error in the engine's log: later ones only follow from it."""
+    """Return the first error in the engine's log: later ones only follow from it. Without one, say how it ended."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = [line for line in _LOGGED_ERROR.findall(text) if not any(part in line.lower() for part in _DEAD_ENGINE)]
+    consequences = (*_DEAD_ENGINE, f"error: {_INTERRUPTED_WAIT}")
+    found = [line for line in _LOGGED_ERROR.findall(text) if not any(part in line.lower() for part in consequences)]
+    found = found or _LOGGED_DEATH.findall(text)
     return found[0][:1000] if found else None
 
 
@@ -152,9 +165,11 @@ def failure_code(error: BaseException) -> str:
             return seen.code
         if (resource := _exhausted_resource(seen)) is not None:
             return resource
+        if _has_any(seen, _OLD_GPU):
+            return "device_unavailable"
         if _has_any(seen, _HANG) and _has_any(seen, _COLLECTIVES):
             return "collective_timeout"
-        if _has_any(seen, (*_GPU_FAULTS, *_DEAD_ENGINE)):
+        if _has_any(seen, _GPU_FAULTS) or _is_dead_engine(seen):
             return "gpu_fault"
         seen = seen.__cause__ or seen.__context__
     return "internal_error"

@@ -46,6 +46,10 @@ def caused_by(cause: BaseException) -> BaseException:
         (caused_by(RuntimeError("NCCL error: unhandled cuda error (run with NCCL_DEBUG=INFO)")), "gpu_fault"),
         (ValueError("EngineCore encountered an issue. See stack trace (above) for the root cause."), "gpu_fault"),
         (RuntimeError("Executor failed."), "gpu_fault"),
+        (RuntimeError("cancelled"), "gpu_fault"),
+        (TimeoutError("RPC call to execute_model timed out."), "gpu_fault"),
+        (RuntimeError("the verifier was cancelled"), "internal_error"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "device_unavailable"),
         (
             ValueError("No available memory for the cache blocks. Try increasing a setting"),
             "out_of_memory",
@@ -99,7 +103,14 @@ vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See 
         ("ValueError: The model's architecture is not known", "gpu_fault"),
     ],
 )
-@pytest.mark.parametrize("summary", ["EngineCore encountered an issue. See", "Engine core initialization failed. See"])
+@pytest.mark.parametrize(
+    "summary",
+    [
+        "EngineCore encountered an issue. See",
+        "Engine core initialization failed. See",
+        "WorkerProc initialization failed due to an exception in a background process. See",
+    ],
+)
 def test_an_engine_process_that_died_is_reported_with_its_first_cause(
     tmp_path: Path, cause: str, code: str, summary: str
 ) -> None:
@@ -113,6 +124,20 @@ def test_an_engine_process_that_died_is_reported_with_its_first_cause(
 def test_an_engine_process_that_died_without_a_word(tmp_path: Path) -> None:
     report_failure(tmp_path / "run", RuntimeError("Executor failed."))
     assert reported(tmp_path / "run")["message"] == "a process of vLLM ended: Executor failed."
+
+
+WORKER_KILLED = """
+ERROR 11-28 20:11:02 [multiproc_executor.py:308] Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting
+ERROR:engine:the run failed
+RuntimeError: cancelled
+"""
+
+
+def test_an_engine_process_that_was_killed_is_reported_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "engine.log").write_text(WORKER_KILLED)
+    report_failure(tmp_path / "run", RuntimeError("cancelled"))
+    died = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)"
+    assert reported(tmp_path / "run")["message"] == f"a process of vLLM ended: {died}"
 
 
 def test_a_rank_that_waited_too_long_names_itself_and_the_phase(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig
 
 from trd_engine.config import RunConfig, SamplingConfig
 from trd_engine.generation.choice import EngineName
@@ -52,7 +53,7 @@ def vllm_generators(
     own teacher. Two engines on a GPU take turns: the first sleeps while the second is built.
 
     `pending_bytes`: what the trainer will take of the GPU after this call and keep while an engine is awake. `memory`:
-    of the GPU; None: this process's. Raises `SpecError` if the GPU has no room for an engine.
+    of the GPU; None: this process's. Raises `SpecError` if an engine does not fit its GPUs.
     """
     from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
         VllmGenerator,
@@ -78,6 +79,7 @@ def vllm_generators(
     )
 
     def build(role: str, folder: Path, settings: VllmSettings, pending_bytes: int) -> VllmGenerator:
+        _require_divided_heads(role, folder, sampling.tensor_parallel_size)
         share = sampling.gpu_memory_utilization or SEPARATE_SHARE
         if gpu is not None:
             assert settings.max_model_len is not None
@@ -92,13 +94,21 @@ def vllm_generators(
         max_model_len=max(solving, refining) if shares_engine else solving,
         lora_rank=config.lora.rank if config.lora else None,
     )
-    others_bytes = SLEEPING_BYTES if num_engines == 2 else 0
-    student = build("student", Path(config.student), own, pending_bytes + others_bytes)
+    student = build("student", Path(config.student), own, pending_bytes + SLEEPING_BYTES * (num_engines - 1))
     if num_engines == 1:
         return student, student
     student.sleep()
     teacher = replace(common, max_model_len=refining)
     return student, build("teacher", Path(config.teacher_folder), teacher, pending_bytes)
+
+
+def _require_divided_heads(role: str, folder: Path, num_gpus: int) -> None:
+    num_heads = AutoConfig.from_pretrained(folder).get_text_config().num_attention_heads
+    if num_heads % num_gpus != 0:
+        raise SpecError(
+            f"sampling.tensor_parallel_size = {num_gpus}: vLLM divides the {num_heads} attention heads of the {role} "
+            "equally; set a number of GPUs that divides them"
+        )
 
 
 def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:

@@ -101,7 +101,7 @@ class VllmSettings:
             "distributed_executor_backend": None if self.visible_devices is None else "mp",
             **_ALWAYS,
             **(_LORA_ON | {"max_lora_rank": self.max_lora_rank} if self.lora_rank is not None else {}),
-            **(_cpu_arguments() if self.on_cpu else {}),
+            **(_cpu_arguments() if self.on_cpu else _gpu_arguments(self.dtype)),
         }
 
 
@@ -327,6 +327,16 @@ def _cpu_arguments() -> dict[str, Any]:
         "enable_chunked_prefill": False,
         "logits_processors": [NucleusProcessor],
     }
+
+
+def _gpu_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    """Name vLLM's second choice of attention if its first would be compiled and cannot be: on B200 and its kin it takes
+    FlashInfer without asking for nvcc, which compiles the kernels at the first prompt. There is no fp32 in either."""
+    from vllm.platforms import current_platform
+    from vllm.utils.flashinfer import has_flashinfer
+
+    is_first_choice = current_platform.is_device_capability_family(100) and dtype != torch.float32
+    return {"attention_backend": "FLASH_ATTN"} if is_first_choice and not has_flashinfer() else {}
 
 
 def _lora_rank_room(rank: int) -> int:

@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import random
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -67,7 +68,7 @@ def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterato
         _owns_process_group = not torch.distributed.is_initialized()
     set_num_threads = torch.set_num_threads
     _num_engines += 1  # before the engine is made: if that fails, it is shut down all the same
-    with _kept_environment(), _kept_random_state(), warnings.catch_warnings():
+    with _kept_environment(), _kept_random_state(), _children_without_interrupts(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if visible_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_devices)
@@ -75,6 +76,18 @@ def engine_construction(visible_devices: Sequence[str] | None = None) -> Iterato
             yield
         finally:
             torch.set_num_threads = set_num_threads
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Block SIGINT in all processes that start within the block: a terminal sends Ctrl-C to every process, and those of
+    engines would end while ours continues to its next boundary. Children inherit the mask, so vLLM's handler never
+    runs. SIGTERM stays: at its exit Python ends children by it, and waits for them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _after_shutdown(shutdown_ray: bool = False) -> None:

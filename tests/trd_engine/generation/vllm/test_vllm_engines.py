@@ -5,6 +5,9 @@ No GPU is here: what is held are the arguments, recorded in the place of an engi
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import trd_engine.generation.vllm.generator as vllm_module
 from tests.trd_engine.tiny_runs import MODELS, events, spec, write_data
@@ -25,6 +29,7 @@ from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.training.loop import distil
 from trd_engine.types import GenerationRequest, SamplingSettings
+from worker.engine_child import failure_code
 
 GPU = torch.device("cuda", 0)
 APART = {"placement": "separate", "tensor_parallel_size": 2}
@@ -50,7 +55,7 @@ class IdleGpu:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_module, "VllmGenerator", Recorded)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8,9")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8,9,10,11")
 
 
 def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
@@ -81,9 +86,37 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     (here,) = arguments(World(1, 2), sampling={}, mode="opd", loss={})
     assert (here["visible_devices"], here["tensor_parallel_size"], here["sleep_level"]) == (["5"], 1, 2)
-    (apart,) = arguments(World(1, 2), sampling=APART, mode="opd", loss={})
-    assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["8", "9"], 2)
+    apart_by_three = {**APART, "tensor_parallel_size": 3}  # the tiny model has three attention heads
+    (apart,) = arguments(World(1, 2), sampling=apart_by_three, mode="opd", loss={})
+    assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["9", "10", "11"], 3)
     assert (apart["gpu_memory_utilization"], apart["sleep_level"]) == (0.9, 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "compiles", "named"),
+    [
+        (100, torch.bfloat16, False, "FLASH_ATTN"),
+        (100, torch.bfloat16, True, None),
+        (100, torch.float32, False, None),
+        (90, torch.bfloat16, False, None),
+    ],
+)
+def test_an_attention_that_would_be_compiled_is_left_out_where_it_cannot_be(
+    family: int, dtype: torch.dtype, compiles: bool, named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(type(current_platform), "is_device_capability_family", lambda *asked: asked[-1] == family)
+    monkeypatch.setattr("vllm.utils.flashinfer.has_flashinfer", lambda: compiles)
+    settings = VllmSettings(device="cuda", dtype=dtype, max_model_len=256)
+    assert settings.engine_arguments(MODELS / "tiny-student").get("attention_backend") == named
+
+
+@pytest.mark.usefixtures("made")
+def test_heads_that_gpus_cannot_share_are_refused() -> None:
+    with pytest.raises(SpecError, match="tensor_parallel_size = 2: vLLM divides the 3 attention heads of the student"):
+        arguments(World(), sampling=APART)
 
 
 def test_too_few_gpus_are_told() -> None:
@@ -183,6 +216,56 @@ def test_own_processes() -> None:
         ours.close()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
+def test_ctrl_c_ends_no_process_of_an_engine_and_its_death_is_named() -> None:
+    """A terminal sends SIGINT to every process of the run, and ours continues to its next boundary."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    requests = [GenerationRequest((3, 4, 5, 6), seed) for seed in range(3)]
+    sampling = SamplingSettings(0.6, 0.95, 20, 16, (1,))
+    settings = VllmSettings(dtype=torch.float32, max_model_len=256, visible_devices=["0"])
+    engine = VllmGenerator(MODELS / "tiny-student", settings)
+    workers = [worker.proc.pid for worker in engine._engine.model_executor.workers]
+    try:
+        completions = engine.generate(requests, sampling)
+        for pid in workers:
+            os.kill(pid, signal.SIGINT)
+        assert engine.generate(requests, sampling) == completions
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError) as died:
+            engine.generate(requests, sampling)
+        assert failure_code(died.value) == "gpu_fault", died.value
+    finally:
+        engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("vllm")
+def test_why_an_engine_did_not_start_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    folder = tmp_path / "model"
+    shutil.copytree(MODELS / "tiny-student", folder)
+    save_file({"unknown": torch.zeros(2)}, folder / "model.safetensors")
+    command = [sys.executable, "-c", ENGINE_THAT_FAILS, str(folder), str(tmp_path)]
+    with (tmp_path / "engine.log").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=log, timeout=300, check=True)
+    (failed,) = events(tmp_path / "run", "failed")
+    assert failed["code"] == "gpu_fault"
+    assert failed["message"].startswith("a process of vLLM ended: ValueError: There is no module"), failed["message"]
+
+
+ENGINE_THAT_FAILS = """
+import sys, torch
+from pathlib import Path
+from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
+from worker.engine_child import report_failure
+try:
+    settings = VllmSettings(dtype=torch.float32, max_model_len=256, visible_devices=["0"])
+    VllmGenerator(Path(sys.argv[1]), settings)
+except Exception as error:
+    report_failure(Path(sys.argv[2]) / "run", error)
+"""
 ENGINE_APART = """
 import sys, time, torch
 from pathlib import Path
