@@ -60,7 +60,8 @@ class RunConfig(StrictConfig):
     optim: OptimConfig = OptimConfig()
     """The optimizer and its schedule."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Dtype of the matrix products in the training passes; auto: bf16 on a GPU, fp32 on a CPU."""
+    """Dtype of the matrix products in the training passes; auto: bf16 on a GPU that has it (Ampere or newer), else
+    fp32."""
     rounds: PositiveInt = 1
     """Collections of rollouts. The problems are divided among the rounds, and each round's rollouts come from the
     student as the rounds before have trained it; the paper uses 1."""

@@ -94,7 +94,8 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
     )
     device = choose_device(config.device)
     dtype = choose_compute_dtype(config.precision, device)
-    engine = choose_and_report(wanted, [config.student], device, reporter)
+    adapter_dtype = None if found.adapter is None else dtype
+    engine = choose_and_report(wanted, [config.student], device, reporter, adapter_dtype=adapter_dtype)
     generator: Generator
     if engine == "vllm":
         if found.adapter is not None:

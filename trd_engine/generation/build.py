@@ -14,10 +14,15 @@ from trd_engine.types import SamplingSettings
 
 
 def choose_and_report(
-    sampling: SamplingConfig, sources: Sequence[str], device: torch.device, reporter: Reporter
+    sampling: SamplingConfig,
+    sources: Sequence[str],
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    adapter_dtype: torch.dtype | None = None,
 ) -> EngineName:
-    """Choose the engine for the models in `sources`, and report why. Raises `SpecError`."""
-    engine, reason = choose_engine(sampling.engine, sources, device=device)
+    """Choose the engine for the models in `sources`, and report why; see `choose_engine`. Raises `SpecError`."""
+    engine, reason = choose_engine(sampling.engine, sources, device=device, adapter_dtype=adapter_dtype)
     reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
     check_vllm_settings(sampling, engine, device, reporter)
     return engine

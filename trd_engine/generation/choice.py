@@ -18,8 +18,11 @@ CPU_HEAD_DIMS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes for which vLLM's attention on a CPU is compiled."""
 
 
-def choose_engine(requested: str, sources: Sequence[str], *, device: torch.device) -> tuple[EngineName, str]:
-    """Return the engine for the models in `sources`, and why, in a few words for the user.
+def choose_engine(
+    requested: str, sources: Sequence[str], *, device: torch.device, adapter_dtype: torch.dtype | None = None
+) -> tuple[EngineName, str]:
+    """Return the engine for the models in `sources`, and why, in a few words for the user. `adapter_dtype`: that of a
+    model with an adapter, None without one.
 
     Raises `SpecError` if the spec requests vLLM and it cannot be used, and `DeviceUnavailableError` if vLLM is broken
     on a GPU machine, where a run would take days longer without it.
@@ -27,7 +30,7 @@ def choose_engine(requested: str, sources: Sequence[str], *, device: torch.devic
     if requested == "transformers":
         return "transformers", "requested by the spec"
     try:
-        obstacle = _obstacle(sources, device)
+        obstacle = _obstacle(sources, device, adapter_dtype)
     except _BrokenVllmError as error:
         if device.type == "cuda":
             raise DeviceUnavailableError(
@@ -46,10 +49,12 @@ class _BrokenVllmError(Exception):
     """vLLM is installed, but not for this machine."""
 
 
-def _obstacle(sources: Sequence[str], device: torch.device) -> str | None:
+def _obstacle(sources: Sequence[str], device: torch.device, adapter_dtype: torch.dtype | None) -> str | None:
     """Return the reason why vLLM cannot be used; None if it can. Raises `_BrokenVllmError`."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
+    if device.type == "cuda" and adapter_dtype == torch.float32:
+        return "on a GPU vLLM has no LoRA in fp32, in which this run computes (precision)"
     try:
         vllm = import_vllm()
     except ImportError as error:

@@ -13,6 +13,8 @@ from trd_engine.runtime.errors import DeviceUnavailableError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DEVICE_FILES = Path("/dev")
+_BF16_CAPABILITY = (8, 0)
+"""Of Ampere, CUDA's first with products in bf16."""
 
 
 @cache
@@ -62,9 +64,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the training passes; `precision` auto is bf16 on a GPU and fp32 on a CPU."""
+    """Return the dtype of the training passes; `precision` auto is bf16 on a GPU that computes in it, else fp32.
+
+    Raises `DeviceUnavailableError` for bf16 on a GPU without it: torch would emulate it, and vLLM does not start.
+    """
+    is_gpu = device.type == "cuda"
+    has_bf16 = not is_gpu or torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if is_gpu and has_bf16 else torch.float32
+    if precision == "bf16" and not has_bf16:
+        raise DeviceUnavailableError(
+            f"precision = bf16: {torch.cuda.get_device_name(device)} does not compute in bf16; set precision to auto, "
+            "which is fp32 there, or use a GPU of the Ampere generation or a newer one"
+        )
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 

@@ -307,7 +307,8 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
     engine: EngineName | None = None
     if config.sampling.pool is None:
         sources = list(dict.fromkeys([config.student, config.teacher_folder]))
-        engine = choose_and_report(config.sampling, sources, models.device, reporter)
+        adapter_dtype = None if config.lora is None else models.compute_dtype
+        engine = choose_and_report(config.sampling, sources, models.device, reporter, adapter_dtype=adapter_dtype)
     if engine is None:
         student, teacher = _pool_generators(config, tokenizers, reporter)
     elif engine == "transformers" and models.world.size == 1:

@@ -59,6 +59,19 @@ def test_a_vllm_for_another_device_is_an_error_on_a_gpu(model_folder: Path, requ
         choose_engine(requested, [str(model_folder)], device=torch.device("cuda"))
 
 
+def test_adapters_in_fp32_are_not_for_vllm_on_a_gpu(model_folder: Path) -> None:
+    """Its Triton kernels assert fp16 or bf16; without an adapter any dtype is served."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    sources, gpu = [str(model_folder)], torch.device("cuda")
+    engine, reason = choose_engine("auto", sources, device=gpu, adapter_dtype=torch.float32)
+    assert (engine, "no LoRA in fp32" in reason) == ("transformers", True)
+    with pytest.raises(SpecError, match="no LoRA in fp32"):
+        choose_engine("vllm", sources, device=gpu, adapter_dtype=torch.float32)
+    assert choose_engine("vllm", sources, device=CPU, adapter_dtype=torch.float32)[0] == "vllm"
+    with pytest.raises(DeviceUnavailableError, match="runs on cpu"):  # only then is the installed one looked at
+        choose_engine("auto", sources, device=gpu, adapter_dtype=torch.bfloat16)
+
+
 def test_without_vllm(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trd_engine.generation.choice.importlib.util.find_spec", lambda name: None)
     assert choose_engine("auto", [str(model_folder)], device=CPU) == ("transformers", "vLLM is not installed")

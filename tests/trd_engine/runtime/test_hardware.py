@@ -8,7 +8,7 @@ import torch
 
 from trd_engine.runtime import hardware
 from trd_engine.runtime.errors import DeviceUnavailableError
-from trd_engine.runtime.hardware import choose_device, has_bf16_matmul
+from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, has_bf16_matmul
 
 XEON = {"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": False, "amx_bf16": False}
 EPYC = {"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}
@@ -69,3 +69,24 @@ def test_a_processor_is_the_choice_without_a_gpu_or_with_a_pytorch_for_processor
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     (gpu_without_cuda / "nvidia0").rename(gpu_without_cuda / "nvidiactl")
     assert choose_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_a_gpu_without_bf16_trains_in_fp32(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = torch.device("cuda", 0)
+    assert choose_compute_dtype("auto", gpu) == dtype
+    assert choose_compute_dtype("fp32", gpu) == torch.float32
+    if dtype == torch.float32:
+        with pytest.raises(DeviceUnavailableError, match=r"bf16: Tesla T4 does not .*set precision to auto"):
+            choose_compute_dtype("bf16", gpu)
+    else:
+        assert choose_compute_dtype("bf16", gpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_processor_has_the_dtype_that_is_asked_for(precision: str, dtype: torch.dtype) -> None:
+    assert choose_compute_dtype(precision, torch.device("cpu")) == dtype
