@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def upload_call(
 ) -> Call[DatasetView]:
     """Return the request that uploads a file; raises `TrdError` if the file cannot be read."""
     try:
-        num_bytes = path.stat().st_size
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):  # opening one would take its first bytes
+            raise TrdError(f"{path} is a stream, not a file", hint="write the rows to a file, and upload that")
         path.open("rb").close()
     except OSError as error:
         raise TrdError(f"{path} cannot be read: {error.strerror}") from error
@@ -73,7 +76,7 @@ def upload_call(
         "/datasets",
         DatasetView,
         params={"filename": path.name, "columns": json.dumps(columns) if columns else None},
-        headers={"content-type": media_type, "content-length": str(num_bytes)},
+        headers={"content-type": media_type, "content-length": str(status.st_size)},
         body=FileBody(path, on_bytes),
         is_repeatable=False,  # a second upload would create a second dataset
         read_seconds=settings.upload_seconds,

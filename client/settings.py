@@ -60,6 +60,8 @@ def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"is not the address of a service; write it like {DEFAULT_URL}")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("ends with /v1, which is for the openai package; leave it out")
     return url.rstrip("/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ def loads_unique(text: str) -> Any:
     """Return the value of a JSON text; raise ValueError, also for NaN and infinity, and `DuplicateKeyError` with the
     key and its lines."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=finite_float, parse_constant=refuse_constant)
     except DuplicateKeyError:
         raise _located(text) from None
 
@@ -28,6 +29,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise DuplicateKeyError
     return found
+
+
+def finite_float(text: str) -> float:
+    """Return a number; raise ValueError for one like 1e400, which becomes infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.40} is too large for a number")
+    return number
 
 
 def refuse_constant(name: str) -> NoReturn:

@@ -102,6 +102,8 @@ def _run(config: RunConfig, options: argparse.Namespace, stop: Callable[[], bool
     from trd_engine.training.loop import distil
 
     resume_from = newest_checkpoint(options.out) if options.resume else None
+    if options.resume and resume_from is None and _is_main():
+        print(f"{options.out} has no checkpoint: the run starts from the beginning", file=sys.stderr)  # noqa: T201
     try:
         result = distil(
             config, options.out, resume_from=resume_from, stop=stop, on_event=_print_notice, prune_checkpoints=True

@@ -26,10 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except TrdError as error:
-        (_print_json_error if "--json" in arguments else _print_error)(error)
-        return exit_code(error)
+    except (TrdError, OSError) as error:
+        failure = error if isinstance(error, TrdError) else _file_failure(error)
+        (_print_json_error if "--json" in arguments else _print_error)(failure)
+        return exit_code(failure)
     return 0
+
+
+def _file_failure(error: OSError) -> TrdError:
+    """Return the error of a file or folder that the command reads or writes."""
+    return TrdError(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
 
 
 def _print_error(error: TrdError) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
+from client.cli.exit_codes import MisusedError
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import (
     JsonFlag,
@@ -53,8 +54,8 @@ def list_jobs(
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
-    after = since.astimezone() if since is not None else None  # midnight of the user's time zone
-    before = (until + timedelta(days=1)).astimezone() if until is not None else None
+    after = _midnight(since) if since is not None else None
+    before = _midnight(until, days_later=1) if until is not None else None
     wanted = JobFilter(status or (), mode, tag, name, created_after=after, created_before=before)
     with Client() as trd:
         found = list(trd.jobs.list(wanted, num_wanted=limit))
@@ -68,6 +69,14 @@ def list_jobs(
         as_json=as_json,
         if_empty="no jobs; `trd submit SPEC` submits one",
     )
+
+
+def _midnight(day: datetime, *, days_later: int = 0) -> datetime:
+    """Return the first moment of a day in the user's time zone."""
+    try:
+        return (day + timedelta(days=days_later)).astimezone()
+    except (OverflowError, ValueError):
+        raise MisusedError(f"{day.date()}: is too far away", hint="leave the option out to set no limit") from None
 
 
 def _status(job: JobView) -> Text:

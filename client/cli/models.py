@@ -45,8 +45,8 @@ def status(as_json: JsonFlag = False) -> None:
         print_json({"url": url, "has_key": has_key, **plain(ready)})
     else:
         key = "accepted" if has_key and ready.is_ready else "not tried" if has_key else "none: set TRD_API_KEY"
-        parts = {name: str(value) for name, value in plain(ready).items() if name != "workers"}
-        rows = [("url", url), ("key", key), *parts.items()]
+        parts = {name: str(value) for name, value in plain(ready).items() if name not in ("workers", "slow")}
+        rows = [("url", url), ("key", key), *parts.items(), ("slow", ", ".join(ready.slow))]
         for worker in ready.workers:
             checks = "its machine is not checked" if worker.num_passed is None else f"{worker.num_passed} checks passed"
             rows.append(("worker", f"{worker.name}, {_devices(worker)}, {checks}"))

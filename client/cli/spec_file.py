@@ -12,7 +12,7 @@ import yaml
 
 from client.cli.exit_codes import MisusedError
 from client.errors import TrdError
-from trd_data.unique_json import loads_unique
+from trd_data.unique_json import finite_float, loads_unique
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,7 +38,15 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
 
 
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    try:
+        return finite_float(str(loader.construct_scalar(node)))
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _RESOLVERS = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("tag:yaml.org,2002:null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
@@ -69,7 +77,7 @@ def read_spec(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         raise TrdError(f"{name}: {where}{error.problem or error}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TrdError(f"{name}: {error}") from error
     if not isinstance(document, dict):
         raise TrdError(f"{name}: a spec is a mapping of fields", hint="it begins like: mode: trd")
@@ -86,8 +94,9 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
             raise MisusedError(f"{setting}: is not key.path=value", hint="write it like optim.learning_rate=1e-4")
         try:
             parsed = parse_yaml(value)
-        except yaml.YAMLError as error:
-            raise MisusedError(f"{setting}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = getattr(error, "problem", error)
+            raise MisusedError(f"{setting:.100}: the value is not valid YAML: {reason}") from error
         overrides = merged(overrides, _nested(keys, parsed))
     return overrides
 

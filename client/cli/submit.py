@@ -29,9 +29,9 @@ from client.cli.output import (
     table,
 )
 from client.cli.spec_file import flattened, merged, parse_overrides, read_spec
-from client.cli.watch import follow
+from client.cli.watch import follow, wait_text
 from contract.ids import DATASET_PREFIX
-from contract.views.jobs import DryRunView, JobView, WouldWaitFor
+from contract.views.jobs import DryRunView, JobView
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="Set a field; may be repeated.")
@@ -94,11 +94,12 @@ def _dataset_id(trd: Client, dataset: str, *, is_quiet: bool) -> str:
 
 
 def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
-    if job.would_wait_for is not None:
-        remark(_wait(job.would_wait_for))
     if watch:
         follow(trd, job.id, as_json=as_json)
-    elif as_json:
+        return
+    if job.would_wait_for is not None:
+        remark(wait_text(job.would_wait_for))
+    if as_json:
         print_json(job)
     else:
         say(job.id)
@@ -106,10 +107,6 @@ def _report(trd: Client, job: JobView, watch: bool, as_json: bool) -> None:
             remarks().print(notice_block(job.notices))
         position = f", number {job.queue_position} in the queue" if job.queue_position is not None else ""
         remark(f"{job.status}{position}; follow it with: trd watch {job.id}")
-
-
-def _wait(missing: WouldWaitFor) -> str:
-    return f"{missing.message}: a job waits until a worker comes that can run it"
 
 
 def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
@@ -133,7 +130,7 @@ def _show_dry_run(preview: DryRunView, as_json: bool) -> None:
     for note in preview.estimate_notes:
         console.print(Text(note, style="dim"))
     if preview.would_wait_for is not None:
-        console.print(_wait(preview.would_wait_for), style="yellow")
+        console.print(wait_text(preview.would_wait_for), style="yellow")
     console.print("this was a dry run: no job was created", style="dim")
 
 

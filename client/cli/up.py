@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -24,6 +27,7 @@ from contract.settings import DEFAULT_DATA_DIR, make_private_folder
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
 LOOK_SECONDS = 0.2
+LOCK_FILE = "up.lock"
 NOT_EMBEDDED = ("DATABASE_URL", "BROKER_URL", "STORAGE_URL")
 
 
@@ -44,7 +48,11 @@ def up(
     they are started again.
     """
     make_private_folder(data_dir)
-    _require_none_running(data_dir)
+    with _alone_on(data_dir):
+        _up(port, data_dir, as_json=as_json)
+
+
+def _up(port: int, data_dir: Path, *, as_json: bool) -> None:
     local = LocalService.of(data_dir)
     key = os.environ.get("TRD_API_KEY") or (local.api_key if local is not None else None)
     key = key or f"trd_local_{secrets.token_urlsafe(24)}"
@@ -117,19 +125,20 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _Stopping
 
 
-def _require_none_running(data_dir: Path) -> None:
-    local = LocalService.of(data_dir)
-    if local is None:
-        return
-    settings = ClientSettings(url=local.url, api_key=local.api_key, max_retries=0, connect_seconds=1, read_seconds=5)
-    with Client(settings=settings) as trd:
+@contextmanager
+def _alone_on(data_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel frees however this process ends; raise `TrdError` if it is taken."""
+    with (data_dir / LOCK_FILE).open("a") as file:
         try:
-            trd.jobs.page(limit=1)  # with this folder's key: another folder's service would refuse it
-        except TrdError:
-            return
-    raise TrdError(
-        f"a service on {data_dir} is already running at {local.url}", hint="stop it first, or use another --data-dir"
-    )
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            local = LocalService.of(data_dir)
+            address = f" at {local.url}" if local is not None else ""
+            raise TrdError(
+                f"a service on {data_dir} is already running{address}, or is stopping",
+                hint="stop it first and wait for its end, or use another --data-dir",
+            ) from None
+        yield
 
 
 def _checked_port(port: int) -> int:

@@ -18,7 +18,7 @@ from client.cli.output import JsonFlag, answers, duration, notice_block, number,
 from client.events import StreamItem
 from client.jobs import require_not_paused, require_succeeded
 from contract.views.events import EventView
-from contract.views.jobs import JobProgress
+from contract.views.jobs import JobProgress, WouldWaitFor
 
 
 def watch(job: JobArgument, as_json: JsonFlag = False) -> None:
@@ -36,6 +36,9 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
     Raises `JobPausedError` as soon as it is paused.
     """
     try:
+        missing = trd.jobs.get(job_id).would_wait_for
+        if missing is not None:
+            remark(wait_text(missing))
         if as_json:
             for item in _until_paused(trd.events.follow(job_id)):
                 if isinstance(item, EventView):
@@ -58,6 +61,11 @@ def follow(trd: Client, job_id: str, *, as_json: bool) -> None:
     except KeyboardInterrupt:
         remark(f"the job continues; watch it again with: trd watch {job_id}")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def wait_text(missing: WouldWaitFor) -> str:
+    """Return why a job would wait, or waits, for more than its turn."""
+    return f"{missing.message}: a job waits until a worker comes that can run it"
 
 
 def _until_paused(items: Iterator[StreamItem]) -> Iterator[StreamItem]:

@@ -105,3 +105,11 @@ class Other(View):
 def test_an_answer_of_another_form_is_reported(service: RunningService) -> None:
     with Client(service.url) as client, pytest.raises(UnexpectedAnswerError, match="status"):
         client._transport.send(Call("GET", "/healthz", Other))
+
+
+def test_the_openai_packages_address_is_not_ours(tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1:8000/v1", "https://host/prefix/v1/"):
+        with pytest.raises(SettingsError, match="which is for the openai package"):
+            settings_from(ClientSettings, {"TRD_DATA_DIR": str(tmp_path), "TRD_URL": url})
+    environment = {"TRD_DATA_DIR": str(tmp_path), "TRD_URL": "https://host/prefix/"}
+    assert settings_from(ClientSettings, environment).url == "https://host/prefix"

@@ -11,6 +11,7 @@ from trd_data.errors import RowError
 from trd_data.shapes.choose import to_problem
 
 USER = {"role": "user", "content": "1 + 1?"}
+CALL = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": {"name": "add"}}]}
 STDIO = {"inputs": ["1\n"], "outputs": ["2\n"]}
 
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [
@@ -107,6 +108,7 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("math", {"instruction": "x", "input": "y"}, "answer", "there is no output"),
     ("math", {"conversations": [{"from": "human", "value": "x"}]}, "answer", "required"),
     ("math", {"conversations": [{"from": "tool", "value": "x"}]}, "conversations", "one user turn"),
+    ("exact", {"messages": [USER, CALL]}, "messages", "a turn calls a tool"),
     ("math", {"prompt": [USER], "reward_model": {"style": "model"}}, "reward_model", "ground_truth"),
     ("math", {"prompt": [USER], "reward_model": {"ground_truth": " "}}, "reward_model.ground_truth", "not be empty"),
     ("math", {"prompt": [USER], "completion": [USER]}, "completion", "the assistant's"),

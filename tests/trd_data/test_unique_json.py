@@ -40,7 +40,7 @@ def test_a_key_that_is_there_twice_is_named(text: str, key: str, line: int, befo
     assert str(caught.value) == f"key {key!r} in line {line} is there already, in line {before}; keep one"
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": NaN}', '{"a": Infinity}', "[1] 2"])
+@pytest.mark.parametrize("text", ["", "{", '{"a": NaN}', '{"a": Infinity}', "[-1e400]", "[1] 2"])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         loads_unique(text)

@@ -131,6 +131,8 @@ def _turns(given: Any, name: str) -> list[tuple[str, str]]:
     turns = fields.parse_json(given, name) if isinstance(given, str) and given.lstrip().startswith("[") else given
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise wrong(name, turns, "must be a list of objects with role and content")
+    if any(turn.get("tool_calls") or turn.get("function_call") for turn in turns):
+        raise RowError(name, f"{name}: a turn calls a tool, which is not read; leave the row out, or write it as text")
     return [(_role(turn), _content(_first(turn, "content", "value"), name)) for turn in turns]
 
 

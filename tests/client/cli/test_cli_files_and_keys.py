@@ -42,6 +42,15 @@ def test_datasets_are_uploaded_listed_shown_and_deleted(run: Run, rows_file: Pat
     assert run("datasets", "upload", "absent.jsonl").code == 1
 
 
+def test_a_pipe_is_no_file(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows")
+    writer = os.open(tmp_path / "rows", os.O_RDWR)
+    done = run("datasets", "upload", "rows")
+    os.close(writer)
+    assert done.code == 1
+    assert "rows is a stream, not a file" in done.err
+
+
 def test_bad_rows_are_named(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"problem": "1", "answer": "1"}\n{"problem": "2"}\n{"answer": "3"}\nnot json\n')

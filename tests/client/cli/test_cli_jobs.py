@@ -104,6 +104,15 @@ def test_an_unreadable_spec_is_reported(
     assert "Traceback" not in done.err
 
 
+def test_a_number_that_is_too_large_is_reported(run: Run, spec_file: str, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"optim": {"learning_rate": 1e400}}')
+    assert "1e400 is too large for a number" in run("submit", "spec.json").err
+    done = run("submit", spec_file, "--set", "optim.learning_rate=1e400", "--set", "mode=trd")
+    assert done.code == 2
+    assert "1e400 is too large for a number" in done.err
+    assert run("submit", spec_file, "--set", f"seed={'9' * 60_000}").code == 2
+
+
 def test_all_faults_of_a_spec_are_listed(run: Run, spec_file: str) -> None:
     done = run("submit", spec_file, "-s", "dataset=ds_1", "-s", "optim.epochs=0", "-s", "optim.lr=1")
     assert done.code == 5
@@ -136,6 +145,8 @@ def test_jobs_are_listed_and_filtered(run: Run, trd: Client, rows_file: Path) ->
         rows = run("jobs", "--tag", "cli-list", *options, "--json").json["data"]
         assert [row["id"] for row in rows] == found, options
     assert run("show", "latest", "--json").json["id"] == made[1].id
+    for option in (["--since", "0001-01-01"], ["--until", "9999-12-31"]):
+        assert "leave the option out" in run("jobs", *option).err
 
 
 def test_a_job_is_shown_whole(run: Run, trd: Client, service: RunningService, job_id: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import socket
 import stat
 from pathlib import Path
 
 import pytest
 
+from client.cli.up import LOCK_FILE
 from client.settings import LocalService
 from tests.client.cli.conftest import Run
-from tests.client.conftest import RunningService
 from tests.service.conftest import ADMIN_KEY
 
 
@@ -22,11 +24,21 @@ def test_a_used_port_is_reported(run: Run) -> None:
     assert "trd up --port 0" in done.err
 
 
-def test_a_second_service_on_a_folder_is_refused(run: Run, service: RunningService, tmp_path: Path) -> None:
-    LocalService(url=service.url, api_key=ADMIN_KEY).save(tmp_path)
-    done = run("up", "--port", "0", "--data-dir", str(tmp_path))
+def test_a_second_service_on_a_folder_is_refused_before_the_first_has_an_address(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the first holds it while its API starts
+        done = run("up", "--port", "0", "--data-dir", str(tmp_path))
+        assert done.code == 1
+        assert f"a service on {tmp_path} is already running, or" in done.err
+        LocalService(url="http://127.0.0.1:1", api_key=ADMIN_KEY).save(tmp_path)
+        assert "is already running at http://127.0.0.1:1" in run("up", "--data-dir", str(tmp_path)).err
+
+
+def test_a_folder_that_cannot_be_made_is_reported(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("up", "--data-dir", "file", "--json")
     assert done.code == 1
-    assert f"is already running at {service.url}" in done.err
+    assert json.loads(done.err)["error"]["message"] == "file: File exists"
 
 
 def test_an_api_that_does_not_start_is_reported_with_the_end_of_its_log(

@@ -77,6 +77,17 @@ def test_a_job_that_fails_ends_with_its_own_exit_code(run: Run, service: Running
     assert run("watch", job_id).code == 3, "it is over already"
 
 
+def test_a_job_that_no_worker_can_run_says_so(
+    run: Run, trd: Client, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.cli.watch._until_paused", lambda _: iter(()))
+    for arguments in ((), ("--json",)):
+        err = run("watch", job_id, *arguments).err
+        assert "no live worker serves the queue" in err
+        assert err.count("a job waits until a worker comes that can run it") == 1
+    assert run("clone", job_id, "--watch").err.count("no live worker serves the queue") == 1
+
+
 def test_a_paused_job_is_reported_and_not_waited_for(run: Run, trd: Client, job_id: str) -> None:
     trd.jobs.pause(job_id)
     for arguments in ((), ("--json",)):

@@ -141,9 +141,13 @@ def test_the_command_line_runs_and_resumes(tmp_path: Path, capsys: pytest.Captur
     data = write_data(tmp_path / "data", train=16, heldout=4)
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec(data, optim={"batch_size": 8, "learning_rate": 1e-3})), encoding="utf-8")
-    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 0
-    assert "step-00000002" in capsys.readouterr().out
-    assert main(["run", str(path), "--out", str(tmp_path / "out"), "--resume"]) == 0
+    resume = ["run", str(path), "--out", str(tmp_path / "out"), "--resume"]
+    assert main(resume) == 0
+    out, err = capsys.readouterr()
+    assert "step-00000002" in out
+    assert "out has no checkpoint: the run starts from the beginning" in err
+    assert main(resume) == 0
+    assert "from the beginning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.6}, {"top_p": 0.9, "do_sample": False}])
