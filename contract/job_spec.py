@@ -163,7 +163,7 @@ class JobSpec(StrictModel):
     optim: OptimSpec = OptimSpec()
     """The optimizer and its schedule."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the training passes; auto means bf16 on a GPU and fp32 on a CPU."""
+    """Precision of the training passes; auto means bf16 on a GPU that has it, else fp32."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of rounds. The problems are divided among them; a round is trained on before the next one starts."""
     samples_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 1

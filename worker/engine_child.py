@@ -63,7 +63,7 @@ _INTERRUPTED_WAIT = "cancelled"
 _LOGGED_ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
 _LOGGED_DEATH = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: -?\d+\)")
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
 _NO_ROOM = ("to serve at least one request", "no available memory for the cache blocks", "free memory on device")
 """Texts of vLLM if an engine does not fit: the assumptions of `trd_engine.generation.vllm.residence` were too low."""
 _DISK_FULL = ("no space left on device", "disk quota exceeded")

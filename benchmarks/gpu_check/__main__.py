@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.gpu_check import arithmetic, models, runs
 from benchmarks.gpu_check.figures import Case, Figure, Stage
+from trd_engine.runtime.hardware import local_device
 
 BUDGET_SECONDS = 450
 """No stage continues after this time."""
@@ -112,7 +113,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.stage:
         with tempfile.TemporaryDirectory() as scratch:
-            case = Case(torch.device(arguments.device), arguments.small, Path(scratch))
+            device = local_device(torch.device(arguments.device))  # with its number, which some of torch.cuda needs
+            case = Case(device, arguments.small, Path(scratch))
             try:
                 figures = STAGES[arguments.stage][0](case)
             except Exception:  # noqa: BLE001 - the boundary of a stage: whatever fails is its result

@@ -56,6 +56,23 @@ def test_a_stage_that_fails_or_hangs_ends_alone(monkeypatch: pytest.MonkeyPatch,
     assert late.status == "NOT TRIED"
 
 
+def test_a_stage_gets_its_gpu_by_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some of torch.cuda refuses a device without one, such as the limit on memory that `faults` sets."""
+    devices = list[torch.device]()
+
+    def stage(case: Case) -> list[Figure]:
+        devices.append(case.device)
+        return []
+
+    monkeypatch.setitem(gpu_check.STAGES, "faults", (stage, 1))
+    monkeypatch.setattr(gpu_check.sys, "argv", ["gpu_check", "--stage", "faults"])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert gpu_check.main() == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert devices == [torch.device("cuda", 0)]
+
+
 def test_plain_operations_are_timed_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
     monkeypatch.setenv("TRD_LOSS_KERNEL", "auto")

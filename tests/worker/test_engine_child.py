@@ -34,6 +34,7 @@ def caused_by(cause: BaseException) -> BaseException:
         (caused_by(ContextTooLongError("too long")), "context_too_long"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (ValueError("I/O error: No space left on device (os error 28)"), "disk_full"),

@@ -93,15 +93,19 @@ def local_hardware(device: torch.device) -> Hardware:
 
 
 def check_gpu_health(machine: Machine) -> str:
-    """Look for ECC errors, and for other processes' memory."""
+    """Look for ECC errors and other processes' memory. nvidia-smi lists GPUs that CUDA_VISIBLE_DEVICES hides, too."""
     machine.require_gpu()
     if shutil.which("nvidia-smi") is None:
         raise NotTriedError("nvidia-smi is not installed")
-    query = "index,ecc.errors.uncorrected.volatile.total,memory.used"
+    query = "uuid,index,ecc.errors.uncorrected.volatile.total,memory.used"
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    for line in output.splitlines():
-        index, errors, used_mib = (part.strip() for part in line.split(","))
+    rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
+    visible = {f"GPU-{torch.cuda.get_device_properties(n).uuid}" for n in range(torch.cuda.device_count())}
+    visible_rows = [row for row in rows if row[0] in visible]
+    if not visible_rows:
+        raise NotTriedError("nvidia-smi does not list this process's GPU, which may be a part of one (MIG)")
+    for _, index, errors, used_mib in visible_rows:
         if errors.isdigit() and int(errors) > 0:
             raise FailedError(f"GPU {index} had {errors} uncorrected ECC errors", "reset or replace the GPU")
         if used_mib.isdigit() and int(used_mib) > 2048:

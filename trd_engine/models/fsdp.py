@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
-from trd_engine.models.lora import STUDENT_ADAPTER, merged_state_dict
+from trd_engine.models.lora import STUDENT_ADAPTER, merged_weights
 from trd_engine.models.sharded_loading import filled_parameters
 from trd_engine.runtime.distributed import World
 
@@ -145,25 +145,28 @@ def gather_full_model(model: TrainedModel, world: World, dtype: torch.dtype | No
 
     With `dtype` its parameters are converted, except those that the architecture keeps in fp32.
     """
-    weights = _gather(_converted(model, model.state_dict(), dtype), world)
+    weights = _gather(_converted(model, model.state_dict().items(), dtype), world)
     return _with_weights(_without_storage(model), weights) if world.is_main else None
 
 
 def merged_model(model: PeftModel, dtype: torch.dtype | None) -> PreTrainedModel:
-    """Return a copy of a model that is not sharded with its adapter merged; `dtype` as in `gather_full_model`."""
+    """Return a copy on the CPU of a model that is not sharded, with its adapter merged; `dtype` as in
+    `gather_full_model`."""
     blank = _without_storage(causal_lm_of(model))
-    merged = _with_weights(blank, dict(_converted(blank, merged_state_dict(model), dtype)))
+    # One after another: beside a large model a GPU has no room for a second one.
+    weights = {name: tensor.cpu() for name, tensor in _converted(blank, merged_weights(model), dtype)}
+    merged = _with_weights(blank, weights)
     assert isinstance(merged, PreTrainedModel)
     return merged
 
 
 def _converted(
-    model: TrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+    model: TrainedModel, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each of the model's weights by name, one copy at a time."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     kept = causal_lm_of(model)._keep_in_fp32_modules_strict or ()
-    for name, tensor in weights.items():
+    for name, tensor in weights:
         is_kept = dtype is None or name not in parameters or any(part in name for part in kept)
         yield name, tensor if is_kept else tensor.to(dtype)
 

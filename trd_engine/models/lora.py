@@ -166,14 +166,13 @@ def answering_with(model: nn.Module, adapter: str | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
-    """Return the base model's weights with the adapter added, under the base model's own names.
+def merged_weights(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield the base model's weights with the adapter added, under the base model's own names.
 
-    Copies only the adapted weights. PEFT's merge and unmerge in place would leave rounding errors
-    in the live weights, and a run would no longer be the same with and without a checkpoint.
+    Copies only the adapted weights, each when it is asked for. PEFT's merge and unmerge in place would leave rounding
+    errors in the live weights, and a run would no longer be the same with and without a checkpoint.
     """
     base = causal_lm_of(model)
-    merged: dict[str, Tensor] = {}
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     for key, value in base.state_dict().items():
         if ".lora_" in key:
@@ -184,5 +183,4 @@ def merged_state_dict(model: PeftModel) -> dict[str, Tensor]:
             if leaf == getattr(adapted[layer], "parameter_name", "weight"):
                 delta: Tensor = adapted[layer].get_delta_weight(STUDENT_ADAPTER)  # type: ignore[attr-defined]
                 value = (value + delta).to(value.dtype)
-        merged[f"{layer}.{leaf}" if layer else leaf] = value
-    return merged
+        yield f"{layer}.{leaf}" if layer else leaf, value

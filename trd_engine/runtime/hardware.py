@@ -13,6 +13,7 @@ from trd_engine.runtime.errors import DeviceUnavailableError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DEVICE_FILES = Path("/dev")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
 _BF16_CAPABILITY = (8, 0)
 """Of Ampere, CUDA's first with products in bf16."""
 
@@ -45,9 +46,12 @@ def choose_device(name: str) -> torch.device:
             )
     try:
         torch.empty(0, device=name)
+        # A kernel, for a PyTorch that is not built for this GPU; on this process's own, since memory is taken there.
+        torch.zeros(1, device=local_device(torch.device(name)))
     except (RuntimeError, AssertionError) as error:
         raise DeviceUnavailableError(
-            f"device = {name}: {error}; set device to cpu, or use a worker that has this device"
+            f"device = {name}: {str(error).partition(chr(10))[0]}; set device to cpu, or use a worker that has this "
+            "device"
         ) from error
     return torch.device(name)
 
@@ -59,8 +63,12 @@ def _has_unused_gpu() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed. On a CPU PyTorch raises a RuntimeError, which only its text identifies."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Return whether an allocation failed.
+
+    What PyTorch raises on a CPU, and for CUDA's libraries (cuBLAS, NCCL, Triton), only its text identifies.
+    """
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in _OUT_OF_MEMORY)
 
 
 def choose_compute_dtype(precision: str, device: torch.device) -> torch.dtype:

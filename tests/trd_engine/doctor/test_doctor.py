@@ -96,20 +96,34 @@ def test_a_spec_is_checked_against_the_models(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("0, 0, 12\n1, 3, 10\n", "GPU 1 had 3 uncorrected ECC errors"),
-        ("0, [N/A], 12000\n", "12000 MiB of GPU 0 are in use"),
-        ("0, [N/A], 12\n", None),
+        ("GPU-1a, 0, 0, 12\nGPU-2b, 1, 3, 10\n", "GPU 1 had 3 uncorrected ECC errors"),
+        ("GPU-1a, 0, [N/A], 12000\n", "12000 MiB of GPU 0 are in use"),
+        ("GPU-1a, 0, [N/A], 12\n", None),
+        ("GPU-3c, 0, 0, 70000\nGPU-1a, 1, 0, 12\n", None),
     ],
+    ids=["ECC", "in use", "free", "another that is hidden is in use"],
 )
 def test_ecc_errors_and_other_processes_are_found(
     output: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write_program(tmp_path / "nvidia-smi", f"cat <<'END'\n{output}END\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    gpus = [SimpleNamespace(uuid="1a"), SimpleNamespace(uuid="2b")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
     if message is None:
         assert "no uncorrected ECC errors" in machine_checks.check_gpu_health(Machine(GPU, tmp_path))
         return
     with pytest.raises(FailedError, match=message):
+        machine_checks.check_gpu_health(Machine(GPU, tmp_path))
+
+
+def test_a_part_of_a_gpu_is_not_judged_by_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_program(tmp_path / "nvidia-smi", "echo 'GPU-3c, 0, 0, 70000'\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="4d"))
+    with pytest.raises(NotTriedError, match="MIG"):
         machine_checks.check_gpu_health(Machine(GPU, tmp_path))
 
 

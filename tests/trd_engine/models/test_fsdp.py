@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.trd_engine import rank_models
 from tests.trd_engine.forked import fork_ranks
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
+from trd_engine.models import fsdp
 from trd_engine.models.fsdp import gather_full_model
 from trd_engine.models.loading import load_model
 from trd_engine.models.lora import TEACHER_ADAPTER, adapter_pairs, add_adapter, add_teacher_adapter
@@ -38,6 +41,31 @@ def test_a_teachers_adapter_comes_along() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for whole in (copy, model):
         assert {s.base_model_name_or_path for s in whole.peft_config.values()} == {"acme/public-name"}
+
+
+def test_merged_weights_leave_the_device_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that holds an 8B model in bf16 may have no room for the merged one beside it."""
+    base = load_model(str(MODELS / "tiny-student"), dtype=torch.float32, device=torch.device("cpu"))
+    model = add_adapter(base, LoraConfig(rank=4, alpha=8), seed=0)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    made: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    merged_weights = fsdp.merged_weights
+
+    def watched(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal most
+        for name, tensor in merged_weights(model):
+            if tensor.data_ptr() not in own:
+                made.append(weakref.ref(tensor))
+            most = max(most, sum(reference() is not None for reference in made))
+            yield name, tensor
+
+    monkeypatch.setattr(fsdp, "merged_weights", watched)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor.clone())  # as on a GPU
+    merged = fsdp.merged_model(model, None)
+    assert len(made) > 10
+    assert most <= 2
+    assert own.isdisjoint(parameter.data_ptr() for parameter in merged.parameters())
 
 
 SIZES: dict[str, Any] = {

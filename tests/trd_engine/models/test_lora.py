@@ -15,7 +15,7 @@ from tests.trd_engine.tiny_runs import events
 from trd_engine.config import LoraConfig, parse_config
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models import lora
-from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, merged_state_dict
+from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, merged_weights
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.model_setup import report_adapter
 
@@ -75,7 +75,7 @@ def test_all_layers_of_the_blocks_are_adapted_trained_and_merged(
     logits.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
     plain = make(kind, sizes)
-    plain.load_state_dict(merged_state_dict(model))
+    plain.load_state_dict(dict(merged_weights(model)))
     torch.testing.assert_close(plain(token_ids).logits, logits, atol=1e-5, rtol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_adapters_of_fused_experts_are_merged() -> None:
             torch.nn.init.normal_(parameter, std=0.05)
     token_ids = torch.tensor([[3, 4, 5, 6]])
     plain, before = make("qwen3_next", EXPERTS), make("qwen3_next", EXPERTS).state_dict()
-    merged = merged_state_dict(model)
+    merged = dict(merged_weights(model))
     assert not torch.equal(
         merged["model.layers.1.mlp.experts.down_proj"], before["model.layers.1.mlp.experts.down_proj"]
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 
 from trd_engine.runtime import hardware
 from trd_engine.runtime.errors import DeviceUnavailableError
-from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, has_bf16_matmul
+from trd_engine.runtime.hardware import choose_compute_dtype, choose_device, has_bf16_matmul, is_out_of_memory
+from trd_engine.runtime.seeds import seed_everything
 
 XEON = {"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": False, "amx_bf16": False}
 EPYC = {"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}
@@ -90,3 +92,46 @@ def test_a_gpu_without_bf16_trains_in_fp32(
 @pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
 def test_a_processor_has_the_dtype_that_is_asked_for(precision: str, dtype: torch.dtype) -> None:
     assert choose_compute_dtype(precision, torch.device("cpu")) == dtype
+
+
+def test_a_gpu_for_which_pytorch_has_no_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error as PyTorch writes it, at the first kernel; a tensor without elements needs none."""
+    real_empty, chosen = torch.empty, list[object]()
+    text = "CUDA error: no kernel image is available for execution on the device\nSearch for `cudaErrorNoKernelImage'"
+
+    def zeros(*_: object, device: torch.device) -> torch.Tensor:
+        chosen.append(device)
+        raise RuntimeError(text)
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: real_empty(*shape))
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(DeviceUnavailableError, match=r"cuda: .* execution on the device; set device to cpu"):
+        choose_device("cuda")
+    assert chosen == [torch.device("cuda", 3)] * 2, "no process may take memory of another's GPU"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("a text about what is out of memory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_what_libraries_say(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) == is_memory
+
+
+def test_cublas_is_asked_for_reproducible_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seed_everything(0)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    seed_everything(0)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

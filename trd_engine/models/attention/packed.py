@@ -48,12 +48,16 @@ class UnservedAttentionError(ValueError):
     """The model needs attention that is not computed here."""
 
 
-@dataclass(frozen=True)
 class Segments:
-    """Where the sequences of a packed row begin and end."""
+    """Where the sequences of a packed row begin and end.
 
-    lengths: tuple[int, ...]
-    device: torch.device
+    No dataclass: FSDP2 copies those among a layer's arguments, and every layer would make `bounds` again, for which
+    the host waits for the GPU.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
+        self.lengths = lengths
+        self.device = device
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
@@ -257,8 +261,9 @@ class _Kernel:
     ) -> Tensor:
         """Return […, A, L, D]. `seen`: which keys a query sees; None: all, or with `is_causal` those up to itself."""
         is_grouped = query.shape[1] != key.shape[1]
-        if is_grouped and (seen is not None or self.softcap is not None):
-            # Grouped heads together with a mask would leave the fast kernels.
+        if is_grouped and (seen is not None or self.softcap is not None or query.is_cuda):
+            # Grouped heads together with a mask would leave the fast kernels. So would those on a GPU whose flash
+            # attention does not serve the row (fp32, an older GPU): the scores [R, A, L, L] would exist as a whole.
             repeats = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
             is_grouped = False

@@ -130,15 +130,21 @@ def _named_optimized(model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequ
 def torch_random_state() -> dict[str, Tensor]:
     """Return the states of torch's generators, by device."""
     states = {"cpu": torch.get_rng_state()}
-    for index in range(torch.cuda.device_count()):
+    for index in _gpus_in_use():
         states[f"cuda{index}"] = torch.cuda.get_rng_state(index)
     return states
+
+
+def _gpus_in_use() -> range:
+    """Return the numbers of the GPUs, none in a run on the CPU: asking for a generator starts CUDA, which may be broken
+    on a machine that shows a GPU."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 def restore_torch_random(states: Mapping[str, Tensor]) -> None:
     """Restore torch's generators to `states`, which `torch_random_state` returned."""
     torch.set_rng_state(states["cpu"])
-    for index in range(torch.cuda.device_count()):
+    for index in _gpus_in_use():
         if f"cuda{index}" in states:
             torch.cuda.set_rng_state(states[f"cuda{index}"], index)
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.utils import _apply_to_tensors
 
 from trd_engine.models.attention import packed as packed_attention
 from trd_engine.models.attention.packed import PackedMask, Segments, UnservedAttentionError, attention
@@ -137,6 +139,33 @@ def test_the_kernel_is_asked_for_the_same(
     attention(Layer(), *inputs, mask_of(window), scaling=0.35, dropout=0.1)
     attention(Layer(), *inputs, mask_of(window), scaling=0.35, softcap=1.0)
     assert len(calls) == 1, "the kernel has neither dropout nor soft-cap"
+
+
+def test_a_gpu_without_the_kernel_repeats_grouped_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fp32, or before Ampere: none of torch's fused kernels that remain there takes grouped heads, and the whole
+    scores would exist."""
+    asked: list[tuple[int, int, bool]] = []
+
+    def sdpa(query: Tensor, key: Tensor, value: Tensor, *, enable_gqa: bool, **_: Any) -> Tensor:
+        asked.append((query.shape[1], key.shape[1], enable_gqa))
+        assert value.shape == key.shape
+        return torch.empty_like(query)
+
+    monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", sdpa)
+    mask = mask_of(None)
+    attention(Layer(), *make_qkv(), mask, scaling=0.35)
+    with FakeTensorMode():
+        there = (torch.empty(x.shape, device="cuda") for x in make_qkv())
+        attention(Layer(), *there, mask, scaling=0.35)
+    num_runs = len(mask.segments.runs)
+    assert asked == [(HEADS, GROUPS, True)] * num_runs + [(HEADS, HEADS, False)] * num_runs
+
+
+def test_all_layers_share_the_bounds_though_fsdp_copies_their_arguments() -> None:
+    """It casts a layer's arguments to the passes' dtype by this function, which takes dataclasses apart."""
+    mask = mask_of(None)
+    copies = [_apply_to_tensors(lambda tensor: tensor, {"attention_mask": mask}) for _ in range(2)]
+    assert {id(copy["attention_mask"].segments.bounds) for copy in copies} == {id(mask.segments.bounds)}
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from trd_engine.runtime.distributed import World
-from trd_engine.training.checkpoints.state import TrainingState, restore_optimizer, write_state
+from trd_engine.training.checkpoints.state import (
+    TrainingState,
+    restore_optimizer,
+    restore_torch_random,
+    torch_random_state,
+    write_state,
+)
 
 
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -50,3 +57,13 @@ def test_a_part_of_several_processes_is_the_same_file_after_a_resume(tmp_path: P
     write_state(tmp_path / "again", TrainingState("f"), model, fresh, World(0, 2))
     saved, again = (tmp_path / name / "optimizer-00001-of-00002.safetensors" for name in ("saved", "again"))
     assert saved.read_bytes() == again.read_bytes()
+
+
+def test_a_run_on_the_cpu_leaves_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver counts a GPU even if it is too old for PyTorch's CUDA, whose start then fails, as it does here."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(AssertionError):
+        torch.cuda.get_rng_state(0)
+    states = torch_random_state()
+    assert states.keys() == {"cpu"}
+    restore_torch_random({**states, "cuda0": states["cpu"]})
