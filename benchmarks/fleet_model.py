@@ -120,7 +120,7 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """Of the rate."""
+        """Relative error of the rate."""
         return self.simulated_a_second / self.measured_a_second - 1
 
 

@@ -46,7 +46,7 @@ class PhaseEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """On each training device."""
+        """Bytes on each training device."""
         return sum(self.device_bytes.values())
 
 

@@ -177,14 +177,12 @@ def failure_code(error: BaseException) -> str:
 
 def _exhausted_resource(error: BaseException) -> str | None:
     """Return the code for full memory or disk: libraries raise many types, and torch on a CPU a plain RuntimeError."""
-    text = str(error).lower()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in text for s in _OUT_OF_MEMORY)):
+    is_memory = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _has_any(error, _OUT_OF_MEMORY))
+    if is_memory or _has_any(error, _NO_ROOM):
         return "out_of_memory"
-    if any(s in text for s in _NO_ROOM):
-        return "out_of_memory"
-    return "disk_full" if any(s in text for s in _DISK_FULL) else None
+    return "disk_full" if _has_any(error, _DISK_FULL) else None
 
 
 def _is_under_torchrun() -> bool:

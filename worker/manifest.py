@@ -55,7 +55,7 @@ class Manifest(BaseModel):
 
     @property
     def num_bytes(self) -> int:
-        """Of all files together."""
+        """Bytes of all files together."""
         return sum(file.num_bytes for file in self.files)
 
 

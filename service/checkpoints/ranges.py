@@ -13,7 +13,7 @@ _SINGLE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$", re.ASCII)
 
 @dataclass(frozen=True)
 class ByteRange:
-    """From `start` to before `stop`."""
+    """The bytes from `start` to before `stop`."""
 
     start: int
     stop: int

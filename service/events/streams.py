@@ -15,7 +15,7 @@ RETRY_SECONDS = 15
 
 
 class OpenStreams:
-    """Of one process. Used on its event loop alone."""
+    """The open streams of one process. Used on its event loop alone."""
 
     def __init__(self, max_per_key: int, max_in_all: int) -> None:
         self._max_per_key = max_per_key

@@ -39,7 +39,7 @@ MAX_SECONDS = 10 * 365 * 86_400.0
 
 @dataclass(frozen=True)
 class ExpectedTimes:
-    """Of a job that waits; None if unknown."""
+    """When a waiting job will start and finish; None if unknown."""
 
     start_at: datetime | None = None
     finish_at: datetime | None = None
@@ -71,18 +71,21 @@ def _times_among(session: Session, job: Job) -> ExpectedTimes:
     obstacle = _obstacle(job.queue, running, now)
     if obstacle is not None:
         return ExpectedTimes(note=obstacle)
-    durations = _Durations(session, {row.job.owner for row in queue if _needs_history(row.job)})
+    # The engine's own estimate, which needs no history, holds for a running job alone.
+    unknown = [row.job for row in queue if row.job.status == JobStatus.QUEUED or row.job.eta_seconds is None]
+    durations = _Durations(session, {one.owner for one in unknown})
     start = _start_in_seconds(
         [_remaining_seconds(row, durations, now) for row in running],
         [durations.seconds(row) for row in queue if row.job.status == JobStatus.QUEUED and row.job.id != job.id],
     )
     if start is None or start > MAX_SECONDS:
         return ExpectedTimes(note="the duration of a job that runs or waits before it is unknown")
+    start_at = now + timedelta(seconds=start)
     itself = next((row for row in queue if row.job.id == job.id), None)
     own = durations.seconds(itself) if itself is not None else None
     if itself is None or own is None or own > MAX_SECONDS:
-        return ExpectedTimes(_after(now, start), note=_why_without_end(itself))
-    return ExpectedTimes(_after(now, start), _after(now, start + own))
+        return ExpectedTimes(start_at, note=_why_without_end(itself))
+    return ExpectedTimes(start_at, start_at + timedelta(seconds=own))
 
 
 def _obstacle(queue: str, running: Sequence[SizedJob], now: datetime) -> str | None:
@@ -112,11 +115,6 @@ def _is_live(job: Job, now: datetime) -> bool:
     return job.status == JobStatus.RUNNING and job.lease_expires_at is not None and job.lease_expires_at > now
 
 
-def _needs_history(job: Job) -> bool:
-    """Return whether only similar jobs can tell its time: the engine's estimate holds for a running job alone."""
-    return job.status == JobStatus.QUEUED or job.eta_seconds is None
-
-
 def _start_in_seconds(remaining: Sequence[float | None], before: Sequence[float | None]) -> float | None:
     """Return when the job starts. `remaining`: until each worker is free; `before`: what the jobs take that are claimed
     first, in their order."""
@@ -128,10 +126,6 @@ def _start_in_seconds(remaining: Sequence[float | None], before: Sequence[float 
     for seconds in waiting:
         heapq.heapreplace(free, free[0] + seconds)
     return free[0]
-
-
-def _after(now: datetime, seconds: float) -> datetime:
-    return now + timedelta(seconds=seconds)
 
 
 def _remaining_seconds(row: SizedJob, durations: _Durations, now: datetime) -> float | None:

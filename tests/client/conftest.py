@@ -58,7 +58,7 @@ def trd(service: RunningService) -> Iterator[Client]:
 
 @pytest.fixture
 def proxy(service: RunningService) -> Iterator[BreakingProxy]:
-    """In front of the service."""
+    """A relay in front of the service."""
     with breaking_proxy(service.port) as running:
         yield running
 

@@ -24,7 +24,7 @@ TWO_GPUS = {"num_nodes": 1, "num_devices": 2, "device_kind": "l4", "device_bytes
 
 @pytest.fixture
 def client(make_client: MakeClient, database_url: str) -> TestClient:
-    """On SQLite and on PostgreSQL, with all devices in the default queue."""
+    """The service on SQLite and on PostgreSQL, with all devices in the default queue."""
     return make_client(database_url, models=f"{COMMITTED}/*,Org/Hub-Model@v1", max_devices=16, queues=(DEFAULT_QUEUE,))
 
 

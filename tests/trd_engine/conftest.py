@@ -53,7 +53,7 @@ def tokenizer(model_folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def reference_model(model_folder: Path) -> PreTrainedModel:
-    """For plain forward passes; no test changes it."""
+    """The model for plain forward passes; no test changes it."""
     return load_model(model_folder)
 
 

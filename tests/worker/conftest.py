@@ -12,7 +12,7 @@ from tests.worker.workbench import Workbench
 
 @pytest.fixture
 def bench(database_url: str, tmp_path: Path) -> Iterator[Workbench]:
-    """On SQLite, then on PostgreSQL."""
+    """A workbench on SQLite, then on PostgreSQL."""
     made = Workbench(database_url, tmp_path / "data")
     yield made
     made.close()
@@ -20,7 +20,7 @@ def bench(database_url: str, tmp_path: Path) -> Iterator[Workbench]:
 
 @pytest.fixture
 def sqlite_bench(sqlite_url: str, tmp_path: Path) -> Iterator[Workbench]:
-    """On SQLite."""
+    """A workbench on SQLite."""
     made = Workbench(sqlite_url, tmp_path / "data", dataset_roots=(tmp_path,))
     yield made
     made.close()

@@ -35,7 +35,7 @@ class SpecEstimate:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Duration of the whole run."""
         return sum(one.seconds or 0.0 for one in self.phases)
 
 

@@ -39,7 +39,7 @@ class WeightSwitch(Protocol):
 
 
 class BorrowedWeights:
-    """For generators that sample from the live modules, whose weights are always the newest."""
+    """Serves generators that sample from the live modules, whose weights are always the newest."""
 
     def to_student(self) -> None:
         """Do nothing."""
@@ -87,7 +87,7 @@ class _Role:
 
 
 class ServedWeights:
-    """For an engine with separate weights, which serves the student and, if it is its own teacher, the teacher too.
+    """Serves an engine with separate weights: the student's and, if it is its own teacher, the teacher's too.
 
     The weights of a role are written and loaded before its next sample, not after every step.
     """

@@ -1,8 +1,8 @@
 r"""``python -m trd_engine.tasks.references``: find reference answers that no answer could match, before a job does.
 
 Reads JSON lines ``{"row", "answer", "solution"}`` of task `math` on standard input, and writes one JSON object on
-standard output: ``{"num_judged", "num_references", "notices"}``. It judges as a job would, in confined processes; where
-they cannot be had it exits with 2 and says why on standard error. It loads no torch.
+standard output: ``{"num_judged", "num_references", "notices"}``. It judges as a job would, in confined processes; if
+there are none, it exits with 2 and the reason on standard error. It loads no torch.
 """
 
 from __future__ import annotations

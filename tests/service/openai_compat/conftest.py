@@ -68,7 +68,7 @@ def serving(client: TestClient) -> Iterator[Service]:
 
 @pytest.fixture
 def service(client: TestClient) -> Iterator[Service]:
-    """On SQLite."""
+    """The service on SQLite."""
     with serving(client) as served:
         yield served
 
@@ -82,7 +82,7 @@ def shared_service(standing: MakeStanding) -> Iterator[Service]:
 
 @pytest.fixture
 def either_service(either_client: TestClient) -> Iterator[Service]:
-    """On SQLite and on PostgreSQL."""
+    """The service on SQLite and on PostgreSQL."""
     with serving(either_client) as served:
         yield served
 

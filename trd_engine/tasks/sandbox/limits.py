@@ -12,7 +12,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """For one case of a program: one input, or one test script."""
+    """Limits of one case of a program: one input, or one test script."""
 
     cpu_seconds: int = 8
     wall_seconds: float = 10.0
