@@ -2,7 +2,7 @@
 
     python -m benchmarks.verifiers
 
-judges each set of answers as a job does, and once more in one process that the answers share, as no job does.
+judges each set of answers as a job does, and again in one process that the answers share, as no job does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which models may be named, and what their folders say of themselves.
+"""Which models may be named, and what their folders say about them.
 
 Reads JSON files of a model's folder and nothing more: no weights, no torch. The service asks it
 before anything is queued; the worker asks it to turn a name into a folder.
@@ -44,7 +44,7 @@ class CatalogEntry:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a local folder says of its model."""
+    """What a local folder says about its model."""
 
     context_tokens: int | None
     """max_position_embeddings; None if the configuration does not say."""
@@ -170,7 +170,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a model's folder; raises `ModelRefusedError`."""
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait forever
             raise ModelRefusedError(f"{path.name} is not a file")
         if found.st_size > MAX_JSON_BYTES:
             raise ModelRefusedError(f"{path.name} has {found.st_size} bytes, over the limit of {MAX_JSON_BYTES}")

@@ -39,7 +39,7 @@ class RecordKind(StrEnum):
 
 
 Policy = Mapping[RecordKind, float]
-"""Days from the end of a job to the removal of its records; a missing kind is kept for ever."""
+"""Days from the end of a job to the removal of its records; a missing kind is kept forever."""
 
 _TABLES: dict[RecordKind, tuple[type[Base], ...]] = {
     RecordKind.EVENTS: (JobEvent,),

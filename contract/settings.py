@@ -141,7 +141,7 @@ class DeploymentSettings(DatabaseSettings):
     integration_secrets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
     """Comma-separated names of the workers' environment variables that a job may name as the key of a tracker."""
     retain_events_days: Days | None = None
-    """Days after a job's end at which a worker removes its events, all but the last. If unset, they are kept for ever,
+    """Days after a job's end at which a worker removes its events, all but the last. If unset, they are kept forever,
     as is the rest below; `trd retention --events-days 30` shows what would go. Give API and workers the same."""
     retain_metrics_days: Days | None = None
     """Days after a job's end at which its metrics by step are removed."""

@@ -251,7 +251,7 @@ def _twice_at_most(read: Callable[[], T]) -> T:
     try:
         return read()
     except (ContentChangedError, StoredFileMissingError) as error:
-        logger.warning("read once more: %s", error)
+        logger.warning("read again: %s", error)
         return read()
 
 

@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse
 from contract.views import Error
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Error}, "5XX": {"model": Error}}
-"""What the OpenAPI document says of every route's errors; each part's router has it."""
+"""What the OpenAPI document says about every route's errors; each part's router has it."""
 NO_RETRY = {"x-should-retry": "false"}
 """The `openai` client retries every 409 and 429 unless this header says no."""
 

@@ -109,7 +109,7 @@ class Settings(DeploymentSettings):
     check_wait_seconds: Seconds = 120.0
     """Longest time that an upload waits for its check to begin."""
     check_memory_bytes: Annotated[int, Field(ge=2**29)] = 3 * 2**29
-    """Address space of the child process that checks an upload, some 400 MiB of which its libraries take."""
+    """Address space of the child process that checks an upload, about 400 MiB of which its libraries take."""
     check_cpu_seconds: Limit = 300
     """Most processor time of checking one upload: it gets 120 seconds, and 2 for each MiB of the file."""
     check_seconds: Seconds = 600.0

@@ -95,7 +95,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shell that runs the tests may be set up for a real deployment; no test may touch that. TRD_LOSS_KERNEL stays:
-    tests of the loss run once more with Triton's kernels."""
+    tests of the loss run again with Triton's kernels."""
     for name in os.environ.keys() - {"TRD_LOSS_KERNEL"}:
         if name.startswith(("TRD_", "AWS_")) or name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL"):
             monkeypatch.delenv(name)

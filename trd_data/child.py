@@ -34,7 +34,7 @@ class ChildLimits:
     """What one child may cost."""
 
     memory_bytes: int = 3 * 2**29
-    """Address space, some 400 MiB of which the libraries take."""
+    """Address space, about 400 MiB of which the libraries take."""
     cpu_seconds: int = 300
     """Processor time."""
     wall_seconds: float = 600.0

@@ -41,7 +41,7 @@ def retention(
 
 def _cells(kind: RetainedKind) -> tuple[str | None, ...]:
     if kind.days is None:
-        return kind.kind, "kept for ever", "", "", "", ""
+        return kind.kind, "kept forever", "", "", "", ""
     more = "+" if kind.num_measured_jobs < kind.num_jobs else ""
     figures = str(kind.num_jobs), f"{kind.num_rows}{more}", f"{size(kind.num_bytes)}{more}"
     return kind.kind, f"{kind.days:g}", *figures, moment(kind.oldest_finished_at)

@@ -13,7 +13,7 @@ class RetainedKind(View):
 
     kind: OpenEnum[Literal["events", "metrics", "trajectories", "checkpoints"]]
     days: float | None
-    """Days from the end of a job to the removal; null keeps them for ever."""
+    """Days from the end of a job to the removal; null keeps them forever."""
     num_jobs: int
     """Jobs with records that are due, of all owners."""
     oldest_finished_at: datetime | None

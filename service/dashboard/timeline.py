@@ -59,7 +59,7 @@ class Timeline:
 
     @property
     def lost(self) -> list[AttemptView]:
-        """The attempts that ended without a word of their own."""
+        """The attempts that ended without a message."""
         return [a for a in self.attempts if a.status == AttemptStatus.LOST and a.finished_at is not None]
 
     @property

@@ -29,7 +29,7 @@ from service.models.service import ModelShelf, ShelvedModel
 from service.settings import Settings
 
 COUNT_SECONDS = 60.0
-"""How long a count of stored specs is good for."""
+"""Seconds for which a count of stored specs is used."""
 
 
 @dataclass(frozen=True)

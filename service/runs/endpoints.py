@@ -121,7 +121,7 @@ def show_trajectory(
     return detail_view(row, with_token_kl=per_token_kl, with_tokens=tokens, is_aligned=alignment)
 
 
-@router.get("/diagnosis", summary="What each round says of prefix failure")
+@router.get("/diagnosis", summary="What each round says about prefix failure")
 @raises(NotFoundError)
 def list_diagnoses(
     context: Context,

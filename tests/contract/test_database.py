@@ -88,7 +88,8 @@ def test_a_frozen_writer_keeps_nobody_waiting_for_long(postgres_url: str, monkey
 
 
 def test_a_writer_that_is_frozen_within_a_batch_is_ended(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL does not call it idle: the batch's end has not come. Who computes, waits, or is another's is left."""
+    """PostgreSQL does not call it idle: the batch is not over. Connections that compute, wait, or belong to others
+    stay."""
     monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
     database = Database(postgres_url)
     with database.write() as session:

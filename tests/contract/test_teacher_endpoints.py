@@ -1,4 +1,4 @@
-"""What an operator may say of served teachers, and that what he may not is never repeated."""
+"""What an operator may say about served teachers; refused values are never repeated."""
 
 from __future__ import annotations
 

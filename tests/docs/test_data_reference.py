@@ -1,4 +1,4 @@
-"""The tables of docs/data.md are those of the shapes, and what they say of a row's columns is true."""
+"""The tables of docs/data.md are those of the shapes, and what they say about a row's columns is true."""
 
 from __future__ import annotations
 

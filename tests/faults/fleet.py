@@ -240,7 +240,7 @@ def report_of(fleet: Fleet, num_attempts: int, seconds: float, losses: list[str]
 
 
 def isolate_network() -> None:
-    """Leave this process and its children a loopback only: Ray listens on all addresses, whatever it is told."""
+    """Leave this process and its children a loopback only: Ray listens on all addresses, whatever its options say."""
     if ctypes.CDLL(None).unshare(CLONE_NEWNET) != 0:
         say("without root, the network stays: Ray listens on all addresses of this machine, and demands its token")
         return

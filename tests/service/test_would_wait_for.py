@@ -114,7 +114,7 @@ def test_workers_of_earlier_versions_are_taken_to_run_anything(client: TestClien
     with database_of(client).write() as session:
         session.execute(update(Worker).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
     waiting = submit(client, **body(client))
-    assert shown(client, waiting) is None, "its lease tells of it, as that of a worker without a row does"
+    assert shown(client, waiting) is None, "its lease shows it, as that of a worker without a row does"
     set_job(client, job_id, lease_expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert shown(client, waiting) is not None
 

@@ -1,4 +1,4 @@
-"""The divergences once more, from the formulas, in NumPy's float64, one position and one token at a time.
+"""The divergences again, from the formulas, in NumPy's float64, one position and one token at a time.
 
 Shares nothing with `trd_engine`: no logits-level shortcuts, no vector operations, no autograd.
 """

@@ -59,7 +59,7 @@ def start(spec: dict[str, Any], out: Path, work: Callable[[list[str]], int] = ma
 
 
 def never_committing_step_2(command: list[str]) -> int:
-    """Run the command with a checkpoint of step 2 that is hashed for ever."""
+    """Run the command with a checkpoint of step 2 that is hashed forever."""
     write_manifest = checkpoint.write_manifest
 
     def late(folder: Path, **facts: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class TextRequest:
     message: str
     """The user's turn of a chat, without any template."""
     seed: int
-    """Sent along; a server need not heed it."""
+    """Seed of the request; a server may ignore it."""
 
 
 class TextGenerator(Protocol):

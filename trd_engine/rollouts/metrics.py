@@ -1,4 +1,4 @@
-"""What the verifier and the lengths say of a round, and what looks wrong with the first one: no model is asked."""
+"""What the verifier and the lengths say about a round, and what looks wrong with the first one: no model is asked."""
 
 from __future__ import annotations
 

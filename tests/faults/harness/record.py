@@ -94,13 +94,13 @@ def differences(deployment: Deployment, job_id: str, reference: Record) -> list[
     record = read_record(deployment, job_id)
     problems = []
     if record.weights != reference.weights:
-        problems.append("the final weights are others")
+        problems.append("the final weights differ")
     if record.metrics != reference.metrics:
         wrong = sorted(set(record.metrics.items()) ^ set(reference.metrics.items()), key=str)
         problems.append(f"{len(wrong)} metrics are missing, additional or different: {wrong[:4]}")
     for table, rows in reference.tables.items():
         if record.tables[table] != rows:
-            problems.append(f"{table} are others: {len(record.tables[table])} rows, {len(rows)} without a fault")
+            problems.append(f"{table} differ: {len(record.tables[table])} rows, {len(rows)} without a fault")
     if missing := reference.events - record.events:
         problems.append(f"missing events: {sorted(missing)[:4]}")
     return [*problems, *_double_events(deployment, job_id), *_strange_writes(deployment, job_id)]

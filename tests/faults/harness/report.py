@@ -44,7 +44,7 @@ Faults that were found, and are fixed:
   because the worker repeated what may have been committed. Each write of an attempt has a number now, and none is
   applied twice.
 - A read from the store that ended early or came damaged was taken for a damaged file: a good checkpoint was
-  forgotten, or the job failed with `dataset_invalid`. It is read once more now.
+  forgotten, or the job failed with `dataset_invalid`. It is read again now.
 - A disk so full that the engine could not write why it ended counted as a crash, and used up the job's attempts
   within seconds. It is `disk_full` now, and the next attempt waits; also if something else has made room meanwhile.
 - If the kernel killed the engine for lack of memory, the job had failed for good. It is `host_out_of_memory` now, and

@@ -1,4 +1,4 @@
-"""The scores of a folder: those that a run tells of its own checkpoint."""
+"""The scores of a folder: those that a run reports for its own checkpoint."""
 
 from __future__ import annotations
 

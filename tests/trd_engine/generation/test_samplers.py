@@ -96,7 +96,7 @@ class _Silent(TransformersGenerator):
 def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
     prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several processes each must make as many passes as the others, or they wait for ever."""
+    """Each of several processes must make as many passes as the others, or they wait forever."""
     models = make_setup("tiny-student")
     passes: list[object] = []
     generator = _Silent(models.student, load_tokenizer(str(STUDENT)))

@@ -4,7 +4,7 @@ Within `rehearsed_gpu` everything that is asked for on ``cuda`` is there, and co
 an operation between a tensor there and one here, a fused update whose step count is not on the device, NumPy on a
 tensor of the device. Values are the CPU's, so that a run on it can be held against the same run on the CPU.
 
-It tells nothing of speed, of memory, of kernels that PyTorch's CUDA build lacks for a dtype, nor of NCCL and vLLM.
+It shows nothing about speed, memory, kernels that PyTorch's CUDA build lacks for a dtype, nor NCCL and vLLM.
 `load` of `device.py` must have been called before torch was imported.
 """
 

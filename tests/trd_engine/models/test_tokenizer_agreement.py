@@ -84,7 +84,7 @@ def test_a_teacher_that_stops_otherwise_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_padded_head_is_no_difference(tmp_path: Path) -> None:
-    """A teacher whose head has rows that no token names trains as the unpadded one does, but for those rows' mass."""
+    """A teacher whose head has rows that no token names trains like the unpadded one, except for those rows' mass."""
     folder = tmp_path / "padded"
     shutil.copytree(MODELS / "tiny-teacher", folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

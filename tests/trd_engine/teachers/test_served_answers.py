@@ -42,7 +42,7 @@ def test_they_train_as_the_local_model_does_in_the_refining_prompt(
     data: Path, tmp_path: Path, scored_run: Path
 ) -> None:
     distil(config_of(data, str(MODELS / "tiny-teacher"), TOP_K), tmp_path, resume_from=checkpoint_folder(scored_run, 0))
-    # The server tells of 28 tokens that the head of 32 may put among its five best where the others are as unlikely.
+    # The server lists 28 tokens that the head of 32 may put among its five best if the others are as unlikely.
     assert metric(tmp_path, "loss") == pytest.approx(metric(scored_run, "loss"), rel=1e-3)
     assert metric(tmp_path, "teacher_perplexity") == pytest.approx(metric(scored_run, "teacher_perplexity"), rel=1e-3)
     assert all(share < 0.05 for share in metric(scored_run, "cross_entropy_token_share"))

@@ -1,1 +1,1 @@
-"""What a round says of prefix failure, before anything is trained on it."""
+"""What a round says about prefix failure, before anything is trained on it."""

@@ -60,7 +60,7 @@ def find_alternatives(
 ) -> dict[int, tuple[Alternatives, ...]]:
     """Return the alternatives at `places` of each sequence, both by the trajectory's position.
 
-    Runs both models once more over the sequences, without gradient. Of several processes all call it together.
+    Runs both models again over the sequences, without gradient. Of several processes all call it together.
     """
     found: dict[int, tuple[Alternatives, ...]] = {}
     text_of = functools.cache(lambda token_id: str(tokenizer.decode([token_id])))

@@ -80,7 +80,7 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round's sample says of prefix failure."""
+    """What a round's sample says about prefix failure."""
 
     num_trajectories: int
     sampler_gap: float | None

@@ -7,8 +7,8 @@ attention serves each run of equal lengths.
 What may be seen comes from the model itself: transformers hands every mask that a model builds to
 `_packed_mask`, which takes its window and refuses what is neither causal nor a causal sliding window.
 Outside `packed_row` both functions are transformers' own, so that generation with a cache works as it
-was, but for a soft-cap on the scores: transformers' sdpa leaves it out without a word, and here it is kept; and
-but for single tokens with grouped heads, which `decoding_attention` serves.
+was, except for a soft-cap on the scores, which transformers' sdpa silently leaves out and which is kept here, and
+for single tokens with grouped heads, which `decoding_attention` serves.
 
 Shapes: T tokens of the row, R sequences of length L each in a run, A query heads, E key-value heads, D of a head.
 """

@@ -45,7 +45,7 @@ def inputs(dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str,
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the most elements that any operation's result owns, but for views of `given`."""
+    """Records the most elements that any operation's result owns, except for views of `given`."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ KINDS = [
 def test_the_chunk_size_changes_bf16_by_its_rounding_alone(
     divergence: Divergence, has_bf16_matmul: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token's logits are products of its own row, the same in any chunk but for the order of a sum in fp32, which
+    """A token's logits are products of its own row, the same in any chunk except for the order of a sum in fp32, which
     moves the rare logit to the next bf16 number. The head's gradient is a sum of the chunks' products, each rounded
     to bf16, by 2⁻⁹ of itself at most, before it is added in fp32; a hidden state's is one such product."""
     monkeypatch.setattr(projection, "has_bf16_matmul", lambda: has_bf16_matmul)

@@ -204,7 +204,7 @@ def test_a_leak_within_the_tolerance_is_found(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma3_text"])
 def test_outside_a_row_nothing_changes(family: str) -> None:
     """Generation borrows the module: padded batches meet transformers' own attention, bit for bit, and so do single
-    tokens after a cache but for the rounding of heads that are served together."""
+    tokens after a cache except for the rounding of heads that are served together."""
     untouched, model = make_model(family, PACKED[family]), make_model(family, PACKED[family])
     packing_of(model)
     assert model.config._attn_implementation == NAME
