@@ -9,7 +9,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from contract.events import append_events, notice
@@ -68,9 +67,7 @@ class CheckpointUploads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._thread.shutdown(wait=True)
         if self._newest is not None and error is None:
             self._newest.result()

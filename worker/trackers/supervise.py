@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from contract.events import NewEvent, notice
@@ -53,9 +52,7 @@ class Trackers:
                 logger.warning("trackers of %s were not started: %s", self._attempt.job_id, error)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let the processes send the rest, and kill those that take longer than they may."""
         if not self._thread.is_alive():
             return
