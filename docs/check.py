@@ -1,6 +1,7 @@
 """Checks README.md and the pages of docs: links, anchors and code blocks. ``python -m docs.check``
 
-A link leads to a file of the checkout and to a heading of its page. A block of Python compiles, JSON and YAML parse,
+A link leads to a file of the checkout and to a heading of its page. A path of a Python file exists, seen from the
+checkout or from the engine. A block of Python compiles, JSON and YAML parse,
 and shell commands name what exists: subcommands and options of ``trd``, targets of the Makefile, modules and their
 options. Nothing is run.
 """
@@ -26,6 +27,7 @@ CHECKOUT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^( *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _INLINE = re.compile(r"`(trd [^`\n]+)`")
+_SOURCE = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.py)`")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=")
 SHELL = ("", "sh", "bash", "console")
@@ -44,6 +46,9 @@ def faults(page: Path) -> Iterator[str]:
     for match in _LINK.finditer(prose):
         if fault := _fault_of_link(page, match["target"]):
             yield fault
+    for path in _SOURCE.findall(prose):
+        if not any((root / path).exists() for root in (CHECKOUT, CHECKOUT / "trd_engine")):
+            yield f"there is no file {path}"
     for match in _FENCE.finditer(text):
         yield from _faults_of_block(match["language"], textwrap.dedent(match["code"]))
     for match in _INLINE.finditer(prose):

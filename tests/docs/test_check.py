@@ -20,6 +20,7 @@ def test_a_page_has_no_fault(page: Path) -> None:
     ("text", "words"),
     [
         ("[a](missing.md)", "leads to no file"),
+        ("See `trd_engine/nothing.py`.", "there is no file trd_engine/nothing.py"),
         ("# A heading\n[a](#another-heading)", "leads to no heading of page.md"),
         (f"{FENCE}python\nx = (\n{FENCE}", "a block of python is not valid"),
         (f"{FENCE}json\n{{'a': 1}}\n{FENCE}", "a block of json is not valid"),
