@@ -1,9 +1,8 @@
 """Checks README.md and the pages of docs: links, anchors and code blocks. ``python -m docs.check``
 
 A link leads to a file of the checkout and to a heading of its page. A path of a Python file exists, seen from the
-checkout or from the engine. A block of Python compiles, JSON and YAML parse,
-and shell commands name what exists: subcommands and options of ``trd``, targets of the Makefile, modules and their
-options. Nothing is run.
+checkout or from the engine. A block of Python compiles, JSON and YAML parse, and shell commands name what exists:
+subcommands and options of ``trd``, targets of the Makefile, modules and their options. Nothing is run.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from service.keys.service import BOOTSTRAP_OWNER, KeyRing
 from service.keys.sessions import Sessions
 from service.leftovers import collect_deleted
 from service.metrics import RequestMetrics
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from service.openapi import openapi_document
 from service.places.service import PlaceService
 from service.rate_limit import RateLimiter
@@ -107,7 +107,7 @@ def _start(settings: Settings, metrics: RequestMetrics) -> ServiceContext:
         _ensure_key(settings, keys)
     storage = Storage(settings.storage_url)
     doorbell = Doorbell(settings.broker_url)
-    models = ModelShelf(settings.models)
+    models = ModelCatalog(settings.models)
     jobs = JobService(settings, database, models, doorbell)
     jobs.threads.submit(collect_deleted, database, storage)
     runs = RunService(database)

@@ -24,7 +24,7 @@ from service.keys.identity import Bearers
 from service.keys.service import KeyRing
 from service.keys.sessions import Sessions
 from service.metrics import RequestMetrics
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from service.places.service import PlaceService
 from service.readiness import Readiness
 from service.runs.service import RunService
@@ -43,7 +43,7 @@ class ServiceContext:
     keys: KeyRing
     bearers: Bearers
     sessions: Sessions
-    models: ModelShelf
+    models: ModelCatalog
     feed: EventFeed
     streams: OpenStreams
     readiness: Readiness

@@ -29,16 +29,16 @@ Generate = Callable[..., list[Completion]]
 @contextmanager
 def shared_samples(folder: Path) -> Iterator[None]:
     """Within the block, let transformers generators return completions stored in `folder`; for one run at a time."""
-    shelf = _Shelf(folder, TransformersGenerator.generate)
+    stored = _StoredSamples(folder, TransformersGenerator.generate)
 
     def generate(generator: TransformersGenerator, *args: Any, **options: Any) -> list[Completion]:
-        return shelf.generate(generator, *args, **options)
+        return stored.generate(generator, *args, **options)
 
     with patch.object(TransformersGenerator, "generate", generate):
         yield
 
 
-class _Shelf:
+class _StoredSamples:
     """One file for each call of `generate` on an untrained model."""
 
     def __init__(self, folder: Path, draw: Generate) -> None:

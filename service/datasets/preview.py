@@ -14,12 +14,12 @@ from service.datasets.rows import data_errors
 from service.datasets.schemas import PreviewQuery
 from service.errors import InvalidRequestError, PayloadTooLargeError
 from service.models.budgets import contexts, fit_budgets
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from trd_data.errors import PromptError
 from trd_data.templates import PreviewRequest
 
 
-def preview_request(models: ModelShelf, dataset: Dataset, query: PreviewQuery) -> dict[str, Any]:
+def preview_request(models: ModelCatalog, dataset: Dataset, query: PreviewQuery) -> dict[str, Any]:
     """Return the child's request; raise `InvalidRequestError` if a model's prompts cannot be known here."""
     student, context = _model(models, "model", query.model)
     teacher, teacher_context = (None, None) if query.teacher is None else _model(models, "teacher", query.teacher)
@@ -40,19 +40,19 @@ def preview_request(models: ModelShelf, dataset: Dataset, query: PreviewQuery) -
     return {"preview": asdict(request)}
 
 
-def _model(models: ModelShelf, field: str, name: str) -> tuple[str, int | None]:
+def _model(models: ModelCatalog, field: str, name: str) -> tuple[str, int | None]:
     """Return a model's folder and its number of context tokens."""
-    shelved = models.find(name)
-    if shelved is None:
+    found = models.find(name)
+    if found is None:
         raise InvalidRequestError(
             f"{field} = {name}: there is no such model here; there are: {', '.join(models.names())}",
             code="model_not_found",
             param=field,
         )
-    if shelved.facts is None:
-        reason = shelved.refusal or "it is on a hub, and only workers fetch it"
+    if found.facts is None:
+        reason = found.refusal or "it is on a hub, and only workers fetch it"
         raise InvalidRequestError(f"{field} = {name}: {reason}", code="model_refused", param=field)
-    return str(Path(shelved.entry.source).resolve()), shelved.facts.context_tokens
+    return str(Path(found.entry.source).resolve()), found.facts.context_tokens
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from service.datasets.rows import data_errors, refuse_bad_rows, row_limits
 from service.datasets.schemas import PreviewQuery
 from service.datasets.upload import CheckedRows, Upload
 from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry
 from service.settings import Settings
@@ -55,7 +55,7 @@ Answer = TypeVar("Answer")
 class DatasetService:
     """The use cases of datasets."""
 
-    def __init__(self, settings: Settings, database: Database, storage: Storage, models: ModelShelf) -> None:
+    def __init__(self, settings: Settings, database: Database, storage: Storage, models: ModelCatalog) -> None:
         self._settings = settings
         self._database = database
         self._storage = storage

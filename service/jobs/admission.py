@@ -25,7 +25,7 @@ from service.errors import InvalidRequestError, QuotaError
 from service.jobs import repository
 from service.jobs.served_teachers import fit_loss
 from service.models.budgets import contexts, fit_budgets
-from service.models.service import ModelShelf, ShelvedModel
+from service.models.service import CatalogModel, ModelCatalog
 from service.settings import Settings
 
 COUNT_SECONDS = 60.0
@@ -75,7 +75,7 @@ class StoredSpecs:
 class Admissions:
     """Checks a spec against the operator's models and limits. Opens no transaction."""
 
-    def __init__(self, settings: Settings, models: ModelShelf) -> None:
+    def __init__(self, settings: Settings, models: ModelCatalog) -> None:
         self._settings = settings
         self._models = models
         self.stored_specs = StoredSpecs(settings.max_stored_spec_bytes)
@@ -118,7 +118,7 @@ class Admissions:
         fitted, lowered = fit_budgets(spec.model_copy(update=names), needed)
         return fitted, [*notices, *lowered]
 
-    def _model(self, field: str, name: str) -> ShelvedModel:
+    def _model(self, field: str, name: str) -> CatalogModel:
         model = self._models.find(name)
         if model is None:
             there = ", ".join(self._models.names()) or "none; the operator's TRD_MODELS is empty"
@@ -127,7 +127,7 @@ class Admissions:
             raise _refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
         return model
 
-    def _fit_served_teacher(self, spec: JobSpec, student: ShelvedModel, name: str) -> tuple[JobSpec, list[NoticeView]]:
+    def _fit_served_teacher(self, spec: JobSpec, student: CatalogModel, name: str) -> tuple[JobSpec, list[NoticeView]]:
         """Check what is known here. The engine asks the endpoint for its tokenizer, and for its context if that is not
         configured."""
         endpoint = self._settings.teacher_endpoints.get(name)
@@ -270,11 +270,11 @@ def _is_there(path: Path, roots: Sequence[Path]) -> bool:
         return False
 
 
-def _context_tokens(model: ShelvedModel | None) -> int | None:
+def _context_tokens(model: CatalogModel | None) -> int | None:
     return model.facts.context_tokens if model is not None and model.facts is not None else None
 
 
-def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
+def _check_tokenizers(student: CatalogModel, teacher: CatalogModel) -> None:
     if student.facts is None or teacher.facts is None:
         return  # on a hub: the engine compares them
     difference = vocabulary_difference(student.facts, teacher.facts)
@@ -285,7 +285,7 @@ def _check_tokenizers(student: ShelvedModel, teacher: ShelvedModel) -> None:
         )
 
 
-def _stop_notices(student: ShelvedModel, teacher: ShelvedModel | None) -> list[NoticeView]:
+def _stop_notices(student: CatalogModel, teacher: CatalogModel | None) -> list[NoticeView]:
     """Return what the engine will report of the models' stop tokens; files on a hub are not known here."""
     models = {student.entry.source: ("student", student)}
     if teacher is not None:

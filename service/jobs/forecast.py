@@ -14,7 +14,7 @@ from contract.job_spec import JobSpec
 from contract.routing import Needs, endpoint_name
 from contract.teacher_spec import ServedTeacher
 from service.jobs import history, repository
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from trd_estimate.counts import Counts, count
 from trd_estimate.hardware import CPU, H100, Hardware, hardware_of_kind
 from trd_estimate.memory import Models, is_served, least_bytes
@@ -76,9 +76,9 @@ def nodes_note(needs: Needs, devices_per_node: int | None) -> list[str]:
     return [f"nodes: {num_nodes}, each with up to {devices_per_node} devices (TRD_DEVICES_PER_NODE)"]
 
 
-def needs_of(spec: JobSpec, shelf: ModelShelf) -> Needs:
+def needs_of(spec: JobSpec, catalog: ModelCatalog) -> Needs:
     """Return what a resolved spec requires of a worker."""
-    models = _models(spec, shelf, [])
+    models = _models(spec, catalog, [])
     teacher = endpoint_name(spec.teacher.endpoint) if isinstance(spec.teacher, ServedTeacher) else spec.teacher
     return Needs(
         num_processes=spec.devices,
@@ -90,12 +90,12 @@ def needs_of(spec: JobSpec, shelf: ModelShelf) -> Needs:
 
 
 def forecast(
-    session: Session, owner: str, spec: JobSpec, counts: Counts | None, shelf: ModelShelf, device_kind: str | None
+    session: Session, owner: str, spec: JobSpec, counts: Counts | None, catalog: ModelCatalog, device_kind: str | None
 ) -> Forecast:
     """Forecast the phases of a resolved spec; `counts` and `device_kind` are None if unknown."""
     notes: list[str] = []
     hardware = hardware_of_kind(device_kind) if device_kind is not None else CPU
-    models = _models(spec, shelf, notes)
+    models = _models(spec, catalog, notes)
     past = _like_runs(session, owner, spec) if counts is not None else []
     known = seconds_like(counts, past) if counts is not None else {}
     # Nothing is known of a server's speed.
@@ -117,17 +117,17 @@ def forecast(
     return Forecast(hardware, phases, "calibration", 0, notes)
 
 
-def _models(spec: JobSpec, shelf: ModelShelf, notes: list[str]) -> Models | None:
+def _models(spec: JobSpec, catalog: ModelCatalog, notes: list[str]) -> Models | None:
     """Return the shapes; None, with a note, if one is unknown."""
-    student = _shape("student", spec.student, shelf, notes)
+    student = _shape("student", spec.student, catalog, notes)
     if not isinstance(spec.teacher, str):
         return Models(student) if student is not None else None
-    teacher = _shape("teacher", spec.teacher, shelf, notes)
+    teacher = _shape("teacher", spec.teacher, catalog, notes)
     return Models(student, teacher) if student is not None and teacher is not None else None
 
 
-def _shape(role: str, name: str, shelf: ModelShelf, notes: list[str]) -> ModelShape | None:
-    found = shelf.find(name)
+def _shape(role: str, name: str, catalog: ModelCatalog, notes: list[str]) -> ModelShape | None:
+    found = catalog.find(name)
     if found is None or not found.entry.is_local:
         notes.append(f"{role} {name}: it is on a hub, and its sizes are unknown here; no memory estimate")
         return None

@@ -37,7 +37,7 @@ from service.jobs.fleet import LiveOffers, Place
 from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, needs_of, nodes_note
 from service.jobs.repository import JobQuery as JobQuery  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
@@ -104,7 +104,7 @@ class DryRun:
 class JobService:
     """The use cases of jobs."""
 
-    def __init__(self, settings: Settings, database: Database, models: ModelShelf, doorbell: Doorbell) -> None:
+    def __init__(self, settings: Settings, database: Database, models: ModelCatalog, doorbell: Doorbell) -> None:
         self._database = database
         self._models = models
         self._offers = LiveOffers(database)

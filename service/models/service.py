@@ -36,7 +36,7 @@ _FACT_FILES = (
 
 
 @dataclass(frozen=True)
-class ShelvedModel:
+class CatalogModel:
     """One model: its facts, or why it may not be used, or neither if it is on a hub."""
 
     entry: CatalogEntry
@@ -67,7 +67,7 @@ def read_shape(folder: Path) -> ModelShape | None:
         return None
 
 
-def model_view(model: ShelvedModel) -> ModelView:
+def model_view(model: CatalogModel) -> ModelView:
     """Return the view of a catalogue entry, which does not show the operator's paths."""
     facts = model.facts
     return ModelView(
@@ -81,7 +81,7 @@ def model_view(model: ShelvedModel) -> ModelView:
     )
 
 
-class ModelShelf:
+class ModelCatalog:
     """Looks models up by name. Folders are read again within `CATALOG_SECONDS` of a change of their files."""
 
     def __init__(self, setting: str) -> None:
@@ -90,8 +90,8 @@ class ModelShelf:
         if warning := unpinned_warning(self._catalog):
             logger.warning(warning)
         self._parsed_at = time.monotonic()
-        self._facts: dict[tuple[object, ...], ShelvedModel] = {}
-        self._shelf: dict[CatalogEntry, tuple[float, ShelvedModel]] = {}
+        self._facts: dict[tuple[object, ...], CatalogModel] = {}
+        self._models: dict[CatalogEntry, tuple[float, CatalogModel]] = {}
 
     def _entries(self) -> dict[str, CatalogEntry]:
         """Return the catalogue; new folders are found after `CATALOG_SECONDS`."""
@@ -104,26 +104,26 @@ class ModelShelf:
         """Return every name that a spec may use now."""
         return list(self._entries())
 
-    def all(self) -> list[ShelvedModel]:
+    def all(self) -> list[CatalogModel]:
         """Return every model, in the order of the setting."""
-        return [self._shelved(entry) for entry in self._entries().values()]
+        return [self._model_of(entry) for entry in self._entries().values()]
 
-    def find(self, name: str) -> ShelvedModel | None:
+    def find(self, name: str) -> CatalogModel | None:
         """Return the model of that name, or with that folder or hub id as its source."""
         catalog = self._entries()
         entry = catalog.get(name) or next((entry for entry in catalog.values() if entry.source == name), None)
-        return self._shelved(entry) if entry is not None else None
+        return self._model_of(entry) if entry is not None else None
 
-    def _shelved(self, entry: CatalogEntry) -> ShelvedModel:
+    def _model_of(self, entry: CatalogEntry) -> CatalogModel:
         if not entry.is_local:
-            return ShelvedModel(entry, None, None)
-        looked_at, model = self._shelf.get(entry, (-math.inf, None))
+            return CatalogModel(entry, None, None)
+        looked_at, model = self._models.get(entry, (-math.inf, None))
         if model is None or time.monotonic() - looked_at > CATALOG_SECONDS:
             model = self._look(entry)
-            self._shelf[entry] = (time.monotonic(), model)
+            self._models[entry] = (time.monotonic(), model)
         return model
 
-    def _look(self, entry: CatalogEntry) -> ShelvedModel:
+    def _look(self, entry: CatalogEntry) -> CatalogModel:
         key = (entry, *(_changed_at(f"{entry.source}/{name}") for name in _FACT_FILES))
         if key not in self._facts:
             self._facts = {k: v for k, v in self._facts.items() if k[0] != entry}
@@ -138,11 +138,11 @@ def _changed_at(path: str) -> int | None:
         return None
 
 
-def _read(entry: CatalogEntry, folder: Path) -> ShelvedModel:
+def _read(entry: CatalogEntry, folder: Path) -> CatalogModel:
     try:
-        return ShelvedModel(entry, read_facts(folder), None)
+        return CatalogModel(entry, read_facts(folder), None)
     except ModelRefusedError as error:
-        return ShelvedModel(entry, None, str(error))
+        return CatalogModel(entry, None, str(error))
     except Exception:  # one odd folder must not hide the other models
         logger.exception("the folder of model %s cannot be read", entry.name)
-        return ShelvedModel(entry, None, "its folder cannot be read; the service's log says why")
+        return CatalogModel(entry, None, "its folder cannot be read; the service's log says why")

@@ -47,7 +47,7 @@ def places(data: Path, tmp_path: Path) -> Places:
 
 @pytest.fixture(scope="module")
 def beside(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Row, list[int]]]:
-    """The rows of `CELL` and then of `OTHERS`, with one shelf; and how many completions each new file has."""
+    """The rows of `CELL` and then of `OTHERS`, with one store; and how many completions each new file has."""
     places = places_in(tmp_path_factory.mktemp("drawn"), data)
     made = {}
     for name, cell in {"first": CELL, **OTHERS}.items():
@@ -75,7 +75,7 @@ def test_a_run_beside_others_is_the_run_alone(
 
 
 def test_only_untrained_models_answers_are_kept_and_found_again(beside: dict[str, tuple[Row, list[int]]]) -> None:
-    # The probe of the sampler, then rollouts and refinements: of the held-out yardstick, and those that are trained on.
+    # The probe of the sampler, then rollouts and refinements: of the held-out batch, and those that are trained on.
     # The score at the end is not.
     assert beside["first"][1] == [4, 8, 8, 16, 16]
     assert beside["the same rollout"][1] == []

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from contract.teacher_endpoints import TeacherEndpoint
 from service.app import create_app
 from service.db import current_revision, expected_revision
-from service.models.service import ModelShelf
+from service.models.service import ModelCatalog
 from service.settings import Settings
 from tests.environment import settings_from
 from tests.service.conftest import ADMIN_KEY, MakeClient
@@ -70,9 +70,9 @@ def test_a_hub_model_without_a_revision_is_warned_of(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("service"), "propagate", True)
-    ModelShelf("Org/Pinned@v1")
+    ModelCatalog("Org/Pinned@v1")
     assert caplog.messages == []
-    ModelShelf("Org/Pinned@v1,short=Org/Moving")
+    ModelCatalog("Org/Pinned@v1,short=Org/Moving")
     (message,) = set(caplog.messages)
     assert message.startswith("TRD_MODELS: Org/Moving without a revision")
 

@@ -47,15 +47,15 @@ class ModelPair:
         return next(self.student.parameters()).device
 
     @property
-    def yardstick(self) -> Divergence:
+    def heldout_divergence(self) -> Divergence:
         """The divergence that runs of every variant report: forward KL at temperature 1 on all scored tokens."""
         if self.teacher is not None or self.is_cross_entropy:
             return Divergence()
         return Divergence(support="top_k", teacher_top_k=self.divergence.teacher_top_k)
 
     @property
-    def yardstick_name(self) -> str:
-        """The metric's name of `yardstick`."""
+    def heldout_metric(self) -> str:
+        """The metric's name of `heldout_divergence`."""
         if self.is_cross_entropy:
             return "cross_entropy"
         return "forward_kl" if self.teacher is not None else "top_k_forward_kl"

@@ -121,16 +121,19 @@ def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
 
 
 @torch.no_grad()
-def mean_yardstick(models: ModelPair, micro_batches: Sequence[MicroBatch], filler: MicroBatch | None = None) -> float:
-    """Return `ModelPair.yardstick` over fixed batches, in nats per scored token; `filler` as in `optimizer_step`."""
+def mean_heldout_divergence(
+    models: ModelPair, micro_batches: Sequence[MicroBatch], filler: MicroBatch | None = None
+) -> float:
+    """Return `ModelPair.heldout_divergence` over fixed batches, in nats per scored token; `filler` as in
+    `optimizer_step`."""
     models.student.eval()
     num_passes = int(models.world.max(len(micro_batches)))
     total, num_tokens = 0.0, 0
     for batch in micro_batches:
-        divergence_N = score(models, batch, models.yardstick, 0.0).divergence_N
+        divergence_N = score(models, batch, models.heldout_divergence, 0.0).divergence_N
         total += float(divergence_N[batch.is_scored].double().sum())
         num_tokens += int(batch.is_scored.sum())
     for _ in range(num_passes - len(micro_batches)):
         assert filler is not None
-        score(models, filler, models.yardstick, 0.0)
+        score(models, filler, models.heldout_divergence, 0.0)
     return models.world.sum(total) / models.world.sum(num_tokens)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from trd_engine.config import EvaluationConfig
 from trd_engine.data.problem_sets import ProblemSets
 from trd_engine.distillation.model_pair import ModelPair
-from trd_engine.distillation.scoring import mean_yardstick
+from trd_engine.distillation.scoring import mean_heldout_divergence
 from trd_engine.distillation.sequences import Batcher
 from trd_engine.evaluation.evaluate import evaluate_student
 from trd_engine.evaluation.sampler_gap import NUM_PROBES, measure_sampler_gap
@@ -68,8 +68,8 @@ class Monitor:
         reporter, started_at = self.collector.reporter, time.monotonic()
         self.collector.samplers.sleep()  # the forward passes need the memory
         batches, filler = self.batcher.micro_batches(measurable)
-        divergence = mean_yardstick(self.models, batches, filler)
+        divergence = mean_heldout_divergence(self.models, batches, filler)
         seconds = (time.monotonic() - started_at) / len(measurable)
-        reporter.metrics(step, round_index, {f"heldout_{self.models.yardstick_name}": divergence})
+        reporter.metrics(step, round_index, {f"heldout_{self.models.heldout_metric}": divergence})
         # A backward pass costs about twice its forward; the teacher has none, which leaves some room.
         reporter.eta.assume("training", 3.0 * seconds * self.batch_size)

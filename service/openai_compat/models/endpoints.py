@@ -12,7 +12,7 @@ from service.checkpoints.service import LATEST
 from service.context import Context
 from service.errors import ERROR_RESPONSES, NotFoundError, raises
 from service.openai_compat.models.names import model_name, parse_model_name
-from service.openai_compat.models.schemas import ModelObject, shelved_model_object, trained_model_object
+from service.openai_compat.models.schemas import ModelObject, catalog_model_object, trained_model_object
 from service.openai_compat.routes import OpenAIRoute
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute
 @router.get("", summary="List the models that a job may name")
 def list_openai_models(context: Context, caller: Reader) -> Page[ModelObject]:
     """The answer is the operator's whole allow-list. A job's result is found by its name, ``job.fine_tuned_model``."""
-    return Page(data=[shelved_model_object(model) for model in context.models.all()], has_more=False)
+    return Page(data=[catalog_model_object(model) for model in context.models.all()], has_more=False)
 
 
 @router.get("/{name:path}", summary="One model, also one that a job has made")
@@ -30,7 +30,7 @@ def show_openai_model(context: Context, caller: Reader, name: str) -> ModelObjec
     """A trained model comes with the addresses of its files."""
     model = context.models.find(name)
     if model is not None:
-        return shelved_model_object(model)
+        return catalog_model_object(model)
     if (reference := parse_model_name(name)) is not None:
         job_id, step = reference
         with suppress(NotFoundError):  # of the job or its checkpoint; the answer below is the same for all names

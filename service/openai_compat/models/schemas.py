@@ -12,7 +12,7 @@ from contract.tables import Checkpoint, CheckpointFile, Job
 from contract.views.checkpoints import ManifestView
 from contract.views.models import ModelView
 from service.checkpoints.service import manifest_view
-from service.models.service import ShelvedModel, model_view
+from service.models.service import CatalogModel, model_view
 
 
 class ModelObject(BaseModel):
@@ -31,12 +31,12 @@ class ModelObject(BaseModel):
     addresses."""
 
 
-def shelved_model_object(model: ShelvedModel) -> ModelObject:
+def catalog_model_object(model: CatalogModel) -> ModelObject:
     """Map an entry of the operator's allow-list to what the `openai` client reads."""
     return ModelObject(id=model.entry.name, created=_created(model), owned_by="operator", native=model_view(model))
 
 
-def _created(model: ShelvedModel) -> int:
+def _created(model: CatalogModel) -> int:
     if not model.entry.is_local:
         return 0
     try:

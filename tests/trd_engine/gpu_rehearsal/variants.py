@@ -13,7 +13,7 @@ from trd_engine.config import LoraConfig, OptimConfig, TokenWeightsConfig
 from trd_engine.distillation.batching import split_into_micro_batches
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
-from trd_engine.distillation.scoring import mean_yardstick
+from trd_engine.distillation.scoring import mean_heldout_divergence
 from trd_engine.distillation.token_weights import TokenWeigher
 from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import add_adapter
@@ -52,7 +52,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def take_two_steps(variant: Variant, device: torch.device) -> dict[str, Any]:
-    """Return the metrics of two steps, the yardstick after them, and the norm of what they changed."""
+    """Return the metrics of two steps, the held-out divergence after them, and the norm of what they changed."""
     torch.manual_seed(0)
     student = _student(variant, device)
     # Copied, and not read: the device of what is trained may be another one than the copy's.
@@ -63,12 +63,17 @@ def take_two_steps(variant: Variant, device: torch.device) -> dict[str, Any]:
     batches = split_into_micro_batches(_sequences(variant), max_tokens=100, device=device)
     optimizer = make_optimizer(student, OptimConfig(learning_rate=1e-3))
     metrics = [optimizer_step(models, batches, optimizer, max_grad_norm=1.0) for _ in range(2)]
-    after = mean_yardstick(models, batches)
+    after = mean_heldout_divergence(models, batches)
     changed = [(p.detach().cpu() - before[name]).flatten() for name, p in student.named_parameters() if name in before]
     update = torch.cat(changed)
     devices = {p.device.type for p in student.parameters()}
     assert devices == {device.type}, devices
-    return {"steps": metrics, "yardstick": after, "num_batches": len(batches), "update_norm": float(update.norm())}
+    return {
+        "steps": metrics,
+        "heldout_divergence": after,
+        "num_batches": len(batches),
+        "update_norm": float(update.norm()),
+    }
 
 
 def _student(variant: Variant, device: torch.device) -> TrainedModel:
