@@ -215,7 +215,7 @@ _LOOK_WITH_UPLOADS = lambda_stmt(lambda: SIZES_AND_KEEP.add_columns(*_PLACE_OF_N
 _LOOK = lambda_stmt(lambda: select(*_PLACE_OF_NEW), enable_tracking=False)
 
 
-class Surroundings(NamedTuple):
+class AdmissionState(NamedTuple):
     """What decides whether a new job may be stored."""
 
     sizes: dict[str, Size]
@@ -226,8 +226,10 @@ class Surroundings(NamedTuple):
     """Position that the new job would have in its queue."""
 
 
-def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, most_open: int, most: int) -> Surroundings:
-    """Return the surroundings of a new job that names up to two uploaded datasets, in one statement.
+def admission_state(
+    connection: Connection, job: Job, uploads: Sequence[str], *, most_open: int, most: int
+) -> AdmissionState:
+    """Return what decides about a new job that names up to two uploaded datasets, in one statement.
 
     The counts are 0 if none of the named datasets exists: the job is refused whatever they are.
     """
@@ -235,11 +237,11 @@ def look_around(connection: Connection, job: Job, uploads: Sequence[str], *, mos
     values |= {"most_open": most_open, "most": most}
     if not uploads:
         num_open, position = connection.execute(_LOOK, values).one()
-        return Surroundings({}, num_open, min(position, most))
+        return AdmissionState({}, num_open, min(position, most))
     values |= {"first": uploads[0], "second": uploads[-1]}
     rows = connection.execute(_LOOK_WITH_UPLOADS, values).all()
     num_open, position = rows[0][5:] if rows else (0, 0)
-    return Surroundings(sizes_of(rows), num_open, min(position, most))
+    return AdmissionState(sizes_of(rows), num_open, min(position, most))
 
 
 def add(

@@ -153,14 +153,14 @@ class JobService:
                         earlier = _created_earlier(session, submission)
                         if earlier is not None:
                             return _replay(session, earlier)
-                around = repository.look_around(
+                state = repository.admission_state(
                     connection, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
                 )
-                check_data(fitted.spec, around.sizes)
-                if around.num_open >= self._max_open:
+                check_data(fitted.spec, state.sizes)
+                if state.num_open >= self._max_open:
                     raise _too_many_open(self._max_open)
                 self._admissions.stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
-                notices = accepted_notices(fitted, around.sizes)
+                notices = accepted_notices(fitted, state.sizes)
                 job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
                 values["num_events"] = 1 + len(notices)
                 queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
@@ -170,7 +170,7 @@ class JobService:
                 repository.add(connection, values, fitted.spec.tags, [queued, *found], done)
         except MissingSolutionsError:
             raise self._missing_solutions(submission.owner, fitted.spec) from None
-        return job, around.position, True
+        return job, state.position, True
 
     def dry_run(self, owner: str, spec: JobSpec) -> DryRun:
         """Check, resolve and estimate a job without creating it."""

@@ -5,7 +5,7 @@ checks. This forward joins the products that read the same rows, and does little
 knows (`_FAMILIES`), whose layers are norm, attention with rotary positions, norm, gated feed-forward; it is used only
 after its logits have matched those of the model's own forward. `lean_decoder` refuses other families, adapters other
 than plain LoRA, weights that are not fp32 on a CPU, autocast, modules with hooks or a changed forward, and
-`can_write_to` refuses caches of other layers than `RoomyLayer`.
+`can_write_to` refuses caches of other layers than `PreallocatedLayer`.
 
 Legend: B rows, H hidden size, S columns with the new one, V vocabulary; A query heads, E key-value heads, D of a head,
 R = D / 2.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from transformers import DynamicCache
 
-from trd_engine.generation.hf.kv_cache import RoomyLayer
+from trd_engine.generation.hf.kv_cache import PreallocatedLayer
 from trd_engine.generation.hf.small_batch_linear import (
     SkinnyProduct,
     called_modules,
@@ -83,14 +83,14 @@ class LeanDecoder:
         hidden_BH = self._embedding(ids_B)
         mask_B11S = torch.zeros(mask_BS.shape).masked_fill_(mask_BS == 0, -torch.inf)[:, None, None]
         turn = _Turn.of(*self._rotary(hidden_BH[:, None], positions_B[:, None]))
-        for layer, columns in zip(self._layers, cast(list[RoomyLayer], cache.layers), strict=True):
+        for layer, columns in zip(self._layers, cast(list[PreallocatedLayer], cache.layers), strict=True):
             layer.add_to(hidden_BH, turn, mask_B11S, columns)
         return self._head(self._norm(hidden_BH))
 
 
 def can_write_to(cache: DynamicCache) -> bool:
     """Return whether every layer of the cache keeps all columns, as the lean forward requires."""
-    return all(type(layer) is RoomyLayer for layer in cache.layers)
+    return all(type(layer) is PreallocatedLayer for layer in cache.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +162,13 @@ class _Layer:
             joint_product([mlp.down_proj]),
         )
 
-    def add_to(self, hidden_BH: Tensor, turn: _Turn, mask_B11S: Tensor, columns: RoomyLayer) -> None:
+    def add_to(self, hidden_BH: Tensor, turn: _Turn, mask_B11S: Tensor, columns: PreallocatedLayer) -> None:
         """Add the results of attention and then of the feed-forward to `hidden_BH`, in place."""
         hidden_BH += self._attend(self.attention_norm(hidden_BH), turn, mask_B11S, columns)
         gate, up = self.gate_up(self.feed_forward_norm(hidden_BH)).chunk(2, dim=-1)
         hidden_BH += self.down(self.activation(gate).mul_(up))
 
-    def _attend(self, rows_BH: Tensor, turn: _Turn, mask_B11S: Tensor, columns: RoomyLayer) -> Tensor:
+    def _attend(self, rows_BH: Tensor, turn: _Turn, mask_B11S: Tensor, columns: PreallocatedLayer) -> Tensor:
         num_query, num_key = self.num_heads
         heads = self.query_key_value(rows_BH).view(len(rows_BH), -1, self.head_size)
         turned = heads[:, : num_query + num_key]

@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-_MIN_ROOM = 32
+_MIN_SPARE_COLUMNS = 32
 """Spare columns, at least; a quarter of those in use if that is more. So both growing and waste are rare."""
 
 
-def roomy_cache(config: PretrainedConfig) -> DynamicCache:
+def preallocated_cache(config: PretrainedConfig) -> DynamicCache:
     """Return transformers' cache for this configuration, with layers that grow in place instead of concatenating."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """`keys` and `values` [B, E, S, D] are the first columns of larger tensors. Without gradient only.
 
     `batch_select_indices` removes and repeats rows, `crop` removes the last columns; nothing else changes used columns.
@@ -34,7 +34,7 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        self._rooms: tuple[Tensor, Tensor] | None = None
+        self._buffers: tuple[Tensor, Tensor] | None = None
         """[B, E, C, D] of keys and of values; None: there are no spare columns."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -43,10 +43,10 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[2]
-        if self._rooms is None or end > self._rooms[0].shape[2]:
-            num_columns = end + max(_MIN_ROOM, end // 4)
-            self._rooms = _room(self.keys, key_states, num_columns), _room(self.values, value_states, num_columns)
-        keys, values = self._rooms
+        if self._buffers is None or end > self._buffers[0].shape[2]:
+            num_columns = end + max(_MIN_SPARE_COLUMNS, end // 4)
+            self._buffers = _buffer(self.keys, key_states, num_columns), _buffer(self.values, value_states, num_columns)
+        keys, values = self._buffers
         keys.narrow(2, start, end - start).copy_(key_states)
         values.narrow(2, start, end - start).copy_(value_states)
         self.keys, self.values = keys.narrow(2, 0, end), values.narrow(2, 0, end)
@@ -55,12 +55,12 @@ class RoomyLayer(DynamicLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, some perhaps more than once. They are copied, without spare columns."""
         super().batch_select_indices(indices)
-        self._rooms = None
+        self._buffers = None
 
 
-def _room(used: Tensor | None, new: Tensor, num_columns: int) -> Tensor:
+def _buffer(used: Tensor | None, new: Tensor, num_columns: int) -> Tensor:
     """Return [B, E, C, D], with the columns in use in their places."""
-    room = torch.empty((*new.shape[:2], num_columns, new.shape[3]), dtype=new.dtype, device=new.device)
+    buffer = torch.empty((*new.shape[:2], num_columns, new.shape[3]), dtype=new.dtype, device=new.device)
     if used is not None and used.numel():
-        room[:, :, : used.shape[2]] = used
-    return room
+        buffer[:, :, : used.shape[2]] = used
+    return buffer

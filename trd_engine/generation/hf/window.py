@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from trd_engine.generation.hf.fast_decoder import LeanDecoder, can_write_to
-from trd_engine.generation.hf.kv_cache import roomy_cache
+from trd_engine.generation.hf.kv_cache import preallocated_cache
 
 _PADDING_ID = 0  # any valid id: it is masked
 
@@ -32,7 +32,7 @@ class DecodingWindow:
         different = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         mask = [[0] * (num_columns - len(prompt)) + [1] * len(prompt) for prompt in different]
         self._model = model
-        self._cache = roomy_cache(model.config)
+        self._cache = preallocated_cache(model.config)
         self._lean = lean if can_write_to(self._cache) else None
         self._prompt_UT = torch.tensor(
             [[_PADDING_ID] * (num_columns - len(prompt)) + list(prompt) for prompt in different], device=device

@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, MistralConfig, Qwen3Config
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from trd_engine.generation.hf.kv_cache import RoomyLayer, roomy_cache
+from trd_engine.generation.hf.kv_cache import PreallocatedLayer, preallocated_cache
 
 CONFIG = Qwen3Config(num_hidden_layers=2)
 
@@ -14,7 +14,7 @@ CONFIG = Qwen3Config(num_hidden_layers=2)
 def test_values_are_those_of_transformers_cache() -> None:
     """Over several growths, and with rows that leave."""
     generator = torch.Generator().manual_seed(0)
-    caches = [DynamicCache(config=CONFIG), roomy_cache(CONFIG)]
+    caches = [DynamicCache(config=CONFIG), preallocated_cache(CONFIG)]
     num_rows = 4
     for step in range(120):
         new = [torch.randn(num_rows, 2, 7 if step == 0 else 1, 8, generator=generator) for _ in range(4)]
@@ -30,12 +30,12 @@ def test_values_are_those_of_transformers_cache() -> None:
 
 
 def test_a_token_copies_nothing_of_the_others() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     column = torch.ones(2, 1, 1, 4)
     places = {layer.update(column, column)[0].data_ptr() for _ in range(30)}
     assert len(places) == 1
 
 
 def test_sliding_windows_stay_transformers_own() -> None:
-    cache = roomy_cache(MistralConfig(num_hidden_layers=2, sliding_window=8))
+    cache = preallocated_cache(MistralConfig(num_hidden_layers=2, sliding_window=8))
     assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer] * 2
