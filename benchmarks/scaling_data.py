@@ -1,7 +1,7 @@
 """Fills a PostgreSQL database with ten million jobs of 200 owners, as `benchmarks.scaling` measures it.
 
 The jobs are copies of a submitted one, spread over three years. The oldest wait in the queue `BACKLOG`, for a hundred
-owners of their own. The newest wait in the default queue, and all others are over: each of the other hundred owners has
+separate owners. The newest wait in the default queue, and all others are over: each of the other hundred owners has
 about 60,000 of these. Indexes are built after the rows, and rows of a table that was emptied in the
 same transaction are not logged: it takes minutes instead of an hour.
 """

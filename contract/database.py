@@ -95,7 +95,7 @@ class Database:
         """End connections of this application whose process has stopped in the middle of a batch; return their number.
 
         The driver sends the rows of a batch without waiting. Between two of them PostgreSQL waits for the client but
-        does not call it idle, so that no time-out of its own ends the transaction, and its locks stay.
+        does not call it idle, so that none of its time-outs ends the transaction, and its locks stay.
         """
         if self.is_sqlite:
             return 0

@@ -30,7 +30,7 @@ SECONDS_PER_DAY = 86_400.0
 
 
 class RecordKind(StrEnum):
-    """Records with a time limit of their own, in the order in which they are removed."""
+    """Records with separate time limits, in the order in which they are removed."""
 
     EVENTS = "events"
     METRICS = "metrics"

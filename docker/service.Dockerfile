@@ -10,7 +10,7 @@ ARG PIP_EXTRA_INDEX_URL
 
 WORKDIR /app
 
-# Dependencies first: a change of our own code does not install them anew.
+# Dependencies first: a change of our code does not install them anew.
 COPY pyproject.toml constraints.txt README.md ./
 RUN pip install --constraint constraints.txt --editable ".[service,otel]"
 

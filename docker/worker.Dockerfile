@@ -25,7 +25,7 @@ ARG EXTRA=cpu
 
 WORKDIR /app
 
-# Dependencies first: a change of our own code does not install them anew.
+# Dependencies first: a change of our code does not install them anew.
 # What is uninstalled on the CPU: see .ci/install.
 COPY pyproject.toml constraints.txt constraints-gpu.txt README.md ./
 RUN case "$EXTRA" in \

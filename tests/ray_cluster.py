@@ -23,7 +23,7 @@ _FIRST_WORKER_PORT, _PORTS_PER_NODE = 33_000, 400
 
 
 class RayNode:
-    """The processes of one ``ray start``, in a process group of their own."""
+    """The processes of one ``ray start``, in a separate process group."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         with log.open("ab") as output:

@@ -1,6 +1,6 @@
 """Real servers for the tests: PostgreSQL and Redis, each on a free port of 127.0.0.1.
 
-A server lives in a temporary folder of its own, dies with the process that started it, and is
+A server lives in a separate temporary folder, dies with the process that started it, and is
 stopped by its process id. Run as root, it drops to an unprivileged user: PostgreSQL refuses root.
 """
 
@@ -41,7 +41,7 @@ def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nothing listens on now.
 
     The caller binds it later. Nobody takes it meanwhile: it is outside the range of the ports that the kernel hands
-    out, and each process of a test run draws from a part of its own.
+    out, and each process of a test run draws from a separate part.
     """
     while True:
         port = FIRST_PORT + os.getpid() % NUM_PARTS * PORTS_PER_PART + secrets.randbelow(PORTS_PER_PART)
@@ -64,7 +64,7 @@ def die_with_parent() -> None:
 
 
 class Server:
-    """A program that serves from a folder of its own until it is stopped."""
+    """A program that serves from a separate folder until it is stopped."""
 
     def __init__(self, prefix: str, user: str | None) -> None:
         # Not below pytest's own temporary folder: only root may enter that.

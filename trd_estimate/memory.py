@@ -29,7 +29,7 @@ WORKSPACE_BYTES = 5 * GIB // 2
 """What an engine that is awake takes besides weights and cache: activations of its largest step, context, graphs. An
 assumption."""
 SEPARATE_SHARE = 0.9
-"""Share of a GPU's memory for engines on GPUs of their own."""
+"""Share of a GPU's memory for engines on separate GPUs."""
 
 SAMPLING_PHASES = ("preparing", "rollout", "refining", "evaluating")
 TRAINING_PHASES = ("diagnosing", "training")
@@ -183,7 +183,7 @@ def _trainer(spec: RunSpec, models: Models, hardware: Hardware) -> dict[str, int
 
 
 def _teacher(spec: RunSpec, models: Models, width: int) -> tuple[int, int]:
-    """Return (bytes of weights of its own, bytes of a value)."""
+    """Return (bytes of its own weights, bytes of a value)."""
     moves = spec.teacher_update.kind
     if is_served(spec):
         return 0, width

@@ -138,7 +138,7 @@ _SECTIONS: dict[str, tuple[Iterable[str], dict[str, Any]]] = {
     "other_models": (MAIN, {}),
     "timing": (MAIN, {}),
 }
-"""The variants of each section, and what its runs have of their own: half the problems of *rounds* in each of four
+"""The variants of each section, and what only its runs have: half the problems of *rounds* in each of four
 rounds, and in *other_models* models that were trained with another seed."""
 
 

@@ -38,7 +38,7 @@ def real_section(rows: Sequence[Row]) -> list[str]:
         "SmolLM2-135M-Instruct teaches itself (OPSD, LoRA of rank 16 on all linear layers, fp32) on a task of",
         "`reasoning-gym`; in one variant another teacher, which is served, gives it text. As it comes it does not put",
         "its answers where a verifier looks, so it is first warmed up on",
-        f"{SIZES['warm_up']} reference solutions of problems of their own, each asked alone, with the reference in",
+        f"{SIZES['warm_up']} reference solutions of separate problems, each asked alone, with the reference in",
         "sight, and with an attempt and the reference in sight; what comes out of it is the student *before*, and",
         "what teaches. [The candidates](../benchmarks/paper/results/real_tasks.md) were",
         f"scored on problems that are not used again. A run distils on {NUM_TRAIN} problems in one round; scores are",
@@ -112,7 +112,7 @@ def _served_lines(groups: Groups, teachers: list[Row]) -> list[str]:
     verdicts = " and ".join(f"**{gain.verdict}** against `{name}` ({gain} points)" for name, gain in gains.items())
     return [
         f"The teacher of `{SERVED}` is the untrained model, taught by cross-entropy on {SIZES['teacher']} reference",
-        "solutions of problems of their own, each asked alone and with an attempt in sight. vLLM's own server answers",
+        "solutions of separate problems, each asked alone and with an attempt in sight. vLLM's own server answers",
         "for it with text and nothing else, so that the student is trained by cross-entropy on that text.",
         f"On the held-out problems its avg@4 is {solved['after']}, {solved['before']} before it was taught; of the",
         f"student's y_o {written} are right, of its y_r {revised}. `{SERVED}` {verdicts}, paired.",

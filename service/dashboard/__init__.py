@@ -1,1 +1,1 @@
-"""Pages for people, rendered from the use cases of the other nouns; they have no query of their own."""
+"""Pages for people, rendered from the use cases of the other nouns; they have no query."""

@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 
 NUM_DATASETS = 100
 _ON_TOP = {"mode", "student", "teacher", "dataset", "task", "preset", "name", "tags", "metadata"}
-"""Fields with a place of their own in the form, or only in the JSON below it."""
+"""Fields with a separate place in the form, or only in the JSON below it."""
 MODES = {
     "trd": "The teacher refines the student's attempts; the student learns from the refined ones.",
     "opd": "The teacher scores the student's own attempts, token by token.",

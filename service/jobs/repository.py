@@ -305,7 +305,7 @@ def live_workers(session: Session) -> list[Worker]:
 
 
 def queues_of_silent_workers(session: Session) -> Sequence[str]:
-    """Return the queues from which workers hold jobs that have no row of their own: those of early versions."""
+    """Return the queues from which workers hold jobs and that have no row: those of early versions."""
     now = datetime.now(UTC)
     held = select(Job.queue).where(Job.status.in_(LEASED_STATUSES), Job.lease_expires_at > now)
     announced = select(Worker.name).where(Worker.name == Job.lease_owner, Worker.expires_at > now)

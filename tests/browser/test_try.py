@@ -33,7 +33,7 @@ TEACHER = Path(__file__).parents[2] / "testbed" / "models" / "tiny-teacher"
 
 @pytest.fixture(scope="module")
 def job_id(site: Site) -> str:
-    """A job whose checkpoint is the tiny teacher, in a queue of its own."""
+    """A job whose checkpoint is the tiny teacher, in a separate queue."""
     job_id = submit(site.client, **MODELS, name="To be tried")
     set_job(site.database, job_id, status=JobStatus.SUCCEEDED, queue=QUEUE)
     files = {f"model/{path.name}": path.read_bytes() for path in TEACHER.iterdir() if path.is_file()}

@@ -38,7 +38,7 @@ class RunningService:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One for all tests: each makes jobs and datasets of its own."""
+    """One for all tests: each makes its own jobs and datasets."""
     folder = tmp_path_factory.mktemp("service")
     for name in ("small", "small-teacher"):
         write_model(folder / "models" / name, context=40_960)

@@ -1,4 +1,4 @@
-"""Jobs of two devices on a Ray cluster of this machine's processes, whose nodes have disks of their own."""
+"""Jobs of two devices on a Ray cluster of this machine's processes, whose nodes have separate disks."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_node_is_killed_in_a_step_and_the_job_ends_with_the_weights_of_two_pro
     job_id = scene.create()
     scene.wait(job_id, lambda job: (job.step or 0) >= 1)
     busy = [name for name in NODES if list((scene.folder / "cluster" / name / "ray-attempts").glob(f"{job_id}*"))]
-    assert len(busy) == 2, "each process of the run is on a node of its own"
+    assert len(busy) == 2, "each process of the run is on a separate node"
     scene.cluster.nodes[busy[1]].kill()
     assert scene.result(job_id) == undisturbed
     (first, first_started_at), (second, second_started_at) = scene.attempts(job_id)

@@ -117,7 +117,7 @@ FILES: dict[str, Callable[[random.Random], bytes]] = {
 
 
 def check_in_forks(contents: Iterator[bytes], lost_bytes: int) -> tuple[Counter[str], int]:
-    """Check files in a process of their own; return how often each reply came, and how many files ended the process.
+    """Check files in a separate process; return how often each reply came, and how many files ended the process.
 
     Another process then continues with the next file. Fails if a process grows by more than `lost_bytes` a file, or if
     a file takes too long.

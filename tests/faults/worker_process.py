@@ -1,4 +1,4 @@
-"""A Celery worker as an operator starts it, in a process of its own."""
+"""A Celery worker as an operator starts it, in a separate process."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ KEY = "the-operators-own-key"
 
 
 class OldWorker:
-    """A worker of the first release that holds one job's lease, on a connection of its own."""
+    """A worker of the first release that holds one job's lease, on a separate connection."""
 
     def __init__(self, url: str, job_id: str, *, lease_seconds: float = 30.0) -> None:
         self.database = Database(url, pool_size=2)

@@ -1,4 +1,4 @@
-"""The application in a process of its own, as an operator starts it."""
+"""The application in a separate process, as an operator starts it."""
 
 from __future__ import annotations
 

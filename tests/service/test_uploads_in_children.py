@@ -121,7 +121,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
 
 @pytest.fixture(autouse=True)
 def rows_are_checked_once() -> None:
-    """Here every upload has a child of its own."""
+    """Here every upload has a separate child."""
 
 
 @pytest.fixture(scope="module")

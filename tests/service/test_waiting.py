@@ -24,7 +24,7 @@ Submitted = dict[str, Any]
 
 @pytest.fixture
 def body(either_client: TestClient) -> Submitted:
-    """A job's, on data of its own."""
+    """Times of a job on separate data."""
     return job_body(either_client)
 
 

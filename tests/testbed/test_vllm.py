@@ -18,7 +18,7 @@ from testbed.tokenizer import encode_prompt
 MODELS = Path(testbed.__file__).parent / "models"
 NUM_PROBLEMS = 32
 
-# A process of its own: vLLM changes global state, and its warnings are not ours to make errors.
+# A separate process: vLLM changes global state, and its warnings are not ours to make errors.
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams

@@ -1,4 +1,4 @@
-"""One attempt, start to end, with a scripted child in a process of its own."""
+"""One attempt, start to end, with a scripted child in a separate process."""
 
 from __future__ import annotations
 

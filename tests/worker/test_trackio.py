@@ -1,4 +1,4 @@
-"""trackio, in an environment of its own: it needs an older pillow than vLLM's packages bring.
+"""trackio, in a separate environment: it needs an older pillow than vLLM's packages bring.
 
 ``TRD_TRACKERS_VENV`` names one; without it the test makes one from the package registry.
 """

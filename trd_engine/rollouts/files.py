@@ -89,7 +89,7 @@ def _link(source: Path, path: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(path)
-    temporary.unlink(missing_ok=True)  # a file is not renamed to another name of its own
+    temporary.unlink(missing_ok=True)  # a file is not renamed to another of its names
 
 
 def read_trajectories(path: Path, problems: Iterable[Problem]) -> list[Trajectory]:

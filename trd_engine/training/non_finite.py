@@ -64,7 +64,7 @@ def save_evidence(
 ) -> Path:
     """Write the folder of step number `step`; `trajectories` are all of the round's. Returns the folder.
 
-    Of several processes each writes what it trained on and its part of the parameters, in a folder of its own.
+    Of several processes each writes what it trained on and its part of the parameters, in a separate folder.
     """
     folder = out_dir / FOLDER / (f"step-{step}-rank-{rank}" if rank else f"step-{step}")
     write_trajectories(folder / "trajectories.jsonl", [trajectories[i] for i in evidence.positions], prompts)

@@ -49,7 +49,7 @@ def main(folder: Path, number: int) -> None:
             return write_status(folder, number, "done", url=url)
         except PushRefusedError as error:
             return write_status(folder, number, "refused", str(error))
-        except Exception as error:  # noqa: BLE001 - the boundary of a tracker, whose libraries have errors of their own
+        except Exception as error:  # noqa: BLE001 - the boundary of a tracker, whose libraries have their own errors
             write_status(folder, number, "failing", f"{type(error).__name__}: {error}")
         time.sleep(pause_seconds)
         pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)

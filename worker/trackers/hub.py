@@ -34,7 +34,7 @@ def push(folder: Path, settings: Mapping[str, Any], job_id: str, network: Networ
     from huggingface_hub import HfApi, get_session
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-    # A run that was resumed after its last step saves no checkpoint of its own.
+    # A run that was resumed after its last step saves no checkpoint.
     manifests = sorted(folder.glob("run/checkpoints/step-*/manifest.json")) or [folder / "resume" / "manifest.json"]
     weights = manifests[-1].parent / settings["weights"]
     if not weights.is_dir():

@@ -25,7 +25,7 @@ export function confirmed(text) {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
-// Whatever fails without a handler of its own is said, not swallowed.
+// Whatever fails without its own handler is shown, not swallowed.
 addEventListener("unhandledrejection", (event) => announce(event.reason?.message ?? String(event.reason), true));
 
 showTimes();

@@ -92,7 +92,7 @@ class FineTuningJob(_View):
     """The dataset's id; of data from elsewhere, its reference as JSON."""
     validation_file: str | None
     result_files: list[str]
-    """Empty: metrics and trajectories have calls of their own, under ``/jobs/{id}``."""
+    """Empty: metrics and trajectories have separate calls, under ``/jobs/{id}``."""
     seed: int
     hyperparameters: HyperparametersView
     trained_tokens: int | None

@@ -50,7 +50,7 @@ CREATE TRIGGER audit AFTER INSERT OR UPDATE ON metric_points FOR EACH ROW EXECUT
 
 
 class Process:
-    """One process of the deployment, in a session of its own."""
+    """One process of the deployment, in a separate session."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -88,7 +88,7 @@ class Process:
 
 
 class Worker(Process):
-    """A Celery worker with a data folder of its own."""
+    """A Celery worker with a separate data folder."""
 
     def __init__(self, environment: Mapping[str, str], folder: Path, *, application: str) -> None:
         self.folder = folder

@@ -71,7 +71,7 @@ FLEET = """
 
 `make fleet` starts PostgreSQL, Redis, an S3 server, two APIs behind a proxy of TCP connections, four workers with
 disjoint data folders, and a Ray cluster of a head and two nodes, which has a raylet each: all as processes of one
-machine, and if it is root, in a network of their own that has nothing but 127.0.0.1. One of the workers starts its runs
+machine, and if it is root, in a separate network that has nothing but 127.0.0.1. One of the workers starts its runs
 on the cluster; its jobs are of two processes, one a node. Ten clients submit a job each at the same time, two of them
 for the cluster, and the real engine trains the tiny models. As soon as the first client has its answer, an API is
 killed with signal 9; then a worker in the middle of a job; then a node of the cluster, with all its processes, in the

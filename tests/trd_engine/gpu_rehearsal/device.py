@@ -1,6 +1,6 @@
 """Compiles and loads `device.cpp`: the part of a rehearsed GPU that PyTorch's C++ asks for. Imports no torch.
 
-PyTorch looks for a CUDA device once, while it is imported. `load` must therefore come first, in a process of its own.
+PyTorch looks for a CUDA device once, while it is imported. `load` must therefore come first, in a separate process.
 """
 
 from __future__ import annotations

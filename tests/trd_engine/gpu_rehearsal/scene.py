@@ -1,4 +1,4 @@
-"""What is done on the rehearsed GPU, in a process of its own: see `test_gpu_rehearsal`.
+"""What is done on the rehearsed GPU, in a separate process: see `test_gpu_rehearsal`.
 
     python -m tests.trd_engine.gpu_rehearsal.scene LIBRARY '[["mixtures"], ["steps"], ["run", SPEC, OUT]]'
 

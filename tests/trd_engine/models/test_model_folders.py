@@ -1,4 +1,4 @@
-"""A model by its hub id is the folder that its files lie in: of the cache, offline, or of a small hub of our own."""
+"""A model by its hub id is the folder that its files lie in: of the cache, offline, or of our own small hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, seen in a process of its own by what the kernel counts."""
+"""Freed memory stays with the process, seen in a separate process by what the kernel counts."""
 
 from __future__ import annotations
 

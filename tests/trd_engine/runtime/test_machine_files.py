@@ -1,4 +1,4 @@
-"""Files of a run on two machines: two processes of this one, each with a folder of its own in the run's place."""
+"""Files of a run on two machines: two processes of this one, each with a separate folder in the run's place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs whose teacher tells log-probabilities of its own answers, as any OpenAI-compatible server may."""
+"""Whole runs whose teacher returns log-probabilities of its own answers, as any OpenAI-compatible server may."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _rounds_refined(out: Path) -> list[int]:
 def test_a_run_that_is_stopped_after_each_step_is_bitwise_the_uninterrupted_one(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """Within rounds and between them, each part in a folder of its own."""
+    """Within rounds and between them, each part in a separate folder."""
     config = parse_config(spec(data, rounds=2))
     before = None
     for step in (1, 2, 3):

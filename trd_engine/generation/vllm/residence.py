@@ -8,8 +8,8 @@
 | diagnosing, training   | sleeps           | sleeps           | weights, moments, gradients, activations     |
 
 `Samplers` puts engines to sleep; each wakes at its next use. What an engine may take is decided here before it is
-built: what is free then, less what others will still take. vLLM fixes its share when it starts, and ends with an error
-of its own if the share is not free or has no room for one sequence.
+built: what is free then, less what others will still take. vLLM fixes its share when it starts, and ends with its
+own error if the share is not free or has no room for one sequence.
 """
 
 from __future__ import annotations

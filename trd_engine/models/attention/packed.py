@@ -133,8 +133,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Implement transformers' attention function: query [B, A, T, D], key and value [B, E, T, D] to [B, T, A, D].
 
-    Raises `UnservedAttentionError` in a packed row if the layer is not causal or has terms of its own
-    (sinks, position biases).
+    Raises `UnservedAttentionError` in a packed row if the layer is not causal or has sinks or
+    position biases.
     """
     kernel = _Kernel(options.get("scaling"), softcap, options.get("dropout", 0.0))
     if isinstance(attention_mask, PackedMask):

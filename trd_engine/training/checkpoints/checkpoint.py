@@ -1,6 +1,6 @@
 """Checkpoints: all that is needed to resume, and Hugging Face folders to serve from.
 
-``checkpoints/step-NNNNNNNN/`` holds ``model/`` (a folder of its own: full weights, or with LoRA the
+``checkpoints/step-NNNNNNNN/`` holds ``model/`` (a complete folder: full weights, or with LoRA the
 merged ones, in the base's dtype), ``adapter/`` (PEFT, with LoRA), ``state/`` (what resuming needs besides) and, written
 last, ``manifest.json``. A folder without a manifest that verifies is no checkpoint. No folder is
 deleted or replaced under its own name: a crash in the middle leaves no part of one that looks whole.

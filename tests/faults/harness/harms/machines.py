@@ -28,7 +28,7 @@ def one_worker(scene: Scene) -> None:
 
 
 def only_worker(scene: Scene, folder: Path | None = None, **environment: str) -> Worker:
-    """Stop the two workers, and start one of its own kind."""
+    """Stop the two workers, and start one of its kind."""
     for name in ("a", "b"):
         scene.deployment.workers[name].kill()
     name = f"other-{len(scene.deployment.pids)}"

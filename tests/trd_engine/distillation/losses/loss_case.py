@@ -31,7 +31,7 @@ SUPPORTS = [
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vocabularies as small as these have too few tokens for the products that top-k tokens have of their own, and for
+    """Vocabularies as small as these have too few tokens for the separate products of top-k tokens, and for
     several of the kernels' blocks (test_row_kernels.py runs these tests with the kernels)."""
     monkeypatch.setattr(fused_loss_pass, "SPARSE_SHARE", 1)
     monkeypatch.setattr(row_kernels, "BLOCK", 8)

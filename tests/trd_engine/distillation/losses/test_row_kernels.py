@@ -48,7 +48,7 @@ for capability, (name, constants) in TARGETS:
 
 
 def run(*command: str, **environment: str) -> str:
-    """Run Python in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+    """Run Python in a separate process: Triton reads TRITON_INTERPRET when it is imported."""
     result = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,

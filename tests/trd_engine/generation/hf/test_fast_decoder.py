@@ -42,7 +42,7 @@ SIZES: dict[str, Any] = {
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
-    "llama with heads of their own": LlamaConfig(**{**SIZES, "num_key_value_heads": 6}, tie_word_embeddings=True),
+    "llama without grouped heads": LlamaConfig(**{**SIZES, "num_key_value_heads": 6}, tie_word_embeddings=True),
     "llama 3's positions": LlamaConfig(
         **SIZES,
         rope_parameters={

@@ -1,4 +1,4 @@
-"""The draw of a token follows the distribution, cut as asked, and hangs on the request's seed alone."""
+"""The draw of a token follows the distribution, cut as asked, and depends on the request's seed alone."""
 
 from __future__ import annotations
 

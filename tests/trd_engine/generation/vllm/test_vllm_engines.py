@@ -199,7 +199,7 @@ def test_an_engine_that_dropped_its_weights_loads_them_again_and_each_only_once(
 @pytest.mark.slow
 @pytest.mark.xdist_group("vllm")
 def test_own_processes() -> None:
-    """On the CPU, where an engine in processes of its own must say what one in ours says."""
+    """On the CPU, where an engine in separate processes must return what one in ours returns."""
     pytest.importorskip("vllm", exc_type=ImportError)
     requests = [GenerationRequest((3, 4, 5, 6), seed) for seed in range(3)]
     sampling = SamplingSettings(0.6, 0.95, 20, 16, (1,))

@@ -51,7 +51,7 @@ def test_engines_live_side_by_side_and_outlive_each_other(
     again = make_engine(other_model_folder)
     assert again.generate(requests, SAMPLED) == teacher_before
     assert vllm_generator.generate(requests, SAMPLED) == student_before
-    vllm_generator.load_weights(other_model_folder)  # made from a folder without sampling defaults of its own
+    vllm_generator.load_weights(other_model_folder)  # made from a folder without sampling defaults
     assert vllm_generator.generate(requests, SAMPLED) == teacher_before
     again.close()
 

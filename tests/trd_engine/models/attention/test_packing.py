@@ -127,7 +127,7 @@ def test_rotary_frequencies_that_a_neighbour_would_change(family: str, rope: dic
 
 @pytest.mark.parametrize("family", OTHERWISE)
 def test_what_our_attention_cannot_serve_is_read_otherwise(family: str) -> None:
-    """Attention of their own, chunks, sinks, position biases, states and convolutions along the row."""
+    """Special attention, chunks, sinks, position biases, states and convolutions along the row."""
     kind, changes = OTHERWISE[family]
     model = make_model(family, changes)
     ids_1T, positions_1T = make_row()

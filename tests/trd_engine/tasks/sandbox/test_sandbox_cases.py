@@ -1,4 +1,4 @@
-"""What a program's case is to it: a script with an end of its own, or a library with its benchmark's imports."""
+"""What a program's case is to it: a script with its own end, or a library with its benchmark's imports."""
 
 from __future__ import annotations
 
