@@ -82,15 +82,22 @@ def longest_sequences(spec: RunSpec) -> tuple[int, int]:
     return max(solving, spec.sampling.max_prompt_tokens + trained), teacher_prompt + trained
 
 
-def student_token_bytes(shape: ModelShape, width: int, *, is_checkpointed: bool) -> int:
+def student_token_bytes(
+    shape: ModelShape, width: int, *, is_checkpointed: bool, stream_width: int | None = None
+) -> int:
     """Return the bytes of activations that a training pass keeps for each token.
 
     With checkpointing: each layer's input, and one layer whole; without: all layers whole. And the hidden states of the
-    loss.
+    loss. `stream_width` is the bytes of a value between layers. It is more than `width` where autocast meets weights in
+    fp32: products are cast, and their sum is not, nor are the norms' inputs and results, which are kept beside.
     """
-    layer = 6 * shape.hidden + 5 * shape.query_width + 4 * shape.key_width + 4 * shape.intermediate
-    layers = shape.num_layers * shape.hidden + layer if is_checkpointed else shape.num_layers * layer
-    return (layers + shape.hidden) * width
+    stream = stream_width or width
+    values = 6 * shape.hidden + 5 * shape.query_width + 4 * shape.key_width + 4 * shape.intermediate
+    layer, end = values * width, shape.hidden * width
+    if stream > width:
+        layer, end = layer + 4 * shape.hidden * stream, end + shape.hidden * stream
+    layers = shape.num_layers * shape.hidden * stream + layer if is_checkpointed else shape.num_layers * layer
+    return layers + end
 
 
 def teacher_token_bytes(shape: ModelShape, width: int) -> int:
@@ -202,7 +209,9 @@ def _pass(spec: RunSpec, models: Models, hardware: Hardware, trainer: dict[str, 
     """Return the bytes of gradients and of the largest pass: the teacher's is over before the student's begins."""
     width, student = value_bytes(spec, hardware), models.student
     gradients = num_trained(spec, student) * FP32_BYTES // spec.devices
-    student_token = student_token_bytes(student, width, is_checkpointed=checkpoints_activations(spec, hardware))
+    is_checkpointed = checkpoints_activations(spec, hardware)
+    stream_width = FP32_BYTES if spec.lora is None and spec.devices == 1 else width  # FSDP casts what it gathers
+    student_token = student_token_bytes(student, width, is_checkpointed=is_checkpointed, stream_width=stream_width)
     shape = None if is_served(spec) else models.teacher or student
     teacher_token = teacher_token_bytes(shape, width) if shape is not None else 0
     teacher_head = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from trd_engine.models.attention.packing import ScoredTokens
 from trd_engine.models.loading import TrainedModel, backbone_of, causal_lm_of
@@ -229,7 +230,10 @@ def pass_tokens(
     )
     if shape is None or teachers is None:  # a mixture of experts, say: its activations are unknown
         return PassTokens.of_both(DEFAULT_PASS_TOKENS)
-    of_student = student_token_bytes(shape, dtype.itemsize, is_checkpointed=is_checkpointed)
+    embedding = causal_lm_of(student).get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    stream_width = dtype.itemsize if isinstance(embedding, DTensor) else embedding.element_size()  # FSDP casts it
+    of_student = student_token_bytes(shape, dtype.itemsize, is_checkpointed=is_checkpointed, stream_width=stream_width)
     return PassTokens(*default_pass_tokens(free_bytes, of_student, teacher_token_bytes(teachers, dtype.itemsize)))
 
 

@@ -11,10 +11,10 @@ from trd_estimate.memory import DEFAULT_PASS_TOKENS, MAX_TEACHER_PASS_TOKENS
 GB = 10**9
 
 
-def make_model(hidden: int, num_layers: int) -> LlamaForCausalLM:
+def make_model(hidden: int, num_layers: int, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
     config = LlamaConfig(hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=num_layers, vocab_size=8)
     with torch.device("meta"):
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(config).to(dtype)
 
 
 def tokens(model: LlamaForCausalLM, free_bytes: int | None, wanted: int | None = None) -> PassTokens:
@@ -39,6 +39,11 @@ def test_passes_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
     # Each layer's input, one layer whole (6 + 5 + 4 + 4 * 2 hidden sizes), and the hidden states of the loss.
     assert scarce.student == 2 * GB // ((36 + 23 + 1) * 4096 * 2) < scarce.teacher
     assert none == PassTokens(1, 1), "one sequence at a time"
+    trained = make_model(
+        4096, 36, torch.float32
+    )  # in full on one device: autocast leaves what is between layers in fp32
+    trained.gradient_checkpointing_enable()
+    assert tokens(trained, 2 * GB).student == 2 * GB // ((36 * 2 + 23 + 4 * 2 + 1 + 2) * 4096 * 2)
     assert tokens(model, 2 * GB, wanted=300) == PassTokens(300, 300), "the spec's number holds for either"
 
 
