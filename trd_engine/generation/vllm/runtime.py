@@ -26,6 +26,9 @@ _SETTINGS = {
     # FlashInfer's sampler is compiled at its first use, for which slim images lack nvcc. Requests with seeds, as all of
     # ours are, never reach it.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    # In fp32 only Triton's attention serves, whose products are TF32 by default: off the trainer's by as much as the
+    # probe of the sampler allows. Products in bf16 do not follow this.
+    "TRITON_F32_DEFAULT": "ieee",
 }
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 _LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CUDA_VISIBLE_DEVICES")

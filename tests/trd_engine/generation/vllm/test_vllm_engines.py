@@ -25,6 +25,7 @@ from trd_engine.config import SamplingConfig, parse_config
 from trd_engine.generation.vllm.engines import sampler_devices, vllm_generators
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
 from trd_engine.generation.vllm.residence import GIB
+from trd_engine.generation.vllm.runtime import import_vllm
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.training.loop import distil
@@ -90,6 +91,13 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
     (apart,) = arguments(World(1, 2), sampling=apart_by_three, mode="opd", loss={})
     assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["9", "10", "11"], 3)
     assert (apart["gpu_memory_utilization"], apart["sleep_level"]) == (0.9, 0)
+
+
+def test_products_in_fp32_are_not_rounded_to_tf32() -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    knobs = pytest.importorskip("triton.knobs")
+    import_vllm()
+    assert knobs.language.fp32_default == "ieee"
 
 
 @pytest.mark.parametrize(
