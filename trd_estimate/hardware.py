@@ -29,7 +29,9 @@ class Hardware:
     bytes_per_second: float = 0.0
     """Peak memory bandwidth; 0 for a CPU, whose times are calibrated."""
     flops: float = 0.0
-    """Peak operations a second in bf16, dense, with sums in fp32."""
+    """Peak operations a second in bf16 (without it: in fp32), dense, with sums in fp32."""
+    has_bf16: bool = True
+    """Whether a GPU computes in bf16; without it precision auto is fp32."""
     speed_of: str | None = None
     """The kind whose speed is assumed, because this GPU's is unknown."""
 
@@ -71,6 +73,7 @@ _GPUS = (
     Hardware("rtx-3090", int(23.5 * GIB), 0.936e12, 71e12),
     Hardware("rtx-4090", int(23.5 * GIB), 1.008e12, 165.2e12),
     Hardware("rtx-5090", int(31.3 * GIB), 1.792e12, 209.5e12),
+    Hardware("t4", int(14.6 * GIB), 0.32e12, 8.1e12, has_bf16=False),
 )
 HARDWARE = {hardware.kind: hardware for hardware in (CPU, *_GPUS)}
 _OTHER_GPU = re.compile(r"gpu-(\d{1,4}(?:\.\d+)?)(gib|gb)")
@@ -80,13 +83,14 @@ def hardware_of(device_name: str, memory_bytes: int) -> Hardware:
     """Return the hardware of a GPU by the driver's name for it, such as ``NVIDIA H100 80GB HBM3``, and its memory.
 
     The speed of a GPU that is not in the table, and of a part of one (MIG), is taken from the kind with the nearest
-    memory, of several the slowest.
+    memory that has bf16, of several the slowest.
     """
     found = _by_driver_name(device_name)
     if found is not None and found.memory_bytes is not None and abs(memory_bytes / found.memory_bytes - 1) < 0.1:
         return replace(found, memory_bytes=memory_bytes)
     nearest = min(
-        _GPUS, key=lambda gpu: (abs((gpu.memory_bytes or 0) - memory_bytes), gpu.bytes_per_second * gpu.flops)
+        (gpu for gpu in _GPUS if gpu.has_bf16),
+        key=lambda gpu: (abs((gpu.memory_bytes or 0) - memory_bytes), gpu.bytes_per_second * gpu.flops),
     )
     return replace(nearest, kind=f"gpu-{memory_bytes / GIB:.1f}gib", memory_bytes=memory_bytes, speed_of=nearest.kind)
 

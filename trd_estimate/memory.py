@@ -50,8 +50,9 @@ def is_served(spec: RunSpec) -> bool:
 
 
 def value_bytes(spec: RunSpec, hardware: Hardware) -> int:
-    """Return the bytes of a value in the passes; auto is bf16 on a GPU and fp32 on a CPU."""
-    return 2 if spec.precision == "bf16" or (spec.precision == "auto" and hardware.is_gpu) else FP32_BYTES
+    """Return the bytes of a value in the passes; auto is bf16 on a GPU that has it, else fp32."""
+    is_auto_bf16 = hardware.is_gpu and hardware.has_bf16
+    return 2 if spec.precision == "bf16" or (spec.precision == "auto" and is_auto_bf16) else FP32_BYTES
 
 
 def checkpoints_activations(spec: RunSpec, hardware: Hardware) -> bool:

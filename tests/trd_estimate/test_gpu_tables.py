@@ -110,6 +110,7 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
         ("NVIDIA L4", 22.0, "l4"),
         ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx-6000-ada"),
         ("NVIDIA GeForce RTX 4090", 23.6, "rtx-4090"),
+        ("Tesla T4", 14.6, "t4"),
     ],
 )
 def test_a_gpu_is_recognised_by_the_drivers_name_and_has_its_own_memory(name: str, memory: float, kind: str) -> None:
@@ -123,7 +124,6 @@ def test_a_gpu_is_recognised_by_the_drivers_name_and_has_its_own_memory(name: st
     [
         ("NVIDIA Something New", 79.0, "a100-80gb"),
         ("", 8.0, "l4"),
-        ("Tesla T4", 14.6, "l4"),
         ("AMD Instinct MI300X", 191.7, "b200"),
         ("NVIDIA GH200 480GB", 94.5, "h100-nvl"),  # 480 GB are the processor's
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, "l4"),

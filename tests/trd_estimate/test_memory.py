@@ -13,7 +13,7 @@ from safetensors import safe_open
 from contract.job_spec import JobSpec
 from service.models.service import read_shape
 from trd_engine.distillation.losses import linear_divergence as fused_loss
-from trd_estimate.hardware import CPU, GIB, H100, Hardware
+from trd_estimate.hardware import CPU, GIB, H100, HARDWARE, Hardware
 from trd_estimate.memory import (
     CONTEXT_BYTES,
     DEFAULT_PASS_TOKENS,
@@ -28,6 +28,7 @@ from trd_estimate.memory import (
     host_bytes,
     least_bytes,
     phase_memory,
+    value_bytes,
 )
 from trd_estimate.shape import ModelShape
 
@@ -86,6 +87,12 @@ def training(spec: JobSpec, teacher: ModelShape | None = SHAPE, hardware: Hardwa
 
 def test_the_constants_are_the_engines() -> None:
     assert LOSS_CHUNK_BYTES == fused_loss.CHUNK_BYTES_ACCELERATOR
+
+
+def test_a_gpu_without_bf16_holds_values_of_fp32() -> None:
+    """At precision auto, which the engine resolves in the same way."""
+    widths = [value_bytes(spec(precision="auto"), HARDWARE[kind]) for kind in ("h100", "t4", "cpu")]
+    assert widths == [2, 4, 4]
 
 
 def test_lora_trains_the_adapter_alone() -> None:

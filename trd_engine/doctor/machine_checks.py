@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,11 +86,12 @@ def check_device_kind(machine: Machine) -> Measured:
 
 
 def local_hardware(device: torch.device) -> Hardware:
-    """Return the kind of this machine's device, with the memory that it really has."""
+    """Return the kind of this machine's device, with the memory that it really has, and bf16 if it has that."""
     if device.type != "cuda":
         return CPU
     properties = torch.cuda.get_device_properties(device)
-    return hardware_of(properties.name, properties.total_memory)
+    found = hardware_of(properties.name, properties.total_memory)
+    return replace(found, has_bf16=found.has_bf16 and properties.major >= 8)  # from Ampere on
 
 
 def check_gpu_health(machine: Machine) -> str:

@@ -40,11 +40,13 @@ def test_quick_checks_pass_or_say_why_they_were_not_tried(tmp_path: Path) -> Non
 
 
 def test_the_gpus_are_counted_with_the_largest_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = [SimpleNamespace(name="NVIDIA L4", total_memory=22 * 2**30), SimpleNamespace(name="X", total_memory=2**30)]
+    first = SimpleNamespace(name="NVIDIA L4", total_memory=22 * 2**30, major=8)
+    gpus = [first, SimpleNamespace(name="X", total_memory=2**30, major=7)]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus[getattr(device, "index", device)])
     found = machine_checks.check_device_kind(Machine(torch.device("cuda", 0), tmp_path))
     assert (found.message, found.figures) == ("l4", {"num_devices": 2, "device_bytes": 22 * 2**30})
+    assert [machine_checks.local_hardware(torch.device("cuda", n)).has_bf16 for n in (0, 1)] == [True, False]
     assert not machine_checks.check_device_kind(Machine(CPU, tmp_path)).figures
 
 
