@@ -22,6 +22,7 @@ from trd_estimate.memory import (
     engine_weights,
     is_served,
     num_engines,
+    takes_transformers,
 )
 from trd_estimate.shape import ModelShape
 from trd_estimate.spec import RunSpec
@@ -74,7 +75,7 @@ def phase_seconds(
     if not hardware.is_gpu:
         return _calibrated(spec, models, counts)
     lengths = expected_lengths(spec)
-    seconds = {"preparing": _start(spec, models)}
+    seconds = {"preparing": _start(spec, models, hardware)}
     if spec.sampling.pool is None:
         seconds |= _sampling_seconds(spec, models, counts, hardware, memory)
     forward, backward = _pass_flops(spec, models, lengths, hardware)
@@ -147,8 +148,8 @@ class _Sampling:
         return self.models.teacher if self.phase == "refining" and self.models.teacher else self.models.student
 
 
-def _start(spec: RunSpec, models: Models) -> float:
-    is_vllm = spec.sampling.engine != "transformers"
+def _start(spec: RunSpec, models: Models, hardware: Hardware) -> float:
+    is_vllm = not takes_transformers(spec, hardware)
     read = sum(shape.num_parameters * 2 for shape in (models.student, models.teacher) if shape is not None)
     read_seconds = read * (2 if is_vllm else 1) / machine.DISK_BYTES_PER_SECOND
     return START_SECONDS + read_seconds + ENGINE_START_SECONDS * num_engines(spec) * is_vllm

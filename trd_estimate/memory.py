@@ -139,11 +139,18 @@ def num_engines(spec: RunSpec) -> int:
     return 2 if spec.refines and isinstance(spec.teacher, str) else 1
 
 
+def takes_transformers(spec: RunSpec, hardware: Hardware) -> bool:
+    """Return whether transformers samples for certain: if the spec wants it, or with LoRA in fp32, which vLLM does not
+    compute on a GPU."""
+    is_refused = hardware.is_gpu and spec.lora is not None and value_bytes(spec, hardware) == FP32_BYTES
+    return spec.sampling.engine == "transformers" or (spec.sampling.engine == "auto" and is_refused)
+
+
 def takes_turns(spec: RunSpec, hardware: Hardware) -> bool:
     """Return whether engines of vLLM share the GPU with the training."""
     sampling = spec.sampling
     is_here = sampling.placement == "colocated" and sampling.pool is None
-    return hardware.is_gpu and sampling.engine != "transformers" and is_here
+    return hardware.is_gpu and not takes_transformers(spec, hardware) and is_here
 
 
 def engine_weights(spec: RunSpec, models: Models, hardware: Hardware, phase: str) -> tuple[int, int]:
@@ -275,7 +282,7 @@ def _engines_always_awake(spec: RunSpec, models: Models, hardware: Hardware) -> 
     module, and samplers on separate devices or servers take nothing here."""
     if spec.sampling.placement == "separate" or spec.sampling.pool is not None:
         return {}
-    borrows = spec.sampling.engine == "transformers" and spec.devices == 1
+    borrows = takes_transformers(spec, hardware) and spec.devices == 1
     solving, refining = longest_sequences(spec)
     roles = {"rollout": max(solving, refining) if spec.teacher is None and spec.is_privileged else solving}
     if num_engines(spec) == 2:

@@ -17,7 +17,7 @@ from service.jobs import history, repository
 from service.models.service import ModelCatalog
 from trd_estimate.counts import Counts, count
 from trd_estimate.hardware import CPU, H100, Hardware, hardware_of_kind
-from trd_estimate.memory import Models, is_served, least_bytes
+from trd_estimate.memory import Models, is_served, least_bytes, takes_transformers
 from trd_estimate.phases import PhaseEstimate, estimate_phases, shortfalls
 from trd_estimate.shape import ModelShape
 
@@ -139,7 +139,7 @@ def _shape(role: str, name: str, catalog: ModelCatalog, notes: list[str]) -> Mod
 
 def _assumptions(spec: JobSpec, hardware: Hardware) -> list[str]:
     notes = [f"devices: taken as {hardware.kind}; an operator can set TRD_DEVICE_KIND"]
-    if hardware.is_gpu and spec.sampling.engine == "auto":
+    if hardware.is_gpu and spec.sampling.engine == "auto" and not takes_transformers(spec, hardware):
         notes.append("memory: sampled by vLLM, whose engine takes what is free while it is awake")
     return notes
 

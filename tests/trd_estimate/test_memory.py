@@ -28,6 +28,7 @@ from trd_estimate.memory import (
     host_bytes,
     least_bytes,
     phase_memory,
+    takes_turns,
     value_bytes,
 )
 from trd_estimate.shape import ModelShape
@@ -93,6 +94,23 @@ def test_a_gpu_without_bf16_holds_values_of_fp32() -> None:
     """At precision auto, which the engine resolves in the same way."""
     widths = [value_bytes(spec(precision="auto"), HARDWARE[kind]) for kind in ("h100", "t4", "cpu")]
     assert widths == [2, 4, 4]
+
+
+def test_lora_in_fp32_is_sampled_by_transformers_on_a_gpu() -> None:
+    """vLLM has no such kernels; the engine chooses alike, and transformers borrows the trained weights."""
+    sampling = {"max_prompt_tokens": 10, "max_new_tokens": 30, "engine": "auto"}
+    found = {
+        (kind, is_lora): takes_turns(
+            spec(precision="auto", sampling=sampling, lora={"rank": 3} if is_lora else None), HARDWARE[kind]
+        )
+        for kind in ("h100", "t4")
+        for is_lora in (True, False)
+    }
+    assert [pair for pair, is_vllm in found.items() if not is_vllm] == [("t4", True)]
+    body = {"precision": "auto", "sampling": sampling}
+    held = phase_memory(spec(**body), Models(SHAPE, SHAPE), HARDWARE["t4"])["rollout"]
+    assert held["engine_weights"] == 0
+    assert "sleeping_engines" not in held
 
 
 def test_lora_trains_the_adapter_alone() -> None:
