@@ -354,6 +354,8 @@ def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
         causal_lm = causal_lm_of(models.student)
         outside = {causal_lm.get_input_embeddings().weight, causal_lm.get_output_embeddings().weight}
         rest += 3 * sum(weight.numel() for weight in outside) * models.compute_dtype.itemsize
+    elif models.compute_dtype != torch.float32:  # autocast keeps its cast copies of trained weights through a pass
+        rest += _trained_bytes(models) * models.compute_dtype.itemsize // torch.float32.itemsize
     return max(0, total - kept - rest)
 
 

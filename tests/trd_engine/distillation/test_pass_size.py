@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trd_engine.distillation.batching import MIN_TOKENS_CPU, PassTokens, pass_tokens
+from trd_engine.generation.weight_sync import BorrowedWeights
+from trd_engine.runtime.distributed import ALONE
+from trd_engine.training.model_setup import bytes_for_a_pass
 from trd_estimate.memory import DEFAULT_PASS_TOKENS, MAX_TEACHER_PASS_TOKENS
 
 GB = 10**9
@@ -45,6 +52,23 @@ def test_passes_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
     trained.gradient_checkpointing_enable()
     assert tokens(trained, 2 * GB).student == 2 * GB // ((36 * 2 + 23 + 4 * 2 + 1 + 2) * 4096 * 2)
     assert tokens(model, 2 * GB, wanted=300) == PassTokens(300, 300), "the spec's number holds for either"
+
+
+def test_copies_that_autocast_keeps_are_no_room_for_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(total_memory=80 * GB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    student = make_model(1024, 2, torch.float32)
+    num_trained = sum(parameter.numel() for parameter in student.parameters())
+    samplers: Any = SimpleNamespace(weights=BorrowedWeights(), student=None)
+
+    def free(dtype: torch.dtype) -> int:
+        models: Any = SimpleNamespace(device=torch.device("cuda", 0), student=student, world=ALONE, compute_dtype=dtype)
+        found = bytes_for_a_pass(models, samplers)
+        assert found is not None
+        return found
+
+    assert free(torch.float32) - free(torch.bfloat16) == 2 * num_trained
 
 
 def test_a_model_of_unknown_shape_has_the_default() -> None:
