@@ -34,7 +34,7 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "model_refused",
         False,
-        "The model's folder needs custom code or holds no safetensors weights; convert it first.",
+        "The model's folder needs custom code, or its safetensors files lack weights; convert it, or copy it again.",
     ),
     ErrorCode(
         "tokenizer_mismatch",

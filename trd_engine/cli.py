@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     except EngineError as error:
         print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
 
 
 def _become_sample_server(options: argparse.Namespace) -> int:

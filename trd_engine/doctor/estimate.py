@@ -14,7 +14,7 @@ from trd_engine.config import RunConfig
 from trd_engine.data.problems import load_problems, split_holdout
 from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
 from trd_engine.doctor.machine_checks import local_hardware
-from trd_engine.runtime.errors import SpecError
+from trd_engine.runtime.errors import ModelNotFoundError, SpecError
 from trd_engine.runtime.hardware import choose_device
 from trd_estimate.counts import Counts, count
 from trd_estimate.hardware import GB, Hardware
@@ -77,7 +77,11 @@ def check_estimate(machine: Machine) -> str:
 
 
 def _shape(role: str, source: str) -> ModelShape:
-    shape = shape_of(AutoConfig.from_pretrained(source).to_dict())
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"{role} {source!r} was not found: {error}") from error
+    shape = shape_of(config.to_dict())
     if shape is None:
         raise SpecError(f"{role} {source}: its configuration does not contain its sizes, or it is a mixture of experts")
     return shape

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -26,6 +25,7 @@ from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.models.folders import FoundModel, find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, make_prompt_builder, require_context
+from trd_engine.models.lora import load_adapter
 from trd_engine.rollouts.collect import Collector
 from trd_engine.rollouts.verify import Verifier
 from trd_engine.runtime.distributed import ALONE
@@ -107,7 +107,7 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
         generator = sampler
     else:
         model = load_model(config.student, dtype=dtype, device=device)
-        adapted = model if found.adapter is None else PeftModel.from_pretrained(model, str(found.adapter)).eval()
+        adapted = model if found.adapter is None else load_adapter(model, found.adapter)
         generator = TransformersGenerator(adapted, tokenizer)
     settings = sampling_settings(wanted, end_of_turn_ids(config.student, tokenizer))
     return Samplers(generator, generator, BorrowedWeights(), settings, settings)

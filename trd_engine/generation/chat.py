@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from trd_engine.models.folders import find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer
+from trd_engine.models.lora import load_adapter
 from trd_engine.runtime.errors import EngineError
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
 
@@ -64,7 +65,7 @@ class ChatModel:
         self._stop_token_ids = end_of_turn_ids(source, self._tokenizer)
         self._model: PreTrainedModel | PeftModel = model
         if found.adapter is not None:
-            self._model = PeftModel.from_pretrained(model, str(found.adapter)).eval()
+            self._model = load_adapter(model, found.adapter)
 
     def answer(self, question: dict[str, Any], say: Say) -> None:
         """Answer one question; raise `EngineError` if it has another form."""

@@ -39,7 +39,7 @@ class FoundModel:
 def find_model(folder: Path) -> FoundModel:
     """Return the model of a folder; of a checkpoint the merged model, if it has one, else its adapter.
 
-    Raises `ModelRefusedError` if an adapter does not name its base.
+    Raises `ModelRefusedError` if an adapter cannot be read or does not name its base.
     """
     if (folder / MANIFEST_FILE).is_file():
         has_model = (folder / MODEL_FOLDER).is_dir()
@@ -47,8 +47,11 @@ def find_model(folder: Path) -> FoundModel:
     description = folder / "adapter_config.json"
     if (folder / "config.json").is_file() or not description.is_file():
         return FoundModel(str(folder.resolve()))
-    adapter = json.loads(description.read_text(encoding="utf-8"))
-    base = adapter.get("base_model_name_or_path")
+    try:
+        adapter = json.loads(description.read_text(encoding="utf-8"))
+        base = adapter.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelRefusedError(f"{description} describes no adapter: {error}") from error
     if not base:
         raise ModelRefusedError(f"the adapter in {folder} does not name its base model; use the merged model instead")
     return FoundModel(str(base), folder.resolve(), adapter.get("r"))

@@ -6,12 +6,14 @@ what `AutoModelForCausalLM` makes of its configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -44,17 +46,34 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device, world: 
     _refuse_remote_code(source)
     try:
         with nullcontext() if world.size == 1 else sharded_loading(world):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, with the missing ones
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelRefusedError(f"model {source!r} cannot be loaded: {error}") from error
+    model: PreTrainedModel = loaded[0]
+    _require_all_weights(source, loaded[1])
     _repair_generation_settings(source, model)
     if world.size > 1:
         set_shards_apart(model, device)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides nn.Module.to's overloads
     model.eval()
     return model
+
+
+def _require_all_weights(source: str, found: Mapping[str, Any]) -> None:
+    """Refuse a model whose files lack some of its weights, which transformers would fill with random numbers."""
+    names = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if names:
+        raise ModelRefusedError(
+            f"model {source!r}: its files lack {len(names)} of the weights that its config.json describes, or have "
+            f"them in another shape, first {names[0]}; copy the whole model again"
+        )
 
 
 def export_dtype(source: str) -> torch.dtype | None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trd_engine.config import LoraConfig
 from trd_engine.models.loading import causal_lm_of
-from trd_engine.runtime.errors import SpecError
+from trd_engine.runtime.errors import ModelRefusedError, SpecError
 
 STUDENT_ADAPTER = "default"
 """PEFT's name for a model's first adapter, with which saved folders have no subfolder."""
@@ -84,6 +87,18 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pef
         if isinstance(layer, LoraLayer):
             layer._cast_input_dtype = _cast_outside_autocast  # type: ignore[method-assign, assignment]
     return cast(PeftModel, adapted)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return the model with the adapter in a folder, in eval mode; raise `ModelRefusedError` unless all of it fits."""
+    try:
+        with warnings.catch_warnings():
+            # PEFT leaves layers that the file has no weights for as they are without an adapter.
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (OSError, ValueError, RuntimeError, UserWarning, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelRefusedError(f"the adapter in {folder} does not fit its base model: {reason:.500}") from error
 
 
 def _cast_outside_autocast(inputs: Tensor | None, dtype: torch.dtype) -> Tensor | None:

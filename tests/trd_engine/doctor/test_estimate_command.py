@@ -62,6 +62,8 @@ def test_the_device_of_this_machine_and_a_run_that_does_not_fit(
     spec["sampling"] = {"max_new_tokens": 10**9}
     assert run(tmp_path, spec, "--device", "a100-40gb") == 1
     assert "sampling.max_prompt_tokens + sampling.max_new_tokens = 1000002048" in capsys.readouterr().out
+    assert run(tmp_path, spec | {"teacher": "/absent"}) == 1
+    assert capsys.readouterr().err.startswith("model_not_found: teacher '/absent' was not found")
 
 
 def test_the_doctor_finds_a_spec_for_which_there_is_no_room(

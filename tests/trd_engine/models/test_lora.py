@@ -8,14 +8,17 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from tests.trd_engine.tiny_runs import events
+from tests.trd_engine.tiny_runs import MODELS, events
 from trd_engine.config import LoraConfig, parse_config
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models import lora
-from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, merged_weights
+from trd_engine.models.loading import load_model
+from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, load_adapter, merged_weights
+from trd_engine.runtime.errors import ModelRefusedError
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.model_setup import report_adapter
 
@@ -213,3 +216,19 @@ def test_without_autocast_inputs_are_still_cast() -> None:
     )
     adapted = add_adapter(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), LoraConfig(rank=4), seed=1)
     assert adapted(input_ids=torch.arange(5).unsqueeze(0)).logits.isfinite().all()
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    def student() -> PreTrainedModel:
+        return load_model(str(MODELS / "tiny-student"), dtype=torch.float32, device=torch.device("cpu"))
+
+    add_adapter(student(), LoraConfig(rank=2, alpha=4), seed=0).save_pretrained(str(tmp_path))
+    path = next(tmp_path.rglob("adapter_model.safetensors"))
+    weights = load_file(path)
+    assert load_adapter(student(), path.parent).active_adapter
+    part = dict(list(weights.items())[:4])
+    wider = {name: torch.zeros(weight.shape[0] + 1, weight.shape[1]) for name, weight in weights.items()}
+    for wrong, match in ((part, "Found missing adapter keys"), (wider, "size mismatch")):
+        save_file(wrong, path)
+        with pytest.raises(ModelRefusedError, match=f"does not fit its base model: .*{match}"):
+            load_adapter(student(), path.parent)

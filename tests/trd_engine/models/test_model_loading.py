@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
+from transformers import AutoConfig
 
 from tests.trd_engine.tiny_runs import MODELS, spec, write_data
 from trd_engine.cli import main
 from trd_engine.config import parse_config
+from trd_engine.models.folders import find_model
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, special_token_ids
 from trd_engine.runtime.errors import (
     ContextTooLongError,
@@ -124,6 +128,42 @@ def test_every_end_of_turn_token_counts() -> None:
     assert end_of_turn_ids(folder, load_tokenizer(folder)) == (load_tokenizer(folder).eos_token_id,)
 
 
+def test_an_adapter_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for text in ("{", "[]"):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(ModelRefusedError, match=r"adapter_config\.json describes no adapter"):
+            find_model(tmp_path)
+
+
+def _lacks_a_layer(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if ".layers.1." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def _has_another_shape(folder: Path) -> None:
+    edit(folder / "config.json", intermediate_size=2 * AutoConfig.from_pretrained(folder).intermediate_size)
+
+
+def _is_cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (_lacks_a_layer, r"lack 11 of the weights.* first model\.layers\.1\.input_layernorm\.weight; copy"),
+        (_has_another_shape, r"in another shape, first model\.layers\.0\.mlp\.down_proj\.weight"),
+        (_is_cut_off, "cannot be loaded: Error while deserializing header"),
+    ],
+)
+def test_a_model_whose_files_lack_weights_is_refused(altered: Path, harm: Callable[[Path], None], match: str) -> None:
+    harm(altered)
+    with pytest.raises(ModelRefusedError, match=match):
+        load_model(str(altered), dtype=torch.float32, device=torch.device("cpu"))
+
+
 def test_the_command_line_names_field_value_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "spec.json"
     broken = {"mode": "opd", "student": "s", "dataset": {"path": "x"}, "optim": {"batch_size": 0}}
@@ -135,6 +175,9 @@ def test_the_command_line_names_field_value_and_remedy(tmp_path: Path, capsys: p
     path.write_text("{", encoding="utf-8")
     assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 1
     assert "not a readable JSON file" in capsys.readouterr().err
+    path.write_text(json.dumps({**broken, "optim": {}, "teacher": "/absent", "student": "/absent"}), encoding="utf-8")
+    assert main(["run", str(path), "--out", str(path)]) == 1
+    assert capsys.readouterr().err == f"{path}: File exists\n"
 
 
 def test_the_command_line_runs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
