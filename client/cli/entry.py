@@ -26,15 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (TrdError, OSError) as error:
-        failure = error if isinstance(error, TrdError) else _file_failure(error)
+    except (TrdError, OSError, UnicodeEncodeError) as error:
+        failure = error if isinstance(error, TrdError) else _output_failure(error)
         (_print_json_error if "--json" in arguments else _print_error)(failure)
         return exit_code(failure)
     return 0
 
 
-def _file_failure(error: OSError) -> TrdError:
-    """Return the error of a file or folder that the command reads or writes."""
+def _output_failure(error: OSError | UnicodeEncodeError) -> TrdError:
+    """Return the error of a file, a folder or an output that the command reads or writes."""
+    if isinstance(error, UnicodeEncodeError):
+        return TrdError(
+            f"the output's encoding, {error.encoding}, lacks a character", hint="set PYTHONIOENCODING=utf-8"
+        )
     return TrdError(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -174,6 +175,15 @@ def test_a_job_is_led_through_its_life(run: Run, job_id: str) -> None:
     assert run("show", job_id).code == 0
     assert run("delete", job_id, "--yes").out.strip() == f"{job_id} is deleted"
     assert run("show", job_id).code == 4
+
+
+def test_an_output_that_lacks_a_character_is_reported(run: Run, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("clone", job_id, "name=für").code == 0
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    done = run("jobs")
+    assert done.code == 1
+    assert "the output's encoding, ascii, lacks a character" in done.err
+    assert "PYTHONIOENCODING=utf8" in done.err
 
 
 def test_exit_codes_say_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
