@@ -183,7 +183,7 @@ def test_an_output_that_lacks_a_character_is_reported(run: Run, job_id: str, mon
     done = run("jobs")
     assert done.code == 1
     assert "the output's encoding, ascii, lacks a character" in done.err
-    assert "PYTHONIOENCODING=utf8" in done.err
+    assert "PYTHONIOENCODING=utf-8" in done.err
 
 
 def test_exit_codes_say_what_went_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
