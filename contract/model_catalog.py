@@ -88,10 +88,12 @@ def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
     names = [entry.source for entry in catalog.values() if not entry.is_local and entry.revision is None]
     if not names:
         return None
-    return (
+    warning = (
         f"TRD_MODELS: {', '.join(names)} without a revision: whoever owns it may change it under a run that resumes; "
         "write owner/name@revision, with a commit of the hub's"
     )
+    folders = [name for name in names if Path(name).is_dir()]
+    return f"{warning}; or, for the folder of this name, ./{folders[0]}" if folders else warning
 
 
 def _found_in(pattern: str) -> list[CatalogEntry]:

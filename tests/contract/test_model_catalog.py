@@ -32,6 +32,14 @@ def test_folders_and_hub_ids_are_named(tmp_path: Path) -> None:
     assert unpinned_warning(parse_catalog(f"{tmp_path}/all/*,Org/Name@v2")) is None
 
 
+def test_a_hub_id_that_is_also_a_folder_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "all" / "one")
+    monkeypatch.chdir(tmp_path)
+    catalog = parse_catalog("Org/Other,mine=all/one")
+    assert not catalog["mine"].is_local
+    assert str(unpinned_warning(catalog)).endswith("or, for the folder of this name, ./all/one")
+
+
 @pytest.mark.parametrize("setting", ["a=Org/X,a=Org/Y", "not-a-hub-id", "x=also/not/one"])
 def test_a_bad_setting_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match="TRD_MODELS"):
