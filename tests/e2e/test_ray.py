@@ -37,7 +37,7 @@ class Scene:
     folder: Path
 
     def create(self, **changes: Any) -> str:
-        """Create a job of twelve steps, each with a checkpoint: enough that a node can be killed before the last."""
+        """Create a job of ten steps, each with a checkpoint: enough that a node can be killed before the last."""
         return self.service.client.jobs.create({**self.body, **changes}).id
 
     def wait(self, job_id: str, holds: Callable[[JobView], bool], *, seconds: float = 400) -> JobView:
@@ -50,6 +50,11 @@ class Scene:
             assert time.monotonic() < deadline, shown
             time.sleep(0.1)
         return job
+
+    def wait_for_checkpoint(self, job_id: str) -> None:
+        """Wait until a checkpoint of a step is stored, which may be some steps later."""
+        stored = self.service.client.checkpoints
+        self.wait(job_id, lambda _: any(checkpoint.step >= 1 for checkpoint in stored.list(job_id)))
 
     def messages(self, job_id: str) -> list[str]:
         """Return the messages of the job's events."""
@@ -110,7 +115,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "sampling": {"engine": "transformers", "max_prompt_tokens": 64, "max_new_tokens": 48},
             "refine": {"max_prompt_tokens": 192, "max_new_tokens": 48},
             "lora": None,
-            "optim": {"learning_rate": 1e-3, "batch_size": 8, "max_steps": 12},
+            "optim": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 2},
             "evaluation": {"holdout": 0.1, "k": 2},
             "checkpoints": {"every_steps": 1},
         }
@@ -131,7 +136,7 @@ def test_a_node_is_killed_in_a_step_and_the_job_ends_with_the_weights_of_two_pro
     scene: Scene, undisturbed: dict[str, str]
 ) -> None:
     job_id = scene.create()
-    scene.wait(job_id, lambda job: (job.step or 0) >= 1)
+    scene.wait_for_checkpoint(job_id)
     busy = [name for name in NODES if list((scene.folder / "cluster" / name / "ray-attempts").glob(f"{job_id}*"))]
     assert len(busy) == 2, "each process of the run is on a separate node"
     scene.cluster.nodes[busy[1]].kill()
@@ -145,7 +150,7 @@ def test_a_node_is_killed_in_a_step_and_the_job_ends_with_the_weights_of_two_pro
 
 
 def test_a_cancelled_job_keeps_its_checkpoint_and_frees_its_nodes(scene: Scene) -> None:
-    job_id = scene.create(optim={**scene.body["optim"], "max_steps": None, "epochs": 100})
+    job_id = scene.create(optim={**scene.body["optim"], "epochs": 100})
     scene.wait(job_id, lambda job: (job.step or 0) >= 1)
     scene.service.client.jobs.cancel(job_id)
     scene.wait(job_id, lambda job: job.status == "cancelled", seconds=120)
@@ -157,7 +162,7 @@ def test_the_head_is_killed_and_the_job_goes_on_when_there_is_another(
     scene: Scene, undisturbed: dict[str, str]
 ) -> None:
     job_id = scene.create()
-    scene.wait(job_id, lambda job: (job.step or 0) >= 1)
+    scene.wait_for_checkpoint(job_id)
     for node in scene.cluster.nodes.values():
         node.kill()
     scene.cluster.start_head()
