@@ -68,6 +68,7 @@ OTHER = {
         "request. Default: 1 and 20, since the tracker tries again by itself.",
         "TRACKIO_DIR": "Where trackio keeps its runs. Default: `trackers/trackio` in the data folder.",
         "CUDA_VISIBLE_DEVICES": "The GPUs of a worker. Each process of a job takes its part of them.",
+        "CUBLAS_WORKSPACE_CONFIG": "Memory of cuBLAS, for reproducible products on a GPU; `:4096:8` if it is unset.",
         "OMP_NUM_THREADS": "Threads of the CPU kernels in each process. torchrun sets 1 if it is unset.",
         "VLLM_CPU_KVCACHE_SPACE, VLLM_LOGGING_LEVEL": "vLLM's own variables; a value given here is kept.",
         "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH": "Ray's own: the token of the cluster that RAY_ADDRESS names, or "
