@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import faulthandler
 import logging
 import os
 import re
@@ -203,6 +204,7 @@ class _LogFormatter(logging.Formatter):
 
 def main(arguments: list[str]) -> int:
     """Run the process and return its exit code."""
+    faulthandler.enable()  # a crash in native code leaves every thread's stack in the log
     folder = Path(arguments[0])
     code = run_attempt_folder(folder, StopRequest(folder))
     if not _is_under_torchrun():

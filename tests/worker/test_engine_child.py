@@ -197,6 +197,25 @@ def test_a_refused_spec_is_a_failed_event_and_exit_code_1(tmp_path: Path) -> Non
     assert result.returncode == DISK_FULL_EXIT_CODE
 
 
+CRASHES = """
+import ctypes, sys
+from worker import engine_child
+
+def crash_in_a_library(folder, stop):
+    ctypes.string_at(0)
+
+engine_child.run_attempt_folder = crash_in_a_library
+engine_child.main(["."])
+"""
+
+
+def test_a_crash_in_native_code_leaves_the_stack_in_the_log() -> None:
+    result = subprocess.run([sys.executable, "-c", CRASHES], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in result.stderr
+    assert "in crash_in_a_library" in result.stderr
+
+
 RANK = """
 import json, os, pathlib, signal, sys, time
 sys.path.insert(0, sys.argv[2])
