@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Annotated
 
@@ -104,21 +105,26 @@ def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_di
     else:
         with Client(service.url, service.api_key) as trd:
             link = trd.keys.sign_in_link()
-        text = Text.assemble(
-            ("URL   ", "dim"), (service.url, "bold"), "\n",
-            ("key   ", "dim"), (service.api_key, "bold"), "\n",
-            ("data  ", "dim"), f"{data_dir}  (logs: api.log, worker.log)", "\n\n",
-            ("In this folder, in another terminal: ", "dim"), "trd models", ", ", "trd submit SPEC --watch …", "\n",
-            ("Elsewhere: ", "dim"), f"export TRD_URL={service.url} TRD_API_KEY=…", "\n",
-            ("Ctrl-C stops both.", "dim"),
-        )  # fmt: skip
-        answers().print(Panel(text, title="TRD service", expand=False))
+        answers().print(Panel(banner(service, data_dir), title="TRD service", expand=False))
         link_text = Text.assemble("Dashboard, the link signs in once: ", (f"{service.url}{link.path}", "bold"))
         answers().print(link_text, soft_wrap=True)  # a link that is cut into lines cannot be clicked
     while True:
         for process in (api, worker):
             process.require_running()
         time.sleep(LOOK_SECONDS)
+
+
+def banner(service: LocalService, data_dir: Path) -> Text:
+    """Return what `trd up` prints once the API answers: the address, and how another terminal reaches it."""
+    export = "" if data_dir == Path(DEFAULT_DATA_DIR) else f"export TRD_DATA_DIR={quote(str(data_dir))}, then "
+    return Text.assemble(
+        ("URL   ", "dim"), (service.url, "bold"), "\n",
+        ("key   ", "dim"), (service.api_key, "bold"), "\n",
+        ("data  ", "dim"), f"{data_dir}  (logs: api.log, worker.log)", "\n\n",
+        ("In this folder, in another terminal: ", "dim"), export, "trd models", ", ", "trd submit SPEC --watch …", "\n",
+        ("Elsewhere: ", "dim"), f"export TRD_URL={service.url} TRD_API_KEY=…", "\n",
+        ("Ctrl-C stops both.", "dim"),
+    )  # fmt: skip
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

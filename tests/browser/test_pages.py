@@ -14,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from contract.job_state import JobStatus
+from contract.tables import MetricPoint
 from tests.browser.conftest import Site
 from tests.browser.scenario import HOSTILE, MODELS, add_curves
 from tests.service.conftest import ADMIN_KEY
@@ -166,6 +167,25 @@ def test_a_tick_fetches_only_what_is_new(tab: Page, site: Site) -> None:
     expect(tab.locator("#summary")).to_contain_text(f"{step - 20} of")
     assert all("from_step=" in url for url in asked if "/metrics" in url), "all curves were fetched again"
     set_job(site.database, site.jobs.running, step=step + 2)
+
+
+def test_a_metric_that_was_recorded_once_is_a_number_until_it_has_a_second_point(tab: Page, site: Site) -> None:
+    def record(step: int, **values: float) -> None:
+        common = {"job_id": site.jobs.finished, "step": step, "at": datetime.now(UTC)}
+        rows = [common | {"name": name, "value": value} for name, value in values.items()]
+        with site.database.write() as session:
+            session.execute(MetricPoint.__table__.insert(), rows)
+
+    record(0, rollout_accuracy=0.25, refined_accuracy=0.75, kept_share=0.5)
+    tab.goto(f"{site.url}/ui/jobs/{site.jobs.finished}", wait_until="networkidle")
+    row = tab.locator("#numbers tr", has_text="Accuracy, by round")
+    expect(row).to_have_text("Accuracy, by round0y_o 0.25 · y_r 0.75")
+    expect(tab.locator(".plot", has_text="Accuracy, by round")).to_have_count(0)
+    record(40, rollout_accuracy=0.3, refined_accuracy=0.8)
+    tab.reload(wait_until="networkidle")
+    plot = tab.locator(".plot", has_text="Accuracy, by round")
+    expect(plot).to_have_attribute("aria-label", "Accuracy, by round: at step 40, y_o 0.3, y_r 0.8")
+    expect(tab.locator("#numbers tbody tr")).to_have_text(["Kept share00.5"])
 
 
 def test_several_jobs_are_cancelled_and_deleted_from_the_keyboard(tab: Page, site: Site) -> None:

@@ -1,8 +1,8 @@
 // A job's overview: draws its curves, and fetches what is new while it runs.
 
-import { announce, call, parsed, repeat } from "./api.js";
+import { announce, call, element, parsed, repeat } from "./api.js";
 import { showTimes } from "./page.js";
-import { Plot } from "./plot.js";
+import { Plot, short } from "./plot.js";
 
 const POINTS = 1500; // of a curve; the service keeps the extremes of longer ones
 const box = document.getElementById("plots");
@@ -21,7 +21,11 @@ const GROUPS = [
   { title: "Student's entropy", unit: "nats", names: ["student_entropy"] },
   { title: "Top-1 agreement", unit: "share", names: ["top1_agreement"] },
   { title: "Epistemic mass", unit: "share", names: ["epistemic_mass"] },
+  { title: "Forward KL around the first wrong step", unit: "nats", names: ["forward_kl_before_wrong_step", "forward_kl_within_wrong_step", "forward_kl_after_wrong_step"] },
+  { title: "Verdicts changed by refining", unit: "share", names: ["fail_to_pass", "pass_to_fail"] },
 ];
+// Metrics of a round's trajectories share a plot: what stands before the common part of their names says whose they are.
+const SIDES = [["rollout_", "y_o"], ["refined_vanilla_", "y_r, teacher without y_o"], ["refined_", "y_r"]];
 
 const curves = new Map(); // name -> {x, y}
 const plots = new Map(); // title -> Plot
@@ -36,21 +40,47 @@ function groups() {
     if (present.length) found.push({ ...group, names: present });
   }
   left.delete("divergence_max");
-  return [...found, ...[...left].sort().map((name) => ({ title: name.replaceAll("_", " "), names: [name] }))];
+  const others = new Map(); // title -> names
+  for (const name of [...left].sort()) {
+    const [prefix] = SIDES.find(([start]) => name.startsWith(start)) ?? [""];
+    const words = name.slice(prefix.length).replaceAll("_", " ").replace(/\bkl\b/, "KL");
+    const title = words[0].toUpperCase() + words.slice(1) + (prefix && ", by round");
+    others.set(title, [...(others.get(title) ?? []), name]);
+  }
+  const byLabel = (a, b) => label(a).localeCompare(label(b));
+  return [...found, ...[...others].map(([title, names]) => ({ title, names: names.sort(byLabel) }))];
 }
 
+// A metric that was recorded once is a number, not a curve.
+const isCurve = ({ names }) => names.some((name) => curves.get(name).x.length > 1);
+
 function draw() {
-  for (const group of groups()) {
+  const found = groups();
+  for (const group of found.filter(isCurve)) {
     if (!plots.has(group.title)) {
       const toStep = (step) => location.assign(`/ui/jobs/${job}/trajectories?step=${step}`);
       plots.set(group.title, new Plot(box, { ...group, sync: "steps", onPoint: toStep }));
     }
     plots.get(group.title).show(group.names.map((name) => ({ label: label(name), ...curves.get(name) })));
   }
+  showNumbers(found.filter((group) => !isCurve(group)));
   document.getElementById("no-plots").hidden = curves.size > 0;
 }
 
-const label = (name) => name.replace(/^divergence_per_token$/, "mean").replace(/^divergence_/, "").replace(/^heldout_/, "").replaceAll("_", " ");
+function showNumbers(found) {
+  document.getElementById("numbers-box").hidden = found.length === 0;
+  const cell = (text) => element("td", { class: "number" }, text);
+  const rows = found.map(({ title, names }) => {
+    const values = names.map((name) => (names.length > 1 ? `${label(name)} ` : "") + short(curves.get(name).y[0]));
+    return element("tr", {}, element("th", { scope: "row" }, title), cell(short(curves.get(names[0]).x[0])), cell(values.join(" · ")));
+  });
+  document.querySelector("#numbers tbody").replaceChildren(...rows);
+}
+
+function label(name) {
+  const side = SIDES.find(([start]) => name.startsWith(start))?.[1];
+  return side ?? name.replace(/^divergence_per_token$/, "mean").replace(/^divergence_|^heldout_|^forward_kl_/, "").replaceAll("_", " ");
+}
 
 let shown = 0; // the job's step when the points were fetched
 let round = null;

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from client.cli.up import LOCK_FILE
+from client.cli.up import LOCK_FILE, banner
 from client.settings import LocalService
 from tests.client.cli.conftest import Run
 from tests.service.conftest import ADMIN_KEY
@@ -54,3 +54,9 @@ def test_an_api_that_does_not_start_is_reported_with_the_end_of_its_log(
     assert f"its log is {Path('data') / 'api.log'}" in done.err
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert LocalService.of(tmp_path / "data") is None, "nobody is led to a service that never was"
+
+
+def test_the_banner_says_how_another_terminal_finds_a_folder_of_another_name() -> None:
+    service = LocalService(url="http://127.0.0.1:1", api_key=ADMIN_KEY)
+    assert "another terminal: trd models" in banner(service, Path("data")).plain
+    assert "another terminal: export TRD_DATA_DIR='my data', then trd models" in banner(service, Path("my data")).plain
