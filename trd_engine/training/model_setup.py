@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -336,19 +337,24 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
 
 def _trained_bytes(models: ModelPair) -> int:
     """Return the size of this process's shard of the trained weights."""
-    trained = (local_shard(p) for p in models.student.parameters() if p.requires_grad)
-    return sum(p.numel() * p.element_size() for p in trained)
+    return _shard_bytes(p for p in models.student.parameters() if p.requires_grad)
 
 
-def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
+def _shard_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(local_shard(tensor).numel() * tensor.element_size() for tensor in set(tensors))
+
+
+def bytes_for_a_pass(models: ModelPair, samplers: Samplers, sampling: SamplingConfig) -> int | None:
     """Return what a GPU has for the activations of one pass, beside weights, gradients, moments and sleeping engines;
-    None on a CPU. By what is allocated and not by what is free now, which other processes change."""
+    None on a CPU. What torch has allocated would include an engine in this process, even while it sleeps."""
     if models.device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(models.device).total_memory
-    is_elsewhere = isinstance(samplers.weights, BorrowedWeights) or isinstance(samplers.student, PoolGenerator)
-    engines = 0 if is_elsewhere else len({id(samplers.student), id(samplers.teacher)})
-    kept = torch.cuda.memory_allocated(models.device) + 3 * _trained_bytes(models)
+    is_elsewhere = sampling.pool is not None or sampling.placement == "separate"
+    has_none_here = is_elsewhere or isinstance(samplers.weights, BorrowedWeights)
+    engines = 0 if has_none_here else len({id(samplers.student), id(samplers.teacher)})
+    modules = [models.student] if models.teacher is None else [models.student, models.teacher.model]
+    weights = _shard_bytes(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     rest = CONTEXT_BYTES + RESERVE_BYTES + LOSS_CHUNK_BYTES + engines * SLEEPING_BYTES
     if models.world.size > 1:  # embedding and head, complete in a pass: the student's, their gradients, the teacher's
         causal_lm = causal_lm_of(models.student)
@@ -356,7 +362,7 @@ def bytes_for_a_pass(models: ModelPair, samplers: Samplers) -> int | None:
         rest += 3 * sum(weight.numel() for weight in outside) * models.compute_dtype.itemsize
     elif models.compute_dtype != torch.float32:  # autocast keeps its cast copies of trained weights through a pass
         rest += _trained_bytes(models) * models.compute_dtype.itemsize // torch.float32.itemsize
-    return max(0, total - kept - rest)
+    return max(0, total - weights - 3 * _trained_bytes(models) - rest)
 
 
 def _pool_generators(config: RunConfig, tokenizers: Tokenizers, reporter: Reporter) -> tuple[Generator, Generator]:

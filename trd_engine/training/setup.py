@@ -90,7 +90,7 @@ def open_session(
     samplers = make_samplers(config, models, tokenizers, reporter)
     collector = Collector(samplers, prompts, Verifier(task), reporter, teacher_prompts, config.refines, served)
     teacher = models.teacher.model if models.teacher is not None else None
-    free_bytes = bytes_for_a_pass(models, samplers)
+    free_bytes = bytes_for_a_pass(models, samplers, config.sampling)
     most = pass_tokens(config.optim.micro_batch_tokens, models.student, teacher, models.compute_dtype, free_bytes)
     max_tokens = most.at_most(config.max_pass_tokens)
     context = None if served is not None else config.loss.teacher_context

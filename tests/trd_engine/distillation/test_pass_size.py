@@ -9,11 +9,20 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trd_engine.config import SamplingConfig
 from trd_engine.distillation.batching import MIN_TOKENS_CPU, PassTokens, pass_tokens
+from trd_engine.distillation.losses.divergence import Divergence
+from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.generation.weight_sync import BorrowedWeights
-from trd_engine.runtime.distributed import ALONE
 from trd_engine.training.model_setup import bytes_for_a_pass
-from trd_estimate.memory import DEFAULT_PASS_TOKENS, MAX_TEACHER_PASS_TOKENS
+from trd_estimate.memory import (
+    CONTEXT_BYTES,
+    DEFAULT_PASS_TOKENS,
+    LOSS_CHUNK_BYTES,
+    MAX_TEACHER_PASS_TOKENS,
+    RESERVE_BYTES,
+    SLEEPING_BYTES,
+)
 
 GB = 10**9
 
@@ -54,21 +63,43 @@ def test_passes_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
     assert tokens(model, 2 * GB, wanted=300) == PassTokens(300, 300), "the spec's number holds for either"
 
 
-def test_copies_that_autocast_keeps_are_no_room_for_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = SimpleNamespace(total_memory=80 * GB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * GB))
+    # As with a sleeping engine in this process, whose memory torch does not know to be free.
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 79 * GB)
+
+
+def bytes_free(student: LlamaForCausalLM, dtype: torch.dtype, *, samplers: Any = None, **changes: Any) -> int:
+    sampling = SamplingConfig.model_validate(changes.pop("sampling", {}))
+    pair = ModelPair(student, changes.pop("teacher", None), Divergence(), dtype, ())
+    on_gpu: Any = SimpleNamespace(**vars(pair), device=torch.device("cuda", 0))
+    found = bytes_for_a_pass(on_gpu, samplers or SimpleNamespace(weights=BorrowedWeights()), sampling)
+    assert found is not None
+    return found
+
+
+@pytest.mark.usefixtures("gpu")
+def test_copies_that_autocast_keeps_are_no_room_for_a_pass() -> None:
     student = make_model(1024, 2, torch.float32)
     num_trained = sum(parameter.numel() for parameter in student.parameters())
-    samplers: Any = SimpleNamespace(weights=BorrowedWeights(), student=None)
+    assert bytes_free(student, torch.float32) - bytes_free(student, torch.bfloat16) == 2 * num_trained
 
-    def free(dtype: torch.dtype) -> int:
-        models: Any = SimpleNamespace(device=torch.device("cuda", 0), student=student, world=ALONE, compute_dtype=dtype)
-        found = bytes_for_a_pass(models, samplers)
-        assert found is not None
-        return found
 
-    assert free(torch.float32) - free(torch.bfloat16) == 2 * num_trained
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_takes_what_it_keeps_while_it_sleeps_and_nothing_on_another_gpu() -> None:
+    student = make_model(1024, 2).requires_grad_(False)
+    num_bytes = sum(t.numel() * t.element_size() for t in (*student.parameters(), *student.buffers()))
+    alone = bytes_free(student, torch.bfloat16)
+    assert alone == 80 * GB - num_bytes - CONTEXT_BYTES - RESERVE_BYTES - LOSS_CHUNK_BYTES
+    itself: Any = SimpleNamespace(model=student)
+    assert bytes_free(student, torch.bfloat16, teacher=itself) == alone, "one model"
+    other: Any = SimpleNamespace(model=make_model(1024, 2).requires_grad_(False))
+    assert bytes_free(student, torch.bfloat16, teacher=other) == alone - num_bytes
+    engines: Any = SimpleNamespace(weights=None, student=object(), teacher=object())
+    assert bytes_free(student, torch.bfloat16, samplers=engines) == alone - 2 * SLEEPING_BYTES
+    apart = {"placement": "separate"}
+    assert bytes_free(student, torch.bfloat16, samplers=engines, sampling=apart) == alone
 
 
 def test_a_model_of_unknown_shape_has_the_default() -> None:
