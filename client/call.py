@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import reprlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
 from client.errors import (
     ApiError,
     ConnectionFailedError,
+    InvalidValueError,
     Refusal,
     TimedOutError,
     TrdError,
@@ -31,6 +34,7 @@ ViewT_co = TypeVar("ViewT_co", bound=BaseModel, covariant=True)
 
 FIRST_PAUSE_SECONDS = 0.3
 LONGEST_PAUSE_SECONDS = 20.0
+MAX_FIELD_DEPTH = 20
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 _PASSING_STATUSES = frozenset({408, 502, 503, 504})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -68,15 +72,50 @@ class Call(Generic[ViewT_co]):
     """Longest wait for the response; None takes the value of the settings."""
 
     def request(self, content: Any = None) -> dict[str, Any]:
-        """Return the arguments of ``httpx.Client.build_request``; `content` are the pieces of `body`."""
+        """Return the arguments of ``httpx.Client.build_request``; `content` are the pieces of `body`.
+
+        Raises `InvalidValueError` if `json` cannot be written.
+        """
+        headers = dict(self.headers)
+        if self.json is not None:
+            content = json_text(self.json).encode()
+            headers["content-type"] = "application/json"
         return {
             "method": self.method,
             "url": self.path,
             "params": {name: value for name, value in self.params.items() if value is not None},
-            "json": self.json,
-            "headers": dict(self.headers),
+            "headers": headers,
             "content": content,
         }
+
+
+def json_text(document: Any) -> str:
+    """Return `document` as JSON; raises `InvalidValueError`, which names the first field that JSON cannot hold."""
+    if (text := _as_json(document)) is not None:
+        return text
+    path: list[str] = []
+    value = document
+    while len(path) < MAX_FIELD_DEPTH and isinstance(value, dict | list | tuple):
+        children = value.items() if isinstance(value, dict) else enumerate(value)
+        wrong = next(((name, child) for name, child in children if _as_json(child) is None), None)
+        if wrong is None:  # a key is at fault
+            break
+        path.append(str(wrong[0]))
+        value = wrong[1]
+    shown = "an integer of thousands of digits" if isinstance(value, int) else " ".join(reprlib.repr(value).split())
+    raise InvalidValueError(
+        f"{'.'.join(path) or 'the request'} = {shown}: JSON cannot hold this value",
+        hint="give text, a finite number, true, false, null, a list, or an object with text as keys",
+    )
+
+
+def _as_json(document: Any) -> str | None:
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return text
 
 
 def path_part(value: str) -> str:
@@ -86,6 +125,11 @@ def path_part(value: str) -> str:
 
 def idempotency_header(key: str | None) -> dict[str, str]:
     """Return the header that makes a creation safe to send again, with a generated key if `key` is None."""
+    if key and not (key.isascii() and key.isprintable()):
+        raise InvalidValueError(
+            f"idempotency_key = {key!r}: a header cannot contain it",
+            hint="use letters, digits and punctuation of ASCII",
+        )
     return {"idempotency-key": key or f"client-{uuid.uuid4()}"}
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.call import Call
+from client.call import Call, json_text
 from client.errors import TrdError
 from client.settings import ClientSettings
 from contract.views.datasets import DatasetView
@@ -75,7 +74,7 @@ def upload_call(
         "POST",
         "/datasets",
         DatasetView,
-        params={"filename": path.name, "columns": json.dumps(columns) if columns else None},
+        params={"filename": path.name, "columns": json_text(columns) if columns else None},
         headers={"content-type": media_type, "content-length": str(status.st_size)},
         body=FileBody(path, on_bytes),
         is_repeatable=False,  # a second upload would create a second dataset

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,11 @@ MAX_FAILURES = 8
 """Failures in a row, without a byte between them, after which the download of a file fails."""
 MAX_WRONG_DIGESTS = 2
 """The first wrong digest may come from the part of an earlier download: the file is then downloaded again."""
+_LOADED = re.compile(
+    r".*\.(safetensors|safetensors\.index\.json|jinja|model|tiktoken)|((adapter|generation)_)?config\.json|tokenizer\w*\.json"
+    r"|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json|trd_prompts\.json"
+)
+"""Names of the files that a model's loader reads if they are there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def wanted_files(
 ) -> list[PartialFile]:
     """Return the files to download to `target`, the largest first; with `folder`, only its files, without its name.
 
-    Raises `DownloadError`.
+    Raises `DownloadError`, also if a loader would read other files beside them, and so mix two checkpoints.
     """
     prefix = f"{folder.strip('/')}/" if folder is not None else ""
     chosen = [file for file in manifest.files if file.name.startswith(prefix)]
@@ -61,7 +68,22 @@ def wanted_files(
             hint=f"its folders: {', '.join(folders) or 'no folders'}",
         )
     largest_first = sorted(chosen, key=lambda file: -file.num_bytes)
-    return [PartialFile(file, target / _safe(file.name.removeprefix(prefix)), on_bytes) for file in largest_first]
+    wanted = {target / _safe(file.name.removeprefix(prefix)): file for file in largest_first}
+    parents = {path.parent for path in wanted if path.parent.is_dir()}
+    there = sorted(path for parent in parents for path in parent.iterdir() if _LOADED.fullmatch(path.name))
+    if others := [str(path.relative_to(target)) for path in there if path not in wanted]:
+        raise DownloadError(
+            f"{target} has files of another model than checkpoint {manifest.step} of {manifest.job_id}: "
+            f"{', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}",
+            hint="download into another folder, or move those files elsewhere first",
+        )
+    return [PartialFile(file, path, on_bytes) for path, file in wanted.items()]
+
+
+def name_files(files: Sequence[PartialFile]) -> None:
+    """Give the complete files their names, all at once: until then the folder holds what it held before."""
+    for file in files:
+        file.take_name()
 
 
 def _safe(name: str) -> PurePosixPath:
@@ -103,17 +125,16 @@ class PartialFile:
         return Call("GET", self._url, View, headers=headers)
 
     def is_complete(self) -> bool:
-        """Return whether the file is here with the right digest, and give it its name. Raises `DownloadError`."""
+        """Return whether the file is here with the right digest. Raises `DownloadError`."""
         if not self._part.exists():
             if self.path.is_file() and self.path.stat().st_size == self.size:
                 return self._digest(self.path) == self._sha256  # if not, it is another file and will be replaced
-            if self.size == 0:
-                self.path.write_bytes(b"")
-            return self.size == 0
+            if self.size > 0:
+                return False
+            self._part.touch()
         if self._part.stat().st_size < self.size:
             return False
         if self._part.stat().st_size == self.size and self._digest(self._part) == self._sha256:
-            self._part.replace(self.path)
             return True
         self._num_wrong += 1
         self._report(0)
@@ -124,6 +145,13 @@ class PartialFile:
                 hint="a proxy or the service's storage changes the file",
             )
         return False
+
+    def take_name(self) -> None:
+        """Give the complete file its name, and remove the parts of other versions: nobody will continue them."""
+        if self._part.exists():
+            self._part.replace(self.path)
+        for part in self.path.parent.glob(f"{glob.escape(self.path.name)}.{'[0-9a-f]' * 12}.part"):
+            part.unlink()
 
     @contextmanager
     def receiving(self, response: httpx.Response) -> Iterator[Callable[[bytes], None]]:

@@ -2,10 +2,11 @@
 
 TrdError                         message, and a hint if the user can do something
 ├── SettingsError                the address or the key is not valid
+├── InvalidValueError            a value of a request has no form in JSON; nothing was sent
 ├── ConnectionFailedError        no response
 │   └── TimedOutError            no response in time
 ├── UnexpectedAnswerError        the response is not from this service, or from an unknown version
-├── DownloadError                a downloaded file does not match the manifest
+├── DownloadError                a downloaded file does not match the manifest, or its folder has another model
 ├── JobFailedError               a job that was waited for failed or was cancelled
 ├── JobPausedError               a job that was followed or waited for is paused
 └── ApiError                     the service refused: status, code, param, request id, all errors
@@ -38,6 +39,10 @@ class SettingsError(TrdError):
     """The address or the key of the service is not valid."""
 
 
+class InvalidValueError(TrdError):
+    """A value of a request has no form in JSON: the message names the field and the value. Nothing was sent."""
+
+
 class ConnectionFailedError(TrdError):
     """There was no response. Unless `was_never_sent`, the request may have been received."""
 
@@ -53,7 +58,8 @@ class UnexpectedAnswerError(TrdError):
 
 
 class DownloadError(TrdError):
-    """A downloaded file does not match the manifest, or cannot be written."""
+    """A downloaded file does not match the manifest or cannot be written, or its folder has files of another
+    model."""
 
 
 class JobFailedError(TrdError):

@@ -10,7 +10,16 @@ from client._async.transport import AsyncResource
 from client.call import Call, path_part
 from client.concurrency import AsyncGroup, async_run_blocking, async_sse_frames
 from client.datasets import OnBytes
-from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
+from client.downloads import (
+    LATEST,
+    NUM_PARALLEL,
+    Download,
+    Failures,
+    PartialFile,
+    disk_errors,
+    name_files,
+    wanted_files,
+)
 from client.errors import TrdError
 from client.events import SILENCE_SECONDS, ChatPart, chat_part
 from contract.views import Page, View
@@ -68,13 +77,17 @@ class AsyncCheckpoints(AsyncResource):
         """Download the checkpoint's files, or those of one folder (model, adapter, state), into the folder `target`.
 
         A file with the right digest is not downloaded again; an interrupted one, also by an earlier process, continues
-        at its last byte. A file gets its name only when its sha256 is the manifest's. Raises `DownloadError` and the
-        errors of the connection; the download can then be called again.
+        at its last byte. The files get their names, and replace earlier ones, once every sha256 is the manifest's.
+        Raises `DownloadError` and the errors of the connection; the download can then be called again.
+
+        Other files in `target` stay. If they are of another model, so that a loader would mix both, nothing is
+        downloaded.
         """
         with disk_errors():
             files = await async_run_blocking(wanted_files, manifest, Path(target), folder, on_bytes)
             group = AsyncGroup(num_parallel)
             await group.run(lambda file: self._fetch(file, group), files)
+            await async_run_blocking(name_files, files)
         return Download(Path(target), manifest.step, [file.path for file in files], sum(f.size for f in files))
 
     async def _fetch(self, file: PartialFile, group: AsyncGroup) -> None:

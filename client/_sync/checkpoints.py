@@ -12,7 +12,16 @@ from client._sync.transport import Resource
 from client.call import Call, path_part
 from client.concurrency import Group, run_blocking, sse_frames
 from client.datasets import OnBytes
-from client.downloads import LATEST, NUM_PARALLEL, Download, Failures, PartialFile, disk_errors, wanted_files
+from client.downloads import (
+    LATEST,
+    NUM_PARALLEL,
+    Download,
+    Failures,
+    PartialFile,
+    disk_errors,
+    name_files,
+    wanted_files,
+)
 from client.errors import TrdError
 from client.events import SILENCE_SECONDS, ChatPart, chat_part
 from contract.views import Page, View
@@ -70,13 +79,17 @@ class Checkpoints(Resource):
         """Download the checkpoint's files, or those of one folder (model, adapter, state), into the folder `target`.
 
         A file with the right digest is not downloaded again; an interrupted one, also by an earlier process, continues
-        at its last byte. A file gets its name only when its sha256 is the manifest's. Raises `DownloadError` and the
-        errors of the connection; the download can then be called again.
+        at its last byte. The files get their names, and replace earlier ones, once every sha256 is the manifest's.
+        Raises `DownloadError` and the errors of the connection; the download can then be called again.
+
+        Other files in `target` stay. If they are of another model, so that a loader would mix both, nothing is
+        downloaded.
         """
         with disk_errors():
             files = run_blocking(wanted_files, manifest, Path(target), folder, on_bytes)
             group = Group(num_parallel)
             group.run(lambda file: self._fetch(file, group), files)
+            run_blocking(name_files, files)
         return Download(Path(target), manifest.step, [file.path for file in files], sum(f.size for f in files))
 
     def _fetch(self, file: PartialFile, group: Group) -> None:

@@ -30,7 +30,10 @@ def download(
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Files to download at once.")] = NUM_PARALLEL,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download a checkpoint. Repeat the command to continue an interrupted download."""
+    """Download a checkpoint. Repeat the command to continue an interrupted download.
+
+    Files of the same name are replaced, others stay. A folder that would then mix two models is refused.
+    """
     with Client() as trd:
         manifest = trd.checkpoints.manifest(job_id_of(trd, job), step)
         if not everything and folder is None:

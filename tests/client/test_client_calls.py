@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from client import ApiError, AsyncClient, Client
 from client.errors import (
     ConflictError,
     InvalidRequestError,
+    InvalidValueError,
     JobFailedError,
     JobPausedError,
     NotFoundError,
@@ -72,6 +76,53 @@ def test_a_dry_run_makes_nothing(trd: Client, rows_file: Path) -> None:
     assert forecast.estimate is not None
     assert forecast.estimate.num_problems == 40
     assert list(trd.jobs.list(JobFilter(tag="dry"))) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        ({3}, "{3}"),
+        (b"x", "b'x'"),
+        (Path("/models/x"), "PosixPath('/models/x')"),
+        (torch.ones(1), "tensor([1.])"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "datetime.date"),
+        ("\ud800", r"'\ud800'"),
+        ({(1, 2): 3}, "{(1, 2): 3}"),
+    ],
+)
+def test_a_value_that_json_lacks_is_named_and_not_sent(trd: Client, value: Any, shown: str) -> None:
+    spec = {**spec_of("ds_0"), "optim": {"betas": [0.9, value]}}
+    sends: dict[str, Callable[[], object]] = {
+        "optim.betas.1": lambda: trd.jobs.create(spec),
+        "optim.betas.1 ": lambda: trd.jobs.dry_run(spec),
+        "student": lambda: trd.jobs.clone("job_0", {"student": value}),
+        "messages.0.content": lambda: next(trd.checkpoints.chat("job_0", 1, [{"content": value}])),
+        "grace_seconds": lambda: trd.keys.rotate("key_0", grace_seconds=value),
+        "name": lambda: trd.keys.create(value),
+        "event_types.0": lambda: trd.webhooks.create("https://x", event_types=[value]),
+        "is_enabled": lambda: trd.webhooks.change("wh_0", is_enabled=value),
+        "token": lambda: trd.view("job_0", token=value),
+        "problem": lambda: trd.datasets.upload(Path(__file__), columns={"problem": value}),
+    }
+    for field, send in sends.items():
+        with pytest.raises(InvalidValueError) as raised:
+            send()
+        assert raised.value.message.startswith(f"{field.strip()} = {shown}")
+        assert raised.value.hint is not None
+
+
+def test_a_value_that_contains_itself_and_a_key_that_no_header_holds_are_refused(trd: Client) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(InvalidValueError, match=r"tags\.0\.0\.0"):
+        trd.jobs.create({"tags": endless})
+    with pytest.raises(InvalidValueError, match="seed = an integer of thousands of digits"):
+        trd.jobs.create({"seed": 10**5000})
+    for key in ("schl\u00fcssel", "a\nb"):
+        with pytest.raises(InvalidValueError, match="idempotency_key = "):
+            trd.jobs.create({}, idempotency_key=key)
 
 
 def test_the_same_key_makes_one_job(trd: Client, rows_file: Path) -> None:

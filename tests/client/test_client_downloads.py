@@ -104,6 +104,55 @@ def test_an_interrupted_download_continues_later(
     assert proxy.num_answer_bytes == before, "all of it is there"
 
 
+SHARDED = {
+    "model/config.json": b'{"model_type": "a"}',
+    "model/chat_template.jinja": b"{{ messages }}",
+    "model/model.safetensors.index.json": b"{}",
+    "model/model-00001-of-00002.safetensors": random.Random(4).randbytes(2 * MIB),
+    "model/model-00002-of-00002.safetensors": random.Random(5).randbytes(MIB),
+}
+
+
+def test_a_folder_never_mixes_two_models(trd: Client, service: RunningService, stored: str, tmp_path: Path) -> None:
+    add_checkpoint(service.database, service.storage_dir, stored, 9, SHARDED)
+    sharded, whole = trd.checkpoints.manifest(stored, 9), trd.checkpoints.manifest(stored, 7)
+    trd.checkpoints.download(sharded, tmp_path, folder="model")
+    (tmp_path / "notes.json").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(
+        DownloadError, match=r"chat_template.jinja, model-00001-of-.*, model-00002-of-.* and 1"
+    ) as raised:
+        trd.checkpoints.download(whole, tmp_path, folder="model")
+    assert "another folder" in (raised.value.hint or "")
+    assert contents(tmp_path) == before
+    trd.checkpoints.download(sharded, tmp_path, folder="model")
+    trd.checkpoints.download(whole, tmp_path / "all")
+    with pytest.raises(
+        DownloadError, match=r"has files of another model than checkpoint 9 of .*: model/model.safetensors"
+    ):
+        trd.checkpoints.download(sharded, tmp_path / "all")
+
+
+def test_a_later_checkpoint_replaces_an_earlier_one_at_once(
+    trd: Client, service: RunningService, stored: str, tmp_path: Path
+) -> None:
+    """A download that fails leaves the files of the earlier checkpoint, not some of each."""
+    first, second = sorted(name for name in SHARDED if name.endswith(".safetensors"))
+    add_checkpoint(service.database, service.storage_dir, stored, 9, SHARDED)
+    add_checkpoint(service.database, service.storage_dir, stored, 11, {**SHARDED, first: b"1" * MIB, second: b"2"})
+    add_checkpoint(service.database, service.storage_dir, stored, 13, {**SHARDED, first: b"3"})
+    trd.checkpoints.download(trd.checkpoints.manifest(stored, 9), tmp_path)
+    (tmp_path / "model" / "eval.json").write_text("mine")
+    next(service.storage_dir.rglob(f"{stored}/*/step-*11/{second}")).write_bytes(b"x")
+    with pytest.raises(DownloadError, match="its sha256 is not the manifest's"):
+        trd.checkpoints.download(trd.checkpoints.manifest(stored, 11), tmp_path, num_parallel=1)
+    there = contents(tmp_path)
+    assert [there.pop(name) for name in set(there) if name.endswith(".part")] == [b"1" * MIB], "to be continued"
+    assert there == {**SHARDED, "model/eval.json": b"mine"}
+    trd.checkpoints.download(trd.checkpoints.manifest(stored, 13), tmp_path)
+    assert contents(tmp_path) == {**SHARDED, first: b"3", "model/eval.json": b"mine"}, "and no part of another"
+
+
 def test_a_damaged_part_is_fetched_anew(trd: Client, stored: str, tmp_path: Path) -> None:
     manifest = trd.checkpoints.manifest(stored)
     file = next(file for file in manifest.files if file.name == "state/state.pt")
