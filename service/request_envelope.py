@@ -119,7 +119,7 @@ class RequestEnvelope:
 
     def _max_body(self, scope: Scope) -> int:
         if (scope["method"], scope["path"]) in _UPLOADS:
-            return self._settings.upload.max_bytes + MULTIPART_OVERHEAD_BYTES
+            return self._settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
         return self._settings.max_body_bytes
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -26,22 +25,6 @@ def _https_or_loopback(url: str) -> str:
     if not is_local and not (parts.scheme == "https" and parts.hostname):
         raise ValueError("must be an https address, or http on this machine")
     return url
-
-
-@dataclass(frozen=True)
-class UploadLimits:
-    """The limits of one uploaded dataset. Each protects memory or disk against a single request."""
-
-    max_bytes: int
-    """Size of the file as it is sent."""
-    max_unpacked_bytes: int
-    """Size of the rows after decompression."""
-    max_line_bytes: int
-    """Size of one row."""
-    max_rows: int
-    """Number of rows."""
-    max_json_depth: int
-    """Nesting of objects and lists in a row."""
 
 
 class Settings(DeploymentSettings):
@@ -144,10 +127,3 @@ class Settings(DeploymentSettings):
     def is_embedded(self) -> bool:
         """Whether neither DATABASE_URL nor BROKER_URL is set: the first start then makes the database and a key."""
         return not self.model_fields_set & {"database_url", "broker_url"}
-
-    @property
-    def upload(self) -> UploadLimits:
-        """The limits of one uploaded dataset."""
-        return UploadLimits(
-            self.max_upload_bytes, self.max_unpacked_bytes, self.max_line_bytes, self.max_rows, self.max_json_depth
-        )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from contract.ids import DATASET_PREFIX, first_id
@@ -66,6 +66,12 @@ def sizes_of(rows: Iterable[Sequence[Any]]) -> dict[str, Size]:
     return {row[0]: Size(row[1], row[2], row[3] or (), row[4] or {}) for row in rows}
 
 
+def first_without_solution(connection: Connection, dataset_id: str) -> int | None:
+    """Return the first row without a solution; None if it is unknown, because an earlier version checked the file."""
+    row = Dataset.findings["first_without_solution"].as_integer()
+    return connection.scalar(select(row).where(Dataset.id == dataset_id))
+
+
 def user_of(session: Session, owner: str, dataset_id: str) -> str | None:
     """Return the id of a job of the owner that is not over and names the dataset."""
     dataset = Job.spec["dataset"].as_string()
@@ -112,12 +118,6 @@ def newest_like(
     if is_made_by_retry:
         recent = recent.where(Dataset.made_by_retry.is_(True))
     return session.scalar(recent.order_by(Dataset.id.desc()).limit(1))
-
-
-def num_bytes_stored(session: Session, owner: str) -> int:
-    """Return the bytes of all datasets of the owner."""
-    query = select(func.sum(Dataset.num_bytes)).where(Dataset.owner == owner, Dataset.deleted_at.is_(None))
-    return int(session.scalar(query) or 0)
 
 
 def num_stored(session: Session, owner: str) -> tuple[int, int]:

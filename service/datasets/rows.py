@@ -1,4 +1,4 @@
-"""The rows of uploaded files: limits and errors of `trd_data` as settings and answers of the API."""
+"""The rows of uploaded files: errors of `trd_data` as answers of the API."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from service.errors import InvalidRequestError, PayloadTooLargeError
-from service.settings import UploadLimits
 from trd_data.check import FileReport
 from trd_data.errors import DataFileError, FileTooLargeError, RowError
-from trd_data.readers import RowLimits
 from trd_data.rows import MAX_LISTED
-
-
-def row_limits(limits: UploadLimits) -> RowLimits:
-    """Return the limits of `trd_data` for the service's."""
-    return RowLimits(
-        max_row_bytes=limits.max_line_bytes,
-        max_rows=limits.max_rows,
-        max_depth=limits.max_json_depth,
-        max_unpacked_bytes=limits.max_unpacked_bytes,
-    )
 
 
 @contextmanager

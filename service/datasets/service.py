@@ -29,9 +29,9 @@ from service.datasets import repository
 from service.datasets.child import ChildPool, unless_disconnected
 from service.datasets.multipart import UploadBody
 from service.datasets.preview import preview_errors, preview_request
-from service.datasets.rows import data_errors, refuse_bad_rows, row_limits
+from service.datasets.rows import data_errors, refuse_bad_rows
 from service.datasets.schemas import PreviewQuery
-from service.datasets.upload import CheckedRows, Upload
+from service.datasets.upload import Upload
 from service.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.models.service import ModelCatalog
 from service.query import cut
@@ -39,6 +39,7 @@ from service.retries import RETRY_WINDOW, ClientTry
 from service.settings import Settings
 from trd_data.check import FileReport
 from trd_data.child import ChildLimits
+from trd_data.readers import RowLimits
 from trd_data.rows import ListedError
 from trd_data.shapes.choose import require_known_fields
 
@@ -83,12 +84,12 @@ class DatasetService:
             try:
                 # A temporary file has no name: it is gone with the process.
                 with TemporaryFile(dir=str(self._settings.data_dir)) as received:
-                    upload = Upload(received, self._settings.upload, self.threads)
+                    upload = Upload(received, self._settings.max_upload_bytes, self.threads)
                     filename, mapped = await self._receive_body(owner, body, upload, client_try)
                     mapping = _columns(mapped or columns)
                     check = self._check(owner, received, upload.num_bytes, mapping)
-                    rows = await unless_disconnected(body.receive, check)
-                    row = upload.dataset(owner, filename or default_filename, rows, mapping)
+                    report, findings = await unless_disconnected(body.receive, check)
+                    row = upload.dataset(owner, filename or default_filename, report, findings, mapping)
                     return await self._in_thread(self._store, received, row, client_try)
             except (ApiError, OSError, SQLAlchemyError):
                 await body.drain()
@@ -100,7 +101,7 @@ class DatasetService:
         """Take the file into `upload`; return its name and the form's field ``columns``, if the body is a form."""
         # What a client repeats may be stored already, and must be found even if it has filled the quota.
         is_repeated = client_try is not None and client_try.is_repeated
-        num_stored = 0 if is_repeated else await self._in_thread(self._num_bytes_stored, owner)
+        num_stored = 0 if is_repeated else (await self._in_thread(self.usage, owner))[0]
         with self._arriving.counted(owner, num_stored) as count:
 
             async def take(content: bytes) -> None:
@@ -113,12 +114,16 @@ class DatasetService:
 
     async def _check(
         self, owner: str, received: IO[bytes], num_bytes: int, columns: dict[str, str] | None
-    ) -> CheckedRows:
+    ) -> tuple[FileReport, dict[str, Any]]:
+        """Return what a child found in an upload without errors, and what of that is kept."""
         settings = self._settings
         # A few kilobytes may stand for any number of rows: a small file must not hold a slot for long.
         cpu_seconds = min(settings.check_cpu_seconds, 120 + 2 * num_bytes // 2**20)
         limits = ChildLimits(settings.check_memory_bytes, cpu_seconds, min(settings.check_seconds, 2.0 * cpu_seconds))
-        request = {"check": {"limits": asdict(row_limits(settings.upload)), "columns": columns}}
+        rows = RowLimits(
+            settings.max_line_bytes, settings.max_rows, settings.max_json_depth, settings.max_unpacked_bytes
+        )
+        request = {"check": {"limits": asdict(rows), "columns": columns}}
         async with self._children.slot(owner):
             with data_errors():
                 found = await self._children.ask(received, request, limits)
@@ -127,14 +132,10 @@ class DatasetService:
             judged = await self._children.judge_references(report.references)
         findings = {name: value for name, value in found.items() if name not in _NOT_KEPT}
         findings["notices"] += judged
-        return CheckedRows(report.format, report.num_rows, report.first_without_solution is None, findings)
+        return report, findings
 
     async def _in_thread(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
-
-    def _num_bytes_stored(self, owner: str) -> int:
-        with self._database.read() as session:
-            return repository.num_bytes_stored(session, owner)
 
     def _store(self, received: IO[bytes], row: Dataset, client_try: ClientTry | None) -> Dataset:
         """Store the file and its row, or return the dataset of the request that this one repeats.
@@ -289,7 +290,7 @@ class ArrivingBytes:
             nonlocal num_arrived
             num_arrived += num_bytes
             self._by_owner[owner] += num_bytes
-            is_too_large = num_arrived > self._settings.upload.max_bytes  # whatever the quota: the upload reports it
+            is_too_large = num_arrived > self._settings.max_upload_bytes  # whatever the quota: the upload reports it
             if not is_too_large and num_stored + self._by_owner[owner] > self._settings.max_stored_bytes:
                 raise no_room(self._settings)
 

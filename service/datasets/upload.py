@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -13,29 +12,19 @@ from contract.ids import DATASET_PREFIX, new_id
 from contract.storage_keys import dataset_key
 from contract.tables import Dataset
 from service.errors import PayloadTooLargeError
-from service.settings import UploadLimits
+from trd_data.check import FileReport
 
 MAX_FILENAME = 255
 PIECE_BYTES = 2**20
 """An upload is written in pieces of this size: a thread for each packet would be slow."""
 
 
-@dataclass(frozen=True)
-class CheckedRows:
-    """What a child found in an upload without errors."""
-
-    format: str
-    num_rows: int
-    has_solutions: bool
-    findings: dict[str, Any]
-
-
 class Upload:
     """A file that arrives in pieces; each is hashed and written to `received`."""
 
-    def __init__(self, received: IO[bytes], limits: UploadLimits, threads: Executor) -> None:
+    def __init__(self, received: IO[bytes], max_bytes: int, threads: Executor) -> None:
         self._received = received
-        self._limits = limits
+        self._max_bytes = max_bytes
         self._threads = threads
         self._sha256 = hashlib.sha256()
         self.num_bytes = 0
@@ -45,9 +34,9 @@ class Upload:
     async def write(self, content: bytes) -> None:
         """Take the next piece."""
         self.num_bytes += len(content)
-        if self.num_bytes > self._limits.max_bytes:
+        if self.num_bytes > self._max_bytes:
             raise PayloadTooLargeError(
-                f"the file is over the limit of {self._limits.max_bytes} bytes; split it", code="dataset_too_large"
+                f"the file is over the limit of {self._max_bytes} bytes; split it", code="dataset_too_large"
             )
         self._buffer += content
         if len(self._buffer) >= PIECE_BYTES:
@@ -64,7 +53,14 @@ class Upload:
         self._received.flush()
         self._sha256.update(content)
 
-    def dataset(self, owner: str, filename: str, rows: CheckedRows, columns: dict[str, str] | None) -> Dataset:
+    def dataset(
+        self,
+        owner: str,
+        filename: str,
+        report: FileReport,
+        findings: dict[str, Any],
+        columns: dict[str, str] | None,
+    ) -> Dataset:
         """Return the dataset's row, not stored yet."""
         now = datetime.now(UTC)
         dataset_id = new_id(DATASET_PREFIX, now_seconds=now.timestamp())
@@ -73,12 +69,12 @@ class Upload:
             id=dataset_id,
             owner=owner,
             filename="".join(character for character in name if character.isprintable())[:MAX_FILENAME] or "rows.jsonl",
-            format=rows.format,
-            num_rows=rows.num_rows,
+            format=report.format,
+            num_rows=report.num_rows,
             num_bytes=self.num_bytes,
             sha256=self._sha256.hexdigest(),
-            has_solutions=rows.has_solutions,
-            findings=rows.findings,
+            has_solutions=report.first_without_solution is None,
+            findings=findings,
             columns=columns,
             storage_key=dataset_key(dataset_id),
             created_at=now,

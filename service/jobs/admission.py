@@ -20,7 +20,7 @@ from contract.messages import queue_name
 from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
 from contract.views import NoticeView
-from service.datasets.repository import Size
+from service.datasets.repository import Size, first_without_solution
 from service.errors import InvalidRequestError, QuotaError
 from service.jobs import repository
 from service.jobs.served_teachers import fit_loss
@@ -45,11 +45,6 @@ class Fitted:
     def uploads(self) -> list[str]:
         """Ids of the uploaded datasets that the job names."""
         return [data for data in (self.spec.dataset, self.spec.evaluation.dataset) if isinstance(data, str)]
-
-
-class MissingSolutionsError(Exception):
-    """The dataset lacks a solution that the job needs. Finding the row takes a read of the whole file, which must not
-    happen inside a transaction."""
 
 
 class StoredSpecs:
@@ -170,17 +165,25 @@ class Admissions:
             raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
 
-def check_data(spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:
+def check_data(connection: Connection, spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:
     """Check the job's data and return the numbers of problems to train and to evaluate on, None if unknown here.
 
-    `sizes` holds the owner's uploaded datasets by id. Raises `InvalidRequestError` or `MissingSolutionsError`.
+    `sizes` holds the owner's uploaded datasets by id. Raises `InvalidRequestError`.
     """
     num_problems = _num_problems("dataset", spec.dataset, sizes)
     for field, data in (("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)):
         if isinstance(data, str) and data in sizes:
             _require_readable(field, data, spec.task, sizes[data])
     if spec.is_privileged and isinstance(spec.dataset, str) and not sizes[spec.dataset].has_solutions:
-        raise MissingSolutionsError
+        row = first_without_solution(connection, spec.dataset)
+        raise _refusal(
+            "dataset",
+            spec.dataset,
+            f"{'a row' if row is None else f'row {row}'} has no solution, but a job without a teacher needs a solution "
+            "in every row",
+            "give each row a solution, or name a teacher",
+            "dataset_lacks_solutions",
+        )
     if num_problems is not None and num_problems < 1 + spec.evaluation.holds_out:
         raise _refusal(
             "evaluation.holdout",
@@ -235,19 +238,6 @@ def accepted_notices(fitted: Fitted, sizes: Mapping[str, Size]) -> list[NoticeVi
         code="strict_notices",
         param="strict",
         errors=[{"param": "strict", **notice.model_dump(mode="json")} for notice in notices],
-    )
-
-
-def missing_solutions(dataset_id: str, row_number: int | None) -> InvalidRequestError:
-    """Return the refusal of a dataset without all solutions; `row_number`: None if it is unknown, because the
-    dataset is deleted by now, or was checked by an earlier version."""
-    place = f"row {row_number}" if row_number is not None else "a row"
-    return _refusal(
-        "dataset",
-        dataset_id,
-        f"{place} has no solution, but a job without a teacher needs a solution in every row",
-        "give each row a solution, or name a teacher",
-        "dataset_lacks_solutions",
     )
 
 

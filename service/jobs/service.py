@@ -32,7 +32,7 @@ from service.datasets import repository as datasets
 from service.enqueue import Doorbell
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaError
 from service.jobs import repository
-from service.jobs.admission import Admissions, MissingSolutionsError, accepted_notices, check_data, missing_solutions
+from service.jobs.admission import Admissions, accepted_notices, check_data
 from service.jobs.fleet import LiveOffers, Place
 from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast, needs_of, nodes_note
 from service.jobs.repository import JobQuery as JobQuery  # pages name it, and have no repository
@@ -144,32 +144,29 @@ class JobService:
         fitted = self._admissions.fit(submission.spec)
         values = _new_job(submission, fitted.spec, needs_of(fitted.spec, self._models))
         job = Job(**values)
-        try:
-            with self._database.write_by_connection() as connection:
-                if submission.may_have_twin:
-                    with Session(connection, expire_on_commit=False) as session:
-                        key = submission.idempotency_key or submission.body_sha256
-                        lock_identical_requests(session, f"{submission.owner} {key}")
-                        earlier = _created_earlier(session, submission)
-                        if earlier is not None:
-                            return _replay(session, earlier)
-                state = repository.admission_state(
-                    connection, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
-                )
-                check_data(fitted.spec, state.sizes)
-                if state.num_open >= self._max_open:
-                    raise _too_many_open(self._max_open)
-                self._admissions.stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
-                notices = accepted_notices(fitted, state.sizes)
-                job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
-                values["num_events"] = 1 + len(notices)
-                queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
-                details = {"code", "remedy", "count", "example"}
-                found = [NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices]
-                done = audit_entry(AuditAction.JOB_CREATE, job.id)
-                repository.add(connection, values, fitted.spec.tags, [queued, *found], done)
-        except MissingSolutionsError:
-            raise self._missing_solutions(submission.owner, fitted.spec) from None
+        with self._database.write_by_connection() as connection:
+            if submission.may_have_twin:
+                with Session(connection, expire_on_commit=False) as session:
+                    key = submission.idempotency_key or submission.body_sha256
+                    lock_identical_requests(session, f"{submission.owner} {key}")
+                    earlier = _created_earlier(session, submission)
+                    if earlier is not None:
+                        return _replay(session, earlier)
+            state = repository.admission_state(
+                connection, job, fitted.uploads, most_open=self._max_open, most=MAX_QUEUE_POSITION
+            )
+            check_data(connection, fitted.spec, state.sizes)
+            if state.num_open >= self._max_open:
+                raise _too_many_open(self._max_open)
+            self._admissions.stored_specs.require_room(connection, submission.owner, values["spec_bytes"])
+            notices = accepted_notices(fitted, state.sizes)
+            job.notices = values["notices"] = [n.model_dump(mode="json") for n in notices] or None
+            values["num_events"] = 1 + len(notices)
+            queued = NewEvent("status", "The job is queued.", {"status": JobStatus.QUEUED})
+            details = {"code", "remedy", "count", "example"}
+            found = [NewEvent("notice", n.message, n.model_dump(include=details), "warn") for n in notices]
+            done = audit_entry(AuditAction.JOB_CREATE, job.id)
+            repository.add(connection, values, fitted.spec.tags, [queued, *found], done)
         return job, state.position, True
 
     def dry_run(self, owner: str, spec: JobSpec) -> DryRun:
@@ -177,10 +174,7 @@ class JobService:
         fitted = self._admissions.fit(spec)
         with self._database.read() as session:
             sizes = datasets.sizes(session, owner, fitted.uploads)
-        try:
-            num_problems, num_evaluated = check_data(fitted.spec, sizes)
-        except MissingSolutionsError:
-            raise self._missing_solutions(owner, fitted.spec) from None
+            num_problems, num_evaluated = check_data(session.connection(), fitted.spec, sizes)
         notices = accepted_notices(fitted, sizes)
         counts = counts_of(fitted.spec, num_problems, num_evaluated)
         with self._database.read() as session:
@@ -190,12 +184,6 @@ class JobService:
         expected.notes.extend(nodes_note(needs, self._devices_per_node))
         wait = self._offers.would_wait_for(str(fitted.spec.queue), needs)
         return DryRun(fitted.spec, notices, counts, expected, wait)
-
-    def _missing_solutions(self, owner: str, spec: JobSpec) -> InvalidRequestError:
-        with self._database.read() as session:
-            dataset = datasets.find(session, owner, str(spec.dataset))
-        findings = dataset.findings if dataset is not None else None
-        return missing_solutions(str(spec.dataset), (findings or {}).get("first_without_solution"))
 
     def clone(self, owner: str, job_id: str, overrides: dict[str, Any], idempotency_key: str | None) -> Created:
         """Submit the spec that the user wrote for another job, with `overrides` merged in."""
@@ -361,11 +349,10 @@ def _no_such_job(job_id: str) -> NotFoundError:
     return NotFoundError(f"there is no job {job_id}", code="job_not_found", param="job_id")
 
 
-def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
+def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int | None]:
     """Return the queue positions of those jobs that wait, by id."""
     waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
-    found = repository.positions(session, waiting, MAX_QUEUE_POSITION) if waiting else {}
-    return {job_id: position for job_id, position in found.items() if position is not None}
+    return repository.positions(session, waiting, MAX_QUEUE_POSITION) if waiting else {}
 
 
 _MESSAGES = {

@@ -98,7 +98,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert settings.dataset_roots == (Path("/a"), Path("/b"))
     assert settings.hub_datasets == {"org/x", "org/y"}
     assert settings.teacher_endpoints == {"big": TeacherEndpoint(url="https://host/v1", model="m")}
-    assert settings.upload.max_bytes == 123
+    assert settings.max_upload_bytes == 123
     assert not settings_from(Settings, {"BROKER_URL": "redis://h"}).is_embedded
     plain = Settings.from_environment()
     assert plain.database_url.endswith("/data/trd.db")
