@@ -161,7 +161,7 @@ def _ensure_key(settings: Settings, keys: KeyRing) -> None:
     if not settings.is_embedded:
         logger.warning("TRD_API_KEY is not set: only keys in the database are accepted")
         return
-    if keys.has_any():
+    if keys.page(None, 1)[0]:  # a key was made before, which may be revoked
         return
     _, key = keys.create(BOOTSTRAP_OWNER, "first start", [KeyScope.ADMIN])
     sys.stderr.write(f"\n  API key, shown this once: {key}\n  (lost it? start with TRD_API_KEY=…)\n\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends
@@ -57,41 +57,29 @@ class Caller:
         return any(scope in _INCLUDED[held] for held in self.scopes)
 
 
-class Keys(Protocol):
-    """A store of keys."""
-
-    def find(self, key: str) -> Caller | None:
-        """Return the owner of a valid key, else None."""
-        ...
-
-    def find_cached(self, key: str) -> Caller | None:
-        """Return the owner if the key is cached, without waiting; else None."""
-        ...
-
-
-class SignedIn(Protocol):
+@dataclass(frozen=True)
+class SignedIn:
     """An open session of a browser."""
 
-    @property
-    def caller(self) -> Caller:
-        """The owner of the key that opened it."""
+    caller: Caller
+    """The owner of the key that opened it."""
+    csrf_token: str
+    """Pages contain it and scripts send it back: another site can make the browser send the cookie, but cannot read
+    this."""
+
+
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+class Store(Protocol[Found_co]):
+    """A store of keys, which finds their owners, or of sessions."""
+
+    def find(self, secret: str) -> Found_co | None:
+        """Return what a valid key or the token of an open session stands for, else None."""
         ...
 
-    @property
-    def csrf_token(self) -> str:
-        """What every change has to send."""
-        ...
-
-
-class Sessions(Protocol):
-    """A store of sessions."""
-
-    def find(self, token: str) -> SignedIn | None:
-        """Return the open session with this token, else None."""
-        ...
-
-    def find_cached(self, token: str) -> SignedIn | None:
-        """Return the session if it is cached, without waiting; else None."""
+    def find_cached(self, secret: str) -> Found_co | None:
+        """Return the same if it is cached, without waiting; else None."""
         ...
 
 
@@ -99,7 +87,9 @@ class KeyGate:
     """Middleware: puts the `Caller` into ``request.state.caller``, or answers 401; a browser that asks for a page of
     the dashboard is led to the form instead."""
 
-    def __init__(self, app: ASGIApp, keys: Callable[[], Keys], sessions: Callable[[], Sessions]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Callable[[], Store[Caller]], sessions: Callable[[], Store[SignedIn]]
+    ) -> None:
         self._app = app
         self._keys = keys
         self._sessions = sessions

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 from anyio import CancelScope
-from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -24,7 +23,7 @@ from service.chats import repository
 from service.chats.schemas import Question
 from service.checkpoints.service import CheckpointService
 from service.errors import InvalidRequestError, QuotaError
-from service.events.feed import KEEP_ALIVE
+from service.events.feed import KEEP_ALIVE, passing_frame
 from service.jobs.repository import live_workers
 from service.jobs.service import get_job
 
@@ -82,16 +81,16 @@ class ChatService:
                 renew_at = now + READ_FOR / 4 if is_due else renew_at
                 row, waits = await run_in_threadpool(self._look, answer_id, now, is_due)
                 if row is None:
-                    yield _frame("end", AnswerEnd(error="The answer was dropped: its job was deleted."))
+                    yield passing_frame("end", AnswerEnd(error="The answer was dropped: its job was deleted."))
                     return
                 if len(row.text) > num_sent:
-                    yield _frame("piece", AnswerPiece(text=row.text[num_sent:]))
+                    yield passing_frame("piece", AnswerPiece(text=row.text[num_sent:]))
                     num_sent = len(row.text)
                 if row.end is not None:
-                    yield _frame("end", AnswerEnd(**row.end))
+                    yield passing_frame("end", AnswerEnd(**row.end))
                     return
                 if waits is not None and waits != last_wait:
-                    yield _frame("waiting", waits)
+                    yield passing_frame("waiting", waits)
                 elif is_due:
                     yield KEEP_ALIVE
                 last_wait = waits
@@ -132,7 +131,3 @@ def _why_waiting(session: Session, row: ChatAnswer, now: datetime) -> AnswerWait
     else:
         message = "A free worker takes it within seconds."
     return AnswerWaits(position=position, message=message)
-
-
-def _frame(event: str, part: BaseModel) -> bytes:
-    return f"event: {event}\ndata: {part.model_dump_json()}\n\n".encode()

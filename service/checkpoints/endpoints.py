@@ -17,7 +17,7 @@ from contract.views.audit import AuditAction
 from contract.views.checkpoints import CheckpointView, DeletedCheckpoint, ManifestView
 from service.auth import Reader, Submitter
 from service.checkpoints.archive import Archive
-from service.checkpoints.ranges import ByteRange, requested_range
+from service.checkpoints.ranges import requested_range
 from service.checkpoints.service import manifest_view
 from service.context import Context, ServiceContext
 from service.errors import ERROR_RESPONSES, ConflictError, NotFoundError, RangeError, raises
@@ -95,8 +95,8 @@ def download_file(context: Context, caller: Reader, request: Request, job_id: st
         url = context.presigned_url(file.storage_key)
         if url is not None:
             return RedirectResponse(url, headers={**headers, "cache-control": "no-store"})
-    wanted = part or ByteRange(0, file.num_bytes)
-    headers["content-length"] = str(wanted.stop - wanted.start)
+    wanted = part or range(file.num_bytes)
+    headers["content-length"] = str(len(wanted))
     if part is not None:
         headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.num_bytes}"
     status = 200 if part is None else 206

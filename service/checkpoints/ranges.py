@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from service.errors import RangeError
 
 _SINGLE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$", re.ASCII)
 
 
-@dataclass(frozen=True)
-class ByteRange:
-    """The bytes from `start` to before `stop`."""
-
-    start: int
-    stop: int
-
-
-def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> ByteRange | None:
+def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> range | None:
     """Return the requested part of the file; None for all of it.
 
     Several ranges at once, and units other than bytes, are not served: the whole file is, as the RFC
@@ -44,4 +35,4 @@ def requested_range(headers: Mapping[str, str], num_bytes: int, etag: str) -> By
             param="Range",
             headers={"content-range": f"bytes */{num_bytes}"},
         )
-    return ByteRange(start, stop)
+    return range(start, stop)

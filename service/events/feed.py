@@ -91,17 +91,13 @@ class EventFeed:
         self._database = database
         self._channels: dict[str, Channel] = {}
         self._watched = asyncio.Event()
-        self._is_closing = False
+        self.is_closing = False
+        """Whether the process stops: streams end."""
 
     @property
     def num_streams(self) -> int:
         """Open streams of this process."""
         return sum(channel.num_streams for channel in self._channels.values())
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the process stops: streams end."""
-        return self._is_closing
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,7 +113,7 @@ class EventFeed:
 
     def close(self) -> None:
         """End all streams: the process stops. Clients come back with their ``Last-Event-ID``."""
-        self._is_closing = True
+        self.is_closing = True
         for channel in self._channels.values():
             channel.notify()
 
@@ -148,7 +144,7 @@ class EventFeed:
         ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
         last_progress: JobProgress | None = None
         with self._subscribed(job_id) as channel:
-            while not self._is_closing and not channel.is_gone:
+            while not self.is_closing and not channel.is_gone:
                 if time.monotonic() >= ask_at:
                     if not await run_in_threadpool(_is_so, is_welcome):
                         return
@@ -162,10 +158,10 @@ class EventFeed:
                     continue
                 if channel.state is not None and channel.state != last_progress:
                     last_progress = channel.state
-                    yield _passing_frame("progress", last_progress)
+                    yield passing_frame("progress", last_progress)
                 state, newest = channel.state, channel.newest
                 if state is not None and state.is_over and newest is not None and cursor >= newest:
-                    yield _passing_frame("end", StreamEnd(status=state.status))
+                    yield passing_frame("end", StreamEnd(status=state.status))
                     return
                 try:
                     await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
@@ -238,7 +234,7 @@ def _frame(row: JobEvent) -> Frame:
     return Frame(row.sequence, f"id: {row.sequence}\nevent: {row.type}\ndata: {data}\n\n".encode())
 
 
-def _passing_frame(event: str, view: View) -> bytes:
+def passing_frame(event: str, view: View) -> bytes:
     """Return a server-sent event without an id: it describes the present, and is never replayed."""
     return f"event: {event}\ndata: {view.model_dump_json()}\n\n".encode()
 

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,12 +41,6 @@ KEY_PREFIX = "oidc:"
 """Begins the ``key_id`` of a caller with a token; its subject follows."""
 
 
-@dataclass(frozen=True)
-class _Known:
-    caller: Caller
-    until: float  # time.time()
-
-
 class IdentityTokens:
     """Recognises the tokens of one issuer."""
 
@@ -57,7 +50,8 @@ class IdentityTokens:
         self._owner_claim = settings.oidc_owner_claim
         self._groups_claim = settings.oidc_groups_claim
         self._roles = settings.oidc_roles
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, tuple[Caller, float]] = {}
+        """Callers by the digests of their tokens, with the time.time() until which they are remembered."""
         self._ends: dict[str, float] = {}
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_at = self._tried_at = float("-inf")
@@ -87,14 +81,14 @@ class IdentityTokens:
             self._known.clear()
             self._ends.clear()
         ends_at = float(claims["exp"]) + LEEWAY_SECONDS
-        self._known[key_digest(token, "")] = _Known(caller, min(ends_at, time.time() + REMEMBER_SECONDS))
+        self._known[key_digest(token, "")] = (caller, min(ends_at, time.time() + REMEMBER_SECONDS))
         self._ends[caller.key_id] = max(ends_at, self._ends.get(caller.key_id, 0.0))
         return caller
 
     def find_cached(self, token: str) -> Caller | None:
         """Return the owner if the token was checked within the last minute."""
-        known = self._known.get(key_digest(token, ""))
-        return known.caller if known is not None and time.time() < known.until else None
+        caller, until = self._known.get(key_digest(token, ""), (None, 0.0))
+        return caller if time.time() < until else None
 
     def is_good(self, key_id: str) -> bool:
         """Return True if the subject's newest token has not ended."""

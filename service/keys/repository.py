@@ -31,11 +31,6 @@ def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), has_time)
 
 
-def any_key(session: Session) -> bool:
-    """Return True if a key was ever created."""
-    return session.scalar(select(ApiKey.id).limit(1)) is not None
-
-
 def page(session: Session, after: str | None, limit: int) -> Sequence[ApiKey]:
     """Return keys of all owners, newest first, one more than `limit`."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit + 1)

@@ -128,11 +128,6 @@ class KeyRing:
         with self._database.read() as session:
             return cut(repository.page(session, after, limit), limit)
 
-    def has_any(self) -> bool:
-        """Return True if a key was ever created."""
-        with self._database.read() as session:
-            return repository.any_key(session)
-
     def revoke(self, key_id: str) -> ApiKey:
         """Revoke a key and return it; raise `NotFoundError`. Repeating changes nothing."""
         with self._database.write() as session:

@@ -7,29 +7,18 @@ its key is revoked.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from contract.database import Database
 from contract.tables import BrowserSession
 from contract.views.audit import AuditAction
 from service.audit.log import acting_as, record
-from service.auth import Caller
+from service.auth import SignedIn
 from service.keys import repository
 from service.keys.service import MAX_CACHED, KeyRing
 
 LIFETIME = timedelta(days=7)
 LINK_LIFETIME = timedelta(minutes=10)
-
-
-@dataclass(frozen=True)
-class SignedIn:
-    """An open session."""
-
-    caller: Caller
-    csrf_token: str
-    """Pages contain it and scripts send it back: another site can make the browser send the cookie, but cannot read
-    this."""
 
 
 class Sessions:

@@ -48,7 +48,8 @@ class NativeSpec:
 
     def with_client_names(self, error: InvalidRequestError) -> InvalidRequestError:
         """Return the same error with the field names that the client sent."""
-        if error.param is None or not self._is_of_the_spec(error.param):
+        name = (error.param or "").partition(".")[0]
+        if error.param is None or (name not in JobSpec.model_fields and name not in self.sources):
             return error
         problems = [
             {**problem, "param": self._client_param(problem["param"]), "message": self._client_message(problem)}
@@ -61,10 +62,6 @@ class NativeSpec:
             param=self._client_param(error.param),
             errors=problems or None,
         )
-
-    def _is_of_the_spec(self, param: str) -> bool:
-        name = param.partition(".")[0]
-        return name in JobSpec.model_fields or name in self.sources
 
     def _client_message(self, problem: Any) -> str:
         param, message = str(problem["param"]), str(problem["message"])
