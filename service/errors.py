@@ -142,6 +142,11 @@ class UnavailableError(ApiError, status=503, type="server_error", code="unavaila
     """Something that the service needs does not answer."""
 
 
+def refusal(field: str, value: object, reason: str, remedy: str, code: str | None = None) -> InvalidRequestError:
+    """Return the error for the value of a field."""
+    return InvalidRequestError(f"{field} = {value}: {reason}; {remedy}", code=code, param=field)
+
+
 _FRAMEWORK_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 _FRAMEWORK_MESSAGES = {
     "not_found": "there is no such path; GET /openapi.json lists all paths",

@@ -1,4 +1,5 @@
-"""The pages of one job: overview, diagnosis, checkpoints, events and spec, and what changed since a script asked."""
+"""The pages of one job: overview, diagnosis, checkpoints with chats, events and spec, and what changed since a script
+asked."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from contract.job_state import JobStatus, legal_actions
+from contract.views.chats import ChatModel
 from contract.views.diagnosis import DiagnosisView
 from contract.views.events import EventView
 from contract.views.jobs import JobView
@@ -130,6 +132,18 @@ def checkpoints(request: Request, context: Context, caller: Reader, job_id: str)
     found = [manifest_view(*context.checkpoints.with_files(caller.owner, job_id, str(row.step))) for row in rows]
     url = f"{request.url.scheme}://{request.url.netloc}"
     return page(request, "checkpoints.html", **job_values(job, "checkpoints"), checkpoints=found[::-1], url=url)
+
+
+@router.get("/checkpoints/{step}/try")
+def try_checkpoint(request: Request, context: Context, caller: Reader, job_id: str, step: str) -> Response:
+    """Show a form for one question and each model's answer, which a script streams from the API."""
+    job = find_job(context, caller, job_id)
+    checkpoint, _ = context.checkpoints.with_files(caller.owner, job_id, step)
+    teacher = job.spec.get("teacher")
+    models = {ChatModel.CHECKPOINT: f"step {checkpoint.step}", ChatModel.BASE: job.spec["student"]}
+    if teacher is not None:
+        models[ChatModel.TEACHER] = teacher["endpoint"] if isinstance(teacher, dict) else teacher
+    return page(request, "try.html", **job_values(job, "checkpoints"), step=checkpoint.step, models=models)
 
 
 @router.get("/events")

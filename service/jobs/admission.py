@@ -21,7 +21,7 @@ from contract.model_catalog import vocabulary_difference
 from contract.teacher_spec import ServedTeacher
 from contract.views import NoticeView
 from service.datasets.repository import Size, first_without_solution
-from service.errors import InvalidRequestError, QuotaError
+from service.errors import InvalidRequestError, QuotaError, refusal
 from service.jobs import repository
 from service.jobs.served_teachers import fit_loss
 from service.models.budgets import contexts, fit_budgets
@@ -82,10 +82,10 @@ class Admissions:
             samplers = f"; with its samplers this one needs {spec.num_devices}" if spec.samples_apart else ""
             remedy = f"set devices to {most}" if not spec.samples_apart else "sample on fewer devices, or colocated"
             reason = f"jobs here may use at most {most}{samplers}"
-            raise _refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
+            raise refusal("devices", spec.devices, reason, f"{remedy}, or have the operator raise TRD_MAX_DEVICES")
         known = {*self._settings.queues, queue_name(None, spec.num_devices)}
         if spec.queue is not None and spec.queue not in known:
-            raise _refusal(
+            raise refusal(
                 "queue",
                 spec.queue,
                 "no worker here serves it",
@@ -117,9 +117,9 @@ class Admissions:
         model = self._models.find(name)
         if model is None:
             there = ", ".join(self._models.names()) or "none; the operator's TRD_MODELS is empty"
-            raise _refusal(field, name, "there is no such model here", f"there are: {there}", "model_not_found")
+            raise refusal(field, name, "there is no such model here", f"there are: {there}", "model_not_found")
         if model.refusal is not None:
-            raise _refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
+            raise refusal(field, name, model.refusal, "name another of GET /models", "model_refused")
         return model
 
     def _fit_served_teacher(self, spec: JobSpec, student: CatalogModel, name: str) -> tuple[JobSpec, list[NoticeView]]:
@@ -128,10 +128,10 @@ class Admissions:
         endpoint = self._settings.teacher_endpoints.get(name)
         if endpoint is None:
             there = ", ".join(sorted(self._settings.teacher_endpoints)) or "none"
-            raise _refusal("teacher.endpoint", name, "the operator configured no such endpoint", f"there are: {there}")
+            raise refusal("teacher.endpoint", name, "the operator configured no such endpoint", f"there are: {there}")
         if spec.devices > endpoint.max_concurrency:
             reason = f"teacher endpoint {name} takes {endpoint.max_concurrency} requests at a time, one for each device"
-            raise _refusal("devices", spec.devices, reason, f"set devices to {endpoint.max_concurrency}, or fewer")
+            raise refusal("devices", spec.devices, reason, f"set devices to {endpoint.max_concurrency}, or fewer")
         spec, notices = fit_loss(spec, name, endpoint)
         tokens = endpoint.context_tokens
         if tokens is not None and endpoint.serves_logprobs:
@@ -147,22 +147,22 @@ class Admissions:
         fitting = sorted(name for name, other in self._settings.sampler_pools.items() if other.model == model)
         there = f"pools with {model} are: {', '.join(fitting) or 'none (TRD_SAMPLER_POOLS)'}"
         if pool is None:
-            raise _refusal(field, name, "the operator configured no such pool", there)
+            raise refusal(field, name, "the operator configured no such pool", there)
         if pool.model != model:
-            raise _refusal(field, name, f"its servers have {pool.model}, and the job samples {model}", there)
+            raise refusal(field, name, f"its servers have {pool.model}, and the job samples {model}", there)
         if devices > pool.max_concurrency:
             reason = f"pool {name} takes {pool.max_concurrency} requests at a time, one for each device"
-            raise _refusal("devices", devices, reason, f"set devices to {pool.max_concurrency}, or fewer")
+            raise refusal("devices", devices, reason, f"set devices to {pool.max_concurrency}, or fewer")
 
     def _check_reference(self, field: str, data: DatasetRef | None) -> None:
         if isinstance(data, HubDataset):
             allowed = self._settings.hub_datasets
             if data.hub not in allowed:
                 there = ", ".join(sorted(allowed)) or "none (TRD_HUB_DATASETS)"
-                raise _refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
+                raise refusal(f"{field}.hub", data.hub, "the operator does not allow it", f"allowed are: {there}")
         elif isinstance(data, PathDataset) and not _is_there(Path(data.path), self._settings.dataset_roots):
             reason = "there is no such file or folder in the roots that the operator allows (TRD_DATASET_ROOTS)"
-            raise _refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
+            raise refusal(f"{field}.path", data.path, reason, "upload the file with POST /datasets")
 
 
 def check_data(connection: Connection, spec: JobSpec, sizes: Mapping[str, Size]) -> tuple[int | None, int | None]:
@@ -176,7 +176,7 @@ def check_data(connection: Connection, spec: JobSpec, sizes: Mapping[str, Size])
             _require_readable(field, data, spec.task, sizes[data])
     if spec.is_privileged and isinstance(spec.dataset, str) and not sizes[spec.dataset].has_solutions:
         row = first_without_solution(connection, spec.dataset)
-        raise _refusal(
+        raise refusal(
             "dataset",
             spec.dataset,
             f"{'a row' if row is None else f'row {row}'} has no solution, but a job without a teacher needs a solution "
@@ -185,7 +185,7 @@ def check_data(connection: Connection, spec: JobSpec, sizes: Mapping[str, Size])
             "dataset_lacks_solutions",
         )
     if num_problems is not None and num_problems < 1 + spec.evaluation.holds_out:
-        raise _refusal(
+        raise refusal(
             "evaluation.holdout",
             spec.evaluation.holdout,
             f"no problem is left to train on if one of {num_problems} is held out",
@@ -204,7 +204,7 @@ def _require_readable(field: str, dataset_id: str, task: str, size: Size) -> Non
         return
     error = found["first_error"]
     others = [name for name, report in size.tasks.items() if not report["num_refused"]]
-    raise _refusal(
+    raise refusal(
         field,
         dataset_id,
         f"task {task} cannot read {found['num_refused']} of its {size.num_rows} rows; row {error['row']}: "
@@ -247,7 +247,7 @@ def _num_problems(field: str, data: DatasetRef, sizes: Mapping[str, Size]) -> in
     if isinstance(data, GeneratedDataset):
         return data.size
     if data not in sizes:
-        raise _refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
+        raise refusal(field, data, "there is no such dataset", "GET /datasets lists yours", "dataset_not_found")
     return sizes[data].num_rows
 
 
@@ -270,7 +270,7 @@ def _check_tokenizers(student: CatalogModel, teacher: CatalogModel) -> None:
     difference = vocabulary_difference(student.facts, teacher.facts)
     if difference is not None:
         reason = f"its tokenizer is not that of student {student.entry.name}: {difference}"
-        raise _refusal(
+        raise refusal(
             "teacher", teacher.entry.name, reason, "name a teacher of the student's family", "tokenizer_mismatch"
         )
 
@@ -282,7 +282,3 @@ def _stop_notices(student: CatalogModel, teacher: CatalogModel | None) -> list[N
         models.setdefault(teacher.entry.source, ("teacher", teacher))
     found = [model.stop_ids.notice(role) for role, model in models.values() if model.stop_ids is not None]
     return [NoticeView(**asdict(notice)) for notice in found if notice is not None]
-
-
-def _refusal(field: str, value: object, reason: str, remedy: str, code: str | None = None) -> InvalidRequestError:
-    return InvalidRequestError(f"{field} = {value}: {reason}; {remedy}", code=code, param=field)

@@ -8,7 +8,7 @@ from contract.job_spec import JobSpec, Mode
 from contract.teacher_endpoints import TeacherEndpoint
 from contract.views import NoticeView
 from service.bodies import validated
-from service.errors import InvalidRequestError
+from service.errors import refusal
 
 
 def fit_loss(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[JobSpec, list[NoticeView]]:
@@ -41,7 +41,7 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
     why = f"teacher endpoint {name} returns no log-probabilities"
     if spec.mode is not Mode.TRD:
         remedy = "use mode trd, in which the teacher refines by text, or a teacher of GET /models"
-        raise _refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
+        raise refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
     loss = spec.resolved_loss
     may_score = loss.teacher_context == "refine" and not _asks_for_full(spec)
     legal = {"divergence": ("forward_kl",), "support": ("full", "top_k"), "reverse_after": (None,)} if may_score else {}
@@ -49,7 +49,7 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
         given = getattr(spec.loss, field)
         if field in spec.loss.model_fields_set and given not in legal.get(field, (None, "full")):
             more = " for any text but its answers" if may_score else ""
-            raise _refusal(f"loss.{field}", given, why + more, "leave it out: the loss is then the cross-entropy")
+            raise refusal(f"loss.{field}", given, why + more, "leave it out: the loss is then the cross-entropy")
     on_text = {**loss.model_dump(mode="json"), "divergence": "cross_entropy", "support": "full"}
     _with_loss(spec, on_text)
     if not may_score:
@@ -71,7 +71,7 @@ def _top_k(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> int:
     asked, most = spec.resolved_loss.teacher_top_k, endpoint.max_logprobs
     if "teacher_top_k" in spec.loss.model_fields_set and asked > most:
         why = f"teacher endpoint {name} scores at most {most} tokens per position, not the whole vocabulary"
-        raise _refusal("loss.teacher_top_k", asked, why, f"set it to at most {most}, or leave it out")
+        raise refusal("loss.teacher_top_k", asked, why, f"set it to at most {most}, or leave it out")
     return min(asked, most)
 
 
@@ -79,13 +79,9 @@ def _on_scores(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dic
     loss, most = spec.resolved_loss, endpoint.max_logprobs
     why = f"teacher endpoint {name} scores at most {most} tokens per position, not the whole vocabulary"
     if loss.divergence == "jsd":
-        raise _refusal("loss.divergence", "jsd", f"{why}, which JSD needs", "use forward_kl or reverse_kl")
+        raise refusal("loss.divergence", "jsd", f"{why}, which JSD needs", "use forward_kl or reverse_kl")
     if "support" in spec.loss.model_fields_set and loss.support != "top_k":
-        raise _refusal("loss.support", loss.support, why, "set it to top_k, or leave it out")
+        raise refusal("loss.support", loss.support, why, "set it to top_k, or leave it out")
     top_k = _top_k(spec, name, endpoint)
     fitted = {**loss.model_dump(mode="json"), "support": "top_k", "teacher_top_k": top_k}
     return fitted, f"loss.support = top_k with loss.teacher_top_k = {top_k}: {why}"
-
-
-def _refusal(field: str, value: object, reason: str, remedy: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field} = {value}: {reason}; {remedy}", param=field)

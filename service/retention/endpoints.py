@@ -39,6 +39,6 @@ class OtherDays(BaseModel):
 def preview_retention(context: Context, caller: Admin, other: Annotated[OtherDays, Query()]) -> RetentionView:
     """The preview goes by the settings of this process, or by the limits in the query. Nothing is removed: the workers
     apply their own settings, which should be the same."""
-    others = {kind: getattr(other, f"{kind}_days") for kind in RecordKind}
-    given = {kind: days for kind, days in others.items() if days is not None}
-    return RetentionView(kinds=preview(context.database, {**policy_of(context.settings), **given}))
+    policy = policy_of(context.settings)
+    limits = {kind: getattr(other, f"{kind}_days") or policy.get(kind) for kind in RecordKind}
+    return RetentionView(kinds=[preview(context.database, kind, days) for kind, days in limits.items()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from contract.database import Database
-from contract.retention import Policy, RecordKind, count_due, due_jobs, num_bytes, num_rows
+from contract.retention import RecordKind, count_due, due_jobs, num_bytes, num_rows
 from contract.views.retention import RetainedKind
 
 MEASURE_SECONDS = 3.0
@@ -15,12 +15,8 @@ CHUNK = 50
 """Jobs in one statement."""
 
 
-def preview(database: Database, policy: Policy) -> list[RetainedKind]:
-    """Return what the policy would remove now, by kind."""
-    return [_preview_kind(database, kind, policy.get(kind)) for kind in RecordKind]
-
-
-def _preview_kind(database: Database, kind: RecordKind, days: float | None) -> RetainedKind:
+def preview(database: Database, kind: RecordKind, days: float | None) -> RetainedKind:
+    """Return what a limit of so many days would remove now; None removes nothing."""
     num_jobs, oldest, num_measured, rows, volume = 0, None, 0, 0, 0
     deadline = time.monotonic() + MEASURE_SECONDS
     with database.read() as session:

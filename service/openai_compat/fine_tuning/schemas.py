@@ -19,7 +19,7 @@ from contract.views.jobs import JobView
 from service.jobs.fleet import Place
 from service.jobs.schemas import job_view
 from service.openai_compat.fine_tuning.translation import DEFAULT_LEARNING_RATE
-from service.openai_compat.models.names import model_name
+from service.openai_compat.models.schemas import model_name
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 

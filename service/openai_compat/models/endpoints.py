@@ -11,8 +11,13 @@ from service.auth import Reader
 from service.checkpoints.service import LATEST
 from service.context import Context
 from service.errors import ERROR_RESPONSES, NotFoundError, raises
-from service.openai_compat.models.names import model_name, parse_model_name
-from service.openai_compat.models.schemas import ModelObject, catalog_model_object, trained_model_object
+from service.openai_compat.models.schemas import (
+    ModelObject,
+    catalog_model_object,
+    model_name,
+    parse_model_name,
+    trained_model_object,
+)
 from service.openai_compat.routes import OpenAIRoute
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
