@@ -13,6 +13,8 @@ PACKAGES = (
     *("migrations", "testbed", "examples", "benchmarks"),
 )
 MAX_FILE_LINES = 400
+MAX_SESSION_LINES = 250
+"""The session holds the stages of a run; what a stage does belongs into the stage's room."""
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7
 
@@ -44,6 +46,11 @@ def test_files_can_be_read_at_once() -> None:
         if (n := len(path.read_text().splitlines())) > MAX_FILE_LINES
     }
     assert long == {}
+
+
+def test_the_session_leaves_the_work_to_the_rooms() -> None:
+    session = CHECKOUT / "trd_engine" / "training" / "session.py"
+    assert len(session.read_text().splitlines()) <= MAX_SESSION_LINES
 
 
 def test_functions_fit_on_a_screen() -> None:

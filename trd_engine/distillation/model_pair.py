@@ -9,7 +9,7 @@ import torch
 
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.token_weights import TokenWeigher
-from trd_engine.models.fsdp import RunUnsharded, run_directly
+from trd_engine.models.fsdp import RunUnsharded, local_shard, run_directly
 from trd_engine.models.loading import TrainedModel
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.teachers.local import Teacher
@@ -64,3 +64,15 @@ class ModelPair:
         """Compute matrix products in the compute dtype, unless that is the weights' own fp32."""
         enabled = self.compute_dtype != torch.float32
         return torch.autocast(self.device.type, self.compute_dtype, enabled=enabled)
+
+    def free_memory(self, optimizer: torch.optim.Optimizer) -> None:
+        """Free the memory of weights, gradients and moments. Nothing can be computed with the models afterwards."""
+        held = [*self.student.parameters(), *self.student.buffers()]
+        held += [parameter.grad for parameter in self.student.parameters() if parameter.grad is not None]
+        held += [] if self.teacher is None else [*self.teacher.model.parameters(), *self.teacher.model.buffers()]
+        held += [value for moments in optimizer.state.values() for value in moments.values()]
+        for storage in (local_shard(tensor).untyped_storage() for tensor in held):
+            if storage.resizable():  # not one that maps a file
+                storage.resize_(0)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -18,7 +18,6 @@ from trd_engine.distillation.token_weights import problem_weights
 from trd_engine.evaluation.diagnosis.report import make_report
 from trd_engine.evaluation.diagnosis.stage import RoundDiagnosis, write_report
 from trd_engine.evaluation.monitor import Monitor
-from trd_engine.models.fsdp import local_shard
 from trd_engine.rollouts.collect import CollectionRequest, Collector
 from trd_engine.rollouts.files import ROUND, DiagnosedTokens, round_folder, write_diagnosed
 from trd_engine.rollouts.metrics import RolloutFacts, rollout_notices, round_metrics
@@ -145,12 +144,8 @@ class Session:
         path = self._round_file(TRAJECTORIES_FILE)
         if self.reporter.world.is_main:
             write_diagnosed(path, self._round_file(STATE_FOLDER) / ROUND.trajectories_name, found)
-        self.reporter.event(
-            "trajectories",
-            path=path.relative_to(self.reporter.out_dir).as_posix(),
-            round=state.round,
-            num=len(trajectories),
-        )
+        name = path.relative_to(self.reporter.out_dir).as_posix()
+        self.reporter.event("trajectories", path=name, round=state.round, num=len(trajectories))
         self.reporter.metrics(state.step, state.round, round_metrics(trajectories))
 
     def _diagnose_sample(self, trajectories: Sequence[Trajectory]) -> dict[int, DiagnosedTokens]:
@@ -173,14 +168,15 @@ class Session:
         """Take one optimizer step on the round's next batch."""
         self.reporter.enter("training")
         self.collector.samplers.sleep()
-        state, optim = self.state, self.config.optim
+        state, optim, step = self.state, self.config.optim, self.state.step + 1
         kept = kept_positions(trajectories, self.config.refine.keep)
         batch = batch_positions(len(kept), optim.batch_size, self.config.seed, state.round, state.round_step)
         weights = problem_weights(trajectories) if self.config.loss.token_weights.pass_rate else None
         numbered = [(kept[i], trajectories[kept[i]]) for i in batch]
-        learning_rate = learning_rate_at(state.step + 1, self.plan.num_steps, optim)
+        learning_rate = learning_rate_at(step, self.plan.num_steps, optim)
         set_learning_rate(self.optimizer, learning_rate)
-        models = replace(self.models, divergence=self._divergence(state.step + 1))
+        divergence = divergence_at(self.models.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)
+        models = replace(self.models, divergence=divergence)
         world = self.reporter.world
         if world.size > 1:  # dropout is seeded by step and rank: only the main process has a random state to save
             torch.manual_seed(derive_seed(self.config.seed, "dropout", self.state.step, world.rank))
@@ -193,7 +189,7 @@ class Session:
                     models, micro_batches, self.optimizer, max_grad_norm=optim.max_grad_norm, filler=filler
                 )
             except NonFiniteError as error:
-                raise self._with_evidence(error, trajectories, learning_rate) from error
+                raise self._with_evidence(error, trajectories, divergence, learning_rate) from error
             except PassTooLargeError as error:
                 self.batcher = self.batcher.with_smaller_passes(micro_batches, error, self.fitted)
                 restore_torch_random(random_state)
@@ -228,22 +224,10 @@ class Session:
             return
         self.is_closed = True
         self.collector.close()
-        student, teacher = self.models.student, self.models.teacher
-        held = [*student.parameters(), *student.buffers()]
-        held += [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-        held += [] if teacher is None else [*teacher.model.parameters(), *teacher.model.buffers()]
-        held += [value for moments in self.optimizer.state.values() for value in moments.values()]
-        for storage in (local_shard(tensor).untyped_storage() for tensor in held):
-            if storage.resizable():  # not one that maps a file
-                storage.resize_(0)
-        if self.models.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _divergence(self, step: int) -> Divergence:
-        return divergence_at(self.models.divergence, self.config.loss.reverse_after, step, self.plan.num_steps)
+        self.models.free_memory(self.optimizer)
 
     def _with_evidence(
-        self, error: NonFiniteError, trajectories: Sequence[Trajectory], learning_rate: float
+        self, error: NonFiniteError, trajectories: Sequence[Trajectory], divergence: Divergence, learning_rate: float
     ) -> NonFiniteError:
         """Save the error's evidence, and return the error with the folder's name."""
         assert error.evidence is not None
@@ -252,7 +236,7 @@ class Session:
             "round": self.state.round,
             "seed": self.config.seed,
             "learning_rate": learning_rate,
-            "divergence": asdict(self._divergence(step)),
+            "divergence": asdict(divergence),
             "compute_dtype": str(self.models.compute_dtype),
             "versions": versions(),
         }
