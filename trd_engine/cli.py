@@ -36,18 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "chat":
         from trd_engine.generation import chat  # torch takes seconds to load
-        from trd_engine.teachers.endpoint.chat import ServedChat
 
-        model = options.model
-        return chat.main(lambda: ServedChat(model) if model.startswith("{") else chat.ChatModel(model))
-    if options.command == "sample-server":
-        return _become_sample_server(options)
+        return chat.main(options.model)
     if options.command == "doctor":
         from trd_engine.doctor import report  # torch takes seconds to load
 
         return report.main(options.out, options.spec, quick=options.quick, as_json=options.json)
-    stop = _stop_on_signals()
     try:
+        if options.command == "sample-server":
+            from trd_engine.generation.served.start import become_server  # torch takes seconds to load
+
+            become_server(options.model, options.vllm)
+        stop = _stop_on_signals()
         config = load_config(options.spec)
         if options.command == "estimate":
             from trd_engine.doctor import estimate  # torch takes seconds to load
@@ -63,16 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         if error.filename is None:
             raise
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        return EXIT_FAILED
-
-
-def _become_sample_server(options: argparse.Namespace) -> int:
-    from trd_engine.generation.served.start import become_server  # torch takes seconds to load
-
-    try:
-        become_server(options.model, options.vllm)
-    except EngineError as error:
-        print(f"{error.code}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
 
 

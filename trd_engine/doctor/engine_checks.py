@@ -24,7 +24,6 @@ from trd_engine.distillation.losses.divergence import Divergence, token_divergen
 from trd_engine.distillation.losses.linear_divergence import Projection, linear_divergence
 from trd_engine.distillation.losses.row_kernels import kernel_fault, uses_kernels
 from trd_engine.doctor.findings import FailedError, Machine, NotTriedError
-from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.models.attention.packing import packing_of, read_row
 from trd_engine.models.folders import MODEL_FOLDER, with_local_models
 from trd_engine.runtime.errors import SamplerDriftError
@@ -167,7 +166,7 @@ def check_sync(machine: Machine) -> str:
     """Check that new weights reach the sampler, and that weights that do not are found."""
     with _tiny_session(machine) as session:
         samplers, model = session.collector.samplers, session.models.student
-        if not isinstance(samplers.weights, ServedWeights):
+        if samplers.weights is None:
             raise NotTriedError("the sampler uses the trained module itself: there is nothing to sync")
         session.monitor.probe_sampler()
         with torch.no_grad():

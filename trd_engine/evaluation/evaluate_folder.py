@@ -17,12 +17,11 @@ from transformers.utils import logging as transformers_logging
 from trd_engine.config import LoraConfig, RunConfig
 from trd_engine.data.problem_sets import PromptBudgets, load_evaluation_problems
 from trd_engine.evaluation.evaluate import evaluate_student
-from trd_engine.generation.build import choose_and_report, sampling_settings
+from trd_engine.generation.choice import choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import vllm_generators
-from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.models.folders import FoundModel, find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer, make_prompt_builder, require_context
 from trd_engine.models.lora import load_adapter
@@ -110,4 +109,4 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
         adapted = model if found.adapter is None else load_adapter(model, found.adapter)
         generator = TransformersGenerator(adapted, tokenizer)
     settings = sampling_settings(wanted, end_of_turn_ids(config.student, tokenizer))
-    return Samplers(generator, generator, BorrowedWeights(), settings, settings)
+    return Samplers(generator, generator, None, settings, settings)

@@ -1,4 +1,4 @@
-"""``python -m trd_engine chat MODEL``: chat with a model over lines of JSON.
+"""``python -m trd_engine chat MODEL``: chat with a model, or with a served teacher, over lines of JSON.
 
 Questions, one per line: ``{"messages": […]}``, put into the chat template, or ``{"prompt": "…"}``, used as it is; both
 with ``temperature`` (0 is greedy) and ``max_new_tokens``. Answers, one per line: ``{"is_ready": true}`` once; then for
@@ -12,19 +12,23 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
 from peft import PeftModel
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging
 
+from trd_engine.config import ServedTeacherConfig
+from trd_engine.generation.served.client import EndpointClient, MalformedAnswerError, open_endpoint
 from trd_engine.models.folders import find_model, local_folder
 from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer
 from trd_engine.models.lora import load_adapter
-from trd_engine.runtime.errors import EngineError
+from trd_engine.runtime.distributed import ALONE
+from trd_engine.runtime.errors import EngineError, SpecError
 from trd_engine.runtime.hardware import choose_compute_dtype, choose_device
 
 Say = Callable[[dict[str, Any]], None]
@@ -41,14 +45,6 @@ class _Pieces(TextStreamer):
         """Take the next piece of text from transformers."""
         if text:
             self._say({"piece": text})
-
-
-class Answerer(Protocol):
-    """Answers questions."""
-
-    def answer(self, question: dict[str, Any], say: Say) -> None:
-        """Answer one question; raise `EngineError` if it cannot be answered."""
-        ...
 
 
 class ChatModel:
@@ -110,7 +106,41 @@ _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None
 """Without these, the model's sampling settings cause warnings."""
 
 
-def serve(load: Callable[[], Answerer], questions: Iterable[str], say: Say) -> None:
+class ServedChat:
+    """A served teacher that answers each question in one piece, under its endpoint's rules for addresses and keys."""
+
+    def __init__(self, document: str) -> None:
+        """`document` is the teacher of a spec as JSON. Raises `EngineError`."""
+        try:
+            served = ServedTeacherConfig.model_validate_json(document)
+        except ValidationError as error:
+            raise SpecError(f"not a served teacher: {error}") from error
+        name, is_vllm = served.endpoint, served.api == "vllm"
+        self._model = served.model
+        self._client = EndpointClient(open_endpoint(served, name, ALONE, model=served.model, is_vllm=is_vllm))
+
+    def answer(self, question: dict[str, Any], say: Say) -> None:
+        """Send the question to the server; raise `TeacherRefusedError` and `TeacherUnreachableError`."""
+        body = {
+            "model": self._model,
+            "messages": question["messages"],
+            "temperature": question.get("temperature", 0.0),
+            "max_tokens": question.get("max_new_tokens", 256),
+        }
+        ((text, num_tokens, is_truncated),) = self._client.post_all("chat/completions", [body], _read, lambda _: None)
+        say({"piece": text})
+        say({"num_tokens": num_tokens, "is_truncated": is_truncated})
+
+
+def _read(document: Any, _number: int) -> tuple[str, int | None, bool]:
+    choice = document["choices"][0]
+    text = choice["message"]["content"]
+    if not isinstance(text, str):
+        raise MalformedAnswerError("an answer without text")
+    return text, (document.get("usage") or {}).get("completion_tokens"), choice.get("finish_reason") == "length"
+
+
+def serve(load: Callable[[], ChatModel | ServedChat], questions: Iterable[str], say: Say) -> None:
     """Load the model and answer every question. Raises `EngineError` if the model cannot be loaded."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -123,8 +153,9 @@ def serve(load: Callable[[], Answerer], questions: Iterable[str], say: Say) -> N
             say({"error": f"the question cannot be answered: {error}"})
 
 
-def main(load: Callable[[], Answerer]) -> int:
-    """Answer the questions on standard input; return the exit code."""
+def main(model: str) -> int:
+    """Answer the questions on standard input by a model or, if `model` is JSON, a served teacher; return the exit
+    code."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(document: dict[str, Any]) -> None:
@@ -132,7 +163,7 @@ def main(load: Callable[[], Answerer]) -> int:
         out.flush()
 
     try:
-        serve(load, sys.stdin, say)
+        serve(lambda: ServedChat(model) if model.startswith("{") else ChatModel(model), sys.stdin, say)
     except EngineError as error:
         say({"error": str(error)})
         return 1

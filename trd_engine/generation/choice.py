@@ -1,4 +1,4 @@
-"""Which engine samples: vLLM if it is installed and can serve the models, else transformers."""
+"""Which engine samples, and how: vLLM if it is installed and can serve the models, else transformers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,52 @@ from typing import Literal
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
+from trd_engine.config import SamplingConfig
 from trd_engine.generation.vllm.runtime import import_vllm
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
+from trd_engine.runtime.events import Reporter
+from trd_engine.types import SamplingSettings
 
 EngineName = Literal["vllm", "transformers"]
 
 CPU_HEAD_DIMS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes for which vLLM's attention on a CPU is compiled."""
+
+
+def choose_and_report(
+    sampling: SamplingConfig,
+    sources: Sequence[str],
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    adapter_dtype: torch.dtype | None = None,
+) -> EngineName:
+    """Choose the engine for the models in `sources`, and report why and which setting is ignored; see `choose_engine`.
+
+    Raises `SpecError`, also if the spec asks for devices that this run's sampler cannot use.
+    """
+    engine, reason = choose_engine(sampling.engine, sources, device=device, adapter_dtype=adapter_dtype)
+    reporter.notice("info", "engine_chosen", f"sampling with {engine}: {reason}")
+    if engine == "vllm" and device.type == "cuda":
+        return engine
+    here = f"this run samples with {engine} on {device.type}"
+    if sampling.placement == "separate":
+        raise SpecError(f"sampling.placement = separate: only vLLM on GPUs supports it, but {here}; remove it")
+    if sampling.gpu_memory_utilization is not None:
+        reporter.notice(
+            "warn",
+            "setting_ignored",
+            f"sampling.gpu_memory_utilization is ignored: {here}",
+            remedy="leave it out, or run the job on a GPU",
+        )
+    return engine
+
+
+def sampling_settings(sampling: SamplingConfig, stop_token_ids: tuple[int, ...]) -> SamplingSettings:
+    """Return how the spec samples rollouts; any of `stop_token_ids` ends a completion."""
+    return SamplingSettings(
+        sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, stop_token_ids
+    )
 
 
 def choose_engine(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from trd_data.prompts import BuiltPrompt
 from trd_engine.generation.protocol import Generator, TextGenerator, TextRequest
-from trd_engine.generation.weight_sync import WeightSwitch
+from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
 
@@ -28,7 +28,8 @@ class Samplers:
     student: Generator
     teacher: Generator
     """The same object as `student` if one engine serves both."""
-    weights: WeightSwitch
+    weights: ServedWeights | None
+    """None: the generators borrow the live modules, whose weights are always the newest."""
     student_sampling: SamplingSettings
     refine_sampling: SamplingSettings
     served_teacher: TextGenerator | None = None
@@ -37,12 +38,13 @@ class Samplers:
     def to_student(self) -> None:
         """Load the newest student weights if an engine serves them. Collective."""
         self._take_turn(self.student)
-        self.weights.to_student()
+        if self.weights is not None:
+            self.weights.to_student()
 
     def to_teacher(self) -> None:
         """Load the teacher's weights if one engine serves both. Collective."""
         self._take_turn(self.teacher)
-        if self.teacher is self.student and self.served_teacher is None:
+        if self.weights is not None and self.teacher is self.student and self.served_teacher is None:
             self.weights.to_teacher()
 
     def sample_student(
@@ -98,11 +100,13 @@ class Samplers:
 
     def student_changed(self) -> None:
         """Note that the student has new weights, which the next rollout must come from."""
-        self.weights.student_changed()
+        if self.weights is not None:
+            self.weights.student_changed()
 
     def teacher_changed(self) -> None:
         """Note that the teacher has new weights, which the next refinement must come from."""
-        self.weights.teacher_changed()
+        if self.weights is not None:
+            self.weights.teacher_changed()
 
     def _take_turn(self, generator: Generator) -> None:
         """Free the other generator's memory before `generator` wakes up: there is room for one."""

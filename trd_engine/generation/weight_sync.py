@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -16,42 +15,6 @@ from trd_engine.models.loading import TrainedModel
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.machine_files import share_folder
-
-
-class WeightSwitch(Protocol):
-    """Makes a generator sample with the weights of one role."""
-
-    def to_student(self) -> None:
-        """Sample with the newest student."""
-        ...
-
-    def to_teacher(self) -> None:
-        """Sample with the newest teacher if the student is its own teacher; a frozen one has the step-0 weights."""
-        ...
-
-    def student_changed(self) -> None:
-        """Note an optimizer step: the weights served as the student are stale from now on."""
-        ...
-
-    def teacher_changed(self) -> None:
-        """Note new teacher weights: those served as the teacher are stale from now on."""
-        ...
-
-
-class BorrowedWeights:
-    """Serves generators that sample from the live modules, whose weights are always the newest."""
-
-    def to_student(self) -> None:
-        """Do nothing."""
-
-    def to_teacher(self) -> None:
-        """Do nothing."""
-
-    def student_changed(self) -> None:
-        """Do nothing."""
-
-    def teacher_changed(self) -> None:
-        """Do nothing."""
 
 
 @dataclass
@@ -119,15 +82,15 @@ class ServedWeights:
         self._serve(self._student)
 
     def to_teacher(self) -> None:
-        """Serve the newest teacher."""
+        """Serve the newest teacher if the student is its own teacher; a frozen one has the step-0 weights."""
         self._serve(self._teacher)
 
     def student_changed(self) -> None:
-        """See `WeightSwitch.student_changed`."""
+        """Note an optimizer step: the weights served as the student are stale from now on."""
         self._student.version += 1
 
     def teacher_changed(self) -> None:
-        """See `WeightSwitch.teacher_changed`."""
+        """Note new teacher weights: those served as the teacher are stale from now on."""
         self._teacher.version += 1
 
     def _serve(self, role: _Role) -> None:

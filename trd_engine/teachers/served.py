@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from trd_data.prompts import PromptBuilder
 from trd_engine.config import LossConfig, RefineConfig, SamplingConfig, ServedTeacherConfig
-from trd_engine.generation.served.client import Endpoint, open_endpoint
 from trd_engine.models.tokenizer_agreement import SAMPLE_TEXTS, require_same_ids
 from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ContextTooLongError, TeacherRefusedError, TeacherUnreachableError
@@ -225,8 +224,3 @@ class ServedTeacher:
 def _tolerance(logprob: float) -> float:
     """Return by how many nats two answers to one request may differ: half-precision kernels depend on the batch."""
     return 0.1 + 0.05 * abs(logprob)
-
-
-def endpoint_of(served: ServedTeacherConfig, world: World) -> Endpoint:
-    """Return one process's endpoint of a served teacher. Raises `SpecError` and `TeacherRefusedError`."""
-    return open_endpoint(served, served.endpoint, world, model=served.model, is_vllm=served.api == "vllm")

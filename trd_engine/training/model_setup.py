@@ -18,14 +18,14 @@ from trd_engine.distillation.losses.divergence import divergence_of
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.token_weights import make_weigher
 from trd_engine.evaluation.diagnosis.token_places import epistemic_token_ids
-from trd_engine.generation.build import choose_and_report, sampling_settings
-from trd_engine.generation.choice import EngineName
+from trd_engine.generation.choice import EngineName, choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import CopyGenerator, TransformersGenerator
 from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
+from trd_engine.generation.served.client import open_endpoint
 from trd_engine.generation.served.generator import PoolGenerator
 from trd_engine.generation.vllm.engines import vllm_generators
-from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
+from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.models.attention.packing import packing_notice, packing_of
 from trd_engine.models.folders import MODEL_FOLDER
 from trd_engine.models.fsdp import RunUnsharded, local_shard, run_directly, shard
@@ -53,7 +53,7 @@ from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.teachers.local import Teacher
 from trd_engine.teachers.moving_weights import TeacherUpdate
 from trd_engine.teachers.prompts import TeacherPrompts
-from trd_engine.teachers.served import ServedTeacher, endpoint_of
+from trd_engine.teachers.served import ServedTeacher
 from trd_engine.training.checkpoints.checkpoint import STATE_FOLDER, restore_adapter
 from trd_engine.training.checkpoints.state import read_state
 from trd_estimate.memory import CONTEXT_BYTES, LOSS_CHUNK_BYTES, RESERVE_BYTES, SLEEPING_BYTES
@@ -97,22 +97,20 @@ def open_served_teacher(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, resume_from: Path | None, reporter: Reporter
 ) -> ServedTeacher | None:
     """Connect to the spec's served teacher, and report what it gives; None if the teacher is local."""
-    served_config, world = config.served_teacher, reporter.world
-    if served_config is None:
+    wanted, world = config.served_teacher, reporter.world
+    if wanted is None:
         return None
     was_scored = None
     if resume_from is not None:
         was_scored = read_state(resume_from / STATE_FOLDER).identity["loss.divergence"] != "cross_entropy"
     client = EndpointTeacher(
-        endpoint_of(served_config, world),
+        open_endpoint(wanted, wanted.endpoint, world, model=wanted.model, is_vllm=wanted.api == "vllm"),
         tokenizer,
         end_of_turn_ids=end_of_turn_ids(config.student, tokenizer),
         thinking=config.sampling.thinking,
     )
     refine = config.refine if config.refines else None
-    served = ServedTeacher(
-        client, served_config, config.loss, config.sampling, refine, world=world, was_scored=was_scored
-    )
+    served = ServedTeacher(client, wanted, config.loss, config.sampling, refine, world=world, was_scored=was_scored)
     served.report(reporter, is_diagnosed=config.diagnosis.num_trajectories > 0)
     return served
 
@@ -314,7 +312,7 @@ def make_samplers(config: RunConfig, models: ModelPair, tokenizers: Tokenizers, 
         student, teacher = _pool_generators(config, tokenizers, reporter)
     elif engine == "transformers" and models.world.size == 1:
         student, teacher = _borrowed_generators(models, tokenizers)
-        return Samplers(student, teacher, BorrowedWeights(), student_sampling, refine_sampling, served)
+        return Samplers(student, teacher, None, student_sampling, refine_sampling, served)
     elif engine == "transformers":
         student, teacher = _copy_generators(config, models, tokenizers)
     else:
@@ -351,7 +349,7 @@ def bytes_for_a_pass(models: ModelPair, samplers: Samplers, sampling: SamplingCo
         return None
     total = torch.cuda.get_device_properties(models.device).total_memory
     is_elsewhere = sampling.pool is not None or sampling.placement == "separate"
-    has_none_here = is_elsewhere or isinstance(samplers.weights, BorrowedWeights)
+    has_none_here = is_elsewhere or samplers.weights is None
     engines = 0 if has_none_here else len({id(samplers.student), id(samplers.teacher)})
     modules = [models.student] if models.teacher is None else [models.student, models.teacher.model]
     weights = _shard_bytes(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))

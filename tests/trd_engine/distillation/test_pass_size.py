@@ -13,7 +13,6 @@ from trd_engine.config import SamplingConfig
 from trd_engine.distillation.batching import MIN_TOKENS_CPU, PassTokens, pass_tokens
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
-from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.training.model_setup import bytes_for_a_pass
 from trd_estimate.memory import (
     CONTEXT_BYTES,
@@ -74,7 +73,7 @@ def bytes_free(student: LlamaForCausalLM, dtype: torch.dtype, *, samplers: Any =
     sampling = SamplingConfig.model_validate(changes.pop("sampling", {}))
     pair = ModelPair(student, changes.pop("teacher", None), Divergence(), dtype, ())
     on_gpu: Any = SimpleNamespace(**vars(pair), device=torch.device("cuda", 0))
-    found = bytes_for_a_pass(on_gpu, samplers or SimpleNamespace(weights=BorrowedWeights()), sampling)
+    found = bytes_for_a_pass(on_gpu, samplers or SimpleNamespace(weights=None), sampling)
     assert found is not None
     return found
 
@@ -96,7 +95,7 @@ def test_an_engine_takes_what_it_keeps_while_it_sleeps_and_nothing_on_another_gp
     assert bytes_free(student, torch.bfloat16, teacher=itself) == alone, "one model"
     other: Any = SimpleNamespace(model=make_model(1024, 2).requires_grad_(False))
     assert bytes_free(student, torch.bfloat16, teacher=other) == alone - num_bytes
-    engines: Any = SimpleNamespace(weights=None, student=object(), teacher=object())
+    engines: Any = SimpleNamespace(weights=object(), student=object(), teacher=object())
     assert bytes_free(student, torch.bfloat16, samplers=engines) == alone - 2 * SLEEPING_BYTES
     apart = {"placement": "separate"}
     assert bytes_free(student, torch.bfloat16, samplers=engines, sampling=apart) == alone

@@ -11,10 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.trd_engine.generation.scripted_server import Reply, chat_answer, serving
-from trd_engine.generation.chat import ChatModel, serve
+from trd_engine.generation.chat import ChatModel, ServedChat, serve
 from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.runtime.errors import EngineError, ModelNotFoundError
-from trd_engine.teachers.endpoint.chat import ServedChat
 
 TEACHER = Path(__file__).parents[3] / "testbed" / "models" / "tiny-teacher"
 

@@ -20,7 +20,7 @@ from trd_engine.evaluation.sampler_gap import measure_sampler_gap
 from trd_engine.generation.hf.generator import TransformersGenerator
 from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
-from trd_engine.generation.weight_sync import BorrowedWeights, ServedWeights
+from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.models.attention.packing import hidden_states
 from trd_engine.models.loading import load_model, load_tokenizer
 from trd_engine.models.lora import STUDENT_ADAPTER, TEACHER_ADAPTER, adapter_pairs, add_adapter, add_teacher_adapter
@@ -100,7 +100,7 @@ def test_an_empty_probe_is_passed_over_with_a_pass_of_its_own(
     models = make_setup("tiny-student")
     passes: list[object] = []
     generator = _Silent(models.student, load_tokenizer(str(STUDENT)))
-    samplers = Samplers(generator, generator, BorrowedWeights(), SAMPLING, SAMPLING)
+    samplers = Samplers(generator, generator, None, SAMPLING, SAMPLING)
 
     def counted(*arguments: Any) -> torch.Tensor:
         passes.append(arguments)
@@ -144,14 +144,14 @@ def test_a_probe_is_no_longer_than_what_the_run_samples(prompts: list[tuple[int,
     models.student.config.max_position_embeddings = max(map(len, prompts)) + 8
     generator = TransformersGenerator(models.student, load_tokenizer(str(STUDENT)))
     short = replace(SAMPLING, max_new_tokens=8)
-    samplers = Samplers(generator, generator, BorrowedWeights(), short, short)
+    samplers = Samplers(generator, generator, None, short, short)
     assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
 
 
 def test_a_borrowed_sampler_is_the_trainer_itself(prompts: list[tuple[int, ...]]) -> None:
     models = make_setup("tiny-student")
     generator = TransformersGenerator(models.student, load_tokenizer(str(STUDENT)))
-    samplers = Samplers(generator, generator, BorrowedWeights(), SAMPLING, SAMPLING)
+    samplers = Samplers(generator, generator, None, SAMPLING, SAMPLING)
     assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
     with torch.no_grad():
         models.student.get_output_embeddings().weight.mul_(1.1)

@@ -20,6 +20,7 @@ from tests.trd_engine.served_models import CONTEXT, ServedModel
 from tests.trd_engine.tiny_runs import MODELS, WHOLE_ANSWERS, events, metric, spec, write_data
 from tests.trd_engine.torchrun import run_engine
 from trd_engine.config import RunConfig, ServedTeacherConfig, parse_config
+from trd_engine.generation.served.client import open_endpoint
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import (
     ContextTooLongError,
@@ -29,7 +30,6 @@ from trd_engine.runtime.errors import (
     TeacherUnreachableError,
     TokenizerMismatchError,
 )
-from trd_engine.teachers.served import endpoint_of
 from trd_engine.training.checkpoints.checkpoint import checkpoint_folder
 from trd_engine.training.loop import distil
 
@@ -199,7 +199,9 @@ def test_a_failure_in_one_of_two_processes_ends_both_with_its_reason(
 def test_an_endpoint_for_fewer_than_the_devices_is_refused() -> None:
     teacher = {"endpoint": "big", "base_url": "https://teacher.test/v1", "model": "m", "max_concurrency": 1}
     with pytest.raises(SpecError, match="devices = 2: teacher endpoint big takes 1 requests at a time"):
-        endpoint_of(ServedTeacherConfig.model_validate(teacher), World(rank=1, size=2))
+        open_endpoint(
+            ServedTeacherConfig.model_validate(teacher), "big", World(rank=1, size=2), model="m", is_vllm=False
+        )
 
 
 def test_opd_scores_the_raw_rollout(data: Path, tmp_path: Path, model: ServedModel) -> None:

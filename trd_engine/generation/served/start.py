@@ -26,7 +26,9 @@ _MAX_LORAS = 4
 
 def become_server(model: str, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the server. Raises `SpecError` and `ModelNotFoundError`."""
-    os.execve(sys.executable, server_command(model, arguments), os.environ | server_environment())
+    # FlashInfer's sampler is compiled at its first use, for which slim images lack nvcc; seeded requests never use it.
+    environment = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    os.execve(sys.executable, server_command(model, arguments), os.environ | environment)
 
 
 def server_command(model: str, arguments: Sequence[str]) -> list[str]:
@@ -61,9 +63,3 @@ def server_command(model: str, arguments: Sequence[str]) -> list[str]:
         *(["--enforce-eager", "--no-enable-chunked-prefill"] if on_cpu else []),
         *arguments,
     ]
-
-
-def server_environment() -> dict[str, str]:
-    """Return the variables that the server gets besides its parent's."""
-    # FlashInfer's sampler is compiled at its first use, for which slim images lack nvcc; seeded requests never use it.
-    return {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -7,37 +7,20 @@ would take the first GPU whatever the rank, put itself into the trainer's proces
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig
 
 from trd_engine.config import RunConfig, SamplingConfig
-from trd_engine.generation.choice import EngineName
 from trd_engine.generation.protocol import Generator
-from trd_engine.generation.vllm.residence import DeviceMemory, EngineNeed, GpuMemory, engine_share
+from trd_engine.generation.vllm.residence import EngineNeed, engine_share, free_and_total
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
-from trd_engine.runtime.events import Reporter
 from trd_estimate.memory import SEPARATE_SHARE, SLEEPING_BYTES
-
-
-def check_vllm_settings(sampling: SamplingConfig, engine: EngineName, device: torch.device, reporter: Reporter) -> None:
-    """Raise `SpecError` if the spec asks for devices that this run's sampler cannot use, and say what is ignored."""
-    if engine == "vllm" and device.type == "cuda":
-        return
-    here = f"this run samples with {engine} on {device.type}"
-    if sampling.placement == "separate":
-        raise SpecError(f"sampling.placement = separate: only vLLM on GPUs supports it, but {here}; remove it")
-    if sampling.gpu_memory_utilization is not None:
-        reporter.notice(
-            "warn",
-            "setting_ignored",
-            f"sampling.gpu_memory_utilization is ignored: {here}",
-            remedy="leave it out, or run the job on a GPU",
-        )
 
 
 def vllm_generators(
@@ -47,13 +30,13 @@ def vllm_generators(
     world: World,
     *,
     pending_bytes: int = 0,
-    memory: DeviceMemory | None = None,
+    memory: Callable[[], tuple[int, int]] | None = None,
 ) -> tuple[Generator, Generator]:
     """Return the engines of student and teacher; the same one if the teacher samples nothing, or if the student is its
     own teacher. Two engines on a GPU take turns: the first sleeps while the second is built.
 
     `pending_bytes`: what the trainer will take of the GPU after this call and keep while an engine is awake. `memory`:
-    of the GPU; None: this process's. Raises `SpecError` if an engine does not fit its GPUs.
+    returns free and total bytes of the GPU; None: of this process's. Raises `SpecError` if an engine does not fit.
     """
     from trd_engine.generation.vllm.generator import (  # vLLM's import takes seconds, and is optional
         VllmGenerator,
@@ -68,7 +51,7 @@ def vllm_generators(
     num_engines = 2 if refines_here and not shares_engine else 1
     is_colocated = is_gpu and sampling.placement == "colocated"
     takes_turns = is_gpu and (is_colocated or num_engines == 2)
-    gpu = (memory or GpuMemory(device)) if is_colocated else None
+    memory = memory or partial(free_and_total, device)
     common = VllmSettings(
         device=device.type,
         dtype=compute_dtype,
@@ -81,12 +64,12 @@ def vllm_generators(
     def build(role: str, folder: Path, settings: VllmSettings, pending_bytes: int) -> VllmGenerator:
         _require_divided_heads(role, folder, sampling.tensor_parallel_size)
         share = sampling.gpu_memory_utilization or SEPARATE_SHARE
-        if gpu is not None:
+        if is_colocated:
             assert settings.max_model_len is not None
             part = "refine" if settings.max_model_len == refining else "sampling"
             fields = f"{part}.max_prompt_tokens + {part}.max_new_tokens"
             need = EngineNeed.of(role, folder, compute_dtype, settings.max_model_len, fields)
-            share = engine_share(need, gpu, pending_bytes=pending_bytes, wanted=sampling.gpu_memory_utilization)
+            share = engine_share(need, memory(), pending_bytes=pending_bytes, wanted=sampling.gpu_memory_utilization)
         return VllmGenerator(folder, replace(settings, gpu_memory_utilization=share))
 
     own = replace(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -26,24 +25,11 @@ from trd_estimate.hardware import GIB
 from trd_estimate.memory import RESERVE_BYTES, WORKSPACE_BYTES
 
 
-class DeviceMemory(Protocol):
-    """A GPU's memory."""
-
-    def free_and_total(self) -> tuple[int, int]:
-        """Return bytes that are free now, and all bytes."""
-        ...
-
-
-@dataclass(frozen=True)
-class GpuMemory:
-    """The memory of this process's GPU."""
-
-    device: torch.device
-
-    def free_and_total(self) -> tuple[int, int]:
-        """See `DeviceMemory`. Torch returns its cached blocks first: an engine cannot take them."""
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(self.device)
+def free_and_total(device: torch.device) -> tuple[int, int]:
+    """Return the bytes of a GPU that are free now, and all bytes. Torch returns its cached blocks first: an engine
+    cannot take them."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)
 
 
 @dataclass(frozen=True)
@@ -83,19 +69,19 @@ def kv_token_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
     return num_bytes
 
 
-def engine_share(need: EngineNeed, memory: DeviceMemory, *, pending_bytes: int, wanted: float | None) -> float:
+def engine_share(need: EngineNeed, memory: tuple[int, int], *, pending_bytes: int, wanted: float | None) -> float:
     """Return the share of the GPU's memory that an engine may take, for vLLM's ``gpu_memory_utilization``.
 
     Args:
         need: What it takes at least.
-        memory: Of its GPU; other engines are asleep.
+        memory: Free and total bytes of its GPU; other engines are asleep.
         pending_bytes: What the trainer and other engines will still take and keep while it is awake.
         wanted: The spec's share; None takes what is left.
 
     Raises:
         SpecError: The share is not free, or has no room for one sequence; names the field and a value that works.
     """
-    free_bytes, total_bytes = memory.free_and_total()
+    free_bytes, total_bytes = memory
     left_bytes = max(0, free_bytes - pending_bytes - RESERVE_BYTES)
     left = left_bytes * 1000 // total_bytes / 1000
     if wanted is not None and wanted > left:

@@ -23,7 +23,6 @@ from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.generation.vllm.generator import VllmSettings
 from trd_engine.generation.vllm.residence import EngineNeed, engine_share
-from trd_engine.generation.weight_sync import BorrowedWeights
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import SpecError
 from trd_engine.types import Completion, GenerationRequest, SamplingSettings
@@ -161,10 +160,10 @@ def build(job: Job, folders: dict[str, Path], gpu: ScriptedGpu, **sampling: Any)
         torch.bfloat16,
         World(),
         pending_bytes=int(job.moments * GB),
-        memory=gpu,
+        memory=gpu.free_and_total,
     )
     settings = SamplingSettings(0.6, 0.95, 20, 16, (1,))
-    return Samplers(student, teacher, BorrowedWeights(), settings, settings)
+    return Samplers(student, teacher, None, settings, settings)
 
 
 @contextmanager
@@ -247,5 +246,5 @@ def test_weights_and_cache_are_counted_as_vllm_does(folders: dict[str, Path]) ->
 def test_what_the_trainer_will_take_later_is_left_to_it() -> None:
     need = EngineNeed("student", 0, 1, 10, "sampling.max_new_tokens")
     gpu = ScriptedGpu()
-    shares = [engine_share(need, gpu, pending_bytes=n * GIB, wanted=None) for n in (0, 8)]
+    shares = [engine_share(need, gpu.free_and_total(), pending_bytes=n * GIB, wanted=None) for n in (0, 8)]
     assert (shares[0] - shares[1]) * TOTAL == pytest.approx(8 * GIB, abs=TOTAL / 1000)

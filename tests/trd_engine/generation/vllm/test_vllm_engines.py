@@ -46,13 +46,6 @@ class Recorded:
         """Do nothing."""
 
 
-class IdleGpu:
-    """Of 80 GiB, 60 are free."""
-
-    def free_and_total(self) -> tuple[int, int]:
-        return 60 * GIB, 80 * GIB
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_module, "VllmGenerator", Recorded)
@@ -62,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     """Return the arguments of the student's engine, and of the teacher's if it has one."""
     config = parse_config(spec(Path("data"), sampling=sampling, devices=world.size, **changes))
-    engines = vllm_generators(config, GPU, torch.bfloat16, world, memory=IdleGpu())
+    engines = vllm_generators(config, GPU, torch.bfloat16, world, memory=lambda: (60 * GIB, 80 * GIB))
     return [engine.arguments for engine in dict.fromkeys(engines) if isinstance(engine, Recorded)]
 
 
