@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from testbed import task
 from testbed.recipes import Kind, Mixture, Recipe
 from testbed.task import ErrorModel, Expression
-from testbed.tokenizer import END_ID, PROMPTS, encode, encode_prompt, fill, pieces
+from testbed.tokenizer import END_ID, PROMPTS, encode, encode_prompt, pieces
+from trd_data.templates import fill
 
 _FULL_SIZE_SHARE = 0.85
 """After the ramp, the share of problems of full size; shorter ones keep the steps sharp."""

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from testbed.recipes import Recipe, record
 from testbed.tokenizer import END_ID, MAX_LENGTH, PAD_ID, PADDED_VOCABULARY, PROMPTS, build_tokenizer
+from trd_data.templates import MODEL_PROMPTS_FILE
 
-PROMPTS_FILE = "trd_prompts.json"
 TRAINING_FILE = "training.json"
 """File with the settings that the weights were trained with, for the model card."""
 
@@ -54,7 +54,7 @@ def export_model(model: Qwen3ForCausalLM, recipe: Recipe, seed: int, folder: Pat
         stored.bfloat16()
     stored.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
-    (folder / PROMPTS_FILE).write_text(json.dumps(PROMPTS, indent=2) + "\n")
+    (folder / MODEL_PROMPTS_FILE).write_text(json.dumps(PROMPTS, indent=2) + "\n")
     facts = {
         "recipe": record(recipe),
         "seed": seed,

@@ -30,11 +30,12 @@ from testbed.tokenizer import (
     build_tokenizer,
     encode,
     encode_prompt,
-    fill,
 )
+from trd_data.templates import fill
 
 MAX_NEW_TOKENS = 320
 """Length of five long attempts; a longer completion never ends."""
+_BATCH_SIZE = 256
 SCORES_FILE = "scores.json"
 PAIRS = {
     "tiny-teacher": ("tiny-student", "tiny-student-slips"),
@@ -55,13 +56,7 @@ def load_model(folder: Path) -> Qwen3ForCausalLM:
 
 
 @torch.inference_mode()
-def complete(
-    model: Qwen3ForCausalLM,
-    contents: Sequence[str],
-    *,
-    seed: int | None = None,
-    batch_size: int = 256,
-) -> list[str]:
+def complete(model: Qwen3ForCausalLM, contents: Sequence[str], *, seed: int | None = None) -> list[str]:
     """Complete user messages; greedily without a seed, else sampled from that seed."""
     tokenizer = build_tokenizer()
     settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
@@ -73,8 +68,8 @@ def complete(
     # Similar lengths share a batch: less padding, and short ones stop early.
     order = sorted(range(len(contents)), key=lambda index: len(contents[index]))
     texts = [""] * len(contents)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for start in range(0, len(order), _BATCH_SIZE):
+        chosen = order[start : start + _BATCH_SIZE]
         prompts = [encode_prompt(contents[index]) for index in chosen]
         longest = max(map(len, prompts))
         input_ids_BT = torch.tensor([[PAD_ID] * (longest - len(prompt)) + prompt for prompt in prompts])

@@ -232,15 +232,13 @@ def split_of(problem: str) -> Split:
     return "validation" if bucket == _VALIDATION_BUCKET else "train"
 
 
-def _draw_operation(rng: random.Random) -> tuple[str, int]:
-    op = "#" if rng.random() < HASH_SHARE else "+-*"[rng.randrange(3)]
-    return op, rng.randrange(2, 10)
-
-
 def draw_problem(rng: random.Random, split: Split, num_operations: int = NUM_OPERATIONS) -> Expression:
     """Draw a random problem of one split; problems of other splits are rejected."""
     while True:
-        operations = tuple(_draw_operation(rng) for _ in range(num_operations))
+        operations = tuple(
+            ("#" if rng.random() < HASH_SHARE else "+-*"[rng.randrange(3)], rng.randrange(2, 10))
+            for _ in range(num_operations)
+        )
         expression = Expression(rng.randrange(10, 100), operations)
         if split_of(expression.text) == split:
             return expression

@@ -63,13 +63,6 @@ CHAT_TEMPLATE = (
 _PIECE = re.compile(r"\\boxed\{|wait|[\s\S]")
 
 
-def fill(template: str, **texts: str) -> str:
-    """Put texts into a prompt template by literal replacement of ``{name}``."""
-    for name, text in texts.items():
-        template = template.replace("{" + name + "}", text)
-    return template
-
-
 def pieces(text: str) -> list[str]:
     """Cut a text into its tokens."""
     return _PIECE.findall(text)

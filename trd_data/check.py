@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from trd_data.data_notices import DataNotices, notable_columns
 from trd_data.errors import FileTooLargeError, RowError
-from trd_data.formats import needs_arrow, open_rows
+from trd_data.formats import open_rows
 from trd_data.notices import Notice
 from trd_data.problems import Problem
 from trd_data.readers import RawRow, RowLimits, read_rows, rows_of
@@ -126,16 +126,10 @@ def first_problems(
     needed = columns_needed(columns or {})
     for row in islice(read_rows(stream, lambda name, _: name in needed), count):
         try:
-            problems.append((row.number, reader.problem(row)))
+            problems.append((row.number, reader.reading(row).required()))
         except RowError as error:
             raise RowError(error.field, f"row {row.number}: {error.message}") from error
     return problems
-
-
-def load_libraries(stream: IO[bytes]) -> None:
-    """Import what reads the file, so that it is loaded before the process's memory is limited."""
-    if needs_arrow(stream):
-        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
 
 
 class ReferenceSample:

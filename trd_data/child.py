@@ -134,18 +134,18 @@ def reply_to(answer: Callable[[], Any], memory_bytes: int) -> dict[str, Any]:
 
 def _prepared(request: dict[str, Any]) -> Callable[[], Any]:
     """Load what the request needs, and return the function that answers it."""
-    stream = sys.stdin.buffer
-    if "check" in request:
-        from trd_data.check import check_file, load_libraries
-        from trd_data.readers import RowLimits
+    from trd_data.check import check_file
+    from trd_data.formats import needs_arrow
+    from trd_data.readers import RowLimits
 
-        load_libraries(stream)
+    stream = sys.stdin.buffer
+    if needs_arrow(stream):
+        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
+    if "check" in request:
         check = request["check"]
         return lambda: asdict(check_file(stream, RowLimits(**check["limits"]), check["columns"]))
-    from trd_data.check import load_libraries
     from trd_data.preview import preview_rows
 
-    load_libraries(stream)
     preview = PreviewRequest(**request["preview"])
     return lambda: preview_rows(stream, preview)
 

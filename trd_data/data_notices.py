@@ -111,7 +111,7 @@ class DataNotices:
     def _look_at_columns(self, number: int, reading: Reading, tasks: list[str]) -> None:
         assert reading.problem is not None
         assert reading.shape is not None
-        if _leaves_options(reading.shape, reading.there) and not _lists_options(reading):
+        if reading.shape is not known.CHOICE and has_options(reading.there) and not _lists_options(reading):
             name = next(name for name in (*OPTIONS, *LETTERS) if name in reading.there)
             self._choices.add(tasks, f"row {number}: {name} = {reading.row[name]}")
         for name, is_part in _unread(reading.shape, reading.there):
@@ -189,12 +189,6 @@ class DataNotices:
                 'map the column with columns, as {"input": "context", "instruction": "question"}, which joins two; '
                 "or write it into the problem; or remove it",
             )
-
-
-@lru_cache(maxsize=1000)
-def _leaves_options(shape: Shape, there: frozenset[str]) -> bool:
-    """Return whether a row has options that its shape does not read."""
-    return shape is not known.CHOICE and has_options(there)
 
 
 @lru_cache(maxsize=1000)

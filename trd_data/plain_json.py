@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -81,14 +81,14 @@ def agreed_json(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def finite(value: Any) -> Any:
-    """Return `value` with every number that is not finite, however deep, replaced by None."""
+def finite(value: Any, instead: Callable[[float], str | None] = lambda number: None) -> Any:
+    """Return `value` with every number that is not finite, however deep, replaced by None or by another value."""
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return instead(value)
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: finite(item, instead) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [finite(item, instead) for item in value]
     return value
 
 

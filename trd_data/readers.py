@@ -45,12 +45,12 @@ class RowLimits:
     """Size of all rows, decompressed."""
 
 
-def read_rows(stream: IO[bytes], wanted: Wanted, limits: RowLimits | None = None) -> Iterator[RawRow]:
+def read_rows(stream: IO[bytes], wanted: Wanted) -> Iterator[RawRow]:
     """Yield the rows of a file of any format that is read; raises `DataFileError`.
 
     `wanted` tells which columns are read, if the format allows to leave others out.
     """
-    limits = limits or RowLimits()
+    limits = RowLimits()
     return rows_of(open_rows(stream, limits.max_unpacked_bytes), stream, wanted, limits)
 
 

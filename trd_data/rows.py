@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from trd_data.errors import RowError
 from trd_data.plain_json import text_fault, texts
-from trd_data.problems import Problem
 from trd_data.readers import RawRow
-from trd_data.shapes.choose import Reading, columns_needed, read_for, readings, to_problem
+from trd_data.shapes.choose import Reading, columns_needed, read_for, readings
 
 MAX_LISTED = 100
 """Errors of one file that are listed; more are counted."""
@@ -31,18 +30,11 @@ class RowReader:
     """Turns the rows of one file into problems whose ids differ."""
 
     def __init__(self, task: str | None = None, columns: Mapping[str, str] | None = None) -> None:
-        """`task` and `columns`: as for `shapes.choose.to_problem`."""
+        """`task`: the one whose `reading` is asked for. `columns`: as for `shapes.choose.read_for`."""
         self._task = task
         self._columns = columns or {}
         self._columns_needed = columns_needed(self._columns)
         self._seen_ids: set[int] = set()
-
-    def problem(self, row: RawRow) -> Problem:
-        """Return the problem in a row; raises RowError."""
-        self._require_readable(row)
-        problem = to_problem(row.values, row.number, self._task, self._columns)
-        self._require_new_id(problem.id)
-        return problem
 
     def reading(self, row: RawRow) -> Reading:
         """Return the problem in a row with what it was read from; raises RowError. The reader has a task."""

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import testbed
-from testbed.export import PROMPTS_FILE
 from testbed.measure import complete, correct, draw_problems, load_model, refining_scores, solving_scores
 from testbed.recipes import RECIPES, record
 from testbed.tokenizer import END_ID, PAD_ID, PROMPTS
+from trd_data.templates import MODEL_PROMPTS_FILE
 
 MODELS = Path(testbed.__file__).parent / "models"
 NAMES = list(RECIPES)
@@ -37,14 +37,14 @@ def test_a_folder_loads_with_transformers(name: str) -> None:
     assert " " not in text
 
 
-@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", PROMPTS_FILE])
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", MODEL_PROMPTS_FILE])
 def test_all_models_share_tokenizer_and_templates(file: str) -> None:
     contents = {(MODELS / name / file).read_bytes() for name in NAMES}
     assert len(contents) == 1
 
 
 def test_the_prompt_templates_are_those_of_training() -> None:
-    assert json.loads((MODELS / NAMES[0] / PROMPTS_FILE).read_text()) == PROMPTS
+    assert json.loads((MODELS / NAMES[0] / MODEL_PROMPTS_FILE).read_text()) == PROMPTS
 
 
 @pytest.mark.parametrize("name", NAMES)

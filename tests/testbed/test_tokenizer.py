@@ -19,8 +19,8 @@ from testbed.tokenizer import (
     build_tokenizer,
     encode,
     encode_prompt,
-    fill,
 )
+from trd_data.templates import fill
 
 PROBLEM = "29+2*9#8+2*9"
 ATTEMPT = "31*9#8+2*9;79#8+2*9;wait;31*9#8+2*9\n\\boxed{02}"

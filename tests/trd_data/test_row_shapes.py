@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from trd_data.errors import RowError
-from trd_data.shapes.choose import to_problem
+from trd_data.problems import Problem
+from trd_data.shapes.choose import read_for, readings, suggested_reading
 
 USER = {"role": "user", "content": "1 + 1?"}
 CALL = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": {"name": "add"}}]}
@@ -71,6 +72,13 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("choice", {"question": "x", "choices": ["0.00001", "1"], "answer": "1"}),
     ("math", {"question": "How fast?", "solution": "So \\boxed{3e8}", "type": "physics"}),
 ]
+
+
+def to_problem(row: dict[str, Any], number: int, task: str | None, columns: dict[str, str]) -> Problem:
+    """Return the problem in a row; `task`: None if it is not known yet, as at an upload."""
+    if task is None:
+        return suggested_reading(readings(row, number, columns)).required()
+    return read_for(row, number, task, columns).required()
 
 
 @pytest.mark.parametrize(("task", "row"), ACCEPTED)

@@ -52,24 +52,18 @@ class Reading:
         return self.problem
 
 
-def to_problem(row: Row, number: int, task: str | None, columns: Mapping[str, str]) -> Problem:
-    """Return the problem in a row; raises RowError.
-
-    `task`: None if it is not known yet, as at an upload: see `suggested_reading`. `columns` maps the names of our
-    fields to the row's columns, or to paths into objects and lists of them, such as ``reward_model.ground_truth``.
-    """
-    if task is None:
-        return suggested_reading(readings(row, number, columns)).required()
-    return read_for(row, number, task, columns).required()
-
-
 def read_for(row: Row, number: int, task: str, columns: Mapping[str, str]) -> Reading:
-    """Return what a row means to one task; raises RowError for a row that is wrong for all."""
+    """Return what a row means to one task; raises RowError for a row that is wrong for all.
+
+    `columns` maps the names of our fields to the row's columns, or to paths into objects and lists of them, such as
+    ``reward_model.ground_truth``.
+    """
     return _reading(*_prepared(row, number, columns), task, {})
 
 
 def readings(row: Row, number: int, columns: Mapping[str, str]) -> dict[str, Reading]:
-    """Return what a row means to each task; raises RowError for a row that is wrong for all."""
+    """Return what a row means to each task, with `columns` as for `read_for`; raises RowError for a row that is wrong
+    for all."""
     prepared = _prepared(row, number, columns)
     known_readings: dict[tuple[str, str], Reading] = {}
     return {task: _reading(*prepared, task, known_readings) for task in TASKS}

@@ -65,13 +65,7 @@ class FilledRow(dict[str, Any]):
 
     def __init__(self, row: Row) -> None:
         """Leave out the gaps of `row`: null, and NaN, which a column of numbers has for it."""
-        super().__init__(
-            {
-                name: value
-                for name, value in row.items()
-                if value is not None and not (isinstance(value, float) and value != value)
-            }
-        )
+        super().__init__({name: value for name, value in row.items() if has_value(row, name)})
         self.all_columns = list(row)
         """Columns of the row, or of the whole file."""
 

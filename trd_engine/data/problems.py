@@ -75,7 +75,7 @@ def _load_given(given: Iterable[Problem | Mapping[str, Any]], task: str) -> Load
             problems.append(row)
             continue
         try:
-            problems.append(reader.problem(RawRow(number, dict(row))))
+            problems.append(reader.reading(RawRow(number, dict(row))).required())
         except RowError as error:
             raise DataError(f"problems: row {number}: {error}") from error
     if len({problem.id for problem in problems}) < len(problems):
@@ -131,15 +131,13 @@ def _convert(
         sample.add(row.number, problem)
         numbers[problem.id] = row.number
         # Rows may share a long text, which a small Parquet file stores once: so does this list.
-        shared: dict[str, Any] = {name: known_texts.setdefault(text, text) for name, text in _long_texts(problem)}
+        texts = {name: getattr(problem, name) or "" for name in ("problem", "answer", "solution")}
+        shared: dict[str, Any] = {
+            name: known_texts.setdefault(text, text) for name, text in texts.items() if len(text) >= _LONG_TEXT
+        }
         problems.append(replace(problem, **shared) if shared else problem)
     errors += [f"row {numbers[problem.id]}: {error}" for problem, error in entry_errors(problems)]
     return problems, errors
-
-
-def _long_texts(problem: Problem) -> list[tuple[str, str]]:
-    texts = [("problem", problem.problem), ("answer", problem.answer), ("solution", problem.solution or "")]
-    return [(name, text) for name, text in texts if len(text) >= _LONG_TEXT]
 
 
 def _describe(source: DataSource) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from trd_data.answers import chosen_letter
 from trd_data.errors import RowError
-from trd_data.shapes.choose import to_problem
+from trd_data.shapes.choose import read_for
 from trd_engine.tasks.code.answers import extract_program, same_value
 from trd_engine.tasks.math.compare import compare
 from trd_engine.tasks.math.equalities import check_equalities
@@ -95,4 +95,4 @@ def test_a_letter_that_only_folds_to_another_is_read() -> None:
 )
 def test_tests_that_test_nothing_are_refused(tests: object) -> None:
     with pytest.raises(RowError, match=r"^tests = "):
-        to_problem({"problem": "?", "tests": tests}, 0, "code", {})
+        read_for({"problem": "?", "tests": tests}, 0, "code", {}).required()
