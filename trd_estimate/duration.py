@@ -24,7 +24,6 @@ from trd_estimate.memory import (
     num_engines,
     takes_transformers,
 )
-from trd_estimate.shape import ModelShape
 from trd_estimate.spec import RunSpec
 
 PROMPT_SHARE = 1 / 8
@@ -131,21 +130,18 @@ class _Sampling:
         # Long completions are there longer: if lengths are spread evenly up to twice their mean, a sequence that is met
         # at any time has 2/3 of the mean behind it.
         context = self.prompt + self.new * 2 / 3
-        at_once = max(1, min(int(self._cache_bytes(weights) / (token * context)), on_each, MAX_SEQUENCES))
+        if self.spec.sampling.placement == "separate":
+            assert self.hardware.memory_bytes is not None
+            cache = SEPARATE_SHARE * self.hardware.memory_bytes - weights - WORKSPACE_BYTES
+        else:
+            cache = self.memory[self.phase]["kv_cache"]
+        at_once = max(1, min(int(cache / (token * context)), on_each, MAX_SEQUENCES))
         read = (weights + at_once * context * token) / (self.hardware.bytes_per_second * machine.BANDWIDTH_SHARE)
         step = read + machine.DECODE_STEP_SECONDS
         decoding = max(on_each * self.new / at_once, float(self.budget)) * step
-        prefill = on_each * self._shape().forward_flops(self.prompt) / (self.hardware.flops * machine.FLOPS_SHARE)
+        forward = self.models.sampling(self.phase).forward_flops(self.prompt)
+        prefill = on_each * forward / (self.hardware.flops * machine.FLOPS_SHARE)
         return decoding + prefill / self.spec.sampling.tensor_parallel_size
-
-    def _cache_bytes(self, weights: int) -> float:
-        if self.spec.sampling.placement == "separate":
-            assert self.hardware.memory_bytes is not None
-            return SEPARATE_SHARE * self.hardware.memory_bytes - weights - WORKSPACE_BYTES
-        return self.memory[self.phase]["kv_cache"]
-
-    def _shape(self) -> ModelShape:
-        return self.models.teacher if self.phase == "refining" and self.models.teacher else self.models.student
 
 
 def _start(spec: RunSpec, models: Models, hardware: Hardware) -> float:

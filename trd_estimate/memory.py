@@ -43,6 +43,10 @@ class Models:
     teacher: ModelShape | None = None
     """Shape of a named teacher; None if the student teaches itself, or if the teacher is served."""
 
+    def sampling(self, phase: str) -> ModelShape:
+        """Return the model that samples in a phase."""
+        return self.teacher if phase == "refining" and self.teacher is not None else self.student
+
 
 def is_served(spec: RunSpec) -> bool:
     """Return whether the teacher is on a server."""
@@ -155,8 +159,7 @@ def takes_turns(spec: RunSpec, hardware: Hardware) -> bool:
 
 def engine_weights(spec: RunSpec, models: Models, hardware: Hardware, phase: str) -> tuple[int, int]:
     """Return (weights, bytes of one token's keys and values) of the engine that samples in a phase."""
-    shape = models.teacher if phase == "refining" and models.teacher is not None else models.student
-    width = value_bytes(spec, hardware)
+    shape, width = models.sampling(phase), value_bytes(spec, hardware)
     size = spec.sampling.tensor_parallel_size
     return shape.num_parameters * width // size, shape.kv_bytes(width) // size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,4 +29,4 @@ def engine_report(*, refined: bool = True) -> dict[str, Any]:
         steps=TokenSteps((0, 5, 10), 1) if refined else None,
         parts_at=6 if refined else None,
     )
-    return make_report([diagnosed], token_clip=0.0, sampler_gap=1e-6).document()
+    return asdict(make_report([diagnosed], token_clip=0.0, sampler_gap=1e-6))

@@ -19,7 +19,6 @@ from trd_engine.data.problem_sets import PromptBudgets, load_evaluation_problems
 from trd_engine.evaluation.evaluate import evaluate_student
 from trd_engine.generation.choice import choose_and_report, sampling_settings
 from trd_engine.generation.hf.generator import TransformersGenerator
-from trd_engine.generation.protocol import Generator
 from trd_engine.generation.samplers import Samplers
 from trd_engine.generation.vllm.engines import vllm_generators
 from trd_engine.models.folders import FoundModel, find_model, local_folder
@@ -95,15 +94,13 @@ def _samplers(config: RunConfig, found: FoundModel, tokenizer: PreTrainedTokeniz
     dtype = choose_compute_dtype(config.precision, device)
     adapter_dtype = None if found.adapter is None else dtype
     engine = choose_and_report(wanted, [config.student], device, reporter, adapter_dtype=adapter_dtype)
-    generator: Generator
     if engine == "vllm":
         if found.adapter is not None:
             lora = LoraConfig() if found.adapter_rank is None else LoraConfig(rank=found.adapter_rank)
             config = config.model_copy(update={"lora": lora})
-        sampler, _ = vllm_generators(config, device, dtype, ALONE)
+        generator, _ = vllm_generators(config, device, dtype, ALONE)
         if found.adapter is not None:
-            sampler.use_adapter(found.adapter)
-        generator = sampler
+            generator.use_adapter(found.adapter)
     else:
         model = load_model(config.student, dtype=dtype, device=device)
         adapted = model if found.adapter is None else load_adapter(model, found.adapter)

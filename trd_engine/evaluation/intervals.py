@@ -57,11 +57,6 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return (all_draws - math.comb(num_samples - num_correct, k)) / all_draws
 
 
-def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
-    """Return the mean over problems of the share of correct samples; raises ValueError if there are none."""
-    return math.fsum(_shares(correct_PK)) / len(correct_PK)
-
-
 def wilson_interval(num_successes: int, num_trials: int) -> Interval:
     """Return Wilson's 95 % score interval of a proportion; unlike the normal one it has a width near 0 and 1."""
     if not 0 <= num_successes <= num_trials or num_trials == 0:

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from trd_engine.config import ServedTeacherConfig
 from trd_engine.generation.served.client import EndpointClient, MalformedAnswerError, open_endpoint
 from trd_engine.models.folders import find_model, local_folder
-from trd_engine.models.loading import end_of_turn_ids, load_model, load_tokenizer
+from trd_engine.models.loading import context_of, end_of_turn_ids, load_model, load_tokenizer
 from trd_engine.models.lora import load_adapter
 from trd_engine.runtime.distributed import ALONE
 from trd_engine.runtime.errors import EngineError, SpecError
@@ -66,7 +66,7 @@ class ChatModel:
     def answer(self, question: dict[str, Any], say: Say) -> None:
         """Answer one question; raise `EngineError` if it has another form."""
         prompt_1T = self._prompt(question)
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self._model)
         num_left = sys.maxsize if context is None else context - prompt_1T.shape[1]
         if num_left < 1:
             raise EngineError(f"it has {prompt_1T.shape[1]} tokens, and the model's context {context}; shorten it")

@@ -75,17 +75,13 @@ def head_of(model: nn.Module) -> OutputHead:
     causal_lm = causal_lm_of(model)
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
+    divisor = _first_set(config, _LOGIT_DIVISORS)
     return OutputHead(
         weight_VH=head.weight,
         bias_V=getattr(head, "bias", None),
-        scale=_logit_scale(config),
+        scale=_first_set(config, _LOGIT_FACTORS) or (1.0 / divisor if divisor else 1.0),
         soft_cap=_first_set(config, _SOFT_CAPS),
     )
-
-
-def _logit_scale(config: PreTrainedConfig) -> float:
-    divisor = _first_set(config, _LOGIT_DIVISORS)
-    return _first_set(config, _LOGIT_FACTORS) or (1.0 / divisor if divisor else 1.0)
 
 
 def _first_set(config: PreTrainedConfig, names: Sequence[str]) -> float | None:

@@ -8,13 +8,15 @@ import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from trd_data.prompts import PromptBuilder
-from trd_engine.teachers.token_scores import with_stored_scores, write_scores
-from trd_engine.types import Completion, Problem, Trajectory, Verdict
+from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdict
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,32 @@ def trajectory_from_json(line: Mapping[str, Any], problems: Mapping[str, Problem
 def _verdict(line: Mapping[str, Any], of: str) -> Verdict:
     detail = line["detail"]
     return Verdict(line[f"{of}_correct"], detail[f"{of}_verdict"], detail.get(f"{of}_verdict_failure"))
+
+
+def write_scores(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    """Write the scores of a round beside its trajectories; write no file if there are none."""
+    scores = [t.scores for t in trajectories if t.scores is not None]
+    if not scores:
+        return
+    whole = TokenScores.concatenated(scores, torch.device("cpu"))
+    tensors = {
+        "token_ids": whole.token_ids_TK.to(torch.int32),
+        "logprobs": whole.logprobs_TK,
+        "target_logprobs": whole.target_logprobs_T,
+        "lengths": torch.tensor([len(s.target_logprobs_T) for s in scores]),
+    }
+    save_file(tensors, path)
+
+
+def with_stored_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return the trajectories with the scores in the file of `write_scores`, or unchanged if there is no file."""
+    if not path.exists():
+        return list(trajectories)
+    tensors = load_file(path)
+    lengths = tensors["lengths"].tolist()
+    columns = (tensors[name].split(lengths) for name in ("token_ids", "logprobs", "target_logprobs"))
+    scores = (TokenScores(*parts) for parts in zip(*columns, strict=True))
+    return [replace(trajectory, scores=one) for trajectory, one in zip(trajectories, scores, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from trd_engine.generation.samplers import Samplers
 from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.seeds import derive_seed
 from trd_engine.teachers.prompts import TeacherPrompts
-from trd_engine.teachers.token_scores import UNSCORED_NOTICE
+from trd_engine.teachers.served import UNSCORED_NOTICE
 from trd_engine.types import UNVERIFIED, Completion, Problem, Trajectory
 
 

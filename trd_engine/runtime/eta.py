@@ -7,16 +7,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class _Pace:
-    units: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def seconds_per_unit(self) -> float | None:
-        return self.seconds / self.units if self.units > 0 else None
-
-
-@dataclass
 class EtaEstimator:
     """Counts and times the units of each kind of work, planned and done.
 
@@ -26,7 +16,8 @@ class EtaEstimator:
 
     stand_ins: dict[str, tuple[str, ...]]
     _left: dict[str, float] = field(default_factory=dict)
-    _paces: dict[str, _Pace] = field(default_factory=dict)
+    _timed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Units done and seconds that they took, by kind."""
     _guesses: dict[str, float] = field(default_factory=dict)
     _started_at: float | None = None
     _kind: str | None = None
@@ -45,10 +36,9 @@ class EtaEstimator:
         if self._kind is None or self._started_at is None:
             return
         now = time.monotonic()
-        pace = self._paces.setdefault(self._kind, _Pace())
         num_new = done - self._done_in_phase
-        pace.units += num_new
-        pace.seconds += now - self._started_at
+        units, seconds = self._timed.get(self._kind, (0.0, 0.0))
+        self._timed[self._kind] = (units + num_new, seconds + now - self._started_at)
         self._left[self._kind] = max(0.0, self._left.get(self._kind, 0.0) - num_new)
         self._started_at, self._done_in_phase = now, done
 
@@ -62,15 +52,9 @@ class EtaEstimator:
         for kind, units in self._left.items():
             if units <= 0:
                 continue
-            pace = self._pace_of(kind)
+            timed = (self._timed.get(one, (0.0, 0.0)) for one in (kind, *self.stand_ins.get(kind, ())))
+            pace = next((spent / done for done, spent in timed if done > 0), self._guesses.get(kind))
             if pace is None:
                 return None
             total += units * pace
         return total
-
-    def _pace_of(self, kind: str) -> float | None:
-        for candidate in (kind, *self.stand_ins.get(kind, ())):
-            pace = self._paces.get(candidate)
-            if pace is not None and pace.seconds_per_unit is not None:
-                return pace.seconds_per_unit
-        return self._guesses.get(kind)

@@ -19,9 +19,10 @@ from trd_engine.runtime.distributed import ALONE, World
 from trd_engine.runtime.errors import ContextTooLongError, TeacherRefusedError, TeacherUnreachableError
 from trd_engine.runtime.events import Reporter
 from trd_engine.teachers.endpoint.api import EndpointTeacher
-from trd_engine.teachers.token_scores import UNSCORED_NOTICE, with_scores
 from trd_engine.types import SamplingSettings, TokenScores, Trajectory
 
+UNSCORED_NOTICE = "cross-entropy instead of the teacher's log-probabilities: "
+"""Beginning of a trajectory's notice that it is unscored; the reason follows."""
 PROBE = "What is 12 + 7?"
 """Question of the first request, which asks for one token."""
 
@@ -118,7 +119,8 @@ class ServedTeacher:
             sequences = [(context, t.target.token_ids) for context, t in zip(contexts, share, strict=True)]
             return self.client.score(sequences, top_k, while_waiting=reporter.stop_if_asked)
 
-        return with_scores(share, reporter.run_independently(score_share))
+        scores = reporter.run_independently(score_share)
+        return [replace(trajectory, scores=one) for trajectory, one in zip(share, scores, strict=True)]
 
     def report_unscored(self, trajectories: Sequence[Trajectory], reporter: Reporter) -> None:
         """Report which of the round's tokens the server gave no usable log-probabilities of."""

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trd_data.prompts import PromptBuilder
-from trd_engine.config import LoraConfig, RefineConfig, RunConfig, SamplingConfig
+from trd_engine.config import RefineConfig, RunConfig, SamplingConfig
 from trd_engine.distillation.losses.divergence import divergence_of
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.distillation.token_weights import make_weigher
@@ -134,8 +134,14 @@ def load_models(
     if resume_from is not None and config.lora is None:
         source = str(resume_from / MODEL_FOLDER)
     world.wait()  # one may have had to fetch the weights
-    base = load_model(source, dtype=torch.float32 if config.lora is None else compute_dtype, device=device, world=world)
-    student = base if config.lora is None else _with_adapter(base, config.lora, config, resume_from)
+    dtype = torch.float32 if config.lora is None else compute_dtype
+    base = load_model(source, dtype=dtype, device=device, world=world)
+    student: TrainedModel = base
+    if config.lora is not None:
+        student = add_adapter(base, config.lora, seed=config.seed)
+        student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
+        if resume_from is not None:
+            restore_adapter(resume_from, student)
     is_checkpointed = config.optim.gradient_checkpointing
     if is_checkpointed or (is_checkpointed is None and device.type == "cuda"):
         student.gradient_checkpointing_enable({"use_reentrant": False})
@@ -192,14 +198,6 @@ def _require_readable(role: str, model: TrainedModel, run: RunUnsharded, dtype: 
             f"the {role} reads one sequence a pass, so that processes would need different numbers of passes over "
             f"the layers that they divide; set devices to 1 (it is {world.size})"
         )
-
-
-def _with_adapter(base: PreTrainedModel, lora: LoraConfig, config: RunConfig, resume_from: Path | None) -> PeftModel:
-    student = add_adapter(base, lora, seed=config.seed)
-    student.peft_config["default"].base_model_name_or_path = config.student_name or config.student
-    if resume_from is not None:
-        restore_adapter(resume_from, student)
-    return student
 
 
 def _load_teacher(

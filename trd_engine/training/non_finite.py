@@ -13,7 +13,6 @@ No optimizer state and no random generator: the newest checkpoint has them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trd_data.plain_json import finite
 from trd_data.prompts import PromptBuilder
 from trd_engine.distillation.batching import MicroBatch
 from trd_engine.models.fsdp import local_shard
@@ -68,8 +68,9 @@ def save_evidence(
     """
     folder = out_dir / FOLDER / (f"step-{step}-rank-{rank}" if rank else f"step-{step}")
     write_trajectories(folder / "trajectories.jsonl", [trajectories[i] for i in evidence.positions], prompts)
+    # NaN and infinity, which JSON does not have, become the words nan, inf and -inf.
     with (folder / "tokens.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_plain(row)) + "\n" for row in evidence.tokens[:MAX_TOKENS])
+        file.writelines(json.dumps(finite(row, str)) + "\n" for row in evidence.tokens[:MAX_TOKENS])
     document = {
         "step": step,
         **facts,
@@ -80,7 +81,7 @@ def save_evidence(
         "num_non_finite_tokens": len(evidence.tokens),
         "parameters": evidence.parameters,
     }
-    (folder / "facts.json").write_text(json.dumps(_plain(document), indent=1) + "\n", encoding="utf-8")
+    (folder / "facts.json").write_text(json.dumps(finite(document, str), indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -109,14 +110,3 @@ def _bad_parameters(model: nn.Module) -> Iterator[dict[str, Any]]:
                 "non_finite_weights": weights,
                 "non_finite_gradients": gradients,
             }
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have, by the words nan, inf and -inf."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -110,15 +110,11 @@ def kept_positions(trajectories: Sequence[Trajectory], keep: Literal["all", "fai
         )
     if keep == "all":
         return written
-    kept = [position for position in written if _is_corrected(trajectories[position])]
+    verdicts = [(i, trajectories[i].rollout_verdict, trajectories[i].refined_verdict) for i in written]
+    kept = [i for i, before, after in verdicts if after is not None and after.correct and not before.correct]
     if not kept:
         raise NoTrainingDataError(
             f"refine.keep = {keep}: of the round's {len(trajectories)} rollouts none failed and was corrected, so that "
             'nothing is left to train on; set refine.keep to "all"'
         )
     return kept
-
-
-def _is_corrected(trajectory: Trajectory) -> bool:
-    refined = trajectory.refined_verdict
-    return refined is not None and refined.correct and not trajectory.rollout_verdict.correct

@@ -160,7 +160,7 @@ class Session:
         report = make_report(examined, token_clip=self.config.loss.token_clip, sampler_gap=state.sampler_gap)
         if self.reporter.world.is_main:
             write_report(self._round_file(DIAGNOSIS_FILE), report, round_index=state.round, step=state.step)
-        self.reporter.event("diagnosis", round=state.round, step=state.step, report=report.document())
+        self.reporter.event("diagnosis", round=state.round, step=state.step, report=asdict(report))
         self.reporter.metrics(state.step, state.round, report.metrics())
         return self.diagnosis.tokens(sample, examined)
 

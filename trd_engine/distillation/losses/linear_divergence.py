@@ -181,19 +181,15 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("linear_divergence: for a second backward give the first retain_graph=True")
-        if _graph_is_kept():
+        # private, but torch's compiled backward calls it before it reuses buffers; without it, assume a kept graph
+        is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+        if is_kept():
             return None, None, *(g if g is None else g * grad_loss for g in ctx.gradients)
         # in place, and no reference is kept: autograd then takes the head's gradient over without a copy
         gradients, ctx.gradients = ctx.gradients, None
         if grad_loss.device.type == "cpu" and grad_loss == 1:  # reading it would wait for an accelerator
             return None, None, *gradients
         return None, None, *(g if g is None else g.mul_(grad_loss) for g in gradients)
-
-
-def _graph_is_kept() -> bool:
-    # private, but torch's compiled backward calls it before it reuses buffers; without it, assume a kept graph
-    query = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-    return bool(query())
 
 
 def _detached(model: Projection, num_shared: int) -> Projection:

@@ -10,8 +10,7 @@ Shapes: M tokens of all completions in a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,10 +94,6 @@ class RoundReport:
     """None if the task cannot check steps."""
     parting: Parting | None
     """None if nothing was refined."""
-
-    def document(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return asdict(self)
 
     def metrics(self) -> dict[str, float]:
         """Return the scalars to follow from round to round."""

@@ -167,7 +167,7 @@ def write_report(path: Path, report: RoundReport, *, round_index: int, step: int
     """Write the report as JSON, whole or not at all; a figure that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    document = finite({"round": round_index, "step": step, **report.document()})
+    document = finite({"round": round_index, "step": step, **asdict(report)})
     temporary.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 

@@ -25,7 +25,7 @@ from trd_engine.generation.hf.fast_decoder import lean_decoder
 from trd_engine.generation.hf.small_batch_linear import skinny_products
 from trd_engine.generation.hf.token_sampling import draw_uniforms, sample_tokens
 from trd_engine.generation.hf.window import DecodingWindow
-from trd_engine.models.loading import evaluation_mode, load_model
+from trd_engine.models.loading import context_of, evaluation_mode, load_model
 from trd_engine.models.lora import STUDENT_ADAPTER, answering_with
 from trd_engine.types import Completion, CompletionCallback, GenerationRequest, ProgressCallback, SamplingSettings
 
@@ -83,8 +83,7 @@ class TransformersGenerator:
         on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
         """See `Generator.generate`."""
-        max_model_len = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        check_requests(requests, sampling, max_model_len=max_model_len)
+        check_requests(requests, sampling, max_model_len=context_of(self._model))
         rows = [_Row(number, request) for number, request in enumerate(requests)]
         completions: dict[int, Completion] = {}
         meter = ProgressMeter(on_progress, len(rows))

@@ -20,8 +20,7 @@ import httpx
 
 from trd_data.network_address import Network
 from trd_engine.config import ServersConfig
-from trd_engine.generation.served.address import TEACHER, EndpointKind, pin_address
-from trd_engine.generation.served.servers import Server, Servers
+from trd_engine.generation.served.servers import TEACHER, EndpointKind, Server, Servers, pin_address
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import SpecError
 
@@ -155,7 +154,8 @@ class EndpointClient:
         while_waiting: Callable[[Sequence[Answer]], None],
         upload: Upload | None,
     ) -> list[Answer]:
-        self._servers.enter_event_loop()
+        for server in self._servers.all:  # a lock belongs to the event loop that it was first waited for in
+            server.upload_lock = asyncio.Lock()
         gate = asyncio.Semaphore(self._endpoint.max_concurrency)
         async with self._http_client() as client:
             tasks = [

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from trd_engine.config import SamplerPoolConfig
 from trd_engine.generation.completions import ProgressMeter, check_requests, make_completion
 from trd_engine.generation.served.adapters import packed_adapter
-from trd_engine.generation.served.address import SAMPLER_POOL
 from trd_engine.generation.served.client import EndpointClient, MalformedAnswerError, Upload, open_endpoint
+from trd_engine.generation.served.servers import SAMPLER_POOL
 from trd_engine.models.folders import weights_fingerprint
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import SpecError

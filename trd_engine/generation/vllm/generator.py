@@ -80,7 +80,15 @@ class VllmSettings:
     @property
     def max_lora_rank(self) -> int:
         """Room for adapters; 0: none. Raises `SpecError` if vLLM has no such room."""
-        return 0 if self.lora_rank is None else _lora_rank_room(self.lora_rank)
+        if self.lora_rank is None:
+            return 0
+        for room in _LORA_RANKS:
+            if self.lora_rank <= room:
+                return room
+        raise SpecError(
+            f"lora.rank {self.lora_rank}: vLLM serves adapters of rank {_LORA_RANKS[-1]} at most; use engine "
+            "transformers"
+        )
 
     def engine_arguments(self, model_folder: Path) -> dict[str, Any]:
         """Return these settings as vLLM's `EngineArgs` takes them."""
@@ -337,15 +345,6 @@ def _gpu_arguments(dtype: torch.dtype) -> dict[str, Any]:
 
     is_first_choice = current_platform.is_device_capability_family(100) and dtype != torch.float32
     return {"attention_backend": "FLASH_ATTN"} if is_first_choice and not has_flashinfer() else {}
-
-
-def _lora_rank_room(rank: int) -> int:
-    for room in _LORA_RANKS:
-        if rank <= room:
-            return room
-    raise SpecError(
-        f"lora.rank {rank}: vLLM serves adapters of rank {_LORA_RANKS[-1]} at most; use engine transformers"
-    )
 
 
 def _cpu_kv_cache_bytes(model_folder: Path, dtype: torch.dtype, max_model_len: int | None, max_num_seqs: int) -> int:

@@ -30,7 +30,6 @@ _SETTINGS = {
     # probe of the sampler allows. Products in bf16 do not follow this.
     "TRITON_F32_DEFAULT": "ieee",
 }
-_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 _LEAKED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CUDA_VISIBLE_DEVICES")
 """Variables that vLLM or we set for an engine, and that would break our children or torchrun."""
 
@@ -44,8 +43,7 @@ _owns_process_group = False
 def import_vllm() -> ModuleType:
     """Return the module `vllm`, imported with our settings; raises `ImportError` if it is missing or broken."""
     os.environ.update(_SETTINGS)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with _kept_environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

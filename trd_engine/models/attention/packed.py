@@ -165,7 +165,7 @@ def _packed_attention(
         return _by_kernel(query_1ATD, key_1ETD, value_1ETD, mask, kernel.scaling)
     if not _is_better_in_fp32(query_1ATD, key_1ETD, value_1ETD):
         return _by_runs(query_1ATD, key_1ETD, value_1ETD, mask, kernel)
-    dtype = _working_dtype(query_1ATD)
+    dtype = working_dtype(query_1ATD)
     with torch.autocast("cpu", enabled=False):
         return _by_runs(query_1ATD.float(), key_1ETD.float(), value_1ETD.float(), mask, kernel).to(dtype)
 
@@ -177,11 +177,11 @@ def _is_better_in_fp32(*qkv: Tensor) -> bool:
     (docs/numerics.md).
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
-    is_short = qkv[0].device.type == "cpu" and _working_dtype(qkv[0]).itemsize < 4
+    is_short = qkv[0].device.type == "cpu" and working_dtype(qkv[0]).itemsize < 4
     return wants_gradient and is_short and not has_bf16_matmul()
 
 
-def _working_dtype(tensor: Tensor) -> torch.dtype:
+def working_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that autocast would choose: custom kernels are not on its list."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
@@ -190,7 +190,7 @@ def _working_dtype(tensor: Tensor) -> torch.dtype:
 def _has_kernel(query_1ATD: Tensor, value_1ETD: Tensor) -> bool:
     return (
         query_1ATD.is_cuda
-        and _working_dtype(query_1ATD) in (torch.float16, torch.bfloat16)
+        and working_dtype(query_1ATD) in (torch.float16, torch.bfloat16)
         and query_1ATD.shape[-1] == value_1ETD.shape[-1] <= _MAX_KERNEL_HEAD_SIZE
         and query_1ATD.shape[-1] % _KERNEL_HEAD_STEP == 0
         and torch.cuda.get_device_capability(query_1ATD.device) >= _MIN_KERNEL_CAPABILITY
@@ -201,7 +201,7 @@ def _by_kernel(
     query_1ATD: Tensor, key_1ETD: Tensor, value_1ETD: Tensor, mask: PackedMask, scaling: float | None
 ) -> Tensor:
     """Compute [1, T, A, D] by PyTorch's variable-length flash attention, which takes the whole row at once."""
-    dtype = _working_dtype(query_1ATD)
+    dtype = working_dtype(query_1ATD)
     query_TAD, key_TED, value_TED = (
         x.squeeze(0).transpose(0, 1).to(dtype).contiguous() for x in (query_1ATD, key_1ETD, value_1ETD)
     )

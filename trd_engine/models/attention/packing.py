@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trd_engine.models.attention.packed import NAME, Segments, packed_row
+from trd_engine.models.attention.packed import NAME, Segments, packed_row, working_dtype
 from trd_engine.models.loading import backbone_of, causal_lm_of, evaluation_mode
 from trd_engine.runtime.hardware import is_out_of_memory
 
@@ -151,14 +151,9 @@ def _rope_depends_on_the_row(model: PreTrainedModel) -> bool:
 
 def _tolerance(found_TH: Tensor, expected_TH: Tensor) -> float:
     """Return by how much two ways of reading the same tokens may differ in this dtype."""
-    least = _MIN_TOLERANCE if _working_dtype(expected_TH).itemsize >= 4 else _MIN_TOLERANCE_HALF
+    least = _MIN_TOLERANCE if working_dtype(expected_TH).itemsize >= 4 else _MIN_TOLERANCE_HALF
     noise = float(_differences(found_TH, expected_TH).max())
     return max(least, _NOISE_FACTOR * noise) if math.isfinite(noise) else least
-
-
-def _working_dtype(tensor: Tensor) -> torch.dtype:
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 def _differences(found_TH: Tensor, expected_TH: Tensor) -> Tensor:
@@ -169,7 +164,7 @@ def _differences(found_TH: Tensor, expected_TH: Tensor) -> Tensor:
 def _agree(found_TH: Tensor, expected_TH: Tensor, tolerance: float) -> bool:
     if not expected_TH.isfinite().all():
         return True  # nothing can be compared; the step that trains on it will stop the run
-    is_exact = _working_dtype(found_TH).itemsize >= 4
+    is_exact = working_dtype(found_TH).itemsize >= 4
     num_off = int((_differences(found_TH, expected_TH) > tolerance).sum())
     # In half precision a mixture of experts may send a token elsewhere by rounding alone.
     return bool(found_TH.isfinite().all()) and num_off <= (0 if is_exact else 1)

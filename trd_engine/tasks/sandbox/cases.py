@@ -41,7 +41,15 @@ def run_case(program: str, case: Mapping[str, Any]) -> int:
     module = types.ModuleType(_SCRIPT if "stdin" in case else _LIBRARY)
     # Both: pickling looks a class's module up by its name, and some tests look for __main__.
     sys.modules[module.__name__] = sys.modules["__main__"] = module
-    code = _exit_code_of(lambda: _dispatch(module, program, case))
+    try:
+        _dispatch(module, program, case)
+    except SystemExit as exit_request:
+        code = _exit_code(exit_request)
+    except BaseException as error:  # noqa: BLE001 - whatever an untrusted program raises is its failure
+        _report(error)
+        code = FAILED
+    else:
+        code = 0
     return _end_script(module, code) if "stdin" in case else _flush(code)
 
 
@@ -64,17 +72,6 @@ def _dispatch(module: types.ModuleType, program: str, case: Mapping[str, Any]) -
 def _execute(source: str, name: str, module: types.ModuleType) -> None:
     # Not with this file's own imports from __future__.
     exec(compile(source, name, "exec", dont_inherit=True), vars(module))
-
-
-def _exit_code_of(run: Callable[[], None]) -> int:
-    try:
-        run()
-    except SystemExit as exit_request:
-        return _exit_code(exit_request)
-    except BaseException as error:  # noqa: BLE001 - whatever an untrusted program raises is its failure
-        _report(error)
-        return FAILED
-    return 0
 
 
 def _end_script(module: types.ModuleType, code: int) -> int:

@@ -48,7 +48,7 @@ class EndpointTeacher:
         """Resolve the endpoint. `tokenizer` is the student's; completions may end with one of `end_of_turn_ids`, the
         usual one first. `thinking` is passed to a vLLM server's chat template; None: the template's default.
 
-        Raises the errors of `address.pin_address`.
+        Raises the errors of `servers.pin_address`.
         """
         self._endpoint = endpoint
         self._client = EndpointClient(endpoint)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +34,6 @@ STATE_FOLDER = "state"
 _DRAFT = ".writing-step-"
 _REPLACED = ".replaced-step-"
 """One whose successor of the same step is about to take its name."""
-
-
-@dataclass(frozen=True)
-class ExportExtras:
-    """What goes beside the weights into each folder that is served from."""
-
-    tokenizer: PreTrainedTokenizerBase
-    card: str
-    plot: bytes | None
-    """See `model_card.training_plot`."""
-    prompts_file: Path | None
-    """The student's own templates, so that the trained student can be trained again."""
-
-    @classmethod
-    def of(
-        cls, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
-    ) -> ExportExtras:
-        """Make those of a run at its current step."""
-        plot = training_plot(state)
-        card = model_card(config, state, num_steps=num_steps, has_plot=plot is not None)
-        own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
-        return cls(tokenizer, card, plot, own_prompts if own_prompts.is_file() else None)
 
 
 def checkpoint_folder(out_dir: Path, step: int) -> Path:
@@ -149,12 +126,18 @@ def _put_back_replaced(folder: Path) -> None:
                 replaced.rename(own)
 
 
-def write_extras(draft: Path, extras: ExportExtras) -> None:
-    """Write what goes beside the weights into each folder that is served from."""
+def write_extras(
+    draft: Path, config: RunConfig, state: TrainingState, num_steps: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write what goes beside the weights into each folder that is served from: tokenizer, card, plot, and the student's
+    own templates, so that the trained student can be trained again."""
+    plot = training_plot(state)
+    card = model_card(config, state, num_steps=num_steps, has_plot=plot is not None)
+    own_prompts = Path(config.student) / MODEL_PROMPTS_FILE
     for folder in filter(Path.is_dir, (draft / MODEL_FOLDER, draft / ADAPTER_FOLDER)):
-        extras.tokenizer.save_pretrained(str(folder))
-        (folder / "README.md").write_text(extras.card, encoding="utf-8")
-        if extras.plot is not None:
-            (folder / PLOT_FILE).write_bytes(extras.plot)
-        if extras.prompts_file is not None:
-            shutil.copyfile(extras.prompts_file, folder / MODEL_PROMPTS_FILE)
+        tokenizer.save_pretrained(str(folder))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if plot is not None:
+            (folder / PLOT_FILE).write_bytes(plot)
+        if own_prompts.is_file():
+            shutil.copyfile(own_prompts, folder / MODEL_PROMPTS_FILE)

@@ -27,7 +27,6 @@ from trd_engine.runtime.events import Reporter
 from trd_engine.runtime.machine_files import collect_files, disk_owners
 from trd_engine.training.checkpoints.checkpoint import (
     STATE_FOLDER,
-    ExportExtras,
     begin_checkpoint,
     checkpoint_draft,
     commit_checkpoint,
@@ -169,7 +168,7 @@ class CheckpointSaver:
         student, dtype = self.models.student, export_dtype(self.config.student)
         formats = write_weights(draft, student, world, dtype=dtype, merged=merged)
         if world.is_main:
-            write_extras(draft, ExportExtras.of(self.config, progress.state, self.num_steps, self.tokenizer))
+            write_extras(draft, self.config, progress.state, self.num_steps, self.tokenizer)
         write_state(folder, progress.state, student, self.optimizer, world)
         if formats == ["full"] and dtype is not None:
             write_student(folder, student, world)

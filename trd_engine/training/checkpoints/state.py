@@ -72,7 +72,9 @@ def write_state(
     write_parts(folder, OPTIMIZER_FILE, tensors, world)
     if not world.is_main:
         return
-    document = {"state": asdict(state), "python_random": random.getstate(), "numpy_random": _numpy_random_state()}
+    name, keys, *rest = numpy.random.get_state(legacy=True)
+    numpy_random = [name, keys.tolist(), *rest]  # type: ignore[union-attr]  # legacy gives a tuple
+    document = {"state": asdict(state), "python_random": random.getstate(), "numpy_random": numpy_random}
     (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
     save_file(torch_random_state(), folder / "random.safetensors")
 
@@ -147,8 +149,3 @@ def restore_torch_random(states: Mapping[str, Tensor]) -> None:
     for index in _gpus_in_use():
         if f"cuda{index}" in states:
             torch.cuda.set_rng_state(states[f"cuda{index}"], index)
-
-
-def _numpy_random_state() -> list[Any]:
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
-    return [name, keys.tolist(), position, has_gauss, cached]  # type: ignore[union-attr]  # legacy gives a tuple

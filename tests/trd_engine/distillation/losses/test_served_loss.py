@@ -13,7 +13,7 @@ from trd_engine.distillation.losses.linear_divergence import Projection, linear_
 from trd_engine.distillation.losses.served import ServedLogits, served_pass
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest
 from trd_engine.models.head import OutputHead
-from trd_engine.teachers.token_scores import with_stored_scores, write_scores
+from trd_engine.rollouts.files import with_stored_scores, write_scores
 from trd_engine.types import Completion, Problem, TokenScores, Trajectory, Verdict
 
 N, H, V, K = 23, 8, 57, 6

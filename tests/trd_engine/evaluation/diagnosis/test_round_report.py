@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_without_steps_there_are_no_figures_of_steps() -> None:
     assert report.rollout.clip_at == 0.3
     assert "rollout_forward_kl" in report.metrics()
     assert not any("wrong" in name or "refined" in name for name in report.metrics())
-    assert json.loads(json.dumps(report.document()))["sampler_gap"] == 0.5
+    assert json.loads(json.dumps(asdict(report)))["sampler_gap"] == 0.5
 
 
 def test_the_corrections_first_token_is_followed_on_corrected_rollouts_only() -> None:

@@ -18,8 +18,8 @@ from tests.trd_engine.generation.scripted_server import ScriptedServer
 from tests.trd_engine.teachers.endpoint.test_openai_compatible import Reply
 from trd_data import network_address
 from trd_data.network_address import Network
-from trd_engine.generation.served.address import pin_address
 from trd_engine.generation.served.client import Endpoint, EndpointClient
+from trd_engine.generation.served.servers import pin_address
 from trd_engine.runtime.errors import TeacherRefusedError, TeacherUnreachableError
 
 NAME = "teacher.test"
