@@ -30,7 +30,8 @@ _CACHES = {
     "CUDA_CACHE_PATH": "~/.nv/ComputeCache",
 }
 """Variables that name a library's cache, with the library's own default."""
-_HARMLESS_XIDS = (None, 13, 31, 43, 45, 63)
+_XID = re.compile(r"NVRM: Xid \([^)]*\): (\d+)")
+_HARMLESS_XIDS = (13, 31, 43, 45, 63)
 """Exceptions and page faults of a program, a program that was stopped, and memory that was remapped in time."""
 _XID_REMEDY = "reset the GPU, or reboot; NVIDIA's table of Xid errors says when to replace it"
 _ALL_REDUCE = """
@@ -123,16 +124,12 @@ def check_kernel_log(machine: Machine) -> str:
     if done.returncode != 0:
         raise NotTriedError("the kernel's log may not be read here; on the host: dmesg | grep Xid")
     # What a program did wrong says nothing about the GPU, and memory that was remapped serves on.
-    found = {number: line for line in done.stdout.splitlines() if (number := _xid(line)) not in _HARMLESS_XIDS}
+    reported = ((int(match[1]), match.string) for match in map(_XID.search, done.stdout.splitlines()) if match)
+    found = {number: line for number, line in reported if number not in _HARMLESS_XIDS}
     if found:
         newest = list(found.values())[-1].strip()
         raise FailedError(f"the driver reported Xid {', '.join(map(str, found))}; {newest}"[:400], _XID_REMEDY)
     return "no Xid that points to the GPU"
-
-
-def _xid(line: str) -> int | None:
-    match = re.search(r"NVRM: Xid \([^)]*\): (\d+)", line)
-    return int(match[1]) if match else None
 
 
 def check_compiler(machine: Machine) -> str:

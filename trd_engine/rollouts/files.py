@@ -43,7 +43,7 @@ def write_trajectories(
 
     `steps` has the first step that trains on a position, written as ``step``.
     """
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         for position, trajectory in enumerate(trajectories):
             line = trajectory_to_json(position, trajectory, prompts.decode_prompt(trajectory.prompt_token_ids))
             if steps is not None:
@@ -58,7 +58,7 @@ def write_diagnosed(path: Path, source: Path, diagnosed: Mapping[int, DiagnosedT
         path.parent.mkdir(parents=True, exist_ok=True)
         _link(source, path)
         return
-    with _whole_file(path) as file, source.open("rb") as lines:
+    with whole_file(path) as file, source.open("rb") as lines:
         for position, line in enumerate(lines):
             if found := diagnosed.get(position):
                 own = {"kl_per_token_rollout": found.kl_rollout, "kl_per_token_refined": found.kl_refined}
@@ -71,7 +71,7 @@ def _line(document: Mapping[str, Any]) -> bytes:
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that appears at `path` once it is complete and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -9,7 +9,7 @@ Shapes: N tokens of a micro-batch, T tokens of one completion.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def _score_batch(models: ModelPair, batch: MicroBatch, watched: Mapping[int, int
         "teacher_entropy_T": statistics.teacher_entropy_N,
         "top1_agreement_T": statistics.top1_agreement_N,
     }
-    arrays = {name: _array(columns[name]) for name in (f.name for f in fields(ScoredCompletion))}
+    arrays = {name: _array(values_N) for name, values_N in columns.items()}
     owners = batch.sequence_N.cpu().numpy()
     return {
         position: ScoredCompletion(**{name: values_N[owners == number] for name, values_N in arrays.items()})

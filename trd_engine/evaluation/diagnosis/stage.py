@@ -26,7 +26,7 @@ from trd_engine.evaluation.diagnosis.report import RoundReport
 from trd_engine.evaluation.diagnosis.scoring import Figures, ScoredCompletion, choose_sample, score_completions
 from trd_engine.evaluation.diagnosis.token_places import token_at, token_ends
 from trd_engine.models.loading import context_of
-from trd_engine.rollouts.files import DiagnosedTokens
+from trd_engine.rollouts.files import DiagnosedTokens, whole_file
 from trd_engine.tasks.protocol import StepwiseTask, Task
 from trd_engine.tasks.steps import StepCheck, check_by_reference
 from trd_engine.teachers.prompts import TeacherContext, TeacherPrompts
@@ -165,11 +165,9 @@ class RoundDiagnosis:
 
 def write_report(path: Path, report: RoundReport, *, round_index: int, step: int) -> None:
     """Write the report as JSON, whole or not at all; a figure that is not finite becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     document = finite({"round": round_index, "step": step, **asdict(report)})
-    temporary.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as file:
+        file.write(json.dumps(document, allow_nan=False, indent=1).encode() + b"\n")
 
 
 def _correction(trajectory: Trajectory) -> int:

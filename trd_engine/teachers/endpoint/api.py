@@ -119,7 +119,8 @@ class EndpointTeacher:
         `TeacherUnreachableError` and `TeacherRefusedError`.
         """
         self._require_vllm("score")
-        bodies = [self._score_body([*prompt, *completion], top_k) for prompt, completion in sequences]
+        body = {"model": self._endpoint.model, "max_tokens": 1, "temperature": 0, "prompt_logprobs": top_k}
+        bodies = [body | {"prompt": [*prompt, *completion]} for prompt, completion in sequences]
 
         def scores(document: Any, number: int) -> TokenScores:
             prompt, completion = sequences[number]
@@ -163,15 +164,6 @@ class EndpointTeacher:
         if as_chat:
             return body | {"messages": [{"role": "user", "content": text}], **self._template_fields}
         return body | {"prompt": text, "add_special_tokens": False}
-
-    def _score_body(self, token_ids: list[int], top_k: int) -> dict[str, Any]:
-        return {
-            "model": self._endpoint.model,
-            "prompt": token_ids,
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": top_k,
-        }
 
     def _completion(self, document: Any, sampling: SamplingSettings) -> Completion:
         choice = _only_choice(document)
