@@ -215,25 +215,21 @@ def translated_errors(url: str) -> Iterator[None]:
     """Turn the errors of httpx into `TrdError`."""
     try:
         yield
-    except httpx.TimeoutException as error:
-        raise _failed(TimedOutError(f"{url} did not answer in time ({type(error).__name__})"), error) from error
     except httpx.RequestError as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, _NEVER_SENT):
+        was_never_sent, reason = isinstance(error, _NEVER_SENT), str(error) or type(error).__name__
+        if isinstance(error, httpx.TimeoutException):
+            failure: ConnectionFailedError = TimedOutError(f"{url} did not answer in time ({type(error).__name__})")
+        elif was_never_sent:
             failure = ConnectionFailedError(f"{url} cannot be reached: {reason}", hint=_UNREACHABLE)
         else:
             failure = ConnectionFailedError(f"the connection to {url} was lost: {reason}")
-        raise _failed(failure, error) from error
+        failure.was_never_sent = was_never_sent
+        raise failure from error
     except httpx.InvalidURL as error:
         raise TrdError(f"the request has no valid address: {error}") from error
 
 
 _UNREACHABLE = "check that the service is running; `trd up` starts one here, TRD_URL selects another"
-
-
-def _failed(failure: ConnectionFailedError, cause: httpx.RequestError) -> ConnectionFailedError:
-    failure.was_never_sent = isinstance(cause, _NEVER_SENT)
-    return failure
 
 
 def is_worth_repeating(error: BaseException, *, is_repeatable: bool) -> bool:

@@ -28,25 +28,25 @@ from contract.views.retention import RetentionView
 
 
 class Spot(TypedDict, total=False):
-    """What to look at on a page."""
+    """What to look at on a page; what is left out or None is as the service has it by default."""
 
     page: str
     """overview, diagnosis, trajectories, samples, checkpoints, events or spec."""
     side: str
     """Which text has the token: rollout or refined."""
-    token: int
+    token: int | None
     """Number of the token, from 0."""
-    text: str
+    text: str | None
     """Text to highlight."""
 
 
 class RetentionDays(TypedDict, total=False):
-    """Limits to try, in days from the end of a job; what is left out is as the service is configured."""
+    """Limits to try, in days from the end of a job; what is left out or None is as the service is configured."""
 
-    events_days: int
-    metrics_days: int
-    trajectories_days: int
-    checkpoints_days: int
+    events_days: int | None
+    metrics_days: int | None
+    trajectories_days: int | None
+    checkpoints_days: int | None
 
 
 class Client:

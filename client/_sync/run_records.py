@@ -36,16 +36,16 @@ class Metrics(Resource):
 
 
 class TrajectoryFilters(TypedDict, total=False):
-    """Which trajectories to list; what is left out does not filter."""
+    """Which trajectories to list; what is left out or None does not filter."""
 
-    round: int
+    round: int | None
     """Number of the round, from 0."""
-    step: int
+    step: int | None
     """The first step that trains on them."""
-    min_tokens: int
+    min_tokens: int | None
     """Least tokens of the longer one of y_o and y_r."""
-    max_tokens: int
-    text: str
+    max_tokens: int | None
+    text: str | None
     """Text to find in the prompt, in y_o or in y_r, in upper or lower case."""
 
 

@@ -12,16 +12,12 @@ from client.cli import (
     compare,
     datasets,
     diagnosis,
-    doctor,
     download,
     jobs,
     keys,
-    logs,
     metrics,
     models,
     report,
-    retention,
-    samples,
     submit,
     trajectories,
     up,
@@ -66,11 +62,11 @@ app.command("try", rich_help_panel=_RUN)(chat.try_model)
 
 app.command("jobs", rich_help_panel=_LOOK)(jobs.list_jobs)
 app.command("show", rich_help_panel=_LOOK)(jobs.show)
-app.command("logs", rich_help_panel=_LOOK)(logs.logs)
+app.command("logs", rich_help_panel=_LOOK)(watch.logs)
 app.command("metrics", rich_help_panel=_LOOK)(metrics.metrics)
 app.command("trajectories", rich_help_panel=_LOOK)(trajectories.trajectories)
 app.command("view", rich_help_panel=_LOOK)(view.view)
-app.command("samples", rich_help_panel=_LOOK)(samples.samples)
+app.command("samples", rich_help_panel=_LOOK)(trajectories.samples)
 app.command("diagnosis", rich_help_panel=_LOOK)(diagnosis.diagnosis)
 app.command("compare", rich_help_panel=_LOOK)(compare.compare)
 app.command("report", rich_help_panel=_LOOK)(report.report)
@@ -86,5 +82,5 @@ app.add_typer(keys.app, name="keys", rich_help_panel=_OTHER)
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_OTHER)
 app.command("models", rich_help_panel=_OTHER)(models.models)
 app.command("status", rich_help_panel=_OTHER)(models.status)
-app.command("retention", rich_help_panel=_OTHER)(retention.retention)
-app.command("doctor", rich_help_panel=_OTHER)(doctor.doctor)
+app.command("retention", rich_help_panel=_OTHER)(models.retention)
+app.command("doctor", rich_help_panel=_OTHER)(up.doctor)

@@ -25,33 +25,26 @@ from client.downloads import LATEST
 from contract.ids import JOB_PREFIX
 
 
-@dataclass(frozen=True)
-class _Sampling:
-    """How completions are sampled."""
-
-    temperature: float
-    max_new_tokens: int
-
-
 @dataclass
 class _Talk:
     """The messages so far, as the chat template expects them."""
 
+    sampling: dict[str, float]
+    """temperature and max_new_tokens."""
     is_raw: bool
     remembers: bool
     is_one_of_many: bool
     """Whether to print each prompt before its answer."""
     messages: list[dict[str, str]] = field(default_factory=list)
 
-    def request(self, text: str, sampling: _Sampling) -> dict[str, Any]:
+    def request(self, text: str) -> dict[str, Any]:
         """Return the request for the child process."""
-        settings = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
         if self.is_raw:
-            return {"prompt": text, **settings}
+            return {"prompt": text, **self.sampling}
         if not self.remembers:
             self.messages.clear()
         self.messages.append({"role": "user", "content": text})
-        return {"messages": self.messages, **settings}
+        return {"messages": self.messages, **self.sampling}
 
     def answered(self, text: str) -> None:
         """Remember the model's answer for the next question."""
@@ -76,12 +69,12 @@ def try_model(
 ) -> None:
     """Chat with the checkpoint of a job, which is downloaded first, or of a folder. An empty line or Ctrl-D ends."""
     folder = _folder_of(target, step, is_quiet=as_json)
-    talk = _Talk(raw, remembers=remember and not prompt, is_one_of_many=len(prompt or ()) > 1)
-    sampling = _Sampling(temperature, max_new_tokens)
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    talk = _Talk(sampling, raw, remembers=remember and not prompt, is_one_of_many=len(prompt or ()) > 1)
     try:
         with _model(folder) as model:
             for text in prompt or _typed():
-                _answer(model, talk, text, sampling, as_json)
+                _answer(model, talk, text, as_json)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
@@ -114,12 +107,12 @@ def _typed() -> Iterator[str]:
         yield text
 
 
-def _answer(model: _Model, talk: _Talk, text: str, sampling: _Sampling, as_json: bool) -> None:
+def _answer(model: _Model, talk: _Talk, text: str, as_json: bool) -> None:
     console = answers()
     if talk.is_one_of_many and not as_json:
         remark(f"▸ {text}")
     pieces = []
-    for piece in model.ask(talk.request(text, sampling)):
+    for piece in model.ask(talk.request(text)):
         pieces.append(piece)
         if not as_json:
             console.out(piece, end="", highlight=False)
@@ -154,15 +147,13 @@ class _Model:
     def _next(self) -> dict[str, Any]:
         line = self._answering.readline()
         if not line:
-            raise TrdError("the process with the loaded model exited", hint=f"its last output: {self._last_words()}")
+            lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            hint = f"its last output: {lines[-1] if lines else 'nothing'}"
+            raise TrdError("the process with the loaded model exited", hint=hint)
         document: dict[str, Any] = json.loads(line)
         if "error" in document:
             raise TrdError(document["error"])
         return document
-
-    def _last_words(self) -> str:
-        text = self._errors.read_text(encoding="utf-8", errors="replace").strip()
-        return text.splitlines()[-1] if text else "nothing"
 
 
 @contextmanager

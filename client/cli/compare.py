@@ -12,7 +12,8 @@ from rich.text import Text
 from client import Client
 from client.cli.chart import Curve, draw
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, duration, number, percent, plain, print_json, say, status_text, table
+from client.cli.jobs import took
+from client.cli.output import JsonFlag, answers, number, percent, plain, print_json, say, status_text, table
 from client.cli.spec_file import flattened
 from contract.views.jobs import JobView
 from contract.views.runs import EvaluationView, MetricSeries
@@ -83,7 +84,7 @@ def _facts(left: _Side, right: _Side) -> list[tuple[str, tuple[str | Text, str |
         ("name", (left.job.name or "", right.job.name or "")),
         ("status", (status_text(left.job.status), status_text(right.job.status))),
         ("steps", (_steps(left.job), _steps(right.job))),
-        ("took", (_took(left.job), _took(right.job))),
+        ("took", (took(left.job) or "", took(right.job) or "")),
     ]
     for kind in ("avg", "pass"):
         for when, index in (("before", 0), ("after", -1)):
@@ -97,12 +98,6 @@ def _facts(left: _Side, right: _Side) -> list[tuple[str, tuple[str | Text, str |
 
 def _steps(job: JobView) -> str:
     return f"{job.step} of {job.num_steps or '?'}"
-
-
-def _took(job: JobView) -> str:
-    if job.started_at is None or job.finished_at is None:
-        return ""
-    return duration((job.finished_at - job.started_at).total_seconds())
 
 
 def _score(scores: Sequence[EvaluationView], kind: str, index: int) -> str:

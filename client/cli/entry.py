@@ -65,15 +65,8 @@ def _fault(fault: dict[str, object]) -> str:
 def _print_json_error(error: TrdError) -> None:
     document: dict[str, object] = {"message": error.message, "hint": error.hint, "exit_code": exit_code(error)}
     if isinstance(error, ApiError):
-        refusal = error.refusal
-        document |= {
-            "status": refusal.status,
-            "type": refusal.type,
-            "code": refusal.code,
-            "param": refusal.param,
-            "request_id": refusal.request_id,
-            "errors": refusal.errors,
-        }
+        names = ("status", "type", "code", "param", "request_id", "errors")
+        document |= {name: getattr(error.refusal, name) for name in names}
     elif isinstance(error, JobFailedError):
         document["code"] = error.code
     sys.stderr.write(json.dumps({"error": document}, ensure_ascii=False) + "\n")

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from client import Client, ClientSettings, TrdError
+from client.downloads import LATEST
 from client.errors import NotFoundError, Refusal
 from contract.ids import JOB_PREFIX
 
-LATEST = "latest"
 NUM_COMPLETED = 50
 
 

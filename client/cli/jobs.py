@@ -149,16 +149,18 @@ def _job_facts(job: JobView) -> list[tuple[str, str | Text | None]]:
         ("created", moment(job.created_at)),
         ("started", moment(job.started_at)),
         ("finished", moment(job.finished_at)),
-        (
-            "took",
-            duration((job.finished_at - job.started_at).total_seconds())
-            if job.started_at is not None and job.finished_at is not None
-            else None,
-        ),
+        ("took", took(job)),
         ("cloned from", job.cloned_from),
         ("tags", ", ".join(job.tags)),
         ("metadata", ", ".join(f"{key}={value}" for key, value in job.metadata.items())),
     ]
+
+
+def took(job: JobView) -> str | None:
+    """Format the time from a job's first start to its end; None if it has not ended."""
+    if job.started_at is None or job.finished_at is None:
+        return None
+    return duration((job.finished_at - job.started_at).total_seconds())
 
 
 def _expected(at: datetime | None, note: str | None) -> str | None:

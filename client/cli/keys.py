@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, LimitOption, moment, print_json, print_list, print_result, remark, say
+from client.cli.output import JsonFlag, LimitOption, moment, print_list, print_result
 from contract.views.keys import KeyScope
 
 app = typer.Typer(help="Create, list and revoke keys (admins).", no_args_is_help=True)
@@ -32,11 +32,7 @@ def create(
     """Create a key. It is shown only once."""
     with Client() as trd:
         made = trd.keys.create(name, owner=owner, scopes=[scope])
-    if as_json:
-        print_json(made)
-        return
-    say(made.key)
-    remark(f"{made.id}, {scope}, owner {made.owner}; it is not shown again")
+    print_result(made, made.key, as_json, f"{made.id}, {scope}, owner {made.owner}; it is not shown again")
 
 
 @app.command("list")
@@ -75,11 +71,8 @@ def rotate(
     """Replace a key by a new one with the same rights, which is shown only once."""
     with Client() as trd:
         made = trd.keys.rotate(key, grace_seconds=grace)
-    if as_json:
-        print_json(made)
-        return
-    say(made.key)
-    remark(f"{made.id}, owner {made.owner}; it is not shown again. {key} works for {grace} seconds more")
+    note = f"{made.id}, owner {made.owner}; it is not shown again. {key} works for {grace} seconds more"
+    print_result(made, made.key, as_json, note)
 
 
 @app.command()

@@ -1,14 +1,18 @@
-"""``trd models`` and ``trd status``: available models, and the state of the service."""
+"""``trd models``, ``trd status`` and ``trd retention``: available models, the state of the service, and what its
+retention policy would remove."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from client import Client
 from client.cli.exit_codes import FAILED
-from client.cli.output import JsonFlag, answers, facts, plain, print_json, print_list, size
+from client.cli.output import JsonFlag, answers, facts, moment, plain, print_json, print_list, remark, size
 from contract.views.health import WorkerHealth
+from contract.views.retention import RetainedKind
 
 
 def models(as_json: JsonFlag = False) -> None:
@@ -54,3 +58,37 @@ def status(as_json: JsonFlag = False) -> None:
         answers().print(facts(rows))
     if not ready.is_ready:
         raise typer.Exit(FAILED)
+
+
+Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Try this limit.", show_default=False)]
+
+
+def retention(
+    events_days: Days = None,
+    metrics_days: Days = None,
+    trajectories_days: Days = None,
+    checkpoints_days: Days = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what the retention policy would remove now, or what other limits would. Removes nothing (admins)."""
+    with Client() as trd:
+        found = trd.retention(
+            events_days=events_days,
+            metrics_days=metrics_days,
+            trajectories_days=trajectories_days,
+            checkpoints_days=checkpoints_days,
+        )
+    if as_json:
+        print_json(found)
+        return
+    print_list(found.kinds, ("kind", "days", "#jobs", "#rows", "#size", "oldest end"), _retained_cells, as_json=False)
+    if any(kind.num_measured_jobs < kind.num_jobs for kind in found.kinds):
+        remark("a size with + is of the oldest jobs alone: counting all of them would take too long")
+
+
+def _retained_cells(kind: RetainedKind) -> tuple[str | None, ...]:
+    if kind.days is None:
+        return kind.kind, "kept forever", "", "", "", ""
+    more = "+" if kind.num_measured_jobs < kind.num_jobs else ""
+    figures = str(kind.num_jobs), f"{kind.num_rows}{more}", f"{size(kind.num_bytes)}{more}"
+    return kind.kind, f"{kind.days:g}", *figures, moment(kind.oldest_finished_at)

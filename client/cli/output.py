@@ -100,12 +100,14 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, is_li
     answers().out(text, highlight=False)
 
 
-def print_result(view: BaseModel, text: str, as_json: bool) -> None:
-    """Print what a call changed: as JSON, or `text`."""
+def print_result(view: BaseModel, text: str, as_json: bool, note: str | None = None) -> None:
+    """Print what a call changed: as JSON, or `text`, with a note as a remark."""
     if as_json:
         print_json(view)
-    else:
-        say(text)
+        return
+    say(text)
+    if note is not None:
+        remark(note)
 
 
 def print_list(

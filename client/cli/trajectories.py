@@ -1,10 +1,11 @@
-"""``trd trajectories``: rollouts and their refinements."""
+"""``trd trajectories``: rollouts and their refinements. ``trd samples``: answers to the same problems over the run."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from difflib import SequenceMatcher
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -14,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from client import Client
-from client._sync.run_records import TrajectoryFilters
 from client.cli.job_argument import JobArgument, job_id_of
-from client.cli.output import JsonFlag, answers, moment, plain, print_json, say
+from client.cli.output import JsonFlag, answers, moment, plain, print_json, say, table
 from contract.trajectory_outcome import Outcome
 from contract.views.trajectories import TrajectoryView
 
@@ -44,14 +44,9 @@ def trajectories(
         if trajectory is not None:
             found: list[TrajectoryView] = [trd.trajectories.get(job_id, trajectory)]
         else:
-            filters: TrajectoryFilters = {}
-            if round is not None:
-                filters["round"] = round - 1
-            if step is not None:
-                filters["step"] = step
-            if text is not None:
-                filters["text"] = text
-            found = list(trd.trajectories.list(job_id, outcome or (), num_wanted=limit, **filters))
+            number = round - 1 if round is not None else None
+            wanted = trd.trajectories.list(job_id, outcome or (), num_wanted=limit, round=number, step=step, text=text)
+            found = list(wanted)
         counts = trd.trajectories.outcomes(job_id)
         lacking = "no such trajectories" if counts else _why_none(trd, job_id)
     if as_json:
@@ -118,3 +113,29 @@ def side_by_side(left: str, right: str) -> tuple[Text, Text]:
         left_text.append("".join(left_words[i:j]), style="default" if is_same else "red")
         right_text.append("".join(right_words[k:m]), style="default" if is_same else "green")
     return left_text, right_text
+
+
+def samples(
+    job: JobArgument,
+    step: Annotated[int | None, typer.Option(min=0, help="Only the evaluation at this step.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the student's answers to a few fixed problems at each evaluation."""
+    with Client() as trd:
+        found = list(trd.probe_samples.list(job_id_of(trd, job), step=step))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no samples yet: they come with the evaluations, unless evaluation.num_probe_samples is 0")
+    console = answers()
+    by_problem = sorted(found, key=lambda sample: (sample.position, sample.step))
+    for _, group in groupby(by_problem, key=lambda sample: sample.position):
+        of_problem = list(group)
+        console.print(Text(of_problem[0].prompt.strip(), style="cyan"))
+        rows = table("#step", "", "completion")
+        for sample in of_problem:
+            verdict = Text("right", style="green") if sample.correct else Text("wrong", style="red")
+            rows.add_row(str(sample.step), verdict, Text(sample.completion))
+        console.print(rows)
+        console.print()

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from client import Client
-from client._sync.client import Spot
 from client.cli.exit_codes import NOT_FOUND
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, plain, print_json, remark, say
@@ -32,13 +31,9 @@ def view(
 
     Exit code 4 if no tab opened it.
     """
-    spot: Spot = {"page": page, "side": side}
-    if token is not None:
-        spot["token"] = token
-    if text is not None:
-        spot["text"] = text
     with Client() as trd:
-        place = trd.view(job_id_of(trd, job), trajectory, wait_seconds=wait, **spot)
+        job_id = job_id_of(trd, job)
+        place = trd.view(job_id, trajectory, wait_seconds=wait, page=page, side=side, token=token, text=text)
         url = trd.settings.url.rstrip("/") + place.path
     if as_json:
         print_json({**plain(place), "url": url})

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from client import Client
-from client.cli.output import JsonFlag, LimitOption, moment, print_json, print_list, print_result, remark, say
+from client.cli.output import JsonFlag, LimitOption, moment, print_list, print_result
 from contract.views.webhooks import DeliveryView
 
 app = typer.Typer(help="Post your jobs' events to your own server, signed.", no_args_is_help=True)
@@ -28,11 +28,8 @@ def create(
     """Create a webhook. Its secret is shown only once."""
     with Client() as trd:
         made = trd.webhooks.create(url, event_types=event or ())
-    if as_json:
-        print_json(made)
-        return
-    say(made.secret)
-    remark(f"{made.id}; the secret verifies the signatures and is not shown again")
+    note = f"{made.id}; the secret verifies the signatures and is not shown again"
+    print_result(made, made.secret, as_json, note)
 
 
 @app.command("list")
