@@ -1,4 +1,5 @@
-"""Equal HTTP servers that the operator describes, and pools of them that sample for jobs (``TRD_SAMPLER_POOLS``).
+"""Equal HTTP servers that the operator describes: pools of them that sample for jobs (``TRD_SAMPLER_POOLS``), and
+served teachers (``TRD_TEACHER_ENDPOINTS``).
 
 Users give a name; no request ever contains an address. A description has the name of the environment variable that
 holds the servers' key, never the key itself, because settings may be logged and stored.
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from contract.strict_model import StrictModel
 
 POOLS_VARIABLE = "TRD_SAMPLER_POOLS"
+ENDPOINTS_VARIABLE = "TRD_TEACHER_ENDPOINTS"
 
 ServerName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")]
 _Url = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -60,3 +62,23 @@ class SamplerPool(ServerGroup):
     """Time limit of one request, including its time in the server's queue."""
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Most concurrent requests of one job, over all servers."""
+
+
+class TeacherEndpoint(ServerGroup):
+    """One OpenAI-compatible server, or several equal ones."""
+
+    model: Annotated[str, Field(min_length=1, max_length=500)]
+    """The model's name on the server."""
+    api: Literal["openai", "vllm"] = "openai"
+    """``openai``: returns text, and log-probabilities of it if the server supports them. ``vllm``: also returns token
+    ids, and log-probabilities of any given text."""
+    context_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Most tokens of prompt and answer together; if None, the engine asks the server."""
+    max_logprobs: Annotated[int, Field(ge=1)] = 20
+    """Most tokens per position that the server scores: ``--max-logprobs`` of vLLM, the largest ``top_logprobs`` of
+    others."""
+
+    @property
+    def serves_logprobs(self) -> bool:
+        """Whether it can score any given text."""
+        return self.api == "vllm"

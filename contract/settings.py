@@ -14,9 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.messages import DEFAULT_QUEUE
-from contract.server_groups import SamplerPool, ServerName
+from contract.server_groups import SamplerPool, ServerName, TeacherEndpoint
 from contract.storage_keys import StorageUrl
-from contract.teacher_endpoints import EndpointName, TeacherEndpoint
 
 DEFAULT_DATA_DIR = "./data"
 PACKAGES_DIR = Path(__file__).resolve().parent.parent
@@ -152,12 +151,12 @@ class DeploymentSettings(DatabaseSettings):
     webhook_network: Literal["public", "private", "loopback"] = "public"
     """Which addresses webhooks may have: public ones, also private networks, or this machine only (for tests). Only
     ``loopback`` allows http; the others require https."""
-    teacher_endpoints: Annotated[dict[EndpointName, TeacherEndpoint], NoDecode, BeforeValidator(from_json)] = Field(
+    teacher_endpoints: Annotated[dict[ServerName, TeacherEndpoint], NoDecode, BeforeValidator(from_json)] = Field(
         default={}, repr=False
     )
     """The served teachers that jobs may name: a JSON object from name to endpoint, with the fields ``url``,
     ``replicas``, ``model``, ``api``, ``api_key_env``, ``network``, ``context_tokens``, ``max_logprobs``,
-    ``timeout_seconds``, ``max_tries`` and ``max_concurrency`` of `contract.teacher_endpoints.TeacherEndpoint`."""
+    ``timeout_seconds``, ``max_tries`` and ``max_concurrency`` of `contract.server_groups.TeacherEndpoint`."""
     sampler_pools: Annotated[dict[ServerName, SamplerPool], NoDecode, BeforeValidator(from_json)] = Field(
         default={}, repr=False
     )

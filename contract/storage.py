@@ -96,12 +96,12 @@ class Storage:
 
     def copy(self, source: str, key: str) -> None:
         """Give a stored file a second key without sending its content again. Each key is removed separately."""
-        if self._folder is not None:
-            with _as_os_error(source):
-                _link_file(self._folder / source, self._folder / key)
-            return
         with _as_os_error(source):
-            obstore.copy(self._store, source, key)
+            if self._folder is None:
+                obstore.copy(self._store, source, key)
+                return
+            with _replacing(self._folder / key) as draft:
+                draft.hardlink_to(self._folder / source)  # stored files are replaced, never changed
 
     def write(self, key: str, content: bytes) -> None:
         """Store a small content."""
@@ -109,7 +109,10 @@ class Storage:
 
     def _put(self, key: str, content: bytes | Iterator[bytes]) -> None:
         if self._folder is not None:
-            _replace_file(self._folder / key, [content] if isinstance(content, bytes) else content)
+            with _replacing(self._folder / key) as draft, draft.open("wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
             return
         with _as_os_error(key):  # an exception that `content` raises aborts a multipart upload
             obstore.put(self._store, key, content, chunk_size=PART_BYTES, max_concurrency=NUM_PARALLEL_PARTS)
@@ -269,26 +272,13 @@ def _as_os_error(key: str) -> Iterator[None]:
         raise OSError(errno.EIO, re.sub(r"^.* - |: <\?xml.*$", "", reason), key) from error
 
 
-def _replace_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file that has its name only once it is whole and on the disk."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to make a file at, which gets its name `path` only once the block has made it whole."""
     make_private_folder(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with draft.open("wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _link_file(source: Path, path: Path) -> None:
-    """Let `path` be the same file as `source`: stored files are replaced, never changed."""
-    make_private_folder(path.parent)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        draft.hardlink_to(source)
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -17,15 +17,11 @@ class ServedTeacher(StrictModel):
     """Name of the endpoint in the operator's settings, never a URL."""
 
 
-def _teacher_kind(value: object) -> str:
-    return "as_endpoint" if isinstance(value, dict | ServedTeacher) else "as_model"
-
-
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
 
 TeacherRef = Annotated[
     Annotated[ModelName, PydanticTag("as_model")] | Annotated[ServedTeacher, PydanticTag("as_endpoint")],
-    Discriminator(_teacher_kind),
+    Discriminator(lambda value: "as_endpoint" if isinstance(value, dict | ServedTeacher) else "as_model"),
 ]
 """A model by name, like the student, or a served teacher."""
 

@@ -8,8 +8,7 @@ from typing import Any
 from contract.dataset_ref import GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
-from contract.server_groups import POOLS_VARIABLE, SamplerPool, ServerGroup
-from contract.teacher_endpoints import ENDPOINTS_VARIABLE, TeacherEndpoint
+from contract.server_groups import ENDPOINTS_VARIABLE, POOLS_VARIABLE, SamplerPool, ServerGroup, TeacherEndpoint
 from contract.teacher_spec import ServedTeacher
 from worker.failures import JobFailedError
 

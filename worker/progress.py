@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contract.events import NewEvent, notice
 from contract.job_state import Phase
-from contract.trajectory_outcome import outcome
+from contract.views.trajectories import outcome
 from worker import repository
 from worker.attempt import Attempt
 from worker.engine_events import (

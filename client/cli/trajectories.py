@@ -17,8 +17,7 @@ from rich.text import Text
 from client import Client
 from client.cli.job_argument import JobArgument, job_id_of
 from client.cli.output import JsonFlag, answers, moment, plain, print_json, say, table
-from contract.trajectory_outcome import Outcome
-from contract.views.trajectories import TrajectoryView
+from contract.views.trajectories import Outcome, TrajectoryView
 
 MAX_PROMPT_CHARACTERS = 600
 

@@ -205,7 +205,7 @@ class Trajectory(Base):
     position: Mapped[int] = mapped_column(primary_key=True)  # within the round
     problem_id: Mapped[str] = mapped_column(String(100))
     sample: Mapped[int]
-    outcome: Mapped[str] = mapped_column(String(20))  # contract.trajectory_outcome.Outcome
+    outcome: Mapped[str] = mapped_column(String(20))  # contract.views.trajectories.Outcome
     prompt: Mapped[str] = mapped_column(Text)  # as rendered by the chat template
     answer: Mapped[str] = mapped_column(Text)
     rollout: Mapped[str] = mapped_column(Text)  # y_o

@@ -30,15 +30,14 @@ MAX_PAGE = 100
 _MISSING = object()
 
 
-def _forget_extra_fields(schema: dict[str, Any]) -> None:
-    schema.pop("additionalProperties", None)
-
-
 class View(BaseModel):
     """Base class of all views."""
 
     model_config = ConfigDict(
-        extra="allow", frozen=True, use_attribute_docstrings=True, json_schema_extra=_forget_extra_fields
+        extra="allow",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra=lambda schema: schema.pop("additionalProperties", None),
     )
 
     @classmethod

@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
-from contract.trajectory_outcome import Outcome
-from contract.views.trajectories import AlignmentView
+from contract.views.trajectories import AlignmentView, Outcome
 from service.auth import Reader
 from service.context import Context
 from service.dashboard.job import find_job, job_values

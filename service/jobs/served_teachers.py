@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from contract.job_spec import JobSpec, Mode
-from contract.teacher_endpoints import TeacherEndpoint
+from contract.server_groups import TeacherEndpoint
 from contract.views import NoticeView
 from service.bodies import validated
 from service.errors import refusal

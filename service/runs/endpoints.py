@@ -6,11 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from contract.trajectory_outcome import Outcome
 from contract.views import Page
 from contract.views.diagnosis import DiagnosisView
 from contract.views.runs import EvaluationView, MetricPage, ProbeSampleView
-from contract.views.trajectories import OutcomeCount, TrajectoryDetailView, TrajectoryPage
+from contract.views.trajectories import Outcome, OutcomeCount, TrajectoryDetailView, TrajectoryPage
 from service.auth import Reader
 from service.context import Context
 from service.errors import ERROR_RESPONSES, NotFoundError, raises

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, lite
 from sqlalchemy.orm import Session, undefer
 
 from contract.tables import Attempt, Diagnosis, Evaluation, MetricPoint, ProbeSample, Trajectory
-from contract.trajectory_outcome import Outcome
+from contract.views.trajectories import Outcome
 
 Points = Sequence[Row[Any, Any, Any, Any]]
 """Rows of four columns, in most queries (name, step, value, at)."""

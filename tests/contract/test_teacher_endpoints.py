@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from contract.server_groups import TeacherEndpoint
 from contract.settings import DeploymentSettings
-from contract.teacher_endpoints import TeacherEndpoint
 from tests.environment import settings_from
 
 GOOD: dict[str, Any] = {"url": "https://teacher.example/v1", "model": "owner/model"}

@@ -27,7 +27,7 @@ from contract.tables import (
     ProbeSample,
     Trajectory,
 )
-from contract.trajectory_outcome import outcome
+from contract.views.trajectories import outcome
 from service.context import ServiceContext
 
 ROWS = "".join(f'{{"problem": "{i} + {i}", "answer": "{2 * i}", "solution": "{2 * i}"}}\n' for i in range(1, 41))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from contract.teacher_endpoints import TeacherEndpoint
+from contract.server_groups import TeacherEndpoint
 from service.app import create_app
 from service.db import current_revision, expected_revision
 from service.models.service import ModelCatalog

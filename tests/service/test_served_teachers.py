@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from contract.server_groups import SamplerPool
-from contract.teacher_endpoints import TeacherEndpoint
+from contract.server_groups import SamplerPool, TeacherEndpoint
 from tests.service.conftest import MakeClient
 from tests.service.records import job_body
 

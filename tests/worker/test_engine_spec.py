@@ -8,8 +8,7 @@ import pytest
 
 from contract.job_spec import JobSpec
 from contract.model_catalog import CatalogEntry
-from contract.server_groups import SamplerPool
-from contract.teacher_endpoints import TeacherEndpoint
+from contract.server_groups import SamplerPool, TeacherEndpoint
 from trd_engine.config import RunConfig, SamplerPoolConfig, ServedTeacherConfig, parse_config
 from worker.engine_spec import dataset_ids, engine_document
 from worker.failures import JobFailedError

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from contract.routing import Needs, Offer
+from contract.server_groups import TeacherEndpoint
 from contract.tables import Worker
-from contract.teacher_endpoints import TeacherEndpoint
 from tests.worker.workbench import Workbench
 from worker import machine_check
 from worker.machine_check import check_machine, host_bytes, offer_of, start_machine_check
