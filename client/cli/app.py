@@ -12,6 +12,7 @@ from client.cli import (
     compare,
     datasets,
     diagnosis,
+    doctor,
     download,
     jobs,
     keys,
@@ -83,4 +84,4 @@ app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_OTHER)
 app.command("models", rich_help_panel=_OTHER)(models.models)
 app.command("status", rich_help_panel=_OTHER)(models.status)
 app.command("retention", rich_help_panel=_OTHER)(models.retention)
-app.command("doctor", rich_help_panel=_OTHER)(up.doctor)
+app.command("doctor", rich_help_panel=_OTHER)(doctor.doctor)
