@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.errors import SettingsError
@@ -57,12 +58,18 @@ class LocalService(BaseModel):
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parsed = httpx.URL(url)
+        is_valid = parsed.scheme in ("http", "https") and parsed.host and "%" not in parsed.host
+    except httpx.InvalidURL:
+        is_valid = False
+    if not is_valid or parsed.query or parsed.fragment or not 0 < (parsed.port or 80) < 2**16:
         raise ValueError(f"is not the address of a service; write it like {DEFAULT_URL}")
-    if parts.path.rstrip("/").endswith("/v1"):
+    if parsed.userinfo:
+        raise ValueError("has a user or password, which would be sent instead of the key; leave them out")
+    if parsed.path.rstrip("/").endswith("/v1"):
         raise ValueError("ends with /v1, which is for the openai package; leave it out")
-    return url.rstrip("/")
+    return str(parsed).rstrip("/")
 
 
 def _checked_key(api_key: str | None) -> str | None:
@@ -96,7 +103,7 @@ class ClientSettings(DataFolderSettings):
         local = LocalService.of(Path(given.get("data_dir", DEFAULT_DATA_DIR)))
         if local is None:
             return given
-        is_its_address = given.get("url", local.url).rstrip("/") == local.url
+        is_its_address = given.get("url", local.url).strip().rstrip("/") == local.url
         return {"url": local.url, **({"api_key": local.api_key} if is_its_address else {}), **given}
 
     @classmethod

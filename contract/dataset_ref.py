@@ -16,13 +16,14 @@ Columns = Annotated[
     Field(max_length=50),
 ]
 """Our field names to the rows' columns, or to paths into them such as ``reward_model.ground_truth``."""
+HubId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
 Config = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class HubDataset(StrictModel):
     """A dataset on a Hugging Face hub, by the operator's allow-list."""
 
-    hub: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+/[\w.-]+$")]
+    hub: HubId
     """Its id, ``owner/name``."""
     config: Config | None = None
     """Which of its configurations to read; needed if it has several, as ``main`` of ``openai/gsm8k``."""

@@ -64,14 +64,16 @@ def parse_catalog(setting: str) -> dict[str, CatalogEntry]:
     and must not make the whole list invalid.
     """
     items = [item for part in setting.split(",") if (item := part.strip())]
+    if setting and not items:
+        raise ValueError("names no model")
     given = [entry for item in items if not item.endswith("/*") for entry in [_parse_item(item)]]
     for entry in given:
         if sum(other.name == entry.name for other in given) > 1:
-            raise ValueError(f"TRD_MODELS names {entry.name!r} twice; rename one with name=folder")
+            raise ValueError(f"names {entry.name!r} twice; rename one with name=folder")
     taken = {entry.name for entry in given}
     entries: dict[str, CatalogEntry] = {}
     for item in items:
-        for entry in _found_in(item.partition("=")[2] or item) if item.endswith("/*") else [_parse_item(item)]:
+        for entry in _found_in(item) if item.endswith("/*") else [_parse_item(item)]:
             if item.endswith("/*") and (entry.name in taken or entry.name in entries):
                 entry = CatalogEntry(_readable(entry.source), entry.source)
             entries[entry.name] = entry
@@ -83,8 +85,10 @@ def is_there(entry: CatalogEntry) -> bool:
     return not entry.is_local or (Path(entry.source) / "config.json").is_file()
 
 
-def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
-    """Return a warning for the operator about hub ids without a revision; None if there are none."""
+def catalog_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
+    """Return a warning for the operator about hub ids without a revision, or no model at all; None if all is well."""
+    if not catalog:
+        return "TRD_MODELS names folders in which there is no model: every job will be refused or wait for one"
     names = [entry.source for entry in catalog.values() if not entry.is_local and entry.revision is None]
     if not names:
         return None
@@ -98,8 +102,10 @@ def unpinned_warning(catalog: Mapping[str, CatalogEntry]) -> str | None:
 
 def _found_in(pattern: str) -> list[CatalogEntry]:
     """Return the folders of ``folder/*`` that have a config.json, whatever it is: an odd one is listed and refused."""
+    if "=" in pattern.partition("/")[0]:
+        raise ValueError(f"{pattern!r} gives one name to all models of a folder; leave the name out")
     try:
-        folders = sorted(Path(pattern[:-2]).iterdir())
+        folders = sorted(Path(pattern[:-1]).iterdir())
     except OSError:
         return []
     return [CatalogEntry(_readable(p.name), os.path.realpath(p)) for p in folders if _may_be_model(p)]
@@ -122,9 +128,11 @@ def _parse_item(item: str) -> CatalogEntry:
     if source.startswith(("/", "./", "../")):
         folder = os.path.realpath(source)
         return CatalogEntry(name or Path(folder).name, folder)
-    hub_id, _, revision = source.partition("@")
+    hub_id, at, revision = source.partition("@")
+    if at and not revision:
+        raise ValueError(f"{item!r} lacks the revision after the @; name a commit or a tag, or leave the @ out")
     if not _HUB_ID.match(hub_id):
-        raise ValueError(f"TRD_MODELS: {item!r} is neither a folder (./x or /x) nor a hub id (owner/name)")
+        raise ValueError(f"{item!r} is neither a folder (./x or /x) nor a hub id (owner/name)")
     return CatalogEntry(name or hub_id, hub_id, revision or None)
 
 

@@ -41,26 +41,38 @@ def attempt_number(prefix: str) -> int:
 def checked_storage_url(url: str) -> str:
     """Return `url` unchanged; raises ValueError if no store can be opened with it and the AWS_* variables."""
     scheme, place = parse_storage_url(url)
+    if scheme == "file" and not place:
+        raise ValueError(f"names no folder; {_FORMS}")
     if scheme == "s3":
         if "@" in place:
             raise ValueError("the URL takes no credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/?#]+)*/?", place):
             raise ValueError(f"s3://{place} is not a bucket and a prefix; {_FORMS}")
-        for name in os.environ:
-            if name.startswith("AWS_") and not os.environ[name]:
-                raise ValueError(f"{name} is empty; give it a value, or unset it")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
-        if not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
-        allows_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
-        if endpoint.startswith("http://") and not allows_http:
-            raise ValueError(
-                f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "
-                "AWS_ALLOW_HTTP=true"
-            )
+        _check_aws_variables()
     elif scheme not in ("file", "memory"):
         raise ValueError(f"there is no store of the kind {scheme}://; {_FORMS}")
     return url
+
+
+def _check_aws_variables() -> None:
+    """Raise ValueError that names a variable which the store could not use, or would ignore."""
+    for name in os.environ:
+        if name.startswith("AWS_") and not os.environ[name]:
+            raise ValueError(f"{name} is empty; give it a value, or unset it")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
+    if not endpoint.startswith(("http://", "https://")):
+        raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
+    if not re.fullmatch(r"(\d+ ?(ms|s|m|h) ?)+", timeout := os.environ.get("AWS_TIMEOUT", "30s")):
+        raise ValueError(f"AWS_TIMEOUT = {timeout}: this is not a duration; write it like 30s")
+    flag = os.environ.get("AWS_ALLOW_HTTP", "false").lower()
+    if flag not in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ValueError(f"AWS_ALLOW_HTTP = {flag}: write true or false")
+    allows_http = flag in ("1", "true", "yes", "on")
+    if endpoint.startswith("http://") and not allows_http:
+        raise ValueError(
+            f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "
+            "AWS_ALLOW_HTTP=true"
+        )
 
 
 StorageUrl = Annotated[str, AfterValidator(checked_storage_url)]

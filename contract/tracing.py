@@ -8,6 +8,7 @@ or is away costs spans, and no request or job waits for it.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,10 @@ STOP_SECONDS = 3.0
 """How long the end of a process waits for its last spans to be sent."""
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_NUMBERS = {"OTEL_BSP_.*": r"\d*[1-9]\d*", "OTEL_EXPORTER_OTLP_(TRACES_)?TIMEOUT": r"\d*[1-9]\d*|\d+\.\d+"}
+_SAMPLERS = frozenset(
+    prefix + name for prefix in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
+)
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 tracer = trace.get_tracer("trd")
@@ -30,16 +35,8 @@ tracer = trace.get_tracer("trd")
 
 def start_tracing(process: str, environment: Mapping[str, str] = os.environ) -> None:
     """Send this process's spans if the environment names a collector. Raises ValueError if they could not be sent."""
-    exporter = environment.get("OTEL_TRACES_EXPORTER") or (
-        "otlp" if any(environment.get(name) for name in _ENDPOINTS) else "none"
-    )
-    if exporter == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if not sends_spans(environment):
         return
-    if exporter != "otlp":
-        raise ValueError(f"OTEL_TRACES_EXPORTER = {exporter}: only otlp and none are known here")
-    protocol = next(filter(None, map(environment.get, _PROTOCOLS)), "http/protobuf")
-    if protocol != "http/protobuf":
-        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL = {protocol}: only http/protobuf is known here (port 4318)")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -54,6 +51,30 @@ def start_tracing(process: str, environment: Mapping[str, str] = os.environ) -> 
     provider = TracerProvider(resource=Resource.create(name), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+
+
+def sends_spans(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment names a collector. Raises ValueError that names a variable with a wrong value."""
+    exporter = environment.get("OTEL_TRACES_EXPORTER") or (
+        "otlp" if any(environment.get(name) for name in _ENDPOINTS) else "none"
+    )
+    if exporter == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if exporter != "otlp":
+        raise ValueError(f"OTEL_TRACES_EXPORTER = {exporter}: only otlp and none are known here")
+    protocol = next(filter(None, map(environment.get, _PROTOCOLS)), "http/protobuf")
+    if protocol != "http/protobuf":
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL = {protocol}: only http/protobuf is known here (port 4318)")
+    for name in filter(environment.get, _ENDPOINTS):
+        if not re.match(r"https?://[^/\s]", environment[name], re.IGNORECASE):
+            raise ValueError(f"{name} = {environment[name]}: this is not a URL; write it like http://collector:4318")
+    for name, value in environment.items():
+        pattern = next((numbers for names, numbers in _NUMBERS.items() if re.fullmatch(names, name)), ".*")
+        if value and not re.fullmatch(pattern, value.strip(), re.DOTALL):
+            raise ValueError(f"{name} = {value}: this is not a number above 0 that OpenTelemetry takes")
+    if (sampler := environment.get("OTEL_TRACES_SAMPLER")) and sampler.strip().lower() not in _SAMPLERS:
+        raise ValueError(f"OTEL_TRACES_SAMPLER = {sampler}: use one of {', '.join(sorted(_SAMPLERS))}")
+    return True
 
 
 def stop_tracing() -> None:

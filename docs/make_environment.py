@@ -49,17 +49,10 @@ OTHER = {
         "OTEL_TRACES_EXPORTER, OTEL_SDK_DISABLED": "`none`, or `true`, sends nothing although a collector is named.",
     },
     "Engine": {
-        "TRD_ENABLE_CODE_TASKS": "`1` lets jobs of task `code` run programs that models write, in a sandbox without "
-        "network. Set it for the workers.",
-        "TRD_ALLOW_UNCONFINED_VERIFIERS": "`1` lets tasks `math` and `reasoning_gym` judge answers on a machine that "
-        "cannot confine the processes that evaluate them. Without it such a machine refuses their jobs. Set it for the "
-        "workers, and for the API, which judges the references of uploads.",
         "…_API_KEY, …_TOKEN, …_SECRET": "Keys of served teachers and sampler pools, under the names that their "
         "`api_key_env` gives. Set them for the workers only; logs redact variables of such names.",
         "VLLM_API_KEY": "vLLM's own: the key that a sample server demands (`python -m trd_engine sample-server`), for "
         "requests and for adapters.",
-        "TRD_LOSS_KERNEL": "`triton` or `torch` forces the code that computes the loss; `auto`, the default, takes "
-        "Triton's kernels on a GPU. `TRITON_INTERPRET=1`, Triton's own variable, runs them on a CPU, for tests.",
         "HF_HOME, HF_TOKEN": "Where Hugging Face's libraries keep downloads, and the token for gated models.",
         "HF_HUB_OFFLINE": "`1` lets Hugging Face's libraries use downloaded files only.",
         "HF_ENDPOINT": "Another Hugging Face hub than https://huggingface.co, for downloads and pushes.",
@@ -91,8 +84,9 @@ OTHER = {
 
 HEAD = """# Environment variables
 
-Written by `make environment-docs` from the settings classes; do not edit. An empty variable counts as unset. A wrong
-value stops the process at its start with a message that names the variable. Without any, everything is in `./data`.
+Written by `make environment-docs` from the settings classes; do not edit. An empty variable counts as unset. White
+space around a value is not part of it, and quotes around it are refused. A wrong value stops the process at its start
+with a message that names the variable. Without any, everything is in `./data`.
 """
 
 

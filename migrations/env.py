@@ -24,7 +24,7 @@ ADVISORY_LOCK = 7_244_001
 def configured_url() -> str:
     """Return the address of the database to migrate."""
     explicit = context.config.get_alembic_option("sqlalchemy.url")
-    return with_driver(explicit) if explicit else DatabaseSettings.from_environment().database_url
+    return with_driver(explicit) if explicit else DatabaseSettings.of_process().database_url
 
 
 def render_item(kind: str, item: object, autogen_context: Any) -> str | bool:

@@ -9,5 +9,5 @@ from service.app import create_app
 from service.settings import Settings
 
 if __name__ == "__main__":
-    document = create_app(Settings.from_environment()).openapi()
+    document = create_app(Settings.of_process()).openapi()
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

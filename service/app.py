@@ -212,4 +212,4 @@ def _refuse_invalid(request: Request, error: Exception) -> Response:
 
 
 _log_as_json()
-app = create_app(Settings.from_environment())
+app = create_app(Settings.of_process())

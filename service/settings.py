@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from contract.dataset_ref import HubId
 from contract.settings import CommaSeparated, DeploymentSettings, Seconds, from_json
 from contract.views.keys import KeyScope
 from trd_data.readers import MAX_DEPTH
 from trd_estimate.hardware import hardware_of_kind
 
-Limit = Annotated[int, Field(ge=1)]
+Limit = Annotated[int, Field(ge=1, le=10**15)]
 DeviceKind = Annotated[str, AfterValidator(lambda kind: hardware_of_kind(kind).kind)]
 """A name that `trd_estimate.hardware` knows."""
 
@@ -27,10 +28,18 @@ def _https_or_loopback(url: str) -> str:
     return url
 
 
+def _in_a_header(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("contains characters that no header can hold; use letters and digits")
+    return key
+
+
 class Settings(DeploymentSettings):
     """One API process."""
 
-    api_key: Annotated[str, Field(min_length=16, max_length=500)] | None = Field(default=None, repr=False)
+    api_key: Annotated[str, Field(min_length=16, max_length=500), AfterValidator(_in_a_header)] | None = Field(
+        default=None, repr=False
+    )
     """A bootstrap API key with every scope, owned by ``admin``. If unset, the first embedded start makes one and prints
     it."""
     key_pepper: Annotated[str, Field(min_length=16)] | None = Field(default=None, repr=False)
@@ -49,7 +58,7 @@ class Settings(DeploymentSettings):
     oidc_roles: Annotated[dict[str, KeyScope], NoDecode, BeforeValidator(from_json)] = Field(default={})
     """Who may do what with a token: a JSON object from ``owner:NAME``, ``group:NAME`` or ``*`` to read, submit or
     admin. Somebody with several has them all; somebody without one may do nothing."""
-    hub_datasets: Annotated[frozenset[str], *CommaSeparated] = frozenset()
+    hub_datasets: Annotated[frozenset[HubId], *CommaSeparated] = frozenset()
     """Comma-separated dataset ids that ``{"hub": …}`` of a job may name."""
     presigned_downloads: bool = False
     """Whether downloads are answered with a redirect to the store, if that is S3. Clients must be able to reach
@@ -91,7 +100,7 @@ class Settings(DeploymentSettings):
     at a time."""
     check_wait_seconds: Seconds = 120.0
     """Longest time that an upload waits for its check to begin."""
-    check_memory_bytes: Annotated[int, Field(ge=2**29)] = 3 * 2**29
+    check_memory_bytes: Annotated[int, Field(ge=2**29, le=10**15)] = 3 * 2**29
     """Address space of the child process that checks an upload, about 400 MiB of which its libraries take."""
     check_cpu_seconds: Limit = 300
     """Most processor time of checking one upload: it gets 120 seconds, and 2 for each MiB of the file."""

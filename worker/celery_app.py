@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from contract.json_logs import JsonFormatter
 from contract.messages import RUN_JOB_TASK, redis_options
-from contract.model_catalog import unpinned_warning
+from contract.model_catalog import catalog_warning
 from contract.settings import make_private_folder
 from contract.tracing import start_tracing, stop_tracing
 from worker import metrics
@@ -64,7 +64,7 @@ def make_app(settings: WorkerSettings) -> Celery:
     return app
 
 
-slot = Slot(WorkerSettings.from_environment())
+slot = Slot(WorkerSettings.of_process())
 app = make_app(slot.settings)
 
 
@@ -100,7 +100,7 @@ class Threads(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         start_tracing("trd-worker")
         make_private_folder(slot.settings.data_dir)
-        if warning := unpinned_warning(slot.catalog()):
+        if warning := catalog_warning(slot.catalog()):
             logger.warning(warning)
         if slot.settings.check_machine:
             start_machine_check(slot)

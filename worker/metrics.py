@@ -29,9 +29,14 @@ CHECKPOINT_BYTES = Counter("trd_checkpoint_bytes", "Bytes of the checkpoints tha
 
 
 def serve(settings: WorkerSettings) -> None:
-    """Serve the figures in a thread until the process ends; do nothing without a port. Raises OSError."""
-    if settings.metrics_port is not None:
+    """Serve the figures in a thread until the process ends; do nothing without a port. Raises ValueError."""
+    if settings.metrics_port is None:
+        return
+    try:
         start_http_server(settings.metrics_port, addr=settings.metrics_host)
+    except OSError as error:
+        given = f"TRD_METRICS_PORT = {settings.metrics_port}, TRD_METRICS_HOST = {settings.metrics_host}"
+        raise ValueError(f"{given}: {error.strerror}; name a free port and an address of this machine") from None
 
 
 def observe_step(values: Mapping[str, float | None]) -> None:

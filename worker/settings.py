@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -54,6 +55,11 @@ class WorkerSettings(DeploymentSettings):
     """Address on which the figures are served, without a key."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """A job fails after this many attempts in a row without a step of progress."""
+    enable_code_tasks: Literal["0", "1"] = "0"
+    """``1`` lets jobs of task ``code`` run programs that models write, in a sandbox without network."""
+    loss_kernel: Literal["auto", "triton", "torch"] = "auto"
+    """``triton`` or ``torch`` forces the code that computes the loss; ``auto`` takes Triton's kernels on a GPU.
+    ``TRITON_INTERPRET=1``, Triton's own variable, runs them on a CPU, for tests."""
 
     launcher: Literal["local", "ray"] = "local"
     """Where runs are started: on this machine (by torchrun if there are several devices), or on the nodes of the Ray
@@ -71,6 +77,10 @@ class WorkerSettings(DeploymentSettings):
     def _ray_is_reachable_and_closed(self) -> Self:
         if self.launcher == "ray" and self.ray_address is None:
             raise ValueError("TRD_LAUNCHER = ray needs the cluster's address; set RAY_ADDRESS to host:6379")
+        if self.launcher == "ray" and not re.fullmatch(
+            r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+", self.ray_address or ""
+        ):
+            raise ValueError(f"RAY_ADDRESS = {self.ray_address}: write it like host:6379 or ray://host:10001")
         if self.launcher == "ray" and self.ray_auth_mode != "token":
             raise ValueError(
                 f"RAY_AUTH_MODE = {self.ray_auth_mode}: anybody who reaches a Ray cluster without tokens can run code "

@@ -39,8 +39,12 @@ class _Stopping(Exception):  # noqa: N818 - no failure
 def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free port.")] = 8000,
     data_dir: Annotated[
-        Path, typer.Option(envvar="TRD_DATA_DIR", help="Folder for everything: database, datasets, checkpoints, logs.")
-    ] = Path(DEFAULT_DATA_DIR),
+        Path | None,
+        typer.Option(
+            help="Folder for everything: database, datasets, checkpoints, logs; by default TRD_DATA_DIR, or ./data.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Start the API and a worker here, and stop them on Ctrl-C.
@@ -48,9 +52,10 @@ def up(
     Other commands in the same folder find both by themselves. A job that runs when they are stopped resumes when
     they are started again.
     """
-    make_private_folder(data_dir)
-    with _alone_on(data_dir):
-        _up(port, data_dir, as_json=as_json)
+    folder = data_dir or ClientSettings.from_environment().data_dir
+    make_private_folder(folder)
+    with _alone_on(folder):
+        _up(port, folder, as_json=as_json)
 
 
 def _up(port: int, data_dir: Path, *, as_json: bool) -> None:
@@ -116,7 +121,8 @@ def _run(api: ChildProcess, worker: ChildProcess, service: LocalService, data_di
 
 def banner(service: LocalService, data_dir: Path) -> Text:
     """Return what `trd up` prints once the API answers: the address, and how another terminal reaches it."""
-    export = "" if data_dir == Path(DEFAULT_DATA_DIR) else f"export TRD_DATA_DIR={quote(str(data_dir))}, then "
+    is_default = data_dir.resolve() == Path(DEFAULT_DATA_DIR).resolve()
+    export = "" if is_default else f"export TRD_DATA_DIR={quote(str(data_dir))}, then "
     return Text.assemble(
         ("URL   ", "dim"), (service.url, "bold"), "\n",
         ("key   ", "dim"), (service.api_key, "bold"), "\n",

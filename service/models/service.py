@@ -14,10 +14,10 @@ from contract.model_catalog import (
     CatalogEntry,
     ModelFacts,
     ModelRefusedError,
+    catalog_warning,
     parse_catalog,
     read_facts,
     read_json_object,
-    unpinned_warning,
 )
 from contract.views.models import ModelView
 from trd_data.errors import PromptError
@@ -87,7 +87,7 @@ class ModelCatalog:
     def __init__(self, setting: str) -> None:
         self._setting = setting
         self._catalog = parse_catalog(setting)  # a bad setting stops the start, not a request
-        if warning := unpinned_warning(self._catalog):
+        if warning := catalog_warning(self._catalog):
             logger.warning(warning)
         self._parsed_at = time.monotonic()
         self._facts: dict[tuple[object, ...], CatalogModel] = {}

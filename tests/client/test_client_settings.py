@@ -63,11 +63,28 @@ def test_another_users_file_is_not_believed(tmp_path: Path, monkeypatch: pytest.
     assert LocalService.of(tmp_path) is None
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host?x=1"])
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000", "localhost:8000", "ftp://host", "http://", "http:/host", "http://host?x=1", "http://::1:8000",
+     "http://[", "http://host:http", "http://host:99999", "http://a host", "'http://host'", " ", "http://me:pw@host"],
+)  # fmt: skip
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="TRD_URL") as raised:
         Client(url)
     assert raised.value.hint is not None
+    assert "pw" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        (" http://host:8000/ ", "http://host:8000"),
+        ("HTTPS://Host.Example/", "https://host.example"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_an_address_in_another_form_is_taken(url: str, meant: str) -> None:
+    assert settings_from(ClientSettings, {"TRD_URL": url}).url == meant
 
 
 def test_a_key_is_stripped_and_never_shown() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract.model_catalog import ModelRefusedError, parse_catalog, read_facts, unpinned_warning, vocabulary_difference
+from contract.model_catalog import ModelRefusedError, catalog_warning, parse_catalog, read_facts, vocabulary_difference
 
 
 def write_model(folder: Path, *, tokens: dict[str, int] | None = None, **tokenizer: Any) -> Path:
@@ -28,8 +28,8 @@ def test_folders_and_hub_ids_are_named(tmp_path: Path) -> None:
     assert not catalog["short"].is_local
     assert catalog["mine"].source == str(tmp_path / "all" / "one")
     assert parse_catalog("") == {}
-    assert "Org/Other without a revision" in str(unpinned_warning(catalog))
-    assert unpinned_warning(parse_catalog(f"{tmp_path}/all/*,Org/Name@v2")) is None
+    assert "Org/Other without a revision" in str(catalog_warning(catalog))
+    assert catalog_warning(parse_catalog(f"{tmp_path}/all/*,Org/Name@v2")) is None
 
 
 def test_a_hub_id_that_is_also_a_folder_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,13 +37,31 @@ def test_a_hub_id_that_is_also_a_folder_is_warned_of(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     catalog = parse_catalog("Org/Other,mine=all/one")
     assert not catalog["mine"].is_local
-    assert str(unpinned_warning(catalog)).endswith("or, for the folder of this name, ./all/one")
+    assert str(catalog_warning(catalog)).endswith("or, for the folder of this name, ./all/one")
 
 
-@pytest.mark.parametrize("setting", ["a=Org/X,a=Org/Y", "not-a-hub-id", "x=also/not/one"])
-def test_a_bad_setting_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match="TRD_MODELS"):
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("a=Org/X,a=Org/Y", "names 'a' twice"),
+        ("not-a-hub-id", "neither a folder"),
+        ("x=also/not/one", "neither a folder"),
+        ("https://huggingface.co/Org/Name", "neither a folder"),
+        ("x=", "neither a folder"),
+        ('Org/Name,"Org/Other"', "neither a folder"),
+        ("Org/Name@", "lacks the revision"),
+        ("x=/models/*", "one name to all models"),
+        (" , ", "names no model"),
+    ],
+)
+def test_a_bad_setting_is_refused(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         parse_catalog(setting)
+
+
+def test_folders_without_a_model_are_warned_of(tmp_path: Path) -> None:
+    assert "no model" in (catalog_warning(parse_catalog(f"{tmp_path}/absent/*")) or "")
+    assert parse_catalog(f" {tmp_path}/one/ ")["one"].source == f"{tmp_path}/one"
 
 
 def test_facts_come_from_the_folder(tmp_path: Path) -> None:

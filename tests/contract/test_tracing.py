@@ -32,6 +32,10 @@ def test_nothing_is_sent_unless_a_collector_is_named(environment: dict[str, str]
             {**COLLECTOR, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL = grpc: only http/protobuf",
         ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "host:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT = host:4318: this is not a URL"),
+        ({**COLLECTOR, "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "OTEL_BSP_MAX_QUEUE_SIZE = -1: this is not a number"),
+        ({**COLLECTOR, "OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT = 10s: this is not a number"),
+        ({**COLLECTOR, "OTEL_TRACES_SAMPLER": "some"}, "OTEL_TRACES_SAMPLER = some: use one of always_off, always_on"),
         (COLLECTOR, r"pip install 'trd-service\[otel\]'"),
     ],
 )

@@ -34,11 +34,15 @@ def test_a_second_service_on_a_folder_is_refused_before_the_first_has_an_address
         assert "is already running at http://127.0.0.1:1" in run("up", "--data-dir", str(tmp_path)).err
 
 
-def test_a_folder_that_cannot_be_made_is_reported(run: Run, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     done = run("up", "--data-dir", "file", "--json")
     assert done.code == 1
     assert json.loads(done.err)["error"]["message"] == "file: File exists"
+    monkeypatch.setenv("TRD_DATA_DIR", "file/data")
+    done = run("up")
+    assert f"TRD_DATA_DIR = file/data: {tmp_path}/file is not a folder" in done.err
+    assert "hint: correct the variable" in done.err
 
 
 def test_an_api_that_does_not_start_is_reported_with_the_end_of_its_log(
@@ -51,7 +55,7 @@ def test_an_api_that_does_not_start_is_reported_with_the_end_of_its_log(
     assert "the API ended with exit code 1" in done.err
     assert "TRD_MAX_DEVICES" in done.err
     assert "DATABASE_URL: ignored" in done.err
-    assert f"its log is {Path('data') / 'api.log'}" in done.err
+    assert f"its log is {tmp_path / 'data' / 'api.log'}" in done.err
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert LocalService.of(tmp_path / "data") is None, "nobody is led to a service that never was"
 

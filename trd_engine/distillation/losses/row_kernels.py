@@ -41,7 +41,7 @@ def uses_kernels(device: torch.device) -> bool:
 
     Raises ValueError if TRD_LOSS_KERNEL is not a choice, or asks for kernels that cannot run.
     """
-    choice = os.environ.get("TRD_LOSS_KERNEL", "auto")
+    choice = os.environ.get("TRD_LOSS_KERNEL", "").strip() or "auto"
     if choice not in ("auto", "triton", "torch"):
         raise ValueError(f"TRD_LOSS_KERNEL is {choice!r}: use auto, triton or torch")
     if choice == "torch" or (choice == "auto" and device.type != "cuda"):

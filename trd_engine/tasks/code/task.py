@@ -29,7 +29,7 @@ _MAX_SHOWN_CHARACTERS = 200
 
 def load_code_task() -> CodeTask:
     """Return the task; raise SpecError unless the operator allows it and this machine can confine programs."""
-    if os.environ.get(ENABLING_VARIABLE) != "1":
+    if os.environ.get(ENABLING_VARIABLE, "").strip() != "1":
         raise SpecError(
             "task: code runs programs that models write, and is disabled on this machine; "
             f"its operator can enable it with {ENABLING_VARIABLE}=1"

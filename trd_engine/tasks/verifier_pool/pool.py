@@ -61,7 +61,7 @@ def verifier_confinement() -> Confinement | None:
     try:
         return find_confinement()
     except SpecError as error:
-        if os.environ.get(UNCONFINED_VARIABLE) == "1":
+        if os.environ.get(UNCONFINED_VARIABLE, "").strip() == "1":
             logging.getLogger(__name__).warning(
                 "answers are evaluated without confinement, as %s=1 allows", UNCONFINED_VARIABLE
             )
