@@ -145,6 +145,11 @@ def read_facts(folder: Path) -> ModelFacts:
             raise ModelRefusedError(f"{name} asks for code of the model's own (auto_map), which is never run")
     if (kernel := hub_kernel(config)) is not None:
         raise ModelRefusedError(f"config.json names {kernel[:100]!r}, code from a hub, which is never run")
+    parts = (config, config.get("text_config"))
+    if any(isinstance(part, dict) and part.get("quantization_config") for part in parts):
+        raise ModelRefusedError(
+            "its weights are quantised (quantization_config); name a folder of them in 16 or 32 bits"
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelRefusedError("the folder holds no *.safetensors weights; other formats are not loaded")
     context = config.get("max_position_embeddings")

@@ -78,6 +78,14 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path, file: str) -> N
         read_facts(folder)
 
 
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    for part in ({"quantization_config": {"quant_method": "fp8"}}, {"text_config": {"quantization_config": {"a": 1}}}):
+        (folder / "config.json").write_text(json.dumps(part))
+        with pytest.raises(ModelRefusedError, match="quantised"):
+            read_facts(folder)
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -43,7 +43,7 @@ def load_model(source: str, *, dtype: torch.dtype, device: torch.device, world: 
     Of several processes each reads its shards alone, and `fsdp.shard` makes the model usable; collective then.
     Raises `ModelNotFoundError` and `ModelRefusedError`.
     """
-    _refuse_remote_code(source)
+    _refuse_unusable(source)
     try:
         with nullcontext() if world.size == 1 else sharded_loading(world):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -105,7 +105,7 @@ def _repair_generation_settings(source: str, model: PreTrainedModel) -> None:
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of the model in `source`; it must have a chat template. Raises as `load_model`."""
-    _refuse_remote_code(source)
+    _refuse_unusable(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -129,8 +129,9 @@ def make_prompt_builder(
     return builder
 
 
-def _refuse_remote_code(source: str) -> None:
-    """Refuse a configuration with `auto_map`, which names custom code; some loaders would run it."""
+def _refuse_unusable(source: str) -> None:
+    """Refuse a configuration with `auto_map`, which names custom code that some loaders would run, and one of quantised
+    weights, which cannot be trained; on some GPUs their layers are code from a hub."""
     folder = Path(source)
     if source.startswith(("/", ".")) and not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"model {source!r}: no such folder, or it has no config.json")
@@ -145,6 +146,11 @@ def _refuse_remote_code(source: str) -> None:
     kernel = getattr(config, "_attn_implementation", None)
     if isinstance(kernel, str) and "/" in kernel:
         raise ModelRefusedError(f"model {source!r} names {kernel!r}, code from a hub, which is never run")
+    if any(getattr(part, "quantization_config", None) for part in (config, config.get_text_config())):
+        raise ModelRefusedError(
+            f"the weights of model {source!r} are quantised (quantization_config in its config.json), and a run reads "
+            "only plain ones; name a folder of them in 16 or 32 bits, or for a teacher a server"
+        )
 
 
 def stop_ids(source: str, tokenizer: PreTrainedTokenizerBase) -> StopIds:

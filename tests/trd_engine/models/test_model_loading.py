@@ -72,6 +72,12 @@ def test_a_model_with_code_of_its_own_is_refused(altered: Path, tmp_path: Path) 
     refused(tmp_path, ModelRefusedError, "auto_map", teacher=str(altered))
 
 
+@pytest.mark.parametrize("method", ["awq", "fp8"])  # transformers lacks a package for one, and unpacks the other
+def test_a_model_with_quantised_weights_is_refused(method: str, altered: Path, tmp_path: Path) -> None:
+    edit(altered / "config.json", quantization_config={"quant_method": method})
+    refused(tmp_path, ModelRefusedError, "are quantised .* for a teacher a server", teacher=str(altered))
+
+
 def test_a_model_without_safetensors_is_refused(altered: Path, tmp_path: Path) -> None:
     (altered / "model.safetensors").rename(altered / "pytorch_model.bin")
     refused(tmp_path, ModelRefusedError, "cannot be loaded", teacher=str(altered))
