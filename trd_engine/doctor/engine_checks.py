@@ -48,8 +48,9 @@ except Exception as error:
     from trd_engine.runtime.hardware import is_out_of_memory
     print(is_out_of_memory(error), "device-side assert" in str(error))
 """
-_SYNC_NOISE = 0.02
-"""Standard deviation of what the check of the sync adds to the adapter: enough to move every log-probability."""
+_SYNC_NOISE = 0.2
+"""Standard deviation of what the check of the sync adds to the adapter. Log-probabilities move by 0.25 nats in the
+mean; the probe of the sampler allows 0.1 in bf16."""
 
 
 def check_spec(machine: Machine) -> str:
@@ -183,13 +184,15 @@ def check_sync(machine: Machine) -> str:
 
 
 def _freed_by_sleep(session: Session, machine: Machine) -> str:
+    if session.collector.samplers.weights is None:
+        return "the sampler uses the trained module itself, and never sleeps"
     if not machine.is_gpu:
         session.collector.samplers.sleep()
         return "nothing sleeps on a CPU"
     before = torch.cuda.mem_get_info(machine.device)[0]
     session.collector.samplers.sleep()
     freed = torch.cuda.mem_get_info(machine.device)[0] - before
-    if freed <= 0 and session.config.sampling.engine != "transformers":
+    if freed <= 0:
         raise FailedError(
             "a sleeping engine freed nothing", "set sampling.placement = separate, or engine transformers"
         )

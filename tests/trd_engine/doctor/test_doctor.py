@@ -17,6 +17,8 @@ import torch
 from trd_engine.distillation.losses import row_kernels
 from trd_engine.doctor import engine_checks, machine_checks, report
 from trd_engine.doctor.findings import FailedError, Finding, Machine, NotTriedError
+from trd_engine.evaluation.sampler_gap import MAX_MEAN_GAP
+from trd_engine.generation import choice
 from trd_engine.generation.weight_sync import ServedWeights
 from trd_engine.runtime import hardware
 from trd_engine.runtime.errors import SamplerDriftError
@@ -260,6 +262,8 @@ def test_sampling_a_step_and_the_sync_pass_and_a_sync_that_is_left_out_is_found(
     with engine_checks._tiny_session(machine) as session:
         monkeypatch.setattr(engine_checks, "_tiny_session", lambda _: nullcontext(session))
         assert "nothing sleeps on a CPU" in engine_checks.check_run(machine)
+        # The limit of a GPU; in bf16 the difference is the same.
+        monkeypatch.setitem(MAX_MEAN_GAP, torch.float32, MAX_MEAN_GAP[torch.bfloat16])
         assert engine_checks.check_sync(machine).startswith("stale weights are found; after the sync")
         with monkeypatch.context() as planted:
             planted.setattr(engine_checks, "_SYNC_NOISE", 0.0)  # as if the gap were not measured
@@ -268,6 +272,16 @@ def test_sampling_a_step_and_the_sync_pass_and_a_sync_that_is_left_out_is_found(
         monkeypatch.setattr(ServedWeights, "student_changed", lambda self: None)
         with pytest.raises(SamplerDriftError):
             engine_checks.check_sync(machine)
+
+
+def test_a_sampler_that_uses_the_trained_module_need_not_sleep(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU without vLLM, and on one without bf16."""
+    monkeypatch.setattr(choice, "_obstacle", lambda *_: "vLLM is not installed")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
+    with engine_checks._tiny_session(machine) as session:
+        assert "never sleeps" in engine_checks._freed_by_sleep(session, Machine(GPU, machine.folder))
 
 
 @pytest.mark.slow
