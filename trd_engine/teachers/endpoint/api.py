@@ -21,6 +21,8 @@ from trd_engine.generation.served.client import Endpoint, EndpointClient, Malfor
 from trd_engine.teachers.endpoint.token_spelling import NotOneForOneError, Spelling, read_scores
 from trd_engine.types import Completion, CompletionCallback, ProgressCallback, SamplingSettings, TokenScores
 
+_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
+"""For these, vLLM takes the values of the model's generation_config.json where a request has none."""
 _UNEXPECTED_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """Errors of reading log-probabilities in another form than OpenAI's. The answer counts as one without them."""
 
@@ -156,7 +158,7 @@ class EndpointTeacher:
         }
         body |= _logprob_fields(self._answer_top_k)
         if self._endpoint.is_vllm:
-            body |= {"top_k": max(sampling.top_k, 0), "return_token_ids": True, **self._template_fields}
+            body |= {"top_k": max(sampling.top_k, 0), "return_token_ids": True, **_NEUTRAL, **self._template_fields}
         return body
 
     def _tokenize_body(self, text: str, *, as_chat: bool) -> dict[str, Any]:

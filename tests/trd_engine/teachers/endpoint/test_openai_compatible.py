@@ -68,7 +68,8 @@ def test_the_request(tokenizer: PreTrainedTokenizerBase) -> None:
         "max_tokens": 40,
         "seed": 7,
     }
-    assert second.body == {**first.body, "top_k": 20, "return_token_ids": True}
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
+    assert second.body == {**first.body, "top_k": 20, "return_token_ids": True, **neutral}
 
 
 def test_a_text_cut_by_length_has_no_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -13,6 +13,7 @@ from benchmarks.vllm_server import serving_model
 from tests.trd_engine.generation.random_models import load_model
 from trd_engine.generation.protocol import TextRequest
 from trd_engine.generation.served.client import Endpoint
+from trd_engine.generation.vllm.runtime import import_vllm
 from trd_engine.runtime.errors import TeacherRefusedError
 from trd_engine.teachers.endpoint.api import EndpointTeacher
 from trd_engine.types import SamplingSettings
@@ -49,6 +50,27 @@ def test_it_answers_by_text_as_the_model_does_by_ids(teacher: EndpointTeacher) -
         expected = output[0, prompt["input_ids"].shape[1] :].tolist()
         assert completion.finish_reason == "stop"
         assert list(completion.token_ids) == expected
+
+
+def test_the_models_own_sampling_defaults_do_not_reach_an_answer() -> None:
+    """A server takes them from generation_config.json; Qwen2.5-Instruct's has a repetition penalty."""
+    try:
+        vllm = import_vllm()
+    except ImportError:
+        pytest.skip("vLLM is not installed")
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    endpoint = Endpoint("local", "http://127.0.0.1:9/v1", "teacher", network="loopback", is_vllm=True)
+    teacher = EndpointTeacher(endpoint, tokenizer, end_of_turn_ids=(tokenizer.eos_token_id,))
+    sampling = SamplingSettings(temperature=0.6, top_p=0.9, top_k=20, max_new_tokens=8, stop_token_ids=())
+    request = ChatCompletionRequest.model_validate(teacher._chat_body(TextRequest("12+7", seed=3), sampling))
+    defaults = {"temperature": 0.7, "top_p": 0.8, "top_k": 5, "min_p": 0.1}
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": 1.5, "frequency_penalty": 0.2}
+    found = request.to_sampling_params(8, defaults | penalties)
+    expected = vllm.SamplingParams(temperature=0.6, top_p=0.9, top_k=20, seed=3, max_tokens=8)
+    for name in ("temperature", "top_p", "top_k", "seed", "min_p", *penalties):
+        assert getattr(found, name) == getattr(expected, name), name
 
 
 def test_its_scores_are_the_models_own(teacher: EndpointTeacher) -> None:
