@@ -95,13 +95,17 @@ def _require_divided_heads(role: str, folder: Path, num_gpus: int) -> None:
 
 
 def _own_devices(sampling: SamplingConfig, device: torch.device, world: World, num_engines: int) -> list[str] | None:
-    """Return the GPUs for an engine's separate processes, or None if it runs in this process."""
+    """Return the GPUs for an engine's separate processes; None: it runs in this one, where vLLM takes the first GPU."""
+    own = device.index or 0
     is_alone = world.size == 1 and num_engines == 1 and sampling.placement == "colocated"
-    if device.type != "cuda" or is_alone:
+    if device.type != "cuda" or (is_alone and own == 0):
         return None
+    gpus = visible_gpus()
+    if world.size == 1:  # the spec may name any GPU
+        gpus = gpus[own:] + gpus[:own]
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return sampler_devices(sampling, visible_gpus(), local_rank=local_rank, num_local=num_local)
+    return sampler_devices(sampling, gpus, local_rank=local_rank, num_local=num_local)
 
 
 def visible_gpus() -> list[str]:

@@ -15,6 +15,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from types import ModuleType
 
 import torch
@@ -84,6 +85,7 @@ def _children_without_interrupts() -> Iterator[None]:
     """Block SIGINT in all processes that start within the block: a terminal sends Ctrl-C to every process, and those of
     engines would end while ours continues to its next boundary. Children inherit the mask, so vLLM's handler never
     runs. SIGTERM stays: at its exit Python ends children by it, and waits for them."""
+    resource_tracker.ensure_running()  # Python unblocks SIGINT when it starts it, at the first queue or lock
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -124,7 +126,9 @@ def _kept_random_state() -> Iterator[None]:
     import numpy as np
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    # Not of all GPUs of the machine, which are other processes'; a run on the CPU does not start CUDA.
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus):
         try:
             yield
         finally:

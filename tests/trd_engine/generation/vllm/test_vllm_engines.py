@@ -25,7 +25,7 @@ from trd_engine.config import SamplingConfig, parse_config
 from trd_engine.generation.vllm.engines import sampler_devices, vllm_generators
 from trd_engine.generation.vllm.generator import VllmGenerator, VllmSettings
 from trd_engine.generation.vllm.residence import GIB
-from trd_engine.generation.vllm.runtime import import_vllm
+from trd_engine.generation.vllm.runtime import engine_use, import_vllm
 from trd_engine.runtime.distributed import World
 from trd_engine.runtime.errors import DeviceUnavailableError, SpecError
 from trd_engine.training.loop import distil
@@ -52,10 +52,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8,9,10,11")
 
 
-def arguments(world: World, *, sampling: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+def arguments(
+    world: World, *, sampling: dict[str, Any], device: torch.device = GPU, **changes: Any
+) -> list[dict[str, Any]]:
     """Return the arguments of the student's engine, and of the teacher's if it has one."""
     config = parse_config(spec(Path("data"), sampling=sampling, devices=world.size, **changes))
-    engines = vllm_generators(config, GPU, torch.bfloat16, world, memory=lambda: (60 * GIB, 80 * GIB))
+    engines = vllm_generators(config, device, torch.bfloat16, world, memory=lambda: (60 * GIB, 80 * GIB))
     return [engine.arguments for engine in dict.fromkeys(engines) if isinstance(engine, Recorded)]
 
 
@@ -84,6 +86,24 @@ def test_each_of_several_processes_samples_on_its_own_or_behind_all_that_train(m
     (apart,) = arguments(World(1, 2), sampling=apart_by_three, mode="opd", loss={})
     assert (apart["visible_devices"], apart["tensor_parallel_size"]) == (["9", "10", "11"], 3)
     assert (apart["gpu_memory_utilization"], apart["sleep_level"]) == (0.9, 0)
+
+
+@pytest.mark.usefixtures("made")
+def test_an_engine_samples_on_the_gpu_that_the_spec_names() -> None:
+    """In the process of the run vLLM would take the first one, which others may use."""
+    third = torch.device("cuda", 2)
+    (here,) = arguments(World(), sampling={}, device=third, mode="opd", loss={})
+    (apart,) = arguments(World(), sampling={"placement": "separate"}, device=third, mode="opd", loss={})
+    assert (here["visible_devices"], apart["visible_devices"]) == (["6"], ["7"])
+
+
+def test_random_states_of_gpus_that_others_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would warn that it starts every GPU, and fail here, as with a driver that is too old."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    before = torch.get_rng_state()
+    with engine_use(on_cpu=True):
+        torch.rand(1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_products_in_fp32_are_not_rounded_to_tf32() -> None:
