@@ -17,9 +17,7 @@ from worker.settings import WorkerSettings
 
 
 def worker_app(broker_url: str | None, data_dir: Path) -> Celery:
-    settings = WorkerSettings(
-        data_dir=data_dir, database_url="sqlite://", broker_url=broker_url, storage_url="memory://"
-    )
+    settings = WorkerSettings(data_dir=data_dir, broker_url=broker_url, storage_url="memory://")
     return make_app(settings)
 
 
