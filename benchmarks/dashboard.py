@@ -48,6 +48,23 @@ addEventListener("DOMContentLoaded", () => {
 """Keeps when the frame with the first curve was on the screen, in milliseconds since the navigation began."""
 
 
+def open_dashboard(running: ExitStack, data_dir: Path, **settings: str) -> tuple[str, httpx.Client, Database, Browser]:
+    """Start a service on a new SQLite database; return its address, an admin's client, its database and a browser."""
+    data_dir.mkdir(mode=0o700)
+    database_url = f"sqlite:///{data_dir / 'trd.db'}"
+    migrate(database_url)
+    server = live_server(data_dir, TRD_API_KEY=ADMIN_KEY, TRD_JUDGE_REFERENCES="false", **settings)
+    url = running.enter_context(server).url
+    client = httpx.Client(base_url=url, headers=AUTHORIZED, trust_env=False, timeout=60)
+    running.enter_context(client)
+    database = Database(database_url)
+    running.callback(database.dispose)
+    playwright = running.enter_context(sync_playwright())
+    chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    running.callback(chromium.close)
+    return url, client, database, chromium
+
+
 def make_job(client: httpx.Client, database: Database) -> str:
     """Record the heaviest job and return its id."""
     job_id = submit(client, **MODELS, name="Ten thousand steps")
@@ -105,20 +122,10 @@ def main() -> int:
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-        data_dir = Path(folder) / "data"
-        data_dir.mkdir(mode=0o700)
-        database_url = f"sqlite:///{data_dir / 'trd.db'}"
-        migrate(database_url)
-        server = running.enter_context(live_server(data_dir, TRD_API_KEY=ADMIN_KEY, TRD_JUDGE_REFERENCES="false"))
-        client = running.enter_context(
-            httpx.Client(base_url=server.url, headers=AUTHORIZED, trust_env=False, timeout=60)
-        )
-        job_id = make_job(client, Database(database_url))
+        url, client, database, chromium = open_dashboard(running, Path(folder) / "data")
+        job_id = make_job(client, database)
         requests = server_times(client, job_id)
-        playwright = running.enter_context(sync_playwright())
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        plots = first_plots(chromium, server.url, client.post("/ui/sign-in-links").json()["path"], job_id)
-        chromium.close()
+        plots = first_plots(chromium, url, client.post("/ui/sign-in-links").json()["path"], job_id)
     bare = next(iter(requests.values()))[0]
     lines = [
         "# The heaviest page of the dashboard", "",

@@ -24,18 +24,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
-import httpx
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from benchmarks.dashboard import open_dashboard
 from benchmarks.machine import describe_machine
 from contract.database import Database
 from contract.events import NewEvent, append_events
 from contract.job_state import JobStatus
-from service.db import migrate
-from tests.browser.conftest import FLAGS
 from tests.browser.scenario import MODELS, add_curves, record_run
-from tests.service.conftest import ADMIN_KEY, AUTHORIZED
-from tests.service.live_server import live_server
 from tests.service.records import set_job, submit
 
 RESULTS = Path(__file__).parent / "results" / "dashboard_memory.md"
@@ -87,25 +83,16 @@ class GrowingJob:
 
 def measure(minutes: float, speed: float, folder: Path, running: ExitStack) -> dict[str, list[Size]]:
     """Return the sizes of both tabs over the time."""
-    data_dir = folder / "data"
-    data_dir.mkdir(mode=0o700)
-    migrate(f"sqlite:///{data_dir / 'trd.db'}")
     limits = {"TRD_MAX_REQUESTS_PER_MINUTE": "100000"}
-    server = running.enter_context(live_server(data_dir, TRD_API_KEY=ADMIN_KEY, TRD_JUDGE_REFERENCES="false", **limits))
-    client = running.enter_context(httpx.Client(base_url=server.url, headers=AUTHORIZED, trust_env=False, timeout=60))
-    database = Database(f"sqlite:///{data_dir / 'trd.db'}")
-    running.callback(database.dispose)
+    url, client, database, chromium = open_dashboard(running, folder / "data", **limits)
     job_id = submit(client, **MODELS, name="Runs for a long time")
     record_run(database, job_id, FIRST_STEPS, rounds=2, hours_ago=1, end=None)
     lease = {"lease_expires_at": datetime.now(UTC) + timedelta(hours=9), "finished_at": None}
     set_job(database, job_id, status=JobStatus.RUNNING, num_steps=NUM_STEPS, **lease)
-    playwright = running.enter_context(sync_playwright())
-    chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-    running.callback(chromium.close)
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     tabs = {"job": context.new_page(), "list": context.new_page()}
-    tabs["list"].goto(server.url + client.post("/ui/sign-in-links").json()["path"], wait_until="networkidle")
-    tabs["job"].goto(f"{server.url}/ui/jobs/{job_id}", wait_until="networkidle")
+    tabs["list"].goto(url + client.post("/ui/sign-in-links").json()["path"], wait_until="networkidle")
+    tabs["job"].goto(f"{url}/ui/jobs/{job_id}", wait_until="networkidle")
     job = GrowingJob(database, job_id, speed)
     begun = time.monotonic()
     sizes: dict[str, list[Size]] = {name: [] for name in tabs}

@@ -26,7 +26,7 @@ from benchmarks.fleet_model import (
     costs_of,
     demanded_processors,
 )
-from benchmarks.machine import say
+from benchmarks.machine import say, table
 
 RESULTS = Path(__file__).parent / "results"
 AS_INSTALLED = Fleet("as installed")
@@ -72,7 +72,7 @@ def _costs_table(costs: Mapping[str, Cost]) -> list[str]:
         if cost.database > 0
     ]
     head = "| operation | PostgreSQL, CPU ms | client, CPU ms | waiting, ms | most a second and processor |"
-    return ["## Costs (measured)", "", head, "|---|---:|---:|---:|---:|", *rows, ""]
+    return ["## Costs (measured)", "", *table(head, rows, num_texts=1), ""]
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> list[str]:

@@ -6,7 +6,7 @@ import datetime
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +28,13 @@ def _name_and_version(distribution: str) -> str:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         return f"{distribution}-cpu {version(f'{distribution}-cpu')}"
+
+
+def table(head: str, rows: Iterable[str], *, num_texts: int | None = None) -> list[str]:
+    """Return the lines of a Markdown table; the columns after the first `num_texts` have numbers."""
+    num_columns = head.count("|") - 1
+    num_texts = num_columns if num_texts is None else num_texts
+    return [head, "|---" * num_texts + "|---:" * (num_columns - num_texts) + "|", *rows]
 
 
 def say(text: str) -> None:

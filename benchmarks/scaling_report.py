@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.machine import table
+
 GIB = 2**30
-_HEAD = {
-    "claims": "| queue | clients | a second | median | 99 % | PostgreSQL, CPU ms each | clients, CPU ms each "
-    "| cores used | load |",
-    "operations": "| operation | clients | a second | median | 99 % | PostgreSQL, CPU ms each | clients, CPU ms each "
-    "| cores used | load |",
-    "lists": "| call | median | 99 % | PostgreSQL, CPU ms each | API, CPU ms each | requests | load |",
-}
 _NAMES = {
     "claim": "claim, default queue",
     "claim_backlog": "claim, backlog",
@@ -37,7 +32,12 @@ def report(document: dict[str, Any]) -> str:
         "together, and `load` the load average. By CPU time the figures compare better than by rate.",
         "",
     ]
-    sections = {"fill": _fill, "claims": _claims, "operations": _operations, "lists": _lists}
+    sections = {
+        "fill": _fill,
+        "claims": lambda figures: ["## Claims", "", *_rates("queue", figures)],
+        "operations": _operations,
+        "lists": _lists,
+    }
     for case, section in sections.items():
         if case in document:
             before, after = document[case]["load_average"]
@@ -54,17 +54,15 @@ def _fill(figures: dict[str, Any]) -> list[str]:
         "",
         f"{figures['num_jobs']:,} jobs; {waiting}. Filled in {figures['seconds']:.0f} s.",
         "",
-        "| | GiB | bytes a job |",
-        "|---|---:|---:|",
-        *(
-            f"| {name} | {figures[key] / GIB:.1f} | {figures[key] / figures['num_jobs']:.0f} |"
-            for name, key in (("jobs", "table_bytes"), ("their indexes", "index_bytes"), ("tags", "tag_bytes"))
+        *table(
+            "| | GiB | bytes a job |",
+            (
+                f"| {name} | {figures[key] / GIB:.1f} | {figures[key] / figures['num_jobs']:.0f} |"
+                for name, key in (("jobs", "table_bytes"), ("their indexes", "index_bytes"), ("tags", "tag_bytes"))
+            ),
+            num_texts=1,
         ),
     ]
-
-
-def _claims(figures: Sequence[dict[str, Any]]) -> list[str]:
-    return ["## Claims", "", *_rates("claims", figures)]
 
 
 def _operations(figures: dict[str, Any]) -> list[str]:
@@ -73,38 +71,36 @@ def _operations(figures: dict[str, Any]) -> list[str]:
     return [
         "## What a worker does",
         "",
-        *_rates("operations", figures["figures"]),
+        *_rates("operation", figures["figures"]),
         "",
         f"A metric point takes {each[0]:.0f} bytes in its table and {each[1]:.0f} in the index: "
         f"{points['num_points']:,} points, written by many jobs at once.",
     ]
 
 
-def _rates(case: str, figures: Sequence[dict[str, Any]]) -> list[str]:
+def _rates(of_what: str, figures: Sequence[dict[str, Any]]) -> list[str]:
     rows = [
         f"| {_NAMES[row['operation']]} | {row['num_clients']} | {row['a_second']:,.0f} | {row['p50_ms']:.1f} ms "
         f"| {row['p99_ms']:.1f} ms | {row['database_ms']:.2f} | {row['client_ms']:.2f} | {row['cores']:.1f} "
         f"| {row['load_average']:.1f} |"
         for row in figures
     ]
-    return [_HEAD[case], _rule(case), *rows]
-
-
-def _rule(case: str) -> str:
-    return "|---|" + "---:|" * (_HEAD[case].count("|") - 2)
+    head = f"| {of_what} | clients | a second | median | 99 % | PostgreSQL, CPU ms each | clients, CPU ms each "
+    return table(f"{head}| cores used | load |", rows, num_texts=1)
 
 
 def _lists(figures: Sequence[dict[str, Any]]) -> list[str]:
-    rows = [
+    rows = (
         f"| {row['what']} | {row['p50_ms']:.1f} ms | {row['p99_ms']:.1f} ms | {row['database_ms']:.1f} "
         f"| {row['api_ms']:.1f} | {row['num_requests']} | {row['load_average']:.1f} |"
         for row in figures
-    ]
+    )
+    head = "| call | median | 99 % | PostgreSQL, CPU ms each | API, CPU ms each | requests | load |"
     return [
         "## Lists",
         "",
         "One client, over HTTP, of an owner who has 6 in a thousand of the jobs. Where nothing else is said, it is",
         "`GET /jobs`.",
         "",
-        *(_HEAD["lists"], _rule("lists"), *rows),
+        *table(head, rows, num_texts=1),
     ]

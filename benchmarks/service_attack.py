@@ -51,6 +51,10 @@ class Attacker:
         with self.client() as client:
             return client.post("/datasets", content=content, headers=JSONL).json().get("id")
 
+    def upload_head(self, num_bytes: int) -> bytes:
+        head = f"POST /datasets HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.key}\r\ncontent-type: "
+        return f"{head}application/jsonl\r\ncontent-length: {num_bytes}\r\n\r\n".encode()
+
     def connect(self) -> socket.socket:
         host, port = self.url.removeprefix("http://").split(":")
         return socket.create_connection((host, int(port)), timeout=30)
@@ -64,22 +68,18 @@ def _uploads(attacker: Attacker, stop: threading.Event, content: bytes) -> None:
 
 def _abandoned_uploads(attacker: Attacker, stop: threading.Event, content: bytes) -> None:
     """Leave each upload while it is checked."""
-    head = f"POST /datasets HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {attacker.key}\r\ncontent-type: "
-    head += f"application/jsonl\r\ncontent-length: {len(content)}\r\n\r\n"
     while not stop.is_set():
         with attacker.connect() as connection, suppress(OSError):
-            connection.sendall(head.encode() + content)
+            connection.sendall(attacker.upload_head(len(content)) + content)
             time.sleep(0.3)
 
 
 def _unfinished_uploads(attacker: Attacker, stop: threading.Event, num_connections: int = 60) -> None:
-    head = f"POST /datasets HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {attacker.key}\r\ncontent-type: "
-    head += "application/jsonl\r\ncontent-length: 900000000\r\n\r\n"
     while not stop.is_set():
         connections = [attacker.connect() for _ in range(num_connections)]
         for connection in connections:
             with suppress(OSError):
-                connection.sendall(head.encode() + SMALL * 30_000)
+                connection.sendall(attacker.upload_head(900_000_000) + SMALL * 30_000)
         time.sleep(1)
         for connection in connections:
             connection.close()

@@ -222,14 +222,13 @@ def streams(site: Site) -> Section:
 
 
 async def _stream(ours: Ours, job_ids: Sequence[str], listeners: Sequence[Listener]) -> None:
-    listening = asyncio.gather(*(listener.listen(_event_seconds) for listener in listeners))
+    def event_seconds(data: str) -> float:
+        return datetime.fromisoformat(json.loads(data)["created_at"]).timestamp()
+
+    listening = asyncio.gather(*(listener.listen(event_seconds) for listener in listeners))
     await settled((listener.first_event.wait() for listener in listeners), STREAMS_SECONDS)
     writing = asyncio.create_task(asyncio.to_thread(_write_events, ours, job_ids))
     await settled((listening, writing), STREAMS_SECONDS)
-
-
-def _event_seconds(data: str) -> float:
-    return datetime.fromisoformat(json.loads(data)["created_at"]).timestamp()
 
 
 def _write_events(ours: Ours, job_ids: Sequence[str]) -> None:

@@ -42,10 +42,6 @@ def _math_pairs(count: int) -> list[Pair]:
     ]
 
 
-def _plain_pairs(count: int) -> list[Pair]:
-    return [(Problem(str(n), "", rf"\frac{{{n}}}{{8}}"), rf"so \boxed{{{n / 8}}}") for n in range(count)]
-
-
 def _gym_pairs(generator: str, count: int) -> list[Pair]:
     entries = [plain_json(entry) for entry in reasoning_gym.create_dataset(generator, size=count, seed=0)]
     return [
@@ -76,7 +72,8 @@ def measure(count: int) -> list[str]:
     with closing(GuardedPool("math", 60.0)) as pool:
         task = MathTask(pool)
         shared = _shared("math", lambda p: Request({"reference": p[0].answer, "answer": p[1][10:-1]}))
-        for name, pairs in (("math, exact arithmetic", _plain_pairs(count)), ("math, math-verify", _math_pairs(count))):
+        plain = [(Problem(str(n), "", rf"\frac{{{n}}}{{8}}"), rf"so \boxed{{{n / 8}}}") for n in range(count)]
+        for name, pairs in (("math, exact arithmetic", plain), ("math, math-verify", _math_pairs(count))):
             as_job = _per_second(task.verify_many, pairs)
             alone = "–" if "exact" in name else f"{_per_second(shared, pairs):.0f}"
             lines.append(f"| {name} | {as_job:.0f} | {alone} |")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.servers import free_port
 
 START_SECONDS = 240
 STOP_SECONDS = 60
@@ -76,13 +77,6 @@ def is_up(server: subprocess.Popen[bytes], port: int) -> bool:
         except httpx.TransportError:
             time.sleep(1)
     return False
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

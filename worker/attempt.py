@@ -10,10 +10,10 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -25,6 +25,8 @@ from contract.storage import Storage
 from worker.heartbeat import Heartbeat, Order
 from worker.launchers import CommandBuilder, launcher_of
 from worker.lease import Lease, fenced
+from worker.periodic import Periodic
+from worker.repository import schema_is_ready
 from worker.settings import WorkerSettings
 
 
@@ -57,6 +59,11 @@ class Slot:
     def catalog(self) -> dict[str, CatalogEntry]:
         """Return the models that jobs may name, read again: a folder may have a new one."""
         return parse_catalog(self.settings.models)
+
+    def repeat(self, name: str, action: Callable[[], None], seconds: float) -> Periodic:
+        """Return a thread that repeats `action` until the worker stops, once the database has its schema."""
+        ready = partial(schema_is_ready, self.database)
+        return Periodic(name, action, seconds=seconds, stopping=self.stopping, ready=ready)
 
     def close(self) -> None:
         """Close the connections to the database; it opens new ones if it is used again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from contract.dataset_ref import GeneratedDataset, HubDataset, PathDataset
 from contract.job_spec import JobSpec
@@ -12,6 +12,7 @@ from contract.server_groups import ENDPOINTS_VARIABLE, POOLS_VARIABLE, SamplerPo
 from contract.teacher_spec import ServedTeacher
 from worker.failures import JobFailedError
 
+Known = TypeVar("Known")
 _SAME_IN_BOTH = (
     "mode",
     "task",
@@ -49,7 +50,11 @@ def engine_document(
     """
     document = spec.model_dump(mode="json")
     for part in ("sampling", "refine"):
-        document[part]["pool"] = _pool(document[part]["pool"], pools)
+        if (name := document[part]["pool"]) is not None:
+            document[part]["pool"] = {
+                "name": name,
+                **_servers(_configured("sampler pool", name, pools, POOLS_VARIABLE)),
+            }
     evaluation = document["evaluation"]
     if spec.evaluation.dataset is not None:
         evaluation["dataset"] = _data_source(spec.evaluation.dataset, datasets)
@@ -80,29 +85,16 @@ def engine_source(
 ) -> str | dict[str, Any] | None:
     """Return what the engine loads for a model of the spec; raises `JobFailedError`."""
     if isinstance(name, ServedTeacher):
-        return _served_source(name.endpoint, endpoints)
+        endpoint = _configured("teacher endpoint", name.endpoint, endpoints, ENDPOINTS_VARIABLE)
+        return {"endpoint": name.endpoint, "model": endpoint.model, "api": endpoint.api, **_servers(endpoint)}
     return None if name is None else _model_source(name, catalog)
 
 
-def _served_source(name: str, endpoints: Mapping[str, TeacherEndpoint]) -> dict[str, Any]:
-    endpoint = endpoints.get(name)
-    if endpoint is None:
-        known = ", ".join(sorted(endpoints)) or "none"
-        raise JobFailedError(
-            "invalid_spec", f"teacher endpoint {name!r} is not in this worker's {ENDPOINTS_VARIABLE}; it has: {known}"
-        )
-    return {"endpoint": name, "model": endpoint.model, "api": endpoint.api, **_servers(endpoint)}
-
-
-def _pool(name: str | None, pools: Mapping[str, SamplerPool]) -> dict[str, Any] | None:
-    if name is None:
-        return None
-    if name not in pools:
-        known = ", ".join(sorted(pools)) or "none"
-        raise JobFailedError(
-            "invalid_spec", f"sampler pool {name!r} is not in this worker's {POOLS_VARIABLE}; it has: {known}"
-        )
-    return {"name": name, **_servers(pools[name])}
+def _configured(what: str, name: str, known: Mapping[str, Known], variable: str, code: str = "invalid_spec") -> Known:
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise JobFailedError(code, f"{what} {name!r} is not in this worker's {variable}; it has: {names}")
+    return known[name]
 
 
 def _servers(group: ServerGroup) -> dict[str, Any]:
@@ -110,10 +102,7 @@ def _servers(group: ServerGroup) -> dict[str, Any]:
 
 
 def _model_source(name: str, catalog: Mapping[str, CatalogEntry]) -> str:
-    entry = catalog.get(name)
-    if entry is None:
-        known = ", ".join(sorted(catalog)) or "none"
-        raise JobFailedError("model_not_found", f"model {name!r} is not in this worker's TRD_MODELS; it has: {known}")
+    entry = _configured("model", name, catalog, "TRD_MODELS", "model_not_found")
     return entry.source if entry.revision is None else f"{entry.source}@{entry.revision}"
 
 

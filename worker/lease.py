@@ -241,7 +241,18 @@ def end_attempt(session: Session, job: LockedJob, end: AttemptEnd, *, max_attemp
     num_without_progress = _num_without_progress(session, job, end)
     final = final_status(job.status, end, num_without_progress=num_without_progress, max_attempts=max_attempts)
     assert_transition(job.status, final.status)
-    _record_end(session, job, end)
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job.id, Attempt.number == job.attempt)
+        .values(
+            status=end.attempt_status,
+            finished_at=DatabaseNow(),
+            exit_code=end.exit_code,
+            error_code=end.failure.code if end.failure else None,
+            error_message=end.failure.message[:MAX_MESSAGE_CHARACTERS] if end.failure else None,
+        )
+        .execution_options(synchronize_session=False)
+    )
     is_queued = final.status is JobStatus.QUEUED
     session.execute(
         update(Job)
@@ -287,21 +298,6 @@ def _num_without_progress(session: Session, job: LockedJob, end: AttemptEnd) -> 
     # Passes are halved until they fit or have one sequence each, which ends by itself.
     is_halved = end.failure is not None and end.failure.code == "passes_too_large"
     return job.num_lost + (end.kind in (EndKind.FAILED, EndKind.LOST) and not is_halved)
-
-
-def _record_end(session: Session, job: LockedJob, end: AttemptEnd) -> None:
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == job.id, Attempt.number == job.attempt)
-        .values(
-            status=end.attempt_status,
-            finished_at=DatabaseNow(),
-            exit_code=end.exit_code,
-            error_code=end.failure.code if end.failure else None,
-            error_message=end.failure.message[:MAX_MESSAGE_CHARACTERS] if end.failure else None,
-        )
-        .execution_options(synchronize_session=False)
-    )
 
 
 def _error_columns(final: FinalStatus) -> dict[str, Any]:

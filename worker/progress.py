@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import singledispatchmethod
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -63,48 +64,43 @@ class EventFold:
         self.failed: FailedEvent | None = None
         self.finished: FinishedEvent | None = None
 
+    @singledispatchmethod
     def add(self, event: EngineEvent) -> None:
         """Apply one more event."""
-        match event:
-            case PhaseEvent():
-                self._phase(event)
-            case ProgressEvent():
-                self._progress(event)
-            case MetricsEvent() | EvaluationEvent() | DiagnosisEvent() | ProbeSamplesEvent():
-                self._figures(event)
-            case NoticeEvent():
-                self._notice(event)
-            case TrajectoriesEvent():
-                self.trajectory_files.append(event)
-            case CheckpointEvent():
-                self.checkpoints.append(event)  # the run may be some steps on already
-            case FailedEvent():
-                self._failed(event)
-            case FinishedEvent():
-                self.batch.job_columns |= {"step": event.step, "eta_seconds": 0.0}
-                self.finished = event
+        raise NotImplementedError(type(event))
 
-    def _figures(self, event: MetricsEvent | EvaluationEvent | DiagnosisEvent | ProbeSamplesEvent) -> None:
-        match event:
-            case MetricsEvent():
-                self._metrics(event)
-            case EvaluationEvent():
-                self._evaluation(event)
-            case DiagnosisEvent():
-                row = {"job_id": self._job_id, "round": event.round, "step": event.step, "report": event.report}
-                self.batch.diagnoses[event.round] = {**row, "created_at": event.happened_at}
-            case ProbeSamplesEvent():
-                for position, sample in enumerate(event.samples):
-                    key = {"job_id": self._job_id, "step": event.step, "position": position}
-                    row = {**key, **sample.model_dump(), "created_at": event.happened_at}
-                    self.batch.probe_samples[event.step, position] = row
+    @add.register
+    def _(self, event: TrajectoriesEvent) -> None:
+        self.trajectory_files.append(event)
+
+    @add.register
+    def _(self, event: CheckpointEvent) -> None:
+        self.checkpoints.append(event)  # the run may be some steps on already
+
+    @add.register
+    def _(self, event: FinishedEvent) -> None:
+        self.batch.job_columns |= {"step": event.step, "eta_seconds": 0.0}
+        self.finished = event
+
+    @add.register
+    def _(self, event: DiagnosisEvent) -> None:
+        row = {"job_id": self._job_id, "round": event.round, "step": event.step, "report": event.report}
+        self.batch.diagnoses[event.round] = {**row, "created_at": event.happened_at}
+
+    @add.register
+    def _(self, event: ProbeSamplesEvent) -> None:
+        for position, sample in enumerate(event.samples):
+            key = {"job_id": self._job_id, "step": event.step, "position": position}
+            row = {**key, **sample.model_dump(), "created_at": event.happened_at}
+            self.batch.probe_samples[event.step, position] = row
 
     def add_bad_line(self, error: BadEventError) -> None:
         """Record a line that is not a valid event: the versions of engine and worker do not match."""
         message = f"The engine wrote an event that this worker does not understand: {error}"
         self.batch.events.append(notice("warn", "bad_event", message))
 
-    def _phase(self, event: PhaseEvent) -> None:
+    @add.register
+    def _(self, event: PhaseEvent) -> None:
         position = {"round": event.round, "num_rounds": event.num_rounds}
         if event.num_steps > 0:  # 0 while the engine does not know them yet: a resumed run would seem to start again
             position |= {"step": event.step, "num_steps": event.num_steps}
@@ -113,13 +109,15 @@ class EventFold:
         data = {"phase": event.phase, **position}
         self.batch.events.append(NewEvent("phase", message, data, at=event.happened_at))
 
-    def _progress(self, event: ProgressEvent) -> None:
+    @add.register
+    def _(self, event: ProgressEvent) -> None:
         columns = {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
         self.batch.job_columns |= {**columns, "eta_seconds": event.eta_seconds}
         if event.phase == Phase.TRAINING:
             self.batch.job_columns["step"] = event.done
 
-    def _metrics(self, event: MetricsEvent) -> None:
+    @add.register
+    def _(self, event: MetricsEvent) -> None:
         self._latest_metrics |= event.values
         observe_step(event.values)
         self.batch.job_columns |= {"step": event.step, "latest_metrics": dict(self._latest_metrics)}
@@ -127,7 +125,8 @@ class EventFold:
             row = {"job_id": self._job_id, "name": name, "step": event.step, "value": value, "at": event.happened_at}
             self.batch.metric_points[name, event.step] = row
 
-    def _evaluation(self, event: EvaluationEvent) -> None:
+    @add.register
+    def _(self, event: EvaluationEvent) -> None:
         scores = event.model_dump(exclude={"at", "type"})
         row = {**scores, "job_id": self._job_id, "created_at": event.happened_at}
         self.batch.evaluations[event.step, event.dataset] = row
@@ -137,14 +136,16 @@ class EventFold:
         )
         self.batch.events.append(NewEvent("evaluation", message, scores, at=event.happened_at))
 
-    def _notice(self, event: NoticeEvent) -> None:
+    @add.register
+    def _(self, event: NoticeEvent) -> None:
         details = {"code": event.code, "remedy": event.remedy, "count": event.count, "example": event.example}
         if event.level == "warn":
             self.batch.notices.append({**details, "message": event.message})
         data = {**event.data, **details}
         self.batch.events.append(NewEvent("notice", event.message, data, event.level, event.happened_at))
 
-    def _failed(self, event: FailedEvent) -> None:
+    @add.register
+    def _(self, event: FailedEvent) -> None:
         self.failed = event
         data: dict[str, Any] = {"code": event.code}
         if event.pass_tokens is not None:
@@ -276,9 +277,8 @@ class Progress:
         while self._fold.trajectory_files:
             event = self._fold.trajectory_files[0]
             num_written = 0
-            for rows in _chunks(
-                trajectory_rows(self._attempt.run_dir, event, self._attempt.job_id), TRAJECTORIES_A_WRITE
-            ):
+            remaining = trajectory_rows(self._attempt.run_dir, event, self._attempt.job_id)
+            while rows := list(islice(remaining, TRAJECTORIES_A_WRITE)):
                 with self._attempt.write() as session:
                     repository.write_trajectories(session, rows)
                 num_written += len(rows)
@@ -328,9 +328,3 @@ def _trajectory_row(line: dict[str, Any], round_index: int, job_id: str) -> dict
         "token_detail": line.get("token_detail"),
         **{name: line[name] for name in _COPIED_FIELDS},
     }
-
-
-def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, size)):
-        yield chunk

@@ -25,7 +25,6 @@ from worker.lease import end_attempt, lock_expired
 from worker.machine_check import device_kind, offer_of
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
-from worker.repository import schema_is_ready
 from worker.retention import Retention
 
 logger = logging.getLogger(__name__)
@@ -141,23 +140,14 @@ class Reaper:
             leftovers.collect_of_ended(self._slot.database, self._slot.storage, job_id)
         if time.monotonic() - self._rang_at >= settings.ring_seconds:
             self._rang_at = time.monotonic()
-            self._ring_again(settings.ring_seconds)
+            with self._slot.database.read() as session:
+                waiting = first_waiting(session, waited_seconds=settings.ring_seconds)
+            for job_id, queue in waiting:
+                self._ring(job_id, queue)
         self._retention.turn()
-
-    def _ring_again(self, waited_seconds: float) -> None:
-        with self._slot.database.read() as session:
-            waiting = first_waiting(session, waited_seconds=waited_seconds)
-        for job_id, queue in waiting:
-            self._ring(job_id, queue)
 
 
 def make_reaper(slot: Slot, ring: Ring) -> Periodic:
     """Return the worker's reaper thread."""
     reaper = Reaper(slot, ring)
-    return Periodic(
-        "reaper",
-        reaper.turn,
-        seconds=slot.settings.reaper_seconds,
-        stopping=slot.stopping,
-        ready=lambda: schema_is_ready(slot.database),
-    )
+    return slot.repeat("reaper", reaper.turn, slot.settings.reaper_seconds)

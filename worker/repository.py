@@ -183,24 +183,9 @@ def running_attempts(session: Session, job_ids: Collection[str]) -> set[tuple[st
     return {(row.job_id, row.number) for row in found}
 
 
-@dataclass(frozen=True)
-class StoredDataset:
-    """The stored file of an uploaded dataset."""
-
-    storage_key: str
-    sha256: str
-    columns: dict[str, str] | None
-    """Our fields to the file's columns, as the upload gave them."""
-
-
-def find_dataset(session: Session, dataset_id: str) -> StoredDataset | None:
-    """Return the dataset's file; None if the dataset is unknown or deleted."""
-    row = session.execute(
-        select(Dataset.storage_key, Dataset.sha256, Dataset.columns).where(
-            Dataset.id == dataset_id, Dataset.deleted_at.is_(None)
-        )
-    ).one_or_none()
-    return StoredDataset(row.storage_key, row.sha256, row.columns) if row is not None else None
+def find_dataset(session: Session, dataset_id: str) -> Dataset | None:
+    """Return the dataset; None if it is unknown or deleted."""
+    return session.scalar(select(Dataset).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None)))
 
 
 @dataclass(frozen=True)
@@ -244,15 +229,7 @@ def add_checkpoint(session: Session, lease: Lease, prefix: str, manifest: Manife
             created_at=DatabaseNow(),
         )
     )
-    session.execute(insert(CheckpointFile), _file_rows(checkpoint_id, prefix, manifest))
-    message = f"Checkpoint of step {manifest.step} stored" + ("." if manifest.step else ", to resume from; no result.")
-    data = {"id": checkpoint_id, "step": manifest.step, "formats": manifest.formats, "num_bytes": manifest.num_bytes}
-    append_events(session, lease.job_id, NewEvent("checkpoint", message, data))
-    return [p for p in replaced if p != prefix]
-
-
-def _file_rows(checkpoint_id: str, prefix: str, manifest: Manifest) -> list[dict[str, Any]]:
-    return [
+    files = [
         {
             "checkpoint_id": checkpoint_id,
             "name": file.name,
@@ -262,6 +239,11 @@ def _file_rows(checkpoint_id: str, prefix: str, manifest: Manifest) -> list[dict
         }
         for file in manifest.files
     ]
+    session.execute(insert(CheckpointFile), files)
+    message = f"Checkpoint of step {manifest.step} stored" + ("." if manifest.step else ", to resume from; no result.")
+    data = {"id": checkpoint_id, "step": manifest.step, "formats": manifest.formats, "num_bytes": manifest.num_bytes}
+    append_events(session, lease.job_id, NewEvent("checkpoint", message, data))
+    return [p for p in replaced if p != prefix]
 
 
 def newest_status_changes(session: Session, job_id: str, num: int) -> Sequence[datetime]:

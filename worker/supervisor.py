@@ -38,7 +38,6 @@ from worker.machine_check import offer_of
 from worker.metrics import ATTEMPTS
 from worker.periodic import Periodic
 from worker.progress import PASSING_DATABASE_ERRORS, Progress
-from worker.repository import schema_is_ready
 from worker.spans import record_wait
 from worker.staging import Staged
 from worker.trackers.supervise import Trackers
@@ -61,13 +60,7 @@ def make_poller(slot: Slot) -> Periodic:
         while run_next(slot):
             pass
 
-    return Periodic(
-        "poller",
-        run_all_waiting,
-        seconds=slot.settings.poll_seconds,
-        stopping=slot.stopping,
-        ready=lambda: schema_is_ready(slot.database),
-    )
+    return slot.repeat("poller", run_all_waiting, slot.settings.poll_seconds)
 
 
 def run_next(slot: Slot) -> bool:

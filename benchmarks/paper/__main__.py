@@ -16,10 +16,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.paper import grid, learning_rates, report
+from benchmarks.paper import grid, report
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.runner import Places, run_cells
-from benchmarks.paper.sections import ALONE, DEFAULT_SECTIONS, SECTIONS, compared_cells, rate_cells, section_cells
+from benchmarks.paper.sections import (
+    ALONE,
+    DEFAULT_SECTIONS,
+    SECTIONS,
+    choose_rates,
+    compared_cells,
+    rate_cells,
+    rate_key,
+    read_rates,
+    section_cells,
+    write_rates,
+)
 from benchmarks.paper.summary import group, merge
 from testbed.recipes import RECIPES
 
@@ -81,13 +92,13 @@ def trained_models(work: Path, *, seed: int) -> Path:
 
 def _learning_rates(options: argparse.Namespace, places: Places, sections: Sequence[str]) -> grid.LearningRates:
     path = options.results / RATES_FILE
-    rates = learning_rates.read(path)
-    cells = [c for c in rate_cells(sections) if options.full or learning_rates.key_of(c) not in rates]
+    rates = read_rates(path)
+    cells = [c for c in rate_cells(sections) if options.full or rate_key(c) not in rates]
     if cells:
         run_cells(cells, places, num_processes=options.processes)
-        rates |= learning_rates.choose(read_rows(places.rows))
+        rates |= choose_rates(read_rows(places.rows))
         path.parent.mkdir(parents=True, exist_ok=True)
-        learning_rates.write(path, rates)
+        write_rates(path, rates)
     return rates
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import Estimate, Scores, avg_at_k, difference, mean_of
-from benchmarks.paper.tables import MISSING, SETTINGS, Groups, best_baseline, setting_name
+from benchmarks.paper.tables import SETTINGS, Groups, best_baseline, setting_name, table_or_missing
 
 TRAINING_PHASES = ("rollout", "refining", "training")
 """Evaluations and checkpoints are not part of the method's cost."""
@@ -60,16 +60,16 @@ def curves(groups: Groups, teaching: str, student: str) -> dict[str, Curve]:
 
 def catch_up_table(groups: Groups) -> list[str]:
     """Return the table of scores after each round, with the paired differences at equal cost."""
-    lines = [
-        "| setting | variant | before | 1 | 2 | 3 | 4 | tokens a round | `trd` less baseline: as many tokens as "
-        "`trd`'s 1st round | as many as the baseline's 4 | as many seconds as `trd`'s 1st | as the baseline's 4 |",
-        "|---" * 12 + "|",
-    ]
+    lines = []
     for teaching, student in SETTINGS:
         found = curves(groups, teaching, student)
         if len(found) == 2:
             lines += _setting_lines(groups, teaching, student, found)
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(
+        "| setting | variant | before | 1 | 2 | 3 | 4 | tokens a round | `trd` less baseline: as many tokens as "
+        "`trd`'s 1st round | as many as the baseline's 4 | as many seconds as `trd`'s 1st | as the baseline's 4 |",
+        lines,
+    )
 
 
 def gains_at_equal_tokens(groups: Groups) -> list[tuple[str, Estimate]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.machine import table
 from benchmarks.paper.catch_up import TRAINING_PHASES
 from benchmarks.paper.mechanism import diagnosis
 from benchmarks.paper.rows import Row
@@ -38,8 +39,8 @@ def claims_table(groups: Groups) -> list[str]:
     """Return the table with one row per claim."""
     if not any(key[0] == "main" for key in groups):
         return [MISSING]
-    lines = ["| the paper | here | verdict |", "|---|---|---|"]
-    return lines + [f"| {c.paper} | {c.ours or MISSING} | **{c.verdict}** |" for c in claims(groups)]
+    rows = (f"| {c.paper} | {c.ours or MISSING} | **{c.verdict}** |" for c in claims(groups))
+    return table("| the paper | here | verdict |", rows)
 
 
 def claims(groups: Groups) -> list[Claim]:

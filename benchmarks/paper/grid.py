@@ -66,6 +66,8 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
     """Return the spec for ``python -m trd_engine run``."""
     variant = VARIANTS[cell.variant]
     lora = LORA if cell.lora else None
+    # One seed of `trd`: before training, rollouts are the same for all variants.
+    is_diagnosed = cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
     max_refine_tokens, max_new_tokens = MAX_REFINE_TOKENS, MAX_NEW_TOKENS
     if cell.student == "loops":
         max_refine_tokens, max_new_tokens = LOOPS_MAX_REFINE_TOKENS, LOOPS_MAX_NEW_TOKENS
@@ -96,7 +98,7 @@ def engine_spec(cell: Cell, *, data: Path, models: Path) -> dict[str, Any]:
             "every_steps": max(1, cell.num_train // cell.rounds // BATCH_SIZE),
             "at_start": _scores_the_untrained(cell),
         },
-        "diagnosis": {"num_trajectories": NUM_DIAGNOSED if _is_diagnosed(cell) else 0, "steps": "reference"},
+        "diagnosis": {"num_trajectories": NUM_DIAGNOSED if is_diagnosed else 0, "steps": "reference"},
         "checkpoints": {"every_steps": 10_000, "keep": 1, "merged": False},
         "seed": cell.seed,
         "device": "cpu",
@@ -109,11 +111,6 @@ def _scores_the_untrained(cell: Cell) -> bool:
         return False
     is_once = cell.section in ("main", "controls", "lora", "other_models")
     return not is_once or cell.variant in (next(iter(MAIN)), next(iter(CONTROLS)))
-
-
-def _is_diagnosed(cell: Cell) -> bool:
-    """Return the diagnosis of one seed of `trd`: before training, rollouts are the same for all variants."""
-    return cell.seed == 0 and cell.variant == "trd" and cell.section in ("main", "rounds")
 
 
 def learning_rate_cells() -> list[Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.paper.tables import MISSING, SETTINGS, Groups, setting_name
+from benchmarks.paper.tables import SETTINGS, Groups, setting_name, table_or_missing
 
 VIEWS = {
     "rollout": "y_o, vanilla",
@@ -31,11 +31,7 @@ def _each_setting(groups: Groups) -> list[tuple[str, Any]]:
 
 def views_table(groups: Groups) -> list[str]:
     """Return the table of KL, epistemic mass, bimodality and clipping by text and context."""
-    lines = [
-        "| setting | text, context | KL a token | epistemic mass, ‰ | bimodal, % | breaks out, % | KL over 0.1, % "
-        "of tokens | of KL, above 0.1, % | top-1 agreement, % |",
-        "|---" * 9 + "|",
-    ]
+    lines = []
     for name, report in _each_setting(groups):
         for key, label in VIEWS.items():
             view = report[key]
@@ -45,7 +41,11 @@ def views_table(groups: Groups) -> list[str]:
                 f"| {name} | {label} | {view['forward_kl']:.3f} | {1000 * view['epistemic_mass']:.2f} | {cells} "
                 f"| {100 * view['top1_agreement']:.1f} |"
             )
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(
+        "| setting | text, context | KL a token | epistemic mass, ‰ | bimodal, % | breaks out, % | KL over 0.1, % "
+        "of tokens | of KL, above 0.1, % | top-1 agreement, % |",
+        lines,
+    )
 
 
 def views_summary(groups: Groups) -> list[str]:
@@ -60,13 +60,7 @@ def views_summary(groups: Groups) -> list[str]:
 
 def wrong_step_table(groups: Groups) -> list[str]:
     """Return the table of KL around the first wrong step, and of the onset's mass at later steps."""
-    distances = range(MAX_DISTANCE)
-    lines = [
-        "| setting | rollouts with a wrong step | KL a token: before it | within | after | "
-        + " | ".join("steps before it" if d == 0 else f"{d}{_ordinal(d)} step after" for d in distances)
-        + " |",
-        "|---" * (5 + MAX_DISTANCE) + "|",
-    ]
+    lines = []
     for name, report in _each_setting(groups):
         wrong = report["first_wrong_step"]
         segments = " | ".join(f"{wrong[part]['forward_kl']:.3f}" for part in ("before", "within", "after"))
@@ -74,36 +68,34 @@ def wrong_step_table(groups: Groups) -> list[str]:
             f"| {name} | {wrong['num_wrong']} of {wrong['num_checked']} | {segments} "
             f"| {_masses(wrong['onset_by_step'])} |"
         )
-    return lines if len(lines) > 2 else [MISSING]
+    later = " | ".join(f"{d}{_ordinal(d)} step after" for d in range(1, MAX_DISTANCE))
+    head = "| setting | rollouts with a wrong step | KL a token: before it | within | after | steps before it"
+    return table_or_missing(f"{head} | {later} |", lines)
 
 
 def correction_table(groups: Groups) -> list[str]:
     """Return the table of the teacher's mass on the correction's first token, from where y_o and y_r diverge."""
-    lines = [
-        "| setting | corrected pairs | where they diverge | "
-        + " | ".join(f"{d}{_ordinal(d)} token after" for d in range(1, MAX_DISTANCE))
-        + " |",
-        "|---" * (2 + MAX_DISTANCE) + "|",
-    ]
+    lines = []
     for name, report in _each_setting(groups):
         parting = report["parting"]
         lines.append(f"| {name} | {parting['num_fail_to_pass']} | {_masses(parting['correction_by_token'])} |")
-    return lines if len(lines) > 2 else [MISSING]
+    later = " | ".join(f"{d}{_ordinal(d)} token after" for d in range(1, MAX_DISTANCE))
+    return table_or_missing(f"| setting | corrected pairs | where they diverge | {later} |", lines)
 
 
 def position_table(groups: Groups) -> list[str]:
     """Return the table of KL per token by tenths of the length."""
-    lines = ["| setting | text | " + " | ".join(f"{t}0 %" for t in range(1, 11)) + " |", "|---" * 12 + "|"]
+    lines = []
     for name, report in _each_setting(groups):
         for key in ("rollout", "refined"):
             bins = " | ".join(_number(each["forward_kl"]) for each in report[key]["by_share"])
             lines.append(f"| {name} | {VIEWS[key]} | {bins} |")
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(f"| setting | text | {' | '.join(f'{t}0 %' for t in range(1, 11))} |", lines)
 
 
 def epistemic_by_round_table(groups: Groups) -> list[str]:
     """Return the table of epistemic mass (‰) along y_o and y_r, at each of four rounds of `trd`."""
-    lines = ["| setting | text | 1st round | 2nd | 3rd | 4th |", "|---" * 6 + "|"]
+    lines = []
     for teaching, student in SETTINGS:
         reports = [diagnosis(groups, teaching, student, section="rounds", round_index=r) for r in range(4)]
         if None in reports:
@@ -111,7 +103,7 @@ def epistemic_by_round_table(groups: Groups) -> list[str]:
         for key in VIEWS:
             masses = " | ".join(f"{1000 * report[key]['epistemic_mass']:.2f}" for report in reports)
             lines.append(f"| {setting_name(teaching, student)} | {VIEWS[key]} | {masses} |")
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing("| setting | text | 1st round | 2nd | 3rd | 4th |", lines)
 
 
 def _masses(points: list[dict[str, Any]]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.paper.rows import Row
 from benchmarks.paper.sections import LOOPS, PAIRINGS, QUESTION_RATES, SUPPORT, SUPPORT_VARIANTS, Pairing
 from benchmarks.paper.summary import Estimate, avg_at_k, difference, estimate, mean_of, pass_at_k
-from benchmarks.paper.tables import MISSING, Groups, rate_scores
+from benchmarks.paper.tables import Groups, rate_scores, table_or_missing
 from benchmarks.paper.variants import CONTROLS
 
 PHASES = ("rollout", "refining", "training")
@@ -21,15 +22,14 @@ def support_table(groups: Groups) -> list[str]:
     baseline. Its distance is the untrained student's mean negative log-likelihood, in nats a token; beside it is the
     forward KL that is trained (the baseline's is another divergence).
     """
-    lines = [
-        "| teacher's own style | variant | seeds | text right | nats/token before | nats/token at the end "
-        "| divergence before | avg@8 | pass@8 | trd less this |",
-        "|---" * 10 + "|",
-    ]
-    lines += _support_lines(_usual(groups), native_share=0.0)
+    lines = [*_support_lines(_usual(groups), native_share=0.0)]
     for pairing in SUPPORT:
         lines += _support_lines(_of(groups, pairing), pairing.native_share)
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(
+        "| teacher's own style | variant | seeds | text right | nats/token before | nats/token at the end "
+        "| divergence before | avg@8 | pass@8 | trd less this |",
+        lines,
+    )
 
 
 def support_gains(groups: Groups) -> list[tuple[str, Estimate]]:
@@ -75,23 +75,22 @@ def loops_table(groups: Groups) -> list[str]:
     header = ["variant", "seeds", "y_o tokens, median", "y_r tokens, median", "y_o tokens", "y_r tokens"]
     header += [f"{phase} s" for phase in PHASES]
     header += ["these s", "tokens of an answer after", "avg@8", "pass@8", "trd less this"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines = []
     found = _of(groups, LOOPS[0])
     for variant, rows in found.items():
         timed = groups.get(("timing", "opd", "loops", variant), [])
-        cells = [*_length_cells(rows), *_cost_cells(timed)]
+        metrics, totals = rows[0]["rounds"][0], ("rollout", "refined")
+        cells = [
+            f"{mean_of(rows, lambda r, n=name: r['rounds'][0][n]):.0f}" if name in metrics else ""
+            for name in ("rollout_tokens_p50", "refined_tokens_p50")
+        ]
+        sampled = [mean_of(rows, lambda r, n=name: sum(r["sampled_tokens"][n])) for name in totals]
+        cells += [f"{total:,.0f}" if total else "" for total in sampled]
+        cells += _cost_cells(timed)
         cells.append(f"{mean_of(rows, lambda r: r['after']['mean_tokens']):.0f}")
         cells += [str(estimate(avg_at_k(rows))), str(estimate(pass_at_k(rows))), _less(found, "trd", variant)]
         lines.append(f"| {_label(variant)} | {len(rows)} | {' | '.join(cells)} |")
-    return lines if len(lines) > 2 else [MISSING]
-
-
-def _length_cells(rows: Sequence[Row]) -> Iterator[str]:
-    for name in ("rollout_tokens_p50", "refined_tokens_p50"):
-        yield f"{mean_of(rows, lambda r, n=name: r['rounds'][0][n]):.0f}" if name in rows[0]["rounds"][0] else ""
-    for name in ("rollout", "refined"):
-        total = mean_of(rows, lambda r, n=name: sum(r["sampled_tokens"][n]))
-        yield f"{total:,.0f}" if total else ""
+    return table_or_missing(f"| {' | '.join(header)} |", lines)
 
 
 def _cost_cells(timed: Sequence[Row]) -> Iterator[str]:
@@ -106,16 +105,13 @@ def _cost_cells(timed: Sequence[Row]) -> Iterator[str]:
 
 def question_rate_table(groups: Groups) -> list[str]:
     """Return validation avg@k at every tried rate of these sections, the chosen one in bold."""
-    lines = []
-    for pairing in (pairing for pairings in PAIRINGS.values() for pairing in pairings):
-        for variant in pairing.variants:
-            rows = groups.get((pairing.rate_section, "opd", pairing.student, variant), [])
-            if rows:
-                lines.append(f"| {pairing.section} | {variant} | {' | '.join(rate_scores(rows, QUESTION_RATES))} |")
-    if not lines:
-        return [MISSING]
-    rates = [f"{rate:g}" for rate in QUESTION_RATES]
-    return [f"| section | variant | {' | '.join(rates)} |", "|---" * (2 + len(rates)) + "|", *lines]
+    lines = [
+        f"| {pairing.section} | {variant} | {' | '.join(rate_scores(rows, QUESTION_RATES))} |"
+        for pairing in itertools.chain(*PAIRINGS.values())
+        for variant in pairing.variants
+        if (rows := groups.get((pairing.rate_section, "opd", pairing.student, variant)))
+    ]
+    return table_or_missing(f"| section | variant | {' | '.join(f'{rate:g}' for rate in QUESTION_RATES)} |", lines)
 
 
 def _of(groups: Groups, pairing: Pairing) -> dict[str, list[Row]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.machine import table
 from benchmarks.paper.real.grid import LEARNING_RATES, NUM_TRAIN, SEEDS, SUMMARIES, TEACHER_SECTION, VARIANTS
 from benchmarks.paper.real.tasks import CANDIDATES, SIZES
 from benchmarks.paper.rows import Row
@@ -140,7 +141,7 @@ def _processor(row: Row) -> str:
 
 def _score_table(groups: Groups) -> list[str]:
     best = _best_baseline(groups)
-    lines = ["| variant | rate | seeds | avg@4 | pass@4 | avg@4 less the best baseline's |", "|---" * 6 + "|"]
+    lines = []
     before = [row for found in groups.values() for row in found if row["before"]]
     if before:
         average, passed = estimate(avg_at_k(before, "before")), estimate(pass_at_k(before, "before"))
@@ -152,7 +153,7 @@ def _score_table(groups: Groups) -> list[str]:
         rate = rows[0]["cell"]["learning_rate"]
         scores = f"{estimate(avg_at_k(rows))} | {estimate(pass_at_k(rows))}"
         lines.append(f"| {name} | {rate:g} | {len(rows)} | {scores} | {versus} |")
-    return lines
+    return table("| variant | rate | seeds | avg@4 | pass@4 | avg@4 less the best baseline's |", lines)
 
 
 COSTS = {"rollout": "rollout s", "refining": "refining s", "training": "training s"}
@@ -160,8 +161,7 @@ COSTS = {"rollout": "rollout s", "refining": "refining s", "training": "training
 
 def _cost_table(groups: Groups) -> list[str]:
     """Return figures of the first round's target texts, and seconds by phase; means over the seeds."""
-    lines = ["| variant | y_o right | y_r right | y_o tokens | y_r tokens | " + " | ".join(COSTS.values()) + " |"]
-    lines.append("|---" * (5 + len(COSTS)) + "|")
+    lines = []
     for name, rows in groups.items():
         shares = [_mean_share(rows, key) for key in ("rollout_accuracy", "refined_accuracy")]
         tokens = [
@@ -169,7 +169,8 @@ def _cost_table(groups: Groups) -> list[str]:
         ]
         seconds = [f"{mean_of(rows, lambda row, k=key: row['seconds_by_phase'].get(k, 0.0)):.0f}" for key in COSTS]
         lines.append(f"| {name} | {' | '.join([*shares, *tokens, *seconds])} |")
-    return lines
+    head = "| variant | y_o right | y_r right | y_o tokens | y_r tokens"
+    return table(f"{head} | {' | '.join(COSTS.values())} |", lines)
 
 
 def _mean_share(rows: list[Row], name: str) -> str:
@@ -179,10 +180,5 @@ def _mean_share(rows: list[Row], name: str) -> str:
 
 
 def _rate_table(groups: Groups) -> list[str]:
-    if not groups:
-        return [MISSING]
-    lines = ["| variant | " + " | ".join(f"{rate:g}" for rate in LEARNING_RATES) + " |"]
-    lines.append("|---" * (1 + len(LEARNING_RATES)) + "|")
-    for name, rows in groups.items():
-        lines.append(f"| {name} | {' | '.join(rate_scores(rows, LEARNING_RATES))} |")
-    return lines
+    lines = [f"| {name} | {' | '.join(rate_scores(rows, LEARNING_RATES))} |" for name, rows in groups.items()]
+    return table(f"| variant | {' | '.join(f'{rate:g}' for rate in LEARNING_RATES)} |", lines) if lines else [MISSING]

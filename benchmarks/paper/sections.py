@@ -7,18 +7,25 @@ knows? *loops*: does a student in long loops get shorter texts from a teacher th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.paper import grid
-from benchmarks.paper.grid import SEEDS, Cell, LearningRates
-from benchmarks.paper.learning_rates import RATE_SECTION
+from benchmarks.paper.grid import SEEDS, TEACHER, Cell, LearningRates
+from benchmarks.paper.rows import Row
 from benchmarks.paper.tables import Groups, best_baseline
 
 SECTIONS = ("main", "controls", "support", "rounds", "lora", "loops", "timing")
 DEFAULT_SECTIONS = ("main", "controls", "timing")
 ALONE = ("timing",)
 """Sections that are run one at a time after the others, because their seconds are compared."""
+RATE_SECTION = "learning_rate"
+"""Section of the cells that choose the learning rates; ``learning_rate-NAME`` if for a single section."""
+Key = TypeVar("Key")
 QUESTION_RATES = (3e-4, 1e-3, 3e-3)
 """Rates that contain the best one of nearly every variant with the gap."""
 
@@ -97,3 +104,43 @@ def _pairing_cells(pairings: Sequence[Pairing], rates: LearningRates, seeds: Seq
 
 def _cell(pairing: Pairing, section: str, variant: str, rate: float, seed: int, split: grid.Split = "heldout") -> Cell:
     return Cell(section, "opd", pairing.student, variant, rate, seed, split=split, teacher=pairing.teacher)
+
+
+def rate_key(cell: Cell) -> tuple[str, str, str, str]:
+    """Return the factors that a learning rate depends on."""
+    return cell.teaching, cell.student, cell.teacher, cell.variant
+
+
+def best_rates(scored: Iterable[tuple[Key, float, float]]) -> dict[Key, float]:
+    """Return by key the rate with the highest score, from (key, rate, score); a tie gives the smaller rate."""
+    scores: dict[Key, dict[float, float]] = defaultdict(dict)
+    for key, rate, score in scored:
+        scores[key][rate] = score
+    return {key: max(sorted(found), key=found.__getitem__) for key, found in scores.items()}
+
+
+def choose_rates(rows: Iterable[Row]) -> LearningRates:
+    """Return by (teaching, student, teacher, variant) the rate with the highest avg@k on the validation problems."""
+    scored = []
+    for row in rows:
+        cell, after = row["cell"], row["after"]
+        if cell["section"].partition("-")[0] == RATE_SECTION:
+            key = cell["teaching"], cell["student"], cell["teacher"], cell["variant"]
+            average = sum(after["num_correct"]) / len(after["num_correct"]) / after["k"]
+            scored.append((key, cell["learning_rate"], average))
+    return best_rates(scored)
+
+
+def write_rates(path: Path, rates: LearningRates) -> None:
+    """Write the chosen rates."""
+    names = ("teaching", "student", "teacher", "variant")
+    entries = [dict(zip(names, key, strict=True)) | {"learning_rate": rate} for key, rate in rates.items()]
+    path.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n", encoding="utf-8")
+
+
+def read_rates(path: Path) -> LearningRates:
+    """Read the chosen rates; none without a file. An entry without a teacher means the default teacher."""
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return {(e["teaching"], e["student"], e.get("teacher", TEACHER), e["variant"]): e["learning_rate"] for e in entries}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from benchmarks.machine import table
 from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import Factors, avg_at_k, difference, estimate, mean_of, pass_at_k
 from benchmarks.paper.variants import BASELINES, CONTROLS, MAIN, VARIANTS
@@ -12,6 +13,12 @@ Groups = dict[Factors, list[Row]]
 SETTINGS = (("opd", "gap"), ("opsd", "gap"), ("opd", "slips"), ("opsd", "slips"))
 MAIN_NAMES, CONTROL_NAMES = tuple(MAIN), tuple(CONTROLS)
 MISSING = "These runs are not among the committed rows; `python -m benchmarks.paper --full` makes them."
+
+
+def table_or_missing(head: str, rows: Iterable[str]) -> list[str]:
+    """Return the table; without rows, what is said instead."""
+    lines = table(head, rows)
+    return lines if len(lines) > 2 else [MISSING]
 
 
 def setting_name(teaching: str, student: str) -> str:
@@ -27,16 +34,10 @@ def best_baseline(groups: Groups, section: str, teaching: str, student: str) -> 
 
 def score_table(groups: Groups, section: str, variants: Sequence[str]) -> list[str]:
     """Return avg@k and pass@k of each variant, and its paired difference from the setting's best baseline."""
-    keys = [key for key in groups if key[0] == section and key[3] in variants]
-    if not keys:
-        return [MISSING]
-    lines = [
-        "| setting | variant | seeds | avg@8 | pass@8 | avg@8 less the best baseline's | pass@8 less its |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for teaching, student in SETTINGS:
-        lines += _setting_lines(groups, section, variants, teaching, student)
-    return lines
+    rows = [line for setting in SETTINGS for line in _setting_lines(groups, section, variants, *setting)]
+    return table_or_missing(
+        "| setting | variant | seeds | avg@8 | pass@8 | avg@8 less the best baseline's | pass@8 less its |", rows
+    )
 
 
 def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teaching: str, student: str) -> Iterator[str]:
@@ -66,23 +67,19 @@ def _setting_lines(groups: Groups, section: str, variants: Sequence[str], teachi
 
 def control_table(groups: Groups) -> list[str]:
     """Return `trd` minus each control, which shows the effect of the part that the control leaves out."""
-    lines = ["| setting | " + " | ".join(f"`trd` less `{name}`" for name in CONTROLS) + " |"]
-    lines.append("|---" * (1 + len(CONTROLS)) + "|")
+    lines = []
     for teaching, student in SETTINGS:
         trd = groups.get(("main", teaching, student, "trd"))
         controls = [groups.get(("controls", teaching, student, name)) for name in CONTROLS]
         if trd and any(controls):
             gains = [str(difference(avg_at_k(trd), avg_at_k(rows))) if rows else "" for rows in controls]
             lines.append(f"| {setting_name(teaching, student)} | {' | '.join(gains)} |")
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(f"| setting | {' | '.join(f'`trd` less `{name}`' for name in CONTROLS)} |", lines)
 
 
 def cost_table(groups: Groups) -> list[str]:
     """Return sampled tokens and seconds by phase of TRD and the best baseline."""
-    lines = [
-        "| setting | variant | y_o tokens | y_r tokens | rollout s | refining s | training s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for section, teaching, student, variant in groups:
         if section == "timing" and variant in (best_baseline(groups, "main", teaching, student), "trd"):
             rows = groups[section, teaching, student, variant]
@@ -95,7 +92,9 @@ def cost_table(groups: Groups) -> list[str]:
                 for name in ("rollout", "refining", "training")
             ]
             lines.append(f"| {setting_name(teaching, student)} | {variant} | {' | '.join(tokens + seconds)} |")
-    return lines if len(lines) > 2 else [MISSING]
+    return table_or_missing(
+        "| setting | variant | y_o tokens | y_r tokens | rollout s | refining s | training s |", lines
+    )
 
 
 DIAGNOSED = {
@@ -110,25 +109,23 @@ DIAGNOSED = {
 
 def diagnosis_table(groups: Groups) -> list[str]:
     """Return the engine's metrics of TRD's first round, mean over the seeds."""
-    keys = [key for key in groups if key[0] == "main" and key[3] == "trd"]
-    if not keys:
-        return [MISSING]
-    lines = ["| setting | " + " | ".join(DIAGNOSED.values()) + " |", "|---" * (len(DIAGNOSED) + 1) + "|"]
-    for key in keys:
+    lines = []
+    for key in (key for key in groups if key[0] == "main" and key[3] == "trd"):
         values = [f"{mean_of(groups[key], lambda r, n=name: r['rounds'][0][n]):.3g}" for name in DIAGNOSED]
         lines.append(f"| {setting_name(key[1], key[2])} | {' | '.join(values)} |")
-    return lines
+    return table_or_missing(f"| setting | {' | '.join(DIAGNOSED.values())} |", lines)
 
 
 def restart_table(groups: Groups) -> list[str]:
     """Return how often students write `wait`, and whether the answers are then correct."""
-    lines = ["| setting | variant | answers with `wait`, % | of these right, % | of the others right, % | tokens |"]
-    lines.append("|---" * 6 + "|")
-    for teaching, student in SETTINGS:
-        for variant in MAIN_NAMES:
-            if rows := groups.get(("main", teaching, student, variant)):
-                lines.append(f"| {setting_name(teaching, student)} | {variant} | {_restarts(rows)} |")
-    return lines if len(lines) > 2 else [MISSING]
+    lines = [
+        f"| {setting_name(*setting)} | {variant} | {_restarts(rows)} |"
+        for setting in SETTINGS
+        for variant in MAIN_NAMES
+        if (rows := groups.get(("main", *setting, variant)))
+    ]
+    head = "| setting | variant | answers with `wait`, % | of these right, % | of the others right, % | tokens |"
+    return table_or_missing(head, lines)
 
 
 def _restarts(rows: Sequence[Row]) -> str:
@@ -148,20 +145,14 @@ def _restarts(rows: Sequence[Row]) -> str:
 def learning_rate_table(groups: Groups) -> list[str]:
     """Return validation avg@k at every tried rate, the chosen one in bold."""
     rows = [row for key, found in groups.items() if key[0] == "learning_rate" for row in found]
-    if not rows:
-        return [MISSING]
     rates = sorted({row["cell"]["learning_rate"] for row in rows})
     lines = [
-        "| setting | variant | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
-        "|---" * (2 + len(rates)) + "|",
+        f"| {setting_name(*setting)} | {variant} | {' | '.join(rate_scores(found, rates))} |"
+        for setting in SETTINGS
+        for variant in VARIANTS
+        if (found := groups.get(("learning_rate", *setting, variant)))
     ]
-    for teaching, student in SETTINGS:
-        for variant in VARIANTS:
-            found = groups.get(("learning_rate", teaching, student, variant), [])
-            if found:
-                shown = " | ".join(rate_scores(found, rates))
-                lines.append(f"| {setting_name(teaching, student)} | {variant} | {shown} |")
-    return lines
+    return table_or_missing(f"| setting | variant | {' | '.join(f'{rate:g}' for rate in rates)} |", lines)
 
 
 def rate_scores(rows: Sequence[Row], rates: Sequence[float]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.paper import grid, learning_rates, report, runner
+from benchmarks.paper import grid, report, runner, sections
 from benchmarks.paper.catch_up import catch_up_table
 from benchmarks.paper.claims import NOT_RUN, Claim
 from benchmarks.paper.grid import Cell, cells_of, engine_spec
@@ -113,10 +113,10 @@ def test_the_rate_with_the_best_validation_score_is_chosen(tmp_path: Path) -> No
             "learning_rate": rate,
         }
         append_row(tmp_path / "rows.jsonl", {"cell": cell, "after": {"k": 4, "num_correct": num_correct}})
-    rates = learning_rates.choose(read_rows(tmp_path / "rows.jsonl"))
+    rates = sections.choose_rates(read_rows(tmp_path / "rows.jsonl"))
     assert rates == {("opd", "gap", "tiny-teacher", "trd"): 3e-4}
-    learning_rates.write(tmp_path / "rates.json", rates)
-    assert learning_rates.read(tmp_path / "rates.json") == rates
+    sections.write_rates(tmp_path / "rates.json", rates)
+    assert sections.read_rates(tmp_path / "rates.json") == rates
 
 
 def test_an_interval_covers_seeds_and_problems_and_a_pair_removes_what_both_share() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paper import grid, learning_rates
+from benchmarks.paper import grid, sections
 from benchmarks.paper.__main__ import _sections
 from benchmarks.paper.grid import engine_spec
 from benchmarks.paper.question_tables import loops_table, question_rate_table, support_table
@@ -22,7 +22,7 @@ QUESTIONS = ("support", "loops")
 
 
 def test_every_section_has_the_rates_that_its_cells_need_and_its_own_cells() -> None:
-    rates = {learning_rates.key_of(cell): 1e-3 for cell in rate_cells(SECTIONS)}
+    rates = {sections.rate_key(cell): 1e-3 for cell in rate_cells(SECTIONS)}
     cells = [*rate_cells(SECTIONS), *(cell for name in SECTIONS for cell in section_cells(name, rates))]
     assert len({cell.id for cell in cells}) == len(cells)
     assert rate_cells(["main", "controls"]) == rate_cells(["main"]) == grid.learning_rate_cells()
@@ -30,7 +30,7 @@ def test_every_section_has_the_rates_that_its_cells_need_and_its_own_cells() -> 
 
 
 def test_the_questions_are_legal_specs_and_loops_have_room(tmp_path: Path) -> None:
-    rates = {learning_rates.key_of(cell): 1e-3 for cell in rate_cells(QUESTIONS)}
+    rates = {sections.rate_key(cell): 1e-3 for cell in rate_cells(QUESTIONS)}
     for cell in [cell for name in QUESTIONS for cell in section_cells(name, rates)]:
         spec = engine_spec(cell, data=tmp_path, models=MODELS)
         config = parse_config(spec)

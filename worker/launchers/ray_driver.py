@@ -53,13 +53,12 @@ class ClusterError(Exception):
 def processes_per_node(spec: dict[str, Any], devices_per_node: int) -> list[int]:
     """Return how many of the engine's processes each node has: as many as its devices allow, the rest on the last."""
     sampling, num_processes = spec["sampling"], int(spec["devices"])
-    is_apart = sampling.get("placement") == "separate"
-    most = max(1, devices_per_node // _devices_of_a_process(sampling, is_apart=is_apart))
+    most = max(1, devices_per_node // _devices_of_a_process(sampling))
     return [min(most, num_processes - first) for first in range(0, num_processes, most)]
 
 
-def _devices_of_a_process(sampling: dict[str, Any], *, is_apart: bool) -> int:
-    return 1 + int(sampling.get("tensor_parallel_size") or 1) if is_apart else 1
+def _devices_of_a_process(sampling: dict[str, Any]) -> int:
+    return 1 + int(sampling.get("tensor_parallel_size") or 1) if sampling.get("placement") == "separate" else 1
 
 
 class Nodes:
@@ -82,9 +81,8 @@ class Nodes:
         ]
 
     def _gpus(self, spec: dict[str, Any], count: int) -> int:
-        is_apart = spec["sampling"].get("placement") == "separate"
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        return count * _devices_of_a_process(spec["sampling"], is_apart=is_apart) if has_gpus else 0
+        return count * _devices_of_a_process(spec["sampling"]) if has_gpus else 0
 
     def _reserve(self, attempt: str, spec: dict[str, Any], stop: StopRequest) -> PlacementGroup:
         bundles = [
@@ -112,7 +110,11 @@ class Nodes:
     def copy_inputs(self, folder: Path, spec: dict[str, Any]) -> dict[str, str]:
         """Copy everything that the engine reads to every node; return the names of these places on the nodes."""
         replaced = {str(path): path.name for path in folder.iterdir() if path.name not in _INPUTS}
-        named = [source["path"] for source in (spec["dataset"], spec["evaluation"].get("dataset")) if _has_path(source)]
+        named = [
+            source["path"]
+            for source in (spec["dataset"], spec["evaluation"].get("dataset"))
+            if isinstance(source, dict) and "path" in source
+        ]
         for number, path in enumerate(named):
             replaced.setdefault(path, f"server-data-{number}{''.join(Path(path).suffixes)}")
         for place, name in replaced.items():
@@ -151,10 +153,6 @@ class Nodes:
             remove_placement_group(self._group)
 
 
-def _has_path(source: Any) -> bool:
-    return isinstance(source, dict) and "path" in source
-
-
 def _files(place: Path) -> Iterator[tuple[Path, str]]:
     """Yield the file itself, or all files below a folder with their names in it; links are followed."""
     if place.is_file():
@@ -162,6 +160,14 @@ def _files(place: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted(place.rglob("*")):
         if path.is_file():
             yield path, path.relative_to(place).as_posix()
+
+
+def append_event(folder: Path, line: bytes) -> None:
+    """Append an event for the worker that follows the attempt's folder."""
+    path = folder / "run" / "events.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        file.write(line + b"\n")
 
 
 class Follower:
@@ -206,14 +212,7 @@ class Follower:
             self._fetch(f"run/{event['path']}")
         if event["type"] == "checkpoint":
             self._nodes.first("remove", f"run/{event['path']}")
-        self.write(line)
-
-    def write(self, line: bytes) -> None:
-        """Append an event for the worker."""
-        path = self._folder / "run" / "events.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("ab") as file:
-            file.write(line + b"\n")
+        append_event(self._folder, line)
 
     def _fetch(self, name: str) -> None:
         for file_name, num_bytes in self._nodes.first("files", name):
@@ -234,12 +233,12 @@ def run(folder: Path, devices_per_node: int, stop: StopRequest) -> int:
     nodes = Nodes(attempt, spec, processes_per_node(spec, devices_per_node), stop)
     try:
         nodes.start(spec, nodes.copy_inputs(folder, spec))
-        return _follow(nodes, Follower(nodes, folder), stop)
+        return _follow(nodes, Follower(nodes, folder), folder, stop)
     finally:
         nodes.close()
 
 
-def _follow(nodes: Nodes, follower: Follower, stop: StopRequest) -> int:
+def _follow(nodes: Nodes, follower: Follower, folder: Path, stop: StopRequest) -> int:
     is_stopping, first_end_at = False, None
     while True:
         codes = follower.poll()
@@ -250,7 +249,7 @@ def _follow(nodes: Nodes, follower: Follower, stop: StopRequest) -> int:
             first_end_at = first_end_at or time.monotonic()
             if None not in codes or time.monotonic() - first_end_at > OTHERS_SECONDS:
                 for line in follower.failures[:1] if not follower.has_failed else []:
-                    follower.write(line)
+                    append_event(folder, line)
                 return codes[0] if codes[0] is not None else 1
         time.sleep(POLL_SECONDS)
 
@@ -274,9 +273,7 @@ def main(folder: Path, devices_per_node: int) -> int:
             failure = ClusterError("worker_lost", f"the Ray cluster lost a node of the attempt: {error}".split("\n")[0])
     if failure is not None:
         event = {"type": "failed", "at": time.time(), "code": failure.code, "message": str(failure), "traceback": None}
-        (folder / "run").mkdir(exist_ok=True)
-        with (folder / "run" / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        append_event(folder, json.dumps(event).encode())
     (folder / EXIT_CODE_FILE).write_text(str(code), encoding="ascii")
     return code
 

@@ -21,7 +21,6 @@ from standardwebhooks import Webhook
 from trd_data.network_address import AddressRefusedError, Network, pin_address
 from worker.attempt import Slot
 from worker.periodic import Periodic
-from worker.repository import schema_is_ready
 from worker.webhooks import repository
 from worker.webhooks.repository import DueDelivery, Outcome
 
@@ -44,13 +43,7 @@ def make_sender(slot: Slot) -> Periodic:
         while not slot.stopping.is_set() and send_due(slot):
             pass
 
-    return Periodic(
-        "webhooks",
-        send_all_due,
-        seconds=slot.settings.webhook_seconds,
-        stopping=slot.stopping,
-        ready=lambda: schema_is_ready(slot.database),
-    )
+    return slot.repeat("webhooks", send_all_due, slot.settings.webhook_seconds)
 
 
 def send_due(slot: Slot, *, retry_seconds: Sequence[float] = RETRY_SECONDS) -> int:
@@ -77,12 +70,20 @@ async def _send(client: httpx.AsyncClient, delivery: DueDelivery, network: Netwo
     status, head, error = None, None, None
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            address = await asyncio.to_thread(pin_address, delivery.url, network)
+            address, now = await asyncio.to_thread(pin_address, delivery.url, network), datetime.now(UTC)
+            headers = {
+                "host": address.host_header,
+                "content-type": "application/json",
+                "user-agent": "trd-webhooks",
+                "webhook-id": delivery.id,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": Webhook(delivery.secret).sign(delivery.id, now, delivery.body),
+            }
             request = client.build_request(
                 "POST",
                 address.url,
                 content=delivery.body.encode(),
-                headers={"host": address.host_header, **_signed_headers(delivery)},
+                headers=headers,
                 extensions={"sni_hostname": address.server_name},
             )
             response = await client.send(request, stream=True, follow_redirects=False)
@@ -98,17 +99,6 @@ async def _send(client: httpx.AsyncClient, delivery: DueDelivery, network: Netwo
     except Exception as failure:  # noqa: BLE001 - the boundary of one receiver, which must not affect the others
         error = f"{type(failure).__name__}: {failure}"[:500]
     return Outcome(delivery, time.monotonic() - started, status, head, error)
-
-
-def _signed_headers(delivery: DueDelivery) -> dict[str, str]:
-    now = datetime.now(UTC)
-    return {
-        "content-type": "application/json",
-        "user-agent": "trd-webhooks",
-        "webhook-id": delivery.id,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(delivery.secret).sign(delivery.id, now, delivery.body),
-    }
 
 
 async def _head(response: httpx.Response) -> str:

@@ -44,7 +44,8 @@ def page(rows: Sequence[Row], chosen: Sequence[str], model_name: str) -> list[st
     samples = {row["cell"]["task"]: row["samples"] for row in rows if row["cell"]["section"] == WARM_UP}
     for task, (before, after) in _scores(rows).items():
         settings = ", ".join(f"{key} {value}" for key, value in CANDIDATES[task].parameters.items())
-        shown = " | ".join(f"`{_on_a_line(text)}`" for text in samples[task])
+        escaped = (text.replace("\n", "⏎").replace("|", "\\|").replace("`", "'")[:NUM_SHOWN] for text in samples[task])
+        shown = " | ".join(f"`{text}`" for text in escaped)
         name = f"**{task}**" if task in chosen else task
         lines.append(f"| {name} | {settings} | {100 * before:.0f} % | {100 * after:.0f} % | {shown} |")
     return lines
@@ -57,7 +58,3 @@ def _scores(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
         row["cell"]["task"]: [float(avg_at_k([row], when).mean()) for when in ("before", "after")] for row in warm_ups
     }
     return {task: (before, after) for task, (before, after) in means.items()}
-
-
-def _on_a_line(text: str) -> str:
-    return text.replace("\n", "⏎").replace("|", "\\|").replace("`", "'")[:NUM_SHOWN]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.paper.real.tasks import (
     TEACHER_PROMPTS,
 )
 from benchmarks.paper.rows import Row
+from benchmarks.paper.sections import best_rates
 
 STUDENT = "smollm2-135m-instruct"
 SEEDS = (0, 1, 2)
@@ -126,12 +126,11 @@ def learning_rate_cells(tasks: Sequence[str], variants: Collection[str] = VARIAN
 
 def choose_rates(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     """Return by (task, variant) the rate with the highest validation avg@k; a tie gives the smaller."""
-    scores: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
-    for row in rows:
-        cell = row["cell"]
-        if cell["section"] == "real_learning_rate":
-            scores[cell["task"], cell["variant"]][cell["learning_rate"]] = sum(row["after"]["num_correct"])
-    return {key: max(sorted(found), key=found.__getitem__) for key, found in scores.items()}
+    return best_rates(
+        ((cell["task"], cell["variant"]), cell["learning_rate"], sum(row["after"]["num_correct"]))
+        for row in rows
+        if (cell := row["cell"])["section"] == "real_learning_rate"
+    )
 
 
 def main_cells(

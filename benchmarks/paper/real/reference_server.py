@@ -18,7 +18,30 @@ from typing import Any
 @contextmanager
 def serving_references(answers: Mapping[str, str]) -> Iterator[str]:
     """Yield the endpoint's base URL on a free port of 127.0.0.1; the server stops with the context."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = answers.get(body["messages"][-1]["content"])
+            document: dict[str, Any]
+            status, document = HTTPStatus.NOT_FOUND, {"error": {"message": "no such problem"}}
+            if answer is not None:
+                message = {"role": "assistant", "content": answer}
+                choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+                status, document = HTTPStatus.OK, {"choices": choices}
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Log nothing: the run has its own log."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -27,30 +50,3 @@ def serving_references(answers: Mapping[str, str]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _handler(answers: Mapping[str, str]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = answers.get(body["messages"][-1]["content"])
-            if answer is None:
-                self._reply(HTTPStatus.NOT_FOUND, {"error": {"message": "no such problem"}})
-                return
-            message = {"role": "assistant", "content": answer}
-            self._reply(HTTPStatus.OK, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Log nothing: the run has its own log."""
-
-        def _reply(self, status: HTTPStatus, document: dict[str, Any]) -> None:
-            content = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    return Handler

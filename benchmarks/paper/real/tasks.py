@@ -108,10 +108,6 @@ def _letter_counting(entry: Entry) -> str:
     return answered("\n".join([*lines, f"{total} = {entry['answer']}"]), entry["answer"])
 
 
-def _answer_alone(entry: Entry) -> str:
-    return answered("", entry["answer"])
-
-
 def _sums(num_terms: int, num_digits: int) -> dict[str, int]:
     terms = {"min_terms": num_terms, "max_terms": num_terms}
     return terms | {"min_digits": num_digits, "max_digits": num_digits}
@@ -125,7 +121,10 @@ CANDIDATES = {
         Candidate("chain_sum-2x2", "chain_sum", _sums(2, 2), _chain_sum),
         Candidate("spell_backward-3-4", "spell_backward", {"min_word_len": 3, "max_word_len": 4}, _spell_backward),
         Candidate(
-            "word_sequence_reversal-3-4", "word_sequence_reversal", {"min_words": 3, "max_words": 4}, _answer_alone
+            "word_sequence_reversal-3-4",
+            "word_sequence_reversal",
+            {"min_words": 3, "max_words": 4},
+            lambda entry: answered("", entry["answer"]),
         ),
         Candidate(
             "leg_counting-2",
