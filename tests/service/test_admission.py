@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from contract.tables import Dataset
 from tests.service.conftest import MakeClient
-from tests.service.records import job_body, upload
+from tests.service.records import context_of, job_body, upload
 
 
 def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
@@ -93,6 +94,22 @@ def test_a_student_that_teaches_itself_needs_every_solution(client: TestClient) 
         assert (error["code"], error["param"]) == ("dataset_lacks_solutions", "dataset")
         assert "row 23 has no solution" in error["message"], "blank lines count, as in an editor"
     assert client.post("/jobs", json=job_body(client, dataset=dataset)).status_code == 201
+
+
+def test_the_row_without_a_solution_is_named_if_it_is_known(either_client: TestClient) -> None:
+    rows = ['{"problem": "1", "answer": "1", "solution": "s"}', '{"problem": "2", "answer": "2"}']
+    dataset = upload(either_client, "\n".join(rows))
+    body = job_body(either_client, mode="opsd", teacher=None, dataset=dataset)
+    for findings, place in (("of the upload", "row 2"), ("of an earlier version", "a row")):
+        if findings == "of an earlier version":
+            with context_of(either_client).database.write() as session:
+                row = session.get(Dataset, dataset)
+                assert row is not None
+                row.findings = None
+        for path in ("/jobs?dry_run=true", "/jobs"):
+            error = either_client.post(path, json=body).json()["error"]
+            assert (error["code"], error["param"]) == ("dataset_lacks_solutions", "dataset")
+            assert f"{dataset}: {place} has no solution" in error["message"], findings
 
 
 def test_problems_to_evaluate_on_need_no_solutions(client: TestClient) -> None:
