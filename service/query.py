@@ -1,4 +1,5 @@
-"""Values in a query string, and the pages that they select.
+"""What clients send: the base class of bodies and query strings, values in a query string, and the pages that they
+select.
 
 Lists are keyset pages: ``after`` names the last object seen, so pages stay right while rows come and go.
 """
@@ -55,10 +56,14 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_w
 """A time with a time zone."""
 
 
-class PageQuery(BaseModel):
-    """Query string of a list: filters of a subclass, which combine, and the page."""
+class RequestModel(BaseModel):
+    """Base class of bodies and query strings, which refuse unknown fields."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class PageQuery(RequestModel):
+    """Query string of a list: filters of a subclass, which combine, and the page."""
 
     after: Annotated[str, Field(max_length=60)] | None = None
     """Id of the last object of the page before."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.views.chats import ChatModel
+from service.query import RequestModel
 
 MAX_CHARACTERS = 64_000
 """Most characters of all messages together."""
 
 
-class Message(BaseModel):
+class Message(RequestModel):
     """One turn."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     role: Literal["system", "user", "assistant"]
     """Who wrote it."""
@@ -24,10 +23,8 @@ class Message(BaseModel):
     """Its text."""
 
 
-class Question(BaseModel):
+class Question(RequestModel):
     """What to answer, and by which model."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     model: ChatModel = ChatModel.CHECKPOINT
     """checkpoint; base: the student before training; teacher: of jobs that name one."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contract.tables import Dataset
 from contract.views.datasets import DatasetView
-from service.query import DECIMAL
+from service.query import DECIMAL, RequestModel
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:
@@ -16,10 +16,8 @@ def dataset_view(dataset: Dataset) -> DatasetView:
     return DatasetView.of(dataset, notices=(dataset.findings or {}).get("notices", []))
 
 
-class PreviewQuery(BaseModel):
+class PreviewQuery(RequestModel):
     """The models, the task and the budgets of the job that is previewed."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     model: Annotated[str, Field(max_length=500)]
     """The student, as a job names it."""

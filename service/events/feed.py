@@ -150,7 +150,10 @@ class EventFeed:
                         return
                     ask_at = time.monotonic() + KEEP_ALIVE_SECONDS
                 news = channel.news  # taken before looking: what comes in between is not slept through
-                frames = await self._next_frames(job_id, channel, cursor)
+                if channel.held_after is not None and cursor >= channel.held_after:
+                    frames = channel.after(cursor)
+                else:
+                    frames = await run_in_threadpool(self._read_events, job_id, cursor)
                 for frame in frames:
                     yield frame.content
                     cursor = frame.sequence
@@ -179,11 +182,6 @@ class EventFeed:
             channel.num_streams -= 1
             if channel.num_streams == 0:
                 del self._channels[job_id]
-
-    async def _next_frames(self, job_id: str, channel: Channel, cursor: int) -> Sequence[Frame]:
-        if channel.held_after is not None and cursor >= channel.held_after:
-            return channel.after(cursor)
-        return await run_in_threadpool(self._read_events, job_id, cursor)
 
     def _read_events(self, job_id: str, cursor: int) -> list[Frame]:
         with self._database.read() as session:

@@ -43,7 +43,8 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
         remedy = "use mode trd, in which the teacher refines by text, or a teacher of GET /models"
         raise refusal("teacher.endpoint", name, f"{why}, and mode {spec.mode} needs them to score the rollout", remedy)
     loss = spec.resolved_loss
-    may_score = loss.teacher_context == "refine" and not _asks_for_full(spec)
+    asks_for_full = "support" in spec.loss.model_fields_set and spec.loss.support == "full"
+    may_score = loss.teacher_context == "refine" and not asks_for_full
     legal = {"divergence": ("forward_kl",), "support": ("full", "top_k"), "reverse_after": (None,)} if may_score else {}
     for field in ("divergence", "support", "reverse_after"):
         given = getattr(spec.loss, field)
@@ -60,10 +61,6 @@ def _on_text(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> tuple[dict[
         f"endpoint {name} carry log-probabilities, else loss.divergence = cross_entropy on the refined trajectory; "
         "the run finds out and reports which"
     )
-
-
-def _asks_for_full(spec: JobSpec) -> bool:
-    return "support" in spec.loss.model_fields_set and spec.loss.support == "full"
 
 
 def _top_k(spec: JobSpec, name: str, endpoint: TeacherEndpoint) -> int:

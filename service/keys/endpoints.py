@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt
 
 from contract.strict_model import WITHOUT_CONTROLS
 from contract.views import Page
@@ -15,7 +15,7 @@ from service.auth import Admin
 from service.bodies import JsonRoute
 from service.context import Context
 from service.errors import ERROR_RESPONSES, NotFoundError, raises
-from service.query import Limit, Moment
+from service.query import Limit, Moment, RequestModel
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
@@ -26,25 +26,21 @@ def _in_the_future(value: datetime) -> datetime:
     return value
 
 
-class NewKey(BaseModel):
+class NewKey(RequestModel):
     """What to make."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), WITHOUT_CONTROLS]
     """Name for people; not blank."""
     owner: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@-]+$")] | None = None
     """Who sees what is made with the key; null takes the caller's own."""
-    scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]
+    scopes: Annotated[list[KeyScope], Field(min_length=1)] = [KeyScope.SUBMIT]  # noqa: RUF012 - pydantic copies it
     """read: look; submit: also make and change; admin: also manage keys."""
     expires_at: Annotated[Moment, AfterValidator(_in_the_future)] | None = None
     """When the key stops to work; null: never."""
 
 
-class Rotation(BaseModel):
+class Rotation(RequestModel):
     """How a key is replaced."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     grace_seconds: Annotated[StrictInt, Field(ge=0, le=90 * 86_400)] = 86_400
     """How long the old key still works, so that programs can change to the new one."""

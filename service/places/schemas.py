@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contract.strict_model import WITHOUT_CONTROLS
+from service.query import RequestModel
 
 
-class WantedPlace(BaseModel):
+class WantedPlace(RequestModel):
     """A page of a job, and what to look at on it."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     job_id: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\w+$")]
     """One of the caller's jobs."""

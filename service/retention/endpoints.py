@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contract.retention import RecordKind, policy_of
 from contract.views.retention import RetentionView
 from service.auth import Admin
 from service.context import Context
 from service.errors import ERROR_RESPONSES
-from service.query import DECIMAL
+from service.query import DECIMAL, RequestModel
 from service.retention.service import preview
 
 WholeDays = Annotated[int, Field(ge=1, le=36_500), DECIMAL]
@@ -20,10 +20,8 @@ WholeDays = Annotated[int, Field(ge=1, le=36_500), DECIMAL]
 router = APIRouter(prefix="/retention", tags=["operations"], responses=ERROR_RESPONSES)
 
 
-class OtherDays(BaseModel):
+class OtherDays(RequestModel):
     """Limits to try instead of those of the settings."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     events_days: WholeDays | None = None
     """Days instead of those of TRD_RETAIN_EVENTS_DAYS."""
