@@ -85,7 +85,7 @@ def test_a_repeated_upload_waits_for_the_first_ones_commit(
     make_client: MakeClient, postgres_url: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     one, other, gate = make_client(postgres_url), make_client(postgres_url), Gate()
-    monkeypatch.setattr(datasets, "num_stored", gate.around(datasets.num_stored, is_after=True))
+    monkeypatch.setattr(datasets, "newest_like", gate.around(datasets.newest_like, is_after=True))
     first = pool.submit(send_rows, one, path, FIRST)
     assert gate.reached.wait(SECONDS)
     repeated = pool.submit(send_rows, other, path, REPEATED)
