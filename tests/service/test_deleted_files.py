@@ -69,7 +69,7 @@ def test_what_could_not_be_removed_goes_at_the_next_start(
 def test_the_file_of_an_upload_that_cannot_be_recorded_goes(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.datasets.repository.num_stored", _locked)
+    monkeypatch.setattr("service.datasets.service.record", _locked)
     for _ in range(3):
         assert client.post("/datasets", content=ROWS, headers=JSONL).json()["error"]["code"] == "database_unavailable"
     assert stored(tmp_path) == []
@@ -107,7 +107,7 @@ def test_what_an_upload_left_without_a_word_goes_a_day_later(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = context_of(client)
-    monkeypatch.setattr("service.datasets.repository.num_stored", _gone)
+    monkeypatch.setattr("service.datasets.service.record", _gone)
     assert client.post("/datasets", content=ROWS, headers=JSONL).status_code == 503
     monkeypatch.undo()
     dataset = upload(client)
