@@ -146,7 +146,8 @@ class DatasetService:
         row.deleted_at = datetime.now(UTC) + STALE
         with self._database.write() as session:
             session.add(row)
-        self._storage.store(received, row.storage_key, sha256=row.sha256)
+        dataset_id, key = row.id, row.storage_key  # a transaction that is rolled back takes the row's values with it
+        self._storage.store(received, key, sha256=row.sha256)
         try:
             kept = self._publish(row, client_try)
         except SQLAlchemyError as error:
@@ -154,13 +155,13 @@ class DatasetService:
                 raise  # the commit may still arrive
             with suppress(SQLAlchemyError):  # then it stays unknown, and a later start finds the file
                 with self._database.read() as session:
-                    is_published = repository.is_published(session, row.id)
+                    is_published = repository.is_published(session, dataset_id)
                 if not is_published:
-                    self._storage.give_up(row.storage_key)
+                    self._storage.give_up(key)
             raise
         if kept is row:
             return row
-        self._storage.give_up(row.storage_key)
+        self._storage.give_up(key)
         if kept is not None:
             return kept
         raise no_room(self._settings)
