@@ -14,7 +14,7 @@ from trd_data.errors import FileTooLargeError
 from trd_data.formats import READ_FORMATS, Unpacked
 from trd_data.plain_json import WrittenFloat, nests_deeper
 from trd_data.shapes.fields import type_name
-from trd_data.unique_json import refuse_constant
+from trd_data.unique_json import refuse_constant, unique_object
 
 _BOM = b"\xef\xbb\xbf"
 MAX_BLANK_LINES = 100_000
@@ -147,7 +147,7 @@ def _parsed(content: bytes, max_depth: int, of_what: str) -> JsonRow:
             content.decode(),
             parse_float=WrittenFloat,
             parse_constant=refuse_constant,
-            object_pairs_hook=_object,
+            object_pairs_hook=unique_object,
         )
     except UnicodeDecodeError as error:
         return f"not UTF-8: {error.reason} at byte {error.start + 1} {of_what}"
@@ -156,13 +156,3 @@ def _parsed(content: bytes, max_depth: int, of_what: str) -> JsonRow:
     except ValueError as error:
         return f"not valid JSON: {error}"
     return values if isinstance(values, dict) else f"must be a JSON object, not {type_name(values)}"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raises ValueError if a key stands in it twice, of which one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {json.dumps(twice)[:80]} stands in an object twice; keep one")
-    return found

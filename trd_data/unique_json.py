@@ -19,15 +19,20 @@ def loads_unique(text: str) -> Any:
     """Return the value of a JSON text; raise ValueError, also for NaN and infinity, and `DuplicateKeyError` with the
     key and its lines."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_float=finite_float, parse_constant=refuse_constant)
+        return json.loads(
+            text, object_pairs_hook=unique_object, parse_float=finite_float, parse_constant=refuse_constant
+        )
     except DuplicateKeyError:
         raise _located(text) from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise `DuplicateKeyError` if a key stands in it twice, of which one would be lost."""
     found = dict(pairs)
-    if len(found) != len(pairs):
-        raise DuplicateKeyError
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DuplicateKeyError(f"the key {json.dumps(twice)[:80]} stands in an object twice; keep one")
     return found
 
 

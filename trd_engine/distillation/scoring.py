@@ -19,7 +19,7 @@ from trd_engine.distillation.losses.projection import Projection
 from trd_engine.distillation.losses.served import LossPass, served_pass
 from trd_engine.distillation.losses.token_statistics import StatisticsRequest, TokenStatistics
 from trd_engine.distillation.model_pair import ModelPair
-from trd_engine.distillation.token_weights import TokenFigures, TokenWeigher
+from trd_engine.distillation.token_weights import TokenWeigher
 from trd_engine.models.attention.packing import hidden_states
 from trd_engine.models.head import head_of
 
@@ -80,7 +80,7 @@ def _score_student(
             # The weights must be known before the pass that takes the gradient. This one reads both heads again, and
             # the hidden states are computed once.
             with torch.no_grad():
-                figures = _figures(*loss_pass(hidden_NH.detach(), torch.zeros_like(weights_N))[1:])
+                figures = loss_pass(hidden_NH.detach(), torch.zeros_like(weights_N))[1:]
         weights_N = weigher(batch, figures)
     loss, divergence_N, found = loss_pass(hidden_NH, weights_N * token_weight)
     return Scored(loss, divergence_N, weights_N, found)
@@ -110,14 +110,6 @@ def _loss_pass(
         )
 
     return pass_over
-
-
-def _figures(divergence_N: Tensor, statistics: TokenStatistics) -> TokenFigures:
-    assert statistics.student_logprob_N is not None
-    assert statistics.teacher_logprob_N is not None
-    return TokenFigures(
-        statistics.student_entropy_N, divergence_N, statistics.student_logprob_N, statistics.teacher_logprob_N
-    )
 
 
 @torch.no_grad()

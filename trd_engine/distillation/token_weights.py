@@ -21,18 +21,8 @@ from torch import Tensor
 
 from trd_engine.config import TokenWeightsConfig
 from trd_engine.distillation.batching import MicroBatch
+from trd_engine.distillation.losses.token_statistics import TokenStatistics
 from trd_engine.types import Trajectory
-
-
-@dataclass(frozen=True)
-class TokenFigures:
-    """Figures of both models for each token, computed with the student's weights before the step."""
-
-    student_entropy_N: Tensor
-    divergence_N: Tensor
-    """Divergence of the step's kind and support."""
-    student_logprob_N: Tensor
-    teacher_logprob_N: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,12 @@ class TokenWeigher:
         """Whether a weight depends on the models' figures of the tokens."""
         return self.config.entropy_share is not None or self.config.drift_gamma > 0
 
-    def __call__(self, batch: MicroBatch, figures: TokenFigures | None) -> Tensor:
-        """Return the weights [N] of the micro-batch's tokens, not negative, in fp32; `figures` if `needs_figures`."""
+    def __call__(self, batch: MicroBatch, figures: tuple[Tensor, TokenStatistics] | None) -> Tensor:
+        """Return the weights [N] of the micro-batch's tokens, not negative, in fp32.
+
+        `figures`, if `needs_figures`: the divergence of each token, of the step's kind and support, and its statistics,
+        computed with the student's weights before the step.
+        """
         config, counts = self.config, batch.tokens_by_sequence
         weights_N = batch.weight_N * place_mask(counts, config.skip_first_tokens, config.prefix_tokens).to(
             batch.weight_N
@@ -58,13 +52,16 @@ class TokenWeigher:
             weights_N = weights_N * plain_mask(batch.token_ids_N, self.special_ids)
         if figures is None:
             return weights_N
+        divergence_N, statistics = figures
         if config.entropy_share is not None:
-            score_N = figures.student_entropy_N
+            score_N = statistics.student_entropy_N
             if config.entropy_score == "soft_or":
-                score_N = soft_or(score_N, figures.divergence_N, counts)
+                score_N = soft_or(score_N, divergence_N, counts)
             weights_N = weights_N * top_share_mask(score_N, weights_N > 0, counts, config.entropy_share)
         if config.drift_gamma > 0:
-            log_ratio_N = figures.teacher_logprob_N - figures.student_logprob_N
+            assert statistics.teacher_logprob_N is not None
+            assert statistics.student_logprob_N is not None
+            log_ratio_N = statistics.teacher_logprob_N - statistics.student_logprob_N
             weights_N = weights_N * drift_weights(log_ratio_N, counts, config.drift_gamma)
         return weights_N
 

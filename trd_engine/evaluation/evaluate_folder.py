@@ -62,7 +62,7 @@ def evaluate(
         update={"mode": "opd", "student": local_folder(found.source), "teacher": None, "lora": None, "devices": 1}
     )
     with Reporter(out_dir, stop=stop, world=ALONE, on_event=on_event) as reporter:
-        reporter.phase("preparing", round_index=0, num_rounds=0, step=0, num_steps=0)
+        reporter.enter("preparing")
         seed_everything(config.seed)
         transformers_logging.disable_progress_bar()
         task, tokenizer = task or load_task(config.task), load_tokenizer(config.student)
@@ -73,7 +73,7 @@ def evaluate(
         )
         collector = Collector(_samplers(config, found, tokenizer, reporter), prompts, Verifier(task), reporter)
         try:
-            reporter.phase("evaluating", round_index=0, num_rounds=0, step=0, num_steps=0)
+            reporter.enter("evaluating")
             row = evaluate_student(kept, collector, config.evaluation, dataset=name, step=0, seed=config.seed)
         finally:
             collector.close()

@@ -168,8 +168,9 @@ class Reporter:
 
     def report(self, notice: Notice) -> None:
         """Report a finding as a warning."""
-        details = {"remedy": notice.remedy, "count": notice.count, "example": notice.example}
-        self.notice("warn", notice.code, notice.message, **details)  # type: ignore[arg-type]
+        self.notice(
+            "warn", notice.code, notice.message, remedy=notice.remedy, count=notice.count, example=notice.example
+        )
 
     def require_no_warnings(self) -> None:
         """Raise `StrictNoticesError` if anything was reported as a warning so far. Collective."""

@@ -167,7 +167,11 @@ class VllmGenerator:
                         completions[output.request_id] = completion
                         if on_completion is not None:
                             on_completion(int(output.request_id) - int(names[0]), completion)
-                    self._report(meter, completions)
+                    if meter.is_due:
+                        running = self._engine.output_processor.request_states.values()
+                        meter.num_done, meter.num_tokens = len(completions), _num_tokens(completions)
+                        meter.num_tokens += sum(state.detokenizer.num_output_tokens() for state in running)
+                        meter.report()
             except BaseException:
                 self._engine.abort_request([name for name in names if name not in completions])
                 raise
@@ -271,14 +275,6 @@ class VllmGenerator:
         (sample,) = output.outputs
         logprobs = _sampled_logprobs(sample) if with_logprobs else None
         return make_completion(sample.token_ids, sampling.stop_token_ids, logprobs, self._tokenizer)
-
-    def _report(self, meter: ProgressMeter, completions: dict[str, Completion]) -> None:
-        if meter.is_due:
-            running = self._engine.output_processor.request_states.values()
-            meter.num_done = len(completions)
-            meter.num_tokens = _num_tokens(completions)
-            meter.num_tokens += sum(state.detokenizer.num_output_tokens() for state in running)
-            meter.report()
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
