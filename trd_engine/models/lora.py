@@ -28,9 +28,6 @@ STUDENT_ADAPTER = "default"
 """PEFT's name for a model's first adapter, with which saved folders have no subfolder."""
 TEACHER_ADAPTER = "teacher"
 """A second adapter on the same base: the teacher's, if it is not frozen at step 0."""
-
-AUTO_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers that the paper adapts: all in the blocks of its models. `auto` does the same in other families."""
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
 """Blocks are numbered, whatever they are called: ``model.layers.0.``, ``transformer.h.0.``."""
 _ROUTERS = {"gate", "router", "shared_expert_gate"}

@@ -17,7 +17,7 @@ from trd_engine.config import LoraConfig, parse_config
 from trd_engine.distillation.model_pair import ModelPair
 from trd_engine.models import lora
 from trd_engine.models.loading import load_model
-from trd_engine.models.lora import AUTO_TARGETS, adapter_coverage, add_adapter, load_adapter, merged_weights
+from trd_engine.models.lora import adapter_coverage, add_adapter, load_adapter, merged_weights
 from trd_engine.runtime.errors import ModelRefusedError
 from trd_engine.runtime.events import Reporter
 from trd_engine.training.model_setup import report_adapter
@@ -36,7 +36,7 @@ SIZES = {
 OLDER = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 FUSED = ("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value")
 LAYERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "llama": (SIZES, AUTO_TARGETS),
+    "llama": (SIZES, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")),
     "phi3": (SIZES, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
     "glm": ({**SIZES, "head_dim": 8}, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")),
     "gpt2": (OLDER, ("c_attn", "c_fc", "c_proj")),

@@ -12,7 +12,7 @@ import torch
 from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import LoraConfig
 from trd_engine.models.loading import load_model
-from trd_engine.models.lora import AUTO_TARGETS, add_adapter
+from trd_engine.models.lora import add_adapter
 from trd_engine.runtime.distributed import ALONE
 from trd_engine.training.checkpoints.checkpoint import (
     begin_checkpoint,
@@ -114,4 +114,5 @@ def test_an_adapters_settings_are_written_in_the_same_order_by_every_process(tmp
     model = add_adapter(base, LoraConfig(rank=2, alpha=4), seed=0)
     write_weights(tmp_path, model, ALONE, dtype=None, merged=False)
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert settings["target_modules"] == sorted(AUTO_TARGETS)
+    in_order = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert settings["target_modules"] == in_order
