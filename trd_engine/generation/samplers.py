@@ -63,19 +63,6 @@ class Samplers:
             requests, settings, with_logprobs=with_logprobs, on_progress=on_progress, on_completion=on_completion
         )
 
-    def sample_teacher(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        on_progress: ProgressCallback | None = None,
-        on_completion: CompletionCallback | None = None,
-    ) -> list[Completion]:
-        """Return one completion per request from the teacher, within the refinement's budget."""
-        self.to_teacher()
-        return self.teacher.generate(
-            requests, self.refine_sampling, on_progress=on_progress, on_completion=on_completion
-        )
-
     def refine(
         self,
         prompts: Sequence[BuiltPrompt],
@@ -84,15 +71,19 @@ class Samplers:
         on_progress: ProgressCallback | None = None,
         on_completion: CompletionCallback | None = None,
     ) -> list[Completion]:
-        """Return the teacher's answer to each refining prompt; a served one is given the user's turn alone."""
+        """Return the teacher's answer to each refining prompt, within the refinement's budget. A served teacher is
+        given the user's turn alone."""
         pairs = list(zip(prompts, seeds, strict=True))
         if self.served_teacher is not None:
             texts = [TextRequest(prompt.message, seed) for prompt, seed in pairs]
             return self.served_teacher.complete(
                 texts, self.refine_sampling, on_progress=on_progress, on_completion=on_completion
             )
+        self.to_teacher()
         requests = [GenerationRequest(prompt.token_ids, seed) for prompt, seed in pairs]
-        return self.sample_teacher(requests, on_progress=on_progress, on_completion=on_completion)
+        return self.teacher.generate(
+            requests, self.refine_sampling, on_progress=on_progress, on_completion=on_completion
+        )
 
     def no_refinement(self) -> Completion:
         """Return the empty completion of a prompt that is not sent."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.trd_engine.tiny_runs import MODELS
-from trd_data.prompts import PromptBuilder
+from trd_data.prompts import BuiltPrompt, PromptBuilder
 from trd_engine.config import LoraConfig
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
@@ -62,6 +62,11 @@ def make_setup(model_name: str) -> ModelPair:
     return ModelPair(model, Teacher(model), Divergence(), torch.float32, ())
 
 
+def refined(samplers: Samplers, requests: list[GenerationRequest]) -> list[Completion]:
+    prompts = [BuiltPrompt(request.prompt_token_ids) for request in requests]
+    return samplers.refine(prompts, [request.seed for request in requests])
+
+
 def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
     engine: VllmGenerator, prompts: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
@@ -81,7 +86,7 @@ def test_a_full_student_reaches_the_engine_and_the_step0_weights_come_back(
     samplers.student_changed()
     assert measure_sampler_gap(samplers, models, prompts, seed=0) < 1e-5
     assert samplers.sample_student(requests) != before
-    assert samplers.sample_teacher(requests) == before
+    assert refined(samplers, requests) == before
     assert samplers.sample_student(requests) != before
 
 
@@ -121,7 +126,7 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(
     greedy = replace(SAMPLING, temperature=0.0)
     samplers = Samplers(engine, engine, switch, greedy, greedy)
     requests = [GenerationRequest(p, i) for i, p in enumerate(prompts)]
-    step0 = samplers.sample_teacher(requests)
+    step0 = refined(samplers, requests)
     assert samplers.sample_student(requests) == step0
     with torch.no_grad():
         for number, (teacher, student) in enumerate(adapter_pairs(model).values()):
@@ -131,9 +136,9 @@ def test_one_engine_serves_a_student_and_its_moving_teacher(
     samplers.student_changed()
     samplers.teacher_changed()
     texts = {}
-    for role, adapter in ((samplers.sample_student, STUDENT_ADAPTER), (samplers.sample_teacher, TEACHER_ADAPTER)):
+    for role, adapter in ((Samplers.sample_student, STUDENT_ADAPTER), (refined, TEACHER_ADAPTER)):
         live = TransformersGenerator(model, load_tokenizer(str(STUDENT)), adapter=adapter)
-        texts[adapter] = [c.text for c in role(requests)]
+        texts[adapter] = [c.text for c in role(samplers, requests)]
         assert texts[adapter] == [c.text for c in live.generate(requests, greedy)]
     assert texts[STUDENT_ADAPTER] != texts[TEACHER_ADAPTER]
 

@@ -184,7 +184,7 @@ def test_two_engines_and_the_trainer_never_hold_more_than_there_is(
         samplers.sample_student([])
         gpu.note("rollout")
         assert gpu.used["student"] >= job.free * GB
-        samplers.sample_teacher([])
+        samplers.refine([], [])
         gpu.note("refining")
         assert gpu.used["teacher"] >= job.free * GB
         samplers.sleep()
