@@ -18,7 +18,7 @@ from contract.settings import (
     DeploymentSettings,
     EnvironmentSettings,
 )
-from service.settings import Settings
+from service.settings import MAX_LIMIT, Settings
 from worker.settings import WorkerSettings
 
 TARGET = Path(__file__).with_name("environment.md")
@@ -136,12 +136,8 @@ def _bounds(field: FieldInfo) -> str:
     constraints = [*field.metadata, *members]
     inner = [bound for part in constraints for bound in getattr(part, "__metadata__", (part,))]
     flat = [bound for part in inner for bound in getattr(part, "metadata", (part,))]
-    return ", ".join(
-        text.format(f"{getattr(bound, name):g}")
-        for bound in flat
-        for name, text in signs.items()
-        if hasattr(bound, name)
-    )
+    found = [(text, getattr(bound, name)) for bound in flat for name, text in signs.items() if hasattr(bound, name)]
+    return ", ".join(text.format(value) for text, value in found if value != MAX_LIMIT)
 
 
 def _code(names: str) -> str:

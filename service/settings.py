@@ -15,7 +15,9 @@ from contract.views.keys import KeyScope
 from trd_data.readers import MAX_DEPTH
 from trd_estimate.hardware import hardware_of_kind
 
-Limit = Annotated[int, Field(ge=1, le=10**15)]
+MAX_LIMIT = 10**15
+"""No machine has as much of anything."""
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 DeviceKind = Annotated[str, AfterValidator(lambda kind: hardware_of_kind(kind).kind)]
 """A name that `trd_estimate.hardware` knows."""
 
@@ -100,7 +102,7 @@ class Settings(DeploymentSettings):
     at a time."""
     check_wait_seconds: Seconds = 120.0
     """Longest time that an upload waits for its check to begin."""
-    check_memory_bytes: Annotated[int, Field(ge=2**29, le=10**15)] = 3 * 2**29
+    check_memory_bytes: Annotated[int, Field(ge=2**29, le=MAX_LIMIT)] = 3 * 2**29
     """Address space of the child process that checks an upload, about 400 MiB of which its libraries take."""
     check_cpu_seconds: Limit = 300
     """Most processor time of checking one upload: it gets 120 seconds, and 2 for each MiB of the file."""
