@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from contract.settings import make_private_folder, with_driver
-from contract.tables import UtcDateTime
+from contract.tables import Base, UtcDateTime
 
 POOL_SIZE = 20
 """Connections that stay open; up to as many again are opened while they are needed."""
@@ -92,21 +92,25 @@ class Database:
                 self._turn.release()
 
     def end_frozen_writers(self) -> int:
-        """End connections of this application whose process has stopped in the middle of a batch; return their number.
+        """End connections whose process has stopped in the middle of a batch of rows for our tables; return their
+        number.
 
         The driver sends the rows of a batch without waiting. Between two of them PostgreSQL waits for the client but
-        does not call it idle, so that none of its time-outs ends the transaction, and its locks stay.
+        does not call it idle, so that none of its time-outs ends the transaction, and its locks stay. The locks tell
+        our connections from those of other programs: `application_name` may be different in each of our processes.
         """
         if self.is_sqlite:
             return 0
         frozen = text(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND usename = current_user AND application_name = current_setting('application_name')"
-            " AND state = 'active' AND wait_event = 'ClientRead' AND pid <> pg_backend_pid()"
+            " AND usename = current_user AND state = 'active' AND wait_event = 'ClientRead'"
             " AND state_change < clock_timestamp() - :seconds * interval '1 second'"
+            " AND pid IN (SELECT pg_locks.pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE relname = ANY(:tables) AND mode IN ('RowShareLock', 'RowExclusiveLock'))"
         )
+        values = {"seconds": POSTGRES_IDLE_SECONDS, "tables": list(Base.metadata.tables)}
         with self.read() as session:
-            return int(session.execute(frozen, {"seconds": POSTGRES_IDLE_SECONDS}).scalar_one())
+            return int(session.execute(frozen, values).scalar_one())
 
     def dispose(self) -> None:
         """Close the pooled connections."""

@@ -88,8 +88,8 @@ def test_a_frozen_writer_keeps_nobody_waiting_for_long(postgres_url: str, monkey
 
 
 def test_a_writer_that_is_frozen_within_a_batch_is_ended(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL does not call it idle: the batch is not over. Connections that compute, wait, or belong to others
-    stay."""
+    """PostgreSQL does not call it idle: the batch is not over. Connections that compute, wait, or lock nothing of
+    ours stay."""
     monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
     database = Database(postgres_url)
     with database.write() as session:
@@ -107,7 +107,7 @@ def test_a_writer_that_is_frozen_within_a_batch_is_ended(postgres_url: str, monk
             connection.pgconn.send_flush_request()  # and no sync, with which a batch ends
             connection.pgconn.flush()
 
-        frozen, computing, foreign = connected("trd"), connected("trd"), connected("psql")
+        frozen, computing, foreign = connected("of-one-worker"), connected("trd"), connected("psql")
         send(frozen, locking)
         send(computing, "SELECT pg_sleep(60)")
         send(foreign, "SELECT 1")

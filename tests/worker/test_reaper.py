@@ -194,7 +194,7 @@ def test_a_job_is_given_back_though_its_worker_is_frozen_within_a_batch(
 ) -> None:
     monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
     job_id = lose(bench)
-    url = bench.database.engine.url.set(drivername="postgresql").update_query_dict({"application_name": "trd"})
+    url = bench.database.engine.url.set(drivername="postgresql").update_query_dict({"application_name": "other-worker"})
     with contextlib.closing(psycopg.connect(url.render_as_string(hide_password=False))) as frozen:
         frozen.pgconn.enter_pipeline_mode()
         frozen.pgconn.send_query_params(b"UPDATE jobs SET step = 9", None)

@@ -151,6 +151,14 @@ class Scene:
         query = "SELECT storage_prefix FROM checkpoints WHERE job_id = %s ORDER BY step DESC LIMIT 1"
         return str(self.deployment.sql(query, self.job_id)[0][0])
 
+    def circumstances(self) -> list[str]:
+        """Return what the database and the workers show of the job, to explain why a case could not be played."""
+        job = "SELECT status, attempt, step, lease_owner, lease_expires_at - clock_timestamp() FROM jobs WHERE id = %s"
+        sessions = "SELECT application_name, state, wait_event, state_change, query FROM pg_stat_activity"
+        shown = [*self.deployment.sql(job, self.job_id), *self.deployment.sql(f"{sessions} WHERE state <> 'idle'")]
+        logs = [worker.log.read_text()[-2000:] for worker in self.deployment.workers.values()]
+        return [*map(str, shown), *logs]
+
     def finished(self) -> tuple[int, float | None]:
         """Return the number of attempts and the time to recovery, once the job has ended."""
         d = self.deployment
@@ -215,7 +223,8 @@ class Theatre:
             num_attempts, seconds = scene.finished()
         except Exception as error:  # noqa: BLE001 - the boundary of a case: the others are still played
             shown = "".join(traceback.format_exception(error)[-2:]).strip()
-            return Outcome(case.name, 0, [f"the case could not be played: {shown}"], None, time.monotonic() - began)
+            problems = [f"the case could not be played: {shown}", *scene.circumstances()]
+            return Outcome(case.name, 0, problems, None, time.monotonic() - began)
         return Outcome(case.name, num_attempts, problems, seconds, time.monotonic() - began)
 
     @contextmanager
