@@ -341,17 +341,18 @@ def _shard_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def bytes_for_a_pass(models: ModelPair, samplers: Samplers, sampling: SamplingConfig) -> int | None:
-    """Return what a GPU has for the activations of one pass, beside weights, gradients, moments and sleeping engines;
-    None on a CPU. What torch has allocated would include an engine in this process, even while it sleeps."""
+    """Return what a GPU has for the activations of one pass, beside weights and their copies for sampling, gradients,
+    moments and sleeping engines; None on a CPU. What torch has allocated would include an engine in this process, even
+    while it sleeps."""
     if models.device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(models.device).total_memory
     is_elsewhere = sampling.pool is not None or sampling.placement == "separate"
-    has_none_here = is_elsewhere or samplers.weights is None
-    engines = 0 if has_none_here else len({id(samplers.student), id(samplers.teacher)})
+    engines = set() if is_elsewhere or samplers.weights is None else {samplers.student, samplers.teacher}
     modules = [models.student] if models.teacher is None else [models.student, models.teacher.model]
+    modules += [engine.model for engine in engines if isinstance(engine, CopyGenerator)]
     weights = _shard_bytes(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
-    rest = CONTEXT_BYTES + RESERVE_BYTES + LOSS_CHUNK_BYTES + engines * SLEEPING_BYTES
+    rest = CONTEXT_BYTES + RESERVE_BYTES + LOSS_CHUNK_BYTES + len(engines) * SLEEPING_BYTES
     if models.world.size > 1:  # embedding and head, complete in a pass: the student's, their gradients, the teacher's
         causal_lm = causal_lm_of(models.student)
         outside = {causal_lm.get_input_embeddings().weight, causal_lm.get_output_embeddings().weight}

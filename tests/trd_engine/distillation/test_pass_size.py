@@ -9,10 +9,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.trd_engine.tiny_runs import MODELS
 from trd_engine.config import SamplingConfig
 from trd_engine.distillation.batching import MIN_TOKENS_CPU, PassTokens, pass_tokens
 from trd_engine.distillation.losses.divergence import Divergence
 from trd_engine.distillation.model_pair import ModelPair
+from trd_engine.generation.hf.generator import CopyGenerator
+from trd_engine.models.loading import load_tokenizer
 from trd_engine.training.model_setup import bytes_for_a_pass
 from trd_estimate.memory import (
     CONTEXT_BYTES,
@@ -99,6 +102,17 @@ def test_an_engine_takes_what_it_keeps_while_it_sleeps_and_nothing_on_another_gp
     assert bytes_free(student, torch.bfloat16, samplers=engines) == alone - 2 * SLEEPING_BYTES
     apart = {"placement": "separate"}
     assert bytes_free(student, torch.bfloat16, samplers=engines, sampling=apart) == alone
+
+
+@pytest.mark.usefixtures("gpu")
+def test_copies_for_sampling_stay_in_memory_during_a_pass() -> None:
+    folder, on_cpu = str(MODELS / "tiny-student"), torch.device("cpu")
+    copy = CopyGenerator(folder, load_tokenizer(folder), device=on_cpu, dtype=torch.float32)
+    num_bytes = sum(t.numel() * t.element_size() for t in (*copy.model.parameters(), *copy.model.buffers()))
+    student = make_model(1024, 2)
+    engines, copies = (SimpleNamespace(weights=object(), student=one, teacher=one) for one in (object(), copy))
+    without = bytes_free(student, torch.bfloat16, samplers=engines)
+    assert without - bytes_free(student, torch.bfloat16, samplers=copies) == num_bytes > 0
 
 
 def test_a_model_of_unknown_shape_has_the_default() -> None:

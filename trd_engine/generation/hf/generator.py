@@ -175,6 +175,11 @@ class CopyGenerator(TransformersGenerator):
         self._device = device
         self._dtype = dtype
 
+    @property
+    def model(self) -> PreTrainedModel | PeftModel:
+        """The copy, which stays on the device between two calls."""
+        return self._model
+
     def load_weights(self, folder: Path) -> None:
         """Replace the model by the one in `folder`."""
         self._model = load_model(str(folder), dtype=self._dtype, device=self._device)
