@@ -100,7 +100,8 @@ class ClientSettings(DataFolderSettings):
     @model_validator(mode="before")
     @classmethod
     def _complete_from_local_service(cls, given: dict[str, Any]) -> dict[str, Any]:
-        local = LocalService.of(Path(given.get("data_dir", DEFAULT_DATA_DIR)))
+        folder = str(given.get("data_dir", DEFAULT_DATA_DIR)).strip()  # as the folder's own check will read it
+        local = LocalService.of(Path(os.path.expanduser(folder)))  # noqa: PTH111 - Path's own fails without a home
         if local is None:
             return given
         is_its_address = given.get("url", local.url).strip().rstrip("/") == local.url

@@ -12,6 +12,7 @@ from client import Client, ClientSettings
 from client.call import Call
 from client.errors import AuthenticationError, ConnectionFailedError, SettingsError, UnexpectedAnswerError
 from client.settings import LocalService
+from contract.settings import DataFolderSettings
 from contract.views import View
 from tests.client.conftest import RunningService
 from tests.environment import settings_from
@@ -33,6 +34,15 @@ def test_what_is_given_wins_over_the_environment_and_that_over_the_local_service
     assert (elsewhere.url, elsewhere.api_key) == ("https://elsewhere.example", "theirs")
     given = settings_from(ClientSettings, environment, url="http://[::1]:1", api_key="mine")
     assert (given.url, given.api_key) == ("http://[::1]:1", "mine")
+
+
+@pytest.mark.parametrize("folder", ["~/data", " {home}/data ", "~/data\n"])
+def test_the_local_service_is_found_in_the_folder_that_trd_up_takes(folder: str, tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "TRD_DATA_DIR": folder.format(home=tmp_path)}
+    data_dir = settings_from(DataFolderSettings, environment).data_dir
+    data_dir.mkdir()
+    LocalService(url="http://127.0.0.1:8123", api_key="local").save(data_dir)
+    assert settings_from(ClientSettings, environment).api_key == "local"
 
 
 def test_the_local_key_goes_nowhere_else(tmp_path: Path) -> None:
