@@ -12,6 +12,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 _FORMS = "give a folder, file:///folder, s3://bucket/prefix or memory:///"
+_DURATION = re.compile(
+    r"(\d+(\.\d+)? *(ms|msec|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?) *)+", re.ASCII
+)
+"""What the store reads as one, but for units that nobody means here."""
 
 DATASETS_PREFIX = "datasets"
 JOBS_PREFIX = "jobs"
@@ -62,12 +66,12 @@ def _check_aws_variables() -> None:
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
     if not endpoint.startswith(("http://", "https://")):
         raise ValueError(f"AWS_ENDPOINT_URL = {endpoint}: this is not a URL; write it like https://s3.example.com")
-    if not re.fullmatch(r"(\d+ ?(ms|s|m|h) ?)+", timeout := os.environ.get("AWS_TIMEOUT", "30s")):
+    if not _DURATION.fullmatch(timeout := os.environ.get("AWS_TIMEOUT", "30s")):
         raise ValueError(f"AWS_TIMEOUT = {timeout}: this is not a duration; write it like 30s")
     flag = os.environ.get("AWS_ALLOW_HTTP", "false").lower()
-    if flag not in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+    allows_http = flag in ("1", "true", "yes", "y", "on")
+    if not allows_http and flag not in ("0", "false", "no", "n", "off"):
         raise ValueError(f"AWS_ALLOW_HTTP = {flag}: write true or false")
-    allows_http = flag in ("1", "true", "yes", "on")
     if endpoint.startswith("http://") and not allows_http:
         raise ValueError(
             f"AWS_ENDPOINT_URL = {endpoint}: plain http lets others read the files on their way; use https, or set "

@@ -250,6 +250,20 @@ def test_a_wrong_url_says_what_to_write(
     assert "secret" not in str(caught.value.errors()[0]["msg"])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_TIMEOUT", text) for text in ("500ms", "30 seconds", "1min", "1h 30m", "0.5s", "1day")]
+    + [("AWS_ALLOW_HTTP", text) for text in ("y", "N", "on", "False")],
+)
+def test_variables_are_taken_in_every_form_that_the_store_reads(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(variable, "any")
+    monkeypatch.setenv(name, value)
+    Storage(checked_storage_url("s3://bucket"))
+
+
 @pytest.mark.parametrize("url", ["/a/b", "data/storage", "file:///a b", "memory:///", "s3://bucket", "s3://b-1/a/b/"])
 def test_a_good_url_is_taken_as_it_is(url: str) -> None:
     assert checked_storage_url(url) == url
