@@ -7,8 +7,9 @@
         for event in trd.events.follow(job.id):
             print(event)
 
-`AsyncClient` has the same calls; `Client` is generated from it (`client.generate`). The package uses HTTP and the
-`contract`; it never imports the service, the worker, the engine or a tensor library.
+`AsyncClient` has the same calls; `Client` is generated from it (`client.generate`). The package uses HTTP and
+`contract`, and the command line also the plots and the reader of specs of `trd_data`; it never imports the service, the
+worker, the engine or a tensor library.
 """
 
 from client._async.client import AsyncClient

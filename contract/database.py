@@ -1,7 +1,9 @@
 """Opens the database, and its transactions.
 
 One request or one recorded event is one transaction: open it with `Database.read` or `Database.write`, which commits at
-its end and rolls back on any exception. Queries are in repositories, `worker.lease` and `worker.reaper`.
+its end and rolls back on any exception. Queries are in repositories, `service.jobs.history`, `service.audit.log`,
+`worker.lease` and `worker.reaper`; those of both sides are in `contract.events`, `contract.webhooks` and
+`contract.retention`.
 """
 
 from __future__ import annotations

@@ -175,8 +175,8 @@ class JobSpec(StrictModel):
     diagnosis: DiagnosisSpec = DiagnosisSpec()
     """The diagnosis of each round's trajectories before they are trained on."""
     integrations: Annotated[list[Integration], Field(max_length=4)] = []  # noqa: RUF012 - pydantic copies it
-    """Trackers that the run's figures are reported to: wandb, tensorboard and trackio; see
-    docs/integrations.md."""
+    """Trackers that get the run's figures (wandb, mlflow, tensorboard, trackio), and a hub that gets its last
+    checkpoint; see docs/integrations.md."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Devices to train on, one process each; `num_devices` adds those that only sample."""
     queue: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")] | None = None

@@ -14,7 +14,7 @@ class SamplingSpec(StrictModel):
     """How rollouts and evaluation samples are drawn from the student."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Generator; auto means vLLM if it is installed, otherwise transformers."""
+    """Generator; auto means vLLM if it is installed and can serve the models, otherwise transformers."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
     """Sampling temperature; 0 is greedy; vLLM allows at most 2."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95

@@ -1,4 +1,5 @@
-"""Recovery: jobs of lost workers are queued again, and lost doorbells are sent again.
+"""Recovery: jobs of lost workers are queued again, connections of frozen writers are ended, and lost doorbells are sent
+again. The retention policy is applied at the same turns.
 
 Every worker has this thread, which also renews the worker's row. One of them, the leader, does the rest. Jobs with a
 valid lease are never touched.

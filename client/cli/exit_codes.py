@@ -1,4 +1,4 @@
-"""Exit codes for scripts. The README lists them; their meaning never changes."""
+"""Exit codes for scripts. docs/guide.md lists them; their meaning never changes."""
 
 from __future__ import annotations
 

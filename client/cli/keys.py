@@ -1,4 +1,4 @@
-"""``trd keys``: API keys; for admins."""
+"""``trd keys``: API keys, and the audit log; for admins."""
 
 from __future__ import annotations
 

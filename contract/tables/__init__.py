@@ -1,8 +1,8 @@
 """The database tables that the service and the workers share.
 
-Owns tables only; every query lives in a repository, in `worker.lease` or in `worker.reaper`. Times are UTC with a time
-zone. JSON columns hold documents that no query filters by. `migrations/` creates the schema; a test compares it with
-these models, on SQLite and on PostgreSQL.
+Owns tables only; `contract.database` says where queries are. Times are UTC with a time zone. JSON columns hold
+documents that no list is filtered by. `migrations/` creates the schema; a test compares it with these models, on SQLite
+and on PostgreSQL.
 """
 
 from contract.tables.access import ApiKey, AuditEntry, BrowserSession, OfferedPlace

@@ -1,1 +1,2 @@
-"""API keys: create, list, revoke and recognise them."""
+"""API keys: create, list, rotate, revoke and recognise them; sessions of the dashboard, and tokens of an identity
+provider."""

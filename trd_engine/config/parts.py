@@ -171,7 +171,7 @@ class SamplingConfig(StrictConfig):
     """How rollouts and evaluation samples are drawn. Refinements use the same temperature, top_p and top_k."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Library that samples; auto takes vLLM if it is installed, else transformers."""
+    """Library that samples; auto takes vLLM if it is installed and can serve the models, else transformers."""
     temperature: Annotated[float, Field(ge=0)] = 0.6
     """Sampling temperature (the paper's value); 0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -1,1 +1,1 @@
-"""Sampling completions: one protocol, one file an engine."""
+"""Sampling completions: one protocol, and a folder for each engine that samples."""

@@ -1,1 +1,2 @@
-"""What every process needs: errors, processes, seeds, events, hardware, JSON. Imports no other room."""
+"""What every process needs: errors, processes and their files, seeds, events, the remaining time, hardware. Imports
+no other room."""

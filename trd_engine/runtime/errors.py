@@ -50,7 +50,7 @@ class ModelNotFoundError(EngineError):
 
 
 class ModelRefusedError(EngineError):
-    """The model's folder needs custom code, or its safetensors files lack weights."""
+    """The model's folder needs custom code, its weights are quantised, or its safetensors files lack weights."""
 
     code = "model_refused"
 

@@ -2,7 +2,7 @@
 
 A vLLM server scores the round's targets once, right after they are collected. Another server may return
 log-probabilities of its own answers: if the answer is the target and its prompt the loss's context, these are the
-scores. One request at the start finds out, and the run then relies on it. Scores are stored with the round: training
+scores. Two requests at the start find out, and the run then relies on it. Scores are stored with the round: training
 steps send no requests, and a resumed run trains on the same scores. If a server returns none, the loss is the
 cross-entropy on the refined trajectory, and a notice says so.
 """

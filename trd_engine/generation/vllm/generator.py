@@ -1,4 +1,4 @@
-"""Generation by vLLM, in this process, on CPU or GPU."""
+"""Generation by vLLM on a CPU or GPU: in this process, or in separate ones on the GPUs that the settings name."""
 
 from __future__ import annotations
 

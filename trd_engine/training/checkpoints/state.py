@@ -1,7 +1,8 @@
 """Where a run stands, and how that is written down and read back without a pickle.
 
-A checkpoint's ``state/`` folder holds everything but the weights: position in the run, optimizer
-moments, random generators, the round's trajectories, the fixed held-out batch and the scores so far.
+A checkpoint's ``state/`` folder holds what resuming needs besides the folders to serve from: position in the run,
+optimizer moments, random generators, the round's trajectories, the fixed held-out batch and the scores so far; the
+exact weights if those of ``model/`` are rounded to bf16, and those of a teacher that follows the student.
 """
 
 from __future__ import annotations
