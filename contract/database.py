@@ -100,12 +100,13 @@ class Database:
         The driver sends the rows of a batch without waiting. Between two of them PostgreSQL waits for the client but
         does not call it idle, so that none of its time-outs ends the transaction, and its locks stay. The locks tell
         our connections from those of other programs: `application_name` may be different in each of our processes.
+        Nothing of ours copies: what does, loads a dump, and waits for its rows as long as it takes.
         """
         if self.is_sqlite:
             return 0
         frozen = text(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND usename = current_user AND state = 'active' AND wait_event = 'ClientRead'"
+            " AND usename = current_user AND state = 'active' AND wait_event = 'ClientRead' AND query NOT ILIKE 'copy%'"
             " AND state_change < clock_timestamp() - :seconds * interval '1 second'"
             " AND pid IN (SELECT pg_locks.pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
             " WHERE relname = ANY(:tables) AND mode IN ('RowShareLock', 'RowExclusiveLock'))"
