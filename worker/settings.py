@@ -65,7 +65,7 @@ class WorkerSettings(DeploymentSettings):
     """Where runs are started: on this machine (by torchrun if there are several devices), or on the nodes of the Ray
     cluster that RAY_ADDRESS names (docs/scaling.md)."""
     ray_address: str | None = Field(default=None, validation_alias="ray_address")
-    """The head of a Ray cluster, as ``host:6379`` or ``ray://host:10001``."""
+    """The head of a Ray cluster, as ``host:6379`` or ``ray://host:10001``; ``auto`` on a machine of it."""
     ray_auth_mode: str | None = Field(default=None, validation_alias="ray_auth_mode")
     """Ray's own variable. The launcher ray demands ``token``; the token is in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
 
@@ -78,7 +78,7 @@ class WorkerSettings(DeploymentSettings):
         if self.launcher == "ray" and self.ray_address is None:
             raise ValueError("TRD_LAUNCHER = ray needs the cluster's address; set RAY_ADDRESS to host:6379")
         if self.launcher == "ray" and not re.fullmatch(
-            r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+", self.ray_address or ""
+            r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+", self.ray_address or ""
         ):
             raise ValueError(f"RAY_ADDRESS = {self.ray_address}: write it like host:6379 or ray://host:10001")
         if self.launcher == "ray" and self.ray_auth_mode != "token":

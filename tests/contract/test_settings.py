@@ -98,6 +98,8 @@ def test_other_forms_of_a_right_value_are_taken(tmp_path: Path, monkeypatch: pyt
     settings = settings_from(WorkerSettings, environment)
     assert (settings.database_url, settings.broker_url) == ("postgresql+psycopg://u:p@h/d", "redis://h:6379/0")
     assert settings.data_dir == tmp_path / "data"
+    on_a_node = {"TRD_LAUNCHER": "ray", "RAY_AUTH_MODE": "token", "RAY_ADDRESS": "auto"}
+    assert settings_from(WorkerSettings, on_a_node).ray_address == "auto"
     assert settings_from(Settings, {"TRD_API_KEY": " a-key-from-a-file\n"}).api_key == "a-key-from-a-file"
 
 
