@@ -180,7 +180,7 @@ def test_a_worker_killed_with_signal_9_loses_nothing_but_time(place: Place) -> N
     *_, previous, newest = place.bench.checkpoint_steps(job_id)
     assert place.bench.job(job_id).status == "running", "nobody has noticed yet"
     place.bench.storage.write(f"{checkpoint_prefix(job_id, 1, newest)}/state/count.json", b'{"step": 99}')
-    with place.worker(Plan(num_steps=newest + 1), "second"):
+    with place.worker(Plan(num_steps=newest + 1), "second", TRD_LEASE_SECONDS="20"):  # it is not to lose its lease
         eventually(lambda: place.bench.job(job_id).status == "succeeded", seconds=40)
     lost, resumed = place.bench.attempts(job_id)
     assert (lost.status, lost.error_code) == ("lost", "worker_lost")
