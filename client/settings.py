@@ -16,7 +16,7 @@ import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.errors import SettingsError
-from contract.settings import DEFAULT_DATA_DIR, DataFolderSettings, Seconds
+from contract.settings import DEFAULT_DATA_DIR, EnvironmentSettings, Seconds, absolute
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LOCAL_SERVICE_FILE = "local-service.json"
@@ -80,9 +80,11 @@ def _checked_key(api_key: str | None) -> str | None:
     return key or None
 
 
-class ClientSettings(DataFolderSettings):
+class ClientSettings(EnvironmentSettings):
     """Settings of a client."""
 
+    data_dir: Annotated[Path, AfterValidator(absolute)] = Path(DEFAULT_DATA_DIR)
+    """Folder of a local service. It need not be there, nor be readable."""
     url: Annotated[str, AfterValidator(_checked_url)] = DEFAULT_URL
     """Address of the API, without a path. Default: the service that ``trd up`` started on the data folder."""
     api_key: Annotated[str | None, AfterValidator(_checked_key)] = Field(default=None, repr=False)
@@ -100,8 +102,7 @@ class ClientSettings(DataFolderSettings):
     @model_validator(mode="before")
     @classmethod
     def _complete_from_local_service(cls, given: dict[str, Any]) -> dict[str, Any]:
-        folder = str(given.get("data_dir", DEFAULT_DATA_DIR)).strip()  # as the folder's own check will read it
-        local = LocalService.of(Path(os.path.expanduser(folder)))  # noqa: PTH111 - Path's own fails without a home
+        local = LocalService.of(absolute(Path(str(given.get("data_dir", DEFAULT_DATA_DIR)).strip())))
         if local is None:
             return given
         is_its_address = given.get("url", local.url).strip().rstrip("/") == local.url

@@ -97,9 +97,14 @@ def _checked_broker(url: str) -> str:
     return parts.geturl()
 
 
+def absolute(path: Path) -> Path:
+    """Return the absolute path of a folder that a variable names, whether it is there or not."""
+    return Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - Path's own fails without a home
+
+
 def _checked_folder(path: Path) -> Path:
     """Return the absolute path; raises ValueError if a folder can neither be there nor be made there."""
-    path = Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - Path's own fails without a home
+    path = absolute(path)
     for place in (path, *path.parents):
         try:
             if place.is_dir():

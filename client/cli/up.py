@@ -22,8 +22,9 @@ from rich.text import Text
 from client import Client, ClientSettings, TrdError
 from client.cli.output import JsonFlag, answers, print_json, remark
 from client.cli.processes import ChildProcess, python_command
+from client.errors import SettingsError
 from client.settings import LocalService
-from contract.settings import DEFAULT_DATA_DIR, make_private_folder
+from contract.settings import DEFAULT_DATA_DIR, DataFolderSettings, make_private_folder
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
@@ -52,10 +53,17 @@ def up(
     Other commands in the same folder find both by themselves. A job that runs when they are stopped resumes when
     they are started again.
     """
-    folder = data_dir or ClientSettings.from_environment().data_dir
+    folder = data_dir or _configured_folder()
     make_private_folder(folder)
     with _alone_on(folder):
         _up(port, folder, as_json=as_json)
+
+
+def _configured_folder() -> Path:
+    try:
+        return DataFolderSettings.from_environment().data_dir
+    except ValueError as error:
+        raise SettingsError(str(error), hint="correct the variable, or give --data-dir") from None
 
 
 def _up(port: int, data_dir: Path, *, as_json: bool) -> None:

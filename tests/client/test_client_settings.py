@@ -45,6 +45,12 @@ def test_the_local_service_is_found_in_the_folder_that_trd_up_takes(folder: str,
     assert settings_from(ClientSettings, environment).api_key == "local"
 
 
+def test_a_client_of_another_service_needs_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").touch()
+    monkeypatch.chdir(tmp_path)
+    assert settings_from(ClientSettings, {"TRD_URL": "https://host"}).url == "https://host"
+
+
 def test_the_local_key_goes_nowhere_else(tmp_path: Path) -> None:
     LocalService(url="http://127.0.0.1:8123", api_key="local").save(tmp_path)
     environment = {"TRD_DATA_DIR": str(tmp_path), "TRD_URL": "http://127.0.0.1:8124"}
