@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 
@@ -30,8 +31,8 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; raise `DuplicateKeyError` if a key stands in it twice, of which one would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name in found if counts[name] > 1)
         raise DuplicateKeyError(f"the key {json.dumps(twice)[:80]} stands in an object twice; keep one")
     return found
 
@@ -52,7 +53,7 @@ def refuse_constant(name: str) -> NoReturn:
 def _located(text: str) -> DuplicateKeyError:
     """Find the first key of `text`, which is JSON up to there, that its object has already."""
     open_objects: list[dict[str, int]] = []
-    string, at = "", 0
+    string, at, line, counted = "", 0, 1, 0
     for token in _TOKENS.finditer(text):
         found = token.group()
         if found in "{[":
@@ -60,7 +61,7 @@ def _located(text: str) -> DuplicateKeyError:
         elif found in "}]":
             open_objects.pop()
         elif found == ":":
-            key, line = json.loads(string), text.count("\n", 0, at) + 1
+            key, line, counted = json.loads(string), line + text.count("\n", counted, at), at
             if key in open_objects[-1]:
                 before = open_objects[-1][key]
                 return DuplicateKeyError(f"key {key!r} in line {line} is there already, in line {before}; keep one")

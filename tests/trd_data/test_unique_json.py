@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -38,6 +39,15 @@ def test_a_key_that_is_there_twice_is_named(text: str, key: str, line: int, befo
     with pytest.raises(DuplicateKeyError) as caught:
         loads_unique(text)
     assert str(caught.value) == f"key {key!r} in line {line} is there already, in line {before}; keep one"
+
+
+def test_a_large_object_takes_time_in_proportion() -> None:
+    """Anybody with a key can send one of a megabyte."""
+    keys = [f'"k{number}":\n1' for number in range(30_000)]
+    started = time.process_time()
+    with pytest.raises(DuplicateKeyError, match="'k29999' in line 30001 is there already, in line 30000"):
+        loads_unique("{" + ",".join([*keys, keys[-1]]) + "}")
+    assert time.process_time() - started < 1.5
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": NaN}', '{"a": Infinity}', "[-1e400]", "[1] 2"])
