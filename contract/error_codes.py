@@ -34,7 +34,8 @@ ERROR_CODES: dict[str, ErrorCode] = _index(
     ErrorCode(
         "model_refused",
         False,
-        "The model's folder needs custom code, or its safetensors files lack weights; convert it, or copy it again.",
+        "The model's folder needs custom code, its weights are quantised, or its safetensors files lack some; convert "
+        "it, or copy it again.",
     ),
     ErrorCode(
         "tokenizer_mismatch",

@@ -18,6 +18,8 @@ COPY client client
 COPY contract contract
 COPY service service
 COPY trd_data trd_data
+# A program of it judges the references of uploads; it loads no torch.
+COPY trd_engine trd_engine
 COPY trd_estimate trd_estimate
 COPY migrations migrations
 COPY testbed/models testbed/models

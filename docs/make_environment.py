@@ -131,8 +131,9 @@ def _bounds(field: FieldInfo) -> str:
         "min_length": "length ≥ {}",
         "max_length": "length ≤ {}",
     }
-    # A bound of `Annotated[str, …] | None` is in the metadata of the union's first member; a dict's is its keys'.
-    members = get_args(field.annotation) if get_origin(field.annotation) is not dict else ()
+    # A bound of `Annotated[str, …] | None` is in the metadata of the union's first member; a dict's is its keys', a
+    # set's its members'.
+    members = get_args(field.annotation) if get_origin(field.annotation) not in (dict, frozenset) else ()
     constraints = [*field.metadata, *members]
     inner = [bound for part in constraints for bound in getattr(part, "__metadata__", (part,))]
     flat = [bound for part in inner for bound in getattr(part, "metadata", (part,))]

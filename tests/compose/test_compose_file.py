@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from client.cli.processes import STOP_SECONDS
+from service.datasets.child import REFERENCES_PROGRAM
 from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
 from trd_engine.generation.vllm import runtime
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
@@ -222,6 +223,18 @@ def test_the_image_of_the_api_holds_all_that_the_api_imports() -> None:
         assert "trd_data.plots" not in path.read_text(encoding="utf-8")
         for module in imported_modules(path) - sys.stdlib_module_names - {*packages}:
             assert installed & set(map(canonical, distributions[module])), f"{path}: {module}"
+
+
+def test_the_image_of_the_api_holds_the_programs_that_the_api_starts() -> None:
+    sources = [path.read_text() for package in ("service", "trd_data") for path in (CHECKOUT / package).rglob("*.py")]
+    started = {name for text in sources for name in re.findall(r'"-m", "([\w.]+)"', text)}
+    assert sum(text.count('"-m"') for text in sources) == len(started) + 1, "the other is REFERENCES_PROGRAM"
+    lines = (CHECKOUT / "docker" / "service.Dockerfile").read_text().splitlines()
+    for program in (*started, REFERENCES_PROGRAM):
+        code = f"import sys, {program}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+        ours = {name for name in done.stdout.split() if (CHECKOUT / name).is_dir()}
+        assert {f"COPY {name} {name}" for name in ours} <= set(lines)
 
 
 def imported_modules(path: Path) -> set[str]:
