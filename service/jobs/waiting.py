@@ -1,8 +1,9 @@
 """Expected start and finish of a queued job, from the jobs that run or wait before it in its queue.
 
-The first free worker of the queue claims a job. Workers are known by their leases only: a free worker takes the next
-job at once, so while a job waits, every live worker holds a lease. Unknown times are None. The times reveal no more
-of other owners' jobs than their sum.
+The first free worker of the queue claims a job. Workers are known by their leases only, and each is taken to be able to
+run every job of its queue: a free worker then takes the next job at once, so while a job waits, every live worker
+holds a lease. In a queue of different workers the times may be too early. Unknown times are None. The times reveal no
+more of other owners' jobs than their sum.
 """
 
 from __future__ import annotations
