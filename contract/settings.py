@@ -81,8 +81,11 @@ def _checked_database(url: str) -> str:
 
 
 def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except PermissionError:
+        raise ValueError(f"this user may not read {path}; change its owner, or name another file") from None
 
 
 def _checked_broker(url: str) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydantic.fields import FieldInfo
@@ -86,6 +87,13 @@ def test_what_cannot_work_is_refused_at_the_start(variable: str, value: str, sai
     message = refusal(cls, variable, value.format(**paths))
     assert said.format(**paths) in message
     assert "secret" not in message
+
+
+def test_a_database_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trd.db").write_bytes(b"SQLite format 3\0")
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError))  # root, who runs tests in CI, may read all
+    said = refusal(Settings, "DATABASE_URL", f"sqlite:///{tmp_path}/trd.db")
+    assert said == f"DATABASE_URL: this user may not read {tmp_path}/trd.db; change its owner, or name another file"
 
 
 def test_other_forms_of_a_right_value_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
