@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -115,10 +116,11 @@ def _delimiter(sample: str) -> str:
 def _require_header(names: list[str]) -> None:
     if names[0].startswith("sep="):
         raise DataFileError(f"the CSV file begins with the line {names[0]!r} of a spreadsheet; remove this line")
-    twice = sorted({name for name in names if names.count(name) > 1 and name})
+    counts = Counter(names)
+    twice = sorted(name for name, count in counts.items() if count > 1 and name)
     if twice:
         raise DataFileError(f"the CSV header names {', '.join(map(repr, twice))[:200]} twice; rename one")
-    if names.count("") > 1:
+    if counts[""] > 1:
         raise DataFileError("the CSV header has columns without a name; name each")
     if all(not name or name.replace(".", "").replace("-", "").isdigit() for name in names):
         raise DataFileError("the CSV file has no header; its first line must name the columns, as problem,answer")

@@ -5,6 +5,7 @@ Columns that nobody reads are not even decompressed, so that no value in them ca
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -34,8 +35,9 @@ def parquet_rows(
         file = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         schema = file.schema_arrow
         columns = [field.name for field in schema if wanted(field.name, _holds_text(field.type))]
+        counts = Counter(schema.names)
         for name in columns:
-            if schema.names.count(name) > 1:
+            if counts[name] > 1:
                 raise DataFileError(f"two columns are named {name!r}; rename one")
         num_bytes = 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False):

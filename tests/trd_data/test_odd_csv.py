@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 
 import pytest
 
@@ -90,3 +91,11 @@ def test_odd_headers_are_refused_with_what_to_do() -> None:
         with pytest.raises(DataFileError, match=words):
             check_file(io.BytesIO(content.encode()), LIMITS)
     assert check_file(io.BytesIO(b"problem\n"), LIMITS).num_rows == 0
+
+
+def test_a_header_of_many_columns_takes_time_in_proportion() -> None:
+    """A file of a megabyte would occupy a child for minutes."""
+    names = ["problem", "answer", *(f"c{number}" for number in range(40_000))]
+    started = time.process_time()
+    assert check_file(io.BytesIO(",".join(names).encode()), RowLimits()).num_rows == 0
+    assert time.process_time() - started < 4
