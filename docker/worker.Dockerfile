@@ -2,9 +2,10 @@
 FROM python:3.11-slim-bookworm
 
 # libnuma: vLLM's CPU kernels. A compiler; Python's headers are in the base image: triton builds its launchers when first
-# used. There is no nvcc: the engine tells vLLM to use no kernel that FlashInfer would compile.
+# used. There is no nvcc: the engine tells vLLM to use no kernel that FlashInfer would compile. wget: KubeRay's probes of
+# Ray nodes up to release 1.5.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libnuma1 gcc g++ libc6-dev \
+    && apt-get install --yes --no-install-recommends libnuma1 gcc g++ libc6-dev wget \
     && rm -rf /var/lib/apt/lists/*
 
 ENV PYTHONUNBUFFERED=1 \
@@ -33,7 +34,7 @@ RUN case "$EXTRA" in \
         gpu) constraints=constraints-gpu.txt ;; \
         *) echo "EXTRA must be cpu or gpu, not '$EXTRA'" >&2; exit 1 ;; \
     esac \
-    && pip install --constraint "$constraints" --editable ".[$EXTRA,gym,otel,ray]" \
+    && pip install --constraint "$constraints" --editable ".[$EXTRA,gym,mlflow,otel,ray,tensorboard,wandb]" \
     && if [ "$EXTRA" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec triton opencv-python-headless; fi \
     && python -c "import vllm"
 
@@ -48,6 +49,6 @@ COPY testbed/models testbed/models
 
 # Named volumes take the owner of the folder that they are mounted on.
 RUN useradd --uid 10001 --create-home trd \
-    && install -d -o trd -g trd /data /data/storage /data/scratch /data/huggingface /data/caches
+    && install -d -o trd -g trd /data /data/storage /data/scratch /data/trackers /data/huggingface /data/caches
 USER trd
 CMD ["celery", "-A", "worker.celery_app", "worker"]

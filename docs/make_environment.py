@@ -74,6 +74,8 @@ OTHER = {
         "TRD_PORT": "Port of the API on 127.0.0.1 of the host. Default: 8000.",
         "TRD_GPUS": "GPUs of the worker of profile `gpu`. Default: 1.",
         "UVICORN_HOST, UVICORN_PORT, UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "uvicorn's variables, set for the API.",
+        "UVICORN_FORWARDED_ALLOW_IPS": "uvicorn's own: addresses of proxies whose `X-Forwarded-` headers count. Set to "
+        "those of Docker's networks.",
         "VLLM_CACHE_ROOT, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR, CUDA_CACHE_PATH, MPLCONFIGDIR": "Where vLLM, "
         "Triton, torch, CUDA and matplotlib keep what they compile; the worker's image sets them to a volume.",
         "PIP_INDEX_URL, PIP_EXTRA_INDEX_URL": "Package indexes while the images are built. The CPU worker needs the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from client.cli.processes import STOP_SECONDS
 from service.datasets.child import REFERENCES_PROGRAM
 from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
 from trd_engine.generation.vllm import runtime
 from worker.settings import SHUTDOWN_MARGIN_SECONDS, WorkerSettings
+from worker.trackers.backends import BACKENDS
 
 SECRETS = {"POSTGRES_PASSWORD": "a1", "REDIS_PASSWORD": "b2", "TRD_API_KEY": "c" * 16, "TRD_KEY_PEPPER": "d" * 16}
 OURS = ("migrate", "api", "worker-cpu", "worker-gpu")
@@ -113,12 +116,31 @@ def test_images_are_of_one_debian_release(services: dict[str, dict[str, Any]]) -
     assert all(base.endswith("-bookworm") for base in bases), bases
 
 
-def test_only_workers_read_the_file_of_their_keys(services: dict[str, dict[str, Any]]) -> None:
+def test_every_setting_reaches_its_process_and_only_workers_read_the_file_of_their_keys(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """Those that the file does not name come by a process's own file."""
+    files = {"api": "api.env", "worker-cpu": "worker.env", "worker-gpu": "worker.env"}
     readers = {name: service["env_file"] for name, service in services.items() if "env_file" in service}
-    assert set(readers) == {"worker-cpu", "worker-gpu"}
-    assert readers["worker-gpu"] == [{"path": "worker.env", "required": False}]
-    assert "worker.env" in (CHECKOUT / ".gitignore").read_text().splitlines()
-    assert not any(line.startswith("!worker.env") for line in (CHECKOUT / ".dockerignore").read_text().splitlines())
+    assert readers == {name: [{"path": file, "required": False}] for name, file in files.items()}
+    for file in files.values():
+        assert file in (CHECKOUT / ".gitignore").read_text().splitlines()
+        assert f"!{file}" not in (CHECKOUT / ".dockerignore").read_text().splitlines()
+        assert file in (CHECKOUT / ".env.example").read_text()
+
+
+def test_a_proxy_on_the_host_is_believed_and_a_stranger_is_not(services: dict[str, dict[str, Any]]) -> None:
+    trusted = services["api"]["environment"]["UVICORN_FORWARDED_ALLOW_IPS"]
+    seen: list[Any] = []
+
+    async def app(scope: Any, *_: Any) -> None:
+        seen.append((scope["scheme"], scope["client"][0]))
+
+    headers = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-for", b"1.1.1.1, 203.0.113.9")]
+    for peer in ("172.18.0.1", "203.0.113.5"):  # the gateway of Compose's network, through which the host arrives
+        scope: Any = {"type": "http", "scheme": "http", "client": (peer, 1), "headers": headers}
+        asyncio.run(ProxyHeadersMiddleware(app, trusted)(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [("https", "203.0.113.9"), ("http", "203.0.113.5")]
 
 
 def test_there_is_time_for_a_graceful_end(services: dict[str, dict[str, Any]]) -> None:
@@ -169,6 +191,7 @@ def test_the_image_compiles_or_never_asks_for_it() -> None:
     dockerfile = (CHECKOUT / "docker" / "worker.Dockerfile").read_text()
     (installed,) = re.findall(r"apt-get install --yes --no-install-recommends (.+) \\", dockerfile)
     assert {"gcc", "g++", "libc6-dev"} <= set(installed.split()), "triton and inductor"
+    assert "wget" in installed.split(), "KubeRay's probes of Ray nodes"
     assert "FROM python:" in dockerfile, "whose headers triton needs; Debian's python3-dev would be another version's"
     assert "nvcc" not in installed
     assert runtime._SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
@@ -273,6 +296,14 @@ def canonical(requirement: str) -> str:
     match = re.match(r"[\w.-]+", requirement)
     assert match is not None, requirement
     return re.sub(r"[-_.]+", "-", match.group()).lower()
+
+
+def test_the_image_of_workers_holds_the_trackers_and_keeps_their_files(services: dict[str, dict[str, Any]]) -> None:
+    (extras,) = re.findall(r'--editable "\.\[\$EXTRA,(.+)\]"', (CHECKOUT / "docker/worker.Dockerfile").read_text())
+    without_vllm = {"trackio"}  # it needs an older pillow
+    assert set(BACKENDS) - without_vllm <= set(extras.split(","))
+    for name in ("worker-cpu", "worker-gpu"):
+        assert "trackers:/data/trackers" in services[name]["volumes"]
 
 
 @pytest.mark.parametrize("dockerfile", ["docker/service.Dockerfile", "docker/worker.Dockerfile"])

@@ -24,7 +24,7 @@ PARTS = ("base", "ray", "scaling")
 
 
 def resources(part: str) -> list[dict[str, Any]]:
-    """Return the documents that kustomize would apply, of the folder and of those it builds on."""
+    """Return the documents that kustomize would apply, of the folder and of those it builds on, before its patches."""
     kustomization = yaml.safe_load((FOLDER / part / "kustomization.yaml").read_text())
     found = []
     for name in kustomization["resources"]:
@@ -113,7 +113,11 @@ def test_variables_are_known_and_secrets_are_only_named() -> None:
     known = {cls.variable_of(field) for cls in (Settings, WorkerSettings) for field in cls.model_fields}
     given = dict(ALL["ConfigMap/trd-settings"]["data"])
     for _, container in containers():
-        given |= {one["name"]: one.get("value", "") for one in container.get("env", [])}
+        given |= {
+            one["name"]: one.get("value", "")
+            for one in container.get("env", [])
+            if "secretKeyRef" not in one.get("valueFrom", {})
+        }
     for name in given:
         assert name in known or re.match(r"UVICORN_|AWS_REGION|HOSTNAME|RAY_USAGE_STATS_ENABLED", name), name
     assert not [name for name in given if re.search(r"KEY|TOKEN|SECRET|DATABASE_URL|BROKER_URL", name)]
@@ -132,6 +136,40 @@ def test_the_settings_are_accepted_by_both_processes(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ValueError, match="RAY_AUTH_MODE=token"):
         WorkerSettings.from_environment()
+
+
+def test_each_kustomization_admits_the_jobs_that_its_workers_wait_for() -> None:
+    for part in ("base", "ray"):
+        one = yaml.safe_load((FOLDER / part / "kustomization.yaml").read_text())
+        limits = dict(ALL["ConfigMap/trd-settings"]["data"])
+        for patch in one.get("patches", []):
+            patched = yaml.safe_load(patch["patch"])
+            assert f"{patched['kind']}/{patched['metadata']['name']}" == "ConfigMap/trd-settings"
+            limits |= patched["data"]
+        queues = re.findall(r"trd-default-(\d+)", str(resources(part)))
+        assert max(map(int, queues)) == int(limits["TRD_MAX_DEVICES"]), part
+
+
+def test_ray_nodes_have_what_the_engine_reads_and_their_init_container_has_the_token() -> None:
+    """KubeRay gives `env`, and not `envFrom`, to the init container that waits for the head with `ray health-check`."""
+    for name, container in containers():
+        if not name.startswith("RayCluster"):
+            continue
+        token = next(one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN")
+        assert token["valueFrom"] == {"secretKeyRef": {"name": "trd-ray", "key": "RAY_AUTH_TOKEN"}}, name
+        sources = container.get("envFrom", [])
+        if name != "RayCluster/head":  # which runs no engine
+            assert {"configMapRef": {"name": "trd-settings"}} in sources
+            assert {"secretRef": {"name": "trd-worker", "optional": True}} in sources
+
+
+def test_the_page_says_how_to_make_every_secret() -> None:
+    named = set(
+        re.findall(r"secret(?:KeyRef|Ref): \{name: ([\w-]+)", "".join(p.read_text() for p in FOLDER.rglob("*.yaml")))
+    )
+    named |= {one["name"] for one in ALL["TriggerAuthentication/trd-scaling"]["spec"]["secretTargetRef"]}
+    made = set(re.findall(r"create secret generic ([\w-]+)", (FOLDER / "README.md").read_text()))
+    assert named == made
 
 
 def test_every_pod_is_confined_and_has_a_disk_of_its_own() -> None:
