@@ -16,6 +16,9 @@ MAX_PROBLEMS = 100
 MAX_SUGGESTIONS = 10
 """Most suggestions of one request: each compares the field with all that are known."""
 
+MAX_NAME = 100
+"""Characters of a field's name that are shown: it may be as long as the body."""
+
 
 @dataclass(frozen=True)
 class FieldProblem:
@@ -67,7 +70,7 @@ def _dotted(details: ErrorDetails, model: type[BaseModel]) -> str:
         known = [m for m in models if step in m.model_fields]
         is_last = position == len(details["loc"]) - 1
         if known or is_key or isinstance(step, int) or (is_last and names_a_key):
-            parts.append(str(step))
+            parts.append(_cut(str(step), MAX_NAME))
         is_key = any(_is_mapping(m.model_fields[str(step)].annotation) for m in known)
         if known:
             models = [n for m in known for n in _nested_models(m, str(step))]
@@ -108,4 +111,8 @@ def _shown(value: object) -> str:
         text = json.dumps(value)
     except (TypeError, ValueError):
         text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return _cut(text, 80)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

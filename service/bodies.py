@@ -23,6 +23,9 @@ from trd_data.plain_json import nests_deeper, text_fault, texts
 from trd_data.unique_json import loads_unique
 
 MAX_BODY_DEPTH = 32
+MAX_BODY_VALUES = 10_000
+"""Fields of objects and items of lists in a body, together. Each may be wrong, and FastAPI collects all errors on the
+event loop, about 10 µs each."""
 SMALL_BODY_BYTES = 2**14
 """Bodies up to this size are parsed on the event loop: a thread costs as much, and a full spec is smaller."""
 
@@ -94,12 +97,27 @@ def parse_object(content: bytes) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(document).__name__}", code="invalid_json")
+    if _holds_more(document, MAX_BODY_VALUES):
+        raise InvalidRequestError(f"the body has more than {MAX_BODY_VALUES} fields and items", code="invalid_json")
     # Only escapes can write such text, so that a document without any is not searched.
     if b"\\u" in content and any(text_fault(text) for text in texts(document)):
         raise InvalidRequestError(
             "the body holds \\u0000 or half a surrogate pair, which is not valid text; remove it", code="invalid_json"
         )
     return document
+
+
+def _holds_more(document: dict[str, Any], most: int) -> bool:
+    waiting: list[Any] = [document]
+    num_values = 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            num_values += len(value)
+            if num_values > most:
+                return True
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return False
 
 
 def validated(model: type[BodyModel], document: dict[str, Any]) -> BodyModel:
@@ -119,7 +137,7 @@ def invalid_request(error: RequestValidationError, route: APIRoute) -> InvalidRe
         model: type[BaseModel] = route.body_field.field_info.annotation  # type: ignore[assignment]
         return _invalid(field_problems(body, model), model)  # type: ignore[arg-type]
     problems = []
-    for item in details:
+    for item in details[:MAX_PROBLEMS]:
         param = ".".join(str(part) for part in item["loc"][1:])  # without query, path or header
         reason = item["msg"][:1].lower() + item["msg"][1:]
         shown = "" if item["type"] == "missing" else f" = {str(item['input'])[:80]}"

@@ -26,7 +26,7 @@ _MAX_EXAMPLE = 200  # characters
 _MAX_COMPARED = 2_000_000
 """Problems that are compared with each other; the others are not."""
 _MAX_COLUMNS = 200
-"""Columns of a file that are watched."""
+"""Columns of a row, and of a file, that are watched: each of a row's is searched for in its problem."""
 _MIN_SENTENCE, _MIN_SPACES = 40, 5
 """Least characters and spaces of a text that may be a part of a problem, whatever its column is called."""
 _MIN_SHARE = 0.5
@@ -195,7 +195,8 @@ class DataNotices:
 def _unread(shape: Shape, there: frozenset[str]) -> list[tuple[str, bool | None]]:
     """Return the columns that a shape does not read and that may be a part of the problem: surely, or perhaps."""
     unread = there - shape.columns_read(there) - _OPTION_COLUMNS - set(shape.ignores)
-    return [(name, part_of_problem(name)) for name in sorted(unread) if part_of_problem(name) is not False]
+    found = [(name, part_of_problem(name)) for name in sorted(unread) if part_of_problem(name) is not False]
+    return found[:_MAX_COLUMNS]
 
 
 def _adds_something(name: str, value: object, problem: Problem, is_part: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from service.auth import Submitter
 from service.context import Context
 from service.dashboard.job import find_job
 from service.dashboard.pages import page
-from service.dashboard.specs import docstrings, leaves, shown, spec_rows
+from service.dashboard.specs import docstrings, shown, spec_rows
 from service.datasets.schemas import dataset_view
 from service.models.service import model_view
 
@@ -58,10 +58,11 @@ def new_job(
     """Show the empty form, or one that is filled in from a job."""
     given: dict[str, str] = {}
     tags: list[str] = []
+    rest = ""
     if from_job:
         original = find_job(context, caller, from_job)
         given = {row.path: row.value for row in spec_rows(original.spec) if not row.is_default}
-        tags = original.tags
+        tags, rest = original.tags, _rest(original.spec, given)
     rows, _ = context.datasets.page(caller.owner, None, NUM_DATASETS)
     groups: dict[str, list[FormField]] = {}
     for field in _fields(given):
@@ -72,7 +73,7 @@ def new_job(
         request,
         "new_job.html",
         given=given,
-        rest=_rest(given),
+        rest=rest,
         from_job=from_job,
         tags=", ".join(tags),
         datasets=[dataset_view(row) for row in rows],
@@ -133,22 +134,30 @@ def _kind(path: str, part: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[
     return "", []
 
 
-def _rest(given: Mapping[str, str]) -> str:
-    """Return, as JSON, what the inputs cannot hold of a job that is started again."""
-    rest: dict[str, Any] = {}
-    held = {field.path for field in _fields({})} | {"mode", "student", "task", "preset", "name", "tags"}
-    for path, text in given.items():
-        if path in held or (path in ("dataset", "teacher") and not text.startswith("{")):
-            continue
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        if value is None and path in ("teacher", "name"):
-            continue
-        node = rest
-        *parents, name = path.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return json.dumps(rest, indent=2) if rest and dict(leaves(rest)) else ""
+def _rest(spec: Mapping[str, Any], given: Collection[str]) -> str:
+    """Return, as JSON, what the inputs cannot hold of the fields of a job that is started again."""
+    held = {field.path for field in _fields({})} | {
+        "mode",
+        "student",
+        "teacher",
+        "dataset",
+        "task",
+        "preset",
+        "name",
+        "tags",
+    }
+    rest = _without(spec, lambda path: path not in given or path in held)
+    return json.dumps(rest, indent=2) if rest else ""
+
+
+def _without(document: Mapping[str, Any], is_left_out: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    """Return an object without the leaves of these paths. The names of metadata may have dots, so that no path leads
+    back to a leaf."""
+    kept = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping) and value:
+            if inner := _without(value, is_left_out, f"{prefix}{name}."):
+                kept[name] = inner
+        elif not is_left_out(f"{prefix}{name}"):
+            kept[name] = value
+    return kept

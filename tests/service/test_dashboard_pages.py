@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -229,6 +230,15 @@ def test_the_form_is_filled_in_so_that_it_makes_the_same_job(client: TestClient)
     again = shown.json()["spec"]
     differing = {key for key in original if again[key] != original[key]} - {"name"}
     assert differing == set()
+
+
+@pytest.mark.parametrize("metadata", [{"a": "1", "a.b": "2"}, {"a": "[" * 100_000}, {"a" + ".a" * 5000: "1"}])
+def test_the_form_is_filled_in_with_any_metadata(client: TestClient, metadata: dict[str, str]) -> None:
+    """Names with dots are no paths, and texts are no JSON."""
+    form = client.get(f"/ui/new?from_job={submit(client, metadata=metadata)}", headers=HTML)
+    assert form.status_code == 200
+    (rest,) = re.findall(r'<textarea id="rest"[^>]*>(.*?)</textarea>', form.text, re.S)
+    assert json.loads(html.unescape(rest))["metadata"] == metadata
 
 
 def test_a_key_is_needed_for_a_new_job_that_may_submit(client: TestClient) -> None:

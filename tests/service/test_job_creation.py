@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -249,10 +250,36 @@ def test_a_wrong_spec_is_refused_before_anything_is_queued(
 
 
 def test_a_body_of_nothing_but_faults_has_a_short_answer(client: TestClient) -> None:
-    body = {**job_body(client), **{f"samplin{i:05}": 1 for i in range(30_000)}}
+    body = {**job_body(client), **{f"samplin{i:05}": 1 for i in range(9_000)}}
     error = client.post("/jobs", json=body).json()["error"]
     assert len(error["errors"]) == 100
     assert error["message"].endswith("(and at least 99 more faults, the first 100 in errors)")
+
+
+@pytest.mark.parametrize("integrations", ["[" + ",".join("1" * 400_000) + "]", "[" + ",".join(["{}"] * 300_000) + "]"])
+def test_a_body_of_many_values_is_refused_at_once(client: TestClient, integrations: str) -> None:
+    """Each would be a fault, and the faults of a megabyte would stop the event loop for seconds."""
+    body = f'{{"model": "a", "training_file": "ds_1", "method": {{"type": "opd"}}, "integrations": {integrations}}}'
+    started = time.process_time()
+    answer = client.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert time.process_time() - started < 1.5
+    assert answer.json()["error"]["message"] == "the body has more than 10000 fields and items"
+
+
+def test_a_long_name_of_a_field_is_cut(client: TestClient) -> None:
+    """It is also taken apart at its dots to find the client's name for it: 200,000 took 70 s."""
+    method = {"type": "opd", "opd": {"optim": {"a" + ".a" * 200_000: 1}}}
+    started = time.process_time()
+    answer = client.post("/v1/fine_tuning/jobs", json={"model": "a", "training_file": "ds_1", "method": method})
+    assert time.process_time() - started < 2
+    assert answer.json()["error"]["param"].startswith("method.opd.optim.a.a.a")
+    assert len(answer.content) < 2000
+
+
+def test_the_first_of_many_wrong_values_in_a_query_are_reported(client: TestClient) -> None:
+    answer = client.get("/jobs?" + "&".join(["status=x"] * 2000))
+    assert answer.status_code == 422
+    assert len(answer.json()["error"]["errors"]) == 100
 
 
 def test_the_queue_position_counts_who_is_claimed_first(either_client: TestClient) -> None:

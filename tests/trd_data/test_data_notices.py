@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -207,6 +208,14 @@ def test_several_columns_are_one_notice() -> None:
     notice = only(given)
     assert "context, hint" in notice.message
     assert notice.count == 3
+
+
+def test_a_row_of_many_columns_takes_time_in_proportion() -> None:
+    """Each of them was searched for in the problem: a row of a megabyte took 5 s of a child."""
+    columns = {f"input {i}": f"x{i}" for i in range(20_000)}
+    started = time.process_time()
+    assert only([{"problem": "ab " * 160_000, "answer": "1", **columns}]).code == "unread_columns"
+    assert time.process_time() - started < 2
 
 
 def test_choices_that_the_task_does_not_read() -> None:

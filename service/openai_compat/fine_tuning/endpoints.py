@@ -45,6 +45,8 @@ from service.retries import REPLAYED, IdempotencyKey, MaybeClientTry
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute, responses=ERROR_RESPONSES)
 
 After = Annotated[str | None, Query(max_length=60, description="Id of the last object seen.")]
+MAX_FILTERS = 32
+"""Keys of metadata to filter by: each is a condition of the query."""
 
 
 @router.post("", summary="Submit a job")
@@ -96,6 +98,8 @@ def _metadata_filter(request: Request) -> dict[str, str]:
                 param="metadata",
             )
         wanted[match[1]] = value
+    if len(wanted) > MAX_FILTERS:
+        raise InvalidRequestError(f"metadata: filter by up to {MAX_FILTERS} keys; a job has no more", param="metadata")
     return wanted
 
 

@@ -117,7 +117,8 @@ def test_jobs_are_filtered_by_their_metadata(either_service: Service) -> None:
     assert [job.id for job in jobs.list(metadata={"team": "a", "no.": "1"})] == [ids[0]]
     assert [job.id for job in jobs.list(metadata={"team": "c"})] == []
     assert [job.id for job in jobs.list(metadata={})] == ids[::-1]
-    for query in ({'metadata[a"b]': "1"}, {"metadata": "null"}):
+    too_many = {f"metadata[{i}]": "1" for i in range(33)}
+    for query in ({'metadata[a"b]': "1"}, {"metadata": "null"}, too_many):
         with pytest.raises(BadRequestError) as refused:
             jobs.list(extra_query=query)
         assert refused.value.param == "metadata"
