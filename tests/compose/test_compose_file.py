@@ -105,6 +105,7 @@ def test_ours_have_no_rights_of_roots_and_no_log_grows_without_end(services: dic
     for name, service in services.items():
         assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}, name
         if name in OURS:
+            assert service["init"], "what killed children leave is reaped"
             assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import psycopg
 import pytest
 import yaml
 
 from contract.job_state import LEASED_STATUSES, JobStatus
-from contract.tables import Job
 from service.settings import Settings
 from tests.compose.compose_file import load_raw
 from worker.settings import WorkerSettings
@@ -177,6 +177,7 @@ def test_every_pod_is_confined_and_has_a_disk_of_its_own() -> None:
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"], name
         assert spec["automountServiceAccountToken"] is False, name
+        assert spec.get("shareProcessNamespace") or not name.startswith("Deployment"), f"{name}: who reaps orphans?"
         assert all(set(volume) == {"name", "emptyDir"} for volume in spec["volumes"]), f"{name}: no shared disk"
         for container in spec["containers"]:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
@@ -212,8 +213,9 @@ def test_selectors_find_their_pods() -> None:
             assert f"Deployment/{one['spec']['scaleTargetRef']['name']}" in ALL, name
 
 
-def test_workers_are_scaled_by_the_jobs_of_their_queues() -> None:
-    """The query's names exist, and it counts what waits and what runs."""
+def test_workers_are_scaled_by_the_jobs_and_chats_of_their_queues(postgres_url: str) -> None:
+    """The database answers the query, which counts what waits and what runs."""
+    assert ALL["ScaledObject/trd-worker-cpu"]["spec"]["minReplicaCount"] == 1, "workers send webhooks, and remove"
     for name, one in ALL.items():
         if one["kind"] != "ScaledObject":
             continue
@@ -223,4 +225,6 @@ def test_workers_are_scaled_by_the_jobs_of_their_queues() -> None:
         in_queues, in_statuses = (set(re.findall(r"'([\w-]+)'", part)) for part in query.split("status"))
         assert in_queues == set(queues), name
         assert in_statuses == {str(status) for status in (JobStatus.QUEUED, *LEASED_STATUSES)}, name
-        assert {"queue", "status", "deleted_at"} <= set(Job.__table__.columns.keys())
+        assert "chat_answers WHERE" in query
+        with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+            assert connection.execute(query).fetchall() == [(0,)]
