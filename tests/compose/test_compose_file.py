@@ -19,6 +19,7 @@ import pytest
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from client.cli.processes import STOP_SECONDS
+from contract.settings import DeploymentSettings
 from service.datasets.child import REFERENCES_PROGRAM
 from tests.compose.compose_file import CHECKOUT, VariableMissingError, interpolate, load, load_raw
 from trd_engine.generation.vllm import runtime
@@ -128,6 +129,16 @@ def test_every_setting_reaches_its_process_and_only_workers_read_the_file_of_the
         assert file in (CHECKOUT / ".gitignore").read_text().splitlines()
         assert f"!{file}" not in (CHECKOUT / ".dockerignore").read_text().splitlines()
         assert file in (CHECKOUT / ".env.example").read_text()
+
+
+def test_api_and_workers_agree_on_what_both_read(services: dict[str, dict[str, Any]]) -> None:
+    both = {DeploymentSettings.variable_of(field) for field in DeploymentSettings.model_fields}
+    api, *workers = (
+        {name: value for name, value in services[one]["environment"].items() if name in both}
+        for one in ("api", "worker-cpu", "worker-gpu")
+    )
+    assert api.keys() >= {"TRD_QUEUES", "TRD_MODELS", "STORAGE_URL"}
+    assert workers == [api, api]
 
 
 def test_a_proxy_on_the_host_is_believed_and_a_stranger_is_not(services: dict[str, dict[str, Any]]) -> None:
