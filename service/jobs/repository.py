@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import starmap
+from itertools import accumulate, starmap
 from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field
@@ -93,21 +93,30 @@ def newest_with_body(
     return session.scalar(recent.where(Job.body_sha256 == body_sha256).order_by(Job.id.desc()).limit(1))
 
 
-def page(session: Session, owner: str, wanted: JobQuery, metadata: Mapping[str, str]) -> Sequence[Job]:
-    """Return jobs of the owner, newest first, one more than the limit.
+MAX_PAGE_BYTES = 2**24
+"""Bytes of the specs of one page: a hundred specs of a megabyte would take a gigabyte. One job always fits."""
+
+
+def page(session: Session, owner: str, wanted: JobQuery, metadata: Mapping[str, str]) -> tuple[Sequence[Job], bool]:
+    """Return jobs of the owner, newest first, up to the limit or `MAX_PAGE_BYTES`, and whether more follow.
 
     `metadata`: pairs that the job's own metadata hold, all of them. No index helps here. Keys have no quotes and
     backslashes: SQLite writes them into a path.
     """
-    query = _filtered(select(Job).where(Job.owner == owner, Job.deleted_at.is_(None)), wanted)
+    query = _filtered(select(Job.id, Job.spec_bytes).where(Job.owner == owner, Job.deleted_at.is_(None)), wanted)
     if wanted.after is not None:
         query = query.where(Job.id < wanted.after)
     for key, value in metadata.items():
         query = query.where(Job.spec["metadata"][key].as_string() == value)
-    return session.scalars(query.order_by(Job.id.desc()).limit(wanted.limit + 1)).all()
+    found = session.execute(query.order_by(Job.id.desc()).limit(wanted.limit + 1)).all()
+    sums = accumulate(row.spec_bytes for row in found[: wanted.limit])
+    num_fitting = max(1, sum(num_bytes <= MAX_PAGE_BYTES for num_bytes in sums))
+    ids = [row.id for row in found[:num_fitting]]
+    jobs = session.scalars(select(Job).where(Job.id.in_(ids)).order_by(Job.id.desc())).all() if ids else []
+    return jobs, len(found) > len(ids)
 
 
-def _filtered(query: Select[Job], wanted: JobQuery) -> Select[Job]:
+def _filtered(query: Select[str, int], wanted: JobQuery) -> Select[str, int]:
     """Apply the filters. Ids begin with the time of creation: a range of time is a range of the index on them."""
     if wanted.status:
         query = query.where(Job.status.in_(wanted.status))

@@ -38,7 +38,6 @@ from service.jobs.forecast import Forecast, counts_of, device_kind_of, forecast,
 from service.jobs.repository import JobQuery as JobQuery  # pages name it, and have no repository
 from service.jobs.waiting import ExpectedTimes, expected_times
 from service.models.service import ModelCatalog
-from service.query import cut
 from service.retries import RETRY_WINDOW, ClientTry, RequestsInFlight
 from service.settings import Settings
 from trd_estimate.counts import Counts
@@ -215,7 +214,7 @@ class JobService:
         `metadata`: pairs that the jobs' metadata hold, with keys without quotes and backslashes.
         """
         with self._database.read() as session:
-            jobs, has_more = cut(repository.page(session, owner, wanted, metadata), wanted.limit)
+            jobs, has_more = repository.page(session, owner, wanted, metadata)
             positions = queue_positions(session, jobs)
         return [(job, self._offers.place(job, positions.get(job.id))) for job in jobs], has_more
 

@@ -33,6 +33,21 @@ def test_a_deleted_job_keeps_no_spec(either_client: TestClient) -> None:
     assert (row.spec, row.requested, row.spec_bytes) == ({}, None, 0)
 
 
+def test_a_page_of_jobs_ends_before_its_specs_are_too_many(
+    either_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred specs of a megabyte took a gigabyte of memory."""
+    ids = [either_client.post("/jobs", json=long_body(either_client)).json()["id"] for _ in range(5)]
+    monkeypatch.setattr("service.jobs.repository.MAX_PAGE_BYTES", 60_000)
+    pages, after = [], None
+    while after is None or pages[-1]["has_more"]:
+        pages.append(either_client.get("/jobs", params={} if after is None else {"after": after}).json())
+        after = pages[-1]["data"][-1]["id"]
+    assert [[job["id"] for job in page["data"]] for page in pages] == [ids[:2:-1], ids[2:0:-1], ids[:1]]
+    monkeypatch.setattr("service.jobs.repository.MAX_PAGE_BYTES", 1)
+    assert len(either_client.get("/jobs").json()["data"]) == 1
+
+
 def test_an_owners_specs_have_a_quota_that_deletion_gives_back(make_client: MakeClient, database_url: str) -> None:
     client = make_client(database_url, max_stored_spec_bytes=50_000)
     body = long_body(client)

@@ -21,6 +21,8 @@ from trd_data.shapes.fields import Row, wrong
 _MAX_BYTES = 256 * 2**20
 """Limit on the decompressed private tests of one row, against decompression bombs."""
 _HARMLESS = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP"}
+_MAX_INSTRUCTIONS = 20
+"""Most instructions of a pickle: one string takes about five, and a kilobyte of zlib may stand for a million."""
 _KINDS = ("stdin", "functional")
 _STRINGS = {"BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE", "UNICODE"}
 
@@ -98,7 +100,9 @@ def _unpacked(value: Any) -> Any:
 def _only_string(pickled: bytes) -> str:
     """Return the one string in a pickle without running it; raises ValueError if there is anything else."""
     found = []
-    for operation, argument, _ in pickletools.genops(pickled):
+    for number, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+        if number == _MAX_INSTRUCTIONS:
+            raise ValueError("a pickle of many instructions, not of one string")
         if operation.name in _STRINGS:
             found.append(str(argument))
         elif operation.name not in _HARMLESS:

@@ -147,6 +147,7 @@ class Bomb:
     [
         ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Bomb()))).decode()}, "a pickle with"),
         ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(["a", "b"]))).decode()}, "a pickle"),
+        ({"private_test_cases": base64.b64encode(zlib.compress(b"\x80\x04" + b"\x94" * 2**24)).decode()}, "many instr"),
         ({"private_test_cases": "not packed"}, "neither JSON nor packed"),
         ({"private_test_cases": base64.b64encode(b"plain").decode()}, "neither JSON nor packed"),
         ({"public_test_cases": "[]", "private_test_cases": ""}, "must not be empty"),
