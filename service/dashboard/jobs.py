@@ -8,19 +8,20 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, RootModel
 
 from contract.job_spec import Mode
 from contract.job_state import JobStatus
 from contract.views.jobs import JobView
 from service.auth import Caller, Reader
+from service.bodies import JsonRoute
 from service.context import Context, ServiceContext
 from service.dashboard.pages import fragment, page
 from service.errors import NotFoundError
 from service.jobs.schemas import job_view
 from service.jobs.service import JobQuery
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=JsonRoute)
 
 NUM_ROWS = 50
 
@@ -65,6 +66,10 @@ class Wanted(BaseModel):
         )
 
 
+class Seen(RootModel[dict[str, str]]):
+    """The versions of the rows that a script has, by their ids."""
+
+
 class Changes(BaseModel):
     """What a script needs to bring the list up to date."""
 
@@ -94,11 +99,13 @@ def list_jobs(request: Request, context: Context, caller: Reader, wanted: Annota
 
 
 @router.post("/ui/jobs/changes")
-def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()], seen: dict[str, str]) -> Changes:
-    """Return the rows that changed; `seen` maps the ids of rows to their versions."""
+def changes(context: Context, caller: Reader, wanted: Annotated[Wanted, Query()], seen: Seen) -> Changes:
+    """Return the rows that the script lacks, or has another version of."""
     jobs, _ = _jobs(context, caller, wanted)
-    rows = _rows(context, jobs)
-    return Changes(order=list(rows), rows={id: html for id, (html, version) in rows.items() if seen.get(id) != version})
+    rows, versions = _rows(context, jobs), seen.root
+    return Changes(
+        order=list(rows), rows={id: html for id, (html, version) in rows.items() if versions.get(id) != version}
+    )
 
 
 def _jobs(context: ServiceContext, caller: Caller, wanted: Wanted) -> tuple[list[JobView], bool]:

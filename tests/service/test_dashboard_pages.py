@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import delete
 
@@ -17,6 +18,8 @@ from contract.ids import JOB_PREFIX, first_id
 from contract.job_state import JobStatus, Phase
 from contract.tables import Attempt, JobEvent
 from contract.views.jobs import AttemptView
+from service.auth import SIGN_IN_PATH
+from service.bodies import JsonRoute
 from service.dashboard.specs import differences, spec_rows
 from service.dashboard.timeline import timeline
 from service.jobs.fleet import Place
@@ -203,6 +206,19 @@ def test_a_spec_is_compared_with_its_defaults(client: TestClient) -> None:
     assert "seed" not in changed
     assert (rows["rounds"].value, rows["rounds"].default) == ("2", "1")
     assert [path for path, row in rows.items() if not row.help and "." in path and path.count(".") < 3] == []
+
+
+@pytest.mark.parametrize("body", ['{"job": 1}', "[]", "{", '{"job": NaN}', "{" + '"":1,' * 100_000 + '"a":1}'])
+def test_a_wrong_body_of_a_script_is_refused(client: TestClient, body: str) -> None:
+    refused = client.post("/ui/jobs/changes", content=body, headers={"content-type": "application/json"})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_every_json_body_is_parsed_within_limits(client: TestClient) -> None:
+    """FastAPI's own parser would read it on the event loop, whatever it holds."""
+    with_body = [route for route in client.app.routes if isinstance(route, APIRoute) and route.body_field is not None]  # type: ignore[attr-defined]
+    assert {route.path for route in with_body if not isinstance(route, JsonRoute)} == {SIGN_IN_PATH}, "a form"
 
 
 def test_specs_differ_in_fields_and_not_in_names() -> None:
