@@ -94,19 +94,19 @@ class Database:
                 self._turn.release()
 
     def end_frozen_writers(self) -> int:
-        """End connections whose process has stopped in the middle of a batch of rows for our tables; return their
-        number.
+        """End connections whose process has stopped in a transaction that writes to our tables; return their number.
 
-        The driver sends the rows of a batch without waiting. Between two of them PostgreSQL waits for the client but
-        does not call it idle, so that none of its time-outs ends the transaction, and its locks stay. The locks tell
-        our connections from those of other programs: `application_name` may be different in each of our processes.
-        Nothing of ours copies: what does, loads a dump, and waits for its rows as long as it takes.
+        PostgreSQL does it itself after `POSTGRES_IDLE_SECONDS`, except during a batch of rows and after it: the driver
+        sends the rows without waiting, so that the client is not idle between two of them, and ends with the message
+        Flush, which switches PostgreSQL's time-out off until the next statement. Locks and parameters tell our
+        connections from those of people and of programs that load a dump: `application_name` may be different in each
+        of our processes.
         """
         if self.is_sqlite:
             return 0
         frozen = text(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND usename = current_user AND state = 'active' AND wait_event = 'ClientRead' AND query NOT ILIKE 'copy%'"
+            " AND usename = current_user AND state <> 'idle' AND wait_event = 'ClientRead' AND query LIKE '%$1%'"
             " AND state_change < clock_timestamp() - :seconds * interval '1 second'"
             " AND pid IN (SELECT pg_locks.pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
             " WHERE relname = ANY(:tables) AND mode IN ('RowShareLock', 'RowExclusiveLock'))"

@@ -87,41 +87,52 @@ def test_a_frozen_writer_keeps_nobody_waiting_for_long(postgres_url: str, monkey
     other.dispose()
 
 
-def test_a_writer_that_is_frozen_within_a_batch_is_ended(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL does not call it idle: the batch is not over. Connections that compute, wait, lock nothing of
-    ours, or load a dump stay."""
+@pytest.mark.parametrize("is_over", [False, True], ids=["within", "after"])
+def test_a_writer_that_is_frozen_within_a_batch_or_after_it_is_ended(
+    is_over: bool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL does not end it: within a batch the client is not idle, and the driver's flush after it switches the
+    time-out off. Connections that compute, lock nothing of ours, load a dump, or are a person's stay."""
     monkeypatch.setattr("contract.database.POSTGRES_IDLE_SECONDS", 0.5)
     database = Database(postgres_url)
     with database.write() as session:
-        session.add(lease("held"))
-    url, locking = database.engine.url.set(drivername="postgresql"), "UPDATE leader_leases SET owner = 'frozen'"
+        session.add_all([lease("held"), lease("a person's")])
+    url = database.engine.url.set(drivername="postgresql")
     with contextlib.ExitStack() as stack:
 
         def connected(name: str) -> psycopg.Connection[Any]:
             address = url.update_query_dict({"application_name": name}).render_as_string(hide_password=False)
-            return stack.enter_context(contextlib.closing(psycopg.connect(address)))
+            return stack.enter_context(contextlib.closing(psycopg.connect(address, autocommit=True)))
 
-        def send(connection: psycopg.Connection[Any], statement: str) -> None:
+        def send(connection: psycopg.Connection[Any], *statements: bytes, is_over: bool = False) -> None:
+            connection.execute("SET idle_in_transaction_session_timeout = 500")
             connection.pgconn.enter_pipeline_mode()
-            connection.pgconn.send_query_params(statement.encode(), None)
-            connection.pgconn.send_flush_request()  # and no sync, with which a batch ends
+            for statement in statements:
+                connection.pgconn.send_query_params(statement, [b"frozen"] if b"$1" in statement else None)
+            connection.pgconn.flush()
+            if is_over:
+                connection.pgconn.pipeline_sync()
+            connection.pgconn.send_flush_request()
             connection.pgconn.flush()
 
-        frozen, computing, foreign = connected("of-one-worker"), connected("trd"), connected("psql")
-        send(frozen, locking)
-        send(computing, "SELECT pg_sleep(60)")
-        send(foreign, "SELECT 1")
-        loading = connected("pg_restore")
+        frozen, computing, foreign = connected("of-one-worker"), connected("trd"), connected("trd")
+        send(frozen, b"BEGIN", b"UPDATE leader_leases SET owner = $1 WHERE name = 'held'", is_over=is_over)
+        send(computing, b"SELECT pg_sleep(60)")
+        send(foreign, b"SELECT $1")
+        loading, person = connected("pg_restore"), connected("psql")
         stack.enter_context(loading.cursor().copy("COPY leader_leases FROM STDIN"))  # between two of its rows
-        time.sleep(0.8)
+        person.execute("BEGIN")
+        person.execute("UPDATE leader_leases SET owner = 'mine' WHERE name = 'a person''s'")
+        time.sleep(1.2)
         assert database.end_frozen_writers() == 1
         with database.write() as session:
-            assert session.execute(update(LeaderLease).values(owner="next")).rowcount == 1  # type: ignore[attr-defined]
+            session.execute(update(LeaderLease).where(LeaderLease.name == "held").values(owner="next"))
         time.sleep(0.2)
         assert database.end_frozen_writers() == 0
         with database.read() as session:
+            assert session.scalar(select(LeaderLease.owner).where(LeaderLease.name == "held")) == "next"
             alive = set(session.scalars(text("SELECT pid FROM pg_stat_activity")))
-        assert {one.info.backend_pid for one in (computing, foreign, loading)} <= alive
+        assert {one.info.backend_pid for one in (computing, foreign, loading, person)} <= alive
         computing.cancel()
     database.dispose()
 

@@ -197,7 +197,7 @@ def test_a_job_is_given_back_though_its_worker_is_frozen_within_a_batch(
     url = bench.database.engine.url.set(drivername="postgresql").update_query_dict({"application_name": "other-worker"})
     with contextlib.closing(psycopg.connect(url.render_as_string(hide_password=False))) as frozen:
         frozen.pgconn.enter_pipeline_mode()
-        frozen.pgconn.send_query_params(b"UPDATE jobs SET step = 9", None)
+        frozen.pgconn.send_query_params(b"UPDATE jobs SET step = $1::integer", [b"9"])
         frozen.pgconn.send_flush_request()  # and no sync, with which a batch ends
         frozen.pgconn.flush()
         reaper = Reaper(bench.slot(), lambda *_: None)

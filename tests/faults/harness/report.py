@@ -51,8 +51,8 @@ Faults that were found, and are fixed:
   the job continues from its last checkpoint.
 - A job with a field of a newer service failed for good if an older worker claimed it. It is `worker_outdated` now,
   and the job waits for a worker that knows the field.
-- If a worker froze between two rows of a batch that it was writing to PostgreSQL, its job's row stayed locked until
-  the worker ran on: PostgreSQL's time-outs do not count such a connection as idle. The reaper ends it now.
+- If a worker froze between two rows of a batch that it was writing to PostgreSQL, or after the batch, its job's row
+  stayed locked until the worker ran on: no time-out of PostgreSQL ends such a connection. The reaper ends it now.
 - If a run of several processes was resumed, the first file of its optimizer's moments listed the same tensors in
   another order, so that the file was not bitwise the undisturbed run's. `make fleet` showed it.
 - A backup that copied the storage only after the database lacked every checkpoint that the job had replaced between the
