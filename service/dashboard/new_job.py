@@ -136,16 +136,8 @@ def _kind(path: str, part: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[
 
 def _rest(spec: Mapping[str, Any], given: Collection[str]) -> str:
     """Return, as JSON, what the inputs cannot hold of the fields of a job that is started again."""
-    held = {field.path for field in _fields({})} | {
-        "mode",
-        "student",
-        "teacher",
-        "dataset",
-        "task",
-        "preset",
-        "name",
-        "tags",
-    }
+    by_hand = {"mode", "student", "teacher", "dataset", "task", "preset", "name", "tags"}
+    held = {field.path for field in _fields({})} | by_hand
     rest = _without(spec, lambda path: path not in given or path in held)
     return json.dumps(rest, indent=2) if rest else ""
 
